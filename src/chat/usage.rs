@@ -1,0 +1,52 @@
+//! Tokens of one exchange, in one meaning for every dialect.
+//!
+//! Totals include their parts (`input` holds cached tokens, `output` holds reasoning), as OpenAI counts; dialects that
+//! count apart (Anthropic) add on decode and subtract on encode.
+
+/// Token counts. Parts are `None` when the provider did not state them: unknown is not zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All input tokens: fresh, read from cache and written to cache.
+    pub input: u64,
+    /// Part of `input` read from the provider's prompt cache.
+    pub cache_read: Option<u64>,
+    /// Part of `input` written to the provider's prompt cache, whatever its lifetime.
+    pub cache_write: Option<u64>,
+    /// Part of `cache_write` with a lifetime of one hour, which costs more.
+    pub cache_write_1h: Option<u64>,
+    /// All output tokens, reasoning included.
+    pub output: u64,
+    /// Part of `output` spent on reasoning.
+    pub reasoning: Option<u64>,
+    /// Part of `input` that was sound.
+    pub input_audio: Option<u64>,
+    /// Part of `output` that was sound.
+    pub output_audio: Option<u64>,
+    /// Part of `output` that came from an accepted prediction.
+    pub accepted_prediction: Option<u64>,
+    /// Part of `output` spent on a prediction that was not used.
+    pub rejected_prediction: Option<u64>,
+    /// The total as the provider stated it, where it did.
+    pub stated_total: Option<u64>,
+}
+
+impl Usage {
+    pub fn total(&self) -> u64 {
+        self.stated_total.unwrap_or(self.input + self.output)
+    }
+
+    /// Takes over what a later report says; streams state the input at the start and the output at the end.
+    pub fn update(&mut self, later: &Usage) {
+        self.input = self.input.max(later.input);
+        self.output = self.output.max(later.output);
+        self.cache_read = later.cache_read.or(self.cache_read);
+        self.cache_write = later.cache_write.or(self.cache_write);
+        self.cache_write_1h = later.cache_write_1h.or(self.cache_write_1h);
+        self.reasoning = later.reasoning.or(self.reasoning);
+        self.input_audio = later.input_audio.or(self.input_audio);
+        self.output_audio = later.output_audio.or(self.output_audio);
+        self.accepted_prediction = later.accepted_prediction.or(self.accepted_prediction);
+        self.rejected_prediction = later.rejected_prediction.or(self.rejected_prediction);
+        self.stated_total = later.stated_total.or(self.stated_total);
+    }
+}

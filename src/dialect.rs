@@ -1,0 +1,308 @@
+//! Wire forms: one file a dialect, both directions, never pairs.
+//!
+//! A dialect decodes to and encodes from the neutral forms of `chat` and `embed`. Pure: bytes and values in, bytes and
+//! values out; no clock, no network, no runtime. Equal dialects on both sides do not come here for bodies: `stream` and
+//! `attempt` relay the bytes and only ask a [`Sniffer`] what went by.
+
+pub mod anthropic;
+pub mod gemini;
+pub mod openai_chat;
+pub mod openai_responses;
+pub mod refusal;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+use crate::chat::{Answer, Ask, Event, Finish, Usage};
+use crate::embed::{EmbedAnswer, EmbedAsk};
+use crate::fault::{Fault, Kind, Refusal};
+use crate::json::Envelope;
+use crate::sse::Frame;
+
+/// Every wire form. The order is that of the documentation.
+pub const DIALECTS: &[&dyn Dialect] =
+    &[&openai_chat::OpenAiChat, &openai_responses::OpenAiResponses, &anthropic::Anthropic, &gemini::Gemini];
+
+/// The dialect with this name.
+pub fn find(name: &str) -> Option<&'static dyn Dialect> {
+    DIALECTS.iter().copied().find(|dialect| dialect.name() == name)
+}
+
+/// What a request wants done. Together with the dialect it names a wire form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// A conversation turn: chat, messages, responses, generateContent.
+    Generate,
+    /// OpenAI's legacy text completion.
+    Complete,
+    Embed,
+    /// Gemini's `batchEmbedContents`; elsewhere the same as `Embed`.
+    EmbedBatch,
+    CountTokens,
+}
+
+impl Op {
+    /// `gen_ai.operation.name` of the OpenTelemetry conventions; also the label in metrics and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Op::Generate => "chat",
+            Op::Complete => "text_completion",
+            Op::Embed | Op::EmbedBatch => "embeddings",
+            Op::CountTokens => "count_tokens",
+        }
+    }
+}
+
+/// A request body as it came, with what its dialect keeps outside the body.
+#[derive(Debug, Clone, Copy)]
+pub struct RawAsk<'a> {
+    pub op: Op,
+    pub body: &'a [u8],
+    /// The model where the path names it (Gemini).
+    pub model: Option<&'a str>,
+    /// Streaming where the path says so (Gemini).
+    pub stream: bool,
+}
+
+/// Deviations of one provider from its dialect. Rows of `provider` set them; encoders obey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quirks {
+    /// OpenAI chat: spells the output bound `max_completion_tokens`; the rest of the field knows only `max_tokens`.
+    pub max_completion_tokens: bool,
+    /// OpenAI chat: accepts `stream_options.include_usage`.
+    pub stream_usage: bool,
+    /// OpenAI chat: knows the role `developer`.
+    pub developer_role: bool,
+    /// How reasoning is asked for.
+    pub reasoning: ReasoningStyle,
+    /// OpenAI chat: takes `response_format: json_schema`; others get `json_object`.
+    pub json_schema: bool,
+    /// Accepts `cache_control` marks inside OpenAI chat content (OpenRouter, DashScope).
+    pub cache_control: bool,
+    /// Content of system and tool messages must be one string, not parts.
+    pub flat_content: bool,
+    /// Top-level parameters that the provider refuses; dropped when translating.
+    pub refuses: &'static [&'static str],
+}
+
+impl Quirks {
+    /// A plain, compatible server that follows its dialect.
+    pub const NONE: Quirks = Quirks {
+        max_completion_tokens: false,
+        stream_usage: true,
+        developer_role: false,
+        reasoning: ReasoningStyle::Effort,
+        json_schema: true,
+        cache_control: false,
+        flat_content: false,
+        refuses: &[],
+    };
+}
+
+/// How an OpenAI-chat-like provider wants to be asked for reasoning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasoningStyle {
+    /// `reasoning_effort: low | medium | high`.
+    Effort,
+    /// `reasoning: {effort, max_tokens, exclude}` (OpenRouter, Vercel).
+    Object,
+    /// `thinking: {type: enabled | disabled}` (Zhipu, Moonshot, DeepSeek).
+    Thinking,
+    /// `chat_template_kwargs: {enable_thinking}` (vLLM, SGLang).
+    Template,
+    /// `enable_thinking` and `thinking_budget` (DashScope, SiliconFlow).
+    Enable,
+    /// It cannot be asked for.
+    None,
+}
+
+/// What an encoder is told about the target, and where it notes what it had to leave out.
+#[derive(Debug)]
+pub struct Encoding<'a> {
+    /// The upstream's name of the model.
+    pub model: &'a str,
+    pub quirks: &'a Quirks,
+    /// Fields that the target cannot express, for the decision trace: (field, why).
+    pub dropped: Vec<(&'static str, &'static str)>,
+    /// Headers that the body calls for (beta features).
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl<'a> Encoding<'a> {
+    pub fn new(model: &'a str, quirks: &'a Quirks) -> Self {
+        Encoding { model, quirks, dropped: Vec::new(), headers: Vec::new() }
+    }
+
+    /// Notes that `field` was left out, unless it was absent.
+    pub fn drop_if(&mut self, present: bool, field: &'static str, why: &'static str) {
+        if present {
+            self.dropped.push((field, why));
+        }
+    }
+}
+
+/// What encoders of answers need to know of the exchange.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub op: Op,
+    pub ask: Arc<Ask>,
+    /// The gateway's id of the exchange, for dialects whose answers must have one when the upstream gave none.
+    pub id: String,
+    /// Unix seconds, for `created` when the upstream gave none.
+    pub now: u64,
+}
+
+/// Turns an upstream's frames into neutral events.
+pub trait Decoder: Send {
+    /// Reads one frame. A fault means the frame is not in the dialect; an error that the upstream *reports* is an
+    /// [`Event::Fault`].
+    fn frame(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<(), Fault>;
+
+    /// The upstream closed the stream: closes what is open and says whether the stream was complete.
+    fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault>;
+}
+
+/// Turns neutral events into a client's frames. Appends whole SSE frames only.
+pub trait Encoder: Send {
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>);
+
+    /// The stream is complete: whatever the dialect ends with.
+    fn finish(&mut self, out: &mut Vec<u8>);
+}
+
+/// Watches a stream that is relayed byte for byte.
+pub trait Sniffer: Send {
+    fn frame(&mut self, frame: &Frame<'_>) -> Sighting;
+
+    /// Whether the stream may end here: its final marker or a finish reason has gone by.
+    fn complete(&self) -> bool;
+}
+
+/// What a [`Sniffer`] saw in one frame.
+#[derive(Debug, Default)]
+pub struct Sighting {
+    /// Content that a client can show: the stream is committed. Only looked for until it was seen once.
+    pub content: bool,
+    pub usage: Option<Usage>,
+    pub finish: Option<Finish>,
+    /// The upstream reports an error.
+    pub fault: Option<Fault>,
+    /// The frame is there only because we asked for usage; a client that did not ask must not see it.
+    pub only_usage: bool,
+    /// The model as the upstream names it; only from early frames.
+    pub model: Option<String>,
+    /// The answer's id; only from early frames.
+    pub id: Option<String>,
+}
+
+/// What a whole answer says of itself, read without decoding it.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub id: Option<String>,
+    pub model: Option<String>,
+    pub usage: Option<Usage>,
+    pub finish: Option<Finish>,
+}
+
+/// One wire form, both directions.
+pub trait Dialect: Send + Sync {
+    /// The name in configuration, metrics and logs.
+    fn name(&self) -> &'static str;
+
+    /// The upstream path under the provider's base URL, query included. None when the dialect has no such operation.
+    fn path(&self, op: Op, model: &str, stream: bool) -> Option<String>;
+
+    /// Replaces in the envelope what a relayed body must not carry as the client sent it: the model, and what the
+    /// gateway needs in streams. Dialects that name the model in the path leave the body alone.
+    fn splice(&self, envelope: &mut Envelope, model: &str, quirks: &Quirks);
+
+    /// Errors: the body does not fit the dialect; the message names the field.
+    fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault>;
+
+    /// Errors: [`Kind::UnsupportedFeature`] for what the target cannot do and must not ignore.
+    fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>;
+
+    /// Errors: [`Kind::BadAnswer`] when the body is not in the dialect.
+    fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault>;
+
+    fn encode_answer(&self, answer: &Answer, asked: &Asked) -> Vec<u8>;
+
+    fn decoder(&self) -> Box<dyn Decoder>;
+
+    fn encoder(&self, asked: &Asked) -> Box<dyn Encoder>;
+
+    /// Errors: [`Kind::BadAnswer`] when the body is not one JSON object.
+    fn summary(&self, op: Op, body: &[u8]) -> Result<Summary, Fault>;
+
+    fn sniffer(&self, op: Op) -> Box<dyn Sniffer>;
+
+    /// Reads the body of an error answer. Never fails: what is not in the dialect becomes a message as it stands.
+    fn decode_error(&self, status: u16, body: &Bytes) -> Refusal;
+
+    /// The error body for a client, HTTP status apart.
+    fn encode_error(&self, fault: &Fault, request_id: &str) -> Vec<u8>;
+
+    /// The error as the last frames of a stream that has already begun.
+    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>);
+
+    /// Token counting: the ask in this dialect's own counting form. None when the dialect cannot count.
+    fn encode_count(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
+        None
+    }
+
+    /// Reads the number of input tokens out of a counting answer.
+    fn decode_count(&self, _body: &[u8]) -> Result<u64, Fault> {
+        Err(Fault::new(Kind::BadAnswer, format!("{} has no token counting.", self.name())))
+    }
+
+    fn encode_count_answer(&self, _tokens: u64) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode_embed(&self, _raw: &RawAsk<'_>) -> Result<EmbedAsk, Fault> {
+        Err(no_embeddings(self.name()))
+    }
+
+    fn encode_embed(&self, _ask: &EmbedAsk, _to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+        Err(no_embeddings(self.name()))
+    }
+
+    fn decode_embed_answer(&self, _body: &[u8]) -> Result<EmbedAnswer, Fault> {
+        Err(no_embeddings(self.name()))
+    }
+
+    fn encode_embed_answer(&self, _answer: &EmbedAnswer, _ask: &EmbedAsk, _op: Op) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+fn no_embeddings(dialect: &str) -> Fault {
+    Fault::new(Kind::UnsupportedFeature, format!("The dialect {dialect} has no embeddings."))
+}
+
+impl std::fmt::Debug for dyn Dialect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl PartialEq for dyn Dialect {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for dialect in DIALECTS {
+            assert_eq!(find(dialect.name()).map(Dialect::name), Some(dialect.name()));
+            assert_eq!(DIALECTS.iter().filter(|other| other.name() == dialect.name()).count(), 1);
+        }
+    }
+}

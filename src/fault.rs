@@ -1,0 +1,300 @@
+//! What went wrong: kind, side, whether to try again, and what to do about it.
+//!
+//! One table, [`FAULTS`], gives every kind its stable code, HTTP status and advice; `dialect` turns a [`Fault`] into
+//! the caller's wire form. Nothing here logs: `settle` does, once per exchange.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Whose doing it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    Client,
+    Gateway,
+    Guest,
+    Upstream,
+}
+
+/// Whether another try could help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    /// The same ask fails everywhere.
+    Never,
+    /// The same target may answer later or on a fresh connection; another may answer now.
+    Same,
+    /// This target will not answer this ask; another may.
+    Next,
+}
+
+/// Every way an exchange can fail. The row in [`FAULTS`] says what a caller sees of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    InvalidJson,
+    InvalidRequest,
+    AmbiguousRequest,
+    UnsupportedFeature,
+    UnknownEndpoint,
+    MethodNotAllowed,
+    MissingCredential,
+    InvalidCredential,
+    ModelNotAllowed,
+    ModelNotFound,
+    ResponseNotFound,
+    BodyTooLarge,
+    BodyTimeout,
+    ContextLength,
+    ContentPolicy,
+    RateLimited,
+    QuotaExceeded,
+    Overloaded,
+    UpstreamRejected,
+    UpstreamForbidden,
+    UpstreamNotFound,
+    UpstreamCredential,
+    UpstreamError,
+    UpstreamUnreachable,
+    ConnectTimeout,
+    HeadTimeout,
+    FirstTokenTimeout,
+    IdleTimeout,
+    TotalTimeout,
+    BadAnswer,
+    StreamBroken,
+    Draining,
+    ClientGone,
+    Internal,
+}
+
+/// What a kind means to the outside: the one place for codes, statuses and advice.
+#[derive(Debug)]
+pub struct Row {
+    pub kind: Kind,
+    /// Stable machine-readable code, in the body of every error the gateway makes, in the log and in metrics.
+    pub code: &'static str,
+    /// HTTP status when the head has not been sent yet.
+    pub status: u16,
+    pub side: Side,
+    pub retry: Retry,
+    /// `error.type` in the OpenAI forms.
+    pub openai: &'static str,
+    /// `error.type` in the Anthropic form.
+    pub anthropic: &'static str,
+    /// `error.status` in the Gemini form (a google.rpc.Code name).
+    pub gemini: &'static str,
+    /// What the caller or the operator can do; appended to messages that the gateway itself makes.
+    pub advice: &'static str,
+}
+
+macro_rules! faults {
+    ($($kind:ident $code:literal $status:literal $side:ident $retry:ident $openai:literal $anthropic:literal $gemini:literal $advice:literal;)*) => {
+        /// One row per [`Kind`], in the order of the enum.
+        pub const FAULTS: &[Row] = &[$(Row {
+            kind: Kind::$kind, code: $code, status: $status, side: Side::$side, retry: Retry::$retry,
+            openai: $openai, anthropic: $anthropic, gemini: $gemini, advice: $advice,
+        }),*];
+    };
+}
+
+faults! {
+    InvalidJson "invalid_json" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send one JSON object as the body.";
+    InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
+    AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
+    UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
+    UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
+    MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
+    MissingCredential "missing_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Send a gateway key as `Authorization: Bearer KEY`, `x-api-key`, `api-key` or `x-goog-api-key`.";
+    InvalidCredential "invalid_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Check the gateway key; the operator lists keys under `keys:` in the configuration.";
+    ModelNotAllowed "model_not_allowed" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Ask the operator to add the model to this key, or use one that GET /v1/models lists.";
+    ModelNotFound "model_not_found" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Use a name that GET /v1/models lists, or `provider/model`.";
+    ResponseNotFound "response_not_found" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "The gateway remembers for a while which target made a response; send the conversation instead of its id.";
+    BodyTooLarge "body_too_large" 413 Client Never "invalid_request_error" "request_too_large" "INVALID_ARGUMENT" "Send a smaller body, or ask the operator to raise `listen.limits.max_body_bytes`.";
+    BodyTimeout "body_timeout" 408 Client Never "invalid_request_error" "timeout_error" "DEADLINE_EXCEEDED" "The body arrived too slowly; the operator sets `listen.limits.body_timeout`.";
+    ContextLength "context_length_exceeded" 400 Upstream Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Shorten the conversation or use a model with a longer context.";
+    ContentPolicy "content_policy" 400 Upstream Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "The provider refused the content.";
+    RateLimited "rate_limited" 429 Upstream Same "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says.";
+    QuotaExceeded "quota_exceeded" 429 Upstream Next "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "The account at the provider has no quota left.";
+    Overloaded "upstream_overloaded" 503 Upstream Same "server_error" "overloaded_error" "UNAVAILABLE" "The provider is overloaded; try again shortly.";
+    UpstreamRejected "upstream_rejected" 400 Upstream Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
+    UpstreamForbidden "upstream_forbidden" 403 Upstream Next "permission_error" "permission_error" "PERMISSION_DENIED" "";
+    UpstreamNotFound "upstream_not_found" 404 Upstream Next "invalid_request_error" "not_found_error" "NOT_FOUND" "";
+    UpstreamCredential "upstream_credential_refused" 502 Upstream Next "server_error" "api_error" "UNAVAILABLE" "The provider refused the gateway's own credential; the operator must check the provider's `api_key`.";
+    UpstreamError "upstream_error" 502 Upstream Same "server_error" "api_error" "INTERNAL" "";
+    UpstreamUnreachable "upstream_unreachable" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "Check that the provider is up and that `base_url` is right.";
+    ConnectTimeout "connect_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "Check the provider's address, or raise `timeouts.connect`.";
+    HeadTimeout "head_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no answer in time; raise `timeouts.head` if it is slow by nature.";
+    FirstTokenTimeout "first_token_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no first token in time; raise `timeouts.first_token` if it is slow by nature.";
+    IdleTimeout "idle_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider went silent; raise `timeouts.idle` if it is slow by nature.";
+    TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
+    BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
+    StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
+    Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
+    ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
+    Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
+}
+
+impl Kind {
+    /// The kind's row of [`FAULTS`].
+    pub fn row(self) -> &'static Row {
+        // The table's order is the enum's; `table_is_in_order_and_codes_are_unique` holds it.
+        &FAULTS[self as usize]
+    }
+
+    /// The kind that `code` names.
+    pub fn from_code(code: &str) -> Option<Kind> {
+        FAULTS.iter().find(|row| row.code == code).map(|row| row.kind)
+    }
+}
+
+/// What the upstream said when it refused, kept apart from our own words so that a caller of the same dialect gets
+/// exactly what the provider's SDK would have given.
+#[derive(Debug, Clone, Default)]
+pub struct Refusal {
+    /// The upstream's HTTP status; 200 for an error event in a stream.
+    pub status: u16,
+    pub message: String,
+    /// `error.type` (OpenAI, Anthropic) or `error.status` (Gemini).
+    pub kind: Option<String>,
+    /// `error.code` where it is a word.
+    pub code: Option<String>,
+    /// `error.param`.
+    pub param: Option<String>,
+    /// The name of the dialect that `body` is written in.
+    pub dialect: &'static str,
+    /// The body as it came, for callers of the same dialect. Empty for stream events.
+    pub body: Bytes,
+    /// The upstream's own request id, for its support.
+    pub request_id: Option<String>,
+}
+
+/// An error with everything that the attempt loop, the caller and the log need of it.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub kind: Kind,
+    /// What happened, for the caller. Never holds a prompt, an upstream key or an upstream address.
+    pub message: String,
+    /// The request field at fault.
+    pub param: Option<String>,
+    /// How long to wait before another try.
+    pub retry_after: Option<Duration>,
+    /// The cause, for the log only.
+    pub source: Option<String>,
+    pub refusal: Option<Box<Refusal>>,
+}
+
+impl Fault {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Fault { kind, message: message.into(), param: None, retry_after: None, source: None, refusal: None }
+    }
+
+    /// Names the request field at fault.
+    #[must_use]
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Keeps the cause for the log.
+    #[must_use]
+    pub fn because(mut self, source: impl fmt::Display) -> Self {
+        self.source = Some(source.to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn refusal(mut self, refusal: Refusal) -> Self {
+        self.refusal = Some(Box::new(refusal));
+        self
+    }
+
+    #[must_use]
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.kind.row().code
+    }
+
+    pub fn side(&self) -> Side {
+        self.kind.row().side
+    }
+
+    pub fn retry(&self) -> Retry {
+        self.kind.row().retry
+    }
+
+    /// The HTTP status a caller gets: the upstream's own where it refused the caller's request, else the table's.
+    /// An upstream that refused *our* credential is a bad gateway, not the caller's 401.
+    pub fn status(&self) -> u16 {
+        match (&self.refusal, self.kind) {
+            (_, Kind::UpstreamCredential) | (None, _) => self.kind.row().status,
+            (Some(refusal), _) if (400..600).contains(&refusal.status) => refusal.status,
+            (Some(_), _) => self.kind.row().status,
+        }
+    }
+
+    /// The message with the table's advice, as callers see it.
+    pub fn text(&self) -> String {
+        let advice = self.kind.row().advice;
+        match (&self.refusal, advice) {
+            // The upstream's own words stand alone, unless what it refused was ours.
+            (Some(_), _) if self.kind != Kind::UpstreamCredential => self.message.clone(),
+            (_, "") => self.message.clone(),
+            _ => format!("{} {advice}", self.message),
+        }
+    }
+
+    /// Whether the caller's SDK should try again by itself (`x-should-retry`).
+    pub fn should_retry(&self) -> bool {
+        self.retry() == Retry::Same || self.kind == Kind::Draining
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code(), self.message)?;
+        match &self.source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_in_order_and_codes_are_unique() {
+        let mut codes = std::collections::HashSet::new();
+        for (i, row) in FAULTS.iter().enumerate() {
+            assert_eq!(row.kind as usize, i, "{} stands out of order", row.code);
+            assert!(codes.insert(row.code), "{} stands twice", row.code);
+            assert!((400..600).contains(&row.status), "{}", row.code);
+        }
+        assert_eq!(FAULTS.len(), Kind::Internal as usize + 1);
+    }
+
+    #[test]
+    fn errors_of_the_gateway_say_what_to_do() {
+        for row in FAULTS.iter().filter(|row| row.side == Side::Gateway) {
+            assert!(!row.advice.is_empty(), "{} gives no advice", row.code);
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_refuses_our_key_is_not_the_callers_401() {
+        let fault = Fault::new(Kind::UpstreamCredential, "openai refused the credential.").refusal(Refusal {
+            status: 401,
+            message: "Incorrect API key".into(),
+            ..Refusal::default()
+        });
+        assert_eq!(fault.status(), 502);
+        assert!(fault.text().contains("api_key"));
+    }
+}

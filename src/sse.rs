@@ -1,0 +1,267 @@
+//! Server-sent events: cutting a byte stream into frames at any split, and reading a frame.
+//!
+//! Frames come out as the bytes that came in, so that a relay stays byte-exact; nothing is decoded that nobody asks
+//! for. Pure: no clock, no network.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::{memchr2, memmem};
+
+use crate::fault::{Fault, Kind};
+
+/// Longest frame that is held while waiting for its end. Images in a single event are the largest seen (a few MB).
+pub const MAX_FRAME_BYTES: usize = 32 << 20;
+
+/// The byte order mark that a stream may begin with.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Cuts a stream into frames. A frame ends with an empty line; CRLF, LF and CR all end lines.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    held: BytesMut,
+    /// A whole chunk that needs no copying, as long as nothing is held.
+    chunk: Bytes,
+    /// How far `held` or `chunk` has been searched, and whether that is the start of a line.
+    searched: usize,
+    line_start: bool,
+    /// The last byte searched was a CR that already ended its line: an LF right after belongs to it.
+    after_cr: bool,
+    started: bool,
+}
+
+impl Scanner {
+    pub fn new() -> Self {
+        Scanner { line_start: true, ..Scanner::default() }
+    }
+
+    /// Takes the next bytes of the stream. Call [`Scanner::frame`] until it gives None before the next push.
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.held.is_empty() {
+            debug_assert!(self.chunk.is_empty());
+            self.chunk = chunk;
+        } else {
+            self.held.extend_from_slice(&chunk);
+        }
+    }
+
+    /// The next whole frame with the line ends that close it, as it came.
+    ///
+    /// # Errors
+    /// [`Kind::BadAnswer`] when a frame does not end within [`MAX_FRAME_BYTES`].
+    pub fn frame(&mut self) -> Result<Option<Bytes>, Fault> {
+        match self.find_end() {
+            Some(end) => {
+                self.searched = 0;
+                self.line_start = true;
+                self.started = true;
+                Ok(Some(if self.held.is_empty() { self.chunk.split_to(end) } else { self.held.split_to(end).freeze() }))
+            }
+            None => {
+                if self.held.is_empty() && !self.chunk.is_empty() {
+                    self.held.extend_from_slice(&self.chunk);
+                    self.chunk.clear();
+                }
+                if self.held.len() > MAX_FRAME_BYTES {
+                    let text = format!("One event of the stream is longer than {MAX_FRAME_BYTES} bytes.");
+                    return Err(Fault::new(Kind::BadAnswer, text));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// What is left when the stream ends: a last frame that lacks its empty line, if it holds anything.
+    pub fn rest(&mut self) -> Option<Bytes> {
+        let rest = if self.held.is_empty() { std::mem::take(&mut self.chunk) } else { self.held.split().freeze() };
+        self.searched = 0;
+        rest.iter().any(|byte| !matches!(byte, b'\r' | b'\n')).then_some(rest)
+    }
+
+    fn find_end(&mut self) -> Option<usize> {
+        let bytes: &[u8] = if self.held.is_empty() { &self.chunk } else { &self.held };
+        let mut at = self.searched;
+        // A BOM is no content: the first line begins after it. It stays in the frame for the relay.
+        if !self.started && at == 0 && bytes.starts_with(BOM) {
+            at = BOM.len();
+        }
+        while at < bytes.len() {
+            if self.after_cr {
+                self.after_cr = false;
+                if bytes[at] == b'\n' {
+                    at += 1;
+                    continue;
+                }
+            }
+            let Some(offset) = memchr2(b'\n', b'\r', &bytes[at..]) else {
+                self.line_start = false;
+                at = bytes.len();
+                break;
+            };
+            let empty = offset == 0 && self.line_start;
+            at += offset;
+            if bytes[at] == b'\r' {
+                // The frame may end here although an LF can still follow: waiting for it would delay the event.
+                if bytes.get(at + 1) == Some(&b'\n') {
+                    at += 1;
+                } else {
+                    self.after_cr = at + 1 == bytes.len();
+                }
+            }
+            at += 1;
+            self.line_start = true;
+            if empty {
+                return Some(at);
+            }
+        }
+        self.searched = at;
+        None
+    }
+}
+
+/// One frame, read lazily.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a>(pub &'a [u8]);
+
+impl<'a> Frame<'a> {
+    /// The value of the last `event:` line, empty when there is none.
+    pub fn event(&self) -> &'a str {
+        let name = self.lines().filter_map(|line| field(line, b"event")).last();
+        name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+    }
+
+    /// The data, several lines joined by LF. Empty when there is none.
+    pub fn data(&self) -> Cow<'a, [u8]> {
+        let mut data = self.lines().filter_map(|line| field(line, b"data"));
+        let first = data.next().unwrap_or_default();
+        let mut joined: Option<Vec<u8>> = None;
+        for line in data {
+            let joined = joined.get_or_insert_with(|| first.to_vec());
+            joined.push(b'\n');
+            joined.extend_from_slice(line);
+        }
+        joined.map_or(Cow::Borrowed(first), Cow::Owned)
+    }
+
+    /// Whether the bytes occur anywhere in the frame: a cheap test before a costly parse.
+    pub fn contains(&self, needle: &[u8]) -> bool {
+        memmem::find(self.0, needle).is_some()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let bytes = self.0.strip_prefix(BOM).unwrap_or(self.0);
+        bytes.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty())
+    }
+}
+
+/// The value of `name: value`, one leading space removed. Comments begin with a colon and match no name.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = line.strip_prefix(name)?;
+    match rest.strip_prefix(b":") {
+        Some(value) => Some(value.strip_prefix(b" ").unwrap_or(value)),
+        None => rest.is_empty().then_some(rest),
+    }
+}
+
+/// Appends one frame with a JSON value: `event:` line when `event` is not empty, then the data.
+pub fn write(out: &mut Vec<u8>, event: &str, data: &impl serde::Serialize) {
+    if !event.is_empty() {
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(event.as_bytes());
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"data: ");
+    // Serialising our own types into memory fails only for maps with odd keys, which they do not have.
+    let _ = serde_json::to_writer(&mut *out, data);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Drops a leading LF that belongs to the CR which ended the frame before.
+pub fn trim_start(mut frame: Bytes) -> Bytes {
+    while frame.first().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        frame.advance(1);
+    }
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(text: &[u8], sizes: impl Iterator<Item = usize>) -> Vec<(String, String)> {
+        let mut scanner = Scanner::new();
+        let (mut out, mut raw, mut from) = (Vec::new(), Vec::new(), 0);
+        let mut read = |frame: Bytes, raw: &mut Vec<u8>| {
+            raw.extend_from_slice(&frame);
+            let view = Frame(&frame);
+            out.push((view.event().to_owned(), String::from_utf8_lossy(&view.data()).into_owned()));
+        };
+        for size in sizes {
+            let to = (from + size).min(text.len());
+            scanner.push(Bytes::copy_from_slice(&text[from..to]));
+            from = to;
+            while let Some(frame) = scanner.frame().expect("bounded") {
+                read(frame, &mut raw);
+            }
+            if from == text.len() {
+                break;
+            }
+        }
+        if let Some(frame) = scanner.rest() {
+            read(frame, &mut raw);
+        }
+        let kept = text.iter().filter(|byte| !byte.is_ascii_whitespace()).count();
+        assert_eq!(raw.iter().filter(|byte| !byte.is_ascii_whitespace()).count(), kept, "bytes got lost");
+        out.retain(|(event, data)| !event.is_empty() || !data.is_empty());
+        out
+    }
+
+    const ODD: &[u8] = b"\xef\xbb\xbfevent: a\r\ndata: {\"x\":\r\ndata: 1}\r\n\r\n: keep-alive\n\ndata:\xc3\xbc\rdata\r\rid: 7\nevent:b\ndata:  two\n\n\n\ndata: [DONE]";
+
+    #[test]
+    fn every_split_gives_the_same_frames() {
+        let whole = frames(ODD, std::iter::repeat(ODD.len()));
+        let expected = [("a", "{\"x\":\n1}"), ("", "ü\n"), ("b", " two"), ("", "[DONE]")];
+        assert_eq!(whole, expected.map(|(event, data)| (event.to_owned(), data.to_owned())));
+        for first in 1..ODD.len() {
+            assert_eq!(frames(ODD, [first, ODD.len()].into_iter()), whole, "split at {first}");
+        }
+        for size in 1..9 {
+            assert_eq!(frames(ODD, std::iter::repeat(size)), whole, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn line_ends_mix_at_every_split() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = format!("data: 1{end}{end}event: x{end}data: 2{end}{end}data: 3{end}{end}");
+            let whole = frames(text.as_bytes(), std::iter::repeat(text.len()));
+            assert_eq!(whole.len(), 3, "{end:?}");
+            for first in 1..text.len() {
+                assert_eq!(frames(text.as_bytes(), [first, text.len()].into_iter()), whole, "{end:?} at {first}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_comes_out_as_soon_as_its_empty_line_is_there() {
+        let mut scanner = Scanner::new();
+        scanner.push(Bytes::from_static(b"data: 1\r\n\r"));
+        assert_eq!(scanner.frame().expect("bounded").as_deref(), Some(&b"data: 1\r\n\r"[..]));
+        scanner.push(Bytes::from_static(b"\ndata: 2\r\n\r\n"));
+        let frame = scanner.frame().expect("bounded").expect("second frame");
+        assert_eq!(Frame(&frame).data().as_ref(), b"2");
+        assert!(scanner.frame().expect("bounded").is_none());
+    }
+
+    #[test]
+    fn an_endless_line_is_refused() {
+        let mut scanner = Scanner::new();
+        let mut refused = false;
+        for _ in 0..40 {
+            scanner.push(Bytes::from(vec![b'x'; 1 << 20]));
+            refused |= scanner.frame().is_err();
+        }
+        assert!(refused);
+    }
+}
