@@ -323,6 +323,23 @@ pub enum Finish {
     Error,
 }
 
+impl Finish {
+    /// The word in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::StopSequence => "stop_sequence",
+            Finish::Length => "length",
+            Finish::ToolCalls => "tool_calls",
+            Finish::ContentFilter => "content_filter",
+            Finish::Refusal => "refusal",
+            Finish::Pause => "pause",
+            Finish::ContextFull => "context_full",
+            Finish::Error => "error",
+        }
+    }
+}
+
 impl Answer {
     /// The first choice's plain text, for logs, tests and legacy completions.
     pub fn text(&self) -> String {

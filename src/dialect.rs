@@ -211,6 +211,21 @@ pub trait Dialect: Send + Sync {
     /// The name in configuration, metrics and logs.
     fn name(&self) -> &'static str;
 
+    /// The header, besides `x-request-id`, in which this dialect's SDKs look for the request id.
+    fn request_id_header(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Headers of a client that belong to the wire form and go along to an upstream of the same dialect.
+    fn forwarded_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether upstreams keep answers that later requests name by id; such requests must reach the same target.
+    fn answers_are_stored(&self) -> bool {
+        false
+    }
+
     /// The upstream path under the provider's base URL, query included. None when the dialect has no such operation.
     fn path(&self, op: Op, model: &str, stream: bool) -> Option<String>;
 

@@ -17,6 +17,18 @@ pub enum Side {
     Upstream,
 }
 
+impl Side {
+    /// The word in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Gateway => "gateway",
+            Side::Guest => "guest",
+            Side::Upstream => "upstream",
+        }
+    }
+}
+
 /// Whether another try could help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
@@ -164,6 +176,8 @@ pub struct Refusal {
     pub dialect: &'static str,
     /// The body as it came, for callers of the same dialect. Empty for stream events.
     pub body: Bytes,
+    /// How long to wait, where the body says so.
+    pub retry_after: Option<Duration>,
     /// The upstream's own request id, for its support.
     pub request_id: Option<String>,
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use memchr::{memchr2, memmem};
 
 use crate::fault::{Fault, Kind};
@@ -17,13 +17,20 @@ pub const MAX_FRAME_BYTES: usize = 32 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Cuts a stream into frames. A frame ends with an empty line; CRLF, LF and CR all end lines.
+///
+/// Frames are first scanned, then taken: a relay looks at each one and still takes neighbours in one piece.
 #[derive(Debug, Default)]
 pub struct Scanner {
     held: BytesMut,
     /// A whole chunk that needs no copying, as long as nothing is held.
     chunk: Bytes,
-    /// How far `held` or `chunk` has been searched, and whether that is the start of a line.
+    /// End of the last frame found; everything before it waits to be taken.
+    found: usize,
+    /// Length of the last frame found.
+    last: usize,
+    /// How far the bytes have been searched.
     searched: usize,
+    /// `searched` is the start of a line.
     line_start: bool,
     /// The last byte searched was a CR that already ended its line: an LF right after belongs to it.
     after_cr: bool,
@@ -31,51 +38,90 @@ pub struct Scanner {
 }
 
 impl Scanner {
+    /// A scanner at the start of a stream.
     pub fn new() -> Self {
         Scanner { line_start: true, ..Scanner::default() }
     }
 
-    /// Takes the next bytes of the stream. Call [`Scanner::frame`] until it gives None before the next push.
+    /// Takes the next bytes of the stream. Scan until nothing is found before the next push.
     pub fn push(&mut self, chunk: Bytes) {
-        if self.held.is_empty() {
-            debug_assert!(self.chunk.is_empty());
+        if self.held.is_empty() && self.chunk.is_empty() {
             self.chunk = chunk;
         } else {
+            self.hold();
             self.held.extend_from_slice(&chunk);
         }
+    }
+
+    /// Finds the next whole frame, without taking it. False when the bytes at hand hold none.
+    ///
+    /// # Errors
+    /// [`Kind::BadAnswer`] when a frame does not end within [`MAX_FRAME_BYTES`].
+    pub fn scan(&mut self) -> Result<bool, Fault> {
+        let Some(end) = self.find_end() else {
+            if self.bytes().len() - self.found > MAX_FRAME_BYTES {
+                let text = format!("One event of the stream is longer than {MAX_FRAME_BYTES} bytes.");
+                return Err(Fault::new(Kind::BadAnswer, text));
+            }
+            return Ok(false);
+        };
+        self.last = end - self.found;
+        self.found = end;
+        self.searched = end;
+        self.line_start = true;
+        self.started = true;
+        Ok(true)
+    }
+
+    /// The frame that [`Scanner::scan`] found last.
+    pub fn last(&self) -> &[u8] {
+        &self.bytes()[self.found - self.last..self.found]
+    }
+
+    /// Takes the frames found so far, in one piece; empty when there are none.
+    pub fn take(&mut self) -> Bytes {
+        self.last = 0;
+        self.split(self.found)
+    }
+
+    /// Drops the last frame found and takes those before it.
+    pub fn take_without_last(&mut self) -> Bytes {
+        let before = self.split(self.found - self.last);
+        self.split(self.last);
+        self.last = 0;
+        before
     }
 
     /// The next whole frame with the line ends that close it, as it came.
     ///
     /// # Errors
-    /// [`Kind::BadAnswer`] when a frame does not end within [`MAX_FRAME_BYTES`].
+    /// As [`Scanner::scan`].
     pub fn frame(&mut self) -> Result<Option<Bytes>, Fault> {
-        match self.find_end() {
-            Some(end) => {
-                self.searched = 0;
-                self.line_start = true;
-                self.started = true;
-                Ok(Some(if self.held.is_empty() { self.chunk.split_to(end) } else { self.held.split_to(end).freeze() }))
-            }
-            None => {
-                if self.held.is_empty() && !self.chunk.is_empty() {
-                    self.held.extend_from_slice(&self.chunk);
-                    self.chunk.clear();
-                }
-                if self.held.len() > MAX_FRAME_BYTES {
-                    let text = format!("One event of the stream is longer than {MAX_FRAME_BYTES} bytes.");
-                    return Err(Fault::new(Kind::BadAnswer, text));
-                }
-                Ok(None)
-            }
-        }
+        Ok(if self.scan()? { Some(self.take()) } else { None })
     }
 
     /// What is left when the stream ends: a last frame that lacks its empty line, if it holds anything.
     pub fn rest(&mut self) -> Option<Bytes> {
-        let rest = if self.held.is_empty() { std::mem::take(&mut self.chunk) } else { self.held.split().freeze() };
-        self.searched = 0;
+        let rest = self.split(self.bytes().len());
         rest.iter().any(|byte| !matches!(byte, b'\r' | b'\n')).then_some(rest)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.held.is_empty() { &self.chunk } else { &self.held }
+    }
+
+    /// Copies what is left of the chunk to where it can grow.
+    fn hold(&mut self) {
+        if self.held.is_empty() {
+            self.held.extend_from_slice(&self.chunk);
+            self.chunk.clear();
+        }
+    }
+
+    fn split(&mut self, at: usize) -> Bytes {
+        self.found = self.found.saturating_sub(at);
+        self.searched = self.searched.saturating_sub(at);
+        if self.held.is_empty() { self.chunk.split_to(at) } else { self.held.split_to(at).freeze() }
     }
 
     fn find_end(&mut self) -> Option<usize> {
@@ -174,14 +220,6 @@ pub fn write(out: &mut Vec<u8>, event: &str, data: &impl serde::Serialize) {
     // Serialising our own types into memory fails only for maps with odd keys, which they do not have.
     let _ = serde_json::to_writer(&mut *out, data);
     out.extend_from_slice(b"\n\n");
-}
-
-/// Drops a leading LF that belongs to the CR which ended the frame before.
-pub fn trim_start(mut frame: Bytes) -> Bytes {
-    while frame.first().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        frame.advance(1);
-    }
-    frame
 }
 
 #[cfg(test)]

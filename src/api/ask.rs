@@ -1,0 +1,79 @@
+//! Asks for a model: the envelope of the four dialects' POST bodies.
+//!
+//! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
+
+use bytes::Bytes;
+use http::request::Parts;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Matched, Serve};
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind};
+use crate::json::Envelope;
+use crate::pipeline::Call;
+use crate::stream::Framing;
+
+/// Asks for the cost in the usage of the answer, for clients that cannot put `usage: {include: true}` in the body.
+const USAGE_COST: &str = "x-portcullis-usage-cost";
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+#[derive(Deserialize)]
+struct UsageOptions {
+    #[serde(default)]
+    include: bool,
+}
+
+/// Reads the ask and notes in the exchange what it is for.
+///
+/// # Errors
+/// [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
+pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched<'_>) -> Result<Call, Fault> {
+    let mut call = Call::new(Envelope::read(body)?, head.headers);
+    let envelope = &call.envelope;
+    x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
+        || call.headers.get(USAGE_COST).is_some_and(|value| value == "true");
+    // Only OpenAI chat has the option; the other dialects' usage is part of their streams and never hidden.
+    call.include_usage = envelope.get::<StreamOptions>("stream_options").is_some_and(|options| options.include_usage);
+    if let Serve::Verb = matched.endpoint.serve {
+        x.model = matched.param.clone().unwrap_or_default();
+        x.stream = matched.streams;
+        let sse = matched.query.is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
+        call.framing = if x.stream && !sse { Framing::JsonArray } else { Framing::Sse };
+        call.model_in_path = Some(x.model.clone());
+    } else {
+        x.model = model(envelope)?;
+        x.stream = match envelope.raw("stream") {
+            None | Some(b"null" | b"false") => false,
+            Some(b"true") => true,
+            Some(_) => return Err(wrong("stream", "must be true or false")),
+        };
+    }
+    call.stream = x.stream;
+    Ok(call)
+}
+
+fn model(envelope: &Envelope) -> Result<String, Fault> {
+    match envelope.str("model") {
+        Some(model) if !model.is_empty() => Ok(model.into_owned()),
+        Some(_) => Err(wrong("model", "is empty; name a model")),
+        None if envelope.raw("model").is_some() => Err(wrong("model", "must be a string")),
+        None => Err(wrong("model", "is missing; name a model")),
+    }
+}
+
+fn wrong(field: &str, what: &str) -> Fault {
+    Fault::new(Kind::InvalidRequest, format!("The field `{field}` {what}.")).param(field)
+}
+
+/// Other models that the body names beside `model`, as aggregators read them (`models`, `fallbacks`): a caller may not
+/// reach through them what it may not name.
+pub fn other_models(call: &Call) -> Vec<String> {
+    let lists = ["models", "fallbacks"].into_iter().filter_map(|key| call.envelope.get::<Vec<Value>>(key));
+    lists.flatten().map(|entry| entry.as_str().map_or_else(|| entry.to_string(), str::to_owned)).collect()
+}

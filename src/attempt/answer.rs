@@ -1,0 +1,287 @@
+//! Reading a good answer up to its commit point: a whole body, or a stream with its first content.
+//!
+//! Judges form, not content: an answer that is not in its dialect is a fault that the next target may mend.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::encode::Meaning;
+use crate::body::{Inbound, ReadError};
+use crate::chat::event::{self, Collector};
+use crate::chat::Answer;
+use crate::cost;
+use crate::dialect::{Asked, Dialect, Op};
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind};
+use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
+use crate::route::Target;
+use crate::sse::{Frame, Scanner};
+use crate::state::affinity::Maker;
+use crate::stream::{CostWriter, Framing, Mode, Relay, Setting};
+
+/// A good head whose body is still to be read.
+pub(super) struct Reading<'a> {
+    pub x: &'a mut Exchange,
+    pub call: &'a Call,
+    pub target: &'a Arc<Target>,
+    /// The dialect the answer comes in.
+    pub from: &'static dyn Dialect,
+    pub raw: bool,
+    pub asked: Meaning,
+    /// When the request went out.
+    pub sent: Instant,
+    pub deadline: Instant,
+}
+
+impl Reading<'_> {
+    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Reply, Fault> {
+        let streams = content_type(&response).starts_with("text/event-stream");
+        let (_, body) = response.into_parts();
+        match (self.x.stream, streams) {
+            (true, true) => self.stream(cx, body).await,
+            (false, false) => self.whole(cx, body).await,
+            // Some servers stream only, some never do: the other form is made of what came.
+            (false, true) => self.collect(cx, body).await,
+            (true, false) => self.replay(cx, body).await,
+        }
+    }
+
+    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+        let mode = match &self.asked {
+            Meaning::Chat(asked) => Mode::Translate {
+                decoder: self.from.decoder(),
+                encoder: self.x.dialect.encoder(asked),
+                events: Vec::new(),
+            },
+            _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
+        };
+        let timeouts = &self.target.timeouts;
+        let setting = Setting {
+            dialect: self.x.dialect,
+            framing: self.call.framing,
+            request_id: self.x.request_id.clone(),
+            idle: timeouts.idle,
+            first_token: (self.sent + timeouts.first_token, timeouts.first_token),
+            total: (self.deadline, timeouts.total),
+            keep_alive: cx.generation.keep_alive,
+            add_cost: self.cost_writer(),
+        };
+        let mut relay = Relay::new(body, mode, setting);
+        relay.commit().await?;
+        self.remember(cx, relay.seen.id.as_deref());
+        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+    }
+
+    /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
+    fn remember(&self, cx: &Cx, id: Option<&str>) {
+        if let (Some(id), Some(principal), true) = (id, &self.x.principal, self.from.answers_are_stored()) {
+            let maker = Maker {
+                provider: self.target.provider.name.clone(),
+                model: self.target.model.clone(),
+                key: principal.key.clone(),
+            };
+            cx.state.affinity.remember(id, maker);
+        }
+    }
+
+    fn cost_writer(&self) -> Option<CostWriter> {
+        let card = self.target.card.clone().filter(|_| self.x.usage_cost)?;
+        let mut sniffer_of = self.from;
+        let op = self.x.op;
+        if !self.raw {
+            sniffer_of = self.x.dialect;
+        }
+        Some(Box::new(move |frame| {
+            let view = Frame(frame);
+            let usage = sniffer_of.sniffer(op).frame(&view).usage?;
+            let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
+            add_cost(&mut value, card.cost(&usage)?);
+            let mut out = Vec::with_capacity(frame.len() + 24);
+            crate::sse::write(&mut out, view.event(), &value);
+            Some(out)
+        }))
+    }
+
+    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let bytes = match &self.asked {
+            Meaning::Raw => {
+                let summary = self.from.summary(self.x.op, &bytes)?;
+                self.remember(cx, summary.id.as_deref());
+                let seen = &mut self.x.seen;
+                (seen.usage, seen.finish) = (summary.usage, summary.finish);
+                (seen.id, seen.model) = (summary.id, summary.model);
+                bytes
+            }
+            Meaning::Chat(asked) => {
+                let answer = self.from.decode_answer(&bytes)?;
+                return Ok(self.encoded(&answer, asked));
+            }
+            Meaning::Embed(ask) => {
+                let answer = self.from.decode_embed_answer(&bytes)?;
+                self.x.seen.usage = answer.usage;
+                self.x.seen.model = Some(answer.model.clone());
+                self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
+            }
+            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&bytes)?).into(),
+        };
+        Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
+    }
+
+    /// An answer from the decoded path.
+    fn encoded(self, answer: &Answer, asked: &Asked) -> Reply {
+        note(self.x, answer);
+        let body = self.x.dialect.encode_answer(answer, asked);
+        Reply::json(StatusCode::OK, self.with_cost(body.into()))
+    }
+
+    /// Writes the cost into the usage, where the caller asked for it.
+    fn with_cost(&self, body: Bytes) -> Bytes {
+        let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
+        let cost = self.target.card.as_ref().and_then(|card| usage.and_then(|usage| card.cost(usage)));
+        match (cost, serde_json::from_slice::<Value>(&body)) {
+            (Some(cost), Ok(mut value)) => {
+                add_cost(&mut value, cost);
+                serde_json::to_vec(&value).map_or(body, Bytes::from)
+            }
+            _ => body,
+        }
+    }
+
+    /// The upstream streams although a whole answer was asked for.
+    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let mut decoder = self.from.decoder();
+        let mut scanner = Scanner::new();
+        let mut events = Vec::new();
+        scanner.push(bytes);
+        while scanner.scan()? {
+            decoder.frame(&Frame(scanner.last()), &mut events)?;
+        }
+        scanner.take();
+        if let Some(rest) = scanner.rest() {
+            decoder.frame(&Frame(&rest), &mut events)?;
+        }
+        decoder.finish(&mut events)?;
+        let mut collector = Collector::default();
+        events.into_iter().try_for_each(|event| collector.event(event))?;
+        let answer = collector.finish();
+        let asked = self.meaning()?;
+        Ok(self.encoded(&answer, &asked))
+    }
+
+    /// The upstream answered whole although a stream was asked for.
+    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let answer = self.from.decode_answer(&bytes)?;
+        let asked = self.meaning()?;
+        note(self.x, &answer);
+        let mut encoder = self.x.dialect.encoder(&asked);
+        let mut out = Vec::new();
+        for event in event::replay(&answer) {
+            encoder.event(&event, &mut out);
+        }
+        encoder.finish(&mut out);
+        // The events are all there, so the stream is relayed to itself: framing and settling stay in one place.
+        let mode = Mode::Raw { sniffer: self.x.dialect.sniffer(self.x.op), hide_usage: false };
+        let setting = Setting {
+            dialect: self.x.dialect,
+            framing: self.call.framing,
+            request_id: self.x.request_id.clone(),
+            idle: self.target.timeouts.idle,
+            first_token: (self.deadline, self.target.timeouts.total),
+            total: (self.deadline, self.target.timeouts.total),
+            keep_alive: None,
+            add_cost: None,
+        };
+        let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
+        relay.commit().await?;
+        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+    }
+
+    /// The ask as the answer's encoder needs it, also when the request went out raw.
+    fn meaning(&self) -> Result<Asked, Fault> {
+        match &self.asked {
+            Meaning::Chat(asked) => Ok(asked.clone()),
+            Meaning::Raw if matches!(self.x.op, Op::Generate | Op::Complete) => {
+                let ask = self.call.ask(self.x.dialect, self.x.op)?;
+                Ok(super::asked(self.x, self.x.op, ask))
+            }
+            _ => Err(Fault::new(Kind::BadAnswer, "The provider streamed an answer that cannot be streamed.")),
+        }
+    }
+}
+
+fn note(x: &mut Exchange, answer: &Answer) {
+    x.seen.usage = answer.usage;
+    x.seen.finish = answer.choices.first().and_then(|choice| choice.finish);
+    x.seen.id = Some(answer.id.clone()).filter(|id| !id.is_empty());
+    x.seen.model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+}
+
+/// Reads a whole answer.
+pub(super) async fn whole(mut body: Inbound, limit: usize) -> Result<Bytes, Fault> {
+    body.read(limit).await.map_err(|error| match error {
+        ReadError::TooLarge => Fault::new(Kind::BadAnswer, format!("The provider's answer is longer than {limit} bytes.")),
+        ReadError::Broken(source) => Fault::new(Kind::StreamBroken, "The provider's answer broke off.").because(source),
+    })
+}
+
+fn content_type(response: &Response<Inbound>) -> &str {
+    response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Puts `cost` (USD) beside the token counts, wherever the dialect keeps them.
+fn add_cost(value: &mut Value, nano_usd: u64) {
+    let places = ["/usage", "/response/usage", "/message/usage", "/usageMetadata"];
+    let place = places.into_iter().find(|place| value.pointer(place).is_some_and(Value::is_object));
+    if let Some(usage) = place.and_then(|place| value.pointer_mut(place)).and_then(Value::as_object_mut) {
+        usage.insert("cost".into(), cost::nano_to_json(nano_usd));
+    }
+}
+
+/// How long the upstream wants us to wait: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` in seconds or as a
+/// date.
+pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let millis = ["retry-after-ms", "x-ms-retry-after-ms"]
+        .into_iter()
+        .find_map(|name| text(name)?.parse::<f64>().ok())
+        .map(|millis| millis / 1000.0);
+    let seconds = || text(RETRY_AFTER.as_str())?.parse::<f64>().ok();
+    if let Some(seconds) = millis.or_else(seconds) {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(text(RETRY_AFTER.as_str())?).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(name: &'static str, value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("value"));
+        retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770))
+    }
+
+    #[test]
+    fn every_form_of_retry_after_is_read() {
+        assert_eq!(wait("retry-after-ms", "200"), Some(Duration::from_millis(200)));
+        assert_eq!(wait("x-ms-retry-after-ms", "1500"), Some(Duration::from_millis(1500)));
+        assert_eq!(wait("retry-after", "7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("retry-after", "0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("retry-after", "soon"), None);
+        assert_eq!(wait("retry-after", "-1"), None);
+    }
+}

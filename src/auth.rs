@@ -1,0 +1,202 @@
+//! Who is calling, from the head alone.
+//!
+//! Keys are looked up by keyed hash, so neither the table nor a timing tells a key. Never reads a body.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use http::{HeaderMap, HeaderName};
+
+use crate::fault::{Fault, Kind};
+use crate::route;
+
+/// Longest credential that is hashed at all.
+const MAX_CREDENTIAL_BYTES: usize = 4096;
+
+/// Who is calling: a key, and what it stands for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Principal {
+    /// Name of the key.
+    pub key: String,
+    pub project: Option<String>,
+    /// Models it may use, exact or with one `*`; empty means all.
+    pub models: Vec<String>,
+    pub metadata: BTreeMap<String, String>,
+    /// Unix seconds after which the key is refused.
+    pub expires: Option<u64>,
+}
+
+impl Principal {
+    /// Whether this caller may use the model it named.
+    ///
+    /// # Errors
+    /// [`Kind::ModelNotAllowed`].
+    pub fn may_use(&self, model: &str) -> Result<(), Fault> {
+        if self.models.is_empty() || route::allows(&self.models, model) {
+            return Ok(());
+        }
+        let text = format!("The key `{}` may not use the model `{model}`.", self.key);
+        Err(Fault::new(Kind::ModelNotAllowed, text).param("model"))
+    }
+}
+
+/// The keys of one generation.
+pub struct Keys {
+    /// Keys the hashes.
+    pepper: hmac::Key,
+    principals: HashMap<[u8; 32], Arc<Principal>>,
+    /// Headers that may carry a credential, in order.
+    headers: Vec<HeaderName>,
+    /// Who everybody is when there are no keys.
+    anyone: Option<Arc<Principal>>,
+}
+
+impl Keys {
+    /// `pepper` keys the hashes; without one a random one is made, good for this process.
+    pub fn new(pepper: Option<&[u8]>, headers: Vec<HeaderName>) -> Self {
+        let mut random = [0; 32];
+        let secret = pepper.unwrap_or_else(|| {
+            // Failure leaves zeroes, which still keeps keys out of the table; the system's source does not fail.
+            let _ = aws_lc_rs::rand::fill(&mut random);
+            &random
+        });
+        Keys {
+            pepper: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            principals: HashMap::new(),
+            headers,
+            anyone: None,
+        }
+    }
+
+    /// Lets everybody in, under this name. For loopback without keys.
+    pub fn open(&mut self, principal: Principal) {
+        self.anyone = Some(Arc::new(principal));
+    }
+
+    pub fn add(&mut self, key: &str, principal: Principal) {
+        let digest = self.digest(key);
+        self.principals.insert(digest, Arc::new(principal));
+    }
+
+    /// Adds a key known only by its hash under the pepper.
+    pub fn add_hashed(&mut self, digest: [u8; 32], principal: Principal) {
+        self.principals.insert(digest, Arc::new(principal));
+    }
+
+    /// The hash under which a key is known.
+    pub fn digest(&self, key: &str) -> [u8; 32] {
+        let tag = hmac::sign(&self.pepper, key.as_bytes());
+        let mut digest = [0; 32];
+        digest.copy_from_slice(tag.as_ref());
+        digest
+    }
+
+    /// Names the caller.
+    ///
+    /// # Errors
+    /// [`Kind::MissingCredential`], [`Kind::InvalidCredential`].
+    pub fn check(&self, headers: &HeaderMap, query: Option<&str>, now: u64) -> Result<Arc<Principal>, Fault> {
+        if let Some(anyone) = &self.anyone {
+            return Ok(anyone.clone());
+        }
+        let Some(credential) = self.credential(headers, query) else {
+            return Err(Fault::new(Kind::MissingCredential, "No credential was sent."));
+        };
+        let refused = || Fault::new(Kind::InvalidCredential, "The credential is not a key of this gateway.");
+        if credential.len() > MAX_CREDENTIAL_BYTES {
+            return Err(refused());
+        }
+        let principal = self.principals.get(&self.digest(credential)).ok_or_else(refused)?;
+        if principal.expires.is_some_and(|expires| expires <= now) {
+            let text = format!("The key `{}` has expired.", principal.key);
+            return Err(Fault::new(Kind::InvalidCredential, text));
+        }
+        Ok(principal.clone())
+    }
+
+    /// The first credential in the head: a header, or `?key=` as Gemini's REST examples send it.
+    fn credential<'a>(&self, headers: &'a HeaderMap, query: Option<&'a str>) -> Option<&'a str> {
+        let from_header = self.headers.iter().find_map(|name| {
+            let value = headers.get(name)?.to_str().ok()?.trim();
+            let bare = match value.split_once(' ') {
+                Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim(),
+                _ => value,
+            };
+            (!bare.is_empty()).then_some(bare)
+        });
+        from_header.or_else(|| query?.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty()))
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A hash as written: `hmac-sha256:` and 64 hexadecimal digits.
+pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let digits = text.strip_prefix("hmac-sha256:").filter(|digits| digits.len() == 64 && digits.is_ascii())?;
+    let mut hash = [0; 32];
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keys({})", self.principals.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(name: &str) -> Principal {
+        Principal { key: name.into(), project: None, models: vec![], metadata: BTreeMap::new(), expires: None }
+    }
+
+    fn keys() -> Keys {
+        let headers = ["authorization", "x-api-key"].map(HeaderName::from_static).to_vec();
+        let mut keys = Keys::new(None, headers);
+        keys.add("sk-one", principal("one"));
+        keys.add("sk-old", Principal { expires: Some(100), ..principal("old") });
+        keys
+    }
+
+    fn check(name: &str, value: &str, query: Option<&str>) -> Result<String, Kind> {
+        let mut headers = HeaderMap::new();
+        if !name.is_empty() {
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).expect("name"), value.parse().expect("value"));
+        }
+        keys().check(&headers, query, 200).map(|principal| principal.key.clone()).map_err(|fault| fault.kind)
+    }
+
+    #[test]
+    fn every_sdks_header_is_accepted() {
+        assert_eq!(check("authorization", "Bearer sk-one", None), Ok("one".into()));
+        assert_eq!(check("authorization", "bearer  sk-one", None), Ok("one".into()));
+        assert_eq!(check("x-api-key", "sk-one", None), Ok("one".into()));
+        assert_eq!(check("", "", Some("alt=sse&key=sk-one")), Ok("one".into()));
+    }
+
+    #[test]
+    fn strangers_and_expired_keys_are_refused() {
+        assert_eq!(check("", "", None), Err(Kind::MissingCredential));
+        assert_eq!(check("authorization", "Bearer ", None), Err(Kind::MissingCredential));
+        assert_eq!(check("authorization", "Bearer sk-two", None), Err(Kind::InvalidCredential));
+        assert_eq!(check("authorization", "Bearer sk-old", None), Err(Kind::InvalidCredential));
+        assert_eq!(check("x-goog-api-key", "sk-one", None), Err(Kind::MissingCredential));
+    }
+
+    #[test]
+    fn a_key_may_use_only_its_models() {
+        let key = Principal { models: vec!["fast".into(), "openai/*".into()], ..principal("k") };
+        assert!(key.may_use("fast").is_ok());
+        assert!(key.may_use("openai/gpt-5").is_ok());
+        assert_eq!(key.may_use("openai/").map_err(|fault| fault.kind), Err(Kind::ModelNotAllowed));
+        assert_eq!(key.may_use("Fast").map_err(|fault| fault.kind), Err(Kind::ModelNotAllowed));
+    }
+}

@@ -1,0 +1,152 @@
+//! Bodies that come off a socket and bodies that go out to one.
+//!
+//! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
+//! the only room that knows hyper.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::json::Pieces;
+
+/// A body that somebody sends us: a client's request or an upstream's answer.
+#[derive(Debug)]
+pub enum Inbound {
+    Socket(Incoming),
+    /// Bytes at hand, for tests and answers made here.
+    Ready(Option<Bytes>),
+}
+
+/// Why a body could not be read to its end.
+#[derive(Debug)]
+pub enum ReadError {
+    /// It is longer than allowed.
+    TooLarge,
+    /// It broke off.
+    Broken(String),
+}
+
+impl Inbound {
+    /// The next piece; None at the end. Errors: the connection broke, in hyper's words.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        match self {
+            Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Inbound::Socket(incoming) => loop {
+                return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) if data.is_empty() => continue,
+                        Ok(data) => Poll::Ready(Some(Ok(data))),
+                        // Trailers carry nothing that any dialect uses.
+                        Err(_) => continue,
+                    },
+                    Some(Err(error)) => Poll::Ready(Some(Err(error_chain(&error)))),
+                    None => Poll::Ready(None),
+                };
+            },
+        }
+    }
+
+    /// Reads to the end, or until `limit` bytes are exceeded.
+    pub async fn read(&mut self, limit: usize) -> Result<Bytes, ReadError> {
+        if self.stated_len().is_some_and(|len| len > limit as u64) {
+            return Err(ReadError::TooLarge);
+        }
+        let mut first = Bytes::new();
+        let mut whole: Option<BytesMut> = None;
+        while let Some(piece) = std::future::poll_fn(|cx| self.poll_data(cx)).await {
+            let piece = piece.map_err(ReadError::Broken)?;
+            let have = whole.as_ref().map_or(first.len(), BytesMut::len);
+            if have + piece.len() > limit {
+                return Err(ReadError::TooLarge);
+            }
+            match &mut whole {
+                Some(whole) => whole.extend_from_slice(&piece),
+                // Most bodies come in one piece and are never copied.
+                None if first.is_empty() => first = piece,
+                None => {
+                    // The stated length, within the limit, saves growing; without one the buffer doubles.
+                    let rest = self.stated_len().unwrap_or(0).min(limit as u64) as usize;
+                    let mut bytes = BytesMut::with_capacity(first.len() + piece.len() + rest);
+                    bytes.extend_from_slice(&first);
+                    bytes.extend_from_slice(&piece);
+                    whole = Some(bytes);
+                }
+            }
+        }
+        Ok(whole.map_or(first, BytesMut::freeze))
+    }
+
+    /// What is left to come, where the sender stated a length.
+    fn stated_len(&self) -> Option<u64> {
+        match self {
+            Inbound::Socket(incoming) => incoming.size_hint().exact(),
+            Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// A request body for an upstream, in slices that are never joined.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing {
+    pieces: Pieces,
+    next: usize,
+}
+
+impl Outgoing {
+    pub fn new(pieces: Pieces) -> Self {
+        Outgoing { pieces, next: 0 }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.pieces[self.next..].iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Vec<u8>> for Outgoing {
+    fn from(bytes: Vec<u8>) -> Self {
+        Outgoing::new(smallvec::smallvec![Bytes::from(bytes)])
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let at = self.next;
+        match self.pieces.get_mut(at).map(std::mem::take) {
+            Some(piece) => {
+                self.next += 1;
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.next >= self.pieces.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.len())
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line: one file a subcommand.
+
+mod check;
+mod key;
+mod mock;
+mod schema;
+mod serve;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The configuration that is used when none is named.
+const DEFAULT_CONFIG: &str = "config/portcullis.yaml";
+
+/// Exit status of a configuration that is refused, as `getopt` programs use it for wrong usage.
+const REFUSED: u8 = 2;
+
+/// A programmable AI gateway: any client dialect to any model provider.
+#[derive(Parser)]
+#[command(name = "portcullis", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway (the default).
+    Serve(serve::Args),
+    /// Check a configuration and print every error at once.
+    Check(check::Args),
+    /// Run the mock provider on a port of its own.
+    Mock(mock::Args),
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Make keys and their hashes.
+    Key(key::Args),
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    match Cli::parse().command.unwrap_or_else(|| Command::Serve(serve::Args::default())) {
+        Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Mock(args) => mock::run(args),
+        Command::Schema => schema::run(),
+        Command::Key(args) => key::run(args),
+    }
+}
+
+/// The file to read: the one named, or the default where it exists, or none.
+fn config_path(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()))
+}
+
+/// Reads the process's environment for the configuration. Empty counts as unset.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Diagnostics go to standard error; standard output is the access log's.
+fn diagnostics(level: &str) {
+    let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // A second call, in tests, leaves the first in place.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// Prints an error and gives the exit status.
+#[expect(clippy::print_stderr, reason = "the command's own words to its user")]
+fn fail(status: u8, text: &str) -> ExitCode {
+    eprintln!("{text}");
+    ExitCode::from(status)
+}
+
+/// Prints to standard output.
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,188 @@
+//! `portcullis serve`: the gateway, from the first line on the terminal to the drained exit.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{REFUSED, config_path, diagnostics, env, fail};
+use crate::admin::{self, Admin};
+use crate::config::{Config, Stdout};
+use crate::generation::{Builder, Generation};
+use crate::mock;
+use crate::reload::Reloader;
+use crate::server::{self, Shared};
+use crate::state::State;
+use crate::state::log::{Log, Writer};
+use crate::upstream::Proxies;
+
+/// How long the access log may take to be written out when the process ends.
+const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
+
+#[derive(clap::Args, Default)]
+pub(super) struct Args {
+    /// The configuration; `config/portcullis.yaml` when it exists, else what is built in.
+    #[arg(long, short, env = "PORTCULLIS_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let builder = Builder::new(config_path(args.config), Box::new(env));
+    let config = match builder.load() {
+        Ok(loaded) => loaded.config,
+        Err(errors) => return fail(REFUSED, &errors),
+    };
+    diagnostics(config.log.level.as_str());
+    let generation = match builder.build(1) {
+        Ok(generation) => generation,
+        Err(errors) => return fail(REFUSED, &errors),
+    };
+    match start(&config, builder, generation) {
+        Ok(status) => status,
+        Err(error) => fail(1, &format!("portcullis: {error}")),
+    }
+}
+
+/// Everything that runs until the process ends.
+fn start(config: &Config, builder: Builder, generation: Generation) -> io::Result<ExitCode> {
+    // Bound before anything is started: a taken port is the commonest failure, and it should be the only line.
+    let listen = address(&config.listen.address)?;
+    let listener = server::bind(listen)?;
+    let admin_listener = match config.admin.is_off() {
+        true => None,
+        false => Some(server::bind(address(&config.admin.address)?)?),
+    };
+    let (log, writer) = access_log(config)?;
+    let state = Arc::new(State::new(config.records.keep, log));
+    state.reloaded(Ok(generation.number));
+    for warning in &generation.warnings {
+        tracing::warn!("{warning}");
+    }
+    let welcome = welcome(config, &generation);
+    let current = Arc::new(ArcSwap::from_pointee(generation));
+    let (drain, draining) = watch::channel(false);
+    let proxies = Proxies::new(mock::Options::default()).map_err(io::Error::other)?;
+    let shared = Shared {
+        generation: current.clone(),
+        state: state.clone(),
+        proxies: Arc::new(proxies),
+        draining,
+        connections: Arc::new(AtomicUsize::new(0)),
+    };
+    let workers = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    server::start(&shared, &listener, workers)?;
+    drop(listener);
+    tracing::info!("{welcome}");
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(async {
+        let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
+        tokio::spawn(reloader.clone().watch());
+        if let Some(listener) = admin_listener {
+            let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
+            let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
+            tokio::spawn(admin::serve(Arc::new(admin), listener));
+        }
+        run_until_told(&reloader, &shared, &drain, config.drain.timeout.into()).await
+    })?;
+    // The workers end with the process; the log is flushed first.
+    finish(shared, state, runtime, writer);
+    Ok(status)
+}
+
+/// Waits for signals: HUP reloads, TERM and INT drain, a second one ends at once.
+async fn run_until_told(
+    reloader: &Arc<Reloader>,
+    shared: &Shared,
+    drain: &watch::Sender<bool>,
+    limit: std::time::Duration,
+) -> io::Result<ExitCode> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                // A refusal has been logged; the old generation goes on.
+                let _ = reloader.reload().await;
+            }
+            () = either(&mut terminate, &mut interrupt) => break,
+        }
+    }
+    shared.state.drain();
+    drain.send_replace(true);
+    tracing::info!("draining: no new connections; streams may finish for {limit:?}. A second signal ends at once");
+    Ok(tokio::select! {
+        done = server::drained(shared, limit) => {
+            if !done {
+                tracing::warn!("the drain's time is over; what is still open is cut");
+            }
+            ExitCode::SUCCESS
+        }
+        () = either(&mut terminate, &mut interrupt) => {
+            tracing::warn!("told twice: ending at once");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Lets go of everything that holds the log, so that its writer ends, and waits for that.
+fn finish(shared: Shared, state: Arc<State>, runtime: tokio::runtime::Runtime, writer: Option<Writer>) {
+    state.log.close();
+    drop((shared, state, runtime));
+    // A sink that is stuck must not keep the process: lines beyond this time are lost with it.
+    let deadline = std::time::Instant::now() + LOG_FLUSH;
+    while writer.as_ref().is_some_and(|writer| !writer.is_finished()) && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn address(text: &str) -> io::Result<SocketAddr> {
+    text.parse().map_err(|_| io::Error::other(format!("`{text}` is no address; write IP:PORT")))
+}
+
+fn access_log(config: &Config) -> io::Result<(Log, Option<Writer>)> {
+    let mut sinks: Vec<Box<dyn io::Write + Send>> = Vec::new();
+    if config.log.stdout == Stdout::Json {
+        sinks.push(Box::new(io::BufWriter::new(io::stdout())));
+    }
+    if let Some(path) = &config.log.file {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("log.file {}: {error}", path.display()));
+        sinks.push(Log::file(path).map_err(named)?);
+    }
+    Log::to(sinks)
+}
+
+/// What a person at a terminal should know and try next.
+fn welcome(config: &Config, generation: &Generation) -> String {
+    let scheme = if generation.tls.is_some() { "https" } else { "http" };
+    let base = format!("{scheme}://{}", config.listen.address);
+    let live: Vec<&str> = generation.routes.providers.iter().map(|provider| provider.name.as_str()).collect();
+    let model = generation.example_model();
+    let key = if config.keys.is_empty() { "anything" } else { "$YOUR_GATEWAY_KEY" };
+    let mut text = format!("portcullis {} serves {base}", env!("CARGO_PKG_VERSION"));
+    if !config.admin.is_off() {
+        text.push_str(&format!(" (admin http://{})", config.admin.address));
+    }
+    text.push_str(&format!("\n  configuration  {}\n  live providers {}\n", generation.source, live.join(", ")));
+    if live == ["mock"] {
+        text.push_str("  no provider key is set, so the built-in mock answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY, … for real ones\n");
+    }
+    text.push_str(&format!(
+        "  try it\n    curl {base}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\\n      -d '{{\"model\":\"{model}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n    OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={key}   (openai SDKs)\n    ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} claude --model {model}"
+    ));
+    text
+}

@@ -1,0 +1,240 @@
+//! One immutable snapshot of everything that was written: built whole, then swapped in.
+//!
+//! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
+
+mod providers;
+mod routes;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use crate::auth::{self, Keys, Principal};
+use crate::config::{self, Config, Known, Loaded};
+use crate::cost::{Catalogue, ModelCard};
+use crate::fault::Fault;
+use crate::pipeline;
+use crate::provider::PROVIDERS;
+use crate::route::{Plan, Provider, Routes, Target};
+use crate::server::{connection, tls};
+
+/// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
+const MAX_PLANS: usize = 1000;
+
+/// A snapshot in force.
+pub struct Generation {
+    /// Counts up from 1.
+    pub number: u64,
+    /// The file it came from, for people.
+    pub source: String,
+    pub loaded: SystemTime,
+    /// Files whose change calls for a reload.
+    pub files: Vec<PathBuf>,
+    pub warnings: Vec<String>,
+    pub keys: Keys,
+    pub routes: Routes,
+    pub limits: pipeline::Limits,
+    pub server: connection::Limits,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub max_answer_bytes: usize,
+    /// Silence after which a waiting stream gets a comment.
+    pub keep_alive: Option<Duration>,
+    catalogue: Catalogue,
+    // Copied when a name is new, so that the request path reads it without a lock.
+    plans: ArcSwap<HashMap<String, Plan>>,
+}
+
+/// One model that callers may ask for.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub id: String,
+    pub provider: String,
+    pub card: Option<Arc<ModelCard>>,
+}
+
+impl Generation {
+    /// The targets for a model name.
+    ///
+    /// # Errors
+    /// [`crate::fault::Kind::ModelNotFound`].
+    pub fn plan(&self, model: &str) -> Result<Plan, Fault> {
+        if let Some(plan) = self.plans.load().get(model) {
+            return Ok(plan.clone());
+        }
+        let plan = self.routes.plan(model, &|provider, model| self.card(provider, model))?;
+        self.plans.rcu(|known| {
+            let mut more = HashMap::clone(known);
+            if more.len() < MAX_PLANS {
+                more.insert(model.to_owned(), plan.clone());
+            }
+            more
+        });
+        Ok(plan)
+    }
+
+    /// The target at a provider for one of its models, past every configured name.
+    pub fn target(&self, provider: &str, model: &str) -> Option<Arc<Target>> {
+        let provider = self.routes.providers.iter().find(|live| live.name == provider)?;
+        Some(Arc::new(Target {
+            provider: provider.clone(),
+            model: model.to_owned(),
+            overrides: provider.overrides.clone(),
+            timeouts: provider.timeouts,
+            card: self.card(provider, model),
+        }))
+    }
+
+    fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
+        self.catalogue.find(&[provider.name.as_str(), provider.preset], model).cloned().map(Arc::new)
+    }
+
+    /// Every model that can be named: configured names, then what the catalogue knows of live providers.
+    pub fn listed(&self) -> Vec<Listed> {
+        let mut listed: Vec<Listed> = Vec::new();
+        let mut names: Vec<&String> = self.routes.models.keys().collect();
+        names.sort();
+        for name in names {
+            let target = self.plan(name).ok().and_then(|plan| plan.targets.first().cloned());
+            let (provider, card) = target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
+            listed.push(Listed { id: name.clone(), provider, card });
+        }
+        for provider in &self.routes.providers {
+            let known = self.catalogue.models(provider.preset).map(|(model, card)| Listed {
+                id: format!("{}/{model}", provider.name),
+                provider: provider.name.clone(),
+                card: Some(Arc::new(card.clone())),
+            });
+            listed.extend(known);
+            listed.extend(provider.models.keys().map(|model| Listed {
+                id: format!("{}/{model}", provider.name),
+                provider: provider.name.clone(),
+                card: self.card(provider, model),
+            }));
+        }
+        listed
+    }
+
+    /// A model that will answer, for the welcome text.
+    pub fn example_model(&self) -> String {
+        self.listed().into_iter().next().map_or_else(|| "mock/mock-fast".to_owned(), |listed| listed.id)
+    }
+
+    pub fn loaded_unix(&self) -> u64 {
+        self.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// Builds generations from a file, or from what is built in, and the environment.
+pub struct Builder {
+    path: Option<PathBuf>,
+    env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+}
+
+impl Builder {
+    pub fn new(path: Option<PathBuf>, env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>) -> Self {
+        Builder { path, env }
+    }
+
+    /// Reads what is written.
+    ///
+    /// # Errors
+    /// Every error of the file, a line each.
+    pub fn load(&self) -> Result<Loaded, String> {
+        let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
+        let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
+        let known = Known { providers: &providers, dialects: &dialects };
+        let loaded = match &self.path {
+            Some(path) => config::load(path, &*self.env, &known),
+            None => config::builtin(&*self.env, &known),
+        };
+        loaded.map_err(|errors| errors.to_string())
+    }
+
+    /// Reads and builds everything.
+    ///
+    /// # Errors
+    /// Why nothing was built, a line each.
+    pub fn build(&self, number: u64) -> Result<Generation, String> {
+        let loaded = self.load()?;
+        let config = loaded.config;
+        let files = self.path.iter().cloned().chain(config.files()).collect();
+        let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let catalogue = routes::catalogue(&config)?;
+        let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let limits = &config.listen.limits;
+        let tls = match &config.listen.tls {
+            Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
+            None => None,
+        };
+        Ok(Generation {
+            number,
+            source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
+            loaded: SystemTime::now(),
+            files,
+            warnings,
+            keys: keys(&config)?,
+            routes,
+            limits: pipeline::Limits {
+                max_body_bytes: limits.max_body_bytes.as_usize(),
+                body_timeout: limits.body_timeout.into(),
+            },
+            server: connection::Limits {
+                max_connections: limits.max_connections,
+                max_head_bytes: limits.max_head_bytes.as_usize(),
+                max_headers: limits.max_headers,
+                head_timeout: limits.head_timeout.into(),
+                keep_alive_timeout: limits.keep_alive_timeout.into(),
+                max_streams: limits.max_streams,
+            },
+            tls,
+            max_answer_bytes: limits.max_answer_bytes.as_usize(),
+            keep_alive: config.stream.keep_alive.get().map(Into::into),
+            catalogue,
+            plans: ArcSwap::default(),
+        })
+    }
+}
+
+/// The keys, or everybody when there are none: `config::check` has made sure that this is wanted.
+fn keys(config: &Config) -> Result<Keys, String> {
+    let headers = config
+        .auth
+        .headers
+        .iter()
+        .map(|name| name.parse().map_err(|_| format!("auth.headers: `{name}` is no header name")))
+        .collect::<Result<_, _>>()?;
+    let pepper = config.auth.pepper.as_ref().map(|pepper| pepper.expose().as_bytes());
+    let mut keys = Keys::new(pepper, headers);
+    for key in &config.keys {
+        let principal = Principal {
+            key: key.name.clone(),
+            project: key.project.clone(),
+            models: key.models.clone(),
+            metadata: key.metadata.clone(),
+            expires: key.expires.as_ref().map(|expiry| u64::try_from(expiry.unix()).unwrap_or(0)),
+        };
+        match (&key.key, &key.hash) {
+            (Some(secret), _) => keys.add(secret.expose(), principal),
+            (None, Some(hash)) => {
+                let digest = auth::parse_hash(hash.expose())
+                    .ok_or_else(|| format!("keys: the hash of `{}` is not hmac-sha256: and 64 digits", key.name))?;
+                keys.add_hashed(digest, principal);
+            }
+            // Its variable or file is empty: the loader has warned, and nobody can present it.
+            (None, None) => {}
+        }
+    }
+    if config.keys.is_empty() {
+        keys.open(Principal { key: "anyone".into(), project: None, models: vec![], metadata: Default::default(), expires: None });
+    }
+    Ok(keys)
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}

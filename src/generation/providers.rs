@@ -1,0 +1,237 @@
+//! From a written provider and its built-in row to one that can be sent to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config;
+use crate::dialect::{self, Quirks, ReasoningStyle};
+use crate::provider::{self, AuthScheme, Row};
+use crate::route::{Auth, Face, Overrides, Provider, Secret, Timeouts};
+use crate::upstream::{Dial, Wire};
+
+/// The environment, as the builder was given it.
+pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Stands for "no limit": longer than any process runs, short enough to add to an instant.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// What came of a written provider.
+pub(super) enum Built {
+    Live(Provider),
+    /// It has no credential; the text says which variable or field to set.
+    Dormant(String),
+}
+
+/// Builds a provider.
+///
+/// # Errors
+/// What the configuration lacks or what does not fit, with the field's path.
+pub(super) fn build(
+    name: &str,
+    written: &config::Provider,
+    general: &config::Timeouts,
+    env: Env<'_>,
+) -> Result<Built, String> {
+    let at = |field: &str| format!("providers.{name}.{field}");
+    let row = provider::find(written.preset.as_deref().unwrap_or(name));
+    let from_env = row.and_then(|row| row.key_from_env(env));
+    let key = match &written.api_key {
+        Some(key) if !key.is_empty() => Some(key.expose().to_owned()),
+        // Written but empty: `${OPENAI_API_KEY:-}` without the variable.
+        Some(_) => None,
+        None => from_env.and_then(|(variable, _)| env(variable)).map(|key| key.trim().to_owned()),
+    };
+    let keyless = row.is_none_or(|row| row.keyless) || written.auth == Some(config::AuthScheme::None);
+    if key.is_none() && !keyless {
+        let variable = row.and_then(|row| row.env.first()).copied().unwrap_or("its api_key");
+        return Ok(Built::Dormant(variable.to_owned()));
+    }
+    let names = dialects(written, row);
+    if names.is_empty() {
+        return Err(format!("{}: no dialect; set one of {}", at("dialect"), dialect_names()));
+    }
+    let timeouts = timeouts(&written.timeouts.over(general));
+    let mut faces = Vec::with_capacity(names.len());
+    for dialect_name in &names {
+        let dialect = dialect::find(dialect_name)
+            .ok_or_else(|| format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names()))?;
+        let base = base_url(name, written, row, dialect_name, env)?;
+        let scheme = match (&written.auth, from_env.filter(|_| written.api_key.is_none())) {
+            (Some(scheme), _) => Scheme::Written(scheme),
+            (None, Some((_, scheme))) if *dialect_name == names[0] => Scheme::Row(scheme),
+            (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
+        };
+        let auth = auth(&scheme, key.as_deref()).map_err(|error| format!("{}: {error}", at("api_key")))?;
+        let (wire, base_url) = wire(&base, row.is_some_and(|row| row.name == "mock") && written.base_url.is_none())
+            .map_err(|error| format!("{}: {error}", at("base_url")))?;
+        let dial = Arc::new(Dial {
+            wire,
+            connect_timeout: timeouts.connect,
+            http2_only: written.http2 == Some(true) && base_url.starts_with("http://"),
+            proxy: written.proxy.clone(),
+        });
+        let query = written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
+        let query = query.map(|version| format!("api-version={version}"));
+        faces.push(Face { dialect, base_url, dial, query, auth });
+    }
+    Ok(Built::Live(Provider {
+        name: name.to_owned(),
+        otel: row.map_or("custom", Row::otel_name),
+        preset: row.map_or("", Row::prices_name),
+        faces,
+        headers: headers(written, row).map_err(|error| format!("{}: {error}", at("headers")))?,
+        quirks: quirks(row.map_or(Quirks::NONE, |row| row.quirks), &written.quirks),
+        overrides: overrides(&written.set, &written.default, &written.drop),
+        models: written.models.clone(),
+        timeouts,
+        owns: row.map_or(&[], |row| row.owns),
+    }))
+}
+
+fn dialect_names() -> String {
+    dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// The dialects a provider speaks: those written, else the row's.
+fn dialects(written: &config::Provider, row: Option<&'static Row>) -> Vec<String> {
+    let mut names: Vec<String> = written.dialect.iter().chain(&written.dialects).cloned().collect();
+    // A server at an address of its own speaks what its operator says; the row's other dialects may be elsewhere.
+    if let Some(row) = row
+        && (names.is_empty() || written.base_url.is_none())
+    {
+        let of_row = if written.base_url.is_some() { &row.dialects[..1] } else { row.dialects };
+        names.extend(of_row.iter().map(|name| (*name).to_owned()));
+    }
+    let mut seen = Vec::new();
+    names.retain(|name| {
+        let fresh = !seen.contains(name);
+        seen.push(name.clone());
+        fresh
+    });
+    names
+}
+
+fn base_url(
+    name: &str,
+    written: &config::Provider,
+    row: Option<&'static Row>,
+    dialect: &str,
+    env: Env<'_>,
+) -> Result<String, String> {
+    if let Some(base) = &written.base_url {
+        return Ok(base.clone());
+    }
+    let Some(row) = row else {
+        return Err(format!("providers.{name}.base_url: no built-in provider is called `{name}`, so it needs an address"));
+    };
+    let field = |field: &str| match field {
+        "project" => written.project.clone(),
+        "region" => written.region.clone(),
+        "resource" => written.resource.clone(),
+        "api_version" => written.api_version.clone(),
+        _ => None,
+    };
+    row.base_with(dialect, &field, env).map_err(|missing| missing.to_string())
+}
+
+/// What lies under the address: the network, or a Unix socket as `unix:///path/to.sock:/v1`.
+fn wire(base: &str, mock: bool) -> Result<(Wire, String), String> {
+    if mock {
+        return Ok((Wire::Mock, base.to_owned()));
+    }
+    let Some(path) = base.strip_prefix("unix://") else {
+        return match base.parse::<http::Uri>() {
+            Ok(uri) if uri.host().is_some() => Ok((Wire::Network, base.to_owned())),
+            // A template with `{model}` in it is no URI yet.
+            _ if base.contains("{model}") => Ok((Wire::Network, base.to_owned())),
+            _ => Err(format!("`{base}` is no address; write http://, https:// or unix://")),
+        };
+    };
+    let (socket, prefix) = path.split_once(":/").map_or((path, String::new()), |(socket, rest)| (socket, format!("/{rest}")));
+    Ok((Wire::Unix(PathBuf::from(socket)), format!("http://localhost{prefix}")))
+}
+
+enum Scheme<'a> {
+    Written(&'a config::AuthScheme),
+    Row(AuthScheme),
+}
+
+fn auth(scheme: &Scheme<'_>, key: Option<&str>) -> Result<Auth, String> {
+    let Some(key) = key else { return Ok(Auth::None) };
+    let header = |name: &str, prefix: &str| {
+        let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
+        let mut value = HeaderValue::from_str(&format!("{prefix}{key}"))
+            .map_err(|_| "it has characters that a header cannot hold".to_owned())?;
+        value.set_sensitive(true);
+        Ok(Auth::Header(name, value))
+    };
+    let query = |name: &str| Ok(Auth::Query(name.to_owned(), Secret(key.to_owned())));
+    match scheme {
+        Scheme::Written(config::AuthScheme::Bearer) | Scheme::Row(AuthScheme::Bearer) => header("authorization", "Bearer "),
+        Scheme::Written(config::AuthScheme::XApiKey) => header("x-api-key", ""),
+        Scheme::Written(config::AuthScheme::ApiKey) => header("api-key", ""),
+        Scheme::Written(config::AuthScheme::XGoogApiKey) => header("x-goog-api-key", ""),
+        Scheme::Written(config::AuthScheme::QueryKey) => query("key"),
+        Scheme::Written(config::AuthScheme::Header(own)) => header(&own.header, &own.prefix),
+        Scheme::Row(AuthScheme::Header { name, prefix }) => header(name, prefix),
+        Scheme::Row(AuthScheme::Query(name)) => query(name),
+        Scheme::Written(config::AuthScheme::None) | Scheme::Row(AuthScheme::None) => Ok(Auth::None),
+    }
+}
+
+/// The row's headers, then the operator's.
+fn headers(written: &config::Provider, row: Option<&'static Row>) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let of_row = row.map_or(&[][..], |row| row.headers).iter().map(|(name, value)| (*name, *value));
+    let own = written.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in of_row.chain(own) {
+        let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is no header name"))?;
+        let value = HeaderValue::from_str(value).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
+    let reasoning = |style| match style {
+        config::Reasoning::Effort => ReasoningStyle::Effort,
+        config::Reasoning::Object => ReasoningStyle::Object,
+        config::Reasoning::Thinking => ReasoningStyle::Thinking,
+        config::Reasoning::Template => ReasoningStyle::Template,
+        config::Reasoning::Enable => ReasoningStyle::Enable,
+        config::Reasoning::None => ReasoningStyle::None,
+    };
+    Quirks {
+        max_completion_tokens: own.max_completion_tokens.unwrap_or(row.max_completion_tokens),
+        stream_usage: own.stream_usage.unwrap_or(row.stream_usage),
+        developer_role: own.developer_role.unwrap_or(row.developer_role),
+        reasoning: own.reasoning.map_or(row.reasoning, reasoning),
+        json_schema: own.json_schema.unwrap_or(row.json_schema),
+        cache_control: own.cache_control.unwrap_or(row.cache_control),
+        flat_content: own.flat_content.unwrap_or(row.flat_content),
+        refuses: row.refuses,
+    }
+}
+
+pub(super) fn overrides(
+    set: &serde_json::Map<String, serde_json::Value>,
+    default: &serde_json::Map<String, serde_json::Value>,
+    drop: &[String],
+) -> Overrides {
+    let owned = |map: &serde_json::Map<String, serde_json::Value>| map.clone().into_iter().collect();
+    Overrides { set: owned(set), default: owned(default), drop: drop.to_vec() }
+}
+
+pub(super) fn timeouts(written: &config::Timeouts) -> Timeouts {
+    let bounded = |limit: config::DurationOrOff| limit.get().unwrap_or(FOREVER);
+    Timeouts {
+        connect: written.connect.get(),
+        head: bounded(written.head),
+        first_token: bounded(written.first_token),
+        idle: bounded(written.idle),
+        total: bounded(written.total),
+    }
+}

@@ -1,0 +1,138 @@
+//! From written providers and models to routes.
+
+use std::sync::Arc;
+
+use super::providers::{self, Built, Env};
+use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, TimeoutOverrides, Usd};
+use crate::cost::{Catalogue, Stated};
+use crate::provider::live_from_env;
+use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
+
+/// The provider that serves when nothing else is live.
+const MOCK: &str = "mock";
+
+/// Builds every provider and model.
+///
+/// # Errors
+/// Each thing that does not fit, a line each.
+pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -> Result<Routes, String> {
+    let mut routes = Routes::default();
+    let mut wrong = Vec::new();
+    let mut add = |name: &str, written: &Written, routes: &mut Routes| {
+        match providers::build(name, written, &config.timeouts, env) {
+            Ok(Built::Live(provider)) => routes.providers.push(Arc::new(provider)),
+            Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),
+            Err(error) => wrong.push(error),
+        }
+    };
+    for (name, written) in config.providers.iter() {
+        add(name, written, &mut routes);
+    }
+    for live in live_from_env(env) {
+        if !config.providers.contains(live.row.name) {
+            add(live.row.name, &Written::default(), &mut routes);
+        }
+    }
+    if routes.providers.is_empty() && !config.providers.contains(MOCK) {
+        add(MOCK, &Written::default(), &mut routes);
+    }
+    for (name, model) in config.models.iter() {
+        let targets = model.targets();
+        let mut built = Vec::with_capacity(targets.len());
+        for target in &targets {
+            let Some((provider, upstream)) = target.split() else {
+                wrong.push(format!("models.{name}: `{}` is no target; write provider/model", target.target));
+                continue;
+            };
+            let Some(provider) = routes.providers.iter().find(|live| live.name == provider) else {
+                match routes.dormant.iter().find(|(dormant, _)| dormant == provider) {
+                    Some((_, variable)) => {
+                        warnings.push(format!("models.{name}: the target {} is left out: {variable} is not set", target.target));
+                    }
+                    None => wrong.push(format!("models.{name}: no provider is called `{provider}`")),
+                }
+                continue;
+            };
+            let of_model = providers::overrides(&model.set, &model.default, &model.drop);
+            let own = of_model.with(&providers::overrides(&target.set, &target.default, &target.drop));
+            built.push(route_target(provider, upstream, &own, target.timeouts.or(model.timeouts), config));
+        }
+        // A model none of whose targets is live is unknown to callers; the warnings above say why.
+        if built.is_empty() {
+            continue;
+        }
+        let route = Route { targets: built };
+        if name.contains('*') {
+            routes.wildcards.push((name.to_owned(), route));
+        } else {
+            routes.models.insert(name.to_owned(), route);
+        }
+    }
+    routes.wildcards.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
+    if wrong.is_empty() { Ok(routes) } else { Err(wrong.join("\n")) }
+}
+
+fn route_target(
+    provider: &Arc<Provider>,
+    model: &str,
+    own: &Overrides,
+    timeouts: TimeoutOverrides,
+    config: &Config,
+) -> RouteTarget {
+    let written = config.providers.get(&provider.name).map(|written| written.timeouts).unwrap_or_default();
+    let timeouts: Timeouts = providers::timeouts(&timeouts.or(written).over(&config.timeouts));
+    RouteTarget {
+        provider: provider.clone(),
+        model: provider.models.get(model).cloned().unwrap_or_else(|| model.to_owned()),
+        overrides: provider.overrides.with(own),
+        timeouts,
+    }
+}
+
+/// The price catalogue: built in, then the operator's file, then single prices.
+///
+/// # Errors
+/// The file cannot be read or is not a catalogue.
+pub(super) fn catalogue(config: &Config) -> Result<Catalogue, String> {
+    let mut catalogue = Catalogue::built_in().clone();
+    if let Some(path) = &config.prices.file {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
+        catalogue.overlay(&text).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
+    }
+    for (name, price) in config.prices.models.iter() {
+        let (provider, model) = match name.split_once('/') {
+            Some((provider, model)) => (Some(provider), model),
+            None => (None, name),
+        };
+        let tiers: Vec<(u64, Stated)> = price.tiers.iter().map(|tier| (tier.above, tier_rates(tier))).collect();
+        if !catalogue.reprice(provider, model, &rates(price), &tiers) {
+            return Err(format!("prices.models.{name}: neither it nor the catalogue states both input and output"));
+        }
+    }
+    Ok(catalogue)
+}
+
+fn rates(price: &PriceOverride) -> Stated {
+    Stated {
+        input: price.input.map(Usd::nanos),
+        output: price.output.map(Usd::nanos),
+        cache_read: price.cache_read.map(Usd::nanos),
+        cache_write: price.cache_write.map(Usd::nanos),
+        cache_write_1h: price.cache_write_1h.map(Usd::nanos),
+        reasoning: price.reasoning.map(Usd::nanos),
+        input_audio: price.input_audio.map(Usd::nanos),
+        output_audio: price.output_audio.map(Usd::nanos),
+    }
+}
+
+fn tier_rates(tier: &PriceTier) -> Stated {
+    Stated {
+        input: tier.input.map(Usd::nanos),
+        output: tier.output.map(Usd::nanos),
+        cache_read: tier.cache_read.map(Usd::nanos),
+        cache_write: tier.cache_write.map(Usd::nanos),
+        cache_write_1h: tier.cache_write_1h.map(Usd::nanos),
+        reasoning: tier.reasoning.map(Usd::nanos),
+        ..Stated::default()
+    }
+}

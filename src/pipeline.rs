@@ -1,0 +1,235 @@
+//! From the client's request to the settled exchange: every stage by name, in order.
+//!
+//! All the branching of the data path is on this page; stages are plain functions in their own rooms. Never retries:
+//! `attempt` does.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use http::{HeaderMap, Response};
+use tokio::time::{Instant, timeout};
+
+use crate::api::{self, Endpoint, Matched, Serve};
+use crate::attempt;
+use crate::body::{Inbound, ReadError};
+use crate::chat::Ask;
+use crate::dialect::{Dialect, Op, RawAsk};
+use crate::exchange::{Exchange, Outcome, Seen};
+use crate::fault::{Fault, Kind};
+use crate::generation::Generation;
+use crate::json::Envelope;
+use crate::reply::{self, Late, Outbound, Reply};
+use crate::route::Plan;
+use crate::settle::Settle;
+use crate::state::State;
+use crate::stream::Framing;
+use crate::upstream::Upstream;
+
+/// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
+#[derive(Clone)]
+pub struct Cx {
+    pub generation: Arc<Generation>,
+    pub state: Arc<State>,
+    pub upstream: Arc<dyn Upstream>,
+    pub peer: Option<SocketAddr>,
+}
+
+impl Cx {
+    pub fn upstream(&self) -> &dyn Upstream {
+        self.upstream.as_ref()
+    }
+}
+
+/// What the client asked for, read no further than needed.
+#[derive(Debug)]
+pub struct Call {
+    pub envelope: Envelope,
+    pub headers: HeaderMap,
+    /// The model, where the path names it.
+    pub model_in_path: Option<String>,
+    pub stream: bool,
+    pub framing: Framing,
+    /// The client wants the usage event of its stream.
+    pub include_usage: bool,
+    decoded: OnceLock<Arc<Ask>>,
+}
+
+impl Call {
+    pub fn new(envelope: Envelope, headers: HeaderMap) -> Self {
+        Call {
+            envelope,
+            headers,
+            model_in_path: None,
+            stream: false,
+            framing: Framing::Sse,
+            include_usage: true,
+            decoded: OnceLock::new(),
+        }
+    }
+
+    pub fn raw_ask(&self, op: Op) -> RawAsk<'_> {
+        RawAsk { op, body: self.envelope.body(), model: self.model_in_path.as_deref(), stream: self.stream }
+    }
+
+    /// The decoded ask; decoded once, however many targets need it.
+    pub fn ask(&self, dialect: &dyn Dialect, op: Op) -> Result<Arc<Ask>, Fault> {
+        if let Some(ask) = self.decoded.get() {
+            return Ok(ask.clone());
+        }
+        let ask = Arc::new(dialect.decode_ask(&self.raw_ask(op))?);
+        Ok(self.decoded.get_or_init(|| ask).clone())
+    }
+}
+
+/// Serves one request.
+pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
+    let matched = match api::find(&head) {
+        Ok(matched) => matched,
+        Err(refused) => return api::refuse(refused, &head),
+    };
+    if let Serve::Open(answer) = matched.endpoint.serve {
+        return answer(&cx, &matched);
+    }
+    let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
+    match stages(&cx, &mut settle, head, body, &matched).await {
+        Ok(Next::Attempt { call, plan }) => attempt(cx, settle, call, plan).await,
+        Ok(Next::Reply(reply)) => reply::finish(Ok(reply), settle),
+        Err(fault) => reply::finish(Err(fault), settle),
+    }
+}
+
+/// Where the stages before the first upstream lead.
+enum Next {
+    Reply(Reply),
+    Attempt { call: Box<Call>, plan: Plan },
+}
+
+/// Everything before an upstream is asked.
+async fn stages(
+    cx: &Cx,
+    x: &mut Exchange,
+    head: Parts,
+    mut body: Inbound,
+    matched: &Matched<'_>,
+) -> Result<Next, Fault> {
+    let generation = &cx.generation;
+    // A stranger never makes us read a body.
+    x.principal = Some(generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?);
+    let ask = match matched.endpoint.serve {
+        Serve::Ask { .. } => read(&mut body, generation.limits).await?,
+        Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
+        Serve::Stored => {
+            let bytes = read(&mut body, generation.limits).await?;
+            return api::responses::stored(cx, x, head, bytes, matched).await.map(Next::Reply);
+        }
+        Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
+    };
+    x.bytes_in = ask.len() as u64;
+    let call = api::ask::read(x, ask, head, matched)?;
+    let plan = plan(cx, x, &call)?;
+    Ok(Next::Attempt { call: Box::new(call), plan })
+}
+
+/// The targets for a call: authorised by the very name that decides where it goes.
+fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
+    let principal = x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
+    principal.may_use(&x.model)?;
+    for other in api::ask::other_models(call) {
+        principal.may_use(&other)?;
+    }
+    if let Some(target) = api::responses::affinity(cx, x, call) {
+        return Ok(Plan { targets: vec![target] });
+    }
+    cx.generation.plan(&x.model)
+}
+
+/// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
+/// that nothing on the way to the client gives up waiting; trying goes on behind it.
+async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+    let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
+    let Some(after) = early else {
+        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+        return reply::finish(outcome, settle);
+    };
+    let late = Late::head(&settle);
+    let mut attempt = Box::pin(async move {
+        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+        (outcome, settle)
+    });
+    match timeout(after, &mut attempt).await {
+        Ok((outcome, settle)) => reply::finish(outcome, settle),
+        Err(_) => late.respond(attempt, after),
+    }
+}
+
+/// Reads a body within its bounds.
+async fn read(body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
+    match timeout(limits.body_timeout, body.read(limits.max_body_bytes)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(ReadError::TooLarge)) => {
+            let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
+            Err(Fault::new(Kind::BodyTooLarge, text))
+        }
+        Ok(Err(ReadError::Broken(source))) => {
+            Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source))
+        }
+        Err(_) => {
+            let text = format!("The body did not arrive within {:?}.", limits.body_timeout);
+            Err(Fault::new(Kind::BodyTimeout, text))
+        }
+    }
+}
+
+/// Bounds of a request's body.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_body_bytes: usize,
+    pub body_timeout: Duration,
+}
+
+/// A fresh exchange.
+fn begin(cx: &Cx, head: &Parts, matched: &Matched<'_>) -> Exchange {
+    let id = cx.state.records.id();
+    let endpoint: &Endpoint = matched.endpoint;
+    Exchange {
+        request_id: caller_id(&head.headers).unwrap_or_else(|| id.clone()),
+        id,
+        started: Instant::now(),
+        started_ms: unix_ms(),
+        endpoint: endpoint.path,
+        dialect: matched.dialect,
+        op: matched.op,
+        stream: false,
+        model: String::new(),
+        principal: None,
+        peer: cx.peer,
+        generation: cx.generation.number,
+        bytes_in: 0,
+        bytes_out: 0,
+        attempts: Default::default(),
+        overhead_at_head: Duration::ZERO,
+        dropped: Vec::new(),
+        usage_cost: false,
+        seen: Seen::default(),
+        status: 0,
+        outcome: Outcome::Open,
+    }
+}
+
+/// Longest request id that is taken over from a caller.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// The caller's own id, where it is fit for logs and headers.
+fn caller_id(headers: &HeaderMap) -> Option<String> {
+    let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
+    let text = value.to_str().ok()?;
+    let fit = !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fit.then(|| text.to_owned())
+}
+
+/// Now, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

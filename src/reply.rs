@@ -1,0 +1,302 @@
+//! Answers to clients: status, headers and body, and the settling that rides in the body.
+//!
+//! The one place that renders a fault, and the one that names the gateway's own response headers.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use crate::cost;
+use crate::dialect::Dialect;
+use crate::exchange::{Exchange, Outcome};
+use crate::fault::{Fault, Kind};
+use crate::settle::Settle;
+use crate::stream::{self, Relay};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+const X_ID: HeaderName = HeaderName::from_static("x-portcullis-id");
+const X_PROVIDER: HeaderName = HeaderName::from_static("x-portcullis-provider");
+const X_MODEL: HeaderName = HeaderName::from_static("x-portcullis-model");
+const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
+const X_COST: HeaderName = HeaderName::from_static("x-portcullis-cost");
+const X_OVERHEAD: HeaderName = HeaderName::from_static("x-portcullis-overhead-ms");
+const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
+
+/// What the pipeline answers with.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub content: Content,
+}
+
+/// The body of a [`Reply`].
+#[derive(Debug)]
+pub enum Content {
+    Whole(Bytes),
+    Stream(Box<Relay>),
+}
+
+impl Reply {
+    /// A whole JSON body.
+    pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(CONTENT_TYPE, JSON);
+        Reply { status, headers, content: Content::Whole(body.into()) }
+    }
+
+    /// A stream that has reached its commit point.
+    pub fn stream(relay: Relay, sse: bool) -> Self {
+        let mut headers = HeaderMap::with_capacity(12);
+        stream_headers(&mut headers, sse);
+        Reply { status: StatusCode::OK, headers, content: Content::Stream(Box::new(relay)) }
+    }
+
+    /// A fault as the caller's dialect writes it.
+    pub fn fault(fault: &Fault, dialect: &dyn Dialect, request_id: &str) -> Self {
+        let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut reply = Reply::json(status, dialect.encode_error(fault, request_id));
+        let headers = &mut reply.headers;
+        headers.insert(X_ERROR, HeaderValue::from_static(fault.code()));
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(if fault.should_retry() { "true" } else { "false" }));
+        if let Some(wait) = fault.retry_after {
+            headers.insert(RETRY_AFTER, number(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+            headers.insert(RETRY_AFTER_MS, number(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)));
+        }
+        reply
+    }
+}
+
+/// Puts the gateway's headers on a reply and ties the settling to its body.
+pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Outbound> {
+    let mut reply = match outcome {
+        Ok(reply) => reply,
+        Err(fault) => {
+            let reply = Reply::fault(&fault, settle.dialect, &settle.request_id);
+            settle.outcome = Outcome::Failed(fault);
+            reply
+        }
+    };
+    settle.status = reply.status.as_u16();
+    settle.overhead_at_head = settle.overhead(Instant::now());
+    annotate(&mut reply.headers, &settle);
+    let body = match reply.content {
+        Content::Whole(bytes) => {
+            settle.bytes_out = bytes.len() as u64;
+            Outbound::Whole { bytes: Some(bytes), settle: Some(settle) }
+        }
+        Content::Stream(relay) => Outbound::Stream { relay, settle },
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+}
+
+/// The headers that every answer of an exchange carries.
+fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
+    headers.insert(X_REQUEST_ID, text(&exchange.request_id));
+    if let Some(name) = exchange.dialect.request_id_header() {
+        headers.insert(HeaderName::from_static(name), text(&exchange.request_id));
+    }
+    headers.insert(X_ID, text(&exchange.id));
+    if let Some(target) = exchange.target() {
+        headers.insert(X_PROVIDER, text(&target.provider.name));
+        headers.insert(X_MODEL, text(&target.model));
+        headers.insert(X_ATTEMPTS, number(exchange.attempts.len() as u64));
+        let card = target.card.as_ref();
+        if !exchange.stream
+            && let Some(cost) = card.and_then(|card| exchange.seen.usage.as_ref().and_then(|usage| card.cost(usage)))
+        {
+            headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
+        }
+    }
+    let overhead = exchange.overhead_at_head.as_micros();
+    headers.insert(X_OVERHEAD, text(&format!("{}.{:03}", overhead / 1000, overhead % 1000)));
+}
+
+fn stream_headers(headers: &mut HeaderMap, sse: bool) {
+    headers.insert(CONTENT_TYPE, if sse { EVENT_STREAM } else { JSON });
+    // Proxies on the way must neither buffer nor keep an event stream.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
+fn number(value: u64) -> HeaderValue {
+    HeaderValue::from(value)
+}
+
+/// A header value; what cannot stand in a header is left empty.
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// A body on its way to a client.
+#[derive(Debug)]
+pub enum Outbound {
+    /// Bytes at hand. `settle` is absent for answers that are no exchange (health, metrics).
+    Whole {
+        bytes: Option<Bytes>,
+        settle: Option<Settle>,
+    },
+    Stream {
+        relay: Box<Relay>,
+        settle: Settle,
+    },
+    /// The head went out before the answer was there.
+    Late(Box<Waiting>),
+}
+
+impl Outbound {
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        Outbound::Whole { bytes: Some(bytes.into()), settle: None }
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        if let Outbound::Stream { relay, settle } = self {
+            settle.seen = std::mem::take(&mut relay.seen);
+        }
+    }
+}
+
+impl Body for Outbound {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let next = match &mut *self {
+            Outbound::Whole { bytes, settle } => {
+                if let Some(settle) = settle
+                    && matches!(settle.outcome, Outcome::Open)
+                {
+                    settle.outcome = Outcome::Complete;
+                }
+                bytes.take()
+            }
+            Outbound::Stream { relay, settle } => {
+                let next = ready!(relay.poll_bytes(cx));
+                settle.bytes_out += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                if matches!(settle.outcome, Outcome::Open)
+                    && let Some(ending) = relay.ending()
+                {
+                    settle.outcome = ending.map_or_else(Outcome::Failed, |()| Outcome::Complete);
+                }
+                next
+            }
+            Outbound::Late(waiting) => match ready!(waiting.poll(cx)) {
+                Said::Comment => Some(Bytes::from_static(stream::KEEP_ALIVE)),
+                Said::Stream(relay, settle) => {
+                    self.set(Outbound::Stream { relay, settle });
+                    return self.poll_frame(cx);
+                }
+                Said::End(bytes, settle) => {
+                    self.set(Outbound::Whole { bytes: None, settle: Some(settle) });
+                    Some(bytes)
+                }
+            },
+        };
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Outbound::Whole { bytes: None, .. })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outbound::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Outbound::Stream { .. } | Outbound::Late(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// An attempt that goes on behind a head already sent.
+type Behind = Pin<Box<dyn Future<Output = (Result<Reply, Fault>, Settle)> + Send>>;
+
+/// What a late body waits for.
+pub struct Waiting {
+    attempt: Behind,
+    interval: Duration,
+    timer: Pin<Box<Sleep>>,
+    dialect: &'static dyn Dialect,
+    request_id: String,
+}
+
+impl Waiting {
+    /// The next thing to say: a comment, or what the attempt came to.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
+        if let Poll::Ready((outcome, mut settle)) = self.attempt.as_mut().poll(cx) {
+            settle.status = StatusCode::OK.as_u16();
+            let fault = match outcome {
+                Ok(Reply { content: Content::Stream(relay), .. }) => return Poll::Ready(Said::Stream(relay, settle)),
+                Ok(_) => Fault::new(Kind::Internal, "A stream ended in a whole answer."),
+                Err(fault) => fault,
+            };
+            let mut bytes = Vec::new();
+            self.dialect.encode_stream_error(&fault, &self.request_id, &mut bytes);
+            settle.outcome = Outcome::Failed(fault);
+            return Poll::Ready(Said::End(bytes.into(), settle));
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        self.timer.as_mut().reset(Instant::now() + self.interval);
+        // Registers the task with the timer's next ring.
+        let _ = self.timer.as_mut().poll(cx);
+        Poll::Ready(Said::Comment)
+    }
+}
+
+enum Said {
+    Comment,
+    Stream(Box<Relay>, Settle),
+    End(Bytes, Settle),
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waiting")
+    }
+}
+
+/// A stream whose head goes out before its commit point, because the client has waited long.
+#[derive(Debug)]
+pub struct Late {
+    dialect: &'static dyn Dialect,
+    request_id: String,
+}
+
+impl Late {
+    /// Takes down what the head will need, while the exchange is still at hand.
+    pub fn head(exchange: &Exchange) -> Self {
+        Late { dialect: exchange.dialect, request_id: exchange.request_id.clone() }
+    }
+
+    /// Answers 200 now and goes on with `attempt`, a comment every `interval` until it is done.
+    pub fn respond(self, attempt: Behind, interval: Duration) -> Response<Outbound> {
+        let mut headers = HeaderMap::with_capacity(6);
+        stream_headers(&mut headers, true);
+        headers.insert(X_REQUEST_ID, text(&self.request_id));
+        let waiting = Waiting {
+            attempt,
+            interval,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            dialect: self.dialect,
+            request_id: self.request_id,
+        };
+        let mut response = Response::new(Outbound::Late(Box::new(waiting)));
+        *response.headers_mut() = headers;
+        response
+    }
+}

@@ -1,0 +1,248 @@
+//! Which targets serve a model, in which order: pure data in, a plan out.
+//!
+//! Never looks at a clock, a socket or a body. The routes are built by `generation`; trying them is `attempt`'s.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use crate::cost::ModelCard;
+use crate::dialect::{Dialect, Quirks};
+use crate::fault::{Fault, Kind};
+use crate::upstream::Dial;
+
+/// One upstream account and wire form, ready to be sent to.
+#[derive(Debug)]
+pub struct Provider {
+    /// The name in configuration, metrics and logs.
+    pub name: String,
+    /// `gen_ai.provider.name` of the OpenTelemetry conventions.
+    pub otel: &'static str,
+    /// The row of the provider table it is made from; names its prices. Empty for one that is all written out.
+    pub preset: &'static str,
+    /// Wire forms it speaks, its own first, each with the base URL it speaks it at.
+    pub faces: Vec<Face>,
+    /// Headers sent with every request.
+    pub headers: HeaderMap,
+    pub quirks: Quirks,
+    pub overrides: Overrides,
+    /// The client's name of a model → the upstream's.
+    pub models: BTreeMap<String, String>,
+    pub timeouts: Timeouts,
+    /// Prefixes of bare model names that belong to this provider.
+    pub owns: &'static [&'static str],
+}
+
+/// One dialect at one base URL.
+#[derive(Debug)]
+pub struct Face {
+    pub dialect: &'static dyn Dialect,
+    /// May hold `{model}` where the address names the model.
+    pub base_url: String,
+    pub dial: Arc<Dial>,
+    /// Appended to every path (`api-version` of Azure).
+    pub query: Option<String>,
+    pub auth: Auth,
+}
+
+/// How the gateway proves itself to a provider. The values are marked sensitive and never printed.
+#[derive(Debug)]
+pub enum Auth {
+    None,
+    Header(HeaderName, HeaderValue),
+    /// A query parameter, name and value.
+    Query(String, Secret),
+}
+
+/// A value that prints as `***`.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Parameters that the operator changes on the way. Names are top-level fields or dotted paths.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Overrides {
+    /// Set whatever the client sent.
+    pub set: BTreeMap<String, Value>,
+    /// Set when the client sent nothing.
+    pub default: BTreeMap<String, Value>,
+    pub drop: Vec<String>,
+}
+
+impl Overrides {
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.default.is_empty() && self.drop.is_empty()
+    }
+
+    /// These overrides with `inner` (nearer to the target) on top.
+    pub fn with(&self, inner: &Overrides) -> Overrides {
+        let mut merged = self.clone();
+        merged.set.extend(inner.set.clone());
+        merged.default.extend(inner.default.clone());
+        merged.drop.extend(inner.drop.iter().cloned());
+        merged
+    }
+}
+
+/// How long each phase of an attempt may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the request sent to the head of the answer.
+    pub head: Duration,
+    /// From the request sent to the first content of a stream.
+    pub first_token: Duration,
+    /// Silence inside a stream.
+    pub idle: Duration,
+    /// The whole exchange, all attempts together.
+    pub total: Duration,
+}
+
+/// One provider, upstream model and overrides.
+#[derive(Debug)]
+pub struct Target {
+    pub provider: Arc<Provider>,
+    /// The upstream's name of the model.
+    pub model: String,
+    pub overrides: Overrides,
+    pub timeouts: Timeouts,
+    pub card: Option<Arc<ModelCard>>,
+}
+
+impl Target {
+    /// The face to use for a caller of `dialect`: the same wire form where the provider speaks it, else its own first.
+    pub fn face(&self, dialect: &dyn Dialect) -> Option<&Face> {
+        let faces = &self.provider.faces;
+        faces.iter().find(|face| face.dialect == dialect).or(faces.first())
+    }
+
+    /// `provider/model`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.provider.name, self.model)
+    }
+}
+
+/// Targets in the order they are to be tried.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// A configured model name and what stands behind it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub targets: Vec<RouteTarget>,
+}
+
+/// A target as written: its upstream model may hold the part of the name that a wildcard matched.
+#[derive(Debug, Clone)]
+pub struct RouteTarget {
+    pub provider: Arc<Provider>,
+    pub model: String,
+    pub overrides: Overrides,
+    pub timeouts: Timeouts,
+}
+
+/// Every way from a model name to targets.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// Exact names of the configuration.
+    pub models: HashMap<String, Route>,
+    /// Names with one `*`, longest fixed part first.
+    pub wildcards: Vec<(String, Route)>,
+    /// Live providers by name, in the order of the configuration.
+    pub providers: Vec<Arc<Provider>>,
+    /// Names that the built-in table knows but that have no credential, for the error text: (name, variable to set).
+    pub dormant: Vec<(String, String)>,
+}
+
+impl Routes {
+    /// The targets for a model name: configured names first, then wildcards, then `provider/model` split at the first
+    /// slash, then the provider that bare name belongs to, then the only provider there is.
+    ///
+    /// # Errors
+    /// [`Kind::ModelNotFound`], with the nearest names.
+    pub fn plan(&self, model: &str, cards: &dyn Fn(&Provider, &str) -> Option<Arc<ModelCard>>) -> Result<Plan, Fault> {
+        let targets = self.targets(model).ok_or_else(|| self.not_found(model))?;
+        let targets = targets
+            .into_iter()
+            .map(|target| {
+                let card = cards(&target.provider, &target.model);
+                let RouteTarget { provider, model, overrides, timeouts } = target;
+                Arc::new(Target { provider, model, overrides, timeouts, card })
+            })
+            .collect();
+        Ok(Plan { targets })
+    }
+
+    fn targets(&self, model: &str) -> Option<Vec<RouteTarget>> {
+        if let Some(route) = self.models.get(model) {
+            return Some(route.targets.clone());
+        }
+        for (pattern, route) in &self.wildcards {
+            if let Some(part) = matched(pattern, model) {
+                let fill = |target: &RouteTarget| RouteTarget { model: target.model.replacen('*', part, 1), ..target.clone() };
+                return Some(route.targets.iter().map(fill).collect());
+            }
+        }
+        if let Some((name, rest)) = model.split_once('/')
+            && let Some(provider) = self.providers.iter().find(|provider| provider.name == name)
+            && !rest.is_empty()
+        {
+            return Some(vec![direct(provider, rest)]);
+        }
+        let owner = self.providers.iter().find(|provider| provider.owns.iter().any(|prefix| model.starts_with(prefix)));
+        let provider = match (owner, self.providers.as_slice()) {
+            (Some(owner), _) => owner,
+            (None, [only]) => only,
+            _ => return None,
+        };
+        (!model.is_empty()).then(|| vec![direct(provider, model)])
+    }
+
+    fn not_found(&self, model: &str) -> Fault {
+        let prefix = model.split_once('/').map_or(model, |(prefix, _)| prefix);
+        if let Some((name, variable)) = self.dormant.iter().find(|(name, _)| name == prefix) {
+            let text = format!("The provider `{name}` of the model `{model}` has no credential; the operator sets {variable}.");
+            return Fault::new(Kind::ModelNotFound, text).param("model");
+        }
+        let names = self.models.keys().map(String::as_str);
+        let near = names
+            .chain(self.providers.iter().map(|provider| provider.name.as_str()))
+            .map(|name| (strsim::jaro_winkler(name, if name.contains('/') { model } else { prefix }), name))
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let hint = near.map(|(_, name)| format!(" Did you mean `{name}`?")).unwrap_or_default();
+        Fault::new(Kind::ModelNotFound, format!("No model is called `{model}`.{hint}")).param("model")
+    }
+}
+
+/// A target straight at a provider, without a configured name between.
+fn direct(provider: &Arc<Provider>, model: &str) -> RouteTarget {
+    RouteTarget {
+        provider: provider.clone(),
+        model: provider.models.get(model).cloned().unwrap_or_else(|| model.to_owned()),
+        overrides: provider.overrides.clone(),
+        timeouts: provider.timeouts,
+    }
+}
+
+/// The part of `name` that the `*` of `pattern` stands for.
+pub fn matched<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
+    let (before, after) = pattern.split_once('*')?;
+    let rest = name.strip_prefix(before)?;
+    rest.strip_suffix(after).filter(|part| !part.is_empty())
+}
+
+/// Whether one of the patterns (exact, or with one `*`) names the model.
+pub fn allows(patterns: &[String], model: &str) -> bool {
+    patterns.iter().any(|pattern| pattern == "*" || pattern == model || matched(pattern, model).is_some())
+}

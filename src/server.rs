@@ -1,0 +1,149 @@
+//! Listeners, worker threads and the drain: from a socket to `pipeline::run`.
+//!
+//! One single-threaded runtime per core, each accepting from the same listener, instead of one multi-threaded runtime.
+//! RUNTIME-FIGURES
+
+pub mod connection;
+pub mod tls;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::generation::Generation;
+use crate::state::State;
+use crate::upstream::{Pools, Proxies, Upstream};
+
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// What every worker shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// The generation in force.
+    pub generation: Arc<ArcSwap<Generation>>,
+    pub state: Arc<State>,
+    pub proxies: Arc<Proxies>,
+    /// True once the process drains.
+    pub draining: watch::Receiver<bool>,
+    /// Open connections of all workers.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// Binds an address for all workers.
+///
+/// # Errors
+/// The address is taken or not ours; the text names it.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let named = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "; something else listens there: stop it, or set `listen.address`",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege: choose another",
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{hint}"))
+    };
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).map_err(named)?;
+    socket.set_reuse_address(true).map_err(named)?;
+    socket.set_nonblocking(true).map_err(named)?;
+    socket.bind(&address.into()).map_err(named)?;
+    socket.listen(BACKLOG).map_err(named)?;
+    Ok(socket.into())
+}
+
+/// Starts the workers.
+///
+/// # Errors
+/// A thread or its runtime cannot be made.
+pub fn start(shared: &Shared, listener: &TcpListener, workers: usize) -> io::Result<Vec<JoinHandle<()>>> {
+    (0..workers.max(1))
+        .map(|number| {
+            let shared = shared.clone();
+            let listener = listener.try_clone()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                runtime.block_on(accept(shared, listener));
+            })
+        })
+        .collect()
+}
+
+/// Accepts until the process drains, then waits for this worker's connections.
+async fn accept(shared: Shared, listener: TcpListener) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!("the listener cannot be used: {error}");
+            return;
+        }
+    };
+    let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
+    let mut draining = shared.draining.clone();
+    let mine = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if shared.connections.load(Ordering::Relaxed) >= shared.generation.load().server.max_connections {
+                    // Closing at once is the only answer that costs nothing; clients see a refused connection.
+                    tracing::warn!("a connection was refused: listen.limits.max_connections are open");
+                    continue;
+                }
+                let open = Open::new([shared.connections.clone(), mine.clone()]);
+                let (shared, upstream) = (shared.clone(), upstream.clone());
+                tokio::spawn(async move {
+                    connection::serve(shared, upstream, stream, peer).await;
+                    drop(open);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: accepting again at once would spin.
+                tracing::warn!("accept failed: {error}");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    while mine.load(Ordering::Relaxed) > 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Counts a connection as long as it lives.
+struct Open([Arc<AtomicUsize>; 2]);
+
+impl Open {
+    fn new(counts: [Arc<AtomicUsize>; 2]) -> Self {
+        counts.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
+        Open(counts)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|count| _ = count.fetch_sub(1, Ordering::Relaxed));
+    }
+}
+
+/// Waits until every connection has ended, at most `limit`. False when some are left.
+pub async fn drained(shared: &Shared, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while shared.connections.load(Ordering::Relaxed) > 0 {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    true
+}

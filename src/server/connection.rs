@@ -1,0 +1,374 @@
+//! One client connection: TLS, protocol, and the clocks that slow or silent clients run against.
+//!
+//! Knows bytes and moments only; requests are `pipeline`'s.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::Shared;
+use crate::body::Inbound;
+use crate::pipeline::{self, Cx};
+use crate::reply::Outbound;
+use crate::upstream::Upstream;
+
+/// How long a client may leave an answer unread before its connection is given up. Reading slowly is fine; this is for
+/// clients that have stopped.
+const CLIENT_STALL: Duration = Duration::from_secs(300);
+
+/// Bounds of a connection, as the generation in force has them when it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub max_connections: usize,
+    pub max_head_bytes: usize,
+    pub max_headers: usize,
+    pub head_timeout: Duration,
+    pub keep_alive_timeout: Duration,
+    pub max_streams: u32,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    let generation = shared.generation.load_full();
+    let limits = generation.server;
+    let Some(tls) = generation.tls.clone() else {
+        drop(generation);
+        let Some(h2) = speaks_h2(&stream, limits.head_timeout).await else { return };
+        return run(shared, upstream, stream, peer, limits, h2).await;
+    };
+    drop(generation);
+    match timeout(limits.head_timeout, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            run(shared, upstream, stream, peer, limits, h2).await;
+        }
+        Ok(Err(error)) => tracing::debug!("TLS with {peer} failed: {error}"),
+        Err(_) => tracing::debug!("TLS with {peer} took longer than {:?}", limits.head_timeout),
+    }
+}
+
+/// Whether the first bytes are HTTP/2's preface. None when nothing came in time.
+async fn speaks_h2(stream: &TcpStream, within: Duration) -> Option<bool> {
+    let mut first = [0; 4];
+    match timeout(within, stream.peek(&mut first)).await {
+        Ok(Ok(0)) | Ok(Err(_)) | Err(_) => None,
+        // No method of HTTP/1.1 begins like this.
+        Ok(Ok(_)) => Some(first.starts_with(b"PRI ")),
+    }
+}
+
+async fn run<S>(
+    shared: Shared,
+    upstream: Arc<dyn Upstream>,
+    stream: S,
+    peer: SocketAddr,
+    limits: Limits,
+    h2: bool,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let service = Requests { shared: shared.clone(), upstream, peer, activity: activity.clone() };
+    if h2 {
+        let conn = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+            // Rapid resets are the known attack on HTTP/2 servers; hyper's own bound stays in force.
+            .keep_alive_interval(limits.keep_alive_timeout)
+            .serve_connection(io, service);
+        drive(shared, activity, limits, pin!(conn), |conn| conn.graceful_shutdown()).await;
+        return;
+    }
+    let mut conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The clocks below tell a slow head from an idle connection; hyper's does not.
+        .header_read_timeout(None)
+        .max_headers(limits.max_headers)
+        .max_header_size(limits.max_head_bytes)
+        .max_buf_size(limits.max_head_bytes.max(64 << 10))
+        .serve_connection(io, service);
+    let late = drive(shared, activity, limits, Pin::new(&mut conn), |conn| conn.graceful_shutdown()).await;
+    if late {
+        let mut stream = conn.into_parts().io.into_inner().stream;
+        // The head never came, so there is no dialect; the connection is closed whatever becomes of this.
+        let _ = timeout(Duration::from_secs(1), stream.write_all(request_timeout().as_bytes())).await;
+        let _ = timeout(Duration::from_secs(1), stream.shutdown()).await;
+    }
+}
+
+/// The answer to a head that did not arrive in time. Its dialect is not known; OpenAI's error shape is the most read.
+fn request_timeout() -> String {
+    let body = r#"{"error":{"message":"The head of the request arrived too slowly; the operator sets `listen.limits.head_timeout`.","type":"invalid_request_error","code":"head_timeout"}}"#;
+    let head = "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ";
+    format!("{head}{}\r\n\r\n{body}", body.len())
+}
+
+/// Drives a connection against its clocks. True when it was given up in the middle of a head.
+async fn drive<C, E>(
+    shared: Shared,
+    activity: Arc<Activity>,
+    limits: Limits,
+    mut conn: Pin<&mut C>,
+    shut: impl Fn(Pin<&mut C>),
+) -> bool
+where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let mut draining = shared.draining.clone();
+    let mut drain = pin!(async move {
+        let _ = draining.wait_for(|draining| *draining).await;
+    });
+    let mut drained = false;
+    let mut clock = pin!(sleep_until(activity.next_check(limits)));
+    loop {
+        tokio::select! {
+            biased;
+            ended = conn.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!("a connection ended: {error}");
+                }
+                return false;
+            }
+            () = clock.as_mut() => match activity.judge(limits) {
+                Verdict::Fine => clock.as_mut().reset(activity.next_check(limits)),
+                Verdict::Idle => {
+                    shut(conn.as_mut());
+                    // hyper ends an idle connection at once; the clock runs on in case it does not.
+                    clock.as_mut().reset(Instant::now() + limits.head_timeout);
+                }
+                Verdict::SlowHead => return true,
+                Verdict::Stalled => return false,
+            },
+            () = drain.as_mut(), if !drained => {
+                drained = true;
+                shut(conn.as_mut());
+            }
+        }
+    }
+}
+
+/// What a connection is doing, in milliseconds since it began. Zero means "not".
+#[derive(Debug)]
+struct Activity {
+    began: Instant,
+    requests: AtomicUsize,
+    /// Since when a head is coming in.
+    head: AtomicU64,
+    /// Since when nothing is asked.
+    idle: AtomicU64,
+    /// Since when the client does not take what we write.
+    blocked: AtomicU64,
+}
+
+enum Verdict {
+    Fine,
+    /// Nothing was asked for as long as a connection is kept.
+    Idle,
+    /// A head has been coming in for too long.
+    SlowHead,
+    /// The client has not read for too long.
+    Stalled,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Activity {
+            began: Instant::now(),
+            requests: AtomicUsize::new(0),
+            head: AtomicU64::new(0),
+            idle: AtomicU64::new(1),
+            blocked: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64 + 1
+    }
+
+    fn read(&self) {
+        if self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+            self.head.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.head.store(0, Ordering::Relaxed);
+        self.idle.store(0, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.idle.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self, blocked: bool) {
+        if !blocked {
+            self.blocked.store(0, Ordering::Relaxed);
+        } else if self.blocked.load(Ordering::Relaxed) == 0 {
+            self.blocked.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn judge(&self, limits: Limits) -> Verdict {
+        let now = self.now();
+        let over = |since: &AtomicU64, limit: Duration| {
+            let since = since.load(Ordering::Relaxed);
+            since > 0 && now.saturating_sub(since) >= limit.as_millis() as u64
+        };
+        if over(&self.blocked, CLIENT_STALL) {
+            Verdict::Stalled
+        } else if over(&self.head, limits.head_timeout) {
+            Verdict::SlowHead
+        } else if over(&self.idle, limits.keep_alive_timeout) {
+            Verdict::Idle
+        } else {
+            Verdict::Fine
+        }
+    }
+
+    /// When to look again: often enough for the shortest limit, rarely enough not to matter.
+    fn next_check(&self, limits: Limits) -> Instant {
+        Instant::now() + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10))
+    }
+}
+
+/// A stream that notes what passes.
+struct Watched<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.read();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.activity.wrote(polled.is_pending());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.activity.wrote(polled.is_pending());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Hands each request to the pipeline, under the generation in force at that moment.
+struct Requests {
+    shared: Shared,
+    upstream: Arc<dyn Upstream>,
+    peer: SocketAddr,
+    activity: Arc<Activity>,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    // Boxed so that the connection can be taken apart again for a late head's answer.
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let cx = Cx {
+            generation: self.shared.generation.load_full(),
+            state: self.shared.state.clone(),
+            upstream: self.upstream.clone(),
+            peer: Some(self.peer),
+        };
+        let under_way = UnderWay::new(self.activity.clone());
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let response = pipeline::run(cx, head, Inbound::Socket(body)).await;
+            Ok(response.map(|body| Answer { body, _under_way: under_way }))
+        })
+    }
+}
+
+/// A request that has begun and whose answer has not ended.
+struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    fn new(activity: Arc<Activity>) -> Self {
+        activity.begin();
+        UnderWay(activity)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// An answer's body, counted as under way until it is dropped.
+pub struct Answer {
+    body: Outbound,
+    _under_way: UnderWay,
+}
+
+impl Body for Answer {
+    type Data = bytes::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

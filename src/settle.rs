@@ -1,0 +1,110 @@
+//! The end of an exchange, exactly once: usage, cost, metrics, record, log.
+//!
+//! A [`Settle`] travels with the exchange, first through the pipeline, then inside the answer's body. Dropping it
+//! settles, so it happens however the exchange ends: complete, failed, or because the client has gone.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::chat::Usage;
+use crate::exchange::{Exchange, Outcome};
+use crate::fault::{Fault, Kind};
+use crate::state::{State, log};
+
+/// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// An exchange that will be settled when this is dropped.
+#[derive(Debug)]
+pub struct Settle {
+    exchange: Box<Exchange>,
+    state: Arc<State>,
+}
+
+/// What settling works out of an exchange; the log line, the record and the metrics are made of it.
+#[derive(Debug)]
+pub struct Settled<'a> {
+    pub exchange: &'a Exchange,
+    pub ended: Instant,
+    pub usage: Option<Usage>,
+    /// The usage is our estimate: the stream ended before the provider stated it.
+    pub estimated: bool,
+    pub cost_nano_usd: Option<u64>,
+    /// Why it failed, where it did.
+    pub fault: Option<&'a Fault>,
+    /// HTTP status as it ended: a stream that broke is a failure although its head said 200.
+    pub status: u16,
+}
+
+impl Settle {
+    pub fn new(exchange: Exchange, state: Arc<State>) -> Self {
+        state.metrics.begin();
+        Settle { exchange: Box::new(exchange), state }
+    }
+
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+}
+
+impl Deref for Settle {
+    type Target = Exchange;
+
+    fn deref(&self) -> &Exchange {
+        &self.exchange
+    }
+}
+
+impl DerefMut for Settle {
+    fn deref_mut(&mut self) -> &mut Exchange {
+        &mut self.exchange
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        if matches!(self.exchange.outcome, Outcome::Open) {
+            let text = "The client closed the connection before the answer was complete.";
+            self.exchange.outcome = Outcome::Failed(Fault::new(Kind::ClientGone, text));
+        }
+        settle(&self.exchange, &self.state);
+    }
+}
+
+fn settle(exchange: &Exchange, state: &State) {
+    let fault = match &exchange.outcome {
+        Outcome::Failed(fault) => Some(fault),
+        Outcome::Open | Outcome::Complete => None,
+    };
+    let (usage, estimated) = usage(exchange);
+    let card = exchange.target().and_then(|target| target.card.as_ref());
+    let cost = card.and_then(|card| usage.as_ref().and_then(|usage| card.cost(usage)));
+    let status = match fault {
+        Some(fault) if exchange.status < 400 => fault.status(),
+        _ => exchange.status,
+    };
+    let settled =
+        Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
+    state.metrics.end(&settled);
+    let line = log::line(&settled);
+    state.records.keep(&exchange.id, line.clone());
+    state.log.send(line);
+}
+
+/// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a
+/// token, and four bytes of the ask are.
+fn usage(exchange: &Exchange) -> (Option<Usage>, bool) {
+    let seen = &exchange.seen;
+    let complete = matches!(exchange.outcome, Outcome::Complete);
+    match seen.usage {
+        Some(usage) if complete || usage.output > 1 => (Some(usage), false),
+        stated if !complete && seen.frames > 0 => {
+            let stated = stated.unwrap_or_default();
+            let input = if stated.input > 0 { stated.input } else { exchange.bytes_in / BYTES_PER_TOKEN };
+            (Some(Usage { input, output: stated.output.max(seen.frames), ..stated }), true)
+        }
+        stated => (stated, false),
+    }
+}

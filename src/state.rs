@@ -1,0 +1,70 @@
+//! What outlives a reload: metrics, records, affinity, the log. Native engines that know nothing of guests.
+//!
+//! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
+
+pub mod affinity;
+pub mod log;
+pub mod metrics;
+pub mod records;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+
+use affinity::Affinity;
+use log::Log;
+use metrics::Metrics;
+use records::Records;
+
+/// The process's memory.
+#[derive(Debug)]
+pub struct State {
+    pub metrics: Metrics,
+    pub records: Records,
+    pub affinity: Affinity,
+    pub log: Log,
+    draining: AtomicBool,
+    started: Instant,
+    /// Why the newest reload was refused, until one succeeds.
+    reload_error: ArcSwapOption<String>,
+}
+
+impl State {
+    /// `keep` is the number of exchanges that `GET /v1/generation` finds.
+    pub fn new(keep: usize, log: Log) -> Self {
+        State {
+            metrics: Metrics::new(),
+            records: Records::new(keep),
+            affinity: Affinity::new(),
+            log,
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            reload_error: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Whether the process is shutting down and wants no new work.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Notes how a reload went, for `/health` and the metrics.
+    pub fn reloaded(&self, outcome: Result<u64, String>) {
+        self.metrics.reloaded(outcome.as_ref().ok().copied());
+        self.reload_error.store(outcome.err().map(std::sync::Arc::new));
+    }
+
+    pub fn reload_error(&self) -> Option<String> {
+        self.reload_error.load().as_deref().cloned()
+    }
+}

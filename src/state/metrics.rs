@@ -1,0 +1,290 @@
+//! Counters and histograms, in the Prometheus text form.
+//!
+//! Names of the GenAI conventions 1.41 in Prometheus spelling, and `portcullis_*` for what they do not cover. Label sets
+//! are bounded: past [`MAX_SERIES`] pairs of provider and model the rest counts as `other`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::settle::Settled;
+
+/// Most pairs of provider and model that get series of their own. Callers choose model names, so this must have an end.
+pub const MAX_SERIES: usize = 500;
+
+/// `gen_ai.client.operation.duration`, in seconds.
+const DURATION: &[f64] =
+    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+/// `gen_ai.client.token.usage`.
+const TOKENS: &[f64] = &[
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0,
+    67_108_864.0,
+];
+/// `gen_ai.server.time_to_first_token`, in seconds.
+const FIRST_TOKEN: &[f64] =
+    &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// `gen_ai.server.time_per_output_token`, in seconds.
+const PER_TOKEN: &[f64] = &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+/// What this process adds, in seconds.
+const OVERHEAD: &[f64] = &[0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    gen_ai_operation_name: &'static str,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    gen_ai_operation_name: &'static str,
+    gen_ai_provider_name: String,
+    gen_ai_request_model: String,
+    gen_ai_token_type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: &'static str,
+    status: u16,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    provider: String,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+/// Makes histograms with one set of buckets.
+#[derive(Debug, Clone)]
+struct Buckets(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+type Histograms<L> = Family<L, Histogram, Buckets>;
+
+/// The series of one (operation, provider, model), looked up once and kept.
+#[derive(Debug)]
+struct Meters {
+    duration: Histogram,
+    first_token: Histogram,
+    per_token: Histogram,
+    input: Histogram,
+    output: Histogram,
+    cost: Counter<f64, AtomicU64>,
+}
+
+/// Every metric of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    durations: Histograms<ModelLabels>,
+    first_tokens: Histograms<ModelLabels>,
+    per_tokens: Histograms<ModelLabels>,
+    tokens: Histograms<TokenLabels>,
+    costs: Family<ModelLabels, Counter<f64, AtomicU64>>,
+    requests: Family<RequestLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    overhead: Histogram,
+    in_flight: Gauge<i64, AtomicI64>,
+    reloads: Family<ReloadLabels, Counter>,
+    generation: Gauge<i64, AtomicI64>,
+    log_dropped: Counter,
+    // Copied when a new pair appears, so that the request path reads it without a lock.
+    meters: ArcSwap<HashMap<MeterKey, Arc<Meters>>>,
+}
+
+type MeterKey = (&'static str, String, String);
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let durations = Histograms::new_with_constructor(Buckets(DURATION));
+        let first_tokens = Histograms::new_with_constructor(Buckets(FIRST_TOKEN));
+        let per_tokens = Histograms::new_with_constructor(Buckets(PER_TOKEN));
+        let tokens = Histograms::new_with_constructor(Buckets(TOKENS));
+        let costs = Family::default();
+        let requests = Family::default();
+        let attempts = Family::default();
+        let overhead = Histogram::new(OVERHEAD.iter().copied());
+        let in_flight = Gauge::default();
+        let reloads = Family::default();
+        let generation = Gauge::default();
+        let log_dropped = Counter::default();
+        let mut add = |name: &str, help: &str, metric: Box<dyn FnOnce(&mut Registry, &str, &str)>| {
+            metric(&mut registry, name, help);
+        };
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:ident) => {{
+                let metric = $metric.clone();
+                add($name, $help, Box::new(move |registry, name, help| registry.register(name, help, metric)));
+            }};
+        }
+        register!("gen_ai_client_operation_duration_seconds", "Duration of an exchange", durations);
+        register!("gen_ai_client_token_usage", "Tokens of an exchange", tokens);
+        register!("gen_ai_server_time_to_first_token_seconds", "Time to the first content of a stream", first_tokens);
+        register!("gen_ai_server_time_per_output_token_seconds", "Time per output token after the first", per_tokens);
+        register!("portcullis_cost_usd", "Cost of exchanges with a known price", costs);
+        register!("portcullis_requests", "Exchanges by endpoint, status as they ended, and error code", requests);
+        register!("portcullis_attempts", "Tries of upstreams by provider and error code", attempts);
+        register!("portcullis_overhead_seconds", "Time spent in this process before the head of the answer", overhead);
+        register!("portcullis_in_flight", "Exchanges under way", in_flight);
+        register!("portcullis_reloads", "Reloads by result", reloads);
+        register!("portcullis_generation", "Number of the generation in force", generation);
+        register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
+        Metrics {
+            registry,
+            durations,
+            first_tokens,
+            per_tokens,
+            tokens,
+            costs,
+            requests,
+            attempts,
+            overhead,
+            in_flight,
+            reloads,
+            generation,
+            log_dropped,
+            meters: ArcSwap::default(),
+        }
+    }
+
+    /// An exchange begins.
+    pub fn begin(&self) {
+        self.in_flight.inc();
+    }
+
+    /// An exchange has ended.
+    pub fn end(&self, settled: &Settled<'_>) {
+        self.in_flight.dec();
+        let x = settled.exchange;
+        let code = settled.fault.map_or("", |fault| fault.code());
+        let labels = RequestLabels { endpoint: x.endpoint, status: settled.status, code };
+        self.requests.get_or_create(&labels).inc();
+        self.overhead.observe(x.overhead_at_head.as_secs_f64());
+        for attempt in &x.attempts {
+            let code = attempt.fault.as_ref().map_or("", |fault| fault.code());
+            let labels = AttemptLabels { provider: attempt.target.provider.name.clone(), code };
+            self.attempts.get_or_create(&labels).inc();
+        }
+        if let Some(target) = x.target() {
+            let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, target.provider.otel);
+            meters.observe(settled);
+        }
+    }
+
+    fn meters(&self, op: &'static str, provider: &str, model: &str, otel: &str) -> Arc<Meters> {
+        let key: MeterKey = (op, provider.to_owned(), model.to_owned());
+        let known = self.meters.load();
+        if let Some(meters) = known.get(&key) {
+            return meters.clone();
+        }
+        let other = known.len() >= MAX_SERIES;
+        let key = if other { (op, provider.to_owned(), "other".to_owned()) } else { key };
+        if let Some(meters) = known.get(&key) {
+            return meters.clone();
+        }
+        let labels = ModelLabels {
+            gen_ai_operation_name: op,
+            gen_ai_provider_name: otel.to_owned(),
+            gen_ai_request_model: key.2.clone(),
+        };
+        let meters = Arc::new(self.create(&labels));
+        self.meters.rcu(|known| {
+            let mut more = HashMap::clone(known);
+            more.insert(key.clone(), meters.clone());
+            more
+        });
+        meters
+    }
+
+    fn create(&self, labels: &ModelLabels) -> Meters {
+        let tokens = |kind| TokenLabels {
+            gen_ai_operation_name: labels.gen_ai_operation_name,
+            gen_ai_provider_name: labels.gen_ai_provider_name.clone(),
+            gen_ai_request_model: labels.gen_ai_request_model.clone(),
+            gen_ai_token_type: kind,
+        };
+        Meters {
+            duration: self.durations.get_or_create(labels).clone(),
+            first_token: self.first_tokens.get_or_create(labels).clone(),
+            per_token: self.per_tokens.get_or_create(labels).clone(),
+            input: self.tokens.get_or_create(&tokens("input")).clone(),
+            output: self.tokens.get_or_create(&tokens("output")).clone(),
+            cost: self.costs.get_or_create(labels).clone(),
+        }
+    }
+
+    /// A reload ended: in this generation, or not at all.
+    pub fn reloaded(&self, generation: Option<u64>) {
+        let result = if generation.is_some() { "ok" } else { "refused" };
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+        if let Some(number) = generation {
+            self.generation.set(number as i64);
+        }
+    }
+
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
+    /// The text that Prometheus scrapes. `log_dropped` is the log's own count.
+    pub fn render(&self, log_dropped: u64) -> String {
+        let missing = log_dropped.saturating_sub(self.log_dropped.get());
+        self.log_dropped.inc_by(missing);
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Meters {
+    fn observe(&self, settled: &Settled<'_>) {
+        let x = settled.exchange;
+        let duration = settled.ended.duration_since(x.started);
+        self.duration.observe(duration.as_secs_f64());
+        if let Some(usage) = settled.usage {
+            self.input.observe(usage.input as f64);
+            self.output.observe(usage.output as f64);
+        }
+        if let Some(first) = x.seen.first_content {
+            let waited = first.duration_since(x.started);
+            self.first_token.observe(waited.as_secs_f64());
+            let rest: Duration = duration.saturating_sub(waited);
+            if let Some(after_first) = settled.usage.map(|usage| usage.output.saturating_sub(1)).filter(|n| *n > 0) {
+                self.per_token.observe(rest.as_secs_f64() / after_first as f64);
+            }
+        }
+        if let Some(cost) = settled.cost_nano_usd {
+            self.cost.inc_by(cost as f64 / 1e9);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The newest exchanges, as their log lines: a ring that `GET /v1/generation` looks into.
+//!
+//! The id names its slot, so keeping and finding need no index. Never grows.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+/// A ring of log lines.
+#[derive(Debug)]
+pub struct Records {
+    next: AtomicU32,
+    // One lock a slot: two exchanges meet only when the ring has turned once between them.
+    slots: Box<[Mutex<Bytes>]>,
+}
+
+impl Records {
+    pub fn new(keep: usize) -> Self {
+        Records { next: AtomicU32::new(0), slots: (0..keep.max(1)).map(|_| Mutex::default()).collect() }
+    }
+
+    /// A fresh id: `gen-`, 16 random hexadecimal digits, and 8 that name the slot.
+    pub fn id(&self) -> String {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let number = (u128::from(fastrand::u64(..)) << 32) | u128::from(self.next.fetch_add(1, Ordering::Relaxed));
+        let mut id = String::with_capacity(28);
+        id.push_str("gen-");
+        for digit in (0..24).rev() {
+            id.push(char::from(HEX[(number >> (digit * 4)) as usize & 15]));
+        }
+        id
+    }
+
+    /// Keeps the log line of the exchange with this id.
+    pub fn keep(&self, id: &str, line: Bytes) {
+        if let Some(slot) = self.slot(id) {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = line;
+        }
+    }
+
+    /// The record with this id, if it is still there.
+    pub fn find(&self, id: &str) -> Option<Value> {
+        let line = self.slot(id)?.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let record: Value = serde_json::from_slice(&line).ok()?;
+        (record["id"] == id).then_some(record)
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn slot(&self, id: &str) -> Option<&Mutex<Bytes>> {
+        let number = id.strip_prefix("gen-").filter(|digits| digits.len() == 24)?.get(16..)?;
+        let number = usize::from_str_radix(number, 16).ok()?;
+        self.slots.get(number % self.slots.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_found_and_the_oldest_forgotten() {
+        let records = Records::new(2);
+        let ids: Vec<String> = (0..3).map(|_| records.id()).collect();
+        for id in &ids {
+            records.keep(id, format!("{{\"id\":\"{id}\"}}").into());
+        }
+        assert!(records.find(&ids[0]).is_none());
+        assert!(records.find(&ids[1]).is_some() && records.find(&ids[2]).is_some());
+    }
+
+    #[test]
+    fn odd_ids_find_nothing() {
+        let records = Records::new(2);
+        for id in ["", "gen-", "gen-zzzzzzzzzzzzzzzzzzzzzzzz", "gen-éééééééééééé", "chatcmpl-1"] {
+            assert!(records.find(id).is_none(), "{id}");
+        }
+    }
+}

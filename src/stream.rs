@@ -1,0 +1,415 @@
+//! An upstream's stream on its way to the client: frames in, bytes out, with the commit point between.
+//!
+//! Pulled by the client's connection, so a client that stops reading stops the upstream. Never retries and never logs:
+//! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use crate::body::Inbound;
+use crate::chat::Event;
+use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
+use crate::exchange::Seen;
+use crate::fault::{Fault, Kind};
+use crate::sse::{Frame, Scanner};
+
+/// Most bytes held back before the commit point. A prelude is a few hundred bytes; an upstream that sends more without
+/// content is let through.
+const MAX_HELD_BYTES: usize = 1 << 20;
+
+/// The comment that keeps a waiting connection open.
+pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+
+/// What is done with the frames.
+pub enum Mode {
+    /// Relay them byte for byte and look at what goes by.
+    Raw {
+        sniffer: Box<dyn Sniffer>,
+        /// The client did not ask for the usage event that we asked the upstream for.
+        hide_usage: bool,
+    },
+    /// Turn them into another dialect's.
+    Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
+}
+
+/// How frames are put on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Sse,
+    /// One JSON array that grows: Gemini without `alt=sse`.
+    JsonArray,
+}
+
+/// What a stream is told of its exchange.
+pub struct Setting {
+    /// The client's dialect.
+    pub dialect: &'static dyn Dialect,
+    pub framing: Framing,
+    pub request_id: String,
+    /// The longest silence between two events.
+    pub idle: Duration,
+    /// When the first content is due.
+    pub first_token: (Instant, Duration),
+    /// When the whole exchange is due.
+    pub total: (Instant, Duration),
+    /// Silence after which a comment is sent.
+    pub keep_alive: Option<Duration>,
+    /// Writes the cost into the usage that goes by, where the caller asked for it.
+    pub add_cost: Option<CostWriter>,
+}
+
+/// Rewrites one frame with the cost in its usage; None leaves the frame as it is.
+pub type CostWriter = Box<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send>;
+
+/// What a look at the upstream came to.
+enum Step {
+    /// Something was read, or the stream ended.
+    Worked,
+    /// Nothing was, for so long that the client should get a comment.
+    Silence,
+}
+
+/// A stream under way.
+pub struct Relay {
+    body: Inbound,
+    scanner: Scanner,
+    mode: Mode,
+    setting: Setting,
+    pub seen: Seen,
+    /// Bytes for the client, in order.
+    out: VecDeque<Bytes>,
+    held: usize,
+    committed: bool,
+    /// Nothing more comes from upstream.
+    ended: bool,
+    /// How it ended, when it did not end well.
+    failed: Option<Fault>,
+    /// Since when the upstream owes us something.
+    waiting: Option<Instant>,
+    /// When the client last got something.
+    spoke: Instant,
+    /// One timer for every deadline; it is moved only when it rings, not with every chunk.
+    timer: Pin<Box<Sleep>>,
+    /// An opening bracket has been written (JSON array framing).
+    array_open: bool,
+}
+
+impl Relay {
+    pub fn new(body: Inbound, mode: Mode, setting: Setting) -> Self {
+        let now = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.total.0)));
+        Relay {
+            body,
+            scanner: Scanner::new(),
+            mode,
+            setting,
+            seen: Seen::default(),
+            out: VecDeque::new(),
+            held: 0,
+            committed: false,
+            ended: false,
+            failed: None,
+            waiting: None,
+            spoke: now,
+            timer,
+            array_open: false,
+        }
+    }
+
+    /// Waits for the commit point: the first content, or a good end without any.
+    ///
+    /// # Errors
+    /// Whatever went wrong before; nothing has been sent to the client.
+    pub async fn commit(&mut self) -> Result<(), Fault> {
+        while !self.committed && !self.ended {
+            std::future::poll_fn(|cx| self.poll_upstream(cx)).await?;
+        }
+        self.committed = true;
+        self.spoke = Instant::now();
+        Ok(())
+    }
+
+    /// The next bytes for the client; None at the end. Failures come out as error events in the client's dialect.
+    pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(bytes) = self.out.pop_front() {
+                self.spoke = Instant::now();
+                return Poll::Ready(Some(bytes));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match ready!(self.poll_upstream(cx)) {
+                Ok(Step::Worked) => {}
+                Ok(Step::Silence) => self.out.push_back(Bytes::from_static(KEEP_ALIVE)),
+                Err(fault) => self.fail(fault),
+            }
+        }
+    }
+
+    /// How the stream ended: None while it runs, then a fault or a good end.
+    pub fn ending(&mut self) -> Option<Result<(), Fault>> {
+        self.ended.then(|| self.failed.take().map_or(Ok(()), Err))
+    }
+
+    /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        let worked = match self.body.poll_data(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                self.waiting = None;
+                self.scanner.push(chunk);
+                self.frames()
+            }
+            Poll::Ready(Some(Err(source))) => self.broken(source),
+            Poll::Ready(None) => self.finish(),
+            Poll::Pending => return self.poll_deadlines(cx),
+        };
+        Poll::Ready(worked.map(|()| Step::Worked))
+    }
+
+    /// Works off every whole frame at hand.
+    fn frames(&mut self) -> Result<(), Fault> {
+        while !self.ended && self.scanner.scan()? {
+            self.frame()?;
+        }
+        match self.mode {
+            Mode::Raw { .. } => {
+                let bytes = self.scanner.take();
+                self.push(bytes);
+            }
+            Mode::Translate { .. } => drop(self.scanner.take()),
+        }
+        Ok(())
+    }
+
+    /// Works off the frame that was scanned last.
+    fn frame(&mut self) -> Result<(), Fault> {
+        let frame = Frame(self.scanner.last());
+        match &mut self.mode {
+            Mode::Raw { sniffer, hide_usage } => {
+                let sighting = sniffer.frame(&frame);
+                if sighting.content && self.seen.first_content.is_none() {
+                    self.seen.first_content = Some(Instant::now());
+                }
+                self.committed |= sighting.content;
+                self.seen.frames += u64::from(self.seen.first_content.is_some());
+                self.seen.finish = sighting.finish.or(self.seen.finish);
+                self.seen.id = self.seen.id.take().or(sighting.id);
+                self.seen.model = self.seen.model.take().or(sighting.model);
+                let hidden = sighting.only_usage && *hide_usage;
+                let mut rewritten = None;
+                if let Some(usage) = sighting.usage {
+                    self.seen.usage.get_or_insert_default().update(&usage);
+                    rewritten = self.setting.add_cost.as_ref().and_then(|write| write(frame.0));
+                }
+                if let Some(fault) = sighting.fault {
+                    return self.reported(fault);
+                }
+                if hidden || rewritten.is_some() {
+                    let before = self.scanner.take_without_last();
+                    self.push(before);
+                    self.push(rewritten.filter(|_| !hidden).map(Bytes::from).unwrap_or_default());
+                }
+                Ok(())
+            }
+            Mode::Translate { decoder, events, .. } => {
+                decoder.frame(&frame, events)?;
+                self.encode()
+            }
+        }
+    }
+
+    /// Encodes the events that a decoder gave.
+    fn encode(&mut self) -> Result<(), Fault> {
+        let Mode::Translate { encoder, events, .. } = &mut self.mode else { return Ok(()) };
+        let mut bytes = Vec::new();
+        let mut reported = None;
+        for event in events.drain(..) {
+            let content = event.is_content();
+            self.committed |= content;
+            if content && self.seen.first_content.is_none() {
+                self.seen.first_content = Some(Instant::now());
+            }
+            self.seen.frames += u64::from(matches!(event, Event::Delta { .. }));
+            match &event {
+                Event::Start(start) => {
+                    self.seen.id = Some(start.id.clone()).filter(|id| !id.is_empty());
+                    self.seen.model = Some(start.model.clone()).filter(|model| !model.is_empty());
+                }
+                Event::Usage(usage) => self.seen.usage.get_or_insert_default().update(usage),
+                Event::Finish { reason, .. } => self.seen.finish = Some(*reason),
+                Event::Fault(fault) => {
+                    reported = Some(fault.clone());
+                    break;
+                }
+                _ => {}
+            }
+            encoder.event(&event, &mut bytes);
+        }
+        self.push(bytes.into());
+        reported.map_or(Ok(()), Err)
+    }
+
+    /// The upstream reported an error in a raw stream. After the commit its own frame is the best account of it.
+    fn reported(&mut self, fault: Fault) -> Result<(), Fault> {
+        if !self.committed {
+            return Err(fault);
+        }
+        let bytes = self.scanner.take();
+        self.push(bytes);
+        self.end_with(fault);
+        Ok(())
+    }
+
+    /// The upstream closed the stream in good order.
+    fn finish(&mut self) -> Result<(), Fault> {
+        if let Some(rest) = self.scanner.rest() {
+            // A last event may lack its empty line; the client's parser gets one.
+            let mut whole = rest.to_vec();
+            whole.extend_from_slice(b"\n\n");
+            self.scanner.push(whole.into());
+            self.frames()?;
+        }
+        match &mut self.mode {
+            Mode::Raw { sniffer, .. } => {
+                if !sniffer.complete() && !self.ended {
+                    return Err(Fault::new(Kind::StreamBroken, "The provider ended the stream before it was complete."));
+                }
+            }
+            Mode::Translate { decoder, events, .. } => {
+                decoder.finish(events)?;
+                self.encode()?;
+                if let Mode::Translate { encoder, .. } = &mut self.mode {
+                    let mut bytes = Vec::new();
+                    encoder.finish(&mut bytes);
+                    self.push(bytes.into());
+                }
+            }
+        }
+        self.close_array();
+        self.ended = true;
+        Ok(())
+    }
+
+    /// The connection broke. That is no failure when everything had been said.
+    fn broken(&mut self, source: String) -> Result<(), Fault> {
+        let complete = match &self.mode {
+            Mode::Raw { sniffer, .. } => sniffer.complete(),
+            Mode::Translate { .. } => false,
+        };
+        if complete || self.ended {
+            self.close_array();
+            self.ended = true;
+            return Ok(());
+        }
+        Err(Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source))
+    }
+
+    /// After the commit: the failure becomes the last event.
+    fn fail(&mut self, fault: Fault) {
+        let mut bytes = Vec::new();
+        self.setting.dialect.encode_stream_error(&fault, &self.setting.request_id, &mut bytes);
+        self.push(bytes.into());
+        self.end_with(fault);
+    }
+
+    fn end_with(&mut self, fault: Fault) {
+        self.close_array();
+        self.failed = Some(fault);
+        self.ended = true;
+    }
+
+    /// Queues bytes for the client, in its framing.
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        let bytes = match self.setting.framing {
+            Framing::Sse => bytes,
+            Framing::JsonArray => self.as_array(bytes),
+        };
+        self.held += bytes.len();
+        self.committed |= self.held > MAX_HELD_BYTES;
+        self.out.push_back(bytes);
+    }
+
+    fn as_array(&mut self, bytes: Bytes) -> Bytes {
+        let mut frames = Scanner::new();
+        let mut array = Vec::with_capacity(bytes.len());
+        frames.push(bytes);
+        while let Ok(true) = frames.scan() {
+            let data = Frame(frames.last()).data();
+            if !data.is_empty() {
+                array.extend_from_slice(if self.array_open { b",\r\n" } else { b"[" });
+                array.extend_from_slice(&data);
+                self.array_open = true;
+            }
+        }
+        array.into()
+    }
+
+    fn close_array(&mut self) {
+        if self.setting.framing == Framing::JsonArray && !self.ended {
+            self.out.push_back(Bytes::from_static(if self.array_open { b"]" } else { b"[]" }));
+        }
+    }
+
+    /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
+    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        loop {
+            let now = Instant::now();
+            let waiting = *self.waiting.get_or_insert(now);
+            if let Some(fault) = self.overdue(now, waiting) {
+                return Poll::Ready(Err(fault));
+            }
+            let keep_alive = self.keep_alive_due();
+            if keep_alive.is_some_and(|due| due <= now) {
+                return Poll::Ready(Ok(Step::Silence));
+            }
+            let upstream = match self.seen.first_content {
+                None => self.setting.first_token.0,
+                Some(_) => waiting + self.setting.idle,
+            };
+            let next = upstream.min(self.setting.total.0).min(keep_alive.unwrap_or(upstream));
+            // A timer that rings too early only costs another round; moving it with every chunk would cost more.
+            if self.timer.is_elapsed() || self.timer.deadline() > next {
+                self.timer.as_mut().reset(next);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+    }
+
+    /// When a comment is due. Before the commit nothing may be sent, and a JSON array has no comments.
+    fn keep_alive_due(&self) -> Option<Instant> {
+        let after = self.setting.keep_alive.filter(|_| self.committed && self.setting.framing == Framing::Sse)?;
+        Some(self.spoke + after)
+    }
+
+    fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
+        let setting = &self.setting;
+        if now >= setting.total.0 {
+            let text = format!("The exchange took longer than {:?}.", setting.total.1);
+            return Some(Fault::new(Kind::TotalTimeout, text));
+        }
+        if self.seen.first_content.is_none() && now >= setting.first_token.0 {
+            let text = format!("No first token within {:?}.", setting.first_token.1);
+            return Some(Fault::new(Kind::FirstTokenTimeout, text));
+        }
+        if self.seen.first_content.is_some() && now >= waiting + setting.idle {
+            let text = format!("The provider was silent for {:?} inside the stream.", setting.idle);
+            return Some(Fault::new(Kind::IdleTimeout, text));
+        }
+        None
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("committed", &self.committed).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

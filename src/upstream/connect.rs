@@ -1,0 +1,288 @@
+//! Dialling: TCP, TLS, Unix sockets, proxies and the built-in mock, behind one connector.
+//!
+//! Never pools; hyper-util's client does, keyed by what is dialled.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Extensions, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+use super::Dial;
+use crate::mock;
+
+/// What lies under HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// Host and port come from the request's URI; so does whether it is TLS.
+    Network,
+    Unix(PathBuf),
+    /// The mock provider inside this process.
+    Mock,
+}
+
+/// Buffer of the in-process connection to the mock, each way.
+const MOCK_BUFFER: usize = 64 << 10;
+
+/// The proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`), the trust roots, and the
+/// mock's memory. Made once a process.
+pub struct Proxies {
+    matcher: Matcher,
+    tls: Arc<rustls::ClientConfig>,
+    mock: mock::Options,
+}
+
+impl Proxies {
+    pub fn new(mock: mock::Options) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(trust_roots())
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Proxies { matcher: Matcher::from_env(), tls: Arc::new(tls), mock })
+    }
+
+    fn intercept(&self, dial: &Dial, uri: &Uri) -> Option<Intercept> {
+        match &dial.proxy {
+            Some(proxy) => Matcher::builder().all(proxy.as_str()).build().intercept(uri),
+            None => self.matcher.intercept(uri),
+        }
+    }
+}
+
+/// The system's roots (`SSL_CERT_FILE` is honoured), or Mozilla's where there are none, as in scratch images.
+pub fn trust_roots() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
+/// Connects for one pool.
+#[derive(Clone)]
+pub struct Connector {
+    dial: Arc<Dial>,
+    proxies: Arc<Proxies>,
+    http: HttpConnector,
+}
+
+impl Connector {
+    pub fn new(dial: Arc<Dial>, proxies: Arc<Proxies>) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(Duration::from_secs(60)));
+        Connector { dial, proxies, http }
+    }
+
+    async fn connect(self, uri: Uri) -> Result<TokioIo<Io>, BoxError> {
+        let (stream, proxied) = match &self.dial.wire {
+            Wire::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
+            Wire::Mock => {
+                let (near, far) = tokio::io::duplex(MOCK_BUFFER);
+                tokio::spawn(mock::connection(far, self.proxies.mock.clone()));
+                (Stream::Duplex(near), false)
+            }
+            Wire::Network => self.network(&uri).await?,
+        };
+        Ok(TokioIo::new(Io { stream, proxied, trail: Trail::default() }))
+    }
+
+    async fn network(&self, uri: &Uri) -> Result<(Stream, bool), BoxError> {
+        let tls = uri.scheme_str() == Some("https");
+        let mut http = self.http.clone();
+        let (tcp, proxied) = match self.proxies.intercept(&self.dial, uri) {
+            None => (http.call(uri.clone()).await?, false),
+            Some(proxy) if tls => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
+                if let Some(auth) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                (tunnel.call(uri.clone()).await?, false)
+            }
+            Some(proxy) => (http.call(proxy.uri().clone()).await?, true),
+        };
+        let tcp = tcp.into_inner();
+        if !tls {
+            return Ok((Stream::Tcp(tcp), proxied));
+        }
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())?;
+        let connector = TlsConnector::from(self.proxies.tls.clone());
+        Ok((Stream::Tls(Box::new(connector.connect(name, tcp).await?)), false))
+    }
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Io>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            // One bound for name lookup, TCP, proxy and TLS together.
+            match tokio::time::timeout(this.dial.connect_timeout, this.connect(uri)).await {
+                Ok(connected) => connected,
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            }
+        })
+    }
+}
+
+/// Whether the connection could not be made in time.
+pub fn timed_out(error: &legacy::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Whether the upstream closed a kept connection at the very moment we used it: it had answered before, and since the
+/// request was written no byte came back. Such a request was not served and may be sent again.
+pub fn fell_into_race(error: &legacy::Error) -> bool {
+    if error.is_connect() {
+        return false;
+    }
+    let mut extras = Extensions::new();
+    if let Some(info) = error.connect_info() {
+        info.get_extras(&mut extras);
+    }
+    extras.get::<Trail>().is_some_and(Trail::raced)
+}
+
+/// What passed over a connection, shared with whoever judges its failure.
+#[derive(Debug, Clone, Default)]
+struct Trail(Arc<Passed>);
+
+#[derive(Debug, Default)]
+struct Passed {
+    /// A byte has been read at some time.
+    answered: AtomicBool,
+    /// A byte has been read since the last write.
+    answering: AtomicBool,
+}
+
+impl Trail {
+    fn read(&self) {
+        self.0.answered.store(true, Ordering::Relaxed);
+        self.0.answering.store(true, Ordering::Relaxed);
+    }
+
+    fn wrote(&self) {
+        self.0.answering.store(false, Ordering::Relaxed);
+    }
+
+    fn raced(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed) && !self.0.answering.load(Ordering::Relaxed)
+    }
+}
+
+/// A connected stream of any wire.
+pub struct Io {
+    stream: Stream,
+    proxied: bool,
+    trail: Trail,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+    Duplex(DuplexStream),
+}
+
+macro_rules! each {
+    ($io:expr, $stream:ident => $call:expr) => {
+        match &mut $io.stream {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Unix($stream) => $call,
+            Stream::Duplex($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let this = self.get_mut();
+        let polled = each!(this, stream => Pin::new(stream).poll_read(cx, buf));
+        if buf.filled().len() > before {
+            this.trail.read();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.trail.wrote();
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.trail.wrote();
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+            Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Duplex(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Connection for Io {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().proxy(self.proxied).extra(self.trail.clone());
+        match &self.stream {
+            Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => connected.negotiated_h2(),
+            _ => connected,
+        }
+    }
+}
