@@ -1,6 +1,7 @@
 //! Portcullis, an AI gateway. This page is the map; it is completed as the rooms are.
 
 pub mod chat;
+pub mod config;
 pub mod dialect;
 pub mod embed;
 pub mod fault;
