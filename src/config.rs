@@ -1,0 +1,78 @@
+//! What the operator wrote: one YAML file, typed and checked.
+//!
+//! Plain data that serde reads: no `Arc`, no sockets, nothing that runs; `generation` alone turns it into running
+//! things. Only `load` reads files, and it asks the environment through a function that its caller brings. Everything
+//! wrong is said at once, each with file, line, column, path and what to do.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod check;
+mod error;
+mod expand;
+mod key;
+mod listen;
+mod load;
+mod log;
+mod model;
+mod named;
+mod path;
+mod prices;
+mod print;
+mod provider;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+mod tree;
+mod value;
+
+pub use check::{Known, check};
+pub use error::{ConfigError, Errors, Issue, Severity};
+pub use key::{Auth, Key};
+pub use listen::{Admin, Drain, Limits, Listen, Tls};
+pub use load::{Loaded, builtin, load, parse};
+pub use log::{Level, Log, Records, Stdout};
+pub use model::{Model, Target};
+pub use named::Named;
+pub use path::{KeyPath, Seg};
+pub use prices::{PriceOverride, PriceTier, Prices};
+pub use print::print;
+pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
+pub use schema::{reference, schema};
+pub use timeouts::{Stream, TimeoutOverrides, Timeouts};
+pub use value::{ByteSize, Duration, DurationOrOff, Expiry, Secret, Usd};
+
+/// How the environment is asked for a variable. None when it is not set.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The configuration of Portcullis. Every key may be left out; keys that begin with `x-` are free for YAML anchors.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The listener for clients.
+    pub listen: Listen,
+    /// The listener for operators: metrics, health, reload.
+    pub admin: Admin,
+    /// Upstream accounts by name. Providers of the built-in table whose key is in the environment are there without being written.
+    pub providers: Named<Provider>,
+    /// Model names that clients send, and what each stands for. A name may hold one `*` for any text. `provider/model` works without being written.
+    pub models: Named<Model>,
+    /// The callers. Without any, everybody is served, which is allowed only on a loopback address or with `auth.open`.
+    pub keys: Vec<Key>,
+    /// How callers are recognised.
+    pub auth: Auth,
+    /// How long each part of an exchange may take.
+    pub timeouts: Timeouts,
+    /// How streams behave towards the client.
+    pub stream: Stream,
+    /// What tokens cost where the catalogue does not know it or is wrong.
+    pub prices: Prices,
+    /// Finished exchanges kept in memory for `GET /v1/generation`.
+    pub records: Records,
+    /// The access log and the process's own messages.
+    pub log: Log,
+    /// How the process ends.
+    pub drain: Drain,
+}

@@ -1,0 +1,229 @@
+//! What types cannot say: names that must exist, addresses that must parse, choices that exclude each other.
+//!
+//! Pure: looks at the configuration and at the names it is given, never at files, sockets or the environment.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::error::{Issue, nearest};
+use super::path::KeyPath;
+use super::value::Secret;
+use super::{Config, Key};
+
+mod upstream;
+
+/// Names that other modules own: the rows of the built-in provider table, and the dialects.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    pub providers: &'a [&'a str],
+    pub dialects: &'a [&'a str],
+}
+
+/// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
+pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    addresses(config, &mut issues);
+    amounts(config, &mut issues);
+    auth(config, &mut issues);
+    keys(config, known, &mut issues);
+    upstream::providers(config, known, &mut issues);
+    upstream::models(config, known, &mut issues);
+    upstream::prices(config, &mut issues);
+    issues
+}
+
+fn addresses(config: &Config, issues: &mut Vec<Issue>) {
+    let listen = KeyPath::of(&["listen", "address"]);
+    let admin = KeyPath::of(&["admin", "address"]);
+    let clients = match socket(&config.listen.address) {
+        Ok(address) => Some(address),
+        Err(message) => {
+            issues.push(Issue::error(listen.clone(), message));
+            None
+        }
+    };
+    let open = config.keys.is_empty() && !config.auth.open;
+    if let Some(address) = clients.filter(|address| open && !address.ip().is_loopback()) {
+        let message = format!(
+            "other machines can reach {}, and without `keys` everybody could spend your money; \
+             add keys, listen on 127.0.0.1, or set `auth.open: true`",
+            address.ip()
+        );
+        let about = vec![KeyPath::of(&["keys"]), KeyPath::of(&["auth"])];
+        issues.push(Issue { about, ..Issue::error(listen, message) });
+    }
+    if config.admin.is_off() {
+        return;
+    }
+    match socket(&config.admin.address) {
+        Err(message) => issues.push(Issue::error(admin, format!("{message}, or off"))),
+        Ok(address) if Some(address) == clients && address.port() != 0 => {
+            issues.push(Issue::error(admin, "is the address of `listen` too; give it another port"));
+        }
+        Ok(address) if !address.ip().is_loopback() && config.admin.token.is_none() => {
+            let message = format!(
+                "other machines can reach {}, and there is no `admin.token`; set one, or listen on 127.0.0.1",
+                address.ip()
+            );
+            let about = vec![KeyPath::of(&["admin", "token"])];
+            issues.push(Issue { about, ..Issue::error(admin, message) });
+        }
+        Ok(_) => {}
+    }
+    for (index, proxy) in config.listen.trusted_proxies.iter().enumerate() {
+        if !is_network(proxy) {
+            let path = KeyPath::of(&["listen", "trusted_proxies"]).index(index);
+            let message = format!("`{proxy}` is neither an address nor a network; write 10.0.0.1 or 10.0.0.0/8");
+            issues.push(Issue::error(path, message));
+        }
+    }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
+        match (port, text.parse::<IpAddr>()) {
+            (_, Ok(IpAddr::V6(ip))) => format!("`{text}` has no port; write [{ip}]:4100"),
+            (_, Ok(ip)) => format!("`{text}` has no port; write {ip}:4100"),
+            (Some(port), _) if text.starts_with("localhost:") => {
+                format!("`{text}` is a name; write 127.0.0.1:{port} or [::1]:{port}")
+            }
+            (Some(port), _) if text.starts_with([':', '*']) => {
+                format!("`{text}` has no IP address; write 0.0.0.0:{port} for every one of this machine")
+            }
+            _ => format!("`{text}` is not an IP address and port; write 127.0.0.1:4100"),
+        }
+    })
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<IpAddr>() else { return false };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+}
+
+/// Bounds and times of which zero would let nothing through.
+fn amounts(config: &Config, issues: &mut Vec<Issue>) {
+    let limits = &config.listen.limits;
+    let timeouts = &config.timeouts;
+    let zero = |value: Option<std::time::Duration>| value.is_some_and(|value| value.is_zero());
+    for (is_zero, path) in [
+        (config.listen.workers == Some(0), &["listen", "workers"][..]),
+        (limits.max_head_bytes.get() == 0, &["listen", "limits", "max_head_bytes"]),
+        (limits.max_headers == 0, &["listen", "limits", "max_headers"]),
+        (limits.head_timeout.is_zero(), &["listen", "limits", "head_timeout"]),
+        (limits.max_body_bytes.get() == 0, &["listen", "limits", "max_body_bytes"]),
+        (limits.body_timeout.is_zero(), &["listen", "limits", "body_timeout"]),
+        (limits.max_answer_bytes.get() == 0, &["listen", "limits", "max_answer_bytes"]),
+        (limits.max_connections == 0, &["listen", "limits", "max_connections"]),
+        (limits.keep_alive_timeout.is_zero(), &["listen", "limits", "keep_alive_timeout"]),
+        (limits.max_streams == 0, &["listen", "limits", "max_streams"]),
+        (timeouts.connect.is_zero(), &["timeouts", "connect"]),
+        (zero(timeouts.head.get()), &["timeouts", "head"]),
+        (zero(timeouts.first_token.get()), &["timeouts", "first_token"]),
+        (zero(timeouts.idle.get()), &["timeouts", "idle"]),
+        (zero(timeouts.total.get()), &["timeouts", "total"]),
+        (zero(config.stream.keep_alive.get()), &["stream", "keep_alive"]),
+        (config.stream.max_event_bytes.get() == 0, &["stream", "max_event_bytes"]),
+    ] {
+        if is_zero {
+            let off = matches!(path, ["timeouts", last] if *last != "connect") || path == ["stream", "keep_alive"];
+            let message = if off { "is zero; write a time, or off" } else { "is zero; write more" };
+            issues.push(Issue::error(KeyPath::of(path), message));
+        }
+    }
+}
+
+fn auth(config: &Config, issues: &mut Vec<Issue>) {
+    let path = KeyPath::of(&["auth", "headers"]);
+    if config.auth.headers.is_empty() {
+        issues.push(Issue::error(path.clone(), "is empty, so no key could ever be shown; name a header"));
+    }
+    for (index, header) in config.auth.headers.iter().enumerate() {
+        if !is_header_name(header) {
+            issues.push(Issue::error(path.index(index), format!("`{header}` is not a header name; write one")));
+        }
+    }
+}
+
+fn keys(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    for (index, key) in config.keys.iter().enumerate() {
+        let path = KeyPath::of(&["keys"]).index(index);
+        if key.name.trim().is_empty() {
+            issues.push(Issue::error(path.key("name"), "is empty; give the key a name for logs and reports"));
+        } else if let Some(first) = names.insert(&key.name, index) {
+            let message = format!("`{}` is the name of keys[{first}] too; give each key its own", key.name);
+            issues.push(Issue::error(path.key("name"), message));
+            names.insert(&key.name, first);
+        }
+        key_source(config, key, &path, issues);
+        for (place, model) in key.models.iter().enumerate() {
+            if let Some(message) = unknown_model(config, known, model) {
+                issues.push(Issue::warning(path.key("models").index(place), message));
+            }
+        }
+    }
+}
+
+/// A key must come from one place, and it must be one.
+fn key_source(config: &Config, key: &Key, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let sources = [
+        ("key", key.key.is_some()),
+        ("env", key.env.is_some()),
+        ("file", key.file.is_some()),
+        ("hash", key.hash.is_some()),
+    ];
+    let given: Vec<&str> = sources.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    match given.as_slice() {
+        [] => issues.push(Issue::error(path.clone(), "has no key; add one of `key`, `env`, `file` and `hash`")),
+        [_] => {}
+        several => {
+            let message = format!("has more than one key ({}); keep one of them", several.join(", "));
+            issues.push(Issue::error(path.clone(), message));
+        }
+    }
+    if key.key.as_ref().is_some_and(Secret::is_empty) {
+        issues.push(Issue::error(path.key("key"), "is empty; set the variable, or take the key out"));
+    }
+    let Some(hash) = &key.hash else { return };
+    let digits = hash.expose().strip_prefix("hmac-sha256:").unwrap_or_default();
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let message = "is not a key's hash; write `hmac-sha256:` and 64 hexadecimal digits";
+        issues.push(Issue::error(path.key("hash"), message));
+    }
+    if config.auth.pepper.is_none() {
+        let message = "cannot be checked without `auth.pepper`, the secret it was made with; set it";
+        let about = vec![KeyPath::of(&["auth"])];
+        issues.push(Issue { about, ..Issue::error(path.key("hash"), message) });
+    }
+}
+
+/// A plain model name that no request can have. What holds `*` or names a provider is left alone.
+fn unknown_model(config: &Config, known: &Known<'_>, name: &str) -> Option<String> {
+    let provider = name.split_once('/').map(|(provider, _)| provider);
+    let has_provider = provider.is_some_and(|it| config.providers.contains(it) || known.providers.contains(&it));
+    let is_model = config.models.names().any(|model| fits(model, name));
+    if name.contains('*') || has_provider || is_model {
+        return None;
+    }
+    Some(match nearest(name, config.models.names()) {
+        Some(meant) => format!("there is no model `{name}`; did you mean `{meant}`?"),
+        None => format!("there is no model `{name}`; add it under `models`, or take it out"),
+    })
+}
+
+/// Whether a name fits a pattern in which `*` stands for any text.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        }
+    }
+}
+
+fn is_header_name(name: &str) -> bool {
+    name.parse::<http::HeaderName>().is_ok()
+}

@@ -1,0 +1,274 @@
+//! Checks of providers, models and prices.
+
+use serde_json::{Map, Value};
+
+use super::super::error::{Issue, hint, nearest};
+use super::super::model::Target;
+use super::super::path::KeyPath;
+use super::super::provider::{AuthScheme, Provider};
+use super::super::timeouts::TimeoutOverrides;
+use super::super::value::Secret;
+use super::super::{Config, Model};
+use super::{Known, is_header_name};
+
+/// Parameters that decide what is authorised and how the answer comes; not to be changed behind the core's back.
+const GUARDED: &[&str] = &["model", "stream"];
+/// Headers that belong to a connection, not to an operator.
+const HOP_HEADERS: &[&str] = &[
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (name, provider) in config.providers.iter() {
+        let path = KeyPath::of(&["providers", name]);
+        if name.is_empty() || name.contains(|c: char| c == '/' || c == '*' || c.is_whitespace()) {
+            let message = "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
+            issues.push(Issue::error(path.clone(), message));
+        }
+        origin(name, provider, known, &path, issues);
+        credentials(provider, &path, issues);
+        headers(provider, &path, issues);
+        if let Some(Err(message)) = provider.base_url.as_deref().map(base_url) {
+            issues.push(Issue::error(path.key("base_url"), message));
+        }
+        if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| *proxy != "off" && *proxy != "false")
+            && (proxy.starts_with("unix:") || base_url(proxy).is_err())
+        {
+            let message = format!("`{proxy}` is not a proxy; write http://host:port, or off");
+            issues.push(Issue::error(path.key("proxy"), message));
+        }
+        parameters(&path, &provider.set, &provider.default, &provider.drop, issues);
+        timeouts(&path, &provider.timeouts, issues);
+    }
+}
+
+/// Where a provider's row comes from: a preset, its own name, or what is written.
+fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let dialects = known.dialects.iter().copied();
+    let named = provider.dialect.iter().map(|dialect| (path.key("dialect"), dialect));
+    let more = provider.dialects.iter().enumerate();
+    for (path, dialect) in named.chain(more.map(|(index, dialect)| (path.key("dialects").index(index), dialect))) {
+        if !known.dialects.contains(&dialect.as_str()) {
+            let message = format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
+            issues.push(Issue::error(path, message));
+        }
+    }
+    if let Some(preset) = &provider.preset {
+        if !known.providers.contains(&preset.as_str()) {
+            let what = match nearest(preset, known.providers.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => "without one, set `base_url` and `dialect`".to_owned(),
+            };
+            issues.push(Issue::error(path.key("preset"), format!("there is no built-in provider `{preset}`; {what}")));
+        }
+        return;
+    }
+    if known.providers.contains(&name) {
+        return;
+    }
+    let missing = match (&provider.base_url, &provider.dialect) {
+        (Some(_), Some(_)) => return,
+        (None, None) => "`base_url` and `dialect`",
+        (None, Some(_)) => "`base_url`",
+        (Some(_), None) => "`dialect`",
+    };
+    let message = match nearest(name, known.providers.iter().copied()) {
+        Some(meant) => format!("`{name}` is not built in; did you mean `{meant}`? One of your own needs {missing}"),
+        None => format!("`{name}` is not built in; add {missing}, or `preset` with a built-in name"),
+    };
+    issues.push(Issue::error(path.clone(), message));
+}
+
+fn credentials(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
+    if provider.api_key.is_some() && provider.api_key_file.is_some() {
+        issues.push(Issue::error(path.clone(), "has both `api_key` and `api_key_file`; keep one of them"));
+    } else if provider.api_key.as_ref().is_some_and(Secret::is_empty) {
+        let message = "is empty, so this provider is not live; set it, or write ${VARIABLE:-} if that is meant";
+        issues.push(Issue::warning(path.key("api_key"), message));
+    }
+    if let Some(AuthScheme::Header(auth)) = &provider.auth {
+        let header = path.key("auth").key("header");
+        if !is_header_name(&auth.header) || is_hop_header(&auth.header) {
+            issues.push(Issue::error(header, format!("`{}` cannot carry a key; write a header's name", auth.header)));
+        }
+        if http::HeaderValue::from_str(&auth.prefix).is_err() {
+            issues.push(Issue::error(path.key("auth").key("prefix"), "holds what no header can; write plain text"));
+        }
+    }
+}
+
+fn headers(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
+    for (name, value) in &provider.headers {
+        let path = path.key("headers").key(name);
+        if !is_header_name(name) {
+            issues.push(Issue::error(path, format!("`{name}` is not a header name; write one")));
+        } else if is_hop_header(name) {
+            issues.push(Issue::error(path, format!("`{name}` is set by the gateway for each connection; take it out")));
+        } else if http::HeaderValue::from_str(value).is_err() {
+            issues.push(Issue::error(path, "holds what no header can, such as a line end; write plain text"));
+        }
+    }
+}
+
+fn is_hop_header(name: &str) -> bool {
+    HOP_HEADERS.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
+/// Whether a base URL can be used: `http://`, `https://`, or `unix:///path.sock[:/prefix]`.
+fn base_url(text: &str) -> Result<(), String> {
+    const HOW: &str = "write https://host/v1, http://host:8000/v1 or unix:///path/to.sock:/v1";
+    if let Some(rest) = text.strip_prefix("unix:") {
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        let (socket, prefix) = path.split_once(":/").unwrap_or((path, ""));
+        let absolute = socket.starts_with('/') && socket.len() > 1 && !socket.ends_with('/');
+        let sound = absolute && !prefix.contains(|c: char| c == '?' || c == '#' || c.is_whitespace());
+        return if sound { Ok(()) } else { Err(format!("`{text}` has no absolute path of a socket; {HOW}")) };
+    }
+    let Ok(url) = text.parse::<http::Uri>() else { return Err(format!("`{text}` is not a URL; {HOW}")) };
+    match (url.scheme_str(), url.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            Err("holds a user or password; put the credential into `api_key`".to_owned())
+        }
+        (Some("http" | "https"), Some(authority)) if authority.host().is_empty() || bad_port(authority) => {
+            Err(format!("`{text}` is not a URL; {HOW}"))
+        }
+        (Some("http" | "https"), Some(_)) if url.query().is_some() || text.contains('#') => {
+            Err("holds a query or fragment; keep the URL up to its path, and use `api_version` for api-version".to_owned())
+        }
+        (Some("http" | "https"), Some(_)) => Ok(()),
+        _ => Err(format!("`{text}` is not a URL with a scheme and a host; {HOW}")),
+    }
+}
+
+fn bad_port(authority: &http::uri::Authority) -> bool {
+    let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    !after_host.is_empty() && authority.port_u16().is_none_or(|port| port == 0)
+}
+
+/// `set`, `default` and `drop` of a provider, a model or a target.
+fn parameters(
+    path: &KeyPath,
+    set: &Map<String, Value>,
+    default: &Map<String, Value>,
+    drop: &[String],
+    issues: &mut Vec<Issue>,
+) {
+    let is_guarded = |name: &str| GUARDED.iter().any(|guarded| name.eq_ignore_ascii_case(guarded));
+    let set = set.keys().map(|name| (path.key("set").key(name), name));
+    let default = default.keys().map(|name| (path.key("default").key(name), name));
+    let dropped = drop.iter().enumerate().map(|(index, name)| (path.key("drop").index(index), name));
+    for (path, name) in set.chain(default).chain(dropped) {
+        if is_guarded(name) {
+            let message = format!("`{name}` is what was authorised and cannot be changed here; choose models under `models`");
+            issues.push(Issue::error(path, message));
+        } else if name.is_empty() || name.split('.').any(str::is_empty) && path.segs().iter().any(is_drop) {
+            issues.push(Issue::error(path, format!("`{name}` is not a parameter; write a name such as top_p or a.b")));
+        }
+    }
+}
+
+fn is_drop(seg: &super::super::path::Seg) -> bool {
+    matches!(seg, super::super::path::Seg::Key(key) if key == "drop")
+}
+
+fn timeouts(path: &KeyPath, timeouts: &TimeoutOverrides, issues: &mut Vec<Issue>) {
+    let zero = |value: Option<std::time::Duration>| value.is_some_and(|value| value.is_zero());
+    for (name, is_zero) in [
+        ("connect", timeouts.connect.is_some_and(super::super::value::Duration::is_zero)),
+        ("head", timeouts.head.is_some_and(|value| zero(value.get()))),
+        ("first_token", timeouts.first_token.is_some_and(|value| zero(value.get()))),
+        ("idle", timeouts.idle.is_some_and(|value| zero(value.get()))),
+        ("total", timeouts.total.is_some_and(|value| zero(value.get()))),
+    ] {
+        if is_zero {
+            let message = if name == "connect" { "is zero; write more" } else { "is zero; write a time, or off" };
+            issues.push(Issue::error(path.key("timeouts").key(name), message));
+        }
+    }
+}
+
+pub(super) fn models(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (name, model) in config.models.iter() {
+        let path = KeyPath::of(&["models", name]);
+        if name.trim().is_empty() || name.trim() != name {
+            issues.push(Issue::error(path.clone(), "a model's name is not empty and has no space at its ends; rename it"));
+        }
+        if name.matches('*').count() > 1 {
+            issues.push(Issue::error(path.clone(), "has more than one `*`; a name may hold one"));
+        }
+        match (&model.target, model.fallback.as_slice()) {
+            (Some(_), [_, ..]) => {
+                issues.push(Issue::error(path.clone(), "has both `target` and `fallback`; keep one of them"));
+            }
+            (None, []) => issues.push(Issue::error(path.clone(), "has no target; add `target: provider/model`")),
+            _ => {}
+        }
+        targets(config, known, name, model, &path, issues);
+        parameters(&path, &model.set, &model.default, &model.drop, issues);
+        timeouts(&path, &model.timeouts, issues);
+    }
+}
+
+fn targets(config: &Config, known: &Known<'_>, name: &str, model: &Model, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let single = model.target.iter().map(|text| (path.clone(), text));
+    let several = model.fallback.iter().enumerate();
+    let several = several.map(|(index, step)| (path.key("fallback").index(index), &step.target));
+    for (path, text) in single.chain(several) {
+        if let Err(message) = target(config, known, name, text) {
+            issues.push(Issue::error(path.key("target"), message));
+        }
+    }
+    for (index, Target { set, default, drop, timeouts: times, .. }) in model.fallback.iter().enumerate() {
+        let path = path.key("fallback").index(index);
+        parameters(&path, set, default, drop, issues);
+        timeouts(&path, times, issues);
+    }
+}
+
+/// Whether a target leads somewhere.
+fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<(), String> {
+    let Some((provider, model)) = text.split_once('/') else {
+        return Err(if config.models.contains(text) {
+            format!("`{text}` is a model of this file; a target is always `provider/model`")
+        } else {
+            format!("`{text}` names no provider; write `provider/model`")
+        });
+    };
+    if model.is_empty() {
+        return Err(format!("`{text}` names no model; write `provider/model`"));
+    }
+    if !config.providers.contains(provider) && !known.providers.contains(&provider) {
+        let there = || config.providers.names().chain(known.providers.iter().copied());
+        let what = match nearest(provider, there()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "add it under `providers`".to_owned(),
+        };
+        return Err(format!("there is no provider `{provider}`; {what}"));
+    }
+    match (name.matches('*').count(), model.matches('*').count()) {
+        (_, 0) => Ok(()),
+        (0, _) => Err(format!("`{text}` holds a `*` and the name `{name}` does not; write the model's name")),
+        (_, 1) => Ok(()),
+        _ => Err(format!("`{text}` holds more than one `*`; it may hold one")),
+    }
+}
+
+pub(super) fn prices(config: &Config, issues: &mut Vec<Issue>) {
+    for (name, price) in config.prices.models.iter() {
+        let tiers = KeyPath::of(&["prices", "models", name, "tiers"]);
+        for (index, pair) in price.tiers.windows(2).enumerate() {
+            if pair[0].above >= pair[1].above {
+                let message = "is not larger than that of the tier before; write the tiers in rising order";
+                issues.push(Issue::error(tiers.index(index + 1).key("above"), message));
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! From a file, or from none, to a checked configuration.
+//!
+//! The only place that reads files: the configuration itself, and the secrets it points to. Never keeps half of a
+//! broken file: it gives a whole configuration or everything that is wrong with it.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::check::{Known, check};
+use super::error::{ConfigError, Errors, Issue, Severity};
+use super::expand::expand;
+use super::path::KeyPath;
+use super::read::read;
+use super::tree::{Node, Place, Value};
+use super::value::Secret;
+use super::{Config, Env, Key};
+
+/// The largest configuration file.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+/// The largest file with one secret.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+
+/// What holds where there is no file. The environment can move the listeners, so that a container needs no file.
+const BUILTIN: &str = "\
+listen: { address: '${PORTCULLIS_LISTEN:-127.0.0.1:4100}' }
+admin: { address: '${PORTCULLIS_ADMIN:-127.0.0.1:4101}', token: '${PORTCULLIS_ADMIN_TOKEN:-}' }
+";
+/// The variable with the one key that callers need where there is no file.
+const BUILTIN_KEY: &str = "PORTCULLIS_KEY";
+
+/// A configuration without errors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<ConfigError>,
+}
+
+/// Reads a file. Relative paths in it are taken from the folder it is in.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub fn load(path: &Path, env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Errors> {
+    let file = path.display().to_string();
+    let whole = |message: String| {
+        Errors(vec![ConfigError { file: file.clone(), line: 0, column: 0, path: String::new(), message }])
+    };
+    let bytes = read_bounded(path, MAX_FILE_BYTES).map_err(&whole)?;
+    let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8 text; save it as UTF-8".to_owned()))?;
+    parse(&file, &text, path.parent().unwrap_or(Path::new("")), env, known)
+}
+
+/// The configuration with no file: everything default, no provider written. `PORTCULLIS_LISTEN`, `PORTCULLIS_ADMIN`,
+/// `PORTCULLIS_ADMIN_TOKEN` and `PORTCULLIS_KEY` of the environment count.
+///
+/// # Errors
+/// The variables that do not fit.
+pub fn builtin(env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Errors> {
+    let key = env(BUILTIN_KEY).filter(|key| !key.is_empty());
+    let keys = key.map_or("", |_| "keys: [{ name: default, env: PORTCULLIS_KEY }]\n");
+    parse("(no file)", &format!("{BUILTIN}{keys}"), Path::new(""), env, known)
+}
+
+/// Reads a configuration from its text. `file` is its name in messages, `folder` where relative paths begin.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Errors> {
+    let mut found = Found { file, errors: Vec::new(), warnings: Vec::new() };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut tree = match Node::parse(text) {
+        Ok(tree) => tree,
+        Err(unreadable) => {
+            found.error(&KeyPath::default(), unreadable.at, unreadable.message);
+            return Err(found.errors());
+        }
+    };
+    tree.refuse_duplicates(&mut KeyPath::default(), &mut |path, at, message| found.error(path, at, message));
+    drop_extensions(&mut tree);
+    expand(&mut tree, env, &mut KeyPath::default(), &mut |path, at, message| found.error(path, at, message));
+    let config: Option<Config> = read(&mut tree, &mut |path, at, message| found.error(path, at, message));
+    let Some(mut config) = config else { return Err(found.errors()) };
+    for path in config.paths_mut() {
+        *path = folder.join(&path);
+    }
+    let mut issues = check(&config, known);
+    resolve_secrets(&mut config, env, &mut issues);
+    check_files(&config, &mut issues);
+    for issue in issues {
+        found.issue(&tree, issue);
+    }
+    if found.errors.is_empty() { Ok(Loaded { config, warnings: found.warnings() }) } else { Err(found.errors()) }
+}
+
+impl Config {
+    /// Every file that the configuration points to for reading, so that a watcher sees their changes.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let tls = self.listen.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
+        let providers = self.providers.iter().map(|(_, provider)| provider.api_key_file.as_ref());
+        let keys = self.keys.iter().map(|key| key.file.as_ref());
+        let prices = std::iter::once(self.prices.file.as_ref());
+        tls.chain(providers).chain(keys).chain(prices).flatten().cloned().collect()
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        let tls = self.listen.tls.iter_mut();
+        let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
+        let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
+        let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
+        let others = [self.prices.file.as_mut(), self.log.file.as_mut()];
+        tls.chain(providers).chain(keys).chain(others).flatten().collect()
+    }
+}
+
+/// What was found wrong so far.
+struct Found<'a> {
+    file: &'a str,
+    errors: Vec<(Place, ConfigError)>,
+    warnings: Vec<(Place, ConfigError)>,
+}
+
+impl Found<'_> {
+    fn error(&mut self, path: &KeyPath, at: Place, message: String) {
+        let error = self.at(path, at, message);
+        self.errors.push((at, error));
+    }
+
+    fn at(&self, path: &KeyPath, at: Place, message: String) -> ConfigError {
+        ConfigError { file: self.file.to_owned(), line: at.line, column: at.column, path: path.to_string(), message }
+    }
+
+    /// Takes an issue in, unless what it speaks about was found wrong before.
+    fn issue(&mut self, tree: &Node, issue: Issue) {
+        let path = tree.original(&issue.path);
+        let about = issue.about.iter().map(|path| tree.original(path)).chain([path.clone()]);
+        if about.into_iter().any(|path| tree.find(path.segs()).is_some_and(Node::is_damaged)) {
+            return;
+        }
+        let at = tree.place(path.segs());
+        match issue.severity {
+            Severity::Error => self.error(&path, at, issue.message),
+            // A variable with an empty default was meant to be allowed to be empty.
+            Severity::Warning if tree.find(path.segs()).and_then(Node::scalar).is_some_and(|scalar| scalar.optional) => {}
+            Severity::Warning => {
+                let warning = self.at(&path, at, issue.message);
+                self.warnings.push((at, warning));
+            }
+        }
+    }
+
+    fn errors(&mut self) -> Errors {
+        Errors(in_order(&mut self.errors))
+    }
+
+    fn warnings(&mut self) -> Vec<ConfigError> {
+        in_order(&mut self.warnings)
+    }
+}
+
+fn in_order(found: &mut Vec<(Place, ConfigError)>) -> Vec<ConfigError> {
+    found.sort_by_key(|(at, _)| *at);
+    found.drain(..).map(|(_, error)| error).collect()
+}
+
+/// Takes out the top-level keys that begin with `x-`: they hold anchors for the rest of the file.
+fn drop_extensions(tree: &mut Node) {
+    if let Value::Map(entries) = &mut tree.value {
+        entries.retain(|entry| !entry.key.starts_with("x-"));
+    }
+}
+
+/// Reads secrets from files and the environment to where the written ones are.
+fn resolve_secrets(config: &mut Config, env: Env<'_>, issues: &mut Vec<Issue>) {
+    for (name, provider) in config.providers.iter_mut() {
+        if let (Some(file), None) = (&provider.api_key_file, &provider.api_key) {
+            let path = KeyPath::of(&["providers", name, "api_key_file"]);
+            provider.api_key = take(read_secret(file), path, issues);
+        }
+    }
+    for (index, key) in config.keys.iter_mut().enumerate() {
+        let path = KeyPath::of(&["keys"]).index(index);
+        match &*key {
+            Key { key: None, hash: None, env: Some(name), file: None, .. } => {
+                let unset = || format!("the environment variable {name} is not set, or empty; set it, or take the key out");
+                let secret = env(name).filter(|value| !value.is_empty()).map(Secret::new).ok_or_else(unset);
+                key.key = take(secret, path.key("env"), issues);
+            }
+            Key { key: None, hash: None, env: None, file: Some(file), .. } => {
+                key.key = take(read_secret(file), path.key("file"), issues);
+            }
+            _ => {}
+        }
+    }
+    let secrets: Vec<Option<&Secret>> = config.keys.iter().map(|key| key.key.as_ref()).collect();
+    for (index, secret) in secrets.iter().enumerate() {
+        let twin = secrets[..index].iter().position(|other| other.is_some() && other == secret);
+        if let Some(twin) = twin {
+            let other = &config.keys[twin].name;
+            let message = format!("is the same key as that of `{other}`, so the caller cannot be told; give each its own");
+            issues.push(Issue::error(KeyPath::of(&["keys"]).index(index), message));
+        }
+    }
+}
+
+fn take(secret: Result<Secret, String>, path: KeyPath, issues: &mut Vec<Issue>) -> Option<Secret> {
+    secret.map_err(|message| issues.push(Issue::error(path, message))).ok()
+}
+
+/// The secret in a file, without the line end that editors and `echo` put after it.
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    let bytes = read_bounded(path, MAX_SECRET_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(format!("{} is empty; write the secret into it", path.display()));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Says which of the files that are read later are not there.
+fn check_files(config: &Config, issues: &mut Vec<Issue>) {
+    let tls = config.listen.tls.iter().flat_map(|tls| {
+        [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref())]
+            .map(|(name, file)| (KeyPath::of(&["listen", "tls", name]), file))
+    });
+    let prices = [(KeyPath::of(&["prices", "file"]), config.prices.file.as_ref())];
+    for (path, file) in tls.chain(prices) {
+        if let Some(file) = file
+            && let Err(error) = std::fs::File::open(file)
+        {
+            issues.push(Issue::error(path, cannot_read(file, &error)));
+        }
+    }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot read {}: {}; check the path and its permissions", path.display(), reason(error))
+}
+
+/// The reason in words that are the same on every system, as far as they are known.
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
+        return Err(format!("{} is larger than {limit} bytes; is it the right file?", path.display()));
+    }
+    Ok(bytes)
+}

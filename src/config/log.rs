@@ -1,0 +1,69 @@
+//! What is written down about exchanges, and where.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The records of finished exchanges that are kept in memory for `GET /v1/generation`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Records {
+    /// How many are kept; the oldest go first. 0 keeps none.
+    pub keep: usize,
+}
+
+impl Default for Records {
+    fn default() -> Self {
+        Records { keep: 4096 }
+    }
+}
+
+/// The access log, one JSON line for each exchange, and the process's own messages.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `json` writes the access log to standard output; `off` does not.
+    pub stdout: Stdout,
+    /// File that the access log is appended to, besides standard output.
+    pub file: Option<PathBuf>,
+    /// The least important messages of the process itself that are written, to standard error.
+    pub level: Level,
+}
+
+/// What goes to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stdout {
+    #[default]
+    Json,
+    // Tools that still speak YAML 1.1 write `off` back as `false`.
+    #[serde(alias = "false")]
+    Off,
+}
+
+/// How important a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Level::Off => "off",
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
