@@ -1,76 +1,107 @@
-//! The anthropic wire form. Not written yet.
+//! The Messages API of Anthropic, and of the many servers that speak it.
+//!
+//! Each direction has its file; this page only ties them to the seam. Paths stand under a base URL without `/v1`. Never
+//! knows who is on the other side: what it must not forget about a foreign answer it seals into the blocks (`carry`).
+
+mod answer;
+mod ask;
+mod blocks;
+mod calls;
+mod carry;
+mod cite;
+mod decoder;
+mod encoder;
+mod error;
+mod models;
+mod params;
+mod prompt;
+mod schema;
+mod sniffer;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod thinking;
+mod usage;
+mod wire;
 
 use super::*;
-use crate::chat::{Answer, Ask, Event};
+
+/// The dialect's name.
+const NAME: &str = "anthropic";
 
 pub struct Anthropic;
 
-fn missing() -> Fault {
-    Fault::new(Kind::UnsupportedFeature, "anthropic is not written yet.")
-}
-
 impl Dialect for Anthropic {
     fn name(&self) -> &'static str {
-        "anthropic"
+        NAME
     }
-    fn path(&self, _op: Op, _model: &str, _stream: bool) -> Option<String> {
-        None
+
+    fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
+        match op {
+            Op::Generate => Some("/v1/messages".to_owned()),
+            Op::CountTokens => Some("/v1/messages/count_tokens".to_owned()),
+            Op::Complete | Op::Embed | Op::EmbedBatch => None,
+        }
     }
-    fn splice(&self, _envelope: &mut Envelope, _model: &str, _quirks: &Quirks) {}
-    fn decode_ask(&self, _raw: &RawAsk<'_>) -> Result<Ask, Fault> {
-        Err(missing())
+
+    /// The model alone: usage comes with every stream unasked.
+    fn splice(&self, envelope: &mut Envelope, model: &str, _quirks: &Quirks) {
+        envelope.set_str("model", model);
     }
-    fn encode_ask(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        Err(missing())
+
+    fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {
+        ask::decode(raw)
     }
-    fn decode_answer(&self, _body: &[u8]) -> Result<Answer, Fault> {
-        Err(missing())
+
+    fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+        params::encode(ask, to)
     }
-    fn encode_answer(&self, _answer: &Answer, _asked: &Asked) -> Vec<u8> {
-        Vec::new()
+
+    fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
+        answer::decode(body)
     }
+
+    fn encode_answer(&self, answer: &Answer, asked: &Asked) -> Vec<u8> {
+        answer::encode(answer, asked)
+    }
+
     fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Missing)
+        Box::new(decoder::Reader::default())
     }
-    fn encoder(&self, _asked: &Asked) -> Box<dyn Encoder> {
-        Box::new(Missing)
+
+    fn encoder(&self, asked: &Asked) -> Box<dyn Encoder> {
+        Box::new(encoder::Writer::new(asked))
     }
-    fn summary(&self, _op: Op, _body: &[u8]) -> Result<Summary, Fault> {
-        Err(missing())
+
+    fn summary(&self, op: Op, body: &[u8]) -> Result<Summary, Fault> {
+        answer::summary(op, body)
     }
+
     fn sniffer(&self, _op: Op) -> Box<dyn Sniffer> {
-        Box::new(Missing)
+        Box::new(sniffer::Nose::default())
     }
-    fn decode_error(&self, _status: u16, _body: &Bytes) -> Refusal {
-        Refusal::default()
-    }
-    fn encode_error(&self, _fault: &Fault, _request_id: &str) -> Vec<u8> {
-        Vec::new()
-    }
-    fn encode_stream_error(&self, _fault: &Fault, _request_id: &str, _out: &mut Vec<u8>) {}
-}
 
-struct Missing;
-
-impl Decoder for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
+    fn decode_error(&self, status: u16, body: &Bytes) -> Refusal {
+        error::decode(status, body)
     }
-    fn finish(&mut self, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
-    }
-}
 
-impl Encoder for Missing {
-    fn event(&mut self, _event: &Event, _out: &mut Vec<u8>) {}
-    fn finish(&mut self, _out: &mut Vec<u8>) {}
-}
-
-impl Sniffer for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>) -> Sighting {
-        Sighting::default()
+    fn encode_error(&self, fault: &Fault, request_id: &str) -> Vec<u8> {
+        error::encode(fault, request_id)
     }
-    fn complete(&self) -> bool {
-        false
+
+    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>) {
+        error::encode_event(fault, request_id, out);
+    }
+
+    fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
+        Some(params::encode_count(ask, to))
+    }
+
+    fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {
+        answer::decode_count(body)
+    }
+
+    fn encode_count_answer(&self, tokens: u64) -> Vec<u8> {
+        serde_json::json!({"input_tokens": tokens}).to_string().into_bytes()
     }
 }
