@@ -7,6 +7,7 @@
 pub mod anthropic;
 pub mod gemini;
 pub mod openai_chat;
+pub(crate) mod openai_error;
 pub mod openai_responses;
 pub mod refusal;
 
