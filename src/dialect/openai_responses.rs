@@ -1,76 +1,129 @@
-//! The openai_responses wire form. Not written yet.
+//! The `openai_responses` wire form: OpenAI's Responses API, which agents (Codex) and the newer SDKs speak.
+//!
+//! Holds no conversation: `previous_response_id` and item references mean something to the provider that made them
+//! alone. The files: `ask` reads requests and `compose` writes them; `answer` does both for whole answers; `decoder`
+//! and `encoder` are the two ends of a stream, `sniffer` watches one go by; `item`, `tools`, `usage`, `response` and
+//! `failure` hold what these share.
+
+mod answer;
+mod ask;
+mod compose;
+mod decoder;
+mod encoder;
+mod failure;
+mod item;
+mod parts;
+mod response;
+mod sniffer;
+#[cfg(test)]
+mod tests;
+mod tools;
+mod usage;
+
+use serde::Deserialize;
 
 use super::*;
-use crate::chat::{Answer, Ask, Event};
+use crate::chat::{Answer, Ask};
+
+const NAME: &str = "openai_responses";
 
 pub struct OpenAiResponses;
 
-fn missing() -> Fault {
-    Fault::new(Kind::UnsupportedFeature, "openai_responses is not written yet.")
-}
-
 impl Dialect for OpenAiResponses {
     fn name(&self) -> &'static str {
-        "openai_responses"
+        NAME
     }
-    fn path(&self, _op: Op, _model: &str, _stream: bool) -> Option<String> {
-        None
+
+    fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
+        match op {
+            Op::Generate => Some("/responses".to_owned()),
+            Op::CountTokens => Some("/responses/input_tokens".to_owned()),
+            Op::Complete | Op::Embed | Op::EmbedBatch => None,
+        }
     }
-    fn splice(&self, _envelope: &mut Envelope, _model: &str, _quirks: &Quirks) {}
-    fn decode_ask(&self, _raw: &RawAsk<'_>) -> Result<Ask, Fault> {
-        Err(missing())
+
+    /// Streams of this form always end with their usage; the model is all there is to set.
+    fn splice(&self, envelope: &mut Envelope, model: &str, _quirks: &Quirks) {
+        envelope.set_str("model", model);
     }
-    fn encode_ask(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        Err(missing())
+
+    fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {
+        ask::decode(raw)
     }
-    fn decode_answer(&self, _body: &[u8]) -> Result<Answer, Fault> {
-        Err(missing())
+
+    fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+        compose::encode(ask, to)
     }
-    fn encode_answer(&self, _answer: &Answer, _asked: &Asked) -> Vec<u8> {
-        Vec::new()
+
+    fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
+        answer::decode(body)
     }
+
+    fn encode_answer(&self, answer: &Answer, asked: &Asked) -> Vec<u8> {
+        answer::encode(answer, asked)
+    }
+
     fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Missing)
+        Box::<decoder::ResponsesDecoder>::default()
     }
-    fn encoder(&self, _asked: &Asked) -> Box<dyn Encoder> {
-        Box::new(Missing)
+
+    fn encoder(&self, asked: &Asked) -> Box<dyn Encoder> {
+        Box::new(encoder::ResponsesEncoder::new(asked))
     }
-    fn summary(&self, _op: Op, _body: &[u8]) -> Result<Summary, Fault> {
-        Err(missing())
+
+    fn summary(&self, op: Op, body: &[u8]) -> Result<Summary, Fault> {
+        match op {
+            Op::CountTokens => self.decode_count(body).map(|_| Summary::default()),
+            _ => sniffer::summary(body),
+        }
     }
+
     fn sniffer(&self, _op: Op) -> Box<dyn Sniffer> {
-        Box::new(Missing)
+        Box::<sniffer::ResponsesSniffer>::default()
     }
-    fn decode_error(&self, _status: u16, _body: &Bytes) -> Refusal {
-        Refusal::default()
+
+    fn decode_error(&self, status: u16, body: &Bytes) -> Refusal {
+        openai_error::decode(NAME, status, body)
     }
-    fn encode_error(&self, _fault: &Fault, _request_id: &str) -> Vec<u8> {
-        Vec::new()
+
+    fn encode_error(&self, fault: &Fault, _request_id: &str) -> Vec<u8> {
+        openai_error::encode(fault)
     }
-    fn encode_stream_error(&self, _fault: &Fault, _request_id: &str, _out: &mut Vec<u8>) {}
+
+    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>) {
+        failure::write_stream_error(fault, request_id, out);
+    }
+
+    fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
+        Some(compose::encode_count(ask, to))
+    }
+
+    fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {
+        #[derive(Deserialize)]
+        struct Count {
+            input_tokens: u64,
+        }
+        let count: Count = serde_json::from_slice(body)
+            .map_err(|error| Fault::new(Kind::BadAnswer, "The provider's count is not a count.").because(error))?;
+        Ok(count.input_tokens)
+    }
+
+    fn encode_count_answer(&self, tokens: u64) -> Vec<u8> {
+        serde_json::json!({"object": "response.input_tokens", "input_tokens": tokens}).to_string().into_bytes()
+    }
 }
 
-struct Missing;
-
-impl Decoder for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
-    }
-    fn finish(&mut self, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
-    }
-}
-
-impl Encoder for Missing {
-    fn event(&mut self, _event: &Event, _out: &mut Vec<u8>) {}
-    fn finish(&mut self, _out: &mut Vec<u8>) {}
-}
-
-impl Sniffer for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>) -> Sighting {
-        Sighting::default()
-    }
-    fn complete(&self) -> bool {
-        false
-    }
+/// Whether a model of OpenAI's reasons, by its name: there is no other way to know before asking, and models that do
+/// not reason refuse to be asked for reasoning.
+fn looks_reasoning(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let after = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.bytes().next());
+    let generation = after("gpt-").filter(u8::is_ascii_digit);
+    let numbered = after("o").is_some_and(|byte| byte.is_ascii_digit());
+    let chat = name.contains("-chat");
+    numbered
+        || generation.is_some_and(|digit| digit >= b'5' && !chat)
+        || name.starts_with("gpt-oss")
+        || name.starts_with("codex-")
+        || name.starts_with("computer-use")
 }

@@ -1,0 +1,437 @@
+//! Requests of the Responses form, written from the neutral one.
+//!
+//! Fields that only this form knows are written for asks that came in it; what it cannot say is noted as dropped.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use super::ask::ROLE;
+use super::item::{self, MESSAGE, PART, is_made};
+use super::tools::{self, put};
+use super::{NAME, looks_reasoning};
+use crate::chat::reasoning::for_target;
+use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
+use crate::dialect::Encoding;
+use crate::fault::{Fault, Kind};
+
+/// Smallest `max_output_tokens` that the form allows.
+const MIN_OUTPUT_TOKENS: u64 = 16;
+
+/// Include words.
+const ENCRYPTED: &str = "reasoning.encrypted_content";
+const LOGPROBS: &str = "message.output_text.logprobs";
+
+/// What counting takes of an ask.
+const COUNTED: &[&str] = &[
+    "model",
+    "input",
+    "instructions",
+    "conversation",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+];
+
+pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    Ok(Value::Object(body(ask, to)?).to_string().into_bytes())
+}
+
+pub(super) fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    let mut body = body(ask, to)?;
+    body.retain(|key, _| COUNTED.contains(&key.as_str()));
+    Ok(Value::Object(body).to_string().into_bytes())
+}
+
+fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
+    refuse(ask)?;
+    note_dropped(ask, to);
+    let own = ask.source == NAME;
+    let mut body = Map::new();
+    body.insert("model".to_owned(), to.model.into());
+    let mut items = Items::new(ask);
+    put(&mut body, "instructions", items.system());
+    for message in &ask.messages {
+        items.message(message, to);
+    }
+    body.insert("input".to_owned(), Value::Array(items.out));
+    let tools = tools::encode(ask, Some(to));
+    // A choice among no tools is refused; a foreign ask can have lost all of its own.
+    if own || !tools.is_empty() {
+        put(&mut body, "tool_choice", ask.tool_choice.as_ref().map(|choice| tools::encode_choice(choice, &ask.tools)));
+        put(&mut body, "parallel_tool_calls", ask.parallel_tools);
+    }
+    if !tools.is_empty() {
+        body.insert("tools".to_owned(), Value::Array(tools));
+    }
+    put(&mut body, "max_output_tokens", ask.max_tokens.map(|tokens| tokens.max(MIN_OUTPUT_TOKENS)));
+    put(&mut body, "temperature", ask.temperature.clone().map(Value::Number));
+    put(&mut body, "top_p", ask.top_p.clone().map(Value::Number));
+    put(&mut body, "top_logprobs", ask.top_logprobs);
+    put(&mut body, "reasoning", reasoning(ask));
+    put(&mut body, "text", text(ask));
+    // A caller of another form does not expect the provider to keep the exchange.
+    put(&mut body, "store", ask.store.or((!own).then_some(false)));
+    put(&mut body, "metadata", ask.metadata.clone().map(Value::Object));
+    let renamed = own && ask.extra.get("safety_identifier").and_then(Value::as_str) == ask.user.as_deref();
+    put(&mut body, "user", ask.user.as_deref().filter(|_| !renamed));
+    put(&mut body, "prompt_cache_key", ask.cache_key.as_deref());
+    put(&mut body, "service_tier", ask.service_tier.as_deref());
+    put(&mut body, "previous_response_id", ask.previous_response.as_deref());
+    if own {
+        for (key, value) in &ask.extra {
+            body.entry(key.as_str()).or_insert_with(|| value.clone());
+        }
+    }
+    put(&mut body, "include", include(ask, to.model));
+    if ask.stream {
+        body.insert("stream".to_owned(), true.into());
+    }
+    for field in to.quirks.refuses {
+        to.drop_if(body.remove(*field).is_some(), field, "the provider refuses it");
+    }
+    Ok(body)
+}
+
+/// What would change the meaning of the answer if it were left out.
+fn refuse(ask: &Ask) -> Result<(), Fault> {
+    if ask.n.is_some_and(|n| n > 1) {
+        return Err(
+            Fault::new(Kind::UnsupportedFeature, "The Responses form gives one choice, not several.").param("n")
+        );
+    }
+    if ask.audio.is_some() || ask.modalities.iter().any(|kind| kind == "audio") {
+        return Err(Fault::new(Kind::UnsupportedFeature, "The Responses form gives no spoken answers.").param("audio"));
+    }
+    Ok(())
+}
+
+fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
+    const WHY: &str = "the Responses form has no such field";
+    to.drop_if(ask.top_k.is_some(), "top_k", WHY);
+    to.drop_if(ask.min_p.is_some(), "min_p", WHY);
+    to.drop_if(ask.frequency_penalty.is_some(), "frequency_penalty", WHY);
+    to.drop_if(ask.presence_penalty.is_some(), "presence_penalty", WHY);
+    to.drop_if(!ask.stop.is_empty(), "stop", WHY);
+    to.drop_if(ask.seed.is_some(), "seed", WHY);
+    to.drop_if(ask.logit_bias.is_some(), "logit_bias", WHY);
+    to.drop_if(ask.modalities.iter().any(|kind| kind != "text"), "modalities", WHY);
+}
+
+/// What to add to the answer. Encrypted reasoning must be asked for where the provider keeps nothing, or it cannot be
+/// carried to the next turn; models without reasoning refuse that word.
+fn include(ask: &Ask, model: &str) -> Option<Value> {
+    let own = ask.source == NAME;
+    let mut words: Vec<Value> = match ask.extra.get("include") {
+        Some(Value::Array(words)) if own => words.clone(),
+        _ => Vec::new(),
+    };
+    let thinks = match ask.reasoning.as_ref().map(|reasoning| reasoning.effort_level(ask.max_tokens)) {
+        Some(Some(Effort::None)) => false,
+        Some(_) => true,
+        None => looks_reasoning(model),
+    };
+    let mut want = |word: &str, wanted: bool| {
+        if wanted && !words.iter().any(|known| known == word) {
+            words.push(word.into());
+        }
+    };
+    want(ENCRYPTED, !own && ask.store != Some(true) && thinks);
+    want(LOGPROBS, ask.logprobs == Some(true));
+    (!words.is_empty()).then(|| Value::Array(words))
+}
+
+fn reasoning(ask: &Ask) -> Option<Value> {
+    let mut out = Map::new();
+    if let Some(asked) = &ask.reasoning {
+        put(&mut out, "effort", asked.effort_level(ask.max_tokens).map(Effort::as_str));
+        // Text of the reasoning exists here as summaries only, and only on demand.
+        let wanted = (asked.include == Some(true)).then_some("auto");
+        put(&mut out, "summary", asked.summary.as_deref().or(wanted));
+    }
+    merge(ask, "reasoning", out)
+}
+
+fn text(ask: &Ask) -> Option<Value> {
+    let mut out = Map::new();
+    put(&mut out, "format", ask.output.as_ref().map(tools::encode_format));
+    put(&mut out, "verbosity", ask.verbosity.as_deref());
+    merge(ask, "text", out)
+}
+
+/// Adds what only this form knows of an object.
+fn merge(ask: &Ask, key: &str, mut out: Map<String, Value>) -> Option<Value> {
+    if ask.source == NAME
+        && let Some(Value::Object(rest)) = ask.extra.get(key)
+    {
+        out.extend(rest.clone());
+    }
+    (!out.is_empty()).then_some(Value::Object(out))
+}
+
+/// The input, item by item.
+struct Items<'a> {
+    ask: &'a Ask,
+    own: bool,
+    /// Ids of calls of free-text tools: their results have an item type of their own.
+    custom: HashSet<&'a str>,
+    out: Vec<Value>,
+    /// Parts of the message being gathered, with the message's own fields.
+    parts: Vec<Value>,
+    fields: Map<String, Value>,
+}
+
+impl<'a> Items<'a> {
+    fn new(ask: &'a Ask) -> Self {
+        let blocks = ask.messages.iter().flat_map(|message| &message.blocks);
+        let custom = blocks.filter_map(|block| match &block.content {
+            Content::ToolCall(call) if call.custom => Some(call.id.as_str()),
+            _ => None,
+        });
+        Items {
+            ask,
+            own: ask.source == NAME,
+            custom: custom.collect(),
+            out: Vec::new(),
+            parts: Vec::new(),
+            fields: Map::new(),
+        }
+    }
+
+    /// `instructions`; system blocks that stood in messages become messages again.
+    fn system(&mut self) -> Option<String> {
+        // A provider that is to answer in JSON looks for that word in the input alone.
+        let as_message = !self.own && self.ask.output == Some(OutputFormat::JsonObject);
+        let mut instructions: Vec<&str> = Vec::new();
+        for block in &self.ask.system {
+            let role = block.extra.get(ROLE).and_then(Value::as_str).filter(|_| self.own);
+            let role = role.or(as_message.then_some("system"));
+            match (&block.content, role) {
+                (Content::Text { text, .. }, None) => instructions.push(text),
+                (_, role) => {
+                    let role = role.unwrap_or("system");
+                    let fields = block.extra.get(MESSAGE).and_then(Value::as_object).filter(|_| self.own);
+                    if fields.is_some() || self.fields.get("role").is_some_and(|open| open != role) {
+                        self.flush();
+                    }
+                    self.fields.extend(fields.cloned().unwrap_or_default());
+                    self.fields.insert("role".to_owned(), role.into());
+                    self.parts.extend(self.part(block, false));
+                }
+            }
+        }
+        self.flush();
+        (!instructions.is_empty()).then(|| instructions.join("\n\n"))
+    }
+
+    fn message(&mut self, message: &'a Message, to: &mut Encoding<'_>) {
+        let said = message.extra.get(ROLE).and_then(Value::as_str).filter(|_| self.own);
+        let role = match message.role {
+            Role::System => said.unwrap_or("system"),
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        let fields = if self.own { message.extra.clone() } else { Map::new() };
+        self.open(role, &fields);
+        for block in &message.blocks {
+            self.block(block, role, to);
+        }
+        self.flush();
+    }
+
+    fn block(&mut self, block: &'a Block, role: &str, to: &mut Encoding<'_>) {
+        to.drop_if(block.cache.is_some(), "cache_control", "the provider caches by itself");
+        let item = match &block.content {
+            Content::ToolCall(call) => Some(self.call(call, block)),
+            Content::ToolResult(result) => Some(self.result(result, block, to)),
+            Content::Reasoning(reasoning) => {
+                let item = self.reasoning(reasoning, block);
+                to.drop_if(item.is_none(), "reasoning", "another provider made it");
+                let Some(item) = item else { return };
+                Some(item)
+            }
+            Content::Other(item) if self.own && !block.extra.contains_key(PART) => Some(item.clone()),
+            _ => None,
+        };
+        if let Some(item) = item {
+            self.flush();
+            self.out.push(item);
+            self.open(role, &Map::new());
+            return;
+        }
+        if let Some(fields) = block.extra.get(MESSAGE).and_then(Value::as_object).filter(|_| self.own) {
+            self.flush();
+            self.open(role, fields);
+        }
+        let part = self.part(block, role == "assistant");
+        to.drop_if(part.is_none(), "content", "the Responses form has no such part for this role");
+        self.parts.extend(part);
+    }
+
+    fn open(&mut self, role: &str, fields: &Map<String, Value>) {
+        self.fields = fields.clone();
+        self.fields.insert("role".to_owned(), role.into());
+    }
+
+    /// Ends the message being gathered.
+    fn flush(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        let parts = std::mem::take(&mut self.parts);
+        if parts.is_empty() {
+            return;
+        }
+        if fields.get("id").and_then(Value::as_str).is_some_and(is_made) {
+            fields.remove("id");
+        }
+        let mut item = Map::new();
+        item.insert("type".to_owned(), "message".into());
+        item.extend(fields);
+        item.insert("content".to_owned(), Value::Array(parts));
+        self.out.push(Value::Object(item));
+    }
+
+    fn part(&self, block: &Block, assistant: bool) -> Option<Value> {
+        let mut part = match &block.content {
+            Content::Text { text, citations } if assistant => {
+                let annotations: Vec<_> = if self.own { citations.clone() } else { Vec::new() };
+                json!({"type": "output_text", "text": text, "annotations": annotations})
+            }
+            Content::Text { text, .. } => json!({"type": "input_text", "text": text}),
+            Content::Refusal(text) if assistant => json!({"type": "refusal", "refusal": text}),
+            Content::Refusal(text) => json!({"type": "input_text", "text": text}),
+            Content::Other(part) if self.own && block.extra.contains_key(PART) => return Some(part.clone()),
+            // What the assistant said aloud is known as text only.
+            Content::Audio { transcript: Some(words), .. } if assistant => {
+                json!({"type": "output_text", "text": words, "annotations": []})
+            }
+            _ if assistant => return None,
+            Content::Image { source, detail } => image(source, detail.as_deref())?,
+            Content::File { source, name } => file(source, name.as_deref()),
+            Content::Audio { data, format, .. } => {
+                json!({"type": "input_audio", "input_audio": {"data": data, "format": format}})
+            }
+            _ => return None,
+        };
+        if let (true, Some(part)) = (self.own, part.as_object_mut()) {
+            let rest = block.extra.iter().filter(|(key, _)| *key != MESSAGE && *key != ROLE);
+            part.extend(rest.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        Some(part)
+    }
+
+    fn call(&self, call: &ToolCall, block: &Block) -> Value {
+        let mut item = Map::new();
+        let kind = if call.custom { "custom_tool_call" } else { "function_call" };
+        item.insert("type".to_owned(), kind.into());
+        let id = call.item_id.as_deref().filter(|id| self.own && !is_made(id));
+        put(&mut item, "id", id);
+        item.insert("call_id".to_owned(), call.id.as_str().into());
+        let (name, space) = tools::bare(&self.ask.tools, &call.name);
+        item.insert("name".to_owned(), name.into());
+        put(&mut item, "namespace", space);
+        match (call.custom, call.arguments.as_str()) {
+            (true, input) => item.insert("input".to_owned(), input.into()),
+            (false, "") => item.insert("arguments".to_owned(), "{}".into()),
+            (false, arguments) => item.insert("arguments".to_owned(), arguments.into()),
+        };
+        self.finish(item, block)
+    }
+
+    fn result(&self, result: &ToolResult, block: &Block, to: &mut Encoding<'_>) -> Value {
+        to.drop_if(result.is_error == Some(true), "is_error", "the Responses form has no mark for failed tools");
+        let custom = result.custom || self.custom.contains(result.id.as_str());
+        let kind = if custom { "custom_tool_call_output" } else { "function_call_output" };
+        let mut item = Map::new();
+        item.insert("type".to_owned(), kind.into());
+        item.insert("call_id".to_owned(), result.id.as_str().into());
+        item.insert("output".to_owned(), self.output(&result.content));
+        self.finish(item, block)
+    }
+
+    /// A string where that says it all: not every server of this form takes parts here.
+    fn output(&self, content: &[Block]) -> Value {
+        let texts: Option<Vec<&str>> = content
+            .iter()
+            .map(|block| match &block.content {
+                Content::Text { text, .. } if !self.own || block.extra.is_empty() => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        match texts {
+            Some(texts) if texts.len() < 2 || !self.own => texts.join("\n").into(),
+            _ => Value::Array(content.iter().filter_map(|block| self.part(block, false)).collect()),
+        }
+    }
+
+    /// Only what the provider can check itself goes back to it.
+    fn reasoning(&self, reasoning: &Reasoning, block: &Block) -> Option<Value> {
+        let origin = if reasoning.origin.is_empty() { self.ask.source } else { reasoning.origin.as_str() };
+        let opaque = reasoning.encrypted.as_deref().or(reasoning.signature.as_deref());
+        let encrypted = opaque.and_then(|opaque| for_target(opaque, origin, NAME));
+        let id = reasoning.id.as_deref().filter(|id| self.own && !is_made(id));
+        if encrypted.is_none() && origin != NAME {
+            return None;
+        }
+        let mut item = Map::new();
+        item.insert("type".to_owned(), "reasoning".into());
+        put(&mut item, "id", id);
+        let (text, summary) = match (self.own, reasoning.summary.is_empty()) {
+            // A client of another form had nothing but text to keep a summary in.
+            (false, true) if !reasoning.text.is_empty() => ("", std::slice::from_ref(&reasoning.text)),
+            _ => (reasoning.text.as_str(), reasoning.summary.as_slice()),
+        };
+        let summary: Vec<_> = summary.iter().map(|text| json!({"type": "summary_text", "text": text})).collect();
+        item.insert("summary".to_owned(), Value::Array(summary));
+        if !text.is_empty() {
+            item.insert("content".to_owned(), json!([{"type": "reasoning_text", "text": text}]));
+        }
+        put(&mut item, "encrypted_content", encrypted);
+        Some(self.finish(item, block))
+    }
+
+    /// Adds the item's unknown fields.
+    fn finish(&self, mut item: Map<String, Value>, block: &Block) -> Value {
+        if self.own {
+            item.extend(block.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
+        }
+        if item.get("id").and_then(Value::as_str).is_some_and(item::is_made) {
+            item.remove("id");
+        }
+        Value::Object(item)
+    }
+}
+
+fn image(source: &Media, detail: Option<&str>) -> Option<Value> {
+    let mut part = Map::new();
+    part.insert("type".to_owned(), "input_image".into());
+    match source {
+        Media::Id(id) => part.insert("file_id".to_owned(), id.as_str().into()),
+        other => part.insert("image_url".to_owned(), other.to_url()?.into()),
+    };
+    put(&mut part, "detail", detail);
+    Some(Value::Object(part))
+}
+
+fn file(source: &Media, name: Option<&str>) -> Value {
+    let mut part = Map::new();
+    part.insert("type".to_owned(), "input_file".into());
+    match source {
+        Media::Id(id) => put(&mut part, "file_id", Some(id.as_str())),
+        Media::Url { url, .. } => {
+            put(&mut part, "file_url", Some(url.as_str()));
+            put(&mut part, "filename", name);
+        }
+        Media::Inline { mime, data } => {
+            // Inline data without a name is refused.
+            let fallback = if mime == "application/pdf" { "file.pdf" } else { "file" };
+            put(&mut part, "filename", Some(name.unwrap_or(fallback)));
+            put(&mut part, "file_data", Some(format!("data:{mime};base64,{data}")));
+        }
+        Media::Text(text) => return json!({"type": "input_text", "text": text}),
+    }
+    Value::Object(part)
+}

@@ -1,0 +1,97 @@
+//! Usage and the reason of the end, both ways. Read by the answer, the stream and the sniffer alike.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::chat::{Finish, Usage};
+
+/// `usage` of a response. Servers leave parts out and send nulls.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Counts {
+    input_tokens: Option<u64>,
+    input_tokens_details: Option<InputDetails>,
+    output_tokens: Option<u64>,
+    output_tokens_details: Option<OutputDetails>,
+    total_tokens: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct InputDetails {
+    cached_tokens: Option<u64>,
+    cache_write_tokens: Option<u64>,
+    audio_tokens: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OutputDetails {
+    reasoning_tokens: Option<u64>,
+    audio_tokens: Option<u64>,
+}
+
+impl From<Counts> for Usage {
+    fn from(counts: Counts) -> Usage {
+        let input = counts.input_tokens_details.unwrap_or_default();
+        let output = counts.output_tokens_details.unwrap_or_default();
+        Usage {
+            input: counts.input_tokens.unwrap_or_default(),
+            cache_read: input.cached_tokens,
+            cache_write: input.cache_write_tokens,
+            output: counts.output_tokens.unwrap_or_default(),
+            reasoning: output.reasoning_tokens,
+            input_audio: input.audio_tokens,
+            output_audio: output.audio_tokens,
+            stated_total: counts.total_tokens,
+            ..Usage::default()
+        }
+    }
+}
+
+/// Reads `usage`; None when it is absent, null or no object.
+pub(super) fn decode(usage: Option<&Value>) -> Option<Usage> {
+    let usage = usage.filter(|usage| usage.is_object())?;
+    Counts::deserialize(usage).ok().map(Usage::from)
+}
+
+/// Typed clients want every part, so what is unknown is zero here.
+pub(super) fn encode(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.input,
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read.unwrap_or(0),
+            "cache_write_tokens": usage.cache_write.unwrap_or(0),
+        },
+        "output_tokens": usage.output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning.unwrap_or(0)},
+        "total_tokens": usage.total(),
+    })
+}
+
+/// Why a response ended, with the provider's own word. None while it is still being made.
+pub(super) fn finish(status: &str, incomplete: Option<&str>, calls: bool) -> (Option<Finish>, Option<String>) {
+    let native = incomplete.unwrap_or(status);
+    let finish = match status {
+        "queued" | "in_progress" => None,
+        "failed" | "cancelled" => Some(Finish::Error),
+        "incomplete" => Some(match incomplete {
+            Some("content_filter") => Finish::ContentFilter,
+            // `max_output_tokens`, and whatever else cut it short.
+            _ => Finish::Length,
+        }),
+        _ if calls => Some(Finish::ToolCalls),
+        _ => Some(Finish::Stop),
+    };
+    (finish, (!native.is_empty()).then(|| native.to_owned()))
+}
+
+/// `status` and the reason in `incomplete_details`.
+pub(super) fn status(finish: Option<Finish>) -> (&'static str, Option<&'static str>) {
+    match finish {
+        Some(Finish::Length | Finish::ContextFull) => ("incomplete", Some("max_output_tokens")),
+        Some(Finish::ContentFilter) => ("incomplete", Some("content_filter")),
+        Some(Finish::Error) => ("failed", None),
+        _ => ("completed", None),
+    }
+}
