@@ -50,6 +50,8 @@ pub fn classify(refusal: &Refusal) -> Kind {
         400 | 413 | 422 | 500 if says(CONTEXT_WORDS) => Kind::ContextLength,
         400 | 403 | 422 if says(POLICY_WORDS) => Kind::ContentPolicy,
         402 => Kind::QuotaExceeded,
+        // Gemini has the same words for an empty account and for too many requests; only the latter is worth a wait.
+        429 if refusal.retry_after.is_some() => Kind::RateLimited,
         400 | 403 | 429 if says(QUOTA_WORDS) => Kind::QuotaExceeded,
         429 => Kind::RateLimited,
         403 => Kind::UpstreamForbidden,
@@ -77,7 +79,7 @@ pub fn fault(refusal: Refusal, retry_after: Option<Duration>) -> Fault {
         "" => format!("The provider answered {} without a message.", refusal.status),
         message => message.to_owned(),
     };
-    let mut fault = Fault::new(kind, message).retry_after(retry_after);
+    let mut fault = Fault::new(kind, message).retry_after(retry_after.or(refusal.retry_after));
     fault.param.clone_from(&refusal.param);
     fault.refusal(refusal)
 }

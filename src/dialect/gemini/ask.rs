@@ -1,0 +1,200 @@
+//! Reading an ask: `generateContent`, `streamGenerateContent`, and the ask inside `countTokens`.
+//!
+//! Model and streaming come from the path; the body is never asked for them when the path knows. Fields without a
+//! neutral form ride in `extra` under their camelCase names, those of `generationConfig` and `toolConfig` below those.
+
+mod config;
+mod encode;
+mod tools;
+
+use serde_json::Value;
+
+pub use encode::{encode, encode_count};
+
+use super::field::{self, Object, take, take_list, take_object, take_string};
+use super::part::{self, Gather, Piece};
+use super::{NAME, call_id};
+use crate::chat::{Ask, Block, Content, Message, Role, ToolCall, ToolResult};
+use crate::dialect::{Op, RawAsk};
+use crate::fault::{Fault, Kind};
+
+pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
+    let mut body = super::json_object(raw.body)?;
+    if raw.op == Op::CountTokens
+        && let Some(inner) = take_object(&mut body, "generateContentRequest")
+    {
+        body = inner;
+    }
+    let named = take_string(&mut body, "model").map(|name| super::bare_model(&name).to_owned());
+    let mut ask = Ask {
+        model: raw.model.map(str::to_owned).or(named).unwrap_or_default(),
+        stream: raw.stream,
+        source: NAME,
+        ..Ask::default()
+    };
+    if let Some(instruction) = take(&mut body, "systemInstruction") {
+        ask.system = instruction_blocks(instruction)?;
+    }
+    ask.messages = messages(take_list(&mut body, "contents"))?;
+    if ask.messages.is_empty() {
+        return Err(Fault::new(Kind::InvalidRequest, "`contents` must hold at least one part.").param("contents"));
+    }
+    ask.tools = tools::decode(take_list(&mut body, "tools"))?;
+    if let Some(config) = take(&mut body, "toolConfig") {
+        tools::decode_choice(into_object(config, "toolConfig")?, &mut ask);
+    }
+    if let Some(config) = take(&mut body, "generationConfig") {
+        config::decode(into_object(config, "generationConfig")?, &mut ask)?;
+    }
+    ask.service_tier = take_string(&mut body, "serviceTier").and_then(|tier| config::neutral_tier(&tier));
+    for (name, value) in body {
+        ask.extra.entry(camel(&name)).or_insert(value);
+    }
+    Ok(ask)
+}
+
+fn into_object(value: Value, at: &str) -> Result<Object, Fault> {
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(field::wrong(at, "an object")),
+    }
+}
+
+/// Extra fields are kept under one spelling, so that encoding finds them.
+fn camel(name: &str) -> String {
+    let mut to = String::with_capacity(name.len());
+    let mut raise = false;
+    for letter in name.chars() {
+        match letter {
+            '_' if !to.is_empty() => raise = true,
+            _ if raise => {
+                to.push(letter.to_ascii_uppercase());
+                raise = false;
+            }
+            _ => to.push(letter),
+        }
+    }
+    to
+}
+
+fn instruction_blocks(instruction: Value) -> Result<Vec<Block>, Fault> {
+    let mut content = match instruction {
+        Value::String(text) => return Ok(vec![Block::text(text)]),
+        other => into_object(other, "systemInstruction")?,
+    };
+    let mut gather = Gather::for_ask(false);
+    for value in take_list(&mut content, "parts") {
+        if let Some(part) = part::read(value) {
+            gather.part(part.piece, part.signature, part.extra);
+        }
+    }
+    Ok(gather.blocks)
+}
+
+fn messages(contents: Vec<Value>) -> Result<Vec<Message>, Fault> {
+    let mut calls = Calls::default();
+    let mut messages = Vec::with_capacity(contents.len());
+    for (index, content) in contents.into_iter().enumerate() {
+        let at = format!("contents[{index}]");
+        let mut content = into_object(content, &at)?;
+        let role = match take_string(&mut content, "role").as_deref() {
+            None | Some("" | "user" | "function" | "tool") => Role::User,
+            Some("model") => Role::Assistant,
+            Some("system") => Role::System,
+            Some(_) => return Err(field::wrong(&format!("{at}.role"), "`user` or `model`")),
+        };
+        let blocks = blocks(take_list(&mut content, "parts"), role, &mut calls, &at)?;
+        if !blocks.is_empty() {
+            messages.push(Message { role, blocks, name: None, extra: content });
+        }
+    }
+    Ok(messages)
+}
+
+fn blocks(parts: Vec<Value>, role: Role, calls: &mut Calls, at: &str) -> Result<Vec<Block>, Fault> {
+    let mut gather = Gather::for_ask(role == Role::Assistant);
+    for (index, value) in parts.into_iter().enumerate() {
+        if !value.is_object() {
+            return Err(field::wrong(&format!("{at}.parts[{index}]"), "an object"));
+        }
+        let Some(part) = part::read(value) else { continue };
+        match part.piece {
+            Piece::Call { id, name, arguments } => {
+                let id = calls.made(id, &name, &arguments);
+                let signature = part.signature.as_deref().map(super::signature::read_call);
+                let call = ToolCall { id, name, arguments, signature, ..ToolCall::default() };
+                gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
+            }
+            Piece::Response { id, name, response, media } => {
+                let id = calls.answered(id, &name);
+                let (mut content, is_error) = result(response);
+                content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
+                    Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
+                    _ => None,
+                }));
+                let name = (!name.is_empty()).then_some(name);
+                let result = ToolResult { id, name, content, is_error, custom: false };
+                gather.block(Block { content: Content::ToolResult(result), cache: None, extra: part.extra });
+            }
+            piece => gather.part(piece, part.signature, part.extra),
+        }
+    }
+    Ok(gather.blocks)
+}
+
+/// What a function answered, as blocks. `{"result": "text"}`, `{"output": "text"}` and `{"error": …}` are Google's own
+/// wrappings of plain text; any other object is JSON text. A text that would itself be read as an object stays wrapped,
+/// so that encoding gives back what came.
+fn result(response: Value) -> (Vec<Block>, Option<bool>) {
+    let is_object = |text: &str| matches!(serde_json::from_str(text), Ok(Value::Object(_)));
+    if let Value::Object(object) = &response
+        && let (1, Some((key, value))) = (object.len(), object.iter().next())
+    {
+        match (key.as_str(), value) {
+            ("result" | "output", Value::String(text)) if !is_object(text) => {
+                return (vec![Block::text(text.as_str())], None);
+            }
+            ("error", Value::String(text)) => return (vec![Block::text(text.as_str())], Some(true)),
+            ("error", other) => return (vec![Block::text(other.to_string())], Some(true)),
+            _ => {}
+        }
+    }
+    match &response {
+        Value::Object(object) if object.is_empty() => (Vec::new(), None),
+        Value::String(text) => (vec![Block::text(text.as_str())], None),
+        other => (vec![Block::text(other.to_string())], None),
+    }
+}
+
+/// Calls of the conversation so far, to pair responses that name only the function.
+#[derive(Default)]
+struct Calls {
+    count: usize,
+    /// (id, name) of calls without a response yet, in order.
+    open: Vec<(String, String)>,
+}
+
+impl Calls {
+    fn made(&mut self, id: Option<String>, name: &str, arguments: &str) -> String {
+        let id = id.unwrap_or_else(|| call_id::make(&[name, arguments], self.count));
+        self.count += 1;
+        self.open.push((id.clone(), name.to_owned()));
+        id
+    }
+
+    /// The id that a response belongs to: its own, else that of the oldest open call of this function.
+    fn answered(&mut self, id: Option<String>, name: &str) -> String {
+        let at = match &id {
+            Some(id) => self.open.iter().position(|(open, _)| open == id),
+            None => self.open.iter().position(|(_, open)| open == name),
+        };
+        match (at.map(|at| self.open.remove(at)), id) {
+            (_, Some(id)) => id,
+            (Some((open, _)), None) => open,
+            (None, None) => {
+                self.count += 1;
+                call_id::make(&[name], self.count - 1)
+            }
+        }
+    }
+}

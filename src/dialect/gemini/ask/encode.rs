@@ -1,0 +1,270 @@
+//! Writing an ask from any dialect. Never sends what Gemini did not make: foreign signatures, ids it would not know.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{config, tools};
+use crate::chat::reasoning::for_target;
+use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult};
+use crate::dialect::Encoding;
+use crate::dialect::gemini::field::{self, Object, put};
+use crate::dialect::gemini::part::{self, Parts};
+use crate::dialect::gemini::{NAME, call_id, media, signature};
+use crate::fault::{Fault, Kind};
+
+pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    Ok(serde_json::to_vec(&body(ask, to)?).unwrap_or_default())
+}
+
+/// AI Studio counts either bare `contents`, or a whole ask that must then name its model.
+pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    let mut body = body(ask, to)?;
+    if body.contains_key("systemInstruction") || body.contains_key("tools") {
+        body.insert("model".into(), super::super::model_resource(to.model).into());
+        body = field::object("generateContentRequest", body);
+    } else {
+        body.retain(|name, _| name == "contents");
+    }
+    Ok(serde_json::to_vec(&body).unwrap_or_default())
+}
+
+fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
+    if ask.previous_response.is_some() {
+        let text = "Gemini keeps no earlier responses; send the conversation instead.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("previous_response_id"));
+    }
+    note_dropped(ask, to);
+    let mut turns = Turns { source: ask.source, to, names: HashMap::new(), contents: Vec::new() };
+    for message in &ask.messages {
+        turns.message(message)?;
+    }
+    let mut contents = turns.finish();
+    let mut system = system_parts(ask)?;
+    if contents.is_empty() && !system.is_empty() {
+        // Gemini answers nobody who only instructs.
+        contents.push(content("user", std::mem::take(&mut system)));
+    }
+    let mut body = Object::new();
+    body.insert("contents".into(), contents.into());
+    if !system.is_empty() {
+        body.insert("systemInstruction".into(), field::object("parts", system).into());
+    }
+    let tools = tools::encode(&ask.tools, ask.source, to);
+    put(&mut body, "tools", (!tools.is_empty()).then_some(tools));
+    put(&mut body, "toolConfig", tools::encode_choice(ask));
+    let mut config = config::encode(ask, to);
+    for refused in to.quirks.refuses {
+        config.shift_remove(*refused);
+    }
+    put(&mut body, "generationConfig", (!config.is_empty()).then_some(config));
+    put(&mut body, "serviceTier", ask.service_tier.as_deref().and_then(config::gemini_tier));
+    if ask.source == NAME {
+        for (name, value) in
+            ask.extra.iter().filter(|(name, _)| !matches!(name.as_str(), "generationConfig" | "toolConfig"))
+        {
+            body.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    for refused in to.quirks.refuses {
+        body.shift_remove(*refused);
+    }
+    Ok(body)
+}
+
+fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
+    const UNKNOWN: &str = "Gemini has no such field";
+    to.drop_if(ask.logit_bias.is_some(), "logit_bias", "Gemini's token ids are its own and it takes no biases");
+    to.drop_if(ask.parallel_tools.is_some(), "parallel_tool_calls", "Gemini decides that itself");
+    to.drop_if(ask.user.is_some(), "user", UNKNOWN);
+    to.drop_if(ask.metadata.is_some(), "metadata", UNKNOWN);
+    to.drop_if(ask.store.is_some(), "store", UNKNOWN);
+    to.drop_if(ask.min_p.is_some(), "min_p", UNKNOWN);
+    to.drop_if(ask.verbosity.is_some(), "verbosity", UNKNOWN);
+    to.drop_if(ask.cache_key.is_some(), "prompt_cache_key", "Gemini caches by prefix without a key");
+    to.drop_if(ask.audio.is_some(), "audio", "Gemini has other voices; they are set in its own `speechConfig`");
+    let mut blocks = ask.system.iter().chain(ask.messages.iter().flat_map(|message| &message.blocks));
+    to.drop_if(blocks.any(|block| block.cache.is_some()), "cache_control", "Gemini caches by prefix without marks");
+    let mut blocks = ask.messages.iter().flat_map(|message| &message.blocks);
+    let hint =
+        |block: &Block| matches!(&block.content, Content::Image { detail: Some(detail), .. } if detail != "auto");
+    to.drop_if(blocks.any(hint), "image.detail", "Gemini sets the resolution for the whole ask");
+}
+
+fn system_parts(ask: &Ask) -> Result<Vec<Value>, Fault> {
+    let mut parts = Parts::default();
+    for block in &ask.system {
+        if let Some(part) = shared(block, ask.source)? {
+            parts.push(part);
+        }
+    }
+    Ok(parts.done())
+}
+
+fn content(role: &str, parts: Vec<Value>) -> Value {
+    let mut content = field::object("role", role);
+    content.insert("parts".into(), parts.into());
+    Value::Object(content)
+}
+
+/// Parts that look alike in every role: text and media. None for what is empty or has no form here.
+fn shared(block: &Block, source: &'static str) -> Result<Option<Object>, Fault> {
+    let mut part = match &block.content {
+        // Gemini refuses an empty text part.
+        Content::Text { text, .. } | Content::Refusal(text) if text.is_empty() => return Ok(None),
+        Content::Text { text, .. } | Content::Refusal(text) => field::object("text", text.clone()),
+        Content::Image { source: from, .. } => media_part(from, Some("image/jpeg"), None, source)?,
+        Content::File { source: from, name } => {
+            media_part(from, None, name.as_deref().filter(|_| source == NAME), source)?
+        }
+        Content::Audio { data, .. } if data.is_empty() => return Ok(None),
+        Content::Audio { data, format, .. } => {
+            let odd = block.extra.get("mimeType").and_then(Value::as_str).filter(|_| source == NAME);
+            media::inline(odd.unwrap_or(&media::audio_mime(format)), data)
+        }
+        Content::Other(Value::Object(part)) if source == NAME => part.clone(),
+        _ => return Ok(None),
+    };
+    if source == NAME {
+        part.extend(block.extra.iter().filter(|(name, _)| *name != "mimeType").map(|(n, v)| (n.clone(), v.clone())));
+    }
+    Ok(Some(part))
+}
+
+fn media_part(from: &Media, fallback: Option<&str>, name: Option<&str>, source: &str) -> Result<Object, Fault> {
+    match (from, media::part(from, fallback, name)) {
+        (_, Some(part)) => Ok(part),
+        (Media::Id(id), None) if source == NAME => Ok(field::object("fileData", field::object("fileUri", id.clone()))),
+        _ => {
+            let text = "A file that another provider holds cannot be sent to Gemini; send its bytes or a URL.";
+            Err(Fault::new(Kind::UnsupportedFeature, text).param("file_id"))
+        }
+    }
+}
+
+/// Turns of the conversation, neighbours of one role merged.
+struct Turns<'a, 'b, 'c> {
+    source: &'static str,
+    to: &'b mut Encoding<'c>,
+    /// Names of the calls so far by id: a response must name its function, and most dialects only give the id.
+    names: HashMap<&'a str, &'a str>,
+    contents: Vec<(&'static str, Parts)>,
+}
+
+impl<'a> Turns<'a, '_, '_> {
+    fn message(&mut self, message: &'a Message) -> Result<(), Fault> {
+        // Gemini has no instructions inside a conversation: they are said by the user, at their place.
+        let role = if message.role == Role::Assistant { "model" } else { "user" };
+        // Responses must come first in the turn after their calls.
+        let is_result = |block: &&Block| matches!(block.content, Content::ToolResult(_));
+        let results = message.blocks.iter().filter(is_result);
+        for block in results.chain(message.blocks.iter().filter(|block| !is_result(block))) {
+            self.block(role, block)?;
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, role: &'static str, block: &'a Block) -> Result<(), Fault> {
+        match &block.content {
+            Content::ToolCall(call) => self.call(role, call, block),
+            Content::ToolResult(result) => self.result(result)?,
+            Content::Reasoning(reasoning) => self.reasoning(role, reasoning),
+            Content::Other(_) if self.source != NAME => {
+                self.to.drop_if(true, "content", "a block that only its own provider understands");
+            }
+            _ => {
+                if let Some(part) = shared(block, self.source)? {
+                    self.parts(role).push(part);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&mut self, role: &'static str) -> &mut Parts {
+        if self.contents.last().is_none_or(|(last, _)| *last != role) {
+            self.contents.push((role, Parts::default()));
+        }
+        let last = self.contents.len() - 1;
+        &mut self.contents[last].1
+    }
+
+    fn call(&mut self, role: &'static str, call: &'a ToolCall, block: &Block) {
+        self.names.insert(&call.id, &call.name);
+        let mut part = part::call(call, Some(call.id.as_str()).filter(|id| call_id::own(id)));
+        let signature = call.signature.as_deref().and_then(|held| for_target(held, self.source, NAME));
+        put(&mut part, "thoughtSignature", signature);
+        if self.source == NAME {
+            part.extend(block.extra.clone());
+        }
+        self.parts(role).push(part);
+    }
+
+    fn reasoning(&mut self, role: &'static str, reasoning: &Reasoning) {
+        let signature = signature::for_provider(reasoning, self.source);
+        let origin = if reasoning.origin.is_empty() { self.source } else { &reasoning.origin };
+        if signature.is_none() && origin != NAME {
+            return self.to.drop_if(true, "reasoning", "another model's reasoning, which Gemini cannot verify");
+        }
+        let text = if reasoning.text.is_empty() { reasoning.summary.join("\n\n") } else { reasoning.text.clone() };
+        self.parts(role).reasoning(text, signature);
+    }
+
+    fn result(&mut self, result: &'a ToolResult) -> Result<(), Fault> {
+        let name = self.names.get(result.id.as_str()).copied().or(result.name.as_deref());
+        let mut inner = Object::new();
+        put(&mut inner, "id", Some(result.id.as_str()).filter(|id| call_id::own(id)));
+        // A result without its call in the history still needs some name; Gemini then judges the conversation.
+        inner.insert("name".into(), name.unwrap_or("unknown_function").into());
+        inner.insert("response".into(), response(result).into());
+        let mut beside = Vec::new();
+        for block in result.content.iter().filter(|block| !matches!(block.content, Content::Text { .. })) {
+            beside.extend(shared(block, self.source)?);
+        }
+        // From 3 on media ride inside the response; before, they stand beside it in the same turn.
+        if !beside.is_empty() && config::wants_signatures(self.to.model) {
+            inner.insert("parts".into(), std::mem::take(&mut beside).into_iter().map(Value::Object).collect());
+        }
+        let parts = self.parts("user");
+        parts.push(field::object("functionResponse", inner));
+        beside.into_iter().for_each(|part| parts.push(part));
+        Ok(())
+    }
+
+    fn finish(self) -> Vec<Value> {
+        let stand_in = config::wants_signatures(self.to.model);
+        let turns = self.contents.into_iter().map(|(role, parts)| (role, parts.done()));
+        turns
+            .filter(|(_, parts)| !parts.is_empty())
+            .map(|(role, mut parts)| {
+                if stand_in && role == "model" {
+                    sign_first_call(&mut parts);
+                }
+                content(role, parts)
+            })
+            .collect()
+    }
+}
+
+/// Gemini 3 refuses a turn whose first call has no signature; for calls that other models made it documents a stand-in.
+fn sign_first_call(parts: &mut [Value]) {
+    let first = parts.iter_mut().filter_map(Value::as_object_mut).find(|part| part.contains_key("functionCall"));
+    if let Some(part) = first {
+        part.entry("thoughtSignature").or_insert_with(|| signature::STAND_IN.into());
+    }
+}
+
+/// What a tool answered as the object that Gemini wants: text that is a JSON object as it is, other text wrapped.
+fn response(result: &ToolResult) -> Object {
+    let text = part::plain_text(&result.content);
+    let object = match serde_json::from_str(&text) {
+        Ok(Value::Object(object)) => Some(object),
+        _ => None,
+    };
+    match (result.is_error, object) {
+        (Some(true), Some(object)) => field::object("error", object),
+        (Some(true), None) => field::object("error", text),
+        (_, Some(object)) => object,
+        (_, None) => field::object("result", text),
+    }
+}

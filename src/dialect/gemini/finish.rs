@@ -1,0 +1,78 @@
+//! Why a generation stopped: `finishReason` and `blockReason`, both directions. One table, no logic of streams.
+
+use crate::chat::Finish;
+
+/// Gemini's words. Those that are absent are read as [`Finish::Error`]: the model was not done, and nobody cut it off.
+const REASONS: &[(&str, Finish)] = &[
+    ("STOP", Finish::Stop),
+    ("MAX_TOKENS", Finish::Length),
+    ("SAFETY", Finish::ContentFilter),
+    ("RECITATION", Finish::ContentFilter),
+    ("LANGUAGE", Finish::ContentFilter),
+    ("BLOCKLIST", Finish::ContentFilter),
+    ("PROHIBITED_CONTENT", Finish::ContentFilter),
+    ("SPII", Finish::ContentFilter),
+    ("IMAGE_SAFETY", Finish::ContentFilter),
+    ("IMAGE_PROHIBITED_CONTENT", Finish::ContentFilter),
+    ("IMAGE_RECITATION", Finish::ContentFilter),
+    ("MODEL_ARMOR", Finish::ContentFilter),
+    ("JAILBREAK", Finish::ContentFilter),
+    ("ESCALATION", Finish::ContentFilter),
+    ("PUP_LIMITED_DISABLED", Finish::ContentFilter),
+    ("CONTINUATION", Finish::Pause),
+    ("MALFORMED_FUNCTION_CALL", Finish::Error),
+    ("UNEXPECTED_TOOL_CALL", Finish::Error),
+    ("TOO_MANY_TOOL_CALLS", Finish::Error),
+    ("MISSING_THOUGHT_SIGNATURE", Finish::Error),
+    ("MALFORMED_RESPONSE", Finish::Error),
+    ("IMAGE_OTHER", Finish::Error),
+    ("NO_IMAGE", Finish::Error),
+    ("OTHER", Finish::Error),
+];
+
+/// The value that stands for "not finished yet".
+pub const UNSPECIFIED: &str = "FINISH_REASON_UNSPECIFIED";
+
+/// Gemini says `STOP` also when it calls functions.
+pub fn read(native: &str, calls: bool) -> Finish {
+    let row = REASONS.iter().find(|(word, _)| *word == native);
+    match row.map_or(Finish::Error, |(_, finish)| *finish) {
+        Finish::Stop if calls => Finish::ToolCalls,
+        finish => finish,
+    }
+}
+
+/// Gemini's word; its own is kept where it still says the same.
+pub fn write(finish: Finish, native: Option<&str>) -> &str {
+    if let Some(native) = native.filter(|native| read(native, finish == Finish::ToolCalls) == finish)
+        && REASONS.iter().any(|(word, _)| *word == native)
+    {
+        return native;
+    }
+    match finish {
+        Finish::Stop | Finish::StopSequence | Finish::ToolCalls => "STOP",
+        Finish::Length | Finish::ContextFull => "MAX_TOKENS",
+        Finish::ContentFilter | Finish::Refusal => "SAFETY",
+        // CONTINUATION would make SDKs ask for a token that only Gemini can give.
+        Finish::Pause | Finish::Error => "OTHER",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_comes_back_to_itself() {
+        for (word, finish) in REASONS {
+            assert_eq!(write(read(word, false), Some(word)), *word);
+            assert_eq!(read(word, false), *finish);
+        }
+        assert_eq!(read("STOP", true), Finish::ToolCalls);
+        assert_eq!(read("MAX_TOKENS", true), Finish::Length);
+        assert_eq!(read("SOMETHING_NEW", false), Finish::Error);
+        assert_eq!(write(Finish::ToolCalls, Some("tool_calls")), "STOP");
+        assert_eq!(write(Finish::Length, Some("STOP")), "MAX_TOKENS");
+        assert_eq!(write(Finish::Pause, Some("pause_turn")), "OTHER");
+    }
+}

@@ -1,0 +1,205 @@
+//! Writing a stream: one `GenerateContentResponse` a frame, in the shape of `alt=sse`.
+//!
+//! Never sends a comment line, not even to keep a connection alive: Google's Python SDK takes any line without `data:`
+//! for JSON. Never sends a call before its arguments are whole: the dialect has no pieces of arguments.
+
+use serde_json::Value;
+
+use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
+use crate::dialect::gemini::field::{self, Object, put};
+use crate::dialect::gemini::part::{self, Parts};
+use crate::dialect::gemini::{answer, finish, logprobs, signature, usage};
+use crate::dialect::{Asked, Encoder};
+
+/// Writes frames for a Gemini client. Finish reasons and usage ride on one last frame.
+pub struct ResponseEncoder {
+    asked: Asked,
+    start: Start,
+    choices: Vec<Choice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Default)]
+struct Choice {
+    index: u32,
+    open: Vec<(u32, Open)>,
+    finish: Option<(Finish, Option<String>)>,
+    /// Fields of the candidate that the last frame carries.
+    annotations: Object,
+    parts_sent: bool,
+}
+
+/// A block whose end is needed before it can be sent, or is sent in full.
+enum Open {
+    /// Text goes out as it comes.
+    Text,
+    /// Text goes out as it comes; the opaque rest when the block ends.
+    Reasoning {
+        opaque: Reasoning,
+        part: u32,
+        written: bool,
+    },
+    Call(ToolCall),
+}
+
+impl ResponseEncoder {
+    pub fn new(asked: &Asked) -> Self {
+        ResponseEncoder { asked: asked.clone(), start: Start::default(), choices: Vec::new(), usage: None }
+    }
+
+    fn choice(&mut self, index: u32) -> &mut Choice {
+        let at = match self.choices.iter().position(|choice| choice.index == index) {
+            Some(at) => at,
+            None => {
+                self.choices.push(Choice { index, ..Choice::default() });
+                self.choices.len() - 1
+            }
+        };
+        &mut self.choices[at]
+    }
+
+    fn open(&mut self, choice: u32, index: u32, block: &Opened, out: &mut Vec<u8>) {
+        let opened = match block {
+            Opened::Text | Opened::Refusal => Open::Text,
+            Opened::Reasoning { id, encrypted } => {
+                let opaque = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
+                Open::Reasoning { opaque, part: 0, written: false }
+            }
+            Opened::ToolCall(call) => Open::Call(call.clone()),
+            Opened::Whole(block) => return self.whole(choice, block, out),
+        };
+        self.choice(choice).open.push((index, opened));
+    }
+
+    fn whole(&mut self, choice: u32, block: &Block, out: &mut Vec<u8>) {
+        let mut parts = Parts::default();
+        answer::write_block(block, self.start.source, &mut parts);
+        if let Content::Text { citations, .. } = &block.content {
+            let own = answer::own_citations(citations.iter(), self.start.source);
+            self.choice(choice).annotations.extend(own);
+        }
+        for part in parts.done() {
+            self.part(choice, part, Object::new(), out);
+        }
+    }
+
+    fn delta(&mut self, choice: u32, index: u32, delta: &Delta, out: &mut Vec<u8>) {
+        let source = self.start.source;
+        let state = self.choice(choice);
+        if let Delta::Citation(citation) = delta {
+            return state.annotations.extend(answer::own_citations(std::iter::once(citation), source));
+        }
+        if let Delta::Logprobs(entries) = delta {
+            let mut candidate = Object::new();
+            put(&mut candidate, "logprobsResult", logprobs::write(entries));
+            return self.part(choice, text(""), candidate, out);
+        }
+        let Some((_, open)) = state.open.iter_mut().find(|(known, _)| *known == index) else { return };
+        let written = match (open, delta) {
+            (Open::Text, Delta::Text(more) | Delta::Refusal(more)) if !more.is_empty() => text(more),
+            (Open::Reasoning { written, .. }, Delta::Reasoning(more)) if !more.is_empty() => {
+                *written = true;
+                Value::Object(answer::thought(more.clone(), None))
+            }
+            (Open::Reasoning { part, written, .. }, Delta::Summary { part: at, text: more }) if !more.is_empty() => {
+                let apart = if *written && at != part { "\n\n" } else { "" };
+                (*written, *part) = (true, *at);
+                Value::Object(answer::thought(format!("{apart}{more}"), None))
+            }
+            (Open::Reasoning { opaque, .. }, Delta::Signature(more)) => {
+                return opaque.signature.get_or_insert_default().push_str(more);
+            }
+            (Open::Reasoning { opaque, .. }, Delta::Encrypted(data)) => {
+                opaque.encrypted = Some(data.clone());
+                return;
+            }
+            (Open::Call(call), Delta::Arguments(more)) => return call.arguments.push_str(more),
+            _ => return,
+        };
+        self.part(choice, written, Object::new(), out);
+    }
+
+    fn close(&mut self, choice: u32, index: u32, out: &mut Vec<u8>) {
+        let source = self.start.source;
+        let state = self.choice(choice);
+        let Some(at) = state.open.iter().position(|(known, _)| *known == index) else { return };
+        let part = match state.open.remove(at).1 {
+            Open::Text => return,
+            Open::Call(call) => answer::write_call(&call, source),
+            Open::Reasoning { opaque, written, .. } => {
+                let Some(held) = signature::for_reader(&opaque, source) else { return };
+                let own = signature::for_provider(&opaque, source).is_some();
+                // Without text and its own it belongs to the part that follows, as Gemini sends it.
+                if own && !written { part::carrier(held) } else { answer::thought(String::new(), Some(held)) }
+            }
+        };
+        self.part(choice, Value::Object(part), Object::new(), out);
+    }
+
+    /// One frame with one part of one candidate.
+    fn part(&mut self, choice: u32, part: Value, more: Object, out: &mut Vec<u8>) {
+        self.choice(choice).parts_sent = true;
+        let mut candidate = field::object("content", content(part));
+        candidate.insert("index".into(), choice.into());
+        candidate.extend(more);
+        self.frame(vec![Value::Object(candidate)], out);
+    }
+
+    fn frame(&mut self, candidates: Vec<Value>, out: &mut Vec<u8>) {
+        let mut body = field::object("candidates", candidates);
+        put(&mut body, "usageMetadata", self.usage.as_ref().map(|counts| usage::write(counts, None)));
+        answer::envelope(&mut body, &self.start.model, &self.start.id, self.start.created, &self.asked);
+        out.extend_from_slice(b"data: ");
+        // Writing to a vector cannot fail, and the keys are strings.
+        let _ = serde_json::to_writer(&mut *out, &body);
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::Object(field::object("text", text))
+}
+
+fn content(part: Value) -> Object {
+    let mut content = field::object("parts", vec![part]);
+    content.insert("role".into(), "model".into());
+    content
+}
+
+impl Encoder for ResponseEncoder {
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        match event {
+            Event::Start(start) => self.start = start.clone(),
+            Event::Open { choice, index, block } => self.open(*choice, *index, block, out),
+            Event::Delta { choice, index, delta } => self.delta(*choice, *index, delta, out),
+            Event::Close { choice, index } => self.close(*choice, *index, out),
+            Event::Finish { choice, reason, native, .. } => {
+                self.choice(*choice).finish = Some((*reason, native.clone()));
+            }
+            Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
+            // The error frame is `encode_stream_error`'s.
+            Event::Ping | Event::Fault(_) => {}
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        if self.choices.is_empty() {
+            self.choice(0);
+        }
+        let own = self.start.source == super::NAME;
+        let candidates = std::mem::take(&mut self.choices).into_iter().map(|choice| {
+            // SDKs count a chunk without parts as a failed turn, so the last one has an empty text as Gemini's do.
+            let mut candidate = field::object("content", content(text("")));
+            let reason = choice
+                .finish
+                .as_ref()
+                .map(|(reason, native)| finish::write(*reason, native.as_deref().filter(|_| own)).to_owned());
+            put(&mut candidate, "finishReason", reason);
+            candidate.insert("index".into(), choice.index.into());
+            candidate.extend(choice.annotations);
+            Value::Object(candidate)
+        });
+        let candidates = candidates.collect();
+        self.frame(candidates, out);
+    }
+}
