@@ -41,9 +41,9 @@ pub enum Serve {
     /// A stored response of the Responses form: relayed to the target that made it.
     Stored,
     /// Answered here, for callers with a key.
-    Keyed(fn(&Cx, &Exchange, &Matched<'_>) -> Result<Reply, Fault>),
+    Keyed(fn(&Cx, &Exchange, &Matched) -> Result<Reply, Fault>),
     /// Answered here, for everybody.
-    Open(fn(&Cx, &Matched<'_>) -> Response<Outbound>),
+    Open(fn(&Cx, &Matched) -> Response<Outbound>),
 }
 
 /// The dialect is told by the caller's headers.
@@ -85,12 +85,12 @@ endpoints! {
 }
 
 /// An endpoint with what its path held.
-pub struct Matched<'a> {
+pub struct Matched {
     pub endpoint: &'static Endpoint,
     pub dialect: &'static dyn Dialect,
     /// The value of the path's parameter, percent-decoded.
     pub param: Option<String>,
-    pub query: Option<&'a str>,
+    pub query: Option<String>,
     pub op: Op,
     /// Gemini: the verb streams.
     pub streams: bool,
@@ -125,7 +125,7 @@ static ROUTER: LazyLock<Router<Vec<&'static Endpoint>>> = LazyLock::new(|| {
 });
 
 /// The endpoint for a request.
-pub fn find(head: &Parts) -> Result<Matched<'_>, Unserved> {
+pub fn find(head: &Parts) -> Result<Matched, Unserved> {
     let path = head.uri.path();
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     let found = ROUTER.at(trimmed).map_err(|_| Unserved::unknown(&head.method, path))?;
@@ -134,7 +134,7 @@ pub fn find(head: &Parts) -> Result<Matched<'_>, Unserved> {
     };
     let param = found.params.iter().next().map(|(_, value)| decoded(value));
     let dialect = dialect_of(endpoint, path, &head.headers);
-    let mut matched = Matched { endpoint, dialect, param, query: head.uri.query(), op: Op::Generate, streams: false };
+    let mut matched = Matched { endpoint, dialect, param, query: head.uri.query().map(str::to_owned), op: Op::Generate, streams: false };
     match endpoint.serve {
         Serve::Ask { op } => matched.op = op,
         Serve::Verb => verb(&mut matched).ok_or_else(|| Unserved::unknown(&head.method, path))?,
@@ -144,7 +144,7 @@ pub fn find(head: &Parts) -> Result<Matched<'_>, Unserved> {
 }
 
 /// Gemini's verb, split off the model.
-fn verb(matched: &mut Matched<'_>) -> Option<()> {
+fn verb(matched: &mut Matched) -> Option<()> {
     let param = matched.param.take()?;
     let (model, verb) = param.rsplit_once(':')?;
     (matched.op, matched.streams) = match verb {

@@ -180,8 +180,6 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The upstream's own request id, for its support.
     pub request_id: Option<String>,
-    /// How long to wait, where the body says it (Gemini's `RetryInfo`).
-    pub retry_after: Option<Duration>,
 }
 
 /// An error with everything that the attempt loop, the caller and the log need of it.

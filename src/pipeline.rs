@@ -112,13 +112,13 @@ async fn stages(
     x: &mut Exchange,
     head: Parts,
     mut body: Inbound,
-    matched: &Matched<'_>,
+    matched: &Matched,
 ) -> Result<Next, Fault> {
     let generation = &cx.generation;
     // A stranger never makes us read a body.
     x.principal = Some(generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?);
     let ask = match matched.endpoint.serve {
-        Serve::Ask { .. } => read(&mut body, generation.limits).await?,
+        Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
@@ -190,7 +190,7 @@ pub struct Limits {
 }
 
 /// A fresh exchange.
-fn begin(cx: &Cx, head: &Parts, matched: &Matched<'_>) -> Exchange {
+fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     let id = cx.state.records.id();
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {

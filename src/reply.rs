@@ -115,9 +115,8 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
         headers.insert(X_PROVIDER, text(&target.provider.name));
         headers.insert(X_MODEL, text(&target.model));
         headers.insert(X_ATTEMPTS, number(exchange.attempts.len() as u64));
-        let card = target.card.as_ref();
         if !exchange.stream
-            && let Some(cost) = card.and_then(|card| exchange.seen.usage.as_ref().and_then(|usage| card.cost(usage)))
+            && let Some(cost) = exchange.seen.usage.as_ref().and_then(|usage| target.cost(usage))
         {
             headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
         }

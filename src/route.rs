@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use crate::chat::Usage;
 use crate::cost::ModelCard;
 use crate::dialect::{Dialect, Quirks};
 use crate::fault::{Fault, Kind};
@@ -119,9 +120,14 @@ pub struct Target {
 
 impl Target {
     /// The face to use for a caller of `dialect`: the same wire form where the provider speaks it, else its own first.
-    pub fn face(&self, dialect: &dyn Dialect) -> Option<&Face> {
+    pub fn face(&self, dialect: &'static dyn Dialect) -> Option<&Face> {
         let faces = &self.provider.faces;
         faces.iter().find(|face| face.dialect == dialect).or(faces.first())
+    }
+
+    /// What this usage costs, in nano-dollars; None when the price is unknown.
+    pub fn cost(&self, usage: &Usage) -> Option<u64> {
+        self.card.as_ref()?.price.as_ref().map(|price| price.cost(usage).nano_usd)
     }
 
     /// `provider/model`.

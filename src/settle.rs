@@ -79,8 +79,7 @@ fn settle(exchange: &Exchange, state: &State) {
         Outcome::Open | Outcome::Complete => None,
     };
     let (usage, estimated) = usage(exchange);
-    let card = exchange.target().and_then(|target| target.card.as_ref());
-    let cost = card.and_then(|card| usage.as_ref().and_then(|usage| card.cost(usage)));
+    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
     let status = match fault {
         Some(fault) if exchange.status < 400 => fault.status(),
         _ => exchange.status,

@@ -33,7 +33,7 @@ struct UsageOptions {
 ///
 /// # Errors
 /// [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
-pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched<'_>) -> Result<Call, Fault> {
+pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
     let mut call = Call::new(Envelope::read(body)?, head.headers);
     let envelope = &call.envelope;
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
@@ -43,7 +43,7 @@ pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched<'_>) -
     if let Serve::Verb = matched.endpoint.serve {
         x.model = matched.param.clone().unwrap_or_default();
         x.stream = matched.streams;
-        let sse = matched.query.is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
+        let sse = matched.query.as_deref().is_some_and(|query| query.split('&').any(|pair| pair == "alt=sse"));
         call.framing = if x.stream && !sse { Framing::JsonArray } else { Framing::Sse };
         call.model_in_path = Some(x.model.clone());
     } else {

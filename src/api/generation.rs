@@ -13,8 +13,8 @@ use crate::reply::Reply;
 ///
 /// # Errors
 /// [`Kind::InvalidRequest`] without an id, [`Kind::UpstreamNotFound`] for ids unknown or of other callers.
-pub fn get(cx: &Cx, x: &Exchange, matched: &Matched<'_>) -> Result<Reply, Fault> {
-    let id = matched.query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("id=")));
+pub fn get(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
+    let id = matched.query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("id=")));
     let Some(id) = id.filter(|id| !id.is_empty()) else {
         return Err(Fault::new(Kind::InvalidRequest, "Name the exchange: ?id=gen-….").param("id"));
     };

@@ -8,12 +8,12 @@ use crate::pipeline::Cx;
 use crate::reply::{Outbound, Reply};
 
 /// The process runs.
-pub fn live(_: &Cx, _: &Matched<'_>) -> Response<Outbound> {
+pub fn live(_: &Cx, _: &Matched) -> Response<Outbound> {
     super::answer(Reply::json(StatusCode::OK, r#"{"status":"ok"}"#))
 }
 
 /// The process wants work: 503 while it drains.
-pub fn ready(cx: &Cx, _: &Matched<'_>) -> Response<Outbound> {
+pub fn ready(cx: &Cx, _: &Matched) -> Response<Outbound> {
     super::answer(if cx.state.draining() {
         Reply::json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#)
     } else {
@@ -22,7 +22,7 @@ pub fn ready(cx: &Cx, _: &Matched<'_>) -> Response<Outbound> {
 }
 
 /// A summary for people.
-pub fn summary(cx: &Cx, _: &Matched<'_>) -> Response<Outbound> {
+pub fn summary(cx: &Cx, _: &Matched) -> Response<Outbound> {
     let draining = cx.state.draining();
     let body = json!({
         "status": if draining { "draining" } else { "ok" },

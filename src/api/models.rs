@@ -15,7 +15,7 @@ use crate::reply::Reply;
 ///
 /// # Errors
 /// None; the signature is the table's.
-pub fn list(cx: &Cx, x: &Exchange, matched: &Matched<'_>) -> Result<Reply, Fault> {
+pub fn list(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     let listed = cx.generation.listed();
     let mine = listed.iter().filter(|model| allowed(x, &model.id));
     let shape = Shape::of(matched);
@@ -27,7 +27,7 @@ pub fn list(cx: &Cx, x: &Exchange, matched: &Matched<'_>) -> Result<Reply, Fault
 ///
 /// # Errors
 /// [`Kind::ModelNotFound`], also for models that this caller may not use.
-pub fn one(cx: &Cx, x: &Exchange, matched: &Matched<'_>) -> Result<Reply, Fault> {
+pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     let param = matched.param.as_deref().unwrap_or_default();
     let (id, endpoints) = match param.strip_suffix("/endpoints") {
         Some(id) => (id, true),
@@ -73,7 +73,7 @@ enum Shape {
 }
 
 impl Shape {
-    fn of(matched: &Matched<'_>) -> Shape {
+    fn of(matched: &Matched) -> Shape {
         match matched.dialect.name() {
             "anthropic" => Shape::Anthropic,
             "gemini" => Shape::Gemini,
@@ -128,7 +128,7 @@ impl Shape {
 /// USD per token as decimal strings, as OpenRouter lists them.
 fn pricing(card: &ModelCard) -> Value {
     let Some(price) = &card.price else { return Value::Null };
-    let per_token = |nano_per_million: Option<u64>| nano_per_million.map(crate::cost::per_token_decimal);
+    let per_token = |nano_per_million: Option<u64>| nano_per_million.map(per_token_text);
     json!({
         "prompt": per_token(Some(price.base.input)),
         "completion": per_token(Some(price.base.output)),
@@ -136,6 +136,13 @@ fn pricing(card: &ModelCard) -> Value {
         "input_cache_write": per_token(price.base.cache_write),
         "internal_reasoning": per_token(price.base.reasoning),
     })
+}
+
+/// USD for one token, out of nano-dollars for a million: fifteen decimals, exact.
+fn per_token_text(nano_per_million: u64) -> String {
+    const FEMTO: u64 = 1_000_000_000_000_000;
+    let digits = format!("{}.{:015}", nano_per_million / FEMTO, nano_per_million % FEMTO);
+    digits.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn modalities(card: &ModelCard) -> Value {

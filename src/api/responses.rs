@@ -24,7 +24,7 @@ pub async fn stored(
     x: &mut Exchange,
     head: Parts,
     body: Bytes,
-    matched: &Matched<'_>,
+    matched: &Matched,
 ) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
     let target = find(cx, x, id).ok_or_else(|| {

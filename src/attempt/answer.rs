@@ -92,7 +92,8 @@ impl Reading<'_> {
     }
 
     fn cost_writer(&self) -> Option<CostWriter> {
-        let card = self.target.card.clone().filter(|_| self.x.usage_cost)?;
+        let target = self.target.clone();
+        target.card.as_ref().filter(|_| self.x.usage_cost)?;
         let mut sniffer_of = self.from;
         let op = self.x.op;
         if !self.raw {
@@ -102,7 +103,7 @@ impl Reading<'_> {
             let view = Frame(frame);
             let usage = sniffer_of.sniffer(op).frame(&view).usage?;
             let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
-            add_cost(&mut value, card.cost(&usage)?);
+            add_cost(&mut value, target.cost(&usage)?);
             let mut out = Vec::with_capacity(frame.len() + 24);
             crate::sse::write(&mut out, view.event(), &value);
             Some(out)
@@ -112,6 +113,11 @@ impl Reading<'_> {
     async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes).await?;
         let bytes = match &self.asked {
+            Meaning::Chat(asked) => {
+                let answer = self.from.decode_answer(&bytes)?;
+                note(self.x, &answer);
+                self.x.dialect.encode_answer(&answer, asked).into()
+            }
             Meaning::Raw => {
                 let summary = self.from.summary(self.x.op, &bytes)?;
                 self.remember(cx, summary.id.as_deref());
@@ -119,10 +125,6 @@ impl Reading<'_> {
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
                 bytes
-            }
-            Meaning::Chat(asked) => {
-                let answer = self.from.decode_answer(&bytes)?;
-                return Ok(self.encoded(&answer, asked));
             }
             Meaning::Embed(ask) => {
                 let answer = self.from.decode_embed_answer(&bytes)?;
@@ -135,17 +137,10 @@ impl Reading<'_> {
         Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
     }
 
-    /// An answer from the decoded path.
-    fn encoded(self, answer: &Answer, asked: &Asked) -> Reply {
-        note(self.x, answer);
-        let body = self.x.dialect.encode_answer(answer, asked);
-        Reply::json(StatusCode::OK, self.with_cost(body.into()))
-    }
-
     /// Writes the cost into the usage, where the caller asked for it.
     fn with_cost(&self, body: Bytes) -> Bytes {
         let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
-        let cost = self.target.card.as_ref().and_then(|card| usage.and_then(|usage| card.cost(usage)));
+        let cost = usage.and_then(|usage| self.target.cost(usage));
         match (cost, serde_json::from_slice::<Value>(&body)) {
             (Some(cost), Ok(mut value)) => {
                 add_cost(&mut value, cost);
@@ -174,7 +169,9 @@ impl Reading<'_> {
         events.into_iter().try_for_each(|event| collector.event(event))?;
         let answer = collector.finish();
         let asked = self.meaning()?;
-        Ok(self.encoded(&answer, &asked))
+        note(self.x, &answer);
+        let body = self.x.dialect.encode_answer(&answer, &asked).into();
+        Ok(Reply::json(StatusCode::OK, self.with_cost(body)))
     }
 
     /// The upstream answered whole although a stream was asked for.
@@ -243,7 +240,7 @@ fn add_cost(value: &mut Value, nano_usd: u64) {
     let places = ["/usage", "/response/usage", "/message/usage", "/usageMetadata"];
     let place = places.into_iter().find(|place| value.pointer(place).is_some_and(Value::is_object));
     if let Some(usage) = place.and_then(|place| value.pointer_mut(place)).and_then(Value::as_object_mut) {
-        usage.insert("cost".into(), cost::nano_to_json(nano_usd));
+        usage.insert("cost".into(), cost::nano_to_f64(nano_usd).into());
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{asked, estimated_count};
 use crate::body::Outgoing;
-use crate::dialect::{Asked, Dialect, Encoding, Op};
+use crate::dialect::{Asked, Encoding, Op};
 use crate::embed::EmbedAsk;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};

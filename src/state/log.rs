@@ -158,7 +158,7 @@ struct Record<'a> {
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     usage_estimated: bool,
-    cost_usd: Option<serde_json::Value>,
+    cost_usd: Option<f64>,
     bytes_in: u64,
     bytes_out: u64,
     attempts: Vec<Try<'a>>,
@@ -247,7 +247,7 @@ impl<'a> Record<'a> {
             overhead_ms: Millis(x.overhead_at_head),
             usage,
             usage_estimated: settled.estimated,
-            cost_usd: settled.cost_nano_usd.map(cost::nano_to_json),
+            cost_usd: settled.cost_nano_usd.map(cost::nano_to_f64),
             bytes_in: x.bytes_in,
             bytes_out: x.bytes_out,
             attempts: x.attempts.iter().map(Try::new).collect(),
