@@ -4,13 +4,18 @@
 //! with indices from 0, `message_delta` with the final counts, `message_stop`. Blocks that overlap upstream (parallel
 //! calls) wait until the one before them is closed. Only choice 0 can be said.
 
+mod frames;
+mod parts;
+
 use std::collections::VecDeque;
 
+use frames::{Frames, Piece};
+use parts::{Input, Text, Thought};
 use serde_json::{Value, json};
 
 use super::answer::{call_id, id};
-use super::{NAME, calls, carry, cite, stop, usage};
-use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
+use super::{NAME, carry, stop, usage};
+use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
 use crate::dialect::{Asked, Encoder};
 use crate::sse;
 
@@ -20,8 +25,7 @@ pub struct Writer {
     head: Option<Start>,
     started: bool,
     source: &'static str,
-    /// Index of the next block on the wire.
-    next: u32,
+    frames: Frames,
     /// The block being written, by its neutral index.
     live: Option<(u32, Live)>,
     waiting: VecDeque<Waiting>,
@@ -52,32 +56,13 @@ impl Waiting {
     }
 }
 
+/// The block on the wire.
 enum Live {
-    /// Begun on the wire with the first text, because Anthropic has no empty text blocks.
-    Text {
-        begun: bool,
-    },
-    /// Begun with the first visible text; what is opaque follows when it closes.
-    Reasoning {
-        begun: bool,
-        part: Option<u32>,
-        held: Reasoning,
-    },
+    Text(Text),
+    Thought(Thought),
     Call(Input),
-    /// Nothing of it can be shown.
-    Skipped,
-}
-
-/// How a call's arguments are passed on.
-enum Input {
-    /// Not yet known whether they are an object; what has come so far.
-    Unsure(String),
-    /// An object: passed on as it comes.
-    Object,
-    /// No object: gathered and made one at the end.
-    Gathered(String),
-    /// Free text of a custom tool, passed on inside a JSON string.
-    Custom,
+    /// Written already, or nothing of it can be shown.
+    Done,
 }
 
 impl Writer {
@@ -87,7 +72,7 @@ impl Writer {
             head: None,
             started: false,
             source: "",
-            next: 0,
+            frames: Frames::default(),
             live: None,
             waiting: VecDeque::new(),
             usage: None,
@@ -237,175 +222,49 @@ impl Writer {
 
     fn begin(&mut self, index: u32, block: &Opened, out: &mut Vec<u8>) {
         let live = match block {
-            Opened::Text => Live::Text { begun: false },
+            Opened::Text => Live::Text(Text::default()),
             Opened::Refusal => {
                 self.seen.refusal = true;
-                Live::Text { begun: false }
+                Live::Text(Text::default())
             }
-            Opened::Reasoning { id, encrypted } => {
-                let held = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
-                Live::Reasoning { begun: false, part: None, held }
-            }
+            Opened::Reasoning { id, encrypted } => Live::Thought(Thought::new(id.clone(), encrypted.clone())),
             Opened::ToolCall(call) => Live::Call(self.begin_call(index, call, out)),
             Opened::Whole(block) => {
                 self.whole(block, out);
-                Live::Skipped
+                Live::Done
             }
         };
         self.live = Some((index, live));
-        // Most heads come without arguments; those that have them say them first.
-        if let Opened::ToolCall(call) = block
-            && !call.arguments.is_empty()
-        {
-            self.grow(&Delta::Arguments(call.arguments.clone()), out);
-        }
     }
 
     fn begin_call(&mut self, index: u32, call: &ToolCall, out: &mut Vec<u8>) -> Input {
         self.seen.calls = true;
         if let Some(signature) = &call.signature {
-            self.block(&carry::call_block(signature, self.source), None, out);
+            self.frames.whole(&carry::call_block(signature, self.source), out);
         }
         let id = call_id(call, index as usize, &self.asked);
-        self.open(&json!({"type": "tool_use", "id": id, "name": call.name, "input": {}}), out);
-        if call.custom {
-            self.delta(&Wire::InputJsonDelta { partial_json: "{\"input\":\"" }, out);
-            return Input::Custom;
-        }
-        Input::Unsure(String::new())
+        self.frames.open(&json!({"type": "tool_use", "id": id, "name": call.name, "input": {}}), out);
+        let mut input = Input::new(call.custom, &self.frames, out);
+        // Most heads come without arguments; those that have them say them first.
+        input.grow(&call.arguments, &self.frames, out);
+        input
     }
 
     fn grow(&mut self, delta: &Delta, out: &mut Vec<u8>) {
-        // Taken out while it is written with; put back below.
-        let Some((index, mut live)) = self.live.take() else { return };
-        match (&mut live, delta) {
-            (Live::Text { begun }, Delta::Text(text) | Delta::Refusal(text)) if !text.is_empty() => {
-                self.begin_text(begun, out);
-                self.delta(&Wire::TextDelta { text }, out);
-            }
-            (Live::Text { begun }, Delta::Citation(citation)) => {
-                if let Some(citation) = cite::for_client(citation) {
-                    self.begin_text(begun, out);
-                    self.delta(&Wire::CitationsDelta { citation: &citation }, out);
-                }
-            }
-            (Live::Reasoning { begun, part, held }, delta) => self.grow_reasoning(begun, part, held, delta, out),
-            (Live::Call(input), Delta::Arguments(text)) => self.grow_input(input, text, out),
+        match (self.live.as_mut().map(|(_, live)| live), delta) {
+            (Some(Live::Text(text)), delta) => text.grow(delta, &self.frames, out),
+            (Some(Live::Thought(thought)), delta) => thought.grow(delta, &self.frames, out),
+            (Some(Live::Call(input)), Delta::Arguments(text)) => input.grow(text, &self.frames, out),
             _ => {}
-        }
-        self.live = Some((index, live));
-    }
-
-    fn begin_text(&mut self, begun: &mut bool, out: &mut Vec<u8>) {
-        if !std::mem::replace(begun, true) {
-            self.open(&json!({"type": "text", "text": ""}), out);
-        }
-    }
-
-    fn grow_reasoning(
-        &mut self,
-        begun: &mut bool,
-        part: &mut Option<u32>,
-        held: &mut Reasoning,
-        delta: &Delta,
-        out: &mut Vec<u8>,
-    ) {
-        let text = match delta {
-            Delta::Reasoning(text) => text,
-            Delta::Summary { part: number, text } => {
-                // Parts stand apart as paragraphs; the seal notes that this is a summary.
-                if part.replace(*number).is_some_and(|last| last != *number) && *begun {
-                    self.delta(&Wire::ThinkingDelta { thinking: "\n\n" }, out);
-                }
-                if held.summary.is_empty() {
-                    held.summary.push(String::new());
-                }
-                text
-            }
-            Delta::Signature(more) => return held.signature.get_or_insert_default().push_str(more),
-            Delta::Encrypted(data) => return held.encrypted = Some(data.clone()),
-            _ => return,
-        };
-        if text.is_empty() {
-            return;
-        }
-        if !std::mem::replace(begun, true) {
-            self.open(&carry::thinking("", ""), out);
-        }
-        self.delta(&Wire::ThinkingDelta { thinking: text }, out);
-    }
-
-    fn grow_input(&mut self, input: &mut Input, text: &str, out: &mut Vec<u8>) {
-        match input {
-            Input::Object if !text.is_empty() => self.delta(&Wire::InputJsonDelta { partial_json: text }, out),
-            Input::Object => {}
-            Input::Gathered(gathered) => gathered.push_str(text),
-            Input::Unsure(held) => {
-                held.push_str(text);
-                match held.trim_start().chars().next() {
-                    None => {}
-                    Some('{') => {
-                        self.delta(&Wire::InputJsonDelta { partial_json: held }, out);
-                        *input = Input::Object;
-                    }
-                    Some(_) => *input = Input::Gathered(std::mem::take(held)),
-                }
-            }
-            Input::Custom => {
-                // Without the quotes that a JSON string always has.
-                let quoted = Value::from(text).to_string();
-                let inner = &quoted[1..quoted.len() - 1];
-                if !inner.is_empty() {
-                    self.delta(&Wire::InputJsonDelta { partial_json: inner }, out);
-                }
-            }
         }
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
-        match self.live.take() {
-            Some((_, Live::Text { begun: true })) => self.stop(out),
-            Some((_, Live::Reasoning { begun, held, .. })) => self.close_reasoning(begun, held, out),
-            Some((_, Live::Call(input))) => {
-                match input {
-                    Input::Gathered(text) => {
-                        let object = calls::object(&text).to_string();
-                        self.delta(&Wire::InputJsonDelta { partial_json: &object }, out);
-                    }
-                    Input::Custom => self.delta(&Wire::InputJsonDelta { partial_json: "\"}" }, out),
-                    Input::Unsure(_) | Input::Object => {}
-                }
-                self.stop(out);
-            }
-            _ => {}
-        }
-    }
-
-    fn close_reasoning(&mut self, begun: bool, held: Reasoning, out: &mut Vec<u8>) {
-        if !begun {
-            // Nothing to see: what is left is opaque, as whole blocks.
-            let held = Reasoning { summary: Vec::new(), ..held };
-            for block in carry::blocks(&held, self.source) {
-                let signature = block["signature"].as_str().filter(|signature| !signature.is_empty());
-                match signature {
-                    Some(signature) => self.block(&carry::thinking("", ""), Some(signature), out),
-                    None => self.block(&block, None, out),
-                }
-            }
-            return;
-        }
-        let (signature, more) = if self.source == NAME {
-            (held.signature, held.encrypted)
-        } else {
-            let mut opaque = carry::opaque(&held, self.source).into_iter();
-            (opaque.next(), opaque.next())
-        };
-        if let Some(signature) = signature {
-            self.delta(&Wire::SignatureDelta { signature: &signature }, out);
-        }
-        self.stop(out);
-        if let Some(data) = more {
-            self.block(&carry::redacted(&data), None, out);
+        match self.live.take().map(|(_, live)| live) {
+            Some(Live::Text(text)) => text.close(&mut self.frames, out),
+            Some(Live::Thought(thought)) => thought.close(self.source, &mut self.frames, out),
+            Some(Live::Call(input)) => input.close(&mut self.frames, out),
+            Some(Live::Done) | None => {}
         }
     }
 
@@ -413,9 +272,9 @@ impl Writer {
     fn whole(&mut self, block: &Block, out: &mut Vec<u8>) {
         match &block.content {
             Content::Text { text, .. } | Content::Audio { transcript: Some(text), .. } if !text.is_empty() => {
-                self.open(&json!({"type": "text", "text": ""}), out);
-                self.delta(&Wire::TextDelta { text }, out);
-                self.stop(out);
+                self.frames.open(&json!({"type": "text", "text": ""}), out);
+                self.frames.text(text, out);
+                self.frames.stop(out);
             }
             Content::Other(value) if self.source == NAME => self.other(value, out),
             _ => {}
@@ -428,59 +287,15 @@ impl Writer {
         let mut head = value.clone();
         if kind.ends_with("tool_use") && value["input"].is_object() {
             head["input"] = json!({});
-            self.open(&head, out);
-            let input = value["input"].to_string();
-            self.delta(&Wire::InputJsonDelta { partial_json: &input }, out);
+            self.frames.open(&head, out);
+            self.frames.json(&value["input"].to_string(), out);
         } else if kind == "compaction" {
             head["content"] = Value::Null;
-            self.open(&head, out);
-            self.delta(&Wire::CompactionDelta { content: &value["content"] }, out);
+            self.frames.open(&head, out);
+            self.frames.delta(&Piece::Compaction { content: &value["content"] }, out);
         } else {
-            self.open(&head, out);
+            self.frames.open(&head, out);
         }
-        self.stop(out);
+        self.frames.stop(out);
     }
-
-    fn block(&mut self, head: &Value, signature: Option<&str>, out: &mut Vec<u8>) {
-        self.open(head, out);
-        if let Some(signature) = signature {
-            self.delta(&Wire::SignatureDelta { signature }, out);
-        }
-        self.stop(out);
-    }
-
-    fn open(&mut self, head: &Value, out: &mut Vec<u8>) {
-        let event = json!({"type": "content_block_start", "index": self.next, "content_block": head});
-        sse::write(out, "content_block_start", &event);
-    }
-
-    fn delta(&mut self, delta: &Wire<'_>, out: &mut Vec<u8>) {
-        let event = BlockDelta { kind: "content_block_delta", index: self.next, delta };
-        sse::write(out, "content_block_delta", &event);
-    }
-
-    fn stop(&mut self, out: &mut Vec<u8>) {
-        sse::write(out, "content_block_stop", &json!({"type": "content_block_stop", "index": self.next}));
-        self.next += 1;
-    }
-}
-
-/// The event that most of a stream is made of, written without a tree.
-#[derive(serde::Serialize)]
-struct BlockDelta<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    index: u32,
-    delta: &'a Wire<'a>,
-}
-
-#[derive(serde::Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Wire<'a> {
-    TextDelta { text: &'a str },
-    InputJsonDelta { partial_json: &'a str },
-    ThinkingDelta { thinking: &'a str },
-    SignatureDelta { signature: &'a str },
-    CitationsDelta { citation: &'a Value },
-    CompactionDelta { content: &'a Value },
 }

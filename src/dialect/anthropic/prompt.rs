@@ -80,7 +80,7 @@ pub fn shortest(mut blocks: Vec<Value>) -> Value {
 }
 
 /// Anthropic refuses an unfinished answer that ends in white space.
-fn trim_end(blocks: &mut Vec<Value>) {
+fn trim_end(blocks: &mut [Value]) {
     if let Some(Value::String(text)) = blocks.last_mut().and_then(|block| block.get_mut("text")) {
         text.truncate(text.trim_end().len());
     }
