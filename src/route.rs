@@ -28,7 +28,6 @@ pub struct Provider {
     pub faces: Vec<Face>,
     /// Headers sent with every request.
     pub headers: HeaderMap,
-    pub quirks: Quirks,
     pub overrides: Overrides,
     /// The client's name of a model → the upstream's.
     pub models: BTreeMap<String, String>,
@@ -47,6 +46,7 @@ pub struct Face {
     /// Appended to every path (`api-version` of Azure).
     pub query: Option<String>,
     pub auth: Auth,
+    pub quirks: Quirks,
 }
 
 /// How the gateway proves itself to a provider. The values are marked sensitive and never printed.

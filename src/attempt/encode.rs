@@ -68,7 +68,7 @@ pub(super) fn unserved(x: &Exchange, target: &Target) -> Fault {
 /// The raw path: the client's bytes with the model, and what else must change, spliced in.
 fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face) -> Result<Prepared, Fault> {
     let mut envelope = call.envelope.clone();
-    face.dialect.splice(&mut envelope, &target.model, &target.provider.quirks);
+    face.dialect.splice(&mut envelope, &target.model, &face.quirks);
     if x.usage_cost {
         // OpenRouter's `usage: {include: true}` is for the gateway; strict providers refuse it.
         envelope.remove("usage");
@@ -82,7 +82,7 @@ fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face) -> Result<Pre
 
 /// The decoded path: neutral form, then the target's.
 fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Result<Prepared, Fault> {
-    let mut to = Encoding::new(&target.model, &target.provider.quirks);
+    let mut to = Encoding::new(&target.model, &face.quirks);
     let (op, body, meaning) = match x.op {
         Op::Generate | Op::Complete => {
             let ask = call.ask(x.dialect, x.op)?;

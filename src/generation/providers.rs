@@ -18,6 +18,12 @@ pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Stands for "no limit": longer than any process runs, short enough to add to an instant.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// The row of the mock provider, which is dialled inside this process when it has no address.
+pub(super) const MOCK: &str = "mock";
+
+/// What the mock is addressed as there; the host is never looked up.
+const MOCK_BASE: &str = "http://mock/v1";
+
 /// What came of a written provider.
 pub(super) enum Built {
     Live(Provider),
@@ -58,14 +64,15 @@ pub(super) fn build(
     for dialect_name in &names {
         let dialect = dialect::find(dialect_name)
             .ok_or_else(|| format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names()))?;
-        let base = base_url(name, written, row, dialect_name, env)?;
+        let in_process = row.is_some_and(|row| row.name == MOCK) && written.base_url.is_none();
+        let base = if in_process { MOCK_BASE.to_owned() } else { base_url(name, written, row, dialect_name, env)? };
         let scheme = match (&written.auth, from_env.filter(|_| written.api_key.is_none())) {
             (Some(scheme), _) => Scheme::Written(scheme),
             (None, Some((_, scheme))) if *dialect_name == names[0] => Scheme::Row(scheme),
             (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
         };
         let auth = auth(&scheme, key.as_deref()).map_err(|error| format!("{}: {error}", at("api_key")))?;
-        let (wire, base_url) = wire(&base, row.is_some_and(|row| row.name == "mock") && written.base_url.is_none())
+        let (wire, base_url) = wire(&base, in_process)
             .map_err(|error| format!("{}: {error}", at("base_url")))?;
         let dial = Arc::new(Dial {
             wire,
@@ -75,7 +82,8 @@ pub(super) fn build(
         });
         let query = written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
         let query = query.map(|version| format!("api-version={version}"));
-        faces.push(Face { dialect, base_url, dial, query, auth });
+        let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
+        faces.push(Face { dialect, base_url, dial, query, auth, quirks });
     }
     Ok(Built::Live(Provider {
         name: name.to_owned(),
@@ -83,7 +91,6 @@ pub(super) fn build(
         preset: row.map_or("", Row::prices_name),
         faces,
         headers: headers(written, row).map_err(|error| format!("{}: {error}", at("headers")))?,
-        quirks: quirks(row.map_or(Quirks::NONE, |row| row.quirks), &written.quirks),
         overrides: overrides(&written.set, &written.default, &written.drop),
         models: written.models.clone(),
         timeouts,

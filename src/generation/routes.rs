@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use super::providers::{self, Built, Env};
+use super::providers::{self, Built, Env, MOCK};
 use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, TimeoutOverrides, Usd};
 use crate::cost::{Catalogue, Stated};
 use crate::provider::live_from_env;
 use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
-
-/// The provider that serves when nothing else is live.
-const MOCK: &str = "mock";
 
 /// Builds every provider and model.
 ///
