@@ -62,7 +62,8 @@ fn beginning(text: &str) -> String {
 
 pub fn encode(fault: &Fault, request_id: &str) -> Vec<u8> {
     match own(fault) {
-        Some(refusal) if !refusal.body.is_empty() => refusal.body.to_vec(),
+        // A page that some proxy put in the provider's place is not in the dialect.
+        Some(refusal) if refusal.body.trim_ascii_start().starts_with(b"{") => refusal.body.to_vec(),
         _ => object(fault, request_id).to_string().into_bytes(),
     }
 }
@@ -156,6 +157,13 @@ mod tests {
         assert_eq!((openai.message.as_str(), openai.code.as_deref(), openai.param), ("m", Some("c"), None));
         assert_eq!(decode(404, &Bytes::from_static(br#"{"detail":"Not Found"}"#)).message, "Not Found");
         assert_eq!(decode(500, &Bytes::new()).message, "");
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_reaches_the_caller_as_a_message() {
+        let fault = refusal::fault(decode(502, &Bytes::from_static(b"<html>Bad gateway</html>")), None);
+        let shown = json(&encode(&fault, "r"));
+        assert_eq!(shown["error"], json!({"type": "api_error", "message": "<html>Bad gateway</html>"}));
     }
 
     #[test]

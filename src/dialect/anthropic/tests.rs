@@ -6,6 +6,7 @@
 mod answer;
 mod ask;
 mod foreign;
+mod odd;
 mod stream;
 
 use std::path::PathBuf;
