@@ -132,7 +132,7 @@ fn read_parts(parts: Vec<Value>, gather: &mut Gather, calls: &mut Calls, at: &st
             }
             Piece::Response { id, name, response, media } => {
                 let id = calls.answered(id, &name);
-                let (mut content, is_error) = result(response);
+                let (mut content, is_error) = result(unwrapped(response, &name));
                 content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
                     Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
                     _ => None,
@@ -145,6 +145,20 @@ fn read_parts(parts: Vec<Value>, gather: &mut Gather, calls: &mut Calls, at: &st
         }
     }
     Ok(())
+}
+
+/// Vercel's SDK puts every answer into `{"name": …, "content": …}` beside the name that already stands there.
+fn unwrapped(response: Value, name: &str) -> Value {
+    match response {
+        Value::Object(mut object) if object.len() == 2 && object.get("name").is_some_and(|same| same == name) => {
+            match object.shift_remove("content") {
+                Some(content @ Value::String(_)) => Value::Object(field::object("result", content)),
+                Some(content) => content,
+                None => Value::Object(object),
+            }
+        }
+        other => other,
+    }
 }
 
 /// What a function answered, as blocks. `{"result": "text"}`, `{"output": "text"}` and `{"error": …}` are Google's own

@@ -87,6 +87,24 @@ fn snake_case_is_read_like_camel_case_and_the_callers_own_keys_are_left_alone() 
 }
 
 #[test]
+fn wrappings_of_plain_answers_are_undone_and_objects_stay() {
+    for (response, text) in [
+        (value!({"result": "sunny"}), "sunny"),
+        (value!({"output": "sunny"}), "sunny"),
+        (value!({"name": "f", "content": "sunny"}), "sunny"),
+        (value!({"name": "f", "content": {"t": 20}}), r#"{"t":20}"#),
+        (value!({"name": "other", "content": "x"}), r#"{"name":"other","content":"x"}"#),
+        (value!({"result": 20}), r#"{"result":20}"#),
+        (value!({"result": "{}"}), r#"{"result":"{}"}"#),
+    ] {
+        let part = value!({"functionResponse": {"name": "f", "response": response}});
+        let ask = decoded(Op::Generate, value!({"contents": [{"parts": [part]}]}).to_string().as_bytes());
+        let Content::ToolResult(result) = &ask.messages[0].blocks[0].content else { panic!("a result") };
+        assert_eq!(shape(&result.content), [format!("text {text}")]);
+    }
+}
+
+#[test]
 fn an_ask_is_the_same_after_a_round_trip() {
     for name in ["ask_full.json", "ask_snake.json"] {
         let first = decoded(Op::Generate, &fixture(name));
