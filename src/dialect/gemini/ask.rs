@@ -47,7 +47,7 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
         config::decode(into_object(config, "generationConfig")?, &mut ask)?;
     }
     ask.service_tier = take_string(&mut body, "serviceTier").and_then(|tier| config::neutral_tier(&tier));
-    for (name, value) in body {
+    for (name, value) in body.into_iter().filter(|(_, value)| !value.is_null()) {
         ask.extra.entry(camel(&name)).or_insert(value);
     }
     Ok(ask)
@@ -93,7 +93,7 @@ fn instruction_blocks(instruction: Value) -> Result<Vec<Block>, Fault> {
 
 fn messages(contents: Vec<Value>) -> Result<Vec<Message>, Fault> {
     let mut calls = Calls::default();
-    let mut messages = Vec::with_capacity(contents.len());
+    let mut turns: Vec<(Role, Gather, Object)> = Vec::with_capacity(contents.len());
     for (index, content) in contents.into_iter().enumerate() {
         let at = format!("contents[{index}]");
         let mut content = into_object(content, &at)?;
@@ -103,16 +103,21 @@ fn messages(contents: Vec<Value>) -> Result<Vec<Message>, Fault> {
             Some("system") => Role::System,
             Some(_) => return Err(field::wrong(&format!("{at}.role"), "`user` or `model`")),
         };
-        let blocks = blocks(take_list(&mut content, "parts"), role, &mut calls, &at)?;
-        if !blocks.is_empty() {
-            messages.push(Message { role, blocks, name: None, extra: content });
+        let parts = take_list(&mut content, "parts");
+        // Google's SDKs keep every chunk of a stream as a content of its own: together they are one turn.
+        let goes_on = role == Role::Assistant && turns.last().is_some_and(|(last, ..)| *last == role);
+        if !goes_on {
+            turns.push((role, Gather::for_ask(role == Role::Assistant), content));
+        }
+        if let Some((_, gather, _)) = turns.last_mut() {
+            read_parts(parts, gather, &mut calls, &at)?;
         }
     }
-    Ok(messages)
+    let turns = turns.into_iter().filter(|(_, gather, _)| !gather.blocks.is_empty());
+    Ok(turns.map(|(role, gather, extra)| Message { role, blocks: gather.blocks, name: None, extra }).collect())
 }
 
-fn blocks(parts: Vec<Value>, role: Role, calls: &mut Calls, at: &str) -> Result<Vec<Block>, Fault> {
-    let mut gather = Gather::for_ask(role == Role::Assistant);
+fn read_parts(parts: Vec<Value>, gather: &mut Gather, calls: &mut Calls, at: &str) -> Result<(), Fault> {
     for (index, value) in parts.into_iter().enumerate() {
         if !value.is_object() {
             return Err(field::wrong(&format!("{at}.parts[{index}]"), "an object"));
@@ -127,7 +132,7 @@ fn blocks(parts: Vec<Value>, role: Role, calls: &mut Calls, at: &str) -> Result<
             }
             Piece::Response { id, name, response, media } => {
                 let id = calls.answered(id, &name);
-                let (mut content, is_error) = result(response);
+                let (mut content, is_error) = result(unwrapped(response, &name));
                 content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
                     Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
                     _ => None,
@@ -139,7 +144,21 @@ fn blocks(parts: Vec<Value>, role: Role, calls: &mut Calls, at: &str) -> Result<
             piece => gather.part(piece, part.signature, part.extra),
         }
     }
-    Ok(gather.blocks)
+    Ok(())
+}
+
+/// Vercel's SDK puts every answer into `{"name": …, "content": …}` beside the name that already stands there.
+fn unwrapped(response: Value, name: &str) -> Value {
+    match response {
+        Value::Object(mut object) if object.len() == 2 && object.get("name").is_some_and(|same| same == name) => {
+            match object.shift_remove("content") {
+                Some(content @ Value::String(_)) => Value::Object(field::object("result", content)),
+                Some(content) => content,
+                None => Value::Object(object),
+            }
+        }
+        other => other,
+    }
 }
 
 /// What a function answered, as blocks. `{"result": "text"}`, `{"output": "text"}` and `{"error": …}` are Google's own

@@ -218,10 +218,10 @@ impl Parts {
             part.insert("thought".into(), true.into());
             put(&mut part, "thoughtSignature", signature);
             self.push(part);
-        } else if let Some(signature) = signature {
-            if let Some(before) = self.waiting.replace(signature) {
-                self.parts.push(Value::Object(carrier(before)));
-            }
+        } else if let Some(signature) = signature
+            && let Some(before) = self.waiting.replace(signature)
+        {
+            self.parts.push(Value::Object(carrier(before)));
         }
     }
 

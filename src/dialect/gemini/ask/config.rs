@@ -102,9 +102,15 @@ pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Object {
     for (name, number) in numbers {
         put(&mut config, name, number.clone().map(Value::Number));
     }
+    // Some models refuse penalties and logprobs by name. Switched off they are the default, and clients of other
+    // dialects send them switched off by habit.
+    if ask.source != NAME {
+        config.retain(|name, value| !(name.ends_with("Penalty") && value.as_f64() == Some(0.0)));
+    }
+    let logprobs = ask.logprobs.filter(|wanted| *wanted || ask.source == NAME);
     put(&mut config, "maxOutputTokens", ask.max_tokens);
     put(&mut config, "candidateCount", ask.n);
-    put(&mut config, "responseLogprobs", ask.logprobs);
+    put(&mut config, "responseLogprobs", logprobs);
     put(&mut config, "logprobs", ask.top_logprobs.filter(|_| ask.logprobs == Some(true) || ask.source == NAME));
     put(&mut config, "stopSequences", (!ask.stop.is_empty()).then(|| ask.stop.clone()));
     // Text alone is what Gemini does unasked, and models without a choice refuse the field.

@@ -26,18 +26,19 @@ struct Choice {
     finish: Option<(Finish, Option<String>)>,
     /// Fields of the candidate that the last frame carries.
     annotations: Object,
-    parts_sent: bool,
 }
 
 /// A block whose end is needed before it can be sent, or is sent in full.
 enum Open {
     /// Text goes out as it comes.
     Text,
-    /// Text goes out as it comes; the opaque rest when the block ends.
+    /// Text goes out one delta late: the last piece waits for the signature. SDKs (Vercel's) lose one that comes with
+    /// an empty thought.
     Reasoning {
         opaque: Reasoning,
+        /// The summary part that is being written.
         part: u32,
-        written: bool,
+        waiting: String,
     },
     Call(ToolCall),
 }
@@ -63,7 +64,7 @@ impl ResponseEncoder {
             Opened::Text | Opened::Refusal => Open::Text,
             Opened::Reasoning { id, encrypted } => {
                 let opaque = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
-                Open::Reasoning { opaque, part: 0, written: false }
+                Open::Reasoning { opaque, part: 0, waiting: String::new() }
             }
             Opened::ToolCall(call) => Open::Call(call.clone()),
             Opened::Whole(block) => return self.whole(choice, block, out),
@@ -95,16 +96,17 @@ impl ResponseEncoder {
             return self.part(choice, text(""), candidate, out);
         }
         let Some((_, open)) = state.open.iter_mut().find(|(known, _)| *known == index) else { return };
-        let written = match (open, delta) {
-            (Open::Text, Delta::Text(more) | Delta::Refusal(more)) if !more.is_empty() => text(more),
-            (Open::Reasoning { written, .. }, Delta::Reasoning(more)) if !more.is_empty() => {
-                *written = true;
-                Value::Object(answer::thought(more.clone(), None))
+        let thought = match (open, delta) {
+            (Open::Text, Delta::Text(more) | Delta::Refusal(more)) if !more.is_empty() => {
+                return self.part(choice, text(more), Object::new(), out);
             }
-            (Open::Reasoning { part, written, .. }, Delta::Summary { part: at, text: more }) if !more.is_empty() => {
-                let apart = if *written && at != part { "\n\n" } else { "" };
-                (*written, *part) = (true, *at);
-                Value::Object(answer::thought(format!("{apart}{more}"), None))
+            (Open::Reasoning { waiting, .. }, Delta::Reasoning(more)) if !more.is_empty() => {
+                std::mem::replace(waiting, more.clone())
+            }
+            (Open::Reasoning { part, waiting, .. }, Delta::Summary { part: at, text: more }) if !more.is_empty() => {
+                let apart = if !waiting.is_empty() && at != part { "\n\n" } else { "" };
+                *part = *at;
+                std::mem::replace(waiting, format!("{apart}{more}"))
             }
             (Open::Reasoning { opaque, .. }, Delta::Signature(more)) => {
                 return opaque.signature.get_or_insert_default().push_str(more);
@@ -116,7 +118,9 @@ impl ResponseEncoder {
             (Open::Call(call), Delta::Arguments(more)) => return call.arguments.push_str(more),
             _ => return,
         };
-        self.part(choice, written, Object::new(), out);
+        if !thought.is_empty() {
+            self.part(choice, Value::Object(answer::thought(thought, None)), Object::new(), out);
+        }
     }
 
     fn close(&mut self, choice: u32, index: u32, out: &mut Vec<u8>) {
@@ -126,11 +130,14 @@ impl ResponseEncoder {
         let part = match state.open.remove(at).1 {
             Open::Text => return,
             Open::Call(call) => answer::write_call(&call, source),
-            Open::Reasoning { opaque, written, .. } => {
-                let Some(held) = signature::for_reader(&opaque, source) else { return };
+            Open::Reasoning { opaque, waiting, .. } => {
                 let own = signature::for_provider(&opaque, source).is_some();
-                // Without text and its own it belongs to the part that follows, as Gemini sends it.
-                if own && !written { part::carrier(held) } else { answer::thought(String::new(), Some(held)) }
+                match signature::for_reader(&opaque, source) {
+                    None if waiting.is_empty() => return,
+                    // Without text and its own it belongs to the part that follows, as Gemini sends it.
+                    Some(held) if waiting.is_empty() && own => part::carrier(held),
+                    held => answer::thought(waiting, held),
+                }
             }
         };
         self.part(choice, Value::Object(part), Object::new(), out);
@@ -138,7 +145,6 @@ impl ResponseEncoder {
 
     /// One frame with one part of one candidate.
     fn part(&mut self, choice: u32, part: Value, more: Object, out: &mut Vec<u8>) {
-        self.choice(choice).parts_sent = true;
         let mut candidate = field::object("content", content(part));
         candidate.insert("index".into(), choice.into());
         candidate.extend(more);
