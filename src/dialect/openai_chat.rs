@@ -1,76 +1,171 @@
-//! The openai_chat wire form. Not written yet.
+//! The OpenAI chat wire form: `/chat/completions`, the legacy `/completions`, and `/embeddings`.
+//!
+//! The lingua franca: most providers speak it, each a little differently. Reads what they all send, writes what OpenAI
+//! itself would; deviations of a target are `Quirks`, never provider names. Paths are under a base URL that ends in /v1.
+
+mod answer;
+mod ask;
+mod calls;
+mod citations;
+mod complete;
+mod decoder;
+mod embed;
+mod encode;
+mod encoder;
+mod fields;
+mod finish;
+mod history;
+mod reasoning;
+mod sniffer;
+#[cfg(test)]
+mod tests;
+mod tools;
+mod turns;
+mod usage;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
 
 use super::*;
-use crate::chat::{Answer, Ask, Event};
+use crate::chat::{Block, Content};
 
 pub struct OpenAiChat;
 
-fn missing() -> Fault {
-    Fault::new(Kind::UnsupportedFeature, "openai_chat is not written yet.")
-}
+/// The name of this dialect: the source of its asks, the origin of its signatures.
+const NAME: &str = "openai_chat";
 
 impl Dialect for OpenAiChat {
     fn name(&self) -> &'static str {
-        "openai_chat"
+        NAME
     }
-    fn path(&self, _op: Op, _model: &str, _stream: bool) -> Option<String> {
-        None
+
+    fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
+        let path = match op {
+            Op::Generate => "/chat/completions",
+            Op::Complete => "/completions",
+            Op::Embed | Op::EmbedBatch => "/embeddings",
+            Op::CountTokens => return None,
+        };
+        Some(path.to_owned())
     }
-    fn splice(&self, _envelope: &mut Envelope, _model: &str, _quirks: &Quirks) {}
-    fn decode_ask(&self, _raw: &RawAsk<'_>) -> Result<Ask, Fault> {
-        Err(missing())
+
+    fn splice(&self, envelope: &mut Envelope, model: &str, quirks: &Quirks) {
+        envelope.set_str("model", model);
+        let generates = envelope.raw("messages").is_some() || envelope.raw("prompt").is_some();
+        if generates && quirks.stream_usage && envelope.bool("stream") == Some(true) {
+            include_usage(envelope);
+        }
     }
-    fn encode_ask(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        Err(missing())
+
+    fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {
+        ask::decode(raw)
     }
-    fn decode_answer(&self, _body: &[u8]) -> Result<Answer, Fault> {
-        Err(missing())
+
+    fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+        encode::encode(ask, to)
     }
-    fn encode_answer(&self, _answer: &Answer, _asked: &Asked) -> Vec<u8> {
-        Vec::new()
+
+    fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
+        answer::decode(body)
     }
+
+    fn encode_answer(&self, answer: &Answer, asked: &Asked) -> Vec<u8> {
+        answer::encode(answer, asked)
+    }
+
     fn decoder(&self) -> Box<dyn Decoder> {
-        Box::new(Missing)
+        Box::new(decoder::Decoder::default())
     }
-    fn encoder(&self, _asked: &Asked) -> Box<dyn Encoder> {
-        Box::new(Missing)
+
+    fn encoder(&self, asked: &Asked) -> Box<dyn Encoder> {
+        Box::new(encoder::Encoder::new(asked))
     }
-    fn summary(&self, _op: Op, _body: &[u8]) -> Result<Summary, Fault> {
-        Err(missing())
+
+    fn summary(&self, _op: Op, body: &[u8]) -> Result<Summary, Fault> {
+        answer::summary(body)
     }
+
     fn sniffer(&self, _op: Op) -> Box<dyn Sniffer> {
-        Box::new(Missing)
+        Box::new(sniffer::Sniffer::new())
     }
-    fn decode_error(&self, _status: u16, _body: &Bytes) -> Refusal {
-        Refusal::default()
+
+    fn decode_error(&self, status: u16, body: &Bytes) -> Refusal {
+        openai_error::decode(NAME, status, body)
     }
-    fn encode_error(&self, _fault: &Fault, _request_id: &str) -> Vec<u8> {
-        Vec::new()
+
+    fn encode_error(&self, fault: &Fault, _request_id: &str) -> Vec<u8> {
+        openai_error::encode(fault)
     }
-    fn encode_stream_error(&self, _fault: &Fault, _request_id: &str, _out: &mut Vec<u8>) {}
+
+    /// The SDKs raise on a frame with a top-level `error` and read no further, so no `[DONE]` follows.
+    fn encode_stream_error(&self, fault: &Fault, _request_id: &str, out: &mut Vec<u8>) {
+        crate::sse::write(out, "", &serde_json::json!({ "error": openai_error::object(fault) }));
+    }
+
+    fn decode_embed(&self, raw: &RawAsk<'_>) -> Result<EmbedAsk, Fault> {
+        embed::decode(raw)
+    }
+
+    fn encode_embed(&self, ask: &EmbedAsk, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+        embed::encode(ask, to)
+    }
+
+    fn decode_embed_answer(&self, body: &[u8]) -> Result<EmbedAnswer, Fault> {
+        embed::decode_answer(body)
+    }
+
+    fn encode_embed_answer(&self, answer: &EmbedAnswer, ask: &EmbedAsk, _op: Op) -> Vec<u8> {
+        embed::encode_answer(answer, ask)
+    }
 }
 
-struct Missing;
-
-impl Decoder for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
+/// Makes `stream_options.include_usage` true and leaves the other options as they stand.
+fn include_usage(envelope: &mut Envelope) {
+    const KEY: &str = "include_usage";
+    let given = envelope.raw("stream_options").map(Bytes::copy_from_slice);
+    let Some(mut options) = given.and_then(|given| Envelope::read(given).ok()) else {
+        envelope.set("stream_options", Bytes::from_static(b"{\"include_usage\":true}"));
+        return;
+    };
+    let stands_once = options.keys().filter(|key| *key == KEY).count() == 1;
+    if stands_once && options.bool(KEY) == Some(true) {
+        return;
     }
-    fn finish(&mut self, _out: &mut Vec<Event>) -> Result<(), Fault> {
-        Err(missing())
+    // Twice would be read one way by us and another by the upstream.
+    while options.raw(KEY).is_some() {
+        options.remove(KEY);
+    }
+    options.set(KEY, Bytes::from_static(b"true"));
+    envelope.set("stream_options", options.pieces().concat());
+}
+
+/// The id of an answer whose upstream gave none.
+fn answer_id(asked: &Asked) -> String {
+    let prefix = if asked.op == Op::Complete { "cmpl" } else { "chatcmpl" };
+    format!("{prefix}-{}", asked.id)
+}
+
+/// Whether the client declared `functions`: it reads `function_call` and knows no `tool_calls`.
+fn wants_function_call(ask: &Ask) -> bool {
+    ask.source == NAME && ask.extra.contains_key("functions")
+}
+
+/// The text of a block, where it is text.
+fn history_text(block: &Block) -> Option<&str> {
+    match &block.content {
+        Content::Text { text, .. } => Some(text),
+        _ => None,
     }
 }
 
-impl Encoder for Missing {
-    fn event(&mut self, _event: &Event, _out: &mut Vec<u8>) {}
-    fn finish(&mut self, _out: &mut Vec<u8>) {}
-}
-
-impl Sniffer for Missing {
-    fn frame(&mut self, _frame: &Frame<'_>) -> Sighting {
-        Sighting::default()
-    }
-    fn complete(&self) -> bool {
-        false
+/// The data of a frame without white space around it. Old llama.cpp reports errors in a field of their own.
+fn data_of<'a>(frame: &Frame<'a>) -> Cow<'a, [u8]> {
+    match frame.data() {
+        Cow::Borrowed(data) => Cow::Borrowed(match frame.0.strip_prefix(b"error:") {
+            Some(error) if data.is_empty() => error.trim_ascii(),
+            _ => data.trim_ascii(),
+        }),
+        Cow::Owned(data) => Cow::Owned(data.trim_ascii().to_vec()),
     }
 }

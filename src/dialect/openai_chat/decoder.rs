@@ -1,0 +1,411 @@
+//! An upstream's chunks, read into events.
+//!
+//! Chunks have no block structure: `Blocks` gives them one. Finish events wait for the end of the stream, because some
+//! servers say more after their finish reason. Never trusts an index, an id or an order further than it must.
+
+use serde_json::{Map, Value, json};
+
+use super::calls::{Calls, Piece};
+use super::reasoning::{Detail, DetailKind};
+use super::{NAME, answer, data_of, finish, turns, usage};
+use crate::chat::event::Blocks;
+use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, Usage};
+use crate::dialect::{self, Frame};
+use crate::fault::{Fault, Kind};
+
+/// Longest spoken answer that is gathered, in bytes of base64.
+const MAX_AUDIO_BYTES: usize = 64 << 20;
+
+#[derive(Default)]
+pub(super) struct Decoder {
+    started: bool,
+    id: String,
+    /// `[DONE]` went by.
+    done: bool,
+    faulted: bool,
+    blocks: Blocks,
+    lanes: Vec<Lane>,
+    usage: Option<Usage>,
+}
+
+/// One choice.
+#[derive(Default)]
+struct Lane {
+    choice: u32,
+    calls: Calls,
+    finish: Option<String>,
+    /// What was said while tool calls were open. It would have to close them, and their arguments may go on.
+    late: Vec<Map<String, Value>>,
+    thought: Thought,
+    audio: Option<Spoken>,
+}
+
+/// The reasoning block that is open.
+#[derive(Default)]
+struct Thought {
+    open: bool,
+    /// Text that came as plain `reasoning_content`; details may repeat it.
+    plain: String,
+    id: Option<String>,
+    index: Option<u64>,
+    /// A signature came: more reasoning is a new block.
+    sealed: bool,
+}
+
+/// A spoken answer on its way. Its pieces are base64 each.
+#[derive(Default)]
+struct Spoken {
+    id: Option<String>,
+    data: Vec<u8>,
+    transcript: String,
+    rest: Map<String, Value>,
+}
+
+impl dialect::Decoder for Decoder {
+    fn frame(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<(), Fault> {
+        if self.done || self.faulted {
+            return Ok(());
+        }
+        let data = data_of(frame);
+        if data.is_empty() {
+            if frame.0.contains(&b':') {
+                out.push(Event::Ping);
+            }
+            return Ok(());
+        }
+        if data.as_ref() == b"[DONE]" {
+            self.done = true;
+            return Ok(());
+        }
+        let chunk: Value = serde_json::from_slice(&data)
+            .map_err(|error| Fault::new(Kind::BadAnswer, "A chunk of the stream is no JSON.").because(error))?;
+        if let Some(fault) = fault_in(frame, &chunk) {
+            self.faulted = true;
+            out.push(Event::Fault(fault));
+            return Ok(());
+        }
+        match chunk {
+            Value::Object(chunk) => self.chunk(chunk, out),
+            _ => return Err(Fault::new(Kind::BadAnswer, "A chunk of the stream is no object.")),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
+        if self.faulted {
+            return Ok(());
+        }
+        for lane in &mut self.lanes {
+            lane.end(&self.id, &mut self.blocks, out);
+        }
+        self.blocks.close_all(out);
+        let all_finished = !self.lanes.is_empty() && self.lanes.iter().all(|lane| lane.finish.is_some());
+        if !self.started || !(self.done || all_finished) {
+            return Err(Fault::new(Kind::StreamBroken, "The provider's stream ended early."));
+        }
+        for lane in &self.lanes {
+            let called = lane.calls.any();
+            let reason = match &lane.finish {
+                Some(word) => finish::read(word, called),
+                None if called => Finish::ToolCalls,
+                None => Finish::Stop,
+            };
+            let native = lane.finish.clone();
+            out.push(Event::Finish { choice: lane.choice, reason, native, stop_sequence: None });
+        }
+        Ok(())
+    }
+}
+
+/// The error that a frame reports, if it is one.
+pub(super) fn fault_in(frame: &Frame<'_>, chunk: &Value) -> Option<Fault> {
+    answer::reported_error(chunk).or_else(|| {
+        // The event's name says it where the data is only a message or an error without its wrapper.
+        let named = frame.event() == "error" || frame.0.starts_with(b"error:");
+        named.then(|| answer::reported_error(&json!({ "error": chunk }))).flatten()
+    })
+}
+
+impl Decoder {
+    fn chunk(&mut self, mut chunk: Map<String, Value>, out: &mut Vec<Event>) {
+        let usage = usage::of_chunk(&chunk);
+        let choices = match chunk.shift_remove("choices") {
+            Some(Value::Array(choices)) => choices,
+            _ => Vec::new(),
+        };
+        self.start(&chunk, usage.is_some() || !choices.is_empty(), out);
+        for choice in choices {
+            if let Value::Object(choice) = choice {
+                self.choice(choice, out);
+            }
+        }
+        // Some servers repeat the count on every chunk.
+        if let Some(usage) = usage.filter(|usage| self.usage != Some(*usage)) {
+            self.usage = Some(usage);
+            out.push(Event::Usage(usage));
+        }
+    }
+
+    /// Azure's first chunk has neither choices nor an id; it starts nothing.
+    fn start(&mut self, chunk: &Map<String, Value>, says_something: bool, out: &mut Vec<Event>) {
+        let text = |key: &str| chunk.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        if self.started || !(says_something || text("id").is_some()) {
+            return;
+        }
+        self.started = true;
+        self.id = text("id").unwrap_or_default().to_owned();
+        out.push(Event::Start(Start {
+            id: self.id.clone(),
+            model: text("model").unwrap_or_default().to_owned(),
+            created: chunk.get("created").and_then(answer::seconds),
+            service_tier: text("service_tier").map(str::to_owned),
+            system_fingerprint: text("system_fingerprint").map(str::to_owned),
+            source: NAME,
+        }));
+    }
+
+    fn choice(&mut self, mut choice: Map<String, Value>, out: &mut Vec<Event>) {
+        let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0) as u32;
+        let position = match self.lanes.iter().position(|lane| lane.choice == index) {
+            Some(position) => position,
+            None => {
+                self.lanes.push(Lane { choice: index, ..Lane::default() });
+                self.lanes.len() - 1
+            }
+        };
+        let (lane, blocks) = (&mut self.lanes[position], &mut self.blocks);
+        // Some servers call it `message` also in streams; legacy completions have `text` beside the index.
+        let mut delta = match choice.shift_remove("delta").or_else(|| choice.shift_remove("message")) {
+            Some(Value::Object(delta)) => delta,
+            _ => Map::new(),
+        };
+        for key in ["text", "logprobs"] {
+            if let Some(value) = choice.shift_remove(key) {
+                delta.insert(key.to_owned(), value);
+            }
+        }
+        let calls = Piece::read_all(&mut delta);
+        if lane.calls.any() {
+            if says_anything(&delta) {
+                lane.late.push(delta);
+            }
+        } else {
+            lane.say(delta, blocks, out);
+        }
+        for piece in calls {
+            lane.thought = Thought::default();
+            lane.calls.piece(piece, lane.choice, &self.id, blocks, out);
+        }
+        if let Some(Value::String(word)) = choice.get("finish_reason")
+            && !word.is_empty()
+        {
+            lane.finish.get_or_insert_with(|| word.clone());
+        }
+    }
+}
+
+fn says_anything(delta: &Map<String, Value>) -> bool {
+    delta.iter().any(|(key, value)| match value {
+        Value::String(text) => key != "role" && !text.trim().is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(object) => key != "logprobs" && !object.is_empty(),
+        _ => false,
+    })
+}
+
+impl Lane {
+    /// Everything of a delta but its tool calls, in the order in which a model thinks and speaks.
+    fn say(&mut self, mut delta: Map<String, Value>, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        self.think(&mut delta, blocks, out);
+        for key in ["content", "text"] {
+            match delta.shift_remove(key) {
+                Some(Value::String(text)) => self.text(text, blocks, out),
+                Some(Value::Array(parts)) => self.parts(parts, blocks, out),
+                _ => {}
+            }
+        }
+        if let Some(Value::String(text)) = delta.shift_remove("refusal")
+            && !text.is_empty()
+        {
+            self.delta(Opened::Refusal, Delta::Refusal(text), blocks, out);
+        }
+        let entries = delta.get_mut("logprobs").and_then(|logprobs| logprobs.get_mut("content")).map(Value::take);
+        if let Some(Value::Array(entries)) = entries
+            && !entries.is_empty()
+        {
+            self.delta(Opened::Text, Delta::Logprobs(entries), blocks, out);
+        }
+        if let Some(Value::Array(annotations)) = delta.shift_remove("annotations") {
+            for annotation in annotations {
+                self.delta(Opened::Text, Delta::Citation(annotation), blocks, out);
+            }
+        }
+        if let Some(Value::Array(images)) = delta.shift_remove("images") {
+            for image in images {
+                if let Ok(block) = turns::read_part(image, "images") {
+                    self.whole(Opened::Whole(Box::new(block)), blocks, out);
+                }
+            }
+        }
+        if let Some(Value::Object(audio)) = delta.shift_remove("audio") {
+            self.audio.get_or_insert_default().add(audio);
+        }
+    }
+
+    fn text(&mut self, text: String, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        if !text.is_empty() {
+            self.delta(Opened::Text, Delta::Text(text), blocks, out);
+        }
+    }
+
+    /// Mistral's parts.
+    fn parts(&mut self, parts: Vec<Value>, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        for part in parts {
+            match turns::read_part(part, "content").map(|block| block.content) {
+                Ok(Content::Text { text, .. }) => self.text(text, blocks, out),
+                Ok(Content::Reasoning(reasoning)) => self.plain_thought(reasoning.text, blocks, out),
+                Ok(content @ Content::Image { .. }) => {
+                    self.whole(Opened::Whole(Box::new(Block::new(content))), blocks, out);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn delta(&mut self, kind: Opened, delta: Delta, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        self.thought = Thought::default();
+        let index = blocks.running(self.choice, kind, out);
+        out.push(Event::Delta { choice: self.choice, index, delta });
+    }
+
+    fn whole(&mut self, block: Opened, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        self.thought = Thought::default();
+        blocks.whole(self.choice, block, Vec::new(), out);
+    }
+
+    fn think(&mut self, delta: &mut Map<String, Value>, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        let mut text = |key: &str| match delta.shift_remove(key) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let (content, alias) = (text("reasoning_content"), text("reasoning"));
+        let plain = if content.is_empty() { alias } else { content };
+        let details: Vec<Detail> = match delta.shift_remove("reasoning_details") {
+            Some(Value::Array(entries)) => entries.into_iter().filter_map(|entry| Detail::read(entry).ok()).collect(),
+            _ => Vec::new(),
+        };
+        // Routers send the same text in both places.
+        let repeated = details.iter().any(|detail| match &detail.kind {
+            DetailKind::Text(text) | DetailKind::Summary(text) => !text.is_empty(),
+            DetailKind::Encrypted(_) => false,
+        });
+        if !repeated {
+            self.plain_thought(plain, blocks, out);
+        }
+        for detail in details {
+            self.detail(detail, blocks, out);
+        }
+    }
+
+    fn plain_thought(&mut self, text: String, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        if text.is_empty() {
+            return;
+        }
+        let index = self.open_thought(self.thought.sealed, None, None, blocks, out);
+        self.thought.plain.push_str(&text);
+        out.push(Event::Delta { choice: self.choice, index, delta: Delta::Reasoning(text) });
+    }
+
+    fn detail(&mut self, detail: Detail, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        let Detail { kind, signature, id, index: place } = detail;
+        let same_id = id.is_some() && id == self.thought.id;
+        let known = |place: Option<u64>, open: Option<u64>| place.is_none() || open.is_none() || place == open;
+        let fresh = self.thought.sealed || !(same_id || known(place, self.thought.index));
+        let delta = match kind {
+            DetailKind::Encrypted(data) if self.thought.open && same_id => Delta::Encrypted(data),
+            DetailKind::Encrypted(data) => {
+                return self.whole(Opened::Reasoning { id, encrypted: Some(data) }, blocks, out);
+            }
+            // What already went out as plain text is not said twice.
+            DetailKind::Text(text) | DetailKind::Summary(text)
+                if !self.thought.plain.is_empty() && self.thought.plain.contains(&text) =>
+            {
+                Delta::Reasoning(String::new())
+            }
+            DetailKind::Text(text) => Delta::Reasoning(text),
+            DetailKind::Summary(text) => Delta::Summary { part: 0, text },
+        };
+        let says = !matches!(&delta, Delta::Reasoning(text) | Delta::Summary { text, .. } if text.is_empty());
+        if !says && signature.is_none() {
+            return;
+        }
+        let index = self.open_thought(fresh, id, place, blocks, out);
+        let choice = self.choice;
+        if says {
+            out.push(Event::Delta { choice, index, delta });
+        }
+        if let Some(signature) = signature {
+            self.thought.sealed = true;
+            out.push(Event::Delta { choice, index, delta: Delta::Signature(signature) });
+        }
+    }
+
+    fn open_thought(
+        &mut self,
+        fresh: bool,
+        id: Option<String>,
+        place: Option<u64>,
+        blocks: &mut Blocks,
+        out: &mut Vec<Event>,
+    ) -> u32 {
+        if fresh && self.thought.open {
+            blocks.close(self.choice, out);
+            self.thought = Thought::default();
+        }
+        if !self.thought.open {
+            self.thought = Thought { open: true, id: id.clone(), ..Thought::default() };
+        }
+        self.thought.index = self.thought.index.or(place);
+        blocks.running(self.choice, Opened::Reasoning { id, encrypted: None }, out)
+    }
+
+    /// The stream is over: what had to wait comes out.
+    fn end(&mut self, answer: &str, blocks: &mut Blocks, out: &mut Vec<Event>) {
+        self.calls.flush(self.choice, answer, blocks, out);
+        blocks.close(self.choice, out);
+        for delta in std::mem::take(&mut self.late) {
+            self.say(delta, blocks, out);
+        }
+        if let Some(audio) = self.audio.take() {
+            self.whole(Opened::Whole(Box::new(audio.block())), blocks, out);
+        }
+        blocks.close(self.choice, out);
+    }
+}
+
+impl Spoken {
+    fn add(&mut self, mut piece: Map<String, Value>) {
+        let mut text = |key: &str| match piece.shift_remove(key) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        if let Some(id) = text("id") {
+            self.id.get_or_insert(id);
+        }
+        self.transcript.push_str(&text("transcript").unwrap_or_default());
+        let data = text("data").unwrap_or_default();
+        if self.data.len() + data.len() <= MAX_AUDIO_BYTES
+            && let Ok(bytes) = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, &data)
+        {
+            self.data.extend_from_slice(&bytes);
+        }
+        self.rest.extend(piece);
+    }
+
+    fn block(self) -> Block {
+        let data = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &self.data);
+        let transcript = Some(self.transcript);
+        let content = Content::Audio { data, format: String::new(), transcript, id: self.id };
+        Block { content, cache: None, extra: self.rest }
+    }
+}

@@ -1,0 +1,199 @@
+//! A request body written from the neutral form, as the target's quirks want it.
+//!
+//! Asks of this dialect keep their unknown fields. Of asks from elsewhere only what every server takes is sent, or what
+//! the target is known to take: a strict server refuses a whole request for one field too many.
+
+use serde_json::{Map, Number, Value, json};
+
+use super::{NAME, complete, history, reasoning, tools};
+use crate::chat::{Ask, OutputFormat};
+use crate::dialect::{Encoding, Quirks};
+use crate::fault::Fault;
+
+/// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
+const MAX_USER_BYTES: usize = 64;
+
+/// Unknown fields that are kept for our own use and written by other code.
+const WRITTEN_ELSEWHERE: &[&str] = &["functions", "stream_options", "chat_template_kwargs"];
+
+pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    let mut body = Map::new();
+    body.insert("model".into(), to.model.into());
+    if complete::is_legacy(ask) {
+        body.insert("prompt".into(), complete::prompt(ask)?.into());
+    } else {
+        body.insert("messages".into(), history::write(ask, to)?.into());
+        tools::write(ask, to, &mut body);
+        output(ask, to, &mut body);
+        reasoning::write_ask(ask, to, &mut body);
+    }
+    sampling(ask, to, &mut body);
+    stream(ask, to, &mut body);
+    openai_only(ask, to, &mut body);
+    caller(ask, to, &mut body);
+    if ask.source == NAME {
+        for (key, value) in &ask.extra {
+            if !WRITTEN_ELSEWHERE.contains(&key.as_str()) && !body.contains_key(key) {
+                body.insert(key.clone(), value.clone());
+            }
+        }
+        if let (Some(given), false) = (ask.extra.get("chat_template_kwargs"), body.contains_key("chat_template_kwargs"))
+        {
+            body.insert("chat_template_kwargs".into(), given.clone());
+        }
+    }
+    for refused in to.quirks.refuses {
+        if body.shift_remove(*refused).is_some() {
+            to.dropped.push((refused, "the provider refuses it"));
+        }
+    }
+    Ok(Value::Object(body).to_string().into_bytes())
+}
+
+/// Whether the target is OpenAI's own endpoint (or Azure's): nobody else spells the output bound that way only.
+pub(super) fn is_openai(quirks: &Quirks) -> bool {
+    quirks.max_completion_tokens
+}
+
+fn sampling(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    let bound = if is_openai(to.quirks) && !complete::is_legacy(ask) { "max_completion_tokens" } else { "max_tokens" };
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(key.to_owned(), value);
+        }
+    };
+    let number = |value: &Option<Number>| value.clone().map(Value::Number);
+    set(bound, ask.max_tokens.map(Value::from));
+    set("temperature", number(&ask.temperature));
+    set("top_p", number(&ask.top_p));
+    set("frequency_penalty", number(&ask.frequency_penalty));
+    set("presence_penalty", number(&ask.presence_penalty));
+    set("seed", number(&ask.seed));
+    set("n", ask.n.map(Value::from));
+    set("logprobs", ask.logprobs.map(Value::from));
+    set("top_logprobs", ask.top_logprobs.map(Value::from));
+    set("logit_bias", ask.logit_bias.clone());
+    match ask.stop.as_slice() {
+        [] => {}
+        [one] => set("stop", Some(one.as_str().into())),
+        several => set("stop", Some(several.into())),
+    }
+    // OpenAI has neither, local servers and routers have both.
+    if ask.source == NAME || !is_openai(to.quirks) {
+        set("top_k", number(&ask.top_k));
+        set("min_p", number(&ask.min_p));
+    } else {
+        to.drop_if(ask.top_k.is_some(), "top_k", "OpenAI has no such parameter");
+        to.drop_if(ask.min_p.is_some(), "min_p", "OpenAI has no such parameter");
+    }
+}
+
+fn stream(ask: &Ask, to: &Encoding<'_>, body: &mut Map<String, Value>) {
+    if !ask.stream {
+        return;
+    }
+    body.insert("stream".into(), true.into());
+    let mut options = match ask.extra.get("stream_options") {
+        Some(Value::Object(given)) if ask.source == NAME => given.clone(),
+        _ => Map::new(),
+    };
+    if to.quirks.stream_usage {
+        options.insert("include_usage".into(), true.into());
+    }
+    if !options.is_empty() {
+        body.insert("stream_options".into(), Value::Object(options));
+    }
+}
+
+fn output(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    let format = match &ask.output {
+        None => return,
+        Some(OutputFormat::Text) if ask.source == NAME => json!({ "type": "text" }),
+        // The default need not be said.
+        Some(OutputFormat::Text) => return,
+        Some(OutputFormat::JsonObject) => json!({ "type": "json_object" }),
+        Some(OutputFormat::JsonSchema { schema, .. }) if !to.quirks.json_schema => {
+            to.drop_if(true, "response_format.json_schema", "the schema went into the instructions instead");
+            instruct(body, schema, to.quirks);
+            json!({ "type": "json_object" })
+        }
+        Some(OutputFormat::JsonSchema { name, description, schema, strict }) => {
+            let mut inner = Map::new();
+            inner.insert("name".into(), schema_name(name).into());
+            inner.extend(description.as_ref().map(|text| ("description".to_owned(), text.as_str().into())));
+            inner.insert("schema".into(), schema.clone());
+            inner.extend(strict.map(|strict| ("strict".to_owned(), strict.into())));
+            json!({ "type": "json_schema", "json_schema": inner })
+        }
+    };
+    body.insert("response_format".into(), format);
+}
+
+/// OpenAI takes letters, digits, `_` and `-`, 64 at most.
+fn schema_name(name: &str) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
+    let name: String = name.chars().take(64).map(fit).collect();
+    if name.is_empty() { "answer".to_owned() } else { name }
+}
+
+/// Tells the model the schema in words, for targets that only know `json_object` (and demand that "JSON" be said).
+fn instruct(body: &mut Map<String, Value>, schema: &Value, quirks: &Quirks) {
+    let text = format!("Answer with one JSON object that fits this JSON Schema, and nothing else:\n{schema}");
+    let Some(Value::Array(messages)) = body.get_mut("messages") else { return };
+    let instructs = |message: &Value| matches!(message["role"].as_str(), Some("system" | "developer"));
+    match messages.first_mut().filter(|message| instructs(message)).and_then(|message| message.get_mut("content")) {
+        Some(Value::String(given)) => {
+            given.push_str("\n\n");
+            given.push_str(&text);
+        }
+        Some(Value::Array(parts)) => parts.push(json!({ "type": "text", "text": text })),
+        _ => {
+            let role = if quirks.developer_role { "developer" } else { "system" };
+            messages.insert(0, json!({ "role": role, "content": text }));
+        }
+    }
+}
+
+/// Fields that OpenAI invented and few others took over.
+fn openai_only(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    let takes = ask.source == NAME || is_openai(to.quirks);
+    let fields = [
+        ("verbosity", ask.verbosity.as_deref().map(Value::from)),
+        ("prompt_cache_key", ask.cache_key.as_deref().map(Value::from)),
+        ("service_tier", ask.service_tier.as_deref().map(Value::from)),
+        ("modalities", (!ask.modalities.is_empty()).then(|| ask.modalities.as_slice().into())),
+        ("audio", ask.audio.clone()),
+        // Elsewhere `false` is the default, and a server that stores nothing may not know the word.
+        ("store", ask.store.filter(|store| *store || ask.source == NAME).map(Value::from)),
+    ];
+    // Image answers are asked for by `modalities` at routers too.
+    let images = ask.modalities.iter().any(|modality| modality == "image");
+    for (key, value) in fields {
+        match value {
+            Some(value) if takes || (images && key == "modalities") => {
+                body.insert(key.to_owned(), value);
+            }
+            Some(_) => to.drop_if(true, key, "only OpenAI is known to take it"),
+            None => {}
+        }
+    }
+}
+
+fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    let own = ask.source == NAME;
+    if let Some(user) = &ask.user {
+        let end = user.floor_char_boundary(MAX_USER_BYTES);
+        let cut = !own && end < user.len();
+        to.drop_if(cut, "user", "cut to the 64 bytes that OpenAI takes");
+        body.insert("user".into(), if cut { &user[..end] } else { user.as_str() }.into());
+    }
+    if let Some(metadata) = &ask.metadata {
+        // OpenAI takes metadata only for what it stores.
+        if own || (is_openai(to.quirks) && ask.store == Some(true)) {
+            body.insert("metadata".into(), Value::Object(metadata.clone()));
+        } else {
+            to.drop_if(true, "metadata", "only taken for stored answers of OpenAI");
+        }
+    }
+    to.drop_if(ask.previous_response.is_some(), "previous_response_id", "this dialect has no stored responses");
+}

@@ -1,0 +1,354 @@
+//! Turns of blocks, written as messages.
+//!
+//! Tool results leave their user turn and go before everything else of it, because they must follow the calls at once.
+//! What the target cannot hold is noted; a document or image that it cannot read is refused, never lost.
+
+use serde_json::{Map, Value, json};
+
+use super::NAME;
+use super::reasoning::{self, To};
+use super::tools::{disguises_custom, write_cache};
+use crate::chat::reasoning::for_target;
+use crate::chat::{Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult};
+use crate::dialect::{Encoding, ReasoningStyle};
+use crate::fault::{Fault, Kind};
+
+/// Says in a tool's answer where its pictures went.
+const IMAGES_FOLLOW: &str = "The images of this result follow in the next message.";
+
+/// All messages of an ask, its system instructions first.
+pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<Value>, Fault> {
+    let mut writer = Writer { ask, own: ask.source == NAME, to, out: Vec::with_capacity(ask.messages.len() + 1) };
+    if !ask.system.is_empty() {
+        writer.system(&ask.system, None)?;
+    }
+    let mut rest = ask.messages.as_slice();
+    while let Some(first) = rest.first() {
+        let run = rest.iter().take_while(|message| message.role == Role::User).count();
+        let (turn, after) = rest.split_at(run.max(1));
+        rest = after;
+        match first.role {
+            Role::User => writer.user_turns(turn)?,
+            Role::System => writer.system(&first.blocks, Some(first))?,
+            Role::Assistant => writer.assistant(first)?,
+        }
+    }
+    Ok(writer.out)
+}
+
+struct Writer<'a, 'b, 'c> {
+    ask: &'a Ask,
+    /// The ask came in this very dialect: unknown fields go out again.
+    own: bool,
+    to: &'b mut Encoding<'c>,
+    out: Vec<Value>,
+}
+
+impl Writer<'_, '_, '_> {
+    fn system(&mut self, blocks: &[Block], message: Option<&Message>) -> Result<(), Fault> {
+        let role = if self.to.quirks.developer_role { "developer" } else { "system" };
+        let parts = self.parts(blocks)?;
+        let content = self.content(parts, !self.own);
+        self.push(role, vec![("content", content)], message);
+        Ok(())
+    }
+
+    /// Adjacent user turns: every tool result among them first.
+    fn user_turns(&mut self, turns: &[Message]) -> Result<(), Fault> {
+        let mut pictures = Vec::new();
+        for block in turns.iter().flat_map(|turn| &turn.blocks) {
+            if let Content::ToolResult(result) = &block.content {
+                self.tool_result(result, block, &mut pictures)?;
+            }
+        }
+        for turn in turns {
+            let spoken: Vec<Block> =
+                turn.blocks.iter().filter(|block| !matches!(block.content, Content::ToolResult(_))).cloned().collect();
+            if spoken.is_empty() && !turn.blocks.is_empty() && pictures.is_empty() {
+                continue;
+            }
+            let mut parts = std::mem::take(&mut pictures);
+            parts.extend(self.parts(&spoken)?);
+            let content = self.content(parts, false);
+            self.push("user", vec![("content", content)], Some(turn));
+        }
+        Ok(())
+    }
+
+    fn tool_result(&mut self, result: &ToolResult, block: &Block, pictures: &mut Vec<Value>) -> Result<(), Fault> {
+        self.to.drop_if(result.is_error == Some(true), "tool_result.is_error", "tool messages carry no error mark");
+        let mut parts = Vec::new();
+        let mut follow = false;
+        for inner in &result.content {
+            match &inner.content {
+                Content::Other(value) if !self.own => parts.push(text_part(&value.to_string())),
+                Content::Image { .. } | Content::File { .. } if !self.own => {
+                    pictures.extend(self.part(inner)?);
+                    follow = true;
+                }
+                _ => parts.extend(self.part(inner)?),
+            }
+        }
+        if follow && parts.is_empty() {
+            parts.push(text_part(IMAGES_FOLLOW));
+        }
+        if let (Some(mark), true, Some(Value::Object(last))) =
+            (&block.cache, self.to.quirks.cache_control, parts.last_mut())
+        {
+            last.insert("cache_control".into(), write_cache(mark));
+        }
+        let content = self.content(parts, !self.own);
+        let mut message = Map::new();
+        message.insert("role".into(), "tool".into());
+        message.insert("tool_call_id".into(), result.id.as_str().into());
+        message.insert("content".into(), content);
+        if self.own {
+            message.extend(result.name.as_ref().map(|name| ("name".to_owned(), name.as_str().into())));
+            message.extend(block.extra.clone());
+        }
+        self.out.push(Value::Object(message));
+        Ok(())
+    }
+
+    fn assistant(&mut self, message: &Message) -> Result<(), Fault> {
+        let (mut spoken, mut refusal, mut calls) = (Vec::new(), None, Vec::new());
+        let (mut thoughts, mut entries, mut audio) = (Vec::new(), Vec::new(), None);
+        for block in &message.blocks {
+            match &block.content {
+                Content::Reasoning(reasoning) => thoughts.push(reasoning),
+                Content::Refusal(text) => refusal = Some(text),
+                Content::ToolCall(call) => calls.push(self.call(call)),
+                Content::Audio { id: Some(id), .. } => audio = Some(id),
+                Content::Other(value) if self.own && is_detail(value) => entries.push(value.clone()),
+                Content::Image { .. } | Content::Audio { .. } | Content::File { .. } if !self.own => {
+                    self.to.drop_if(true, "messages.assistant", "the target takes no media back from the assistant");
+                }
+                _ => spoken.push(block.clone()),
+            }
+        }
+        let parts = self.parts(&spoken)?;
+        let silent = parts.is_empty() && (!calls.is_empty() || refusal.is_some() || audio.is_some());
+        let content = if silent { Value::Null } else { self.assistant_content(parts) };
+        let mut fields = vec![("content", content)];
+        fields.extend(refusal.map(|text| ("refusal", text.as_str().into())));
+        fields.extend(audio.map(|id| ("audio", json!({ "id": id }))));
+        self.thoughts(&thoughts, entries, &mut fields);
+        if !calls.is_empty() {
+            fields.push(("tool_calls", calls.into()));
+        }
+        self.push("assistant", fields, Some(message));
+        Ok(())
+    }
+
+    /// Text that another dialect cut into blocks (citations, pauses for tools) is one string here.
+    fn assistant_content(&self, parts: Vec<Value>) -> Value {
+        if !self.own && parts.iter().all(is_plain_text) {
+            return parts.iter().filter_map(text_of).collect::<String>().into();
+        }
+        self.content(parts, false)
+    }
+
+    /// Only servers that show reasoning in this form take it back; strict ones refuse a message with it.
+    fn thoughts(&mut self, thoughts: &[&Reasoning], unknown: Vec<Value>, fields: &mut Vec<(&'static str, Value)>) {
+        let style = self.to.quirks.reasoning;
+        let refused = self.to.quirks.refuses.contains(&"reasoning_content");
+        let shows = !matches!(style, ReasoningStyle::Effort | ReasoningStyle::None);
+        if refused || !(self.own || shows) {
+            let present = !thoughts.is_empty();
+            return self.to.drop_if(present, "messages.reasoning", "the target takes no reasoning back");
+        }
+        let mut details = Vec::new();
+        let mut text = Vec::new();
+        for reasoning in thoughts {
+            details.extend(reasoning::details(reasoning, self.ask.source, To::Target, details.len()));
+            text.push(reasoning::plain(reasoning));
+            let opaque = reasoning.signature.iter().chain(&reasoning.encrypted);
+            let origin = if reasoning.origin.is_empty() { self.ask.source } else { &reasoning.origin };
+            let foreign = opaque.clone().any(|opaque| for_target(opaque, origin, NAME).is_none());
+            self.to.drop_if(foreign, "messages.reasoning.signature", "made by another provider");
+        }
+        text.retain(|text| !text.is_empty());
+        if !text.is_empty() {
+            let key = if style == ReasoningStyle::Object { "reasoning" } else { "reasoning_content" };
+            fields.push((key, text.join("\n\n").into()));
+        }
+        details.extend(unknown);
+        if !details.is_empty() && (self.own || style == ReasoningStyle::Object) {
+            fields.push(("reasoning_details", details.into()));
+        }
+    }
+
+    fn call(&self, call: &ToolCall) -> Value {
+        let disguised = call.custom && disguises_custom(self.ask, self.to);
+        let mut value = match (call.custom, disguised) {
+            (true, false) => json!({ "id": call.id, "type": "custom",
+                                     "custom": { "name": call.name, "input": call.arguments } }),
+            (true, true) => function_call(&call.id, &call.name, &json!({ "input": call.arguments }).to_string()),
+            (false, _) => function_call(&call.id, &call.name, &call.arguments),
+        };
+        let signature = call.signature.as_deref().and_then(|opaque| for_target(opaque, self.ask.source, NAME));
+        if let (Some(signature), Value::Object(value)) = (signature, &mut value) {
+            value.insert("extra_content".into(), json!({ "google": { "thought_signature": signature } }));
+        }
+        value
+    }
+
+    fn push(&mut self, role: &str, fields: Vec<(&'static str, Value)>, from: Option<&Message>) {
+        let mut message = Map::new();
+        message.insert("role".into(), role.into());
+        if let Some(name) = from.and_then(|from| from.name.as_deref()) {
+            message.insert("name".into(), name.into());
+        }
+        message.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        if let Some(from) = from.filter(|_| self.own) {
+            add_unknown(&mut message, &from.extra);
+        }
+        self.out.push(Value::Object(message));
+    }
+
+    fn parts(&mut self, blocks: &[Block]) -> Result<Vec<Value>, Fault> {
+        let mut parts = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            parts.extend(self.part(block)?);
+        }
+        Ok(parts)
+    }
+
+    /// One content part; None for what is dropped or said elsewhere.
+    fn part(&mut self, block: &Block) -> Result<Option<Value>, Fault> {
+        let value = match &block.content {
+            Content::Text { text, .. } => text_part(text),
+            Content::Refusal(text) if self.own => json!({ "type": "refusal", "refusal": text }),
+            Content::Refusal(text) => text_part(text),
+            Content::Image { source, detail } => image_part(source, detail.as_deref())?,
+            Content::Audio { data, format, .. } => {
+                json!({ "type": "input_audio", "input_audio": { "data": data, "format": format } })
+            }
+            Content::File { source, name } => self.file_part(source, name.as_deref())?,
+            Content::Other(value) if self.own => value.clone(),
+            Content::Other(_) => {
+                self.to.drop_if(true, "messages.content", "a part that only the source dialect knows");
+                return Ok(None);
+            }
+            Content::ToolCall(_) | Content::ToolResult(_) | Content::Reasoning(_) => return Ok(None),
+        };
+        Ok(Some(self.marked(value, block.cache.as_ref(), &block.extra)))
+    }
+
+    fn marked(&mut self, mut value: Value, cache: Option<&CacheMark>, extra: &Extra) -> Value {
+        if let Value::Object(part) = &mut value {
+            match cache {
+                Some(mark) if self.to.quirks.cache_control => {
+                    part.insert("cache_control".into(), write_cache(mark));
+                }
+                Some(_) => self.to.drop_if(true, "cache_control", "the target caches without marks"),
+                None => {}
+            }
+            if self.own {
+                add_unknown(part, extra);
+            }
+        }
+        value
+    }
+
+    fn file_part(&self, source: &Media, name: Option<&str>) -> Result<Value, Fault> {
+        let takes_urls = self.own || self.to.quirks.reasoning == ReasoningStyle::Object;
+        let mut file = Map::new();
+        match source {
+            Media::Id(id) => file.insert("file_id".into(), id.as_str().into()),
+            Media::Inline { mime, .. } if mime.starts_with("image/") && !self.own => return image_part(source, None),
+            Media::Inline { mime, data } if mime.starts_with("text/") && !self.own => {
+                let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, data);
+                let text = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+                return Ok(document(name, &text.ok_or_else(|| unsupported("a text file that is not UTF-8"))?));
+            }
+            Media::Inline { .. } => {
+                let name = name.map_or_else(|| file_name(source), str::to_owned);
+                file.insert("filename".into(), name.into());
+                file.insert("file_data".into(), source.to_url().into())
+            }
+            Media::Url { url, .. } if takes_urls => {
+                file.extend(name.map(|name| ("filename".to_owned(), name.into())));
+                file.insert("file_data".into(), url.as_str().into())
+            }
+            Media::Url { .. } => return Err(unsupported("a file by URL")),
+            Media::Text(text) => return Ok(document(name, text)),
+        };
+        Ok(json!({ "type": "file", "file": file }))
+    }
+
+    /// A single plain text is a string; several are parts, unless the target or the caller wants one string.
+    fn content(&self, parts: Vec<Value>, joined: bool) -> Value {
+        let all_text = parts.iter().all(|part| part.get("type").is_some_and(|kind| kind == "text"));
+        let unmarked = parts.iter().all(is_plain_text);
+        let flat = all_text && (self.to.quirks.flat_content || (joined && unmarked));
+        if flat || (parts.len() == 1 && unmarked) || parts.is_empty() {
+            return parts.iter().filter_map(text_of).collect::<Vec<_>>().join("\n\n").into();
+        }
+        parts.into()
+    }
+}
+
+fn function_call(id: &str, name: &str, arguments: &str) -> Value {
+    // Absent arguments are an empty object; an empty string is no JSON.
+    let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
+    json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
+}
+
+fn is_detail(value: &Value) -> bool {
+    value.get("type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("reasoning."))
+}
+
+fn add_unknown(to: &mut Map<String, Value>, extra: &Extra) {
+    for (key, value) in extra {
+        if !to.contains_key(key) {
+            to.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
+}
+
+fn text_of(part: &Value) -> Option<&str> {
+    part.get("text")?.as_str()
+}
+
+/// Nothing but text: no marks, no unknown fields.
+fn is_plain_text(part: &Value) -> bool {
+    part.as_object().is_some_and(|part| part.len() == 2 && part.get("type").is_some_and(|kind| kind == "text"))
+}
+
+fn image_part(source: &Media, detail: Option<&str>) -> Result<Value, Fault> {
+    let Some(url) = source.to_url() else {
+        return match source {
+            Media::Id(id) => Ok(json!({ "type": "file", "file": { "file_id": id } })),
+            _ => Err(unsupported("an image without data or URL")),
+        };
+    };
+    let mut image = Map::new();
+    image.insert("url".into(), url.into());
+    image.extend(detail.map(|detail| ("detail".to_owned(), detail.into())));
+    Ok(json!({ "type": "image_url", "image_url": image }))
+}
+
+/// A text document has no part of its own in this form.
+fn document(name: Option<&str>, text: &str) -> Value {
+    match name {
+        Some(name) => text_part(&format!("{name}:\n\n{text}")),
+        None => text_part(text),
+    }
+}
+
+/// OpenAI refuses inline files without a name.
+fn file_name(source: &Media) -> String {
+    match source {
+        Media::Inline { mime, .. } => format!("file.{}", mime.rsplit('/').next().unwrap_or("bin")),
+        _ => "file".to_owned(),
+    }
+}
+
+fn unsupported(what: &str) -> Fault {
+    Fault::new(Kind::UnsupportedFeature, format!("OpenAI chat completions cannot take {what}.")).param("messages")
+}

@@ -1,0 +1,334 @@
+//! What comes from other dialects: asks fitted to a target's quirks, answers and streams in OpenAI's words.
+
+use super::*;
+use crate::chat::{
+    CacheMark, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool, ToolCall, ToolChoice,
+    ToolResult,
+};
+use crate::fault::Kind;
+
+const OPENAI: Quirks = Quirks { max_completion_tokens: true, developer_role: true, ..Quirks::NONE };
+
+fn foreign() -> Ask {
+    let call = ToolCall { id: "toolu_1".into(), name: "f".into(), ..ToolCall::default() };
+    let thought = Reasoning { text: "Hm.".into(), signature: Some("EqQB".into()), ..Reasoning::default() };
+    let result = ToolResult {
+        id: "toolu_1".into(),
+        content: vec![Block::new(Content::Image {
+            source: Media::Inline { mime: "image/png".into(), data: "iVBO".into() },
+            detail: None,
+        })],
+        is_error: Some(true),
+        ..ToolResult::default()
+    };
+    let marked = Block { cache: Some(CacheMark::default()), ..Block::text("Two.") };
+    Ask {
+        model: "claude".into(),
+        system: vec![Block::text("One."), marked],
+        messages: vec![
+            Message::new(Role::User, vec![Block::text("go")]),
+            Message::new(
+                Role::Assistant,
+                vec![
+                    Block::new(Content::Reasoning(thought)),
+                    Block::text("Look"),
+                    Block::text("ing."),
+                    Block::new(Content::ToolCall(call)),
+                ],
+            ),
+            Message::new(Role::User, vec![Block::text("and?"), Block::new(Content::ToolResult(result))]),
+        ],
+        max_tokens: Some(100),
+        source: "anthropic",
+        ..Ask::default()
+    }
+}
+
+fn written(ask: &Ask, quirks: &Quirks) -> (Value, Vec<&'static str>) {
+    let mut to = Encoding::new("up", quirks);
+    let body = OpenAiChat.encode_ask(ask, &mut to).expect("encodes");
+    (value(&body), to.dropped.iter().map(|(field, _)| *field).collect())
+}
+
+#[test]
+fn turns_of_another_dialect_become_messages() {
+    let (body, dropped) = written(&foreign(), &OPENAI);
+    assert_eq!(
+        body,
+        json!({"model": "up", "messages": [
+            {"role": "developer", "content": "One.\n\nTwo."},
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "content": "Looking.", "tool_calls": [
+                {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "toolu_1", "content": "The images of this result follow in the next message."},
+            {"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
+                {"type": "text", "text": "and?"}]}],
+            "max_completion_tokens": 100})
+    );
+    assert_eq!(dropped, ["cache_control", "messages.reasoning", "tool_result.is_error"]);
+}
+
+#[test]
+fn marks_and_reasoning_go_where_they_are_understood() {
+    let quirks = Quirks { cache_control: true, reasoning: ReasoningStyle::Object, ..Quirks::NONE };
+    let (body, dropped) = written(&foreign(), &quirks);
+    assert_eq!(body["messages"][0]["content"][1]["cache_control"], json!({"type": "ephemeral"}));
+    assert_eq!(body["messages"][2]["reasoning"], "Hm.");
+    assert_eq!(body["messages"][2].get("reasoning_details"), None, "the signature is Anthropic's");
+    assert!(dropped.contains(&"messages.reasoning.signature"));
+    let mut ask = foreign();
+    if let Content::Reasoning(reasoning) = &mut ask.messages[1].blocks[0].content {
+        reasoning.signature = Some("portcullis.openai_chat.anthropic-claude-v1;EqQB".into());
+    }
+    let (body, _) = written(&ask, &quirks);
+    assert_eq!(
+        body["messages"][2]["reasoning_details"],
+        json!([{"type": "reasoning.text", "text": "Hm.", "signature": "EqQB", "format": "anthropic-claude-v1", "index": 0}])
+    );
+    let thinking = Quirks { reasoning: ReasoningStyle::Thinking, ..Quirks::NONE };
+    assert_eq!(written(&ask, &thinking).0["messages"][2]["reasoning_content"], "Hm.");
+}
+
+#[test]
+fn reasoning_is_asked_for_in_the_targets_way() {
+    let ask = |effort: Option<Effort>, budget: Option<u64>| Ask {
+        reasoning: Some(ReasoningAsk { effort, budget, adaptive: true, ..ReasoningAsk::default() }),
+        ..foreign()
+    };
+    let style = |style: ReasoningStyle| Quirks { reasoning: style, ..Quirks::NONE };
+    let field = |ask: &Ask, quirks: &Quirks, key: &str| written(ask, quirks).0.get(key).cloned();
+    use ReasoningStyle::*;
+    let (high, off, auto) = (ask(Some(Effort::Max), None), ask(Some(Effort::None), None), ask(None, None));
+    let budget = ask(None, Some(50));
+    assert_eq!(field(&high, &style(Effort), "reasoning_effort"), Some(json!("high")));
+    assert_eq!(field(&budget, &style(Effort), "reasoning_effort"), Some(json!("medium")));
+    assert_eq!(field(&off, &style(Effort), "reasoning_effort"), None);
+    assert_eq!(field(&auto, &style(Effort), "reasoning_effort"), None);
+    assert_eq!(field(&high, &style(Object), "reasoning"), Some(json!({"effort": "max"})));
+    assert_eq!(field(&budget, &style(Object), "reasoning"), Some(json!({"max_tokens": 50})));
+    assert_eq!(field(&off, &style(Object), "reasoning"), Some(json!({"enabled": false})));
+    assert_eq!(field(&auto, &style(Object), "reasoning"), Some(json!({"enabled": true})));
+    assert_eq!(field(&off, &style(Thinking), "thinking"), Some(json!({"type": "disabled"})));
+    assert_eq!(field(&auto, &style(Template), "chat_template_kwargs"), Some(json!({"enable_thinking": true})));
+    assert_eq!(field(&budget, &style(Enable), "thinking_budget"), Some(json!(50)));
+    let (body, dropped) = written(&high, &style(None));
+    assert!(dropped.contains(&"reasoning") && body.as_object().is_some_and(|body| body.len() == 3), "{body}");
+}
+
+#[test]
+fn what_only_openai_takes_stays_away_from_others() {
+    let ask = Ask {
+        top_k: Some(5.into()),
+        user: Some("u".repeat(150)),
+        store: Some(false),
+        verbosity: Some("low".into()),
+        cache_key: Some("k".into()),
+        service_tier: Some("flex".into()),
+        metadata: Some(Default::default()),
+        parallel_tools: Some(true),
+        tool_choice: Some(ToolChoice::Auto),
+        stop: vec!["a".into()],
+        stream: true,
+        ..foreign()
+    };
+    let keys = |quirks: &Quirks| {
+        let body = written(&ask, quirks).0;
+        body.as_object().expect("object").keys().cloned().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(keys(&Quirks::NONE), "model messages max_tokens stop top_k stream stream_options user");
+    assert_eq!(
+        keys(&OPENAI),
+        "model messages max_completion_tokens stop stream stream_options verbosity prompt_cache_key service_tier user"
+    );
+    let strict = Quirks { refuses: &["user", "top_k"], stream_usage: false, ..Quirks::NONE };
+    assert_eq!(keys(&strict), "model messages max_tokens stop stream");
+    assert_eq!(written(&ask, &OPENAI).0["user"].as_str().map(str::len), Some(64));
+}
+
+#[test]
+fn allowed_tools_become_a_shorter_list_where_the_choice_is_unknown() {
+    let tool = |name: &str| Tool::Function {
+        name: name.into(),
+        description: None,
+        parameters: None,
+        strict: None,
+        cache: None,
+        extra: Default::default(),
+    };
+    let custom = Tool::Custom {
+        name: "patch".into(),
+        description: None,
+        format: Some(json!({"type": "grammar", "syntax": "lark", "definition": "x"})),
+    };
+    let ask = Ask {
+        tools: vec![tool("a"), tool("b"), custom, Tool::Hosted(json!({"type": "web_search"}))],
+        tool_choice: Some(ToolChoice::Allowed { names: vec!["b".into(), "patch".into()], required: true }),
+        parallel_tools: Some(false),
+        ..foreign()
+    };
+    let (body, _) = written(&ask, &Quirks::NONE);
+    let names: Vec<_> = body["tools"].as_array().expect("tools").iter().map(|tool| &tool["function"]["name"]).collect();
+    assert_eq!(names, [&json!("b"), &json!("patch")]);
+    assert_eq!(body["tools"][1]["function"]["parameters"]["required"], json!(["input"]), "disguised as a function");
+    assert_eq!((&body["tool_choice"], &body["parallel_tool_calls"]), (&json!("required"), &json!(false)));
+    let (body, dropped) = written(&ask, &OPENAI);
+    assert_eq!(body["tools"][2]["custom"]["format"]["grammar"], json!({"syntax": "lark", "definition": "x"}));
+    assert_eq!(
+        body["tool_choice"]["allowed_tools"]["tools"][1],
+        json!({"type": "custom", "custom": {"name": "patch"}})
+    );
+    assert!(dropped.contains(&"tools"));
+}
+
+#[test]
+fn a_schema_goes_into_words_where_only_json_objects_are_known() {
+    let schema = json!({"type": "object"});
+    let output = Some(OutputFormat::JsonSchema { name: "a b".into(), description: None, schema, strict: Some(true) });
+    let ask = Ask { output, ..foreign() };
+    assert_eq!(written(&ask, &Quirks::NONE).0["response_format"]["json_schema"]["name"], "a_b");
+    let (body, _) = written(&ask, &Quirks { json_schema: false, ..Quirks::NONE });
+    assert_eq!(body["response_format"], json!({"type": "json_object"}));
+    assert!(
+        body["messages"][0]["content"]
+            .as_str()
+            .is_some_and(|text| text.contains("JSON Schema") && text.contains(r#"{"type":"object"}"#))
+    );
+    let (body, _) = written(&Ask { system: Vec::new(), ..ask }, &Quirks { json_schema: false, ..Quirks::NONE });
+    assert_eq!(body["messages"][0]["role"], "system");
+}
+
+#[test]
+fn documents_are_written_or_refused_but_never_lost() {
+    let with = |source: Media| Ask {
+        messages: vec![Message::new(Role::User, vec![Block::new(Content::File { source, name: None })])],
+        system: Vec::new(),
+        ..foreign()
+    };
+    let inline = |mime: &str, data: &str| Media::Inline { mime: mime.into(), data: data.into() };
+    let part = |source: Media| written(&with(source), &OPENAI).0["messages"][0]["content"].clone();
+    assert_eq!(
+        part(inline("application/pdf", "JVBE")),
+        json!([{"type": "file", "file": {"filename": "file.pdf", "file_data": "data:application/pdf;base64,JVBE"}}])
+    );
+    assert_eq!(part(inline("text/plain", "aGk=")), "hi");
+    assert_eq!(part(Media::Text("plain".into())), "plain");
+    assert_eq!(part(Media::Id("file-1".into())), json!([{"type": "file", "file": {"file_id": "file-1"}}]));
+    let url = with(Media::Url { url: "https://example.com/a.pdf".into(), mime: None });
+    let fault = OpenAiChat.encode_ask(&url, &mut Encoding::new("up", &OPENAI)).expect_err("refused");
+    assert_eq!(fault.kind, Kind::UnsupportedFeature);
+}
+
+#[test]
+fn flat_content_is_one_string() {
+    let mut ask = foreign();
+    ask.messages[0].blocks.push(Block::text("now"));
+    let quirks = Quirks { flat_content: true, cache_control: true, ..Quirks::NONE };
+    let (body, _) = written(&ask, &quirks);
+    assert_eq!(body["messages"][0]["content"], "One.\n\nTwo.");
+    assert_eq!(body["messages"][1]["content"], "go\n\nnow");
+}
+
+fn start(source: &'static str) -> Event {
+    Event::Start(Start { id: "msg_1".into(), model: "claude".into(), source, ..Start::default() })
+}
+
+fn chunks(events: &[Event], asked: &Asked) -> Vec<Value> {
+    let text = String::from_utf8(encode(events, asked)).expect("UTF-8");
+    let frames: Vec<&str> = text.split("\n\n").filter(|frame| !frame.is_empty()).collect();
+    assert_eq!(frames.last(), Some(&"data: [DONE]"));
+    let data = frames[..frames.len() - 1].iter().map(|frame| frame.strip_prefix("data: ").expect("data only"));
+    data.map(|data| value(data.as_bytes())).collect()
+}
+
+#[test]
+fn a_foreign_stream_has_a_role_numbered_calls_and_a_finish() {
+    let delta = |index, delta| Event::Delta { choice: 0, index, delta };
+    let open = |index, block| Event::Open { choice: 0, index, block };
+    let close = |index| Event::Close { choice: 0, index };
+    let call = |id: &str| Opened::ToolCall(ToolCall { id: id.into(), name: "f".into(), ..ToolCall::default() });
+    let usage = crate::chat::Usage { input: 5, output: 7, ..Default::default() };
+    let events = [
+        start("anthropic"),
+        Event::Usage(usage),
+        open(0, Opened::Reasoning { id: None, encrypted: None }),
+        delta(0, Delta::Reasoning("Hm.".into())),
+        delta(0, Delta::Signature("EqQB".into())),
+        close(0),
+        open(1, Opened::Text),
+        delta(1, Delta::Text("See".into())),
+        delta(1, Delta::Citation(json!({"type": "web_search_result_location", "url": "https://e.org", "title": "E"}))),
+        close(1),
+        open(2, call("a")),
+        delta(2, Delta::Arguments("{\"x\":".into())),
+        delta(2, Delta::Arguments("1}".into())),
+        close(2),
+        open(3, call("b")),
+        close(3),
+        Event::Ping,
+        Event::Finish { choice: 0, reason: Finish::ToolCalls, native: Some("tool_use".into()), stop_sequence: None },
+    ];
+    let asked = asked(Op::Generate, Ask { source: NAME, ..Ask::default() });
+    let all = chunks(&events, &asked);
+    let deltas: Vec<&Value> = all.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let function =
+        |index: u32, arguments: &str| json!({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]});
+    let opening = |index: u32, id: &str| json!({"tool_calls": [{"index": index, "id": id, "type": "function", "function": {"name": "f", "arguments": ""}}]});
+    let expected = [
+        json!({"role": "assistant", "content": null, "refusal": null, "reasoning_content": "Hm."}),
+        json!({"reasoning_details": [{"type": "reasoning.text", "text": "Hm.",
+            "signature": "portcullis.anthropic.EqQB", "format": "anthropic-claude-v1", "index": 0}]}),
+        json!({"content": "See"}),
+        json!({"annotations": [{"type": "url_citation", "index": 0,
+            "url_citation": {"url": "https://e.org", "title": "E", "start_index": 0, "end_index": 3}}]}),
+        opening(0, "a"),
+        function(0, "{\"x\":"),
+        function(0, "1}"),
+        opening(1, "b"),
+        function(1, "{}"),
+        json!({}),
+    ];
+    assert_eq!(deltas, expected.iter().collect::<Vec<_>>());
+    assert_eq!(all.last().expect("a finish")["choices"][0]["finish_reason"], "tool_calls");
+    assert!(all.iter().all(|chunk| chunk["id"] == "msg_1" && chunk["object"] == "chat.completion.chunk"));
+    assert!(all.iter().all(|chunk| chunk.get("usage").is_none()), "usage was not asked for");
+    assert_eq!(all[0]["created"], 1_700_000_000);
+    let with_usage = chunks(&events, &curious(Op::Generate));
+    let last = with_usage.last().expect("usage");
+    assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(12)));
+    assert!(with_usage[0]["usage"].is_null() && with_usage[0].get("usage").is_some());
+}
+
+#[test]
+fn an_answer_to_a_client_of_functions_is_a_function_call() {
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "functions": [{"name": "f"}]});
+    let asked = asked(Op::Generate, ask_of(&body, Op::Generate).expect("valid"));
+    let file = fixtures("stream", "sse").into_iter().find(|file| name(file) == "openai_tools_parallel").expect("there");
+    let events = decode(&fs::read(file).expect("readable"), &[]).expect("valid");
+    let whole = value(&OpenAiChat.encode_answer(&collect(events.clone()), &asked));
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["message"]["function_call"], json!({"name": "get_weather", "arguments": "{\"city\":\"Oslo\"}"}));
+    assert_eq!((choice["message"].get("tool_calls"), &choice["finish_reason"]), (None, &json!("function_call")));
+    let all = chunks(&events, &asked);
+    let arguments: String =
+        all.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["function_call"]["arguments"].as_str()).collect();
+    assert_eq!(arguments, "{\"city\":\"Oslo\"}");
+    assert!(all.iter().all(|chunk| chunk["choices"][0]["delta"].get("tool_calls").is_none()));
+}
+
+#[test]
+fn a_chat_answer_becomes_a_text_completion_for_those_who_asked_so() {
+    let asked = curious(Op::Complete);
+    let answer = OpenAiChat
+        .decode_answer(br#"{"id":"c","model":"m","created":5,"choices":[{"index":0,"message":{"content":"Hi"},"logprobs":{"content":[]},"finish_reason":"stop"}]}"#)
+        .expect("valid");
+    assert_eq!(
+        value(&OpenAiChat.encode_answer(&answer, &asked)),
+        json!({"id": "c", "object": "text_completion", "created": 5, "model": "m",
+               "choices": [{"text": "Hi", "index": 0, "logprobs": null, "finish_reason": "stop"}]})
+    );
+    let all = chunks(&replay(&answer), &asked);
+    assert_eq!(all[0]["choices"], json!([{"text": "Hi", "index": 0, "logprobs": null, "finish_reason": null}]));
+    assert_eq!(all[1]["choices"][0]["finish_reason"], "stop");
+    assert!(all.iter().all(|chunk| chunk["object"] == "text_completion"));
+}
