@@ -116,14 +116,15 @@ fn read_object(object: &Map<String, Value>, into: &mut Refusal, depth: u8) {
 /// stands in for it.
 fn read_code(code: &Value, into: &mut Refusal) {
     let number = code.as_u64().or_else(|| code.as_str().and_then(|text| text.parse().ok()));
-    match (number, code) {
-        (Some(number @ 400..=599), _) => {
-            if into.status == 200 {
-                into.status = number as u16;
-            }
+    if let Some(number @ 400..=599) = number {
+        if into.status == 200 {
+            into.status = number as u16;
         }
-        (_, Value::String(text)) if !text.is_empty() && into.code.is_none() => into.code = Some(text.clone()),
-        (_, Value::Number(number)) if into.code.is_none() => into.code = Some(number.to_string()),
+        return;
+    }
+    match code {
+        Value::String(text) if !text.is_empty() && into.code.is_none() => into.code = Some(text.clone()),
+        Value::Number(number) if into.code.is_none() => into.code = Some(number.to_string()),
         _ => {}
     }
 }

@@ -117,13 +117,12 @@ impl Dialect for OpenAiResponses {
 /// not reason refuse to be asked for reasoning.
 fn looks_reasoning(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
-    let after = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.bytes().next());
-    let generation = after("gpt-").filter(u8::is_ascii_digit);
-    let numbered = after("o").is_some_and(|byte| byte.is_ascii_digit());
-    let chat = name.contains("-chat");
-    numbered
-        || generation.is_some_and(|digit| digit >= b'5' && !chat)
-        || name.starts_with("gpt-oss")
-        || name.starts_with("codex-")
-        || name.starts_with("computer-use")
+    let number = |prefix: &str| {
+        let rest = name.strip_prefix(prefix)?;
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse::<u32>().ok()
+    };
+    let generation = number("gpt-").is_some_and(|generation| generation >= 5 && !name.contains("-chat"));
+    let families = ["gpt-oss", "codex-", "computer-use"];
+    generation || number("o").is_some() || families.iter().any(|family| name.starts_with(family))
 }

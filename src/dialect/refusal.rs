@@ -62,6 +62,8 @@ pub fn classify(refusal: &Refusal) -> Kind {
         200 => match () {
             () if says(&["overloaded"]) => Kind::Overloaded,
             () if says(&["rate_limit", "resource_exhausted"]) => Kind::RateLimited,
+            () if says(QUOTA_WORDS) => Kind::QuotaExceeded,
+            () if says(CREDENTIAL_WORDS) => Kind::UpstreamCredential,
             () if says(CONTEXT_WORDS) => Kind::ContextLength,
             () if says(POLICY_WORDS) => Kind::ContentPolicy,
             () if says(&["invalid_request", "invalid_argument"]) => Kind::UpstreamRejected,

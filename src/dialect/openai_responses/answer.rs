@@ -8,7 +8,7 @@ use super::item::{self, MESSAGE, PART, Reader, made_id, string};
 use super::response::{self, Echo, Response};
 use super::tools::{self, put};
 use super::{NAME, usage};
-use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
+use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, Reasoning, ToolCall};
 use crate::dialect::{Asked, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 
@@ -146,7 +146,8 @@ fn output(choice: &Choice, source: &str, asked: &Asked) -> Vec<Value> {
         }
     }
     out.extend(message.map(Value::Object));
-    if let Some(last) = out.last_mut() {
+    // An upstream of this form has said so itself.
+    if let (Some(last), false) = (out.last_mut(), source == NAME) {
         mark_cut(last, choice.finish);
     }
     out
@@ -160,26 +161,35 @@ pub(super) fn mark_cut(last: &mut Value, finish: Option<Finish>) {
 }
 
 fn items_of(block: &Block, source: &str, asked: &Asked, at: usize) -> Vec<Value> {
+    let none = Extra::new();
     let id = |prefix: &str, index: usize| made_id(prefix, &asked.id, index);
     match &block.content {
         Content::Reasoning(reasoning) => {
             let shown = Shown::of(reasoning, source);
             let id = own_id(reasoning.id.as_deref(), "rs_").unwrap_or_else(|| id("rs", at));
-            vec![reasoning_item(&id, &shown, item::held(reasoning, source))]
+            vec![with_own(reasoning_item(&id, &shown, item::held(reasoning, source)), block, source)]
         }
         Content::ToolCall(call) => {
             let signature = call.signature.as_deref();
             let mut items: Vec<_> =
                 signature.map(|sig| item::signature_item(&id("rs", at), sig, source)).into_iter().collect();
             let at = at + items.len();
-            let head = Call::of(call, asked, &asked.id, at);
-            items.push(head.item(&head.text(&call.arguments), "completed"));
+            let head = Call::of(call, asked, at, if source == NAME { &block.extra } else { &none });
+            items.push(with_own(head.item(&head.text(&call.arguments), "completed"), block, source));
             items
         }
         Content::Image { source: Media::Inline { data, .. }, .. } => vec![image_item(&id("ig", at), data)],
         Content::Other(item) if source == NAME => vec![item.clone()],
         _ => Vec::new(),
     }
+}
+
+/// Fields that an upstream of this form gave the item beyond those that are known.
+fn with_own(mut item: Value, block: &Block, source: &str) -> Value {
+    if let (true, Some(item)) = (source == NAME, item.as_object_mut()) {
+        item.extend(block.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    item
 }
 
 /// An id that the upstream gave an item of this kind.
@@ -256,10 +266,11 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub fn of(call: &ToolCall, asked: &Asked, exchange: &str, at: usize) -> Call {
+    pub fn of(call: &ToolCall, asked: &Asked, at: usize, extra: &Extra) -> Call {
+        let exchange = &asked.id;
         let custom = call.custom || tools::is_custom(&asked.ask.tools, &call.name);
         let (prefix, known) = if custom { ("ctc", "ctc_") } else { ("fc", "fc_") };
-        let (name, namespace) = tools::bare(&asked.ask.tools, &call.name);
+        let (name, namespace) = tools::bare(&asked.ask.tools, &call.name, extra);
         let id = own_id(call.item_id.as_deref(), known).unwrap_or_else(|| made_id(prefix, exchange, at));
         Call {
             // Results are matched by this id, so there must be one.

@@ -330,7 +330,8 @@ impl<'a> Items<'a> {
         let id = call.item_id.as_deref().filter(|id| self.own && !is_made(id));
         put(&mut item, "id", id);
         item.insert("call_id".to_owned(), call.id.as_str().into());
-        let (name, space) = tools::bare(&self.ask.tools, &call.name);
+        let none = Map::new();
+        let (name, space) = tools::bare(&self.ask.tools, &call.name, if self.own { &block.extra } else { &none });
         item.insert("name".to_owned(), name.into());
         put(&mut item, "namespace", space);
         match (call.custom, call.arguments.as_str()) {

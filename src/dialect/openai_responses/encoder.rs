@@ -264,7 +264,7 @@ impl ResponsesEncoder {
             let item = item::signature_item(&self.id_for("rs"), signature, self.source());
             self.whole_item(item, out);
         }
-        let call = Call::of(call, &self.asked, &self.asked.id, self.output.len());
+        let call = Call::of(call, &self.asked, self.output.len(), &Map::new());
         let at = self.add(&call.item("", "in_progress"), out);
         Open::Call { call, at, text: String::new() }
     }

@@ -75,7 +75,7 @@ impl Reader {
         if let Content::ToolCall(call) = &mut block.content {
             call.arguments = string(&mut item, if call.custom { "input" } else { "arguments" }).unwrap_or_default();
         }
-        for key in ["type", "id", "call_id", "name", "namespace", "status"] {
+        for key in ["type", "id", "call_id", "name"] {
             item.remove(key);
         }
         block.extra = rest(item);
@@ -279,7 +279,7 @@ fn reasoning(item: &mut Map<String, Value>, open: bool) -> Block {
         }
         None => out.encrypted = held,
     }
-    for key in ["type", "summary", "content", "status"] {
+    for key in ["type", "summary", "content"] {
         item.remove(key);
     }
     Block { content: Content::Reasoning(out), cache: None, extra: rest(std::mem::take(item)) }

@@ -53,7 +53,6 @@ fn asked(ask: &Ask) -> Map<String, Value> {
     });
     let fields = json!({
         "background": extra("background").unwrap_or(Value::Bool(false)),
-        "conversation": conversation,
         "instructions": (!system.is_empty()).then(|| system.join("\n\n")),
         "max_output_tokens": ask.max_tokens,
         "max_tool_calls": extra("max_tool_calls"),
@@ -74,10 +73,12 @@ fn asked(ask: &Ask) -> Map<String, Value> {
         "user": ask.user.as_ref().filter(|_| extra("safety_identifier").is_none()),
         "metadata": ask.metadata.clone().unwrap_or_default(),
     });
-    match fields {
+    let mut fields = match fields {
         Value::Object(fields) => fields,
         _ => Map::new(),
-    }
+    };
+    tools::put(&mut fields, "conversation", conversation);
+    fields
 }
 
 /// One `response` object.

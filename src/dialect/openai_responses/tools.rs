@@ -25,12 +25,16 @@ pub(super) fn qualified(space: &str, name: &str) -> String {
     }
 }
 
-/// Undoes [`qualified`]: the name within its namespace, and the namespace.
-pub(super) fn bare<'a>(tools: &'a [Tool], name: &'a str) -> (&'a str, Option<&'a str>) {
-    let space = tools.iter().find_map(|tool| match tool {
-        Tool::Function { name: known, extra, .. } if known == name => extra.get(NAMESPACE)?.get("name")?.as_str(),
-        _ => None,
-    });
+/// Undoes [`qualified`]: the name within its namespace, and the namespace. A call that says its namespace itself
+/// (`extra`) need not have its tool among those of the ask: tools may be loaded later.
+pub(super) fn bare<'a>(tools: &'a [Tool], name: &'a str, extra: &'a Extra) -> (&'a str, Option<&'a str>) {
+    let defined = || {
+        tools.iter().find_map(|tool| match tool {
+            Tool::Function { name: known, extra, .. } if known == name => extra.get(NAMESPACE)?.get("name")?.as_str(),
+            _ => None,
+        })
+    };
+    let space = extra.get(NAMESPACE).and_then(Value::as_str).or_else(defined);
     let within = space.and_then(|space| name.strip_prefix(space)).map(|name| name.strip_prefix("__").unwrap_or(name));
     (within.unwrap_or(name), space)
 }
@@ -125,7 +129,7 @@ pub(super) fn encode(ask: &Ask, mut to: Option<&mut Encoding<'_>>) -> Vec<Value>
                 }
                 let mut tool = Map::new();
                 tool.insert("type".to_owned(), "function".into());
-                let (bare, space) = if own { bare(&ask.tools, name) } else { (name.as_str(), None) };
+                let (bare, space) = if own { bare(&ask.tools, name, extra) } else { (name.as_str(), None) };
                 tool.insert("name".to_owned(), bare.into());
                 put(&mut tool, "description", description.as_deref());
                 match parameters {
