@@ -5,4 +5,5 @@ pub mod dialect;
 pub mod embed;
 pub mod fault;
 pub mod json;
+pub mod mock;
 pub mod sse;
