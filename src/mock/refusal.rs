@@ -16,8 +16,8 @@ pub struct Refusal {
     /// OpenAI's `param` and `code`.
     pub param: Option<String>,
     pub code: Option<&'static str>,
-    /// Gemini's `details`.
-    pub details: Option<Value>,
+    /// Gemini's `details`; boxed, because a refusal is the error half of many results.
+    pub details: Option<Box<Value>>,
     /// How long to wait before another try.
     pub retry_after: Option<u64>,
 }
@@ -66,7 +66,7 @@ impl Refusal {
             Dialect::Gemini => {
                 let mut error = json!({"code": self.status, "message": self.message, "status": self.kind});
                 if let Some(details) = &self.details {
-                    error["details"] = details.clone();
+                    error["details"] = Value::clone(details);
                 }
                 json!({"error": error})
             }
@@ -316,7 +316,7 @@ fn gemini(kind: Kind, model: &str, wait: u64) -> Option<Refusal> {
         // Gemini blocks prompts in an answer with status 200; its answers are made in `gemini`.
         _ => return None,
     };
-    Some(Refusal { details, ..Refusal::new(status, kind, message) })
+    Some(Refusal { details: details.map(Box::new), ..Refusal::new(status, kind, message) })
 }
 
 /// The error of `error-first` and `error-mid`: whose frames come after `sequence` others.

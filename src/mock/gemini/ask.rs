@@ -286,46 +286,20 @@ struct Contents<'a> {
 }
 
 impl Contents<'_> {
+    /// Neighbours of one role are one turn: clients keep a streamed answer as one content for each chunk.
     fn read(&mut self, contents: &[Value]) -> Result<(), Refusal> {
-        for (i, content) in contents.iter().enumerate() {
-            let model = match content["role"].as_str() {
+        let mut roles = Vec::with_capacity(contents.len());
+        for content in contents {
+            roles.push(match content["role"].as_str() {
                 None | Some("user" | "function") => false,
                 Some("model") => true,
                 Some(_) => return Err(Refusal::gemini("Please use a valid role: user, model.")),
-            };
-            let at = format!("contents[{i}]");
-            let parts = content["parts"].as_array().map_or(&[][..], Vec::as_slice);
-            if parts.is_empty() {
-                return Err(Refusal::gemini(format!(
-                    "* GenerateContentRequest.{at}.parts: contents.parts must not be empty.\n"
-                )));
-            }
-            let answers = parts.iter().filter(|part| !field(part, "functionResponse").is_null()).count();
-            if answers != self.open {
-                return Err(Refusal::gemini(
-                    "Please ensure that the number of function response parts is equal to the number of function call \
-                     parts of the function call turn.",
-                ));
-            }
-            self.open = parts.iter().filter(|part| !field(part, "functionCall").is_null()).count();
-            if model {
-                self.prompt.answer_turn();
-            } else if answers == 0 {
-                self.prompt.user_turn();
-            }
-            for (j, part) in parts.iter().enumerate() {
-                self.part(&format!("{at}.parts[{j}]"), part, model)?;
-            }
-            let first = parts.iter().find(|part| !field(part, "functionCall").is_null());
-            if let Some(first) = first.filter(|first| self.strict && field(first, "thoughtSignature").is_null()) {
-                let name = field(first, "functionCall")["name"].as_str().unwrap_or_default();
-                return Err(Refusal::gemini(format!(
-                    "Function call is missing a thought_signature in functionCall parts. This is required for tools to \
-                     work correctly, and missing thought_signature may lead to degraded model performance. Additional \
-                     data, function call `default_api:{name}` , position {}.",
-                    i + 1
-                )));
-            }
+            });
+        }
+        let mut from = 0;
+        for turn in roles.chunk_by(|one, next| one == next) {
+            self.turn(from, &contents[from..from + turn.len()], turn[0])?;
+            from += turn.len();
         }
         if self.open > 0 {
             return Err(Refusal::gemini(
@@ -333,6 +307,50 @@ impl Contents<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn turn(&mut self, from: usize, contents: &[Value], model: bool) -> Result<(), Refusal> {
+        let has = |name: &str| {
+            let parts = contents.iter().flat_map(|content| content["parts"].as_array().into_iter().flatten());
+            parts.filter(|part| !field(part, name).is_null()).collect::<Vec<&Value>>()
+        };
+        let (calls, answers) = (has("functionCall"), has("functionResponse").len());
+        if answers != self.open {
+            return Err(Refusal::gemini(
+                "Please ensure that the number of function response parts is equal to the number of function call \
+                 parts of the function call turn.",
+            ));
+        }
+        self.open = calls.len();
+        if model {
+            self.prompt.answer_turn();
+        } else if answers == 0 {
+            self.prompt.user_turn();
+        }
+        for (i, content) in contents.iter().enumerate() {
+            let at = format!("contents[{}]", from + i);
+            let parts = content["parts"].as_array().map_or(&[][..], Vec::as_slice);
+            if parts.is_empty() {
+                return Err(Refusal::gemini(format!(
+                    "* GenerateContentRequest.{at}.parts: contents.parts must not be empty.\n"
+                )));
+            }
+            for (j, part) in parts.iter().enumerate() {
+                self.part(&format!("{at}.parts[{j}]"), part, model)?;
+            }
+        }
+        match calls.first().filter(|first| self.strict && field(first, "thoughtSignature").is_null()) {
+            Some(first) => {
+                let name = field(first, "functionCall")["name"].as_str().unwrap_or_default();
+                Err(Refusal::gemini(format!(
+                    "Function call is missing a thought_signature in functionCall parts. This is required for tools to \
+                     work correctly, and missing thought_signature may lead to degraded model performance. Additional \
+                     data, function call `default_api:{name}` , position {}.",
+                    from + 1
+                )))
+            }
+            None => Ok(()),
+        }
     }
 
     fn part(&mut self, at: &str, part: &Value, model: bool) -> Result<(), Refusal> {
