@@ -30,7 +30,8 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
     for (name, provider) in config.providers.iter() {
         let path = KeyPath::of(&["providers", name]);
         if name.is_empty() || name.contains(|c: char| c == '/' || c == '*' || c.is_whitespace()) {
-            let message = "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
+            let message =
+                "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
             issues.push(Issue::error(path.clone(), message));
         }
         origin(name, provider, known, &path, issues);
@@ -39,10 +40,8 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
         if let Some(Err(message)) = provider.base_url.as_deref().map(base_url) {
             issues.push(Issue::error(path.key("base_url"), message));
         }
-        if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| *proxy != "off" && *proxy != "false")
-            && (proxy.starts_with("unix:") || base_url(proxy).is_err())
-        {
-            let message = format!("`{proxy}` is not a proxy; write http://host:port, or off");
+        if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| !is_proxy(proxy)) {
+            let message = format!("`{}` is not a proxy; write http://host:port, or off", without_user(proxy));
             issues.push(Issue::error(path.key("proxy"), message));
         }
         parameters(&path, &provider.set, &provider.default, &provider.drop, issues);
@@ -57,7 +56,8 @@ fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, is
     let more = provider.dialects.iter().enumerate();
     for (path, dialect) in named.chain(more.map(|(index, dialect)| (path.key("dialects").index(index), dialect))) {
         if !known.dialects.contains(&dialect.as_str()) {
-            let message = format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
+            let message =
+                format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
             issues.push(Issue::error(path, message));
         }
     }
@@ -141,10 +141,28 @@ fn base_url(text: &str) -> Result<(), String> {
             Err(format!("`{text}` is not a URL; {HOW}"))
         }
         (Some("http" | "https"), Some(_)) if url.query().is_some() || text.contains('#') => {
-            Err("holds a query or fragment; keep the URL up to its path, and use `api_version` for api-version".to_owned())
+            Err("holds a query or fragment; keep the URL up to its path, and use `api_version` for api-version"
+                .to_owned())
         }
         (Some("http" | "https"), Some(_)) => Ok(()),
         _ => Err(format!("`{text}` is not a URL with a scheme and a host; {HOW}")),
+    }
+}
+
+fn is_proxy(text: &str) -> bool {
+    let url = without_user(text);
+    matches!(text, "off" | "false") || (url.starts_with("http") && base_url(&url).is_ok())
+}
+
+/// A URL without the user and password that a proxy's may hold.
+pub(in super::super) fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[host..])
+        }
+        None => url.to_owned(),
     }
 }
 
@@ -167,7 +185,8 @@ fn parameters(
     let dropped = drop.iter().enumerate().map(|(index, name)| (path.key("drop").index(index), name));
     for (path, name) in set.chain(default).chain(dropped) {
         if is_guarded(name) {
-            let message = format!("`{name}` is what was authorised and cannot be changed here; choose models under `models`");
+            let message =
+                format!("`{name}` is what was authorised and cannot be changed here; choose models under `models`");
             issues.push(Issue::error(path, message));
         } else if name.is_empty() || name.split('.').any(str::is_empty) && path.segs().iter().any(is_drop) {
             issues.push(Issue::error(path, format!("`{name}` is not a parameter; write a name such as top_p or a.b")));
@@ -199,7 +218,10 @@ pub(super) fn models(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>
     for (name, model) in config.models.iter() {
         let path = KeyPath::of(&["models", name]);
         if name.trim().is_empty() || name.trim() != name {
-            issues.push(Issue::error(path.clone(), "a model's name is not empty and has no space at its ends; rename it"));
+            issues.push(Issue::error(
+                path.clone(),
+                "a model's name is not empty and has no space at its ends; rename it",
+            ));
         }
         if name.matches('*').count() > 1 {
             issues.push(Issue::error(path.clone(), "has more than one `*`; a name may hold one"));
