@@ -30,7 +30,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     keys(config, known, &mut issues);
     upstream::providers(config, known, &mut issues);
     upstream::models(config, known, &mut issues);
-    upstream::prices(config, &mut issues);
+    upstream::prices(config, known, &mut issues);
     issues
 }
 

@@ -25,7 +25,7 @@ pub struct Provider {
     pub dialect: Option<String>,
     /// Further wire forms that the upstream speaks under the same base URL; asks in one of them are relayed as they are.
     pub dialects: Vec<String>,
-    /// `https://host/v1`, `http://host:8000/v1` or `unix:///path/to.sock`, with `:/v1` after a socket for a path; when not set, the preset's.
+    /// `https://host/v1`, `http://host:8000/v1` or `unix:///path/to.sock`, with `:/v1` after a socket for a path; when not set, the preset's. `{model}`, `{resource}`, `{account}`, `{project}`, `{region}` and `{api_version}` stand for what is said elsewhere.
     pub base_url: Option<String>,
     /// The account's key. When not written, the variable that the built-in row names. Written but empty: the provider is not live.
     #[serde(deserialize_with = "optional_secret")]
@@ -56,8 +56,10 @@ pub struct Provider {
     pub project: Option<String>,
     /// Cloud region: Vertex's location, such as `europe-west4` or `global`.
     pub region: Option<String>,
-    /// Name of the Azure resource, the first label of its host name.
+    /// Name of the Azure resource, the first label of its host name; host of a Databricks workspace.
     pub resource: Option<String>,
+    /// Account at Cloudflare.
+    pub account: Option<String>,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.
     pub quirks: QuirkOverrides,
 }

@@ -14,6 +14,7 @@ const KNOWN: Known<'static> = Known {
         "anthropic",
         "gemini",
         "azure",
+        "azure_v1",
         "vertex",
         "ollama",
         "llamacpp",
@@ -139,7 +140,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
         providers: { groq: { base_url: '${SECRET_A}', proxy: 'http://${SECRET_B}@', dialect: '${SECRET_C}', preset: '${SECRET_D}' }, openai: { auth: '${SECRET_E}', http2: '${SECRET_E}', models: '${SECRET_F}', drop: '${SECRET_F}' } }
         keys: [{ name: a, hash: '${SECRET_G}', expires: '${SECRET_H}' }, { name: b, models: ['${SECRET_G}'] }]
         models: { a: '${SECRET_A}/x', b: '${SECRET_B}', c: { fallback: ['x${SECRET_C}/'] } }
-        prices: { models: { m: { input: '${SECRET_I}' } } }
+        prices: { models: { openai/m: { input: '${SECRET_I}' } } }
     ";
     let shown = parse("t.yaml", bad, Path::new(""), &env, &KNOWN).map(|_| ()).expect_err("is bad").to_string();
     assert!(shown.lines().count() > 20, "{shown}");
@@ -346,6 +347,74 @@ fn the_shipped_file_and_every_example_load_without_a_warning() {
 /// An environment with the vendors' keys and nothing else.
 fn vendors(name: &str) -> Option<String> {
     name.ends_with("_API_KEY").then(|| "sk-test".to_owned())
+}
+
+#[test]
+fn every_configuration_in_the_reference_loads() {
+    let text = std::fs::read_to_string("config/README.md").expect("is there");
+    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let sections = ["providers:", "models:", "keys:", "auth:"];
+    let ours: Vec<&&str> = blocks.iter().filter(|block| sections.iter().any(|name| block.starts_with(name))).collect();
+    assert!(ours.len() > 8, "{}", ours.len());
+    let env = |name: &str| Some(format!("{name}-0123456789"));
+    for block in ours {
+        // A hash that is cut short in print.
+        let block = block.replace("4f2c…", &"0".repeat(64));
+        if let Err(errors) = parse("README.md", &block, Path::new(""), &env, &KNOWN) {
+            let real = errors.0.iter().find(|error| !error.message.contains("there is no such file"));
+            assert!(real.is_none_or(|error| error.message.starts_with("there is no model")), "{errors}\n{block}");
+        }
+    }
+}
+
+#[test]
+fn no_broken_file_makes_the_reader_panic() {
+    let text = std::fs::read_to_string("tests/fixtures/config/good/everything.yaml").expect("is there");
+    for end in (0..text.len()).step_by(13).filter(|end| text.is_char_boundary(*end)) {
+        let _ = parse_text(&text[..end]);
+    }
+    let mut dice = fastrand::Rng::with_seed(7);
+    let bits = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ": ",
+        "\n",
+        "- ",
+        "\"",
+        "'",
+        "#",
+        "${",
+        "$${",
+        "&a ",
+        "*a",
+        "<<: ",
+        "|",
+        "\t",
+        "!!str ",
+        "~",
+        "é",
+        "\u{e000}",
+        "-1",
+        "99999999999999999999",
+    ];
+    for _ in 0..300 {
+        let mut broken = text.clone();
+        for _ in 0..dice.usize(1..4) {
+            let at = dice.usize(..broken.len());
+            if broken.is_char_boundary(at) {
+                broken.insert_str(at, bits[dice.usize(..bits.len())]);
+            }
+        }
+        match parse_text(&broken) {
+            Ok(loaded) => assert!(!print(&loaded.config).is_empty()),
+            Err(errors) => {
+                assert!(errors.0.iter().all(|error| !error.message.is_empty() && error.line > 0), "{errors}")
+            }
+        }
+    }
 }
 
 #[test]

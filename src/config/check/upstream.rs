@@ -13,6 +13,8 @@ use super::{Known, is_header_name};
 
 /// Parameters that decide what is authorised and how the answer comes; not to be changed behind the core's back.
 const GUARDED: &[&str] = &["model", "stream"];
+/// What may stand in braces in a base URL: keys of a provider, and the model of the request.
+const FIELDS: &[&str] = &["model", "resource", "account", "project", "region", "api_version"];
 /// Headers that belong to a connection, not to an operator.
 const HOP_HEADERS: &[&str] = &[
     "connection",
@@ -132,7 +134,8 @@ fn base_url(text: &str) -> Result<(), String> {
         let sound = absolute && !prefix.contains(|c: char| c == '?' || c == '#' || c.is_whitespace());
         return if sound { Ok(()) } else { Err(format!("`{text}` has no absolute path of a socket; {HOW}")) };
     }
-    let Ok(url) = text.parse::<http::Uri>() else { return Err(format!("`{text}` is not a URL; {HOW}")) };
+    let url = without_fields(text)?;
+    let Ok(url) = url.parse::<http::Uri>() else { return Err(format!("`{text}` is not a URL; {HOW}")) };
     match (url.scheme_str(), url.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
             Err("holds a user or password; put the credential into `api_key`".to_owned())
@@ -140,12 +143,26 @@ fn base_url(text: &str) -> Result<(), String> {
         (Some("http" | "https"), Some(authority)) if authority.host().is_empty() || bad_port(authority) => {
             Err(format!("`{text}` is not a URL; {HOW}"))
         }
-        (Some("http" | "https"), Some(_)) if url.query().is_some() || text.contains('#') => {
-            Err("holds a query or fragment; keep the URL up to its path, and use `api_version` for api-version"
-                .to_owned())
+        (Some("http" | "https"), Some(_)) if text.contains('#') => {
+            Err(format!("`{text}` holds a fragment, which is never sent; take it out"))
         }
         (Some("http" | "https"), Some(_)) => Ok(()),
         _ => Err(format!("`{text}` is not a URL with a scheme and a host; {HOW}")),
+    }
+}
+
+/// The URL with something in the place of each `{field}`.
+fn without_fields(text: &str) -> Result<String, String> {
+    let mut url = text.to_owned();
+    for field in FIELDS {
+        url = url.replace(&format!("{{{field}}}"), "x");
+    }
+    match url.split_once('{') {
+        Some((_, rest)) => {
+            let name = rest.split('}').next().unwrap_or_default();
+            Err(format!("`{{{name}}}` stands for nothing; {}", hint(name, FIELDS.iter().copied(), "write one of")))
+        }
+        None => Ok(url),
     }
 }
 
@@ -267,13 +284,8 @@ fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<
     if model.is_empty() {
         return Err(format!("`{text}` names no model; write `provider/model`"));
     }
-    if !config.providers.contains(provider) && !known.providers.contains(&provider) {
-        let there = || config.providers.names().chain(known.providers.iter().copied());
-        let what = match nearest(provider, there()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => "add it under `providers`".to_owned(),
-        };
-        return Err(format!("there is no provider `{provider}`; {what}"));
+    if let Some(message) = unknown_provider(config, known, provider) {
+        return Err(message);
     }
     match (name.matches('*').count(), model.matches('*').count()) {
         (_, 0) => Ok(()),
@@ -283,14 +295,34 @@ fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<
     }
 }
 
-pub(super) fn prices(config: &Config, issues: &mut Vec<Issue>) {
+pub(super) fn prices(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (name, price) in config.prices.models.iter() {
-        let tiers = KeyPath::of(&["prices", "models", name, "tiers"]);
+        let path = KeyPath::of(&["prices", "models", name]);
+        match name.split_once('/') {
+            Some((provider, model)) if !provider.is_empty() && !model.is_empty() => {
+                if let Some(what) = unknown_provider(config, known, provider) {
+                    issues.push(Issue::warning(path.clone(), what));
+                }
+            }
+            _ => issues.push(Issue::error(path.clone(), "names no provider; write `provider/model` or `provider/*`")),
+        }
         for (index, pair) in price.tiers.windows(2).enumerate() {
             if pair[0].above >= pair[1].above {
                 let message = "is not larger than that of the tier before; write the tiers in rising order";
-                issues.push(Issue::error(tiers.index(index + 1).key("above"), message));
+                issues.push(Issue::error(path.key("tiers").index(index + 1).key("above"), message));
             }
         }
     }
+}
+
+/// What to say of a provider that is neither written nor built in.
+fn unknown_provider(config: &Config, known: &Known<'_>, provider: &str) -> Option<String> {
+    if config.providers.contains(provider) || known.providers.contains(&provider) {
+        return None;
+    }
+    let there = config.providers.names().chain(known.providers.iter().copied());
+    Some(match nearest(provider, there) {
+        Some(meant) => format!("there is no provider `{provider}`; did you mean `{meant}`?"),
+        None => format!("there is no provider `{provider}`; add it under `providers`"),
+    })
 }
