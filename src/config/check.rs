@@ -12,6 +12,8 @@ use super::{Config, Key};
 
 mod upstream;
 
+pub(super) use upstream::without_user;
+
 /// Names that other modules own: the rows of the built-in provider table, and the dialects.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
@@ -28,7 +30,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     keys(config, known, &mut issues);
     upstream::providers(config, known, &mut issues);
     upstream::models(config, known, &mut issues);
-    upstream::prices(config, &mut issues);
+    upstream::prices(config, known, &mut issues);
     issues
 }
 
@@ -136,6 +138,12 @@ fn amounts(config: &Config, issues: &mut Vec<Issue>) {
 }
 
 fn auth(config: &Config, issues: &mut Vec<Issue>) {
+    let secrets = [(&config.admin.token, &["admin", "token"][..]), (&config.auth.pepper, &["auth", "pepper"])];
+    for (secret, path) in secrets {
+        if secret.as_ref().is_some_and(Secret::is_empty) {
+            issues.push(Issue::error(KeyPath::of(path), "is empty; write a secret, or take the key out"));
+        }
+    }
     let path = KeyPath::of(&["auth", "headers"]);
     if config.auth.headers.is_empty() {
         issues.push(Issue::error(path.clone(), "is empty, so no key could ever be shown; name a header"));

@@ -116,7 +116,7 @@ mod tests {
             ("api-key", Some("api_key")),
             ("API_KEY", Some("api_key")),
             ("apikey", Some("api_key")),
-            ("base", None),
+            ("base", Some("base_url")),
             ("baseurl", Some("base_url")),
             ("colour", None),
             ("x", None),

@@ -13,7 +13,12 @@ const MAX_NESTING: usize = 8;
 const MAX_EXPANDED_BYTES: usize = 1 << 20;
 
 /// Puts variables into every scalar of the tree. What cannot be expanded is marked as gone, and said through `wrong`.
-pub(super) fn expand(node: &mut Node, env: Env<'_>, path: &mut KeyPath, wrong: &mut dyn FnMut(&KeyPath, Place, String)) {
+pub(super) fn expand(
+    node: &mut Node,
+    env: Env<'_>,
+    path: &mut KeyPath,
+    wrong: &mut dyn FnMut(&KeyPath, Place, String),
+) {
     let failed = match &mut node.value {
         Value::Scalar(scalar) => expand_scalar(scalar, env).err(),
         Value::List(items) => {
@@ -99,14 +104,14 @@ fn variable(inside: &str, env: Env<'_>, nesting: usize, optional: &mut bool) -> 
             *optional |= value.is_empty();
             Ok(value)
         }
-        (None, None) => Err(format!(
-            "the environment variable {name} is not set; set it, or write a default: ${{{name}:-default}}"
-        )),
+        (None, None) => {
+            Err(format!("the environment variable {name} is not set; set it, or write a default: ${{{name}:-default}}"))
+        }
     }
 }
 
 /// Where the `}` stands that closes what was opened before `text`.
-fn closing(text: &str) -> Option<usize> {
+pub(super) fn closing(text: &str) -> Option<usize> {
     let mut depth = 1;
     let mut bytes = text.bytes().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {

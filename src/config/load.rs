@@ -11,7 +11,7 @@ use super::error::{ConfigError, Errors, Issue, Severity};
 use super::expand::expand;
 use super::path::KeyPath;
 use super::read::read;
-use super::tree::{Node, Place, Value};
+use super::tree::{self, Node, Place, Scalar, Value};
 use super::value::Secret;
 use super::{Config, Env, Key};
 
@@ -67,7 +67,7 @@ pub fn builtin(env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Errors> {
 pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Errors> {
     let mut found = Found { file, errors: Vec::new(), warnings: Vec::new() };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut tree = match Node::parse(text) {
+    let mut tree = match tree::parse(text) {
         Ok(tree) => tree,
         Err(unreadable) => {
             found.error(&KeyPath::default(), unreadable.at, unreadable.message);
@@ -84,6 +84,7 @@ pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<
     }
     let mut issues = check(&config, known);
     resolve_secrets(&mut config, env, &mut issues);
+    check_sendable(&config, &mut issues);
     check_files(&config, &mut issues);
     for issue in issues {
         found.issue(&tree, issue);
@@ -136,12 +137,14 @@ impl Found<'_> {
             return;
         }
         let at = tree.place(path.segs());
+        let scalar = tree.scalar_at(path.segs());
+        let message = scalar.map_or(issue.message.clone(), |scalar| as_written(&issue.message, scalar));
         match issue.severity {
-            Severity::Error => self.error(&path, at, issue.message),
+            Severity::Error => self.error(&path, at, message),
             // A variable with an empty default was meant to be allowed to be empty.
-            Severity::Warning if tree.find(path.segs()).and_then(Node::scalar).is_some_and(|scalar| scalar.optional) => {}
+            Severity::Warning if scalar.is_some_and(|scalar| scalar.optional) => {}
             Severity::Warning => {
-                let warning = self.at(&path, at, issue.message);
+                let warning = self.at(&path, at, message);
                 self.warnings.push((at, warning));
             }
         }
@@ -154,6 +157,16 @@ impl Found<'_> {
     fn warnings(&mut self) -> Vec<ConfigError> {
         in_order(&mut self.warnings)
     }
+}
+
+/// The message with what it quotes of a variable's value replaced by the variable: it may be a secret in a wrong place.
+fn as_written(message: &str, scalar: &Scalar) -> String {
+    let Some(written) = &scalar.written else { return message.to_owned() };
+    let parts = message.split('`').enumerate().map(|(place, part)| {
+        let quotes_value = place % 2 == 1 && !part.is_empty() && scalar.text.contains(part);
+        if quotes_value { written.as_str() } else { part }
+    });
+    parts.collect::<Vec<_>>().join("`")
 }
 
 fn in_order(found: &mut Vec<(Place, ConfigError)>) -> Vec<ConfigError> {
@@ -180,7 +193,8 @@ fn resolve_secrets(config: &mut Config, env: Env<'_>, issues: &mut Vec<Issue>) {
         let path = KeyPath::of(&["keys"]).index(index);
         match &*key {
             Key { key: None, hash: None, env: Some(name), file: None, .. } => {
-                let unset = || format!("the environment variable {name} is not set, or empty; set it, or take the key out");
+                let unset =
+                    || format!("the environment variable {name} is not set, or empty; set it, or take the key out");
                 let secret = env(name).filter(|value| !value.is_empty()).map(Secret::new).ok_or_else(unset);
                 key.key = take(secret, path.key("env"), issues);
             }
@@ -195,7 +209,8 @@ fn resolve_secrets(config: &mut Config, env: Env<'_>, issues: &mut Vec<Issue>) {
         let twin = secrets[..index].iter().position(|other| other.is_some() && other == secret);
         if let Some(twin) = twin {
             let other = &config.keys[twin].name;
-            let message = format!("is the same key as that of `{other}`, so the caller cannot be told; give each its own");
+            let message =
+                format!("is the same key as that of `{other}`, so the caller cannot be told; give each its own");
             issues.push(Issue::error(KeyPath::of(&["keys"]).index(index), message));
         }
     }
@@ -207,14 +222,35 @@ fn take(secret: Result<Secret, String>, path: KeyPath, issues: &mut Vec<Issue>) 
 
 /// The secret in a file, without the line end that editors and `echo` put after it.
 fn read_secret(path: &Path) -> Result<Secret, String> {
-    let bytes = read_bounded(path, MAX_SECRET_BYTES)?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    let named = |reason: &str| format!("{} {reason}", path.display());
+    let bytes = read_bounded(path, MAX_SECRET_BYTES).map_err(|reason| named(&reason))?;
+    let text = String::from_utf8(bytes).map_err(|_| named("is not UTF-8 text; write the secret alone into it"))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
-        return Err(format!("{} is empty; write the secret into it", path.display()));
+        return Err(named("is empty; write the secret into it"));
     }
     Ok(Secret::new(text))
+}
+
+/// Says which secrets that travel in headers no header can carry: usually a line end came along.
+fn check_sendable(config: &Config, issues: &mut Vec<Issue>) {
+    let token = [(KeyPath::of(&["admin", "token"]), config.admin.token.as_ref())];
+    let providers = config.providers.iter().map(|(name, provider)| {
+        let from = if provider.api_key_file.is_some() { "api_key_file" } else { "api_key" };
+        (KeyPath::of(&["providers", name, from]), provider.api_key.as_ref())
+    });
+    let keys = config.keys.iter().enumerate().map(|(index, key)| {
+        let sources = [("env", key.env.is_some()), ("file", key.file.is_some())];
+        let from = sources.iter().find(|(_, given)| *given).map_or("key", |(name, _)| *name);
+        (KeyPath::of(&["keys"]).index(index).key(from), key.key.as_ref())
+    });
+    for (path, secret) in token.into_iter().chain(providers).chain(keys) {
+        if secret.is_some_and(|secret| http::HeaderValue::from_str(secret.expose()).is_err()) {
+            let message = "holds a line end or another character that no header can carry; check where it comes from";
+            issues.push(Issue::error(path, message));
+        }
+    }
 }
 
 /// Says which of the files that are read later are not there.
@@ -226,15 +262,21 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
     let prices = [(KeyPath::of(&["prices", "file"]), config.prices.file.as_ref())];
     for (path, file) in tls.chain(prices) {
         if let Some(file) = file
-            && let Err(error) = std::fs::File::open(file)
+            && let Err(error) = open(file)
         {
-            issues.push(Issue::error(path, cannot_read(file, &error)));
+            issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
         }
     }
 }
 
-fn cannot_read(path: &Path, error: &std::io::Error) -> String {
-    format!("cannot read {}: {}; check the path and its permissions", path.display(), reason(error))
+/// Opens a file, and nothing that is none: a folder can be opened, but not read.
+fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    let file = std::fs::File::open(path)?;
+    if file.metadata()?.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(file) }
+}
+
+fn cannot_read(error: &std::io::Error) -> String {
+    format!("cannot be read: {}; check the path and its permissions", reason(error))
 }
 
 /// The reason in words that are the same on every system, as far as they are known.
@@ -249,10 +291,10 @@ fn reason(error: &std::io::Error) -> String {
 
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
+    let file = open(path).map_err(|error| cannot_read(&error))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(&error))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        return Err(format!("{} is larger than {limit} bytes; is it the right file?", path.display()));
+        return Err(format!("is larger than {limit} bytes; check that it is the right file"));
     }
     Ok(bytes)
 }

@@ -12,9 +12,9 @@ use super::value::Usd;
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prices {
-    /// Catalogue in the shape of models.dev's `api.json`; when not set, the one built in.
+    /// Catalogue in the shape of models.dev's `api.json`, laid over the one that is built in.
     pub file: Option<PathBuf>,
-    /// Prices over those of the catalogue, by `provider/model`, or by the upstream's model name for every provider. In US dollars per million tokens.
+    /// Prices over those of the catalogues, by `provider/model` with the upstream's name of the model; `provider/*` counts for all its other models. In US dollars per million tokens.
     pub models: Named<PriceOverride>,
 }
 

@@ -1,28 +1,55 @@
 //! The effective configuration as YAML: every default visible, every secret masked.
 //!
-//! What it prints can be read again and means the same, secrets apart. Never prints a secret: their type does not let
-//! it.
+//! What it prints can be read again and means the same, secrets apart. Never prints a secret: their type does not
+//! let it.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::Config;
+use super::check::without_user;
 use super::tree::resolve;
 
-/// The configuration as it counts. What is not set and has no default of its own stands as a comment.
+/// The configuration as it counts. A setting without a value stands as a comment; in providers, models, prices and
+/// keys, where nothing set means "as above" or "as built in", it is left out.
 pub fn print(config: &Config) -> String {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     hide_resolved(&mut value);
+    for entries in [&["providers"][..], &["models"], &["prices", "models"], &["keys"]] {
+        let entries = entries.iter().try_fold(&mut value, |value, name| value.get_mut(name));
+        match entries {
+            Some(Value::Object(entries)) => entries.values_mut().for_each(drop_unset),
+            Some(Value::Array(entries)) => entries.iter_mut().for_each(drop_unset),
+            _ => {}
+        }
+    }
     let mut out = String::new();
     mapping(&value, 0, &mut out);
     out
+}
+
+/// Hides what may be a secret in fields that are not secrets by type: headers that carry credentials by their name, and
+/// the user of a proxy's URL.
+pub(super) fn mask_provider(provider: &mut Value) {
+    const TELLING: &[&str] = &["auth", "key", "token", "secret", "cookie", "password", "credential"];
+    for (name, value) in provider["headers"].as_object_mut().into_iter().flatten() {
+        let name = name.to_ascii_lowercase();
+        if TELLING.iter().any(|word| name.contains(word)) {
+            *value = "***".into();
+        }
+    }
+    let proxy = provider["proxy"].as_str().filter(|proxy| proxy.contains('@')).map(without_user);
+    if let Some(proxy) = proxy {
+        provider["proxy"] = proxy.replacen("://", "://***@", 1).into();
+    }
 }
 
 /// A secret that was read from a file or a variable is printed as that reference alone.
 fn hide_resolved(value: &mut Value) {
     let providers = value.get_mut("providers").and_then(Value::as_object_mut);
     for (_, provider) in providers.into_iter().flatten() {
+        mask_provider(provider);
         if !provider["api_key_file"].is_null() {
             provider["api_key"] = Value::Null;
         }
@@ -34,6 +61,30 @@ fn hide_resolved(value: &mut Value) {
     }
 }
 
+/// Takes out what is not set, however deep, but for free parameters, which may be null for a reason.
+fn drop_unset(value: &mut Value) {
+    let is_unset = |value: &Value| match value {
+        Value::Null => true,
+        Value::Object(entries) => entries.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    match value {
+        Value::Object(entries) => {
+            let written = entries.iter_mut().filter(|(name, _)| !is_parameters(name));
+            written.for_each(|(_, value)| drop_unset(value));
+            entries.retain(|_, value| !is_unset(value));
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_unset),
+        _ => {}
+    }
+}
+
+/// The keys under which parameters of any kind stand.
+fn is_parameters(name: &str) -> bool {
+    matches!(name, "set" | "default")
+}
+
 /// The entries of a mapping, each on its own line or lines.
 fn mapping(value: &Value, indent: usize, out: &mut String) {
     for (name, value) in value.as_object().into_iter().flatten() {
@@ -43,45 +94,33 @@ fn mapping(value: &Value, indent: usize, out: &mut String) {
 }
 
 fn entry(name: &str, value: &Value, indent: usize, out: &mut String) {
-    let name = text(name, true);
-    match value {
-        // Free parameters may be null for a reason; they stand inside `set` and `default`, which are printed flat.
-        Value::Null => out.push_str(&format!("# {name}: not set\n")),
-        Value::Object(entries) if entries.is_empty() => out.push_str(&format!("{name}: {{}}\n")),
-        Value::Object(_) if matches!(name.as_str(), "set" | "default") => {
-            out.push_str(&format!("{name}: {}\n", flow(value)));
-        }
-        Value::Object(_) => {
-            out.push_str(&format!("{name}:\n"));
+    let key = text(name, true);
+    let _ = match value {
+        Value::Null => writeln!(out, "# {key}: not set"),
+        Value::Object(entries) if !entries.is_empty() && !is_parameters(name) => {
+            let _ = writeln!(out, "{key}:");
             mapping(value, indent + 2, out);
+            Ok(())
         }
         Value::Array(items) if items.iter().any(Value::is_object) => {
-            out.push_str(&format!("{name}:\n"));
-            for item in items {
-                list_item(item, indent + 2, out);
-            }
+            let _ = writeln!(out, "{key}:");
+            items.iter().for_each(|item| list_item(item, indent + 2, out));
+            Ok(())
         }
-        _ => out.push_str(&format!("{name}: {}\n", flow(value))),
-    }
+        _ => writeln!(out, "{key}: {}", flow(value)),
+    };
 }
 
 /// `- ` and the item; the entries of a mapping follow each other under the first.
 fn list_item(item: &Value, indent: usize, out: &mut String) {
-    let set: serde_json::Map<String, Value> = match item {
-        Value::Object(entries) => entries.iter().filter(|(_, value)| !value.is_null()).map(own).collect(),
-        _ => serde_json::Map::new(),
-    };
-    if set.is_empty() {
+    let entries = item.as_object().filter(|entries| !entries.is_empty());
+    if entries.is_none() {
         let _ = writeln!(out, "{:indent$}- {}", "", flow(item));
     }
-    for (place, (name, value)) in set.iter().enumerate() {
+    for (place, (name, value)) in entries.into_iter().flatten().enumerate() {
         let _ = write!(out, "{:indent$}{}", "", if place == 0 { "- " } else { "  " });
         entry(name, value, indent + 2, out);
     }
-}
-
-fn own((name, value): (&String, &Value)) -> (String, Value) {
-    (name.clone(), value.clone())
 }
 
 /// A value on one line.
@@ -104,8 +143,9 @@ fn text(text: &str, is_key: bool) -> String {
     // `off` is a word of this configuration, and read as itself also when it was written back as a boolean.
     let habit = matches!(text.to_ascii_lowercase().as_str(), "y" | "n" | "yes" | "no" | "on");
     let is_text = resolve(text).is_none() && !habit && !text.ends_with(':') && !text.contains(": ");
-    // A number such as 12:30:00 was a base-60 number in YAML 1.1.
-    let sexagesimal = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b':' || byte == b'.');
+    // 12:30:00 was a number of base 60 in YAML 1.1.
+    let whole = text.split('.').next().unwrap_or_default();
+    let sexagesimal = whole.contains(':') && whole.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
     if first && text.bytes().all(plain) && is_text && !sexagesimal {
         return text.to_owned();
     }

@@ -11,11 +11,12 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::print::mask_provider;
 use super::timeouts::TimeoutOverrides;
 use super::value::{Secret, optional_secret};
 
 /// One upstream account. A name from the built-in table needs nothing but a key; any other needs `base_url` and `dialect`.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Provider {
     /// Row of the built-in table to start from; when not set, the row with this provider's own name.
@@ -24,7 +25,7 @@ pub struct Provider {
     pub dialect: Option<String>,
     /// Further wire forms that the upstream speaks under the same base URL; asks in one of them are relayed as they are.
     pub dialects: Vec<String>,
-    /// `https://host/v1`, `http://host:8000/v1` or `unix:///path/to.sock`, with `:/v1` after a socket for a path; when not set, the preset's.
+    /// `https://host/v1`, `http://host:8000/v1` or `unix:///path/to.sock`, with `:/v1` after a socket for a path; when not set, the preset's. `{model}`, `{resource}`, `{account}`, `{project}`, `{region}` and `{api_version}` stand for what is said elsewhere.
     pub base_url: Option<String>,
     /// The account's key. When not written, the variable that the built-in row names. Written but empty: the provider is not live.
     #[serde(deserialize_with = "optional_secret")]
@@ -33,7 +34,7 @@ pub struct Provider {
     pub api_key_file: Option<PathBuf>,
     /// How the key is sent: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, `query-key` (`?key=`), `none`, or `{header: NAME, prefix: TEXT}`; when not set, the preset's.
     pub auth: Option<AuthScheme>,
-    /// Headers added to every request.
+    /// Headers added to every request. Those whose names tell of a credential are masked in print.
     pub headers: BTreeMap<String, String>,
     /// Top-level parameters that every request gets, also over the client's.
     pub set: Map<String, Value>,
@@ -45,7 +46,7 @@ pub struct Provider {
     pub models: BTreeMap<String, String>,
     /// Timeouts that differ from the general ones.
     pub timeouts: TimeoutOverrides,
-    /// `http://host:port` of a proxy for this provider, or `off` for none; when not set, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment.
+    /// `http://host:port` or `http://user:password@host:port` of a proxy for this provider, or `off` for none; when not set, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment.
     pub proxy: Option<String>,
     /// HTTP/2 (`true`) or HTTP/1.1 (`false`) to the upstream; when not set, what TLS negotiates.
     pub http2: Option<bool>,
@@ -55,10 +56,21 @@ pub struct Provider {
     pub project: Option<String>,
     /// Cloud region: Vertex's location, such as `europe-west4` or `global`.
     pub region: Option<String>,
-    /// Name of the Azure resource, the first label of its host name.
+    /// Name of the Azure resource, the first label of its host name; host of a Databricks workspace.
     pub resource: Option<String>,
+    /// Account at Cloudflare.
+    pub account: Option<String>,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.
     pub quirks: QuirkOverrides,
+}
+
+impl fmt::Debug for Provider {
+    /// Masked as in print: headers and the proxy may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        mask_provider(&mut value);
+        write!(f, "Provider{value}")
+    }
 }
 
 /// How a key is sent upstream.

@@ -23,10 +23,7 @@ const MAX_ERRORS: usize = 100;
 const SHORTHANDS: &[(&str, &str)] = &[("Model", "target"), ("Target", "target")];
 
 /// Reads the tree as `T` and says everything that is wrong. None when what is left is not enough for a `T`.
-pub(super) fn read<T: DeserializeOwned>(
-    tree: &mut Node,
-    wrong: &mut dyn FnMut(&KeyPath, Place, String),
-) -> Option<T> {
+pub(super) fn read<T: DeserializeOwned>(tree: &mut Node, wrong: &mut dyn FnMut(&KeyPath, Place, String)) -> Option<T> {
     for _ in 0..MAX_ERRORS {
         let error = match T::deserialize(De(tree)) {
             Ok(value) => return Some(value),
@@ -141,7 +138,9 @@ impl de::Error for Error {
             Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_) => "a number",
             _ => "text",
         };
-        Error::other(format!("{found} stands where {} is expected; write that", plain_words(&expected.to_string())))
+        let expected = expected.to_string();
+        let expected = plain_words(&expected);
+        Error::other(format!("{found} stands where {expected} is expected; write {expected} instead"))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -151,7 +150,9 @@ impl de::Error for Error {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Error::other(format!("is not known; {}", hint(variant, expected.iter().copied(), "write one of")))
+        // `false` is understood for `off`, but not what one should write.
+        let words = expected.iter().copied().filter(|word| *word != "false");
+        Error::other(format!("is not known; {}", hint(variant, words, "write one of")))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -182,8 +183,12 @@ impl<'a> De<'a> {
     fn scalar(self, expected: &str) -> Result<&'a Scalar, Error> {
         match &self.0.value {
             Value::Scalar(scalar) => Ok(scalar),
-            Value::List(_) => Err(Error::other(format!("a list stands where {expected} is expected; write that"))),
-            Value::Map(_) => Err(Error::other(format!("a mapping stands where {expected} is expected; write that"))),
+            Value::List(_) => {
+                Err(Error::other(format!("a list stands where {expected} is expected; write {expected} instead")))
+            }
+            Value::Map(_) => {
+                Err(Error::other(format!("a mapping stands where {expected} is expected; write {expected} instead")))
+            }
             Value::Gone(_) => Err(Error::other("is not usable")),
         }
     }
@@ -192,23 +197,28 @@ impl<'a> De<'a> {
     fn number<T: std::str::FromStr>(self, expected: &str) -> Result<T, Error> {
         let scalar = self.scalar(expected)?;
         let text = scalar.text.as_str();
-        if !scalar.plain {
+        if scalar.is_absent() {
+            return Err(Error::other(format!("nothing stands where {expected} is expected; write {expected}")));
+        }
+        if !scalar.may_be_typed() {
             return Err(Error::other(format!("is text; write {expected} without quotes")).quoting(scalar));
         }
-        if scalar.is_absent() {
-            return Err(Error::other(format!("nothing stands where {expected} is expected; write that")));
-        }
         let digits = text.trim_start_matches(['-', '+']);
-        let bare = text.replace('_', "");
-        if text.contains('_') && bare.parse::<T>().is_ok() {
-            let what = if scalar.written.is_some() { expected } else { bare.as_str() };
-            return Err(Error::other(format!("is text in YAML 1.2; write {what} without `_`")).quoting(scalar));
-        }
-        if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            let message = "begins with 0, which some readers take for octal; write it without";
-            return Err(Error::other(message).quoting(scalar));
-        }
-        text.parse().map_err(|_| Error::other(format!("is not {expected}; write one")).quoting(scalar))
+        let is_number = |text: &str| text.parse::<i128>().is_ok();
+        let message = if text.contains('_') && is_number(&text.replace('_', "")) {
+            "is text in YAML 1.2; write the number without `_`".to_owned()
+        } else if digits.len() > 1 && digits.starts_with('0') && is_number(digits) {
+            "begins with 0, which some readers take for octal; write it without".to_owned()
+        } else if let Ok(number) = text.parse() {
+            return Ok(number);
+        } else if text.starts_with('-') && is_number(text) {
+            "is negative; write 0 or more".to_owned()
+        } else if is_number(text) {
+            "is too large; write less".to_owned()
+        } else {
+            format!("is not {expected}; write one")
+        };
+        Err(Error::other(message).quoting(scalar))
     }
 }
 
@@ -225,10 +235,10 @@ impl<'de> Deserializer<'de> for De<'_> {
     type Error = Error;
 
     numbers! {
-        deserialize_u8 u8, visit_u8, "a whole number up to 255";
-        deserialize_u16 u16, visit_u16, "a whole number up to 65535";
-        deserialize_u32 u32, visit_u32, "a whole number, not negative";
-        deserialize_u64 u64, visit_u64, "a whole number, not negative";
+        deserialize_u8 u8, visit_u8, "a whole number";
+        deserialize_u16 u16, visit_u16, "a whole number";
+        deserialize_u32 u32, visit_u32, "a whole number";
+        deserialize_u64 u64, visit_u64, "a whole number";
         deserialize_i8 i8, visit_i8, "a whole number";
         deserialize_i16 i16, visit_i16, "a whole number";
         deserialize_i32 i32, visit_i32, "a whole number";
@@ -264,16 +274,18 @@ impl<'de> Deserializer<'de> for De<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let scalar = self.scalar("true or false")?;
         let habit = match scalar.text.as_str() {
-            "true" | "True" | "TRUE" if scalar.plain => return visitor.visit_bool(true),
-            "false" | "False" | "FALSE" if scalar.plain => return visitor.visit_bool(false),
+            "true" | "True" | "TRUE" if scalar.may_be_typed() => return visitor.visit_bool(true),
+            "false" | "False" | "FALSE" if scalar.may_be_typed() => return visitor.visit_bool(false),
             "yes" | "Yes" | "YES" | "y" | "on" | "On" | "ON" => Some("true"),
             "no" | "No" | "NO" | "n" | "off" | "Off" | "OFF" => Some("false"),
             _ => None,
         };
         let message = match (habit, scalar.written.is_some()) {
             (Some(meant), false) if scalar.plain => format!("is text in YAML 1.2; write {meant}"),
-            _ if scalar.is_absent() => return Err(Error::other("nothing stands where true or false is expected; write that")),
-            _ if !scalar.plain => "is text; write true or false without quotes".to_owned(),
+            _ if scalar.is_absent() => {
+                return Err(Error::other("nothing stands where true or false is expected; write one of them"));
+            }
+            _ if !scalar.may_be_typed() => "is text; write true or false without quotes".to_owned(),
             _ => "is not true or false; write one of them".to_owned(),
         };
         Err(Error::other(message).quoting(scalar))
@@ -331,12 +343,13 @@ impl<'de> Deserializer<'de> for De<'_> {
             Value::Scalar(scalar) if scalar.is_null() => {
                 visitor.visit_map(Entries { entries: &[], fields, value: None })
             }
-            Value::Scalar(scalar) => match SHORTHANDS.iter().find(|(of, _)| *of == name) {
-                Some((_, field)) => visitor.visit_map(Short { field: Some(field), value: self }),
-                None => {
-                    Err(Error::other("is not a mapping; write `key: value` lines below, or {key: value}").quoting(scalar))
+            Value::Scalar(scalar) => {
+                match SHORTHANDS.iter().find(|(of, _)| *of == name) {
+                    Some((_, field)) => visitor.visit_map(Short { field: Some(field), value: self }),
+                    None => Err(Error::other("is not a mapping; write `key: value` lines below, or {key: value}")
+                        .quoting(scalar)),
                 }
-            },
+            }
             _ => Err(Error::other("a list stands where a mapping is expected; write `key: value` lines")),
         }
     }
@@ -396,7 +409,10 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             if !entry.value.is_gone() && !unset {
                 self.value = Some(entry);
                 let key = StrDeserializer::new(&entry.key);
-                return seed.deserialize(key).map(Some).map_err(|error: Error| error.inside(Seg::Key(entry.key.clone())));
+                return seed
+                    .deserialize(key)
+                    .map(Some)
+                    .map_err(|error: Error| error.inside(Seg::Key(entry.key.clone())));
             }
         }
         Ok(None)

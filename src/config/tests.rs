@@ -9,7 +9,20 @@ use super::*;
 
 /// Stands in for the tables of other modules.
 const KNOWN: Known<'static> = Known {
-    providers: &["openai", "anthropic", "gemini", "azure", "vertex", "ollama", "llamacpp", "mock", "groq", "openrouter"],
+    providers: &[
+        "openai",
+        "anthropic",
+        "gemini",
+        "azure",
+        "azure_v1",
+        "vertex",
+        "ollama",
+        "llamacpp",
+        "mock",
+        "groq",
+        "openrouter",
+        "vllm",
+    ],
     dialects: &["openai_chat", "openai_responses", "anthropic", "gemini"],
 };
 
@@ -96,7 +109,9 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         let config = load_fixture(&path).unwrap_or_else(|errors| panic!("{errors}")).config;
         let printed = print(&config);
         let env = environment(&std::fs::read_to_string(&path).expect("is readable"));
-        let again = parse("printed.yaml", &printed, Path::new(""), &|name| env.get(name).cloned(), &KNOWN)
+        // A masked hash cannot be read back.
+        let readable = printed.replace("hash: \"***\"", &format!("hash: hmac-sha256:{}", "0".repeat(64)));
+        let again = parse("printed.yaml", &readable, Path::new(""), &|name| env.get(name).cloned(), &KNOWN)
             .unwrap_or_else(|errors| panic!("{}:\n{errors}\n{printed}", path.display()));
         assert_eq!(print(&again.config), printed, "{}", path.display());
     }
@@ -108,7 +123,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
     let good = "
         admin: { token: '${SECRET_A}' }
         auth: { pepper: '${SECRET_B}' }
-        providers: { openai: { api_key: '${SECRET_C}' } }
+        providers: { openai: { api_key: '${SECRET_C}', proxy: 'http://me:${SECRET_F}@proxy:3128', headers: { X-Api-Token: '${SECRET_G}' } } }
         keys:
           - { name: a, key: '${SECRET_D}' }
           - { name: b, env: SECRET_E }
@@ -122,18 +137,19 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
         listen: { workers: '${SECRET_A}', address: x-${SECRET_B}, limits: { head_timeout: '${SECRET_C}', max_headers: '${SECRET_C}' } }
         log: { stdout: '${SECRET_D}', level: '${SECRET_D}' }
         auth: { open: '${SECRET_D}' }
-        providers: { openai: { auth: '${SECRET_E}', http2: '${SECRET_E}', models: '${SECRET_F}', drop: '${SECRET_F}' } }
-        keys: [{ name: a, hash: '${SECRET_G}', expires: '${SECRET_H}' }]
-        prices: { models: { m: { input: '${SECRET_I}' } } }
+        providers: { groq: { base_url: '${SECRET_A}', proxy: 'http://${SECRET_B}@', dialect: '${SECRET_C}', preset: '${SECRET_D}' }, openai: { auth: '${SECRET_E}', http2: '${SECRET_E}', models: '${SECRET_F}', drop: '${SECRET_F}' } }
+        keys: [{ name: a, hash: '${SECRET_G}', expires: '${SECRET_H}' }, { name: b, models: ['${SECRET_G}'] }]
+        models: { a: '${SECRET_A}/x', b: '${SECRET_B}', c: { fallback: ['x${SECRET_C}/'] } }
+        prices: { models: { openai/m: { input: '${SECRET_I}' } } }
     ";
     let shown = parse("t.yaml", bad, Path::new(""), &env, &KNOWN).map(|_| ()).expect_err("is bad").to_string();
-    assert!(shown.lines().count() > 8, "{shown}");
+    assert!(shown.lines().count() > 20, "{shown}");
     assert!(!shown.contains("hush"), "{shown}");
 }
 
 #[test]
 fn a_secret_with_yaml_in_it_harms_nothing() {
-    let odd = "p@ss: [#'\"\\ ${NOT} $${X}: - |\n";
+    let odd = "p@ss: [#'\"\\ ${NOT} $${X}: - |";
     let env = |name: &str| (name == "ODD").then(|| odd.to_owned());
     let text = "admin: { token: ${ODD} }\nauth:\n  pepper: ${ODD} # a comment\n";
     let config = parse("t.yaml", text, Path::new(""), &env, &KNOWN).unwrap_or_else(|errors| panic!("{errors}")).config;
@@ -176,7 +192,9 @@ fn variables_fill_numbers_and_booleans_where_the_type_wants_them() {
 
 #[test]
 fn habits_of_yaml_1_1_are_text_where_text_is_wanted_and_errors_elsewhere() {
-    let config = parsed("keys: [{ name: no, key: on, project: 1.10, metadata: { country: no, code: 0755, big: 1_000, t: 12:30:00, v: true } }]");
+    let config = parsed(
+        "keys: [{ name: no, key: on, project: 1.10, metadata: { country: no, code: 0755, big: 1_000, t: 12:30:00, v: true } }]",
+    );
     let key = &config.keys[0];
     assert_eq!((key.name.as_str(), key.project.as_deref()), ("no", Some("1.10")));
     assert_eq!(key.key.as_ref().map(Secret::expose), Some("on"));
@@ -192,11 +210,14 @@ fn habits_of_yaml_1_1_are_text_where_text_is_wanted_and_errors_elsewhere() {
         ("auth: { open: yes }", "auth.open: `yes` is text in YAML 1.2; write true"),
         ("auth: { open: off }", "auth.open: `off` is text in YAML 1.2; write false"),
         ("auth: { open: 'true' }", "auth.open: `true` is text; write true or false without quotes"),
-        ("records: { keep: 1_000 }", "records.keep: `1_000` is text in YAML 1.2; write 1000 without `_`"),
-        ("records: { keep: 0755 }", "records.keep: `0755` begins with 0, which some readers take for octal; write it without"),
-        ("records: { keep: '5' }", "records.keep: `5` is text; write a whole number, not negative without quotes"),
-        ("records: { keep: -5 }", "records.keep: `-5` is not a whole number, not negative; write one"),
-        ("records: { keep: 1e3 }", "records.keep: `1e3` is not a whole number, not negative; write one"),
+        ("records: { keep: 1_000 }", "records.keep: `1_000` is text in YAML 1.2; write the number without `_`"),
+        (
+            "records: { keep: 0755 }",
+            "records.keep: `0755` begins with 0, which some readers take for octal; write it without",
+        ),
+        ("records: { keep: '5' }", "records.keep: `5` is text; write a whole number without quotes"),
+        ("records: { keep: -5 }", "records.keep: `-5` is negative; write 0 or more"),
+        ("records: { keep: 1e3 }", "records.keep: `1e3` is not a whole number; write one"),
     ] {
         let found = errors(text);
         assert!(found.ends_with(message), "{found}");
@@ -209,7 +230,9 @@ fn habits_of_yaml_1_1_are_text_where_text_is_wanted_and_errors_elsewhere() {
 
 #[test]
 fn sections_without_anything_in_them_are_the_defaults() {
-    for text in ["", "---\n", "# nothing\n", "{}", "listen:\nadmin:\nproviders:\nmodels:\nkeys:\nlog:\n", "\u{feff}listen:\n"] {
+    for text in
+        ["", "---\n", "# nothing\n", "{}", "listen:\nadmin:\nproviders:\nmodels:\nkeys:\nlog:\n", "\u{feff}listen:\n"]
+    {
         assert_eq!(parsed(text), Config::default(), "{text:?}");
     }
     let config = parsed("providers:\n  openai:\n  ollama: ~\n");
@@ -304,7 +327,7 @@ fn the_shipped_file_and_every_example_load_without_a_warning() {
     assert!(files.len() > 3);
     let none = |_: &str| None;
     // Every variable that an example asks for is set; files that it points to are not there.
-    let all = |_: &str| Some("0123456789abcdef".to_owned());
+    let all = |name: &str| Some(format!("{name}-0123456789"));
     for path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "yaml")) {
         let envs: &[Env<'_>] = if path.ends_with("portcullis.yaml") { &[&none, &vendors] } else { &[&all] };
         for env in envs {
@@ -312,7 +335,8 @@ fn the_shipped_file_and_every_example_load_without_a_warning() {
             match loaded {
                 Ok(loaded) => assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings),
                 Err(errors) => {
-                    let real: Vec<_> = errors.0.iter().filter(|error| !error.message.contains("no such file")).collect();
+                    let real: Vec<_> =
+                        errors.0.iter().filter(|error| !error.message.contains("no such file")).collect();
                     assert!(real.is_empty(), "{errors}");
                 }
             }
@@ -323,6 +347,74 @@ fn the_shipped_file_and_every_example_load_without_a_warning() {
 /// An environment with the vendors' keys and nothing else.
 fn vendors(name: &str) -> Option<String> {
     name.ends_with("_API_KEY").then(|| "sk-test".to_owned())
+}
+
+#[test]
+fn every_configuration_in_the_reference_loads() {
+    let text = std::fs::read_to_string("config/README.md").expect("is there");
+    let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let sections = ["providers:", "models:", "keys:", "auth:"];
+    let ours: Vec<&&str> = blocks.iter().filter(|block| sections.iter().any(|name| block.starts_with(name))).collect();
+    assert!(ours.len() > 8, "{}", ours.len());
+    let env = |name: &str| Some(format!("{name}-0123456789"));
+    for block in ours {
+        // A hash that is cut short in print.
+        let block = block.replace("4f2c…", &"0".repeat(64));
+        if let Err(errors) = parse("README.md", &block, Path::new(""), &env, &KNOWN) {
+            let real = errors.0.iter().find(|error| !error.message.contains("there is no such file"));
+            assert!(real.is_none_or(|error| error.message.starts_with("there is no model")), "{errors}\n{block}");
+        }
+    }
+}
+
+#[test]
+fn no_broken_file_makes_the_reader_panic() {
+    let text = std::fs::read_to_string("tests/fixtures/config/good/everything.yaml").expect("is there");
+    for end in (0..text.len()).step_by(13).filter(|end| text.is_char_boundary(*end)) {
+        let _ = parse_text(&text[..end]);
+    }
+    let mut dice = fastrand::Rng::with_seed(7);
+    let bits = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ": ",
+        "\n",
+        "- ",
+        "\"",
+        "'",
+        "#",
+        "${",
+        "$${",
+        "&a ",
+        "*a",
+        "<<: ",
+        "|",
+        "\t",
+        "!!str ",
+        "~",
+        "é",
+        "\u{e000}",
+        "-1",
+        "99999999999999999999",
+    ];
+    for _ in 0..300 {
+        let mut broken = text.clone();
+        for _ in 0..dice.usize(1..4) {
+            let at = dice.usize(..broken.len());
+            if broken.is_char_boundary(at) {
+                broken.insert_str(at, bits[dice.usize(..bits.len())]);
+            }
+        }
+        match parse_text(&broken) {
+            Ok(loaded) => assert!(!print(&loaded.config).is_empty()),
+            Err(errors) => {
+                assert!(errors.0.iter().all(|error| !error.message.is_empty() && error.line > 0), "{errors}")
+            }
+        }
+    }
 }
 
 #[test]

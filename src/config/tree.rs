@@ -4,13 +4,12 @@
 //! what was found wrong is marked as gone, not taken out, so that the rest keeps its numbers.
 
 use std::collections::HashMap;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::options::DuplicateKeyPolicy;
-use serde_saphyr::{Spanned, UserMessageFormatter};
 
 use super::path::{KeyPath, Seg};
+
+mod yaml;
+
+pub(super) use yaml::{parse, resolve};
 
 /// A line and a column, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -71,47 +70,18 @@ impl Scalar {
         self.plain && self.written.is_none() && matches!(self.text.as_str(), "" | "~" | "null" | "Null" | "NULL")
     }
 
-    /// Nothing was written, or the variable that stands here is empty.
+    /// Nothing was written, or the variable that stands here, in quotes or not, is empty.
     pub fn is_absent(&self) -> bool {
-        self.is_null() || (self.plain && self.whole && self.text.is_empty())
+        self.is_null() || (self.whole && self.text.is_empty())
+    }
+
+    /// Whether it may be a number or a boolean. A variable may, also in the quotes that it needs between braces.
+    pub fn may_be_typed(&self) -> bool {
+        self.plain || self.whole
     }
 }
-
-/// Why the file is no YAML that can be used.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub at: Place,
-    pub message: String,
-}
-
-/// Bounds on what a file may make the reader do. `MAX_FILE_BYTES` in `load` bounds its size.
-const MAX_NODES: usize = 250_000;
-const MAX_DEPTH: usize = 64;
-const MAX_ALIASES: usize = 4096;
 
 impl Node {
-    /// Reads one YAML document. An empty one is an empty mapping.
-    pub fn parse(text: &str) -> Result<Node, Unreadable> {
-        let options = serde_saphyr::options! {
-            budget: serde_saphyr::budget! {
-                max_nodes: MAX_NODES,
-                max_events: 2 * MAX_NODES,
-                max_depth: MAX_DEPTH,
-                max_aliases: MAX_ALIASES,
-                max_documents: 1,
-            },
-            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
-            duplicate_keys: DuplicateKeyPolicy::PassThrough,
-            strict_booleans: true,
-            leading_zero_numbers_as_strings: true,
-            underscored_numbers_as_strings: true,
-            non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::AsString,
-            with_snippet: false,
-        };
-        let written: Written = serde_saphyr::from_str_with_options(text, options).map_err(unreadable)?;
-        Ok(written.node(text))
-    }
-
     pub fn scalar(&self) -> Option<&Scalar> {
         match &self.value {
             Value::Scalar(scalar) => Some(scalar),
@@ -152,36 +122,41 @@ impl Node {
         })
     }
 
+    /// The scalar at a path, also when it is short for a mapping that the path goes into.
+    pub fn scalar_at(&self, path: &[Seg]) -> Option<&Scalar> {
+        let around = || path.split_last().and_then(|(_, around)| self.find(around));
+        self.find(path).or_else(around).and_then(Node::scalar)
+    }
+
     /// The place that a message about this path should name: a scalar where it stands, anything larger at its key; the
     /// nearest thing around it when the path is not in the file.
     pub fn place(&self, path: &[Seg]) -> Place {
-        self.find_place(path, false)
+        self.find_place(path, false, self.at)
     }
 
     /// The place of the key that the path ends with.
     pub fn key_place(&self, path: &[Seg]) -> Place {
-        self.find_place(path, true)
+        self.find_place(path, true, self.at)
     }
 
-    fn find_place(&self, path: &[Seg], of_key: bool) -> Place {
-        let Some((first, rest)) = path.split_first() else { return self.at };
+    /// `holder` is the key, or the item, that the node stands for.
+    fn find_place(&self, path: &[Seg], of_key: bool, holder: Place) -> Place {
+        let Some((first, rest)) = path.split_first() else { return holder };
         match (&self.value, first) {
             (Value::Map(entries), Seg::Key(key)) => {
                 let mut named = entries.iter().filter(|entry| entry.key == *key);
                 // Of keys that stand twice the one that still counts.
-                let Some(entry) = named.clone().find(|entry| !entry.value.is_gone()).or_else(|| named.next()) else {
-                    return self.at;
-                };
+                let counts = named.clone().find(|entry| !entry.value.is_gone()).or_else(|| named.next());
+                let Some(entry) = counts else { return holder };
                 let seen = entry.value.scalar().is_some_and(|scalar| !scalar.is_null());
-                let inner = entry.value.find_place(rest, of_key);
-                // The path may end here, or go on to what is not in the file.
-                if (rest.is_empty() && (of_key || !seen)) || (inner == entry.value.at && !seen) {
-                    return entry.at;
-                }
-                inner
+                let ends = rest.is_empty() && of_key;
+                entry.value.find_place(rest, of_key, if seen && !ends { entry.value.at } else { entry.at })
             }
-            (Value::List(items), Seg::Index(index)) => items.get(*index).map_or(self.at, |item| item.find_place(rest, of_key)),
-            _ => self.at,
+            (Value::List(items), Seg::Index(index)) => match items.get(*index) {
+                Some(item) => item.find_place(rest, of_key, item.at),
+                None => holder,
+            },
+            _ => holder,
         }
     }
 
@@ -250,173 +225,5 @@ impl Node {
             Value::List(items) => items.iter().any(Node::is_damaged),
             Value::Map(entries) => entries.iter().any(|entry| entry.value.is_damaged()),
         }
-    }
-}
-
-fn unreadable(error: serde_saphyr::Error) -> Unreadable {
-    let at = error.location().map(place).unwrap_or_default();
-    let message = error.without_snippet().render_with_formatter(&UserMessageFormatter);
-    // The location follows the message; it stands before ours already.
-    let message = message.split(" at line ").next().unwrap_or_default().trim_end().to_owned();
-    Unreadable { at, message }
-}
-
-fn place(location: serde_saphyr::Location) -> Place {
-    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    Place { line: number(location.line()), column: number(location.column()) }
-}
-
-/// What the YAML reader gives: each value with its span, from which its spelling is taken.
-struct Written(Spanned<Raw>);
-
-enum Raw {
-    /// A string by quotes or by its form.
-    Text(String),
-    /// Null, a boolean or a number.
-    Typed(String),
-    List(Vec<Written>),
-    Map(Vec<(Spanned<String>, Written)>),
-}
-
-impl Written {
-    fn node(self, source: &str) -> Node {
-        let Written(Spanned { value, defined, .. }) = self;
-        let at = place(defined);
-        let value = match value {
-            Raw::List(items) => Value::List(items.into_iter().map(|item| item.node(source)).collect()),
-            Raw::Map(entries) => Value::Map(entries.into_iter().map(|(key, value)| entry(key, value, source)).collect()),
-            Raw::Text(text) => {
-                // A quote, a block mark or a tag before the text tells that it may be nothing but text.
-                let plain = spelling(source, defined).is_some_and(|spelt| !spelt.starts_with(['"', '\'', '|', '>', '!']));
-                Value::Scalar(Scalar { plain: plain && resolve(&text).is_none(), ..Scalar::new(text) })
-            }
-            Raw::Typed(text) => {
-                let spelt = spelling(source, defined).map_or(text, str::to_owned);
-                Value::Scalar(Scalar { plain: true, ..Scalar::new(spelt) })
-            }
-        };
-        Node { at, value }
-    }
-}
-
-fn entry(key: Spanned<String>, value: Written, source: &str) -> Entry {
-    Entry { at: place(key.defined), key: key.value, value: value.node(source) }
-}
-
-impl Scalar {
-    fn new(text: String) -> Self {
-        Scalar { text, plain: false, written: None, whole: false, optional: false }
-    }
-}
-
-/// The bytes of the file that a scalar was read from.
-fn spelling(source: &str, location: serde_saphyr::Location) -> Option<&str> {
-    let span = location.span();
-    let from = usize::try_from(span.byte_offset()?).ok()?;
-    let length = usize::try_from(span.byte_len()?).ok()?;
-    source.get(from..from.checked_add(length)?).map(str::trim_end)
-}
-
-/// A plain scalar's value by the core schema of YAML 1.2. None when it is text.
-pub(super) fn resolve(text: &str) -> Option<serde_json::Value> {
-    use serde_json::Value as Json;
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Some(Json::Null),
-        "true" | "True" | "TRUE" => return Some(Json::Bool(true)),
-        "false" | "False" | "FALSE" => return Some(Json::Bool(false)),
-        _ => {}
-    }
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let leads_with_zero = unsigned.len() > 1 && unsigned.starts_with('0') && unsigned.as_bytes()[1].is_ascii_digit();
-    if !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') || leads_with_zero {
-        return None;
-    }
-    if let Ok(number) = text.parse::<i64>() {
-        return Some(number.into());
-    }
-    if let Ok(number) = text.parse::<u64>() {
-        return Some(number.into());
-    }
-    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = text.strip_prefix(prefix) {
-            let bare = digits.starts_with(|c: char| c.is_ascii_hexdigit());
-            return u64::from_str_radix(digits, radix).ok().filter(|_| bare).map(Json::from);
-        }
-    }
-    let number: f64 = text.parse().ok().filter(|_| unsigned.bytes().any(|byte| byte.is_ascii_digit()))?;
-    serde_json::Number::from_f64(number).map(Json::Number)
-}
-
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Spanned::deserialize(deserializer).map(Written)
-    }
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
-    }
-}
-
-struct RawVisitor;
-
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(text.to_owned()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Raw, E> {
-        Ok(Raw::Text(text))
-    }
-
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Typed(String::new()))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(Raw::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Raw::Map(entries))
     }
 }

@@ -13,6 +13,8 @@ use super::{Known, is_header_name};
 
 /// Parameters that decide what is authorised and how the answer comes; not to be changed behind the core's back.
 const GUARDED: &[&str] = &["model", "stream"];
+/// What may stand in braces in a base URL: keys of a provider, and the model of the request.
+const FIELDS: &[&str] = &["model", "resource", "account", "project", "region", "api_version"];
 /// Headers that belong to a connection, not to an operator.
 const HOP_HEADERS: &[&str] = &[
     "connection",
@@ -30,7 +32,8 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
     for (name, provider) in config.providers.iter() {
         let path = KeyPath::of(&["providers", name]);
         if name.is_empty() || name.contains(|c: char| c == '/' || c == '*' || c.is_whitespace()) {
-            let message = "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
+            let message =
+                "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
             issues.push(Issue::error(path.clone(), message));
         }
         origin(name, provider, known, &path, issues);
@@ -39,10 +42,8 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
         if let Some(Err(message)) = provider.base_url.as_deref().map(base_url) {
             issues.push(Issue::error(path.key("base_url"), message));
         }
-        if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| *proxy != "off" && *proxy != "false")
-            && (proxy.starts_with("unix:") || base_url(proxy).is_err())
-        {
-            let message = format!("`{proxy}` is not a proxy; write http://host:port, or off");
+        if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| !is_proxy(proxy)) {
+            let message = format!("`{}` is not a proxy; write http://host:port, or off", without_user(proxy));
             issues.push(Issue::error(path.key("proxy"), message));
         }
         parameters(&path, &provider.set, &provider.default, &provider.drop, issues);
@@ -57,7 +58,8 @@ fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, is
     let more = provider.dialects.iter().enumerate();
     for (path, dialect) in named.chain(more.map(|(index, dialect)| (path.key("dialects").index(index), dialect))) {
         if !known.dialects.contains(&dialect.as_str()) {
-            let message = format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
+            let message =
+                format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
             issues.push(Issue::error(path, message));
         }
     }
@@ -132,7 +134,8 @@ fn base_url(text: &str) -> Result<(), String> {
         let sound = absolute && !prefix.contains(|c: char| c == '?' || c == '#' || c.is_whitespace());
         return if sound { Ok(()) } else { Err(format!("`{text}` has no absolute path of a socket; {HOW}")) };
     }
-    let Ok(url) = text.parse::<http::Uri>() else { return Err(format!("`{text}` is not a URL; {HOW}")) };
+    let url = without_fields(text)?;
+    let Ok(url) = url.parse::<http::Uri>() else { return Err(format!("`{text}` is not a URL; {HOW}")) };
     match (url.scheme_str(), url.authority()) {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
             Err("holds a user or password; put the credential into `api_key`".to_owned())
@@ -140,11 +143,43 @@ fn base_url(text: &str) -> Result<(), String> {
         (Some("http" | "https"), Some(authority)) if authority.host().is_empty() || bad_port(authority) => {
             Err(format!("`{text}` is not a URL; {HOW}"))
         }
-        (Some("http" | "https"), Some(_)) if url.query().is_some() || text.contains('#') => {
-            Err("holds a query or fragment; keep the URL up to its path, and use `api_version` for api-version".to_owned())
+        (Some("http" | "https"), Some(_)) if text.contains('#') => {
+            Err(format!("`{text}` holds a fragment, which is never sent; take it out"))
         }
         (Some("http" | "https"), Some(_)) => Ok(()),
         _ => Err(format!("`{text}` is not a URL with a scheme and a host; {HOW}")),
+    }
+}
+
+/// The URL with something in the place of each `{field}`.
+fn without_fields(text: &str) -> Result<String, String> {
+    let mut url = text.to_owned();
+    for field in FIELDS {
+        url = url.replace(&format!("{{{field}}}"), "x");
+    }
+    match url.split_once('{') {
+        Some((_, rest)) => {
+            let name = rest.split('}').next().unwrap_or_default();
+            Err(format!("`{{{name}}}` stands for nothing; {}", hint(name, FIELDS.iter().copied(), "write one of")))
+        }
+        None => Ok(url),
+    }
+}
+
+fn is_proxy(text: &str) -> bool {
+    let url = without_user(text);
+    matches!(text, "off" | "false") || (url.starts_with("http") && base_url(&url).is_ok())
+}
+
+/// A URL without the user and password that a proxy's may hold.
+pub(in super::super) fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[host..])
+        }
+        None => url.to_owned(),
     }
 }
 
@@ -167,7 +202,8 @@ fn parameters(
     let dropped = drop.iter().enumerate().map(|(index, name)| (path.key("drop").index(index), name));
     for (path, name) in set.chain(default).chain(dropped) {
         if is_guarded(name) {
-            let message = format!("`{name}` is what was authorised and cannot be changed here; choose models under `models`");
+            let message =
+                format!("`{name}` is what was authorised and cannot be changed here; choose models under `models`");
             issues.push(Issue::error(path, message));
         } else if name.is_empty() || name.split('.').any(str::is_empty) && path.segs().iter().any(is_drop) {
             issues.push(Issue::error(path, format!("`{name}` is not a parameter; write a name such as top_p or a.b")));
@@ -199,7 +235,10 @@ pub(super) fn models(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>
     for (name, model) in config.models.iter() {
         let path = KeyPath::of(&["models", name]);
         if name.trim().is_empty() || name.trim() != name {
-            issues.push(Issue::error(path.clone(), "a model's name is not empty and has no space at its ends; rename it"));
+            issues.push(Issue::error(
+                path.clone(),
+                "a model's name is not empty and has no space at its ends; rename it",
+            ));
         }
         if name.matches('*').count() > 1 {
             issues.push(Issue::error(path.clone(), "has more than one `*`; a name may hold one"));
@@ -245,13 +284,8 @@ fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<
     if model.is_empty() {
         return Err(format!("`{text}` names no model; write `provider/model`"));
     }
-    if !config.providers.contains(provider) && !known.providers.contains(&provider) {
-        let there = || config.providers.names().chain(known.providers.iter().copied());
-        let what = match nearest(provider, there()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => "add it under `providers`".to_owned(),
-        };
-        return Err(format!("there is no provider `{provider}`; {what}"));
+    if let Some(message) = unknown_provider(config, known, provider) {
+        return Err(message);
     }
     match (name.matches('*').count(), model.matches('*').count()) {
         (_, 0) => Ok(()),
@@ -261,14 +295,34 @@ fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<
     }
 }
 
-pub(super) fn prices(config: &Config, issues: &mut Vec<Issue>) {
+pub(super) fn prices(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (name, price) in config.prices.models.iter() {
-        let tiers = KeyPath::of(&["prices", "models", name, "tiers"]);
+        let path = KeyPath::of(&["prices", "models", name]);
+        match name.split_once('/') {
+            Some((provider, model)) if !provider.is_empty() && !model.is_empty() => {
+                if let Some(what) = unknown_provider(config, known, provider) {
+                    issues.push(Issue::warning(path.clone(), what));
+                }
+            }
+            _ => issues.push(Issue::error(path.clone(), "names no provider; write `provider/model` or `provider/*`")),
+        }
         for (index, pair) in price.tiers.windows(2).enumerate() {
             if pair[0].above >= pair[1].above {
                 let message = "is not larger than that of the tier before; write the tiers in rising order";
-                issues.push(Issue::error(tiers.index(index + 1).key("above"), message));
+                issues.push(Issue::error(path.key("tiers").index(index + 1).key("above"), message));
             }
         }
     }
+}
+
+/// What to say of a provider that is neither written nor built in.
+fn unknown_provider(config: &Config, known: &Known<'_>, provider: &str) -> Option<String> {
+    if config.providers.contains(provider) || known.providers.contains(&provider) {
+        return None;
+    }
+    let there = config.providers.names().chain(known.providers.iter().copied());
+    Some(match nearest(provider, there) {
+        Some(meant) => format!("there is no provider `{provider}`; did you mean `{meant}`?"),
+        None => format!("there is no provider `{provider}`; add it under `providers`"),
+    })
 }
