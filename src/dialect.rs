@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use memchr::memmem;
 
 use crate::chat::{Answer, Ask, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
@@ -225,6 +226,17 @@ pub trait Dialect: Send + Sync {
     /// Whether upstreams keep answers that later requests name by id; such requests must reach the same target.
     fn answers_are_stored(&self) -> bool {
         false
+    }
+
+    /// Whether a client's body holds opaque values that another provider made and we sealed. It must not be relayed as
+    /// it stands: this dialect's provider would refuse them. A cheap search; a false alarm only costs a translation.
+    fn holds_sealed(&self, body: &[u8]) -> bool {
+        memmem::find(body, b"\"portcullis.").is_some() || memmem::find(body, b"\"portcullis-call.").is_some()
+    }
+
+    /// What may be written between two frames to keep a waiting connection open.
+    fn keep_alive(&self) -> &'static [u8] {
+        b": keep-alive\n\n"
     }
 
     /// The upstream path under the provider's base URL, query included. None when the dialect has no such operation.

@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
 use crate::settle::Settle;
-use crate::stream::{self, Relay};
+use crate::stream::Relay;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -196,7 +196,7 @@ impl Body for Outbound {
                 next
             }
             Outbound::Late(waiting) => match ready!(waiting.poll(cx)) {
-                Said::Comment => Some(Bytes::from_static(stream::KEEP_ALIVE)),
+                Said::Comment => Some(Bytes::from_static(waiting.dialect.keep_alive())),
                 Said::Stream(relay, settle) => {
                     self.set(Outbound::Stream { relay, settle });
                     return self.poll_frame(cx);

@@ -22,9 +22,6 @@ use crate::sse::{Frame, Scanner};
 /// content is let through.
 const MAX_HELD_BYTES: usize = 1 << 20;
 
-/// The comment that keeps a waiting connection open.
-pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
-
 /// What is done with the frames.
 pub enum Mode {
     /// Relay them byte for byte and look at what goes by.
@@ -146,7 +143,7 @@ impl Relay {
             }
             match ready!(self.poll_upstream(cx)) {
                 Ok(Step::Worked) => {}
-                Ok(Step::Silence) => self.out.push_back(Bytes::from_static(KEEP_ALIVE)),
+                Ok(Step::Silence) => self.out.push_back(Bytes::from_static(self.setting.dialect.keep_alive())),
                 Err(fault) => self.fail(fault),
             }
         }

@@ -55,7 +55,9 @@ pub(super) fn prepare<'t>(
     target: &'t Target,
 ) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face(x.dialect).ok_or_else(|| unserved(x, target))?;
-    let raw = face.dialect == x.dialect && face.dialect.path(x.op, &target.model, x.stream).is_some();
+    let raw = face.dialect == x.dialect
+        && face.dialect.path(x.op, &target.model, x.stream).is_some()
+        && !face.dialect.holds_sealed(call.envelope.body());
     let request = if raw { splice(x, call, target, face)? } else { translate(x, call, target, face)? };
     Ok((face, request))
 }

@@ -21,7 +21,8 @@ pub(super) fn run(args: Args) -> ExitCode {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind(args.listen).await?;
             tracing::info!("the mock provider serves http://{}", listener.local_addr()?);
-            mock::serve(listener, args.options).await
+            mock::serve(listener, args.options).await;
+            Ok(())
         })
     });
     match served {

@@ -36,6 +36,14 @@ impl Dialect for Anthropic {
         NAME
     }
 
+    fn request_id_header(&self) -> Option<&'static str> {
+        Some("request-id")
+    }
+
+    fn forwarded_headers(&self) -> &'static [&'static str] {
+        &["anthropic-version", "anthropic-beta"]
+    }
+
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
         match op {
             Op::Generate => Some("/v1/messages".to_owned()),

@@ -21,6 +21,7 @@ mod stream;
 mod tests;
 mod usage;
 
+use memchr::memmem;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -41,6 +42,16 @@ pub struct Gemini;
 impl Dialect for Gemini {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn keep_alive(&self) -> &'static [u8] {
+        // google-genai for Python takes every line that is not `data:` for JSON; empty lines it skips.
+        b"\n\n"
+    }
+
+    fn holds_sealed(&self, body: &[u8]) -> bool {
+        // Signatures are base64 here: the beginnings of the two sealed forms, see `signature`.
+        ["\"cG9ydGN1bGxpcy", "\"ZW5jcnlwdGVkC"].iter().any(|mark| memmem::find(body, mark.as_bytes()).is_some())
     }
 
     fn path(&self, op: Op, model: &str, stream: bool) -> Option<String> {

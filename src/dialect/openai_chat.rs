@@ -40,6 +40,10 @@ impl Dialect for OpenAiChat {
         NAME
     }
 
+    fn forwarded_headers(&self) -> &'static [&'static str] {
+        &["openai-beta", "idempotency-key"]
+    }
+
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
         let path = match op {
             Op::Generate => "/chat/completions",

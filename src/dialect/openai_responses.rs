@@ -34,6 +34,14 @@ impl Dialect for OpenAiResponses {
         NAME
     }
 
+    fn answers_are_stored(&self) -> bool {
+        true
+    }
+
+    fn forwarded_headers(&self) -> &'static [&'static str] {
+        &["openai-beta", "idempotency-key"]
+    }
+
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
         match op {
             Op::Generate => Some("/responses".to_owned()),

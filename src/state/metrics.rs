@@ -219,6 +219,7 @@ impl Metrics {
         meters
     }
 
+    // Owned handles: the borrowed ones hold the family's lock to the end of the expression.
     fn create(&self, labels: &ModelLabels) -> Meters {
         let tokens = |kind| TokenLabels {
             gen_ai_operation_name: labels.gen_ai_operation_name,
@@ -227,12 +228,12 @@ impl Metrics {
             gen_ai_token_type: kind,
         };
         Meters {
-            duration: self.durations.get_or_create(labels).clone(),
-            first_token: self.first_tokens.get_or_create(labels).clone(),
-            per_token: self.per_tokens.get_or_create(labels).clone(),
-            input: self.tokens.get_or_create(&tokens("input")).clone(),
-            output: self.tokens.get_or_create(&tokens("output")).clone(),
-            cost: self.costs.get_or_create(labels).clone(),
+            duration: self.durations.get_or_create_owned(labels),
+            first_token: self.first_tokens.get_or_create_owned(labels),
+            per_token: self.per_tokens.get_or_create_owned(labels),
+            input: self.tokens.get_or_create_owned(&tokens("input")),
+            output: self.tokens.get_or_create_owned(&tokens("output")),
+            cost: self.costs.get_or_create_owned(labels),
         }
     }
 
