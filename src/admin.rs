@@ -56,13 +56,18 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     let path = request.uri().path();
     match path {
         "/livez" => return json_reply(StatusCode::OK, &json!({"status": "ok"})),
-        "/readyz" if state.draining() => return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "draining"})),
+        "/readyz" if state.draining() => {
+            return json_reply(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "draining"}));
+        }
         "/readyz" => return json_reply(StatusCode::OK, &json!({"status": "ok"})),
         _ => {}
     }
     if !allowed(request.headers(), admin.token.as_deref()) {
         let text = "Send the admin token (`admin.token` of the configuration) as `Authorization: Bearer TOKEN`.";
-        return json_reply(StatusCode::UNAUTHORIZED, &json!({"error": {"code": "invalid_admin_token", "message": text}}));
+        return json_reply(
+            StatusCode::UNAUTHORIZED,
+            &json!({"error": {"code": "invalid_admin_token", "message": text}}),
+        );
     }
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
@@ -72,20 +77,24 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
         }
         (&Method::GET, "/admin/generation") => {
             let generation = admin.shared.generation.load();
-            json_reply(StatusCode::OK, &json!({
-                "number": generation.number,
-                "source": generation.source,
-                "loaded_at": humantime::format_rfc3339_millis(generation.loaded).to_string(),
-                "last_reload_error": state.reload_error(),
-                "providers": generation.routes.providers.iter().map(|provider| &provider.name).collect::<Vec<_>>(),
-                "models": generation.routes.models.keys().collect::<Vec<_>>(),
-            }))
+            json_reply(
+                StatusCode::OK,
+                &json!({
+                    "number": generation.number,
+                    "source": generation.source,
+                    "loaded_at": humantime::format_rfc3339_millis(generation.loaded).to_string(),
+                    "last_reload_error": state.reload_error(),
+                    "providers": generation.routes.providers.iter().map(|provider| &provider.name).collect::<Vec<_>>(),
+                    "models": generation.routes.models.keys().collect::<Vec<_>>(),
+                }),
+            )
         }
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
-            Err(error) => {
-                json_reply(StatusCode::UNPROCESSABLE_ENTITY, &json!({"error": {"code": "reload_refused", "message": error}}))
-            }
+            Err(error) => json_reply(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &json!({"error": {"code": "reload_refused", "message": error}}),
+            ),
         },
         _ => {
             let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation and POST /admin/reload.";

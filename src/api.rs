@@ -134,7 +134,14 @@ pub fn find(head: &Parts) -> Result<Matched, Unserved> {
     };
     let param = found.params.iter().next().map(|(_, value)| decoded(value));
     let dialect = dialect_of(endpoint, path, &head.headers);
-    let mut matched = Matched { endpoint, dialect, param, query: head.uri.query().map(str::to_owned), op: Op::Generate, streams: false };
+    let mut matched = Matched {
+        endpoint,
+        dialect,
+        param,
+        query: head.uri.query().map(str::to_owned),
+        op: Op::Generate,
+        streams: false,
+    };
     match endpoint.serve {
         Serve::Ask { op } => matched.op = op,
         Serve::Verb => verb(&mut matched).ok_or_else(|| Unserved::unknown(&head.method, path))?,
@@ -172,7 +179,10 @@ fn dialect_of(endpoint: &Endpoint, path: &str, headers: &HeaderMap) -> &'static 
 fn guess(path: &str, headers: &HeaderMap) -> &'static str {
     if headers.contains_key("anthropic-version") || path.contains("/messages") {
         "anthropic"
-    } else if headers.contains_key("x-goog-api-key") || headers.contains_key("x-goog-api-client") || path.starts_with("/v1beta") {
+    } else if headers.contains_key("x-goog-api-key")
+        || headers.contains_key("x-goog-api-client")
+        || path.starts_with("/v1beta")
+    {
         "gemini"
     } else {
         "openai_chat"
@@ -186,7 +196,8 @@ fn decoded(value: &str) -> String {
 impl Unserved {
     fn unknown(method: &Method, path: &str) -> Self {
         let known = ENDPOINTS.iter().map(|endpoint| endpoint.path);
-        let near = known.map(|known| (strsim::normalized_levenshtein(known, path), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+        let near =
+            known.map(|known| (strsim::normalized_levenshtein(known, path), known)).max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = near.filter(|(likeness, _)| *likeness > 0.6).map(|(_, path)| format!(" Did you mean `{path}`?"));
         let text = format!("Nothing is served at {method} {path}.{}", hint.unwrap_or_default());
         Unserved { fault: Fault::new(Kind::UnknownEndpoint, text), allow: None }
@@ -254,7 +265,10 @@ mod tests {
         let found = find_path(Method::POST, "/v1beta/models/mock/m%2Fx:v1:streamGenerateContent?alt=sse");
         assert_eq!(found, Ok(("/v1beta/models/{*model}", Op::Generate, Some("mock/m/x:v1".into()))));
         assert_eq!(find_path(Method::POST, "/v1/models/m:frobnicate"), Err(404));
-        assert_eq!(find_path(Method::GET, "/v1/models/openai/gpt-5"), Ok(("/v1/models/{*model}", Op::Generate, Some("openai/gpt-5".into()))));
+        assert_eq!(
+            find_path(Method::GET, "/v1/models/openai/gpt-5"),
+            Ok(("/v1/models/{*model}", Op::Generate, Some("openai/gpt-5".into())))
+        );
     }
 
     #[test]

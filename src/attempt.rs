@@ -20,8 +20,8 @@ use crate::reply::Reply;
 use crate::route::{Plan, Target};
 use crate::upstream::Outbound;
 
-pub use answer::retry_after;
 use answer::Reading;
+pub use answer::retry_after;
 use encode::Prepared;
 
 /// Longest error body that is read. Error texts are short; a page of HTML is cut by the dialect anyway.
@@ -68,25 +68,15 @@ pub async fn run(cx: &Cx, x: &mut Exchange, call: &Call, plan: &Plan) -> Result<
 }
 
 /// One try of one target.
-async fn once(
-    cx: &Cx,
-    x: &mut Exchange,
-    call: &Call,
-    target: &Arc<Target>,
-    deadline: Instant,
-) -> Result<Reply, Fault> {
+async fn once(cx: &Cx, x: &mut Exchange, call: &Call, target: &Arc<Target>, deadline: Instant) -> Result<Reply, Fault> {
     let (face, prepared) = encode::prepare(x, call, target)?;
     let prepared = match prepared {
         Prepared::Send(prepared) => prepared,
         Prepared::Answered(reply) => return Ok(*reply),
     };
     let sent = Instant::now();
-    let request = Outbound {
-        method: http::Method::POST,
-        uri: prepared.uri,
-        headers: prepared.headers,
-        body: prepared.body,
-    };
+    let request =
+        Outbound { method: http::Method::POST, uri: prepared.uri, headers: prepared.headers, body: prepared.body };
     let timeouts = &target.timeouts;
     // A stream's head may well come late, with its first token; other answers come whole after their head.
     let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
@@ -97,7 +87,8 @@ async fn once(
     if !response.status().is_success() {
         return Err(refused(response, face.dialect).await);
     }
-    let reading = Reading { x, call, target, from: face.dialect, raw: prepared.raw, asked: prepared.asked, sent, deadline };
+    let reading =
+        Reading { x, call, target, from: face.dialect, raw: prepared.raw, asked: prepared.asked, sent, deadline };
     reading.read(cx, response).await
 }
 

@@ -61,12 +61,7 @@ impl Keys {
             let _ = aws_lc_rs::rand::fill(&mut random);
             &random
         });
-        Keys {
-            pepper: hmac::Key::new(hmac::HMAC_SHA256, secret),
-            principals: HashMap::new(),
-            headers,
-            anyone: None,
-        }
+        Keys { pepper: hmac::Key::new(hmac::HMAC_SHA256, secret), principals: HashMap::new(), headers, anyone: None }
     }
 
     /// Lets everybody in, under this name. For loopback without keys.
@@ -125,7 +120,8 @@ impl Keys {
             };
             (!bare.is_empty()).then_some(bare)
         });
-        from_header.or_else(|| query?.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty()))
+        from_header
+            .or_else(|| query?.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty()))
     }
 }
 

@@ -98,7 +98,8 @@ impl Generation {
         names.sort();
         for name in names {
             let target = self.plan(name).ok().and_then(|plan| plan.targets.first().cloned());
-            let (provider, card) = target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
+            let (provider, card) =
+                target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
             listed.push(Listed { id: name.clone(), provider, card });
         }
         for provider in &self.routes.providers {
@@ -228,7 +229,13 @@ fn keys(config: &Config) -> Result<Keys, String> {
         }
     }
     if config.keys.is_empty() {
-        keys.open(Principal { key: "anyone".into(), project: None, models: vec![], metadata: Default::default(), expires: None });
+        keys.open(Principal {
+            key: "anyone".into(),
+            project: None,
+            models: vec![],
+            metadata: Default::default(),
+            expires: None,
+        });
     }
     Ok(keys)
 }

@@ -107,13 +107,7 @@ enum Next {
 }
 
 /// Everything before an upstream is asked.
-async fn stages(
-    cx: &Cx,
-    x: &mut Exchange,
-    head: Parts,
-    mut body: Inbound,
-    matched: &Matched,
-) -> Result<Next, Fault> {
+async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, matched: &Matched) -> Result<Next, Fault> {
     let generation = &cx.generation;
     // A stranger never makes us read a body.
     x.principal = Some(generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?);
@@ -134,7 +128,8 @@ async fn stages(
 
 /// The targets for a call: authorised by the very name that decides where it goes.
 fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
-    let principal = x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
+    let principal =
+        x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
     principal.may_use(&x.model)?;
     for other in api::ask::other_models(call) {
         principal.may_use(&other)?;
@@ -172,9 +167,7 @@ async fn read(body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault>
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))
         }
-        Ok(Err(ReadError::Broken(source))) => {
-            Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source))
-        }
+        Ok(Err(ReadError::Broken(source))) => Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source)),
         Err(_) => {
             let text = format!("The body did not arrive within {:?}.", limits.body_timeout);
             Err(Fault::new(Kind::BodyTimeout, text))
@@ -225,7 +218,8 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 fn caller_id(headers: &HeaderMap) -> Option<String> {
     let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
     let text = value.to_str().ok()?;
-    let fit = !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let fit =
+        !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
     fit.then(|| text.to_owned())
 }
 

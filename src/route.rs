@@ -195,7 +195,8 @@ impl Routes {
         }
         for (pattern, route) in &self.wildcards {
             if let Some(part) = matched(pattern, model) {
-                let fill = |target: &RouteTarget| RouteTarget { model: target.model.replacen('*', part, 1), ..target.clone() };
+                let fill =
+                    |target: &RouteTarget| RouteTarget { model: target.model.replacen('*', part, 1), ..target.clone() };
                 return Some(route.targets.iter().map(fill).collect());
             }
         }
@@ -217,7 +218,9 @@ impl Routes {
     fn not_found(&self, model: &str) -> Fault {
         let prefix = model.split_once('/').map_or(model, |(prefix, _)| prefix);
         if let Some((name, variable)) = self.dormant.iter().find(|(name, _)| name == prefix) {
-            let text = format!("The provider `{name}` of the model `{model}` has no credential; the operator sets {variable}.");
+            let text = format!(
+                "The provider `{name}` of the model `{model}` has no credential; the operator sets {variable}."
+            );
             return Fault::new(Kind::ModelNotFound, text).param("model");
         }
         let names = self.models.keys().map(String::as_str);

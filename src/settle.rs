@@ -84,8 +84,7 @@ fn settle(exchange: &Exchange, state: &State) {
         Some(fault) if exchange.status < 400 => fault.status(),
         _ => exchange.status,
     };
-    let settled =
-        Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
+    let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
     state.metrics.end(&settled);
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());

@@ -275,7 +275,10 @@ impl Relay {
         match &mut self.mode {
             Mode::Raw { sniffer, .. } => {
                 if !sniffer.complete() && !self.ended {
-                    return Err(Fault::new(Kind::StreamBroken, "The provider ended the stream before it was complete."));
+                    return Err(Fault::new(
+                        Kind::StreamBroken,
+                        "The provider ended the stream before it was complete.",
+                    ));
                 }
             }
             Mode::Translate { decoder, events, .. } => {

@@ -34,17 +34,20 @@ fn sources() -> Vec<Source> {
 /// Whether the code, comments aside, uses this path.
 fn uses(source: &Source, path: &str) -> bool {
     let code = source.code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code.into_iter().any(|line| line.match_indices(path).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = line[at + path.len()..].chars().next();
-        let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-        !word(before) && !word(after)
-    }))
+    code.into_iter().any(|line| {
+        line.match_indices(path).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            let after = line[at + path.len()..].chars().next();
+            let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+            !word(before) && !word(after)
+        })
+    })
 }
 
 #[test]
 fn every_module_says_what_it_is_responsible_for() {
-    let silent: Vec<_> = sources().into_iter().filter(|source| !source.code.starts_with("//! ")).map(|source| source.path).collect();
+    let silent: Vec<_> =
+        sources().into_iter().filter(|source| !source.code.starts_with("//! ")).map(|source| source.path).collect();
     assert!(silent.is_empty(), "these files do not begin with `//!`: {silent:?}");
 }
 
@@ -83,7 +86,19 @@ fn nothing_imports_upwards() {
     let rows: &[(&[&str], &[&str])] = &[
         (
             &["chat", "embed", "fault", "json", "sse", "cost"],
-            &["api", "attempt", "dialect", "generation", "pipeline", "reply", "server", "settle", "state", "stream", "upstream"],
+            &[
+                "api",
+                "attempt",
+                "dialect",
+                "generation",
+                "pipeline",
+                "reply",
+                "server",
+                "settle",
+                "state",
+                "stream",
+                "upstream",
+            ],
         ),
         (
             &["dialect", "provider"],

@@ -19,13 +19,7 @@ use crate::route::Target;
 ///
 /// # Errors
 /// [`Kind::ResponseNotFound`], and whatever the upstream says.
-pub async fn stored(
-    cx: &Cx,
-    x: &mut Exchange,
-    head: Parts,
-    body: Bytes,
-    matched: &Matched,
-) -> Result<Reply, Fault> {
+pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
     let target = find(cx, x, id).ok_or_else(|| {
         Fault::new(Kind::ResponseNotFound, format!("No response `{id}` is known here.")).param("response_id")

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::encode::Meaning;
 use crate::body::{Inbound, ReadError};
-use crate::chat::event::{self, Collector};
 use crate::chat::Answer;
+use crate::chat::event::{self, Collector};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::Exchange;
@@ -226,7 +226,9 @@ fn note(x: &mut Exchange, answer: &Answer) {
 /// Reads a whole answer.
 pub(super) async fn whole(mut body: Inbound, limit: usize) -> Result<Bytes, Fault> {
     body.read(limit).await.map_err(|error| match error {
-        ReadError::TooLarge => Fault::new(Kind::BadAnswer, format!("The provider's answer is longer than {limit} bytes.")),
+        ReadError::TooLarge => {
+            Fault::new(Kind::BadAnswer, format!("The provider's answer is longer than {limit} bytes."))
+        }
         ReadError::Broken(source) => Fault::new(Kind::StreamBroken, "The provider's answer broke off.").because(source),
     })
 }

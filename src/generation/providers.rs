@@ -62,8 +62,9 @@ pub(super) fn build(
     let timeouts = timeouts(&written.timeouts.over(general));
     let mut faces = Vec::with_capacity(names.len());
     for dialect_name in &names {
-        let dialect = dialect::find(dialect_name)
-            .ok_or_else(|| format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names()))?;
+        let dialect = dialect::find(dialect_name).ok_or_else(|| {
+            format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names())
+        })?;
         let in_process = row.is_some_and(|row| row.name == MOCK) && written.base_url.is_none();
         let base = if in_process { MOCK_BASE.to_owned() } else { base_url(name, written, row, dialect_name, env)? };
         let scheme = match (&written.auth, from_env.filter(|_| written.api_key.is_none())) {
@@ -72,15 +73,15 @@ pub(super) fn build(
             (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
         };
         let auth = auth(&scheme, key.as_deref()).map_err(|error| format!("{}: {error}", at("api_key")))?;
-        let (wire, base_url) = wire(&base, in_process)
-            .map_err(|error| format!("{}: {error}", at("base_url")))?;
+        let (wire, base_url) = wire(&base, in_process).map_err(|error| format!("{}: {error}", at("base_url")))?;
         let dial = Arc::new(Dial {
             wire,
             connect_timeout: timeouts.connect,
             http2_only: written.http2 == Some(true) && base_url.starts_with("http://"),
             proxy: written.proxy.clone(),
         });
-        let query = written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
+        let query =
+            written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
         let query = query.map(|version| format!("api-version={version}"));
         let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
         faces.push(Face { dialect, base_url, dial, query, auth, quirks });
@@ -132,7 +133,9 @@ fn base_url(
         return Ok(base.clone());
     }
     let Some(row) = row else {
-        return Err(format!("providers.{name}.base_url: no built-in provider is called `{name}`, so it needs an address"));
+        return Err(format!(
+            "providers.{name}.base_url: no built-in provider is called `{name}`, so it needs an address"
+        ));
     };
     let field = |field: &str| match field {
         "project" => written.project.clone(),
@@ -157,7 +160,8 @@ fn wire(base: &str, mock: bool) -> Result<(Wire, String), String> {
             _ => Err(format!("`{base}` is no address; write http://, https:// or unix://")),
         };
     };
-    let (socket, prefix) = path.split_once(":/").map_or((path, String::new()), |(socket, rest)| (socket, format!("/{rest}")));
+    let (socket, prefix) =
+        path.split_once(":/").map_or((path, String::new()), |(socket, rest)| (socket, format!("/{rest}")));
     Ok((Wire::Unix(PathBuf::from(socket)), format!("http://localhost{prefix}")))
 }
 
@@ -177,7 +181,9 @@ fn auth(scheme: &Scheme<'_>, key: Option<&str>) -> Result<Auth, String> {
     };
     let query = |name: &str| Ok(Auth::Query(name.to_owned(), Secret(key.to_owned())));
     match scheme {
-        Scheme::Written(config::AuthScheme::Bearer) | Scheme::Row(AuthScheme::Bearer) => header("authorization", "Bearer "),
+        Scheme::Written(config::AuthScheme::Bearer) | Scheme::Row(AuthScheme::Bearer) => {
+            header("authorization", "Bearer ")
+        }
         Scheme::Written(config::AuthScheme::XApiKey) => header("x-api-key", ""),
         Scheme::Written(config::AuthScheme::ApiKey) => header("api-key", ""),
         Scheme::Written(config::AuthScheme::XGoogApiKey) => header("x-goog-api-key", ""),
@@ -196,7 +202,8 @@ fn headers(written: &config::Provider, row: Option<&'static Row>) -> Result<Head
     let own = written.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in of_row.chain(own) {
         let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is no header name"))?;
-        let value = HeaderValue::from_str(value).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
+        let value =
+            HeaderValue::from_str(value).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?;
         headers.insert(name, value);
     }
     Ok(headers)

@@ -15,12 +15,15 @@ use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
 pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -> Result<Routes, String> {
     let mut routes = Routes::default();
     let mut wrong = Vec::new();
-    let mut add = |name: &str, written: &Written, routes: &mut Routes| {
-        match providers::build(name, written, &config.timeouts, env) {
-            Ok(Built::Live(provider)) => routes.providers.push(Arc::new(provider)),
-            Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),
-            Err(error) => wrong.push(error),
-        }
+    let mut add = |name: &str, written: &Written, routes: &mut Routes| match providers::build(
+        name,
+        written,
+        &config.timeouts,
+        env,
+    ) {
+        Ok(Built::Live(provider)) => routes.providers.push(Arc::new(provider)),
+        Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),
+        Err(error) => wrong.push(error),
     };
     for (name, written) in config.providers.iter() {
         add(name, written, &mut routes);
@@ -44,7 +47,10 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
             let Some(provider) = routes.providers.iter().find(|live| live.name == provider) else {
                 match routes.dormant.iter().find(|(dormant, _)| dormant == provider) {
                     Some((_, variable)) => {
-                        warnings.push(format!("models.{name}: the target {} is left out: {variable} is not set", target.target));
+                        warnings.push(format!(
+                            "models.{name}: the target {} is left out: {variable} is not set",
+                            target.target
+                        ));
                     }
                     None => wrong.push(format!("models.{name}: no provider is called `{provider}`")),
                 }

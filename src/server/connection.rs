@@ -74,14 +74,8 @@ async fn speaks_h2(stream: &TcpStream, within: Duration) -> Option<bool> {
     }
 }
 
-async fn run<S>(
-    shared: Shared,
-    upstream: Arc<dyn Upstream>,
-    stream: S,
-    peer: SocketAddr,
-    limits: Limits,
-    h2: bool,
-) where
+async fn run<S>(shared: Shared, upstream: Arc<dyn Upstream>, stream: S, peer: SocketAddr, limits: Limits, h2: bool)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new());
@@ -118,7 +112,8 @@ async fn run<S>(
 /// The answer to a head that did not arrive in time. Its dialect is not known; OpenAI's error shape is the most read.
 fn request_timeout() -> String {
     let body = r#"{"error":{"message":"The head of the request arrived too slowly; the operator sets `listen.limits.head_timeout`.","type":"invalid_request_error","code":"head_timeout"}}"#;
-    let head = "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ";
+    let head =
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ";
     format!("{head}{}\r\n\r\n{body}", body.len())
 }
 

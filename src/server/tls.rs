@@ -15,7 +15,8 @@ use rustls::server::WebPkiClientVerifier;
 /// A file that cannot be read or does not hold what it should; the text names it.
 pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates(cert)?;
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: no private key: {error}", key.display()))?;
+    let secret =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| format!("{}: no private key: {error}", key.display()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
