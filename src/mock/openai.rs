@@ -31,7 +31,7 @@ impl Usage {
 
     /// As chat and legacy completions spell it.
     pub fn chat(&self) -> Value {
-        json!({
+        let mut usage = json!({
             "prompt_tokens": self.input,
             "completion_tokens": self.output,
             "total_tokens": self.input + self.output,
@@ -40,7 +40,13 @@ impl Usage {
                 "reasoning_tokens": self.reasoning, "audio_tokens": 0,
                 "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
             },
-        })
+        });
+        // What breakpoints wrote, as OpenRouter spells it.
+        let written = self.cached.write_5m + self.cached.write_1h;
+        if written > 0 {
+            usage["prompt_tokens_details"]["cache_write_tokens"] = json!(written);
+        }
+        usage
     }
 
     /// As the Responses form spells it.

@@ -9,6 +9,10 @@ use crate::mock::openai::{
 };
 use crate::mock::prompt::{Choice, Format, Prompt, Thinking, Tool};
 use crate::mock::refusal::Refusal;
+use crate::mock::signature;
+
+/// Scope of the proofs in `reasoning_details`.
+pub const SCOPE: &str = "openai-chat";
 
 /// The top-level fields that OpenAI knows.
 const FIELDS: &[&str] = &[
@@ -282,6 +286,9 @@ impl Messages<'_> {
                 "system" | "developer" => {
                     let text = self.texts(&at, &message["content"], &["text"])?;
                     self.prompt.system(&text);
+                    for part in message["content"].as_array().into_iter().flatten() {
+                        self.prompt.measure.mark(&part["cache_control"]);
+                    }
                 }
                 "user" => self.user(&at, &message["content"])?,
                 "assistant" => self.assistant(&at, message)?,
@@ -338,6 +345,7 @@ impl Messages<'_> {
                     return Err(unsupported(format!("{at}.type"), kind, &allowed));
                 }
             }
+            self.prompt.measure.mark(&part["cache_control"]);
         }
         Ok(())
     }
@@ -354,6 +362,13 @@ impl Messages<'_> {
         if !content.is_null() {
             let text = self.texts(at, content, &["text", "refusal"])?;
             self.prompt.measure.text(&text);
+        }
+        for detail in message["reasoning_details"].as_array().into_iter().flatten() {
+            let proof = detail["signature"].as_str();
+            if proof.is_some_and(|proof| !signature::is_ours(SCOPE, proof, None)) {
+                let message = format!("{at}.reasoning_details: Invalid `signature` in `thinking` block");
+                return Err(Refusal::openai(message, format!("{at}.reasoning_details"), None));
+            }
         }
         self.prompt.measure.json(calls);
         if calls.as_array().is_some_and(Vec::is_empty) {
