@@ -49,6 +49,8 @@ const FIELDS: &[&str] = &[
     "user",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "moderation",
     "prompt_cache_retention",
     "service_tier",
 ];
@@ -287,7 +289,7 @@ impl Messages<'_> {
                     let text = self.texts(&at, &message["content"], &["text"])?;
                     self.prompt.system(&text);
                     for part in message["content"].as_array().into_iter().flatten() {
-                        self.prompt.measure.mark(&part["cache_control"]);
+                        mark(self.prompt, part);
                     }
                 }
                 "user" => self.user(&at, &message["content"])?,
@@ -345,7 +347,7 @@ impl Messages<'_> {
                     return Err(unsupported(format!("{at}.type"), kind, &allowed));
                 }
             }
-            self.prompt.measure.mark(&part["cache_control"]);
+            mark(self.prompt, part);
         }
         Ok(())
     }
@@ -421,6 +423,12 @@ impl Messages<'_> {
         }
         Ok(text)
     }
+}
+
+/// A cache breakpoint, in OpenAI's spelling or in that of routers.
+fn mark(prompt: &mut Prompt, part: &Value) {
+    prompt.measure.mark(&part["prompt_cache_breakpoint"]);
+    prompt.measure.mark(&part["cache_control"]);
 }
 
 fn parts<'a>(at: &str, content: &'a Value) -> Result<&'a [Value], Refusal> {

@@ -36,7 +36,7 @@ async fn streams_say_the_same_as_whole_answers_with_the_same_usage() {
             "anthropic" => {
                 let streamed = events[events.len() - 2].1["usage"].clone();
                 let mut usage = value["usage"].clone();
-                for apart in ["cache_creation", "service_tier"] {
+                for apart in ["cache_creation", "service_tier", "inference_geo"] {
                     usage.as_object_mut().expect("usage").remove(apart);
                 }
                 (usage, streamed)
