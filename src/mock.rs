@@ -79,6 +79,7 @@ mod refusal;
 mod reply;
 mod responses;
 mod schema;
+mod score;
 mod signature;
 mod state;
 #[cfg(test)]
@@ -99,8 +100,9 @@ use answer::{Dialect, Turn};
 use endpoint::{Endpoint, Verb};
 use journal::Outcome;
 use knobs::{FAULT_HEADER, Knobs, STRICT_HEADER};
-use play::{End, Score, play};
+use play::{End, play};
 use refusal::Refusal;
+use score::Score;
 use trouble::Kind;
 use wire::{Gone, NoRequest, Request, Wire};
 
@@ -192,8 +194,8 @@ where
     let looks = matches!(endpoint, Endpoint::Journal | Endpoint::JournalClear);
     let number = (!looks).then(|| state.journal.begin(&request));
     let played = prepare(&endpoint, &request, options);
-    if let (Some(number), Some(fault)) = (number, played.fault) {
-        state.journal.fault(number, fault);
+    if let Some(number) = number {
+        state.journal.answered(number, played.status, played.fault);
     }
     let end = play(wire, played.steps, played.drip).await;
     if let Some(number) = number {
@@ -209,6 +211,7 @@ where
 
 /// An answer ready to be played.
 struct Played {
+    status: u16,
     steps: Vec<play::Step>,
     drip: Option<Duration>,
     fault: Option<&'static str>,
@@ -235,7 +238,15 @@ fn prepare(endpoint: &Endpoint, request: &Request, options: &Options) -> Played 
         request_id: &request_id,
         close: !request.keep_alive,
     };
-    Played { steps: score.compose(answer), drip, fault: trouble.map(trouble::Trouble::name) }
+    let answer = score.replaced(answer);
+    let status = answer.status;
+    let mut steps = score.compose(answer);
+    if request.method == "HEAD" {
+        // A head alone; a body would be taken for the next answer.
+        let head = steps.iter().position(|step| matches!(step, play::Step::Send(_)));
+        steps.truncate(head.map_or(steps.len(), |head| head + 1));
+    }
+    Played { status, steps, drip, fault: trouble.map(trouble::Trouble::name) }
 }
 
 /// Reads the request and decides on the answer. Leaves in `knobs` what holds for playing it.

@@ -48,7 +48,8 @@ impl Message<'_> {
     fn whole(&self, content: Value, done: Option<&Reply>, usage: Value) -> Value {
         json!({
             "model": self.turn.model, "id": self.id, "type": "message", "role": "assistant", "content": content,
-            "stop_reason": done.map(stop_reason), "stop_sequence": done.and_then(stop_sequence), "usage": usage,
+            "stop_reason": done.map(stop_reason), "stop_sequence": done.and_then(stop_sequence),
+            "stop_details": null, "usage": usage,
         })
     }
 
@@ -58,6 +59,7 @@ impl Message<'_> {
             "ephemeral_5m_input_tokens": self.cached.write_5m, "ephemeral_1h_input_tokens": self.cached.write_1h,
         });
         usage["service_tier"] = json!("standard");
+        usage["inference_geo"] = json!("not_available");
         usage
     }
 
@@ -69,6 +71,7 @@ impl Message<'_> {
             "cache_creation_input_tokens": written,
             "cache_read_input_tokens": self.cached.read,
             "output_tokens": output,
+            "output_tokens_details": {"thinking_tokens": self.reply.reasoning_tokens().min(output)},
         })
     }
 
@@ -121,7 +124,10 @@ impl Message<'_> {
 
     fn frames(&self, blocks: &[Value]) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let start = self.whole(json!([]), None, self.usage(1));
+        // Nothing was thought yet; the first count is a token that every stream starts with.
+        let mut usage = self.usage(1);
+        usage["output_tokens_details"]["thinking_tokens"] = json!(0);
+        let start = self.whole(json!([]), None, usage);
         frames.push(event(Part::Prelude, "message_start", json!({"message": start})));
         for (index, block) in blocks.iter().enumerate() {
             let opening = if index == 0 { Part::Prelude } else { Part::Finish };
@@ -135,7 +141,9 @@ impl Message<'_> {
             }
             frames.push(event(Part::Finish, "content_block_stop", json!({"index": index})));
         }
-        let delta = json!({"stop_reason": stop_reason(self.reply), "stop_sequence": stop_sequence(self.reply)});
+        let delta = json!({
+            "stop_reason": stop_reason(self.reply), "stop_sequence": stop_sequence(self.reply), "stop_details": null,
+        });
         let usage = self.counts(self.reply.tokens());
         frames.push(event(Part::Finish, "message_delta", json!({"delta": delta, "usage": usage})));
         frames.push(event(Part::Done, "message_stop", json!({})));

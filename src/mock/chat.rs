@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Frame, Framing, Outcome, Part, Turn};
 use super::openai::{Usage, fingerprint, logprobs, obfuscation, tier};
 use super::reply::{self, Call, Finish, Reply};
+use super::signature;
 
 /// Bytes of tool arguments in one chunk.
 const ARGUMENT_BYTES: usize = 8;
@@ -80,6 +81,9 @@ impl<'a> Style<'a> {
         });
         if !reply.reasoning.is_empty() {
             self.reasoning(&mut message, &reply.reasoning);
+            if let Some(proof) = self.proof(reply) {
+                message["reasoning_details"][0]["signature"] = proof["reasoning_details"][0]["signature"].clone();
+            }
         }
         if !reply.calls.is_empty() {
             let calls = reply.calls.iter().zip(&self.call_ids[index]);
@@ -99,10 +103,21 @@ impl<'a> Style<'a> {
             Spelling::Details => {
                 message["reasoning"] = json!(text);
                 message["reasoning_details"] = json!([{
-                    "type": "reasoning.text", "text": text, "format": "unknown", "index": 0,
+                    "type": "reasoning.text", "text": text, "format": "anthropic-claude-v1", "index": 0,
                 }]);
             }
         }
+    }
+
+    /// The delta that ends a stretch of reasoning with its proof, where the spelling has one.
+    fn proof(&self, reply: &Reply) -> Option<Value> {
+        let wanted = self.spelling == Spelling::Details && !reply.reasoning.is_empty();
+        wanted.then(|| {
+            let proof = signature::make(ask::SCOPE, &reply.reasoning);
+            json!({"reasoning_details": [{
+                "type": "reasoning.text", "signature": proof, "format": "anthropic-claude-v1", "index": 0,
+            }]})
+        })
     }
 
     /// The stream: role, pieces of every choice in turn, finish reasons, usage where asked for, the end marker.
@@ -178,6 +193,7 @@ impl<'a> Style<'a> {
             self.reasoning(&mut delta, piece);
             deltas.push(delta);
         }
+        deltas.extend(self.proof(reply));
         deltas.extend(reply::pieces(&reply.text, chunks).into_iter().map(|piece| json!({"content": piece})));
         for (index, (call, id)) in reply.calls.iter().zip(ids).enumerate() {
             let mut opening = whole_call(call, id);

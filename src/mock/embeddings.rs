@@ -25,7 +25,6 @@ const MAX_INPUTS: usize = 2048;
 pub fn answer(turn: &Turn<'_>) -> Outcome {
     let body = turn.body;
     unrecognized(turn, &[FIELDS])?;
-    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     openai::ranges(body, &[("dimensions", 1.0, MAX_DIMENSIONS as f64)])?;
     let base64 = match body["encoding_format"].as_str() {
         Some("base64") => true,
@@ -78,7 +77,7 @@ fn inputs(given: &Value) -> Result<Vec<Input>, Refusal> {
 /// The unit vector of a text.
 pub fn vector(text: &str, dimensions: u64) -> Vec<f32> {
     let seed = hash(0, text.as_bytes());
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "noise needs no precision")]
+    // The casts lose precision, which noise does not need.
     let mut vector: Vec<f32> = (0..dimensions.clamp(1, MAX_DIMENSIONS))
         .map(|i| (mix(seed ^ mix(i)) as f64 / u64::MAX as f64 * 2.0 - 1.0) as f32)
         .collect();

@@ -31,7 +31,8 @@ struct Entry {
     number: u64,
     request: Request,
     body_bytes: usize,
-    fault: Option<String>,
+    fault: Option<&'static str>,
+    status: Option<u16>,
     begun: Instant,
     ended: Option<(Outcome, Instant)>,
     sent_bytes: u64,
@@ -65,6 +66,7 @@ impl Journal {
             request: kept,
             body_bytes: request.body.len(),
             fault: None,
+            status: None,
             begun: Instant::now(),
             ended: None,
             sent_bytes: 0,
@@ -72,9 +74,12 @@ impl Journal {
         number
     }
 
-    /// Notes the fault that strikes it.
-    pub fn fault(&self, number: u64, name: &str) {
-        self.change(number, |entry| entry.fault = Some(name.to_owned()));
+    /// Notes the status it is answered with, and the fault that strikes it.
+    pub fn answered(&self, number: u64, status: u16, fault: Option<&'static str>) {
+        self.change(number, |entry| {
+            entry.status = Some(status);
+            entry.fault = fault;
+        });
     }
 
     /// Notes how it ended and how many bytes of answer were written.
@@ -118,6 +123,7 @@ impl Entry {
             "body": String::from_utf8_lossy(&self.request.body),
             "body_bytes": self.body_bytes,
             "fault": self.fault,
+            "status": self.status,
             "outcome": match outcome {
                 None => "open",
                 Some(Outcome::Complete) => "complete",

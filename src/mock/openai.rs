@@ -29,13 +29,19 @@ impl Usage {
         }
     }
 
+    fn written(&self) -> u64 {
+        self.cached.write_5m + self.cached.write_1h
+    }
+
     /// As chat and legacy completions spell it.
     pub fn chat(&self) -> Value {
         json!({
             "prompt_tokens": self.input,
             "completion_tokens": self.output,
             "total_tokens": self.input + self.output,
-            "prompt_tokens_details": {"cached_tokens": self.cached.read, "audio_tokens": self.audio},
+            "prompt_tokens_details": {
+                "cached_tokens": self.cached.read, "cache_write_tokens": self.written(), "audio_tokens": self.audio,
+            },
             "completion_tokens_details": {
                 "reasoning_tokens": self.reasoning, "audio_tokens": 0,
                 "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
@@ -47,7 +53,7 @@ impl Usage {
     pub fn responses(&self) -> Value {
         json!({
             "input_tokens": self.input,
-            "input_tokens_details": {"cached_tokens": self.cached.read},
+            "input_tokens_details": {"cached_tokens": self.cached.read, "cache_write_tokens": self.written()},
             "output_tokens": self.output,
             "output_tokens_details": {"reasoning_tokens": self.reasoning},
             "total_tokens": self.input + self.output,

@@ -11,9 +11,8 @@ pub const IMAGE_TOKENS: u64 = 85;
 pub const AUDIO_TOKENS: u64 = 50;
 pub const FILE_TOKENS: u64 = 100;
 
-/// Shortest prompt that a provider caches without being told, and the grain it counts in (OpenAI's figures).
+/// Shortest prompt that a provider caches without being told (OpenAI's figure); that much of it is remembered.
 const IMPLICIT_CACHE_TOKENS: u64 = 1024;
-const IMPLICIT_CACHE_GRAIN: u64 = 128;
 
 /// One request, boiled down.
 #[derive(Debug, Default)]
@@ -199,11 +198,14 @@ impl Measure {
         cached
     }
 
-    /// What a provider that caches by itself reads: the prompt but its last grain, when its beginning is long and known.
+    /// What a provider that caches by itself reads: the beginning of a long prompt, when it is known. Breakpoints, which
+    /// some compatible providers take in their place, come first.
     pub fn implicit(&self, state: &State, scope: &str) -> Cached {
+        if !self.marks.is_empty() {
+            return self.marked(state, scope);
+        }
         let known = self.start.is_some_and(|start| state.seen_before(hash(start, scope.as_bytes())));
-        let read = if known { self.tokens() / IMPLICIT_CACHE_GRAIN * IMPLICIT_CACHE_GRAIN } else { 0 };
-        Cached { read, ..Cached::default() }
+        Cached { read: if known { IMPLICIT_CACHE_TOKENS } else { 0 }, ..Cached::default() }
     }
 }
 
@@ -286,6 +288,6 @@ mod tests {
             measure.text(&"x".repeat(bytes));
             measure.implicit(&state, "m").read
         };
-        assert_eq!([ask(4000), ask(4000), ask(5000), ask(5000), ask(6000)], [0, 0, 0, 1152, 1408]);
+        assert_eq!([ask(4000), ask(4000), ask(5000), ask(5000), ask(6000)], [0, 0, 0, 1024, 1024]);
     }
 }

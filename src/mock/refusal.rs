@@ -104,6 +104,7 @@ pub fn ordered(trouble: &Trouble, dialect: Dialect, model: &str) -> Option<Refus
     Some(refusal)
 }
 
+/// OpenAI's words. Longer than a function should be, because it is a table: one arm a fault.
 fn openai(kind: Kind, dialect: Dialect, model: &str, wait: u64) -> Option<Refusal> {
     let refuse = |status, kind, message: String, param: Option<&str>, code| {
         Some(Refusal { param: param.map(str::to_owned), code, ..Refusal::new(status, kind, message) })
@@ -205,6 +206,7 @@ fn openai(kind: Kind, dialect: Dialect, model: &str, wait: u64) -> Option<Refusa
     }
 }
 
+/// Anthropic's words.
 fn anthropic(kind: Kind, model: &str) -> Option<Refusal> {
     let (status, kind, message) = match kind {
         Kind::RateLimit => (
@@ -242,6 +244,7 @@ fn anthropic(kind: Kind, model: &str) -> Option<Refusal> {
     Some(Refusal::new(status, kind, message))
 }
 
+/// Gemini's words; a table as well.
 fn gemini(kind: Kind, model: &str, wait: u64) -> Option<Refusal> {
     let model = model.trim_start_matches("models/");
     let retry = json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{wait}s")});

@@ -93,7 +93,7 @@ fn choice(prompt: &Prompt, knobs: &Knobs, index: usize) -> Reply {
 
 fn prose(prompt: &Prompt, length: Option<usize>, index: usize) -> String {
     let mut text = match prompt.results.as_slice() {
-        [] => format!("You said: \"{}\".", cut(&prompt.last, MAX_ECHO_BYTES)),
+        [] => format!("You said: \"{}\".", cut(&spoken(&prompt.last), MAX_ECHO_BYTES)),
         [result] => format!("The tool answered: {result}."),
         results => format!("The tools answered: {}.", results.join("; ")),
     };
@@ -130,7 +130,7 @@ fn reasoning(prompt: &Prompt, thinking: Option<Thinking>) -> String {
         " I check once more that the answer is the same as last time.",
     ];
     let Some(thinking) = thinking else { return String::new() };
-    let mut text = format!("The user says: \"{}\".", cut(&prompt.last, 100));
+    let mut text = format!("The user says: \"{}\".", cut(&spoken(&prompt.last), 100));
     text.extend(STEPS.iter().take(thinking.steps).copied());
     let most = thinking.budget.map_or(usize::MAX, |budget| usize::try_from(budget).unwrap_or(usize::MAX));
     cut(&text, most.saturating_mul(4)).to_owned()
@@ -177,6 +177,9 @@ fn call(tool: &Tool, variant: usize) -> Call {
 
 /// The user's words without the reminders that coding agents put into the same turn, where tools are named in passing.
 fn spoken(last: &str) -> String {
+    if !last.contains("<system-reminder>") {
+        return last.to_owned();
+    }
     let mut rest = last;
     let mut said = String::new();
     while let Some((before, after)) = rest.split_once("<system-reminder>") {
@@ -184,7 +187,7 @@ fn spoken(last: &str) -> String {
         rest = after.split_once("</system-reminder>").map_or("", |(_, after)| after);
     }
     said.push_str(rest);
-    said
+    said.trim().to_owned()
 }
 
 /// Whether `word` stands in the text as a word of its own.

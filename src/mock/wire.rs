@@ -20,6 +20,9 @@ const MAX_AHEAD_BYTES: usize = 64 << 10;
 /// Longest silence within a request, and between two of one connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Longest time that a client may read nothing of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// One request, as received.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -178,11 +181,16 @@ impl<'a, I: AsyncRead + AsyncWrite + Unpin> Wire<'a, I> {
     /// Writes and flushes.
     ///
     /// # Errors
-    /// [`Gone`] when the client takes no more.
+    /// [`Gone`] when the client takes no more, or nothing for too long.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        self.io.write_all(bytes).await.map_err(|_| Gone)?;
-        self.io.flush().await.map_err(|_| Gone)?;
-        self.sent += bytes.len() as u64;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, async {
+            self.io.write_all(bytes).await?;
+            self.io.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => self.sent += bytes.len() as u64,
+            Ok(Err(_)) | Err(_) => return Err(Gone),
+        }
         Ok(())
     }
 

@@ -17,6 +17,9 @@ const MIN_BUDGET: u64 = 1024;
 /// Most cache breakpoints in one request.
 const MAX_MARKS: usize = 4;
 
+/// The beta that allows system turns within the conversation; without it they are refused, as older models do.
+const MID_SYSTEM: &str = "mid-conversation-system";
+
 const FIELDS: &[&str] = &[
     "model",
     "messages",
@@ -24,6 +27,7 @@ const FIELDS: &[&str] = &[
     "cache_control",
     "container",
     "context_management",
+    "diagnostics",
     "inference_geo",
     "mcp_servers",
     "metadata",
@@ -40,6 +44,8 @@ const FIELDS: &[&str] = &[
     "tools",
     "top_k",
     "top_p",
+    "user_profile_id",
+    "workspace_id",
 ];
 
 /// A request for a message.
@@ -96,7 +102,8 @@ fn conversation(turn: &Turn<'_>) -> Result<Prompt, Refusal> {
         Value::Null => return refuse("messages: Field required"),
         Value::Array(messages) if messages.is_empty() => return refuse("messages: at least one message is required"),
         Value::Array(messages) => {
-            messages::read(&mut prompt, messages)?;
+            let beta = turn.request.header("anthropic-beta").unwrap_or_default();
+            messages::read(&mut prompt, messages, beta.contains(MID_SYSTEM))?;
             thinking_first(body, messages)?;
         }
         _ => return refuse("messages: Input should be a valid list"),

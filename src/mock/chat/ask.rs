@@ -9,6 +9,10 @@ use crate::mock::openai::{
 };
 use crate::mock::prompt::{Choice, Format, Prompt, Thinking, Tool};
 use crate::mock::refusal::Refusal;
+use crate::mock::signature;
+
+/// Scope of the proofs in `reasoning_details`.
+pub const SCOPE: &str = "openai-chat";
 
 /// The top-level fields that OpenAI knows.
 const FIELDS: &[&str] = &[
@@ -45,6 +49,8 @@ const FIELDS: &[&str] = &[
     "user",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "moderation",
     "prompt_cache_retention",
     "service_tier",
 ];
@@ -282,6 +288,9 @@ impl Messages<'_> {
                 "system" | "developer" => {
                     let text = self.texts(&at, &message["content"], &["text"])?;
                     self.prompt.system(&text);
+                    for part in message["content"].as_array().into_iter().flatten() {
+                        mark(self.prompt, part);
+                    }
                 }
                 "user" => self.user(&at, &message["content"])?,
                 "assistant" => self.assistant(&at, message)?,
@@ -338,6 +347,7 @@ impl Messages<'_> {
                     return Err(unsupported(format!("{at}.type"), kind, &allowed));
                 }
             }
+            mark(self.prompt, part);
         }
         Ok(())
     }
@@ -354,6 +364,13 @@ impl Messages<'_> {
         if !content.is_null() {
             let text = self.texts(at, content, &["text", "refusal"])?;
             self.prompt.measure.text(&text);
+        }
+        for detail in message["reasoning_details"].as_array().into_iter().flatten() {
+            let proof = detail["signature"].as_str();
+            if proof.is_some_and(|proof| !signature::is_ours(SCOPE, proof, None)) {
+                let message = format!("{at}.reasoning_details: Invalid `signature` in `thinking` block");
+                return Err(Refusal::openai(message, format!("{at}.reasoning_details"), None));
+            }
         }
         self.prompt.measure.json(calls);
         if calls.as_array().is_some_and(Vec::is_empty) {
@@ -406,6 +423,12 @@ impl Messages<'_> {
         }
         Ok(text)
     }
+}
+
+/// A cache breakpoint, in OpenAI's spelling or in that of routers.
+fn mark(prompt: &mut Prompt, part: &Value) {
+    prompt.measure.mark(&part["prompt_cache_breakpoint"]);
+    prompt.measure.mark(&part["cache_control"]);
 }
 
 fn parts<'a>(at: &str, content: &'a Value) -> Result<&'a [Value], Refusal> {

@@ -20,9 +20,12 @@ const MAX_CALL_ID: usize = 64;
 const MIN_OUTPUT_TOKENS: f64 = 16.0;
 
 const FIELDS: &[&str] = &[
+    "access_programs",
     "background",
+    "background_options",
     "context_management",
     "conversation",
+    "image",
     "include",
     "input",
     "instructions",
@@ -30,10 +33,12 @@ const FIELDS: &[&str] = &[
     "max_tool_calls",
     "metadata",
     "model",
+    "moderation",
     "parallel_tool_calls",
     "previous_response_id",
     "prompt",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "reasoning",
     "safety_identifier",
@@ -334,6 +339,7 @@ impl Conversation<'_> {
                     self.text(role, text);
                 }
             }
+            self.prompt.measure.mark(&part["prompt_cache_breakpoint"]);
         }
         Ok(())
     }

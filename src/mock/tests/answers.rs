@@ -36,7 +36,7 @@ async fn streams_say_the_same_as_whole_answers_with_the_same_usage() {
             "anthropic" => {
                 let streamed = events[events.len() - 2].1["usage"].clone();
                 let mut usage = value["usage"].clone();
-                for apart in ["cache_creation", "service_tier"] {
+                for apart in ["cache_creation", "service_tier", "inference_geo"] {
                     usage.as_object_mut().expect("usage").remove(apart);
                 }
                 (usage, streamed)
@@ -370,4 +370,38 @@ async fn one_connection_serves_request_after_request() {
     io.read_to_end(&mut bytes).await.expect("reads");
     assert_eq!(memchr::memmem::find_iter(&bytes, b"HTTP/1.1 200 OK").count(), 3);
     assert_eq!(memchr::memmem::find_iter(&bytes, b"data: [DONE]").count(), 3);
+}
+
+#[tokio::test]
+async fn routers_reasoning_comes_with_a_proof_that_is_checked() {
+    let client = Client::default();
+    let user = json!({"role": "user", "content": "hi"});
+    let mut ask = json!({"model": "m", "messages": [user], "reasoning": {"effort": "low"}});
+    let message = client.post("/v1/chat/completions", ask.clone()).await.json()["choices"][0]["message"].clone();
+    let proof = message["reasoning_details"][0]["signature"].clone();
+    ask["stream"] = json!(true);
+    let events = client.post("/v1/chat/completions", ask.clone()).await.events();
+    let streamed = events
+        .iter()
+        .map(|(_, data)| &data["choices"][0]["delta"]["reasoning_details"][0]["signature"])
+        .find(|s| s.is_string());
+    assert_eq!(streamed, Some(&proof));
+    ask["messages"] = json!([user, message, user]);
+    assert_eq!(client.post("/v1/chat/completions", ask.clone()).await.status, 200);
+    ask["messages"][1]["reasoning_details"][0]["signature"] = json!("c2ln");
+    assert_eq!(client.post("/v1/chat/completions", ask).await.status, 400);
+}
+
+#[test]
+fn options_are_read_from_the_command_line() {
+    use clap::{Args, FromArgMatches};
+    let command = super::Options::augment_args(clap::Command::new("mock"));
+    let read = |words: &[&str]| {
+        let matches = command.clone().try_get_matches_from(words)?;
+        super::Options::from_arg_matches(&matches)
+    };
+    let options = read(&["mock", "--knobs", "ttft=5ms,fault=500"]).expect("reads");
+    assert_eq!(options.knobs.ttft, Some(std::time::Duration::from_millis(5)));
+    assert_eq!(read(&["mock"]).expect("reads").knobs, Default::default());
+    assert!(read(&["mock", "--knobs", "tempo=1"]).expect_err("refused").to_string().contains("no such option"));
 }

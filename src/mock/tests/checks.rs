@@ -154,6 +154,15 @@ async fn anthropic_refuses_what_anthropic_refuses() {
 }
 
 #[tokio::test]
+async fn system_turns_within_a_conversation_need_their_beta() {
+    let turn = |role: &str| json!({"role": role, "content": "x"});
+    let body = json!({"model": "m", "max_tokens": 9, "messages": [turn("user"), turn("system")]});
+    assert_eq!(Client::default().post("/v1/messages", body.clone()).await.status, 400);
+    let beta = Client::with(&[("anthropic-beta", "a-1,mid-conversation-system-2026-04-07")]);
+    assert_eq!(beta.post("/v1/messages", body).await.status, 200);
+}
+
+#[tokio::test]
 async fn thinking_that_was_given_is_taken_back() {
     let client = Client::default();
     let user = json!({"role": "user", "content": "hi"});
@@ -226,6 +235,7 @@ async fn what_is_no_json_or_no_endpoint_is_refused() {
     assert!(client.send("POST", "/v1/chat/completions", "{").await.error().contains("could not parse the JSON body"));
     assert_eq!(client.get("/v1/nothing").await.status, 404);
     assert_eq!(client.get("/v1/chat/completions").await.status, 405);
+    assert!(client.send("HEAD", "/", "").await.body.is_empty());
     let odd = json!({"model": "m:colour=red", "messages": [{"role": "user", "content": "x"}]});
     assert!(client.post("/v1/chat/completions", odd).await.error().contains("there is no such option"));
 }

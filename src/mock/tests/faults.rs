@@ -177,6 +177,15 @@ async fn a_stall_ends_after_its_time() {
 }
 
 #[tokio::test]
+async fn a_slow_answer_is_whole_but_late() {
+    let begun = Instant::now();
+    let client = Client::default();
+    let (_, path, body) = asks("m:chunks=3,fault=slow=80ms", true).remove(0);
+    let reply = client.post(&path, body).await;
+    assert!(reply.complete && begun.elapsed() >= Duration::from_millis(280));
+}
+
+#[tokio::test]
 async fn a_fault_by_header_strikes_so_many_times_for_each_key() {
     let client = Client::with(&[("x-mock-fault", "500,times=2,key=k")]);
     let mut seen = Vec::new();

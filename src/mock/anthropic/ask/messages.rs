@@ -31,15 +31,16 @@ const KINDS: &[&str] = &[
     "web_search_tool_result",
 ];
 
-/// Reads the conversation into `prompt`.
-pub fn read(prompt: &mut Prompt, messages: &[Value]) -> Result<(), Refusal> {
-    Messages { prompt, open: Vec::new() }.read(messages)
+/// Reads the conversation into `prompt`. `system` says whether it may hold system turns.
+pub fn read(prompt: &mut Prompt, messages: &[Value], system: bool) -> Result<(), Refusal> {
+    Messages { prompt, open: Vec::new(), system }.read(messages)
 }
 
 /// `open` are the ids of the answer just before, whose results must follow at once.
 struct Messages<'a> {
     prompt: &'a mut Prompt,
     open: Vec<String>,
+    system: bool,
 }
 
 impl Messages<'_> {
@@ -47,6 +48,7 @@ impl Messages<'_> {
         for (i, message) in messages.iter().enumerate() {
             let role = match message["role"].as_str() {
                 Some(role @ ("user" | "assistant")) => role,
+                Some("system") if self.system && i > 0 => "system",
                 Some("system") => {
                     return refuse(
                         "messages: Unexpected role \"system\". The Messages API accepts a top-level `system` \
@@ -60,12 +62,12 @@ impl Messages<'_> {
                 return refuse("messages: first message must use the \"user\" role");
             }
             let last = i + 1 == messages.len();
-            let text;
+            let bare;
             let blocks = match &message["content"] {
                 Value::Null => return refuse(format!("messages.{i}.content: Field required")),
                 Value::String(string) => {
-                    text = [json!({"type": "text", "text": string})];
-                    &text[..]
+                    bare = [json!({"type": "text", "text": string})];
+                    &bare[..]
                 }
                 Value::Array(blocks) => blocks,
                 _ => return refuse(format!("messages.{i}.content: Input should be a valid list")),
@@ -79,6 +81,13 @@ impl Messages<'_> {
             }
             match role {
                 "user" => self.user(i, blocks)?,
+                "system" => {
+                    for (j, block) in blocks.iter().enumerate() {
+                        let text = text(&format!("messages.{i}.content.{j}"), block)?;
+                        self.prompt.system(text);
+                        self.prompt.measure.mark(&block["cache_control"]);
+                    }
+                }
                 _ => self.assistant(i, blocks, last)?,
             }
         }
