@@ -80,7 +80,8 @@ fn read_choice(value: Value, position: usize, id: &str) -> Result<Choice, Fault>
     }
     let called = choice.blocks.iter().any(|block| matches!(block.content, Content::ToolCall(_)));
     choice.native_finish = fields.string("finish_reason")?;
-    choice.finish = choice.native_finish.as_deref().map(|word| finish::read(word, called));
+    // A whole answer is over, whether its server says so or not.
+    choice.finish = Some(finish::read(choice.native_finish.as_deref().unwrap_or_default(), called));
     // vLLM says which stop string it was.
     choice.stop_sequence = match fields.take("stop_reason") {
         Some(Value::String(text)) => Some(text),
@@ -199,9 +200,11 @@ pub(super) fn head(answer: &Answer, asked: &Asked, object: &str) -> Map<String, 
 
 fn encode_chat(answer: &Answer, asked: &Asked) -> Map<String, Value> {
     let legacy = super::wants_function_call(&asked.ask);
-    let choices: Vec<Value> = answer
-        .choices
-        .iter()
+    let mut choices: Vec<&Choice> = answer.choices.iter().collect();
+    // A stream may have begun with any of them.
+    choices.sort_by_key(|choice| choice.index);
+    let choices: Vec<Value> = choices
+        .into_iter()
         .map(|choice| {
             let logprobs = choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_none());
             json!({ "index": choice.index, "message": message(choice, answer.source, legacy), "logprobs": logprobs,

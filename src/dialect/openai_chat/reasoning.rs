@@ -150,8 +150,8 @@ pub(super) enum To {
     Target,
 }
 
-/// The `reasoning_details` entries of one block, numbered from `index`. None at all when nothing opaque may be shown:
-/// plain text needs no details.
+/// The `reasoning_details` entries of one block, numbered from `index`. Text needs none unless something opaque belongs
+/// to it; a summary always gets them, because what was encrypted may follow in a block of its own.
 pub(super) fn details(of: &Reasoning, source: &str, to: To, index: usize) -> Vec<Value> {
     let origin = if of.origin.is_empty() { source } else { of.origin.as_str() };
     let shown = |opaque: &Option<String>| {
@@ -163,12 +163,9 @@ pub(super) fn details(of: &Reasoning, source: &str, to: To, index: usize) -> Vec
     };
     let (signature, encrypted) = (shown(&of.signature), shown(&of.encrypted));
     let mut items = Vec::new();
-    if signature.is_none() && encrypted.is_none() {
-        return items;
-    }
     let summary = of.summary.iter().filter(|part| !part.is_empty());
     items.extend(summary.map(|part| json!({ "type": "reasoning.summary", "summary": part })));
-    if !of.text.is_empty() || signature.is_some() {
+    if signature.is_some() || (encrypted.is_some() && !of.text.is_empty()) {
         items.push(json!({ "type": "reasoning.text", "text": of.text }));
     }
     let mut format = None;

@@ -191,6 +191,7 @@ pub(super) fn read_part(part: Value, at: &str) -> Result<Block, Fault> {
         // Mistral's form of reasoning.
         "thinking" => {
             let text = thinking_text(fields.take("thinking"));
+            fields.take("closed");
             Content::Reasoning(Reasoning { text, ..Reasoning::default() })
         }
         _ => {

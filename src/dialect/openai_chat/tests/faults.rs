@@ -48,6 +48,17 @@ fn done_without_a_finish_reason_is_complete() {
 }
 
 #[test]
+fn a_whole_answer_without_a_finish_reason_is_over() {
+    let body = br#"{"choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f","arguments":{"a":1}}}]},"finish_reason":null}]}"#;
+    let answer = OpenAiChat.decode_answer(body).expect("valid");
+    assert_eq!(answer.choices[0].finish, Some(Finish::ToolCalls));
+    match &answer.choices[0].blocks[0].content {
+        Content::ToolCall(call) => assert_eq!((call.arguments.as_str(), call.id.is_empty()), ("{\"a\":1}", false)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn garbage_in_a_stream_is_a_bad_answer() {
     for frame in ["data: <html>", "data: {\"choices\":", "data: 7"] {
         assert_eq!(decode(&stream(&[HELLO, frame]), &[]).expect_err(frame).kind, Kind::BadAnswer);

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::chat::{
-    CacheMark, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool, ToolCall, ToolChoice,
-    ToolResult,
+    CacheMark, Delta, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool, ToolCall,
+    ToolChoice, ToolResult,
 };
 use crate::fault::Kind;
 
@@ -98,21 +98,23 @@ fn reasoning_is_asked_for_in_the_targets_way() {
     };
     let style = |style: ReasoningStyle| Quirks { reasoning: style, ..Quirks::NONE };
     let field = |ask: &Ask, quirks: &Quirks, key: &str| written(ask, quirks).0.get(key).cloned();
-    use ReasoningStyle::*;
     let (high, off, auto) = (ask(Some(Effort::Max), None), ask(Some(Effort::None), None), ask(None, None));
     let budget = ask(None, Some(50));
-    assert_eq!(field(&high, &style(Effort), "reasoning_effort"), Some(json!("high")));
-    assert_eq!(field(&budget, &style(Effort), "reasoning_effort"), Some(json!("medium")));
-    assert_eq!(field(&off, &style(Effort), "reasoning_effort"), None);
-    assert_eq!(field(&auto, &style(Effort), "reasoning_effort"), None);
-    assert_eq!(field(&high, &style(Object), "reasoning"), Some(json!({"effort": "max"})));
-    assert_eq!(field(&budget, &style(Object), "reasoning"), Some(json!({"max_tokens": 50})));
-    assert_eq!(field(&off, &style(Object), "reasoning"), Some(json!({"enabled": false})));
-    assert_eq!(field(&auto, &style(Object), "reasoning"), Some(json!({"enabled": true})));
-    assert_eq!(field(&off, &style(Thinking), "thinking"), Some(json!({"type": "disabled"})));
-    assert_eq!(field(&auto, &style(Template), "chat_template_kwargs"), Some(json!({"enable_thinking": true})));
-    assert_eq!(field(&budget, &style(Enable), "thinking_budget"), Some(json!(50)));
-    let (body, dropped) = written(&high, &style(None));
+    assert_eq!(field(&high, &style(ReasoningStyle::Effort), "reasoning_effort"), Some(json!("high")));
+    assert_eq!(field(&budget, &style(ReasoningStyle::Effort), "reasoning_effort"), Some(json!("medium")));
+    assert_eq!(field(&off, &style(ReasoningStyle::Effort), "reasoning_effort"), None);
+    assert_eq!(field(&auto, &style(ReasoningStyle::Effort), "reasoning_effort"), None);
+    assert_eq!(field(&high, &style(ReasoningStyle::Object), "reasoning"), Some(json!({"effort": "max"})));
+    assert_eq!(field(&budget, &style(ReasoningStyle::Object), "reasoning"), Some(json!({"max_tokens": 50})));
+    assert_eq!(field(&off, &style(ReasoningStyle::Object), "reasoning"), Some(json!({"enabled": false})));
+    assert_eq!(field(&auto, &style(ReasoningStyle::Object), "reasoning"), Some(json!({"enabled": true})));
+    assert_eq!(field(&off, &style(ReasoningStyle::Thinking), "thinking"), Some(json!({"type": "disabled"})));
+    assert_eq!(
+        field(&auto, &style(ReasoningStyle::Template), "chat_template_kwargs"),
+        Some(json!({"enable_thinking": true}))
+    );
+    assert_eq!(field(&budget, &style(ReasoningStyle::Enable), "thinking_budget"), Some(json!(50)));
+    let (body, dropped) = written(&high, &style(ReasoningStyle::None));
     assert!(dropped.contains(&"reasoning") && body.as_object().is_some_and(|body| body.len() == 3), "{body}");
 }
 
