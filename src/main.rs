@@ -1,4 +1,4 @@
-//! The `portcullis` command. Everything it does is in the library; see `lib.rs` for the map.
+//! The `portcullis` command: `portcullis serve` and its siblings are in `cli`, the map of the rest in `lib.rs`.
 
 use std::process::ExitCode;
 

@@ -213,8 +213,11 @@ pub fn replay(answer: &Answer) -> Vec<Event> {
         source: answer.source,
     })];
     for choice in &answer.choices {
+        let mut logprobs = choice.logprobs.as_ref();
         for (index, block) in choice.blocks.iter().enumerate() {
-            replay_block(choice, index as u32, block, &mut events);
+            // They belong to the whole text; the first text block carries them.
+            let carried = if matches!(block.content, Content::Text { .. }) { logprobs.take() } else { None };
+            replay_block(choice.index, index as u32, block, carried, &mut events);
         }
         if let Some(reason) = choice.finish {
             events.push(Event::Finish {
@@ -229,8 +232,7 @@ pub fn replay(answer: &Answer) -> Vec<Event> {
     events
 }
 
-fn replay_block(of: &Choice, index: u32, block: &Block, events: &mut Vec<Event>) {
-    let choice = of.index;
+fn replay_block(choice: u32, index: u32, block: &Block, logprobs: Option<&Value>, events: &mut Vec<Event>) {
     let (head, deltas) = match &block.content {
         Content::Text { text, citations } => {
             let mut deltas = vec![Delta::Text(text.clone())];
@@ -256,7 +258,6 @@ fn replay_block(of: &Choice, index: u32, block: &Block, events: &mut Vec<Event>)
         Content::Refusal(text) => (Opened::Refusal, vec![Delta::Refusal(text.clone())]),
         _ => (Opened::Whole(Box::new(block.clone())), Vec::new()),
     };
-    let logprobs = of.logprobs.as_ref().filter(|_| head == Opened::Text);
     let entries = logprobs.and_then(|value| value.get("content")).and_then(Value::as_array).cloned();
     events.push(Event::Open { choice, index, block: head });
     events.extend(deltas.into_iter().map(|delta| Event::Delta { choice, index, delta }));

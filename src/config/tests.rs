@@ -3,28 +3,19 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::LazyLock;
 use std::path::{Path, PathBuf};
 
 use super::*;
 
 /// Stands in for the tables of other modules.
-const KNOWN: Known<'static> = Known {
-    providers: &[
-        "openai",
-        "anthropic",
-        "gemini",
-        "azure",
-        "azure_v1",
-        "vertex",
-        "ollama",
-        "llamacpp",
-        "mock",
-        "groq",
-        "openrouter",
-        "vllm",
-    ],
-    dialects: &["openai_chat", "openai_responses", "anthropic", "gemini"],
-};
+/// The names of the real tables, so that the shipped files are held against them.
+static PROVIDERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
+static DIALECTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
+
+fn known() -> Known<'static> {
+    Known { providers: &PROVIDERS, dialects: &DIALECTS }
+}
 
 /// Set, the fixtures' texts, the schema and the reference are written anew instead of compared.
 const BLESS: &str = "PORTCULLIS_BLESS";
@@ -48,11 +39,11 @@ fn environment(text: &str) -> HashMap<String, String> {
 fn load_fixture(path: &Path) -> Result<Loaded, Errors> {
     // Not UTF-8 is a fixture too.
     let env = environment(&String::from_utf8_lossy(&std::fs::read(path).expect("is readable")));
-    load(path, &|name| env.get(name).cloned(), &KNOWN)
+    load(path, &|name| env.get(name).cloned(), &known())
 }
 
 fn parse_text(text: &str) -> Result<Loaded, Errors> {
-    parse("test.yaml", text, Path::new(""), &|_| None, &KNOWN)
+    parse("test.yaml", text, Path::new(""), &|_| None, &known())
 }
 
 fn parsed(text: &str) -> Config {
@@ -111,7 +102,7 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
         let env = environment(&std::fs::read_to_string(&path).expect("is readable"));
         // A masked hash cannot be read back.
         let readable = printed.replace("hash: \"***\"", &format!("hash: hmac-sha256:{}", "0".repeat(64)));
-        let again = parse("printed.yaml", &readable, Path::new(""), &|name| env.get(name).cloned(), &KNOWN)
+        let again = parse("printed.yaml", &readable, Path::new(""), &|name| env.get(name).cloned(), &known())
             .unwrap_or_else(|errors| panic!("{}:\n{errors}\n{printed}", path.display()));
         assert_eq!(print(&again.config), printed, "{}", path.display());
     }
@@ -128,7 +119,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
           - { name: a, key: '${SECRET_D}' }
           - { name: b, env: SECRET_E }
     ";
-    let loaded = parse("t.yaml", good, Path::new(""), &env, &KNOWN).unwrap_or_else(|errors| panic!("{errors}"));
+    let loaded = parse("t.yaml", good, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.keys[1].key.as_ref().map(Secret::expose), Some("hush-SECRET_E"));
     let shown = format!("{:?}{}", loaded, print(&loaded.config));
     assert!(!shown.contains("hush"), "{shown}");
@@ -142,7 +133,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
         models: { a: '${SECRET_A}/x', b: '${SECRET_B}', c: { fallback: ['x${SECRET_C}/'] } }
         prices: { models: { openai/m: { input: '${SECRET_I}' } } }
     ";
-    let shown = parse("t.yaml", bad, Path::new(""), &env, &KNOWN).map(|_| ()).expect_err("is bad").to_string();
+    let shown = parse("t.yaml", bad, Path::new(""), &env, &known()).map(|_| ()).expect_err("is bad").to_string();
     assert!(shown.lines().count() > 20, "{shown}");
     assert!(!shown.contains("hush"), "{shown}");
 }
@@ -152,7 +143,7 @@ fn a_secret_with_yaml_in_it_harms_nothing() {
     let odd = "p@ss: [#'\"\\ ${NOT} $${X}: - |";
     let env = |name: &str| (name == "ODD").then(|| odd.to_owned());
     let text = "admin: { token: ${ODD} }\nauth:\n  pepper: ${ODD} # a comment\n";
-    let config = parse("t.yaml", text, Path::new(""), &env, &KNOWN).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config = parse("t.yaml", text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some(odd));
     assert_eq!(config.auth.pepper.as_ref().map(Secret::expose), Some(odd));
 }
@@ -178,7 +169,7 @@ fn variables_fill_numbers_and_booleans_where_the_type_wants_them() {
     ";
     let text = text.replace("'${N}', limits", "${N}, limits").replace("'${NONE:-50}'", "${NONE:-50}");
     let text = text.replace("'${T}'", "${T}").replace("project: '${EMPTY}'", "project: ${EMPTY}");
-    let config = parse("t.yaml", &text, Path::new(""), &env, &KNOWN).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config = parse("t.yaml", &text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.listen.workers, Some(7));
     assert_eq!(config.listen.limits.max_headers, 50);
     assert_eq!(config.listen.limits.max_body_bytes, ByteSize::mib(7));
@@ -271,7 +262,7 @@ fn a_file_that_is_too_large_is_refused_unread() {
     std::fs::create_dir_all(&folder).expect("temp is writable");
     let path = folder.join("large.yaml");
     std::fs::write(&path, "#".repeat(5 << 20)).expect("temp is writable");
-    let error = load(&path, &|_| None, &KNOWN).expect_err("is too large").to_string();
+    let error = load(&path, &|_| None, &known()).expect_err("is too large").to_string();
     assert!(error.contains("is larger than 4194304 bytes"), "{error}");
     std::fs::remove_dir_all(&folder).expect("was made here");
 }
@@ -294,7 +285,7 @@ fn every_error_counts_but_not_its_consequences() {
 
 #[test]
 fn without_a_file_the_environment_moves_the_listeners() {
-    let loaded = builtin(&|_| None, &KNOWN).unwrap_or_else(|errors| panic!("{errors}"));
+    let loaded = builtin(&|_| None, &known()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded, Loaded { config: Config::default(), warnings: Vec::new() });
     let env = |name: &str| match name {
         "PORTCULLIS_LISTEN" => Some("0.0.0.0:8080".to_owned()),
@@ -302,12 +293,12 @@ fn without_a_file_the_environment_moves_the_listeners() {
         "PORTCULLIS_KEY" => Some("hush".to_owned()),
         _ => None,
     };
-    let config = builtin(&env, &KNOWN).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config = builtin(&env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.listen.address, "0.0.0.0:8080");
     assert!(config.admin.is_off());
     assert_eq!(config.keys[0].key.as_ref().map(Secret::expose), Some("hush"));
     let env = |name: &str| (name == "PORTCULLIS_LISTEN").then(|| "0.0.0.0:8080".to_owned());
-    assert!(builtin(&env, &KNOWN).is_err(), "open to everybody without a key");
+    assert!(builtin(&env, &known()).is_err(), "open to everybody without a key");
 }
 
 #[test]
@@ -331,7 +322,7 @@ fn the_shipped_file_and_every_example_load_without_a_warning() {
     for path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "yaml")) {
         let envs: &[Env<'_>] = if path.ends_with("portcullis.yaml") { &[&none, &vendors] } else { &[&all] };
         for env in envs {
-            let loaded = load(path, env, &KNOWN);
+            let loaded = load(path, env, &known());
             match loaded {
                 Ok(loaded) => assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings),
                 Err(errors) => {
@@ -360,7 +351,7 @@ fn every_configuration_in_the_reference_loads() {
     for block in ours {
         // A hash that is cut short in print.
         let block = block.replace("4f2c…", &"0".repeat(64));
-        if let Err(errors) = parse("README.md", &block, Path::new(""), &env, &KNOWN) {
+        if let Err(errors) = parse("README.md", &block, Path::new(""), &env, &known()) {
             let real = errors.0.iter().find(|error| !error.message.contains("there is no such file"));
             assert!(real.is_none_or(|error| error.message.starts_with("there is no model")), "{errors}\n{block}");
         }

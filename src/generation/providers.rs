@@ -129,20 +129,22 @@ fn base_url(
     dialect: &str,
     env: Env<'_>,
 ) -> Result<String, String> {
+    let field = |field: &str| match field {
+        "account" => written.account.clone(),
+        "api_version" => written.api_version.clone(),
+        "project" => written.project.clone(),
+        "region" => written.region.clone(),
+        "resource" => written.resource.clone(),
+        _ => None,
+    };
     if let Some(base) = &written.base_url {
-        return Ok(base.clone());
+        let missing = |missing| format!("providers.{name}.base_url: `{{{missing}}}` stands in it, but `{missing}` is not set");
+        return provider::expand(base, &field).map_err(missing);
     }
     let Some(row) = row else {
         return Err(format!(
             "providers.{name}.base_url: no built-in provider is called `{name}`, so it needs an address"
         ));
-    };
-    let field = |field: &str| match field {
-        "project" => written.project.clone(),
-        "region" => written.region.clone(),
-        "resource" => written.resource.clone(),
-        "api_version" => written.api_version.clone(),
-        _ => None,
     };
     row.base_with(dialect, &field, env).map_err(|missing| missing.to_string())
 }
