@@ -1,0 +1,104 @@
+"""Servers for the session and clients for each test. A server that does not start fails the tests: nothing skips."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bed import upstreams
+from bed.gateway import Direct, Gateway, speaks
+from bed.scripted import Scripted
+from bed.speak import SPEAKERS
+
+DIRECT = os.environ.get("PORTCULLIS_DIRECT") == "1"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without a gateway only the cells remain where client and upstream speak alike."""
+    if not DIRECT:
+        return
+
+    def possible(item) -> bool:
+        call = getattr(item, "callspec", None)
+        provider = call and call.params.get("provider")
+        if not provider or provider.startswith(("mock-", "script-")) or call.params.get("speaker") == "gemini-v1":
+            return False
+        return speaks(provider, SPEAKERS[call.params["speaker"]].dialect) if "speaker" in call.params else True
+
+    config.hook.pytest_deselected(items=[item for item in items if not possible(item)])
+    items[:] = [item for item in items if possible(item)]
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("bed")
+
+
+@pytest.fixture(scope="session")
+def servers(logs):
+    """Every upstream, running: name -> something with a `url`."""
+    running = {"script": Scripted()}
+    starters = {
+        "llama": lambda: upstreams.start_llama(logs),
+        "llama-embedding": lambda: upstreams.start_llama(logs, "embedding"),
+        "aimock": lambda: upstreams.start_aimock(logs),
+        "llmock": lambda: upstreams.start_llmock(logs),
+    }
+    if not DIRECT:
+        starters["mock"] = lambda: upstreams.start_mock(logs)
+    try:
+        for name, start in starters.items():
+            running[name] = start()
+        yield running
+    finally:
+        for server in running.values():
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(servers, logs):
+    it = (Direct if DIRECT else Gateway)(servers, logs)
+    yield it
+    it.stop()
+    if not DIRECT:
+        # What the tests did not look at must hold all the same.
+        twice = [id for id, lines in it.log.all().items() if len(lines) != 1]
+        assert not twice, f"exchanges with more than one log line: {twice}"
+        keep = os.environ.get("PORTCULLIS_TEST_LOGS")
+        if keep:
+            shutil.copytree(logs, Path(keep) / os.environ.get("PYTEST_XDIST_WORKER", "gw0"), dirs_exist_ok=True)
+
+
+@pytest.fixture
+def speak(gateway):
+    """Makes speakers: speak("messages", "mock-chat") is an Anthropic client whose asks end at an OpenAI upstream."""
+    open_clients = []
+
+    def make(speaker: str, provider: str, key: str | None = None, **more):
+        kind = SPEAKERS[speaker]
+        root, prefix = gateway.where(provider, kind.dialect)
+        open_clients.append(kind(root, key or gateway.key, prefix, **more))
+        return open_clients[-1]
+
+    yield make
+    for client in open_clients:
+        client.close()
+
+
+@pytest.fixture
+def script(servers) -> Scripted:
+    return servers["script"]
+
+
+@pytest.fixture
+def log_of(gateway):
+    """The access-log line of a client's last exchange, as JSON."""
+
+    def find(client) -> dict:
+        line = gateway.log.of(client.exchange)
+        json.dumps(line)
+        return line
+
+    return find
