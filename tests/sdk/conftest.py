@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bed import upstreams
+from bed.agents import AGENTS
 from bed.gateway import Direct, Gateway, speaks
+from bed.node import CLIENTS as NODE_CLIENTS
 from bed.scripted import Scripted
 from bed.speak import SPEAKERS
 
@@ -25,7 +27,9 @@ def pytest_collection_modifyitems(config, items):
         provider = call and call.params.get("provider")
         if not provider or provider.startswith(("mock-", "script-")) or call.params.get("speaker") == "gemini-v1":
             return False
-        return speaks(provider, SPEAKERS[call.params["speaker"]].dialect) if "speaker" in call.params else True
+        named = NODE_CLIENTS | {name: kind.dialect for name, kind in SPEAKERS.items()} | AGENTS
+        dialects = [named[value] for value in call.params.values() if isinstance(value, str) and value in named]
+        return all(speaks(provider, dialect) for dialect in dialects)
 
     config.hook.pytest_deselected(items=[item for item in items if not possible(item)])
     items[:] = [item for item in items if possible(item)]
