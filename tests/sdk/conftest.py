@@ -9,7 +9,7 @@ import pytest
 
 from bed import upstreams
 from bed.agents import AGENTS
-from bed.gateway import Direct, Gateway, speaks
+from bed.gateway import PROVIDERS, Direct, Gateway, speaks
 from bed.node import CLIENTS as NODE_CLIENTS
 from bed.scripted import Scripted
 from bed.speak import SPEAKERS
@@ -84,6 +84,24 @@ def speak(gateway):
         kind = SPEAKERS[speaker]
         root, prefix = gateway.where(provider, kind.dialect)
         open_clients.append(kind(root, key or gateway.key, prefix, **more))
+        return open_clients[-1]
+
+    yield make
+    for client in open_clients:
+        client.close()
+
+
+@pytest.fixture
+def native(servers):
+    """Makes clients of an upstream's own dialect with nothing in between: what the provider's own SDK gives."""
+    open_clients = []
+    direct = Direct(servers, None)
+
+    def make(provider: str):
+        dialect = PROVIDERS[provider][1]
+        kind = next(kind for kind in reversed(SPEAKERS.values()) if kind.dialect == dialect)
+        root, _ = direct.where(provider, dialect)
+        open_clients.append(kind(root, direct.key))
         return open_clients[-1]
 
     yield make

@@ -67,7 +67,7 @@ def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
             {"name": "matrix", "key": KEY, "project": "tests"},
             {"name": "narrow", "key": NARROW_KEY, "project": "tests", "models": ["house-model"]},
         ],
-        "log": {"file": str(log)},
+        "log": {"file": str(log), "stdout": "off"},
     }
 
 
@@ -107,7 +107,8 @@ class Direct:
 
 
 def speaks(provider: str, dialect: str) -> bool:
-    return dialect == PROVIDERS[provider][1] or dialect in ALSO.get(provider, [])
+    first = PROVIDERS[provider][1] if provider in PROVIDERS else None
+    return dialect == first or dialect in ALSO.get(provider, [])
 
 
 class AccessLog:
@@ -140,6 +141,13 @@ class AccessLog:
         lines = until(f"the log line of {exchange}", found, seconds)
         assert len(lines) == 1, f"{len(lines)} log lines for {exchange}"
         return lines[0]
+
+    def with_request_id(self, id: str) -> dict | None:
+        """The line of an exchange whose answer nobody saw, by the id that the caller chose."""
+        self._catch_up()
+        found = [line for lines in list(self._lines.values()) for line in lines if line["request_id"] == id]
+        assert len(found) <= 1, f"{len(found)} log lines for {id}"
+        return found[0] if found else None
 
     def all(self) -> dict[str, list[dict]]:
         self._catch_up()

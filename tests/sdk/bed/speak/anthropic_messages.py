@@ -40,12 +40,11 @@ class Messages(Speaker):
         return read(self.client.messages.create(**ask), 1, self.headers)
 
     def _streamed(self, ask) -> Said:
-        pieces = 0
         with self.client.messages.stream(**ask) as events:
             for event in events:
-                pieces += event.type == "content_block_delta"
+                self.pieces += event.type == "content_block_delta"
             answer = events.get_final_message()
-        return read(answer, pieces, self.headers)
+        return read(answer, self.pieces, self.headers)
 
 
 def messages(turns):

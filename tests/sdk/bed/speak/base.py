@@ -75,6 +75,14 @@ class Said:
     native: object = None
 
 
+class StreamFailed(Exception):
+    """The stream said that it failed, in a dialect whose SDK hands that over as an event and raises nothing."""
+
+    def __init__(self, code: str | None, message: str):
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
 class Speaker(ABC):
     """A client of one dialect. SDK retries are off: what a test counts is what the gateway did."""
 
@@ -85,10 +93,13 @@ class Speaker(ABC):
         self.prefix = prefix
         self.headers: dict = {}
         self.status: int | None = None
+        # Content events of the stream so far, also when it breaks.
+        self.pieces = 0
         self.http = httpx2.Client(timeout=timeout, trust_env=False, event_hooks={"response": [self._seen]})
         self.client = self.connect(root, key, timeout, retries)
 
     def _seen(self, response) -> None:
+        self.pieces = 0
         self.headers = {key.lower(): value for key, value in response.headers.items()}
         self.status = response.status_code
 

@@ -50,7 +50,11 @@ class Gemini(Speaker):
         ask = {"model": self.prefix + model, "contents": contents(turns), "config": config}
         if not stream:
             return read([self.client.models.generate_content(**ask)], self.headers)
-        return read(list(self.client.models.generate_content_stream(**ask)), self.headers)
+        chunks = []
+        for chunk in self.client.models.generate_content_stream(**ask):
+            chunks.append(chunk)
+            self.pieces += has_content(chunk)
+        return read(chunks, self.headers)
 
 
 class GeminiV1(Gemini):
@@ -61,6 +65,10 @@ class GeminiV1(Gemini):
 class GeminiV1Beta(Gemini):
     name = "gemini-v1beta"
     version = "v1beta"
+
+
+def has_content(chunk) -> bool:
+    return bool(chunk.candidates and chunk.candidates[0].content and chunk.candidates[0].content.parts)
 
 
 def contents(turns):
@@ -90,7 +98,7 @@ def read(chunks, headers) -> Said:
         said.model = chunk.model_version or said.model
         said.id = chunk.response_id or said.id
         candidate = chunk.candidates[0] if chunk.candidates else None
-        if candidate and candidate.content and candidate.content.parts:
+        if has_content(chunk):
             said.pieces += 1
             parts += candidate.content.parts
         if candidate and candidate.finish_reason:

@@ -47,14 +47,14 @@ class Chat(Speaker):
 
     def _streamed(self, ask) -> Said:
         # Not the stream helper: it raises where an answer was cut at its limit. Its accumulator does not.
-        pieces, state = 0, ChatCompletionStreamState()
+        state = ChatCompletionStreamState()
         for chunk in self.client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}):
             state.handle_chunk(chunk)
             if chunk.choices:
                 delta = chunk.choices[0].delta
-                pieces += bool(delta.content or delta.tool_calls or getattr(delta, "reasoning_content", None))
+                self.pieces += bool(delta.content or delta.tool_calls or getattr(delta, "reasoning_content", None))
         answer = state.current_completion_snapshot
-        return read(answer, answer.choices[0].message, pieces, self.headers)
+        return read(answer, answer.choices[0].message, self.pieces, self.headers)
 
 
 def messages(turns, system):

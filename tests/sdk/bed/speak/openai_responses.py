@@ -5,7 +5,7 @@ import json
 
 import openai
 
-from .base import Call, Result, Said, Speaker, Usage, User
+from .base import Call, Result, Said, Speaker, StreamFailed, Usage, User
 
 CONTENT = {
     "response.output_text.delta",
@@ -15,7 +15,7 @@ CONTENT = {
     "response.reasoning_text.delta",
 }
 
-ENDS = {"response.completed", "response.incomplete", "response.failed"}
+ENDS = {"response.completed", "response.incomplete"}
 
 
 class Responses(Speaker):
@@ -52,14 +52,18 @@ class Responses(Speaker):
 
     def _streamed(self, ask) -> Said:
         # Not the stream helper: it wants indices that llama.cpp leaves out.
-        pieces, text, last = 0, "", None
+        text, last = "", None
         for event in self.client.responses.create(**ask, stream=True):
-            pieces += event.type in CONTENT
+            self.pieces += event.type in CONTENT
             if event.type == "response.output_text.delta":
                 text += event.delta
+            elif event.type == "error":
+                raise StreamFailed(event.code, event.message)
+            elif event.type == "response.failed":
+                raise StreamFailed(event.response.error.code, event.response.error.message)
             last = event
         assert last and last.type in ENDS, f"the stream ended with {last and last.type}"
-        said = read(last.response, pieces, self.headers)
+        said = read(last.response, self.pieces, self.headers)
         assert said.text == text, "the deltas do not add up to the answer"
         return said
 
