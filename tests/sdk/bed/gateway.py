@@ -45,6 +45,12 @@ TIMEOUTS = {"connect": "2s", "head": "1s", "first_token": "1s", "idle": "1s", "t
 PATIENT = {"connect": "5s", "head": "30s", "first_token": "30s", "idle": "30s", "total": "60s"}
 
 
+# A fault at the first target, an answer at the second: what `after-FAULT` stands for.
+FIRST_FAULTS = [
+    "429", "500", "529", "400", "401", "cut-head", "cut-first", "cut-mid", "stall-first", "error-first", "malformed-first",
+]
+
+
 def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
     """The configuration as an operator would write it; JSON is YAML."""
     providers = {}
@@ -58,11 +64,14 @@ def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
         if name in ALSO:
             providers[name]["dialects"] = ALSO[name]
     providers["nobody-home"] = {"dialect": "openai_chat", "base_url": "http://127.0.0.1:9/v1", "api_key": "upstream-secret"}
+    models = {"house-model": {"target": "mock-chat/mock-fast"}}
+    for fault in FIRST_FAULTS:
+        models[f"after-{fault}"] = {"fallback": [f"mock-chat/mock-fast:chunks=8,fault={fault}", "mock-anthropic/mock-fast"]}
     return {
         "listen": {"address": f"127.0.0.1:{port}"},
         "admin": {"address": f"127.0.0.1:{admin_port}"},
         "providers": providers,
-        "models": {"house-model": {"target": "mock-chat/mock-fast"}},
+        "models": models,
         "keys": [
             {"name": "matrix", "key": KEY, "project": "tests"},
             {"name": "narrow", "key": NARROW_KEY, "project": "tests", "models": ["house-model"]},
@@ -74,15 +83,20 @@ def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
 class Gateway:
     """The running gateway and everything a test may ask about it."""
 
-    def __init__(self, servers: dict, logs: Path):
-        self.log = AccessLog(logs / "access.jsonl")
-        port, admin_port = free_port(), free_port()
-        self.file = logs / "portcullis.yaml"
-        self.file.write_text(json.dumps(config(servers, port, admin_port, self.log.path), indent=1))
-        argv = [binary(), "serve", "--config", self.file]
-        self.process = Process("portcullis", argv, port, "/readyz", logs, env=clean_env(RUST_BACKTRACE="1", HOME=str(logs)))
-        self.url, self.admin_url = self.process.url, f"http://127.0.0.1:{admin_port}"
+    def __init__(self, servers: dict, logs: Path, **sections: dict):
+        self.logs, self.log = logs, AccessLog(logs / "access.jsonl")
+        self.port, admin_port = free_port(), free_port()
+        self.url, self.admin_url = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{admin_port}"
         self.key, self.narrow_key = KEY, NARROW_KEY
+        self.file = logs / "portcullis.yaml"
+        written = config(servers, self.port, admin_port, self.log.path) | sections
+        self.file.write_text(json.dumps(written, indent=1))
+        self.start()
+
+    def start(self) -> None:
+        argv = [binary(), "serve", "--config", self.file]
+        env = clean_env(RUST_BACKTRACE="1", HOME=str(self.logs))
+        self.process = Process("portcullis", argv, self.port, "/readyz", self.logs, env)
 
     def where(self, provider: str, dialect: str) -> tuple[str, str]:
         """The root that a client of `dialect` is pointed at, and what stands before the model's name."""
