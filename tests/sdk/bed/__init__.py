@@ -1,0 +1,1 @@
+"""The test bed: real servers, real clients, and the gateway between them."""
