@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Stands in for the tables of other modules.
 /// The names of the real tables, so that the shipped files are held against them.
 static PROVIDERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
 static DIALECTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
