@@ -4,7 +4,10 @@
 
 mod gateway {
     mod dialect;
+    mod faults;
     mod pairs;
+    mod raw;
     mod support;
+    mod upstream;
     mod wire;
 }
