@@ -29,6 +29,7 @@ const POLICY_WORDS: &[&str] = &[
     "content management policy",
     "safety system",
     "usage policies",
+    "usage policy",
     "output blocked by content filtering",
 ];
 

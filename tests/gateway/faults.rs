@@ -170,7 +170,10 @@ fn judge(fault: &str, from: Dialect, to: Dialect, stream: bool, reply: &Reply, l
             let failed = log["status"].as_u64().is_some_and(|status| status >= 500);
             same("the log's status as a failure", &json!(failed), json!(true))?;
             same("the attempt's error", &log["attempts"][0]["error"], Value::Null)?;
-            same("the log's usage as an estimate", &log["usage_estimated"], json!(true))?;
+            // Gemini states its usage all along.
+            let estimated = if to == Gemini { Value::Null } else { json!(true) };
+            same("the log's usage as an estimate", &log["usage_estimated"], estimated)?;
+            same("usage in the log", &json!(log["usage"]["output"].as_u64() > Some(1)), json!(true))?;
             let said = from.read_stream(&reply.text());
             same("an early text", &json!(said.text.starts_with("You said")), json!(true))?;
             same("the end mark", &json!(said.done), json!(false))?;
