@@ -298,6 +298,20 @@ impl Gateway {
         whole.lines().map(|line| serde_json::from_str(line).expect("a log line is JSON")).collect()
     }
 
+    /// The access log once it has so many lines; more are wrong.
+    pub async fn lines(&self, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let lines = self.log();
+            assert!(lines.len() <= count, "{} lines were logged, not {count}", lines.len());
+            if lines.len() == count {
+                return lines;
+            }
+            assert!(Instant::now() < deadline, "{} lines were logged, not {count}", lines.len());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The one log line of an exchange.
     pub async fn logged(&self, id: &str) -> Value {
         self.logged_where(id, |line| line["id"] == id).await
