@@ -11,13 +11,13 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use crate::body::{Inbound, Outgoing};
-use crate::dialect::{Asked, Op, refusal};
+use crate::body::{Inbound, Outgoing, Patience};
+use crate::dialect::{Asked, Dialect, Op, refusal};
 use crate::exchange::{Attempt, Exchange};
 use crate::fault::{Fault, Kind, Retry};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Plan, Target};
+use crate::route::{Plan, Target, Timeouts};
 use crate::upstream::Outbound;
 
 use answer::Reading;
@@ -85,7 +85,7 @@ async fn once(cx: &Cx, x: &mut Exchange, call: &Call, target: &Arc<Target>, dead
         attempt.status = Some(response.status().as_u16());
     }
     if !response.status().is_success() {
-        return Err(refused(response, face.dialect).await);
+        return Err(refused(response, face.dialect, timeouts).await);
     }
     let reading =
         Reading { x, call, target, from: face.dialect, raw: prepared.raw, asked: prepared.asked, sent, deadline };
@@ -93,11 +93,12 @@ async fn once(cx: &Cx, x: &mut Exchange, call: &Call, target: &Arc<Target>, dead
 }
 
 /// Reads an error answer.
-async fn refused(response: Response<Inbound>, dialect: &'static dyn crate::dialect::Dialect) -> Fault {
+async fn refused(response: Response<Inbound>, dialect: &'static dyn Dialect, timeouts: &Timeouts) -> Fault {
     let (head, mut body) = response.into_parts();
     let wait = retry_after(&head.headers, std::time::SystemTime::now());
     // A body that cannot be read leaves the status, which says enough.
-    let bytes = body.read(MAX_ERROR_BYTES).await.unwrap_or_default();
+    let patience = Patience { first: Instant::now() + timeouts.idle, idle: timeouts.idle };
+    let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
     let mut refusal = dialect.decode_error(head.status.as_u16(), &bytes);
     refusal.request_id = ["x-request-id", "request-id"]
         .iter()
@@ -149,15 +150,16 @@ async fn relay_once(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &Rela
         Outgoing::new(smallvec::smallvec![call.body.clone()])
     };
     let request = Outbound { method: call.method.clone(), uri, headers, body };
+    let sent = Instant::now();
     let response = cx.upstream().send(&face.dial, request, target.timeouts.head).await?;
     if let Some(attempt) = x.attempts.last_mut() {
         attempt.status = Some(response.status().as_u16());
     }
     if !response.status().is_success() {
-        return Err(refused(response, face.dialect).await);
+        return Err(refused(response, face.dialect, &target.timeouts).await);
     }
     let status = response.status();
-    let bytes = answer::whole(response.into_body(), cx.generation.max_answer_bytes).await?;
+    let bytes = answer::whole(response.into_body(), cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
     Ok(Reply::json(status, bytes))
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
 
 use crate::json::Pieces;
 
@@ -27,6 +28,17 @@ pub enum ReadError {
     TooLarge,
     /// It broke off.
     Broken(String),
+    /// Nothing came for too long.
+    Silent,
+}
+
+/// How long a reader waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// When the first piece is due.
+    pub first: Instant,
+    /// The longest silence after it.
+    pub idle: std::time::Duration,
 }
 
 impl Inbound {
@@ -49,14 +61,22 @@ impl Inbound {
         }
     }
 
-    /// Reads to the end, or until `limit` bytes are exceeded.
-    pub async fn read(&mut self, limit: usize) -> Result<Bytes, ReadError> {
+    /// Reads to the end, or until `limit` bytes are exceeded, or, with patience, until that has an end.
+    pub async fn read(&mut self, limit: usize, patience: Option<Patience>) -> Result<Bytes, ReadError> {
         if self.stated_len().is_some_and(|len| len > limit as u64) {
             return Err(ReadError::TooLarge);
         }
         let mut first = Bytes::new();
         let mut whole: Option<BytesMut> = None;
-        while let Some(piece) = std::future::poll_fn(|cx| self.poll_data(cx)).await {
+        let mut due = patience.map(|patience| patience.first);
+        loop {
+            let next = std::future::poll_fn(|cx| self.poll_data(cx));
+            let next = match due {
+                Some(due) => timeout_at(due, next).await.map_err(|_| ReadError::Silent)?,
+                None => next.await,
+            };
+            let Some(piece) = next else { break };
+            due = patience.map(|patience| Instant::now() + patience.idle);
             let piece = piece.map_err(ReadError::Broken)?;
             let have = whole.as_ref().map_or(first.len(), BytesMut::len);
             if have + piece.len() > limit {

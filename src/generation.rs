@@ -40,6 +40,7 @@ pub struct Generation {
     pub server: connection::Limits,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub max_answer_bytes: usize,
+    pub max_event_bytes: usize,
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
     catalogue: Catalogue,
@@ -192,6 +193,7 @@ impl Builder {
             },
             tls,
             max_answer_bytes: limits.max_answer_bytes.as_usize(),
+            max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get().map(Into::into),
             catalogue,
             plans: ArcSwap::default(),

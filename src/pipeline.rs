@@ -161,14 +161,14 @@ async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Res
 
 /// Reads a body within its bounds.
 async fn read(body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
-    match timeout(limits.body_timeout, body.read(limits.max_body_bytes)).await {
+    match timeout(limits.body_timeout, body.read(limits.max_body_bytes, None)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(ReadError::TooLarge)) => {
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))
         }
         Ok(Err(ReadError::Broken(source))) => Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source)),
-        Err(_) => {
+        Ok(Err(ReadError::Silent)) | Err(_) => {
             let text = format!("The body did not arrive within {:?}.", limits.body_timeout);
             Err(Fault::new(Kind::BodyTimeout, text))
         }

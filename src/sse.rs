@@ -10,7 +10,8 @@ use memchr::{memchr2, memmem};
 
 use crate::fault::{Fault, Kind};
 
-/// Longest frame that is held while waiting for its end. Images in a single event are the largest seen (a few MB).
+/// Longest frame that is held while waiting for its end, unless stated. Images in a single event are the largest seen
+/// (a few MB).
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
 
 /// The byte order mark that a stream may begin with.
@@ -19,8 +20,9 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Cuts a stream into frames. A frame ends with an empty line; CRLF, LF and CR all end lines.
 ///
 /// Frames are first scanned, then taken: a relay looks at each one and still takes neighbours in one piece.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scanner {
+    max_frame_bytes: usize,
     held: BytesMut,
     /// A whole chunk that needs no copying, as long as nothing is held.
     chunk: Bytes,
@@ -40,7 +42,22 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner at the start of a stream.
     pub fn new() -> Self {
-        Scanner { line_start: true, ..Scanner::default() }
+        Scanner::bounded(MAX_FRAME_BYTES)
+    }
+
+    /// A scanner that refuses frames longer than this.
+    pub fn bounded(max_frame_bytes: usize) -> Self {
+        Scanner {
+            max_frame_bytes,
+            held: BytesMut::new(),
+            chunk: Bytes::new(),
+            found: 0,
+            last: 0,
+            searched: 0,
+            line_start: true,
+            after_cr: false,
+            started: false,
+        }
     }
 
     /// Takes the next bytes of the stream. Scan until nothing is found before the next push.
@@ -56,15 +73,15 @@ impl Scanner {
     /// Finds the next whole frame, without taking it. False when the bytes at hand hold none.
     ///
     /// # Errors
-    /// [`Kind::BadAnswer`] when a frame does not end within [`MAX_FRAME_BYTES`].
+    /// [`Kind::BadAnswer`] when a frame does not end within its bound.
     pub fn scan(&mut self) -> Result<bool, Fault> {
         let Some(end) = self.find_end() else {
-            if self.bytes().len() - self.found > MAX_FRAME_BYTES {
-                let text = format!("One event of the stream is longer than {MAX_FRAME_BYTES} bytes.");
-                return Err(Fault::new(Kind::BadAnswer, text));
-            }
-            return Ok(false);
+            let held = self.bytes().len() - self.found;
+            return if held > self.max_frame_bytes { Err(self.too_long()) } else { Ok(false) };
         };
+        if end - self.found > self.max_frame_bytes {
+            return Err(self.too_long());
+        }
         self.last = end - self.found;
         self.found = end;
         self.searched = end;
@@ -104,6 +121,11 @@ impl Scanner {
     pub fn rest(&mut self) -> Option<Bytes> {
         let rest = self.split(self.bytes().len());
         rest.iter().any(|byte| !matches!(byte, b'\r' | b'\n')).then_some(rest)
+    }
+
+    fn too_long(&self) -> Fault {
+        let text = format!("One event of the stream is longer than {} bytes.", self.max_frame_bytes);
+        Fault::new(Kind::BadAnswer, text)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -165,6 +187,12 @@ impl Scanner {
     }
 }
 
+impl Default for Scanner {
+    fn default() -> Self {
+        Scanner::new()
+    }
+}
+
 /// One frame, read lazily.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a>(pub &'a [u8]);
@@ -187,6 +215,17 @@ impl<'a> Frame<'a> {
             joined.extend_from_slice(line);
         }
         joined.map_or(Cow::Borrowed(first), Cow::Owned)
+    }
+
+    /// Whether the frame's data may be what every dialect sends: JSON, `[DONE]`, or nothing. With `fully` the JSON is
+    /// read to its end, else its last byte tells, which is where a torn frame shows.
+    pub fn is_sound(&self, fully: bool) -> bool {
+        if !fully && self.0.trim_ascii_end().ends_with(b"}") {
+            return true;
+        }
+        let data = self.data();
+        let data = data.trim_ascii();
+        data.is_empty() || data == b"[DONE]" || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
     }
 
     /// Whether the bytes occur anywhere in the frame: a cheap test before a costly parse.
@@ -290,6 +329,33 @@ mod tests {
         let frame = scanner.frame().expect("bounded").expect("second frame");
         assert_eq!(Frame(&frame).data().as_ref(), b"2");
         assert!(scanner.frame().expect("bounded").is_none());
+    }
+
+    #[test]
+    fn torn_and_foreign_data_is_not_sound() {
+        for sound in [
+            "data: {\"a\":1}\n\n",
+            ": ping\n\n",
+            "data: [DONE]\n\n",
+            "event: x\n\n",
+            "data: {\ndata: }\n\n",
+            "data: 1\n\n",
+        ] {
+            assert!(Frame(sound.as_bytes()).is_sound(true) && Frame(sound.as_bytes()).is_sound(false), "{sound}");
+        }
+        for torn in ["data: {\"a\":[1,\n\n", "data: <html>\n\n", "data: {\"a\":\"b\n\n"] {
+            assert!(!Frame(torn.as_bytes()).is_sound(true) && !Frame(torn.as_bytes()).is_sound(false), "{torn}");
+        }
+        assert!(!Frame(b"data: {\"a\":{}\n\n").is_sound(true));
+    }
+
+    #[test]
+    fn a_frame_longer_than_its_bound_is_refused_whole_or_not() {
+        for text in ["data: 123456789\n\n", "data: 123456789"] {
+            let mut scanner = Scanner::bounded(10);
+            scanner.push(Bytes::copy_from_slice(text.as_bytes()));
+            assert!(scanner.scan().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Setting {
     pub total: (Instant, Duration),
     /// Silence after which a comment is sent.
     pub keep_alive: Option<Duration>,
+    /// The longest event.
+    pub max_event_bytes: usize,
     /// Writes the cost into the usage that goes by, where the caller asked for it.
     pub add_cost: Option<CostWriter>,
 }
@@ -102,7 +104,7 @@ impl Relay {
         let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.total.0)));
         Relay {
             body,
-            scanner: Scanner::new(),
+            scanner: Scanner::bounded(setting.max_event_bytes),
             mode,
             setting,
             seen: Seen::default(),
@@ -171,15 +173,20 @@ impl Relay {
 
     /// Works off every whole frame at hand.
     fn frames(&mut self) -> Result<(), Fault> {
-        while !self.ended && self.scanner.scan()? {
-            self.frame()?;
-        }
+        let worked = self.every_frame();
         match self.mode {
             Mode::Raw { .. } => {
                 let bytes = self.scanner.take();
                 self.push(bytes);
             }
             Mode::Translate { .. } => drop(self.scanner.take()),
+        }
+        worked
+    }
+
+    fn every_frame(&mut self) -> Result<(), Fault> {
+        while !self.ended && self.scanner.scan()? {
+            self.frame()?;
         }
         Ok(())
     }
@@ -189,6 +196,11 @@ impl Relay {
         let frame = Frame(self.scanner.last());
         match &mut self.mode {
             Mode::Raw { sniffer, hide_usage } => {
+                if !frame.is_sound(!self.committed) {
+                    let before = self.scanner.take_without_last();
+                    self.push(before);
+                    return Err(Fault::new(Kind::BadAnswer, "An event of the provider's stream is not JSON."));
+                }
                 let sighting = sniffer.frame(&frame);
                 if sighting.content && self.seen.first_content.is_none() {
                     self.seen.first_content = Some(Instant::now());

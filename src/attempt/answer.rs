@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::Meaning;
-use crate::body::{Inbound, ReadError};
+use crate::body::{Inbound, Patience, ReadError};
 use crate::chat::Answer;
 use crate::chat::event::{self, Collector};
 use crate::cost;
@@ -21,7 +21,7 @@ use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::Target;
+use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
 use crate::stream::{CostWriter, Framing, Mode, Relay, Setting};
@@ -71,6 +71,7 @@ impl Reading<'_> {
             first_token: (self.sent + timeouts.first_token, timeouts.first_token),
             total: (self.deadline, timeouts.total),
             keep_alive: cx.generation.keep_alive,
+            max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
         };
         let mut relay = Relay::new(body, mode, setting);
@@ -111,7 +112,7 @@ impl Reading<'_> {
     }
 
     async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
                 let answer = self.from.decode_answer(&bytes)?;
@@ -152,7 +153,7 @@ impl Reading<'_> {
 
     /// The upstream streams although a whole answer was asked for.
     async fn collect(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
         let mut events = Vec::new();
@@ -176,7 +177,7 @@ impl Reading<'_> {
 
     /// The upstream answered whole although a stream was asked for.
     async fn replay(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes).await?;
+        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
         let asked = self.meaning()?;
         note(self.x, &answer);
@@ -196,6 +197,7 @@ impl Reading<'_> {
             first_token: (self.deadline, self.target.timeouts.total),
             total: (self.deadline, self.target.timeouts.total),
             keep_alive: None,
+            max_event_bytes: cx.generation.max_answer_bytes.saturating_mul(2),
             add_cost: None,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
@@ -223,9 +225,15 @@ fn note(x: &mut Exchange, answer: &Answer) {
     x.seen.model = Some(answer.model.clone()).filter(|model| !model.is_empty());
 }
 
-/// Reads a whole answer.
-pub(super) async fn whole(mut body: Inbound, limit: usize) -> Result<Bytes, Fault> {
-    body.read(limit).await.map_err(|error| match error {
+/// Reads a whole answer. Many providers send its head at once and think before its body, so that the first piece may
+/// come as late as a head might.
+pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeouts: &Timeouts) -> Result<Bytes, Fault> {
+    let idle = timeouts.idle;
+    let patience = Patience { first: (sent + timeouts.head).max(Instant::now() + idle), idle };
+    body.read(limit, Some(patience)).await.map_err(|error| match error {
+        ReadError::Silent => {
+            Fault::new(Kind::IdleTimeout, format!("The provider was silent for {idle:?} inside its answer."))
+        }
         ReadError::TooLarge => {
             Fault::new(Kind::BadAnswer, format!("The provider's answer is longer than {limit} bytes."))
         }

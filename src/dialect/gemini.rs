@@ -134,6 +134,9 @@ impl Dialect for Gemini {
             return Err(bad());
         }
         let response: stream::Response<'_> = serde_json::from_slice(body).map_err(|error| bad().because(error))?;
+        if let Some(fault) = response.fault() {
+            return Err(fault);
+        }
         let first = response.candidates.as_deref().and_then(<[_]>::first);
         let finish = first.and_then(stream::SeenCandidate::finish_alone);
         Ok(Summary {

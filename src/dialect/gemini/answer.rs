@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::field::{self, Object, put, take, take_list, take_object, take_string, take_uint};
 use super::part::{self, Gather, Parts, Piece};
-use super::{NAME, call_id, finish, logprobs, media, signature, usage};
+use super::{NAME, call_id, error, finish, logprobs, media, signature, usage};
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
 use crate::dialect::Asked;
 use crate::fault::{Fault, Kind};
@@ -14,6 +14,10 @@ pub const ANNOTATIONS: &[&str] = &["citationMetadata", "groundingMetadata", "url
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let mut body: Object = serde_json::from_slice(body).map_err(|error| bad().because(error))?;
+    // Proxies in front of the provider report errors with status 200.
+    if let Some(error) = body.get("error").filter(|error| error.is_object()) {
+        return Err(error::in_stream(error));
+    }
     let known = ["candidates", "promptFeedback", "usageMetadata", "responseId", "modelVersion"];
     if !known.iter().any(|name| body.contains_key(*name)) {
         return Err(bad());

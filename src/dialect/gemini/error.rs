@@ -79,7 +79,8 @@ fn delay(text: &str) -> Option<Duration> {
 pub fn encode(fault: &Fault) -> Vec<u8> {
     if let Some(refusal) = &fault.refusal
         && refusal.dialect == NAME
-        && !refusal.body.is_empty()
+        // A page that some proxy put in the provider's place is not in the dialect.
+        && matches!(refusal.body.trim_ascii_start().first(), Some(b'{' | b'['))
         && fault.kind != Kind::UpstreamCredential
     {
         return refusal.body.to_vec();

@@ -8,6 +8,7 @@ use crate::chat::Finish;
 use crate::dialect::gemini::usage::Counts;
 use crate::dialect::gemini::{error, finish};
 use crate::dialect::{Sighting, Sniffer};
+use crate::fault::Fault;
 use crate::sse::Frame;
 
 #[derive(Debug, Default)]
@@ -49,6 +50,12 @@ impl Response<'_> {
 
     pub fn model(&self) -> Option<String> {
         string(self.model_version)
+    }
+
+    /// The error reported in the answer's place.
+    pub fn fault(&self) -> Option<Fault> {
+        let error = serde_json::from_str(self.error?.get()).unwrap_or_default();
+        Some(error::in_stream(&error))
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -127,9 +134,8 @@ impl Sniffer for ResponseSniffer {
         let data = frame.data();
         let Ok(response) = serde_json::from_slice::<Response<'_>>(&data) else { return Sighting::default() };
         let mut sighting = Sighting::default();
-        if let Some(error) = response.error {
-            let error = serde_json::from_str(error.get()).unwrap_or_default();
-            sighting.fault = Some(error::in_stream(&error));
+        sighting.fault = response.fault();
+        if sighting.fault.is_some() {
             return sighting;
         }
         for (position, candidate) in response.candidates.iter().flatten().enumerate() {

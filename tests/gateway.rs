@@ -1,0 +1,14 @@
+//! The gateway as its users meet it: the real binary, real sockets, the mock provider in a process of its own.
+//!
+//! Each module holds one promise of the design. Tests start what they need on free ports and stop it when they end.
+
+mod gateway {
+    mod commit;
+    mod dialect;
+    mod faults;
+    mod pairs;
+    mod raw;
+    mod support;
+    mod upstream;
+    mod wire;
+}

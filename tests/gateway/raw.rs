@@ -1,0 +1,178 @@
+//! The raw path: where both sides speak one dialect, what was written is what arrives.
+
+use serde_json::json;
+
+use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses};
+use super::support::{Gateway, Mock};
+use super::upstream::Upstream;
+
+/// Numbers that a parser would respell, keys in no order, escapes, non-ASCII and white space that mean nothing.
+const ODD: &str = " \"zeta\" : 1.50e+2 ,\r\n\t\"alpha\":{ \"b\" : -0.0,\"a\":[12345678901234567890123 , 0.10, 1E5],\"x_nested\":{\"y\":null,\"b\":{},\"a\":[ ]}},\"gr\u{fc}n\u{df}\":\"Gr\\u00fc\\u00dfe \\/ \u{6f22}\u{5b57} \\ud83d\\ude00 \u{1f600}\" ";
+
+/// An ask of each dialect with the odd fields inside; `MODEL` stands where the model does.
+fn ask(dialect: Dialect, stream: bool) -> String {
+    let core = match dialect {
+        Chat => r#""messages" : [ {"content":"Hi","role":"user","x_extra":1.0} ]"#,
+        Responses => r#""input":[{"role":"user","content":"Hi" ,"x_extra":1.0}]"#,
+        Anthropic => {
+            r#""max_tokens":64, "messages":[{"role":"user","content":[{"type":"text","text":"Hi","x_extra":1.0}]}]"#
+        }
+        Gemini => r#""contents":[{"parts":[{"text":"Hi"}],"role":"user","x_extra":1.0}]"#,
+    };
+    match dialect {
+        Gemini => format!("{{{ODD},{core} }}\n"),
+        _ if stream => format!("{{{ODD},\"model\" :\tMODEL , {core} , \"stream\" : true}}"),
+        _ => format!("{{{ODD},\"model\" :\tMODEL , {core} }}"),
+    }
+}
+
+/// An answer of each dialect with odd spellings.
+fn answer(dialect: Dialect) -> String {
+    let core = match dialect {
+        Chat => {
+            r#""object":"chat.completion","id":"c1","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Ho"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2,"x_cost":1.50e-2}"#
+        }
+        Responses => {
+            r#""object":"response","id":"resp_1","model":"m","status":"completed","output":[{"type":"message","id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"Ho","annotations":[]}]}],"usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}"#
+        }
+        Anthropic => {
+            r#""type":"message","id":"msg_1","role":"assistant","model":"m","content":[{"type":"text","text":"Ho"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}"#
+        }
+        Gemini => {
+            r#""candidates":[{"content":{"parts":[{"text":"Ho"}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":1,"candidatesTokenCount":1,"totalTokenCount":2},"modelVersion":"m","responseId":"r1""#
+        }
+    };
+    format!("{{{ODD},\n  {core}}}\n")
+}
+
+/// A stream of each dialect, with comments, odd line ends and unknown events; `USAGE` marks the chunk that is only
+/// there because the gateway asked for it.
+fn stream(dialect: Dialect) -> String {
+    match dialect {
+        Chat => format!(
+            ": hello\r\n\r\ndata: {{{ODD_LINE},\"id\":\"c1\",\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{\"role\":\"assistant\",\"content\":\"\"}}}}]}}\n\n\
+             data:{{\"id\":\"c1\",\"choices\":[{{\"delta\":{{\"content\":\"H\\u006f\"}},\"index\":0}}]}}\r\n\r\nid: 7\ndata: {{\"id\":\"c1\",\"choices\":[{{\"index\":0,\"delta\":{{}},\"finish_reason\":\"stop\"}}]}}\n\n\
+             data: {{\"id\":\"c1\",\"choices\":[],\"usage\":{{\"prompt_tokens\":1,\"completion_tokens\":1,\"total_tokens\":2}}}}\n\ndata: [DONE]\n\n"
+        ),
+        Responses => format!(
+            "event: response.created\ndata: {{\"type\":\"response.created\",{ODD_LINE},\"response\":{{\"id\":\"resp_1\",\"model\":\"m\",\"status\":\"in_progress\",\"output\":[]}}}}\r\n\r\n: ping\n\n\
+             event: response.x_unknown\ndata: {{\"type\":\"response.x_unknown\",\"n\":1.0}}\n\n\
+             event: response.output_text.delta\ndata: {{\"type\":\"response.output_text.delta\",\"delta\":\"H\\u006f\"}}\n\n\
+             event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"id\":\"resp_1\",\"status\":\"completed\",\"output\":[],\"usage\":{{\"input_tokens\":1,\"output_tokens\":1,\"total_tokens\":2}}}}}}\n\n"
+        ),
+        Anthropic => format!(
+            "event: message_start\ndata: {{\"type\":\"message_start\",{ODD_LINE},\"message\":{{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"usage\":{{\"input_tokens\":1,\"output_tokens\":1}}}}}}\n\n\
+             event: ping\ndata: {{\"type\": \"ping\"}}\r\n\r\nevent: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}\n\n\
+             event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"text_delta\",\"text\":\"H\\u006f\"}}}}\n\n\
+             event: content_block_stop\ndata: {{\"type\":\"content_block_stop\",\"index\":0}}\n\n\
+             event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"end_turn\",\"stop_sequence\":null}},\"usage\":{{\"output_tokens\":1}}}}\n\n\
+             event: message_stop\ndata: {{\"type\":\"message_stop\"}}\n\n"
+        ),
+        Gemini => format!(
+            "data: {{{ODD_LINE},\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"H\\u006f\"}}],\"role\":\"model\"}},\"index\":0}}],\"modelVersion\":\"m\"}}\r\n\r\n\
+             data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"\"}}],\"role\":\"model\"}},\"finishReason\":\"STOP\",\"index\":0}}],\"usageMetadata\":{{\"promptTokenCount\":1,\"candidatesTokenCount\":1,\"totalTokenCount\":2}}}}\r\n\r\n"
+        ),
+    }
+}
+
+/// The odd fields without line ends, which an event cannot hold.
+const ODD_LINE: &str = "\"zeta\" : 1.50e+2 ,\"alpha\":{ \"b\" : -0.0,\"a\":[12345678901234567890123 , 0.10, 1E5]},\"gr\u{fc}n\":\"Gr\\u00fc\\u00dfe \u{6f22}\u{5b57} \\ud83d\\ude00\"";
+
+/// A gateway whose one account of this dialect is the recording upstream.
+async fn gateway(mock: &Mock, dialect: Dialect, upstream: &Upstream) -> Gateway {
+    let version = if dialect == Gemini { "v1beta" } else { "v1" };
+    let yaml = format!(
+        "providers:\n  raw: {{ dialect: {}, base_url: http://{}/{version}, auth: none }}\n",
+        dialect.name(),
+        upstream.address
+    );
+    Gateway::start(mock, &yaml).await
+}
+
+#[tokio::test]
+async fn the_upstream_gets_the_clients_very_bytes_but_for_the_model_and_the_client_the_upstreams() {
+    let mock = Mock::start().await;
+    for dialect in ALL {
+        let upstream = Upstream::saying("application/json", answer(dialect)).await;
+        let gateway = gateway(&mock, dialect, &upstream).await;
+        let reply = gateway
+            .post(&dialect.path("raw/m%C3%B6del", false), ask(dialect, false).replace("MODEL", "\"raw/m\\u00f6del\""))
+            .await;
+        assert_eq!(reply.status(), 200, "{dialect:?}: {}", reply.text());
+        let sent = ask(dialect, false).replace("MODEL", "\"m\u{f6}del\"");
+        assert_eq!(String::from_utf8_lossy(&upstream.last().body), sent, "{dialect:?}");
+        assert_eq!(reply.text(), answer(dialect), "{dialect:?}");
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!(line["usage"], json!({"input": 1, "output": 1}), "{dialect:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_relayed_stream_has_the_upstreams_very_bytes() {
+    let mock = Mock::start().await;
+    for dialect in ALL {
+        let upstream = Upstream::saying("text/event-stream", stream(dialect)).await;
+        let gateway = gateway(&mock, dialect, &upstream).await;
+        let body = ask(dialect, true).replace("MODEL", "\"raw/model\"");
+        // The extra chunk is shown to whoever asks for it.
+        let (body, sent) = match dialect {
+            Chat => {
+                let body = body.replacen('{', "{\"stream_options\" : { \"include_usage\" : true, \"x\":1.0 },", 1);
+                (body.clone(), body.replace("\"raw/model\"", "\"model\""))
+            }
+            _ => (body.clone(), body.replace("\"raw/model\"", "\"model\"")),
+        };
+        let reply = gateway.post(&dialect.path("raw/model", true), body).await;
+        assert_eq!(reply.status(), 200, "{dialect:?}: {}", reply.text());
+        assert_eq!(String::from_utf8_lossy(&upstream.last().body), sent, "{dialect:?}");
+        assert_eq!(reply.text(), stream(dialect), "{dialect:?}");
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!(line["usage"], json!({"input": 1, "output": 1}), "{dialect:?}");
+        assert_eq!((&line["finish"], &line["status"]), (&json!("stop"), &json!(200)), "{dialect:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_usage_chunk_that_only_the_gateway_asked_for_is_hidden_and_still_counted() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::saying("text/event-stream", stream(Chat)).await;
+    let gateway = gateway(&mock, Chat, &upstream).await;
+    let usage =
+        stream(Chat).split_inclusive("\n\n").find(|frame| frame.contains("\"usage\"")).expect("usage").to_owned();
+    let hidden = stream(Chat).replace(&usage, "");
+    for (given, sent) in [
+        (None, r#"{"stream_options":{"include_usage":true},"#),
+        (Some(r#""stream_options":{"include_usage":false},"#), r#"{"stream_options":{"include_usage":true},"#),
+        (Some(r#""stream_options":null,"#), r#"{"stream_options":{"include_usage":true},"#),
+    ] {
+        let body = ask(Chat, true).replace("MODEL", "\"raw/model\"");
+        let body = given.map_or(body.clone(), |given| body.replacen('{', &format!("{{{given}"), 1));
+        let reply = gateway.post("/v1/chat/completions", body).await;
+        let expected = ask(Chat, true).replace("MODEL", "\"model\"").replacen('{', sent, 1);
+        assert_eq!(String::from_utf8_lossy(&upstream.last().body), expected, "{given:?}");
+        assert_eq!(reply.text(), hidden, "{given:?}");
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!(line["usage"], json!({"input": 1, "output": 1}), "{given:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_relayed_unchanged_however_the_upstream_cuts_it() {
+    let mock = Mock::start().await;
+    for dialect in ALL {
+        // Byte by byte, as the mock drips; compared with the same answer in one piece.
+        let gateway = Gateway::start(&mock, "").await;
+        let model = format!("{}/mock-fast:fault=drip", dialect.account());
+        let ask = |model: &str| dialect.ask(model, true, super::dialect::Turn::Tool, "How is the weather?");
+        let dripped = gateway.post(&dialect.path(&model, true), ask(&model)).await;
+        let model = format!("{}/mock-fast", dialect.account());
+        let whole = gateway.post(&dialect.path(&model, true), ask(&model)).await;
+        let said = [&dripped, &whole].map(|reply| {
+            let mut said = dialect.read(reply);
+            said.id.clear();
+            said.calls.iter_mut().for_each(|call| call.id.clear());
+            said
+        });
+        assert_eq!(said[0], said[1], "{dialect:?}");
+    }
+}
