@@ -118,11 +118,6 @@ impl Generation {
         listed
     }
 
-    /// A model that will answer, for the welcome text.
-    pub fn example_model(&self) -> String {
-        self.listed().into_iter().next().map_or_else(|| "mock/mock-fast".to_owned(), |listed| listed.id)
-    }
-
     pub fn loaded_unix(&self) -> u64 {
         self.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }

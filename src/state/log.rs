@@ -3,6 +3,8 @@
 //! The request path only hands a line over; when the sink cannot keep up, lines are dropped and counted, never waited
 //! for. Prompts, answers and keys are not in it.
 
+pub mod text;
+
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
