@@ -240,3 +240,40 @@ impl std::fmt::Debug for Generation {
         f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The shipped file under some variables.
+    fn shipped(env: &'static [(&'static str, &'static str)]) -> Generation {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/portcullis.yaml");
+        let env = move |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Builder::new(Some(path), Box::new(env)).build(1).expect("the shipped file builds")
+    }
+
+    fn target(generation: &Generation, model: &str) -> Result<String, String> {
+        let plan = generation.plan(model).map_err(|fault| fault.message)?;
+        Ok(plan.targets.first().map(|target| target.name()).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_provider_without_a_key_is_not_stood_in_for() {
+        let generation = shipped(&[]);
+        let why = target(&generation, "openai/gpt-5").expect_err("refused");
+        assert!(why.contains("OPENAI_API_KEY"), "{why}");
+        // A name that means nobody is for the only provider there is.
+        assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("mock/gpt-5"));
+    }
+
+    #[test]
+    fn a_bare_name_goes_to_its_maker() {
+        let generation = shipped(&[("OPENAI_API_KEY", "sk-a"), ("ANTHROPIC_API_KEY", "sk-b")]);
+        assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("openai/gpt-5"));
+        assert_eq!(target(&generation, "claude-sonnet-4-5").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        assert_eq!(target(&generation, "smart").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        assert!(target(&generation, "no-such-model").is_err());
+    }
+}
