@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::config::{self, Config, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
@@ -35,6 +36,8 @@ pub struct Generation {
     pub files: Vec<PathBuf>,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// Proxies whose word on the caller's address is taken.
+    pub trusted: Trusted,
     pub routes: Routes,
     pub limits: pipeline::Limits,
     pub server: connection::Limits,
@@ -42,7 +45,11 @@ pub struct Generation {
     pub max_answer_bytes: usize,
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
+    /// Most bytes of one event of an upstream's stream.
+    pub max_event_bytes: usize,
     catalogue: Catalogue,
+    /// What the operator says of configured names.
+    pub descriptions: HashMap<String, String>,
     // Copied when a name is new, so that the request path reads it without a lock.
     plans: ArcSwap<HashMap<String, Plan>>,
 }
@@ -52,6 +59,8 @@ pub struct Generation {
 pub struct Listed {
     pub id: String,
     pub provider: String,
+    /// What the operator says of it.
+    pub description: Option<String>,
     pub card: Option<Arc<ModelCard>>,
 }
 
@@ -100,18 +109,20 @@ impl Generation {
             let target = self.plan(name).ok().and_then(|plan| plan.targets.first().cloned());
             let (provider, card) =
                 target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
-            listed.push(Listed { id: name.clone(), provider, card });
+            listed.push(Listed { id: name.clone(), provider, description: self.descriptions.get(name).cloned(), card });
         }
         for provider in &self.routes.providers {
             let known = self.catalogue.models(provider.preset).map(|(model, card)| Listed {
                 id: format!("{}/{model}", provider.name),
                 provider: provider.name.clone(),
+                description: None,
                 card: Some(Arc::new(card.clone())),
             });
             listed.extend(known);
             listed.extend(provider.models.keys().map(|model| Listed {
                 id: format!("{}/{model}", provider.name),
                 provider: provider.name.clone(),
+                description: None,
                 card: self.card(provider, model),
             }));
         }
@@ -160,6 +171,9 @@ impl Builder {
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
         let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let described =
+            config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
+        let descriptions = described.collect();
         let limits = &config.listen.limits;
         let tls = match &config.listen.tls {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
@@ -172,6 +186,7 @@ impl Builder {
             files,
             warnings,
             keys: keys(&config)?,
+            trusted: trusted(&config)?,
             routes,
             limits: pipeline::Limits {
                 max_body_bytes: limits.max_body_bytes.as_usize(),
@@ -188,10 +203,18 @@ impl Builder {
             tls,
             max_answer_bytes: limits.max_answer_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get().map(Into::into),
+            max_event_bytes: config.stream.max_event_bytes.as_usize(),
             catalogue,
+            descriptions,
             plans: ArcSwap::default(),
         })
     }
+}
+
+fn trusted(config: &Config) -> Result<Trusted, String> {
+    let list = config.listen.trusted_proxies.iter().map(String::as_str);
+    Trusted::read(list)
+        .ok_or_else(|| "listen.trusted_proxies: one of them is neither an address nor a network".to_owned())
 }
 
 /// The keys, or everybody when there are none: `config::check` has made sure that this is wanted.
@@ -246,6 +269,33 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::upstream::Proxy;
+
+    fn built(name: &str, text: &str) -> Generation {
+        let path = std::env::temp_dir().join(format!("portcullis-{}-{name}.yaml", std::process::id()));
+        std::fs::write(&path, text).expect("is writable");
+        let built = Builder::new(Some(path.clone()), Box::new(|_| None)).build(1);
+        std::fs::remove_file(&path).expect("is there");
+        built.expect("builds")
+    }
+
+    #[test]
+    fn what_a_provider_says_of_its_connection_is_done() {
+        let generation = built(
+            "dial",
+            "providers: {
+               direct: { dialect: openai_chat, base_url: 'https://a/v1', proxy: off, http2: false },
+               behind: { dialect: openai_chat, base_url: 'https://b/v1', proxy: 'http://proxy:3128' },
+               plain: { dialect: openai_chat, base_url: 'http://c/v1', http2: true },
+             }",
+        );
+        let dials: Vec<_> = generation.routes.providers.iter().map(|provider| &*provider.faces[0].dial).collect();
+        assert_eq!(dials[0].proxy, Proxy::Off);
+        assert_eq!(dials[1].proxy, Proxy::Url("http://proxy:3128".into()));
+        assert_eq!(dials[2].proxy, Proxy::Environment);
+        assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
 
     /// The shipped file under some variables.
     fn shipped(env: &'static [(&'static str, &'static str)]) -> Generation {

@@ -10,7 +10,8 @@ use memchr::{memchr2, memmem};
 
 use crate::fault::{Fault, Kind};
 
-/// Longest frame that is held while waiting for its end. Images in a single event are the largest seen (a few MB).
+/// Longest frame that is held while waiting for its end, unless it is said otherwise. Images in a single event are the
+/// largest seen (a few MB).
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
 
 /// The byte order mark that a stream may begin with.
@@ -35,12 +36,19 @@ pub struct Scanner {
     /// The last byte searched was a CR that already ended its line: an LF right after belongs to it.
     after_cr: bool,
     started: bool,
+    /// Longest frame that is held.
+    limit: usize,
 }
 
 impl Scanner {
     /// A scanner at the start of a stream.
     pub fn new() -> Self {
-        Scanner { line_start: true, ..Scanner::default() }
+        Scanner::within(MAX_FRAME_BYTES)
+    }
+
+    /// A scanner that holds frames of at most so many bytes.
+    pub fn within(limit: usize) -> Self {
+        Scanner { line_start: true, limit, ..Scanner::default() }
     }
 
     /// Takes the next bytes of the stream. Scan until nothing is found before the next push.
@@ -56,11 +64,11 @@ impl Scanner {
     /// Finds the next whole frame, without taking it. False when the bytes at hand hold none.
     ///
     /// # Errors
-    /// [`Kind::BadAnswer`] when a frame does not end within [`MAX_FRAME_BYTES`].
+    /// [`Kind::BadAnswer`] when a frame does not end within its limit.
     pub fn scan(&mut self) -> Result<bool, Fault> {
         let Some(end) = self.find_end() else {
-            if self.bytes().len() - self.found > MAX_FRAME_BYTES {
-                let text = format!("One event of the stream is longer than {MAX_FRAME_BYTES} bytes.");
+            if self.bytes().len() - self.found > self.limit {
+                let text = format!("One event of the stream is longer than {} bytes.", self.limit);
                 return Err(Fault::new(Kind::BadAnswer, text));
             }
             return Ok(false);

@@ -56,6 +56,8 @@ pub struct Setting {
     pub total: (Instant, Duration),
     /// Silence after which a comment is sent.
     pub keep_alive: Option<Duration>,
+    /// Most bytes of one event.
+    pub max_event_bytes: usize,
     /// Writes the cost into the usage that goes by, where the caller asked for it.
     pub add_cost: Option<CostWriter>,
 }
@@ -102,7 +104,7 @@ impl Relay {
         let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.total.0)));
         Relay {
             body,
-            scanner: Scanner::new(),
+            scanner: Scanner::within(setting.max_event_bytes),
             mode,
             setting,
             seen: Seen::default(),

@@ -71,6 +71,7 @@ impl Reading<'_> {
             first_token: (self.sent + timeouts.first_token, timeouts.first_token),
             total: (self.deadline, timeouts.total),
             keep_alive: cx.generation.keep_alive,
+            max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
         };
         let mut relay = Relay::new(body, mode, setting);
@@ -196,6 +197,8 @@ impl Reading<'_> {
             first_token: (self.deadline, self.target.timeouts.total),
             total: (self.deadline, self.target.timeouts.total),
             keep_alive: None,
+            // It is whole and bounded already.
+            max_event_bytes: usize::MAX,
             add_cost: None,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
