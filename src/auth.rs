@@ -2,6 +2,8 @@
 //!
 //! Keys are looked up by keyed hash, so neither the table nor a timing tells a key. Never reads a body.
 
+pub mod forwarded;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -116,6 +118,7 @@ impl Keys {
             let value = headers.get(name)?.to_str().ok()?.trim();
             let bare = match value.split_once(' ') {
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim(),
+                None if value.eq_ignore_ascii_case("bearer") => "",
                 _ => value,
             };
             (!bare.is_empty()).then_some(bare)

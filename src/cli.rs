@@ -5,6 +5,7 @@ mod key;
 mod mock;
 mod schema;
 mod serve;
+mod welcome;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

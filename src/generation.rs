@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::config::{self, Config, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
@@ -35,6 +36,8 @@ pub struct Generation {
     pub files: Vec<PathBuf>,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// Proxies whose word on the caller's address is taken.
+    pub trusted: Trusted,
     pub routes: Routes,
     pub limits: pipeline::Limits,
     pub server: connection::Limits,
@@ -44,6 +47,8 @@ pub struct Generation {
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
     catalogue: Catalogue,
+    /// What the operator says of configured names.
+    pub descriptions: HashMap<String, String>,
     // Copied when a name is new, so that the request path reads it without a lock.
     plans: ArcSwap<HashMap<String, Plan>>,
 }
@@ -53,6 +58,8 @@ pub struct Generation {
 pub struct Listed {
     pub id: String,
     pub provider: String,
+    /// What the operator says of it.
+    pub description: Option<String>,
     pub card: Option<Arc<ModelCard>>,
 }
 
@@ -101,27 +108,24 @@ impl Generation {
             let target = self.plan(name).ok().and_then(|plan| plan.targets.first().cloned());
             let (provider, card) =
                 target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
-            listed.push(Listed { id: name.clone(), provider, card });
+            listed.push(Listed { id: name.clone(), provider, description: self.descriptions.get(name).cloned(), card });
         }
         for provider in &self.routes.providers {
             let known = self.catalogue.models(provider.preset).map(|(model, card)| Listed {
                 id: format!("{}/{model}", provider.name),
                 provider: provider.name.clone(),
+                description: None,
                 card: Some(Arc::new(card.clone())),
             });
             listed.extend(known);
             listed.extend(provider.models.keys().map(|model| Listed {
                 id: format!("{}/{model}", provider.name),
                 provider: provider.name.clone(),
+                description: None,
                 card: self.card(provider, model),
             }));
         }
         listed
-    }
-
-    /// A model that will answer, for the welcome text.
-    pub fn example_model(&self) -> String {
-        self.listed().into_iter().next().map_or_else(|| "mock/mock-fast".to_owned(), |listed| listed.id)
     }
 
     pub fn loaded_unix(&self) -> u64 {
@@ -166,6 +170,9 @@ impl Builder {
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
         let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let described =
+            config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
+        let descriptions = described.collect();
         let limits = &config.listen.limits;
         let tls = match &config.listen.tls {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
@@ -178,6 +185,7 @@ impl Builder {
             files,
             warnings,
             keys: keys(&config)?,
+            trusted: trusted(&config)?,
             routes,
             limits: pipeline::Limits {
                 max_body_bytes: limits.max_body_bytes.as_usize(),
@@ -196,9 +204,16 @@ impl Builder {
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get().map(Into::into),
             catalogue,
+            descriptions,
             plans: ArcSwap::default(),
         })
     }
+}
+
+fn trusted(config: &Config) -> Result<Trusted, String> {
+    let list = config.listen.trusted_proxies.iter().map(String::as_str);
+    Trusted::read(list)
+        .ok_or_else(|| "listen.trusted_proxies: one of them is neither an address nor a network".to_owned())
 }
 
 /// The keys, or everybody when there are none: `config::check` has made sure that this is wanted.
@@ -245,5 +260,69 @@ fn keys(config: &Config) -> Result<Keys, String> {
 impl std::fmt::Debug for Generation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::upstream::Proxy;
+
+    fn built(name: &str, text: &str) -> Generation {
+        let path = std::env::temp_dir().join(format!("portcullis-{}-{name}.yaml", std::process::id()));
+        std::fs::write(&path, text).expect("is writable");
+        let built = Builder::new(Some(path.clone()), Box::new(|_| None)).build(1);
+        std::fs::remove_file(&path).expect("is there");
+        built.expect("builds")
+    }
+
+    #[test]
+    fn what_a_provider_says_of_its_connection_is_done() {
+        let generation = built(
+            "dial",
+            "providers: {
+               direct: { dialect: openai_chat, base_url: 'https://a/v1', proxy: off, http2: false },
+               behind: { dialect: openai_chat, base_url: 'https://b/v1', proxy: 'http://proxy:3128' },
+               plain: { dialect: openai_chat, base_url: 'http://c/v1', http2: true },
+             }",
+        );
+        let dials: Vec<_> = generation.routes.providers.iter().map(|provider| &*provider.faces[0].dial).collect();
+        assert_eq!(dials[0].proxy, Proxy::Off);
+        assert_eq!(dials[1].proxy, Proxy::Url("http://proxy:3128".into()));
+        assert_eq!(dials[2].proxy, Proxy::Environment);
+        assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    /// The shipped file under some variables.
+    fn shipped(env: &'static [(&'static str, &'static str)]) -> Generation {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/portcullis.yaml");
+        let env = move |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        Builder::new(Some(path), Box::new(env)).build(1).expect("the shipped file builds")
+    }
+
+    fn target(generation: &Generation, model: &str) -> Result<String, String> {
+        let plan = generation.plan(model).map_err(|fault| fault.message)?;
+        Ok(plan.targets.first().map(|target| target.name()).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_provider_without_a_key_is_not_stood_in_for() {
+        let generation = shipped(&[]);
+        let why = target(&generation, "openai/gpt-5").expect_err("refused");
+        assert!(why.contains("OPENAI_API_KEY"), "{why}");
+        // A name that means nobody is for the only provider there is.
+        assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("mock/gpt-5"));
+    }
+
+    #[test]
+    fn a_bare_name_goes_to_its_maker() {
+        let generation = shipped(&[("OPENAI_API_KEY", "sk-a"), ("ANTHROPIC_API_KEY", "sk-b")]);
+        assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("openai/gpt-5"));
+        assert_eq!(target(&generation, "claude-sonnet-4-5").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        assert_eq!(target(&generation, "smart").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        assert!(target(&generation, "no-such-model").is_err());
     }
 }

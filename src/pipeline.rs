@@ -197,7 +197,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         stream: false,
         model: String::new(),
         principal: None,
-        peer: cx.peer,
+        peer: cx.generation.trusted.caller(cx.peer, &head.headers),
         generation: cx.generation.number,
         bytes_in: 0,
         bytes_out: 0,

@@ -83,9 +83,11 @@ impl Overrides {
         self.set.is_empty() && self.default.is_empty() && self.drop.is_empty()
     }
 
-    /// These overrides with `inner` (nearer to the target) on top.
+    /// These overrides with `inner` (nearer to the target) on top: where both speak of a parameter, `inner` counts.
     pub fn with(&self, inner: &Overrides) -> Overrides {
         let mut merged = self.clone();
+        merged.set.retain(|path, _| !inner.drop.contains(path));
+        merged.default.retain(|path, _| !inner.drop.contains(path));
         merged.set.extend(inner.set.clone());
         merged.default.extend(inner.default.clone());
         merged.drop.extend(inner.drop.iter().cloned());
@@ -206,6 +208,10 @@ impl Routes {
         {
             return Some(vec![direct(provider, rest)]);
         }
+        // The name means a provider that has no key: another one must not answer in its place.
+        if model.split_once('/').is_some_and(|(name, _)| self.dormant.iter().any(|(dormant, _)| dormant == name)) {
+            return None;
+        }
         let owner = self.providers.iter().find(|provider| provider.owns.iter().any(|prefix| model.starts_with(prefix)));
         let provider = match (owner, self.providers.as_slice()) {
             (Some(owner), _) => owner,
@@ -254,4 +260,37 @@ pub fn matched<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
 /// Whether one of the patterns (exact, or with one `*`) names the model.
 pub fn allows(patterns: &[String], model: &str) -> bool {
     patterns.iter().any(|pattern| pattern == "*" || pattern == model || matched(pattern, model).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn overrides(set: &[(&str, i32)], default: &[(&str, i32)], drop: &[&str]) -> Overrides {
+        let map = |list: &[(&str, i32)]| list.iter().map(|(path, value)| ((*path).to_owned(), json!(value))).collect();
+        Overrides { set: map(set), default: map(default), drop: drop.iter().map(|path| (*path).to_owned()).collect() }
+    }
+
+    #[test]
+    fn the_override_nearest_to_the_target_counts() {
+        let provider = overrides(&[("a", 1), ("b", 1)], &[("c", 1), ("d", 1)], &["e"]);
+        let target = overrides(&[("a", 2)], &[("c", 2)], &["b", "d"]);
+        assert_eq!(provider.with(&target), overrides(&[("a", 2)], &[("c", 2)], &["e", "b", "d"]));
+    }
+
+    #[test]
+    fn patterns_name_exactly_what_they_say() {
+        let patterns = ["fast".to_owned(), "openai/*".to_owned(), "*-mini".to_owned()];
+        for (model, allowed) in [
+            ("fast", true),
+            ("faster", false),
+            ("openai/gpt-5", true),
+            ("openai/", false),
+            ("gpt-5-mini", true),
+            ("-mini", false),
+        ] {
+            assert_eq!(allows(&patterns, model), allowed, "{model}");
+        }
+    }
 }

@@ -33,8 +33,19 @@ pub struct Dial {
     pub connect_timeout: Duration,
     /// HTTP/2 without negotiation (`http2: true` on a plain-text base URL).
     pub http2_only: bool,
-    /// A proxy of this provider's own, before those of the environment.
-    pub proxy: Option<String>,
+    /// HTTP/2 is not offered (`http2: false`).
+    pub http1_only: bool,
+    pub proxy: Proxy,
+}
+
+/// The proxy that an upstream is reached through.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Proxy {
+    /// What the environment says.
+    Environment,
+    /// None, whatever the environment says.
+    Off,
+    Url(String),
 }
 
 /// One request as it goes out. The body can be sent twice: its slices are shared.

@@ -57,7 +57,8 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     }
     let card = plan.targets.first().and_then(|target| target.card.clone());
     let provider = plan.targets.first().map_or_else(String::new, |target| target.provider.name.clone());
-    let model = Listed { id: id.to_owned(), provider, card };
+    let description = cx.generation.descriptions.get(id).cloned();
+    let model = Listed { id: id.to_owned(), provider, description, card };
     Ok(Reply::json(StatusCode::OK, Shape::of(matched).row(&model, cx).to_string()))
 }
 
@@ -102,6 +103,7 @@ impl Shape {
                 "created": cx.generation.loaded_unix(),
                 "owned_by": model.provider,
                 "name": name,
+                "description": model.description,
                 "context_length": card.and_then(|card| card.context),
                 "max_output_tokens": card.and_then(|card| card.max_output),
                 "pricing": card.map_or(Value::Null, pricing),
@@ -117,6 +119,7 @@ impl Shape {
             Shape::Gemini => json!({
                 "name": format!("models/{}", model.id),
                 "displayName": name,
+                "description": model.description,
                 "inputTokenLimit": card.and_then(|card| card.context),
                 "outputTokenLimit": card.and_then(|card| card.max_output),
                 "supportedGenerationMethods": ["generateContent", "streamGenerateContent", "countTokens"],

@@ -197,7 +197,8 @@ impl Reading<'_> {
             first_token: (self.deadline, self.target.timeouts.total),
             total: (self.deadline, self.target.timeouts.total),
             keep_alive: None,
-            max_event_bytes: cx.generation.max_answer_bytes.saturating_mul(2),
+            // It is whole and bounded already.
+            max_event_bytes: usize::MAX,
             add_cost: None,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);

@@ -54,6 +54,8 @@ pub(super) fn prepare<'t>(x: &mut Exchange, call: &Call, target: &'t Target) -> 
     let raw = face.dialect == x.dialect
         && face.dialect.path(x.op, &target.model, x.stream).is_some()
         && !face.dialect.holds_sealed(call.envelope.body());
+    // An attempt before may have had to leave something out; this one may not.
+    x.dropped.clear();
     let request = if raw { splice(x, call, target, face)? } else { translate(x, call, target, face)? };
     Ok((face, request))
 }
@@ -157,46 +159,72 @@ pub(super) fn address(
     Ok((uri, headers))
 }
 
-/// Makes the operator's changes: top-level fields by splicing, dotted paths by rewriting their top-level field.
+/// Makes the operator's changes: what is dropped, then what is missing, then what is set. Only the top-level fields that
+/// they touch are rewritten.
 fn apply(envelope: &mut Envelope, overrides: &Overrides) -> Result<(), Fault> {
     if overrides.is_empty() {
         return Ok(());
     }
+    // Read anew: what was spliced in before counts as well, and an envelope shows its body as it came.
+    let mut body = Envelope::read(envelope.pieces().concat().into())?;
+    let mut touched = Touched::default();
     for path in &overrides.drop {
-        match path.split_once('.') {
-            None => envelope.remove(path),
-            Some((top, rest)) => edit(envelope, top, |value| remove(value, rest))?,
+        let (top, rest) = split(path);
+        let tree = touched.field(&body, top)?;
+        match (rest, tree.as_mut()) {
+            (None, _) => *tree = None,
+            (Some(rest), Some(tree)) => remove(tree, rest),
+            (Some(_), None) => {}
         }
     }
-    for (path, value) in &overrides.set {
-        put(envelope, path, value, true)?;
+    let changes = overrides.default.iter().map(|change| (change, false));
+    for ((path, value), replace) in changes.chain(overrides.set.iter().map(|change| (change, true))) {
+        let (top, rest) = split(path);
+        let tree = touched.field(&body, top)?;
+        match rest {
+            None if replace || tree.is_none() => *tree = Some(value.clone()),
+            None => {}
+            Some(rest) => {
+                insert(tree.get_or_insert_with(|| Value::Object(serde_json::Map::new())), rest, value, replace)
+            }
+        }
     }
-    for (path, value) in &overrides.default {
-        put(envelope, path, value, false)?;
+    // Fields are taken out before others are put in: whether a comma is due depends on what is left.
+    for (name, tree) in &touched.0 {
+        if tree.is_none() {
+            body.remove(name);
+        }
     }
+    for (name, tree) in &touched.0 {
+        if let Some(tree) = tree {
+            body.set(name, serde_json::to_vec(tree).unwrap_or_default());
+        }
+    }
+    *envelope = body;
     Ok(())
 }
 
-fn put(envelope: &mut Envelope, path: &str, value: &Value, replace: bool) -> Result<(), Fault> {
-    match path.split_once('.') {
-        None if replace || envelope.raw(path).is_none() => {
-            envelope.set(path, serde_json::to_vec(value).unwrap_or_default());
-            Ok(())
-        }
-        None => Ok(()),
-        Some((top, rest)) => edit(envelope, top, |tree| insert(tree, rest, value, replace)),
+/// The top-level fields that changes were made in so far, None for those taken out.
+#[derive(Default)]
+struct Touched(Vec<(String, Option<Value>)>);
+
+impl Touched {
+    fn field(&mut self, body: &Envelope, name: &str) -> Result<&mut Option<Value>, Fault> {
+        let at = match self.0.iter().position(|(known, _)| known == name) {
+            Some(at) => at,
+            None => {
+                let tree = body.raw(name).map(serde_json::from_slice).transpose();
+                let tree = tree.map_err(|error| Fault::new(Kind::InvalidJson, error.to_string()))?;
+                self.0.push((name.to_owned(), tree));
+                self.0.len() - 1
+            }
+        };
+        Ok(&mut self.0[at].1)
     }
 }
 
-/// Rewrites one top-level field as a tree.
-fn edit(envelope: &mut Envelope, top: &str, change: impl FnOnce(&mut Value)) -> Result<(), Fault> {
-    let mut tree = match envelope.raw(top) {
-        Some(raw) => serde_json::from_slice(raw).map_err(|error| Fault::new(Kind::InvalidJson, error.to_string()))?,
-        None => Value::Object(serde_json::Map::new()),
-    };
-    change(&mut tree);
-    envelope.set(top, serde_json::to_vec(&tree).unwrap_or_default());
-    Ok(())
+fn split(path: &str) -> (&str, Option<&str>) {
+    path.split_once('.').map_or((path, None), |(top, rest)| (top, Some(rest)))
 }
 
 fn remove(value: &mut Value, path: &str) {
@@ -245,5 +273,21 @@ mod tests {
         });
         let expected = json!({"n": 9, "a": 9, "b": 2, "c": {"d": {"x": true}, "f": 6, "g": 9}});
         assert_eq!(overridden(body, overrides), expected);
+    }
+
+    #[test]
+    fn what_is_set_goes_into_what_was_missing() {
+        let overrides = json!({"default": {"a": {"b": 1, "c": 1}}, "set": {"a.c": 2}, "drop": ["a"]});
+        assert_eq!(overridden(r#"{"a":{"x":0}}"#, overrides), json!({"a": {"b": 1, "c": 2}}));
+    }
+
+    #[test]
+    fn what_was_spliced_in_before_counts_as_sent() {
+        let mut envelope = Envelope::read(Bytes::from_static(br#"{"model":"a"}"#)).expect("reads");
+        envelope.set("stream_options", Bytes::from_static(br#"{"include_usage":true}"#));
+        let set = [("stream_options.x".to_owned(), json!(1))].into();
+        apply(&mut envelope, &Overrides { set, ..Overrides::default() }).expect("applies");
+        let body: Value = serde_json::from_slice(&envelope.pieces().concat()).expect("stays JSON");
+        assert_eq!(body, json!({"model": "a", "stream_options": {"include_usage": true, "x": 1}}));
     }
 }

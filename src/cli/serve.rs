@@ -1,7 +1,7 @@
 //! `portcullis serve`: the gateway, from the first line on the terminal to the drained exit.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::welcome::Welcome;
 use super::{REFUSED, config_path, diagnostics, env, fail};
 use crate::admin::{self, Admin};
 use crate::config::{Config, Stdout};
@@ -19,6 +20,7 @@ use crate::mock;
 use crate::reload::Reloader;
 use crate::server::{self, Shared};
 use crate::state::State;
+use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
 use crate::upstream::Proxies;
 
@@ -64,7 +66,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     for warning in &generation.warnings {
         tracing::warn!("{warning}");
     }
-    let welcome = welcome(config, &generation);
+    let greeting = greeting(config, &generation, listener.local_addr()?, admin_listener.as_ref());
     let current = Arc::new(ArcSwap::from_pointee(generation));
     let (drain, draining) = watch::channel(false);
     let proxies = Proxies::new(mock::Options::default()).map_err(io::Error::other)?;
@@ -78,7 +80,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     let workers = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     server::start(&shared, &listener, workers)?;
     drop(listener);
-    tracing::info!("{welcome}");
+    greet(&greeting);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(async {
@@ -156,8 +158,11 @@ fn address(text: &str) -> io::Result<SocketAddr> {
 
 fn access_log(config: &Config) -> io::Result<(Log, Option<Writer>)> {
     let mut sinks: Vec<Box<dyn io::Write + Send>> = Vec::new();
-    if config.log.stdout == Stdout::Json {
-        sinks.push(Box::new(io::BufWriter::new(io::stdout())));
+    let stdout = io::BufWriter::new(io::stdout());
+    match form(config.log.stdout) {
+        Form::Json => sinks.push(Box::new(stdout)),
+        Form::Text => sinks.push(Box::new(Text::new(stdout, io::stdout().is_terminal()))),
+        Form::Off => {}
     }
     if let Some(path) = &config.log.file {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("log.file {}: {error}", path.display()));
@@ -166,23 +171,53 @@ fn access_log(config: &Config) -> io::Result<(Log, Option<Writer>)> {
     Log::to(sinks)
 }
 
-/// What a person at a terminal should know and try next.
-fn welcome(config: &Config, generation: &Generation) -> String {
-    let scheme = if generation.tls.is_some() { "https" } else { "http" };
-    let base = format!("{scheme}://{}", config.listen.address);
-    let live: Vec<&str> = generation.routes.providers.iter().map(|provider| provider.name.as_str()).collect();
-    let model = generation.example_model();
-    let key = if config.keys.is_empty() { "anything" } else { "$YOUR_GATEWAY_KEY" };
-    let mut text = format!("portcullis {} serves {base}", env!("CARGO_PKG_VERSION"));
-    if !config.admin.is_off() {
-        text.push_str(&format!(" (admin http://{})", config.admin.address));
+/// What the access log looks like on standard output.
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Text,
+    Off,
+}
+
+fn form(written: Stdout) -> Form {
+    match written {
+        Stdout::Auto if io::stdout().is_terminal() => Form::Text,
+        Stdout::Auto | Stdout::Json => Form::Json,
+        Stdout::Text => Form::Text,
+        Stdout::Off => Form::Off,
     }
-    text.push_str(&format!("\n  configuration  {}\n  live providers {}\n", generation.source, live.join(", ")));
-    if live == ["mock"] {
-        text.push_str("  no provider key is set, so the built-in mock answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY, … for real ones\n");
+}
+
+/// The words that say that the gateway is up.
+enum Greeting {
+    Person(String),
+    Journal(String),
+}
+
+fn greeting(config: &Config, generation: &Generation, address: SocketAddr, admin: Option<&TcpListener>) -> Greeting {
+    let welcome = Welcome {
+        generation,
+        address,
+        admin: admin.and_then(|admin| admin.local_addr().ok()),
+        keys: config.keys.len(),
+        log: match (form(config.log.stdout), &config.log.file) {
+            (Form::Text, None) => "a line for each request below; JSON when this is no terminal",
+            (Form::Text, Some(_)) => "a line for each request below; JSON in `log.file`",
+            (Form::Json, _) => "JSON on standard output",
+            (Form::Off, Some(_)) => "in `log.file`",
+            (Form::Off, None) => "off",
+        },
+    };
+    match io::stderr().is_terminal() {
+        true => Greeting::Person(welcome.text()),
+        false => Greeting::Journal(welcome.line()),
     }
-    text.push_str(&format!(
-        "  try it\n    curl {base}/v1/chat/completions -H 'authorization: Bearer {key}' -H 'content-type: application/json' \\\n      -d '{{\"model\":\"{model}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n    OPENAI_BASE_URL={base}/v1 OPENAI_API_KEY={key}   (openai SDKs)\n    ANTHROPIC_BASE_URL={base} ANTHROPIC_AUTH_TOKEN={key} claude --model {model}"
-    ));
-    text
+}
+
+#[expect(clippy::print_stderr, reason = "words for the person who started it")]
+fn greet(greeting: &Greeting) {
+    match greeting {
+        Greeting::Person(text) => eprintln!("{text}"),
+        Greeting::Journal(line) => tracing::info!("{line}"),
+    }
 }

@@ -20,7 +20,7 @@ pub struct Listen {
     pub limits: Limits,
     /// Threads that serve requests; when not set, one for each core the process may use.
     pub workers: Option<usize>,
-    /// Addresses or networks (`10.0.0.0/8`) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are believed.
+    /// Addresses or networks (`10.0.0.0/8`) of proxies whose `x-forwarded-for` is believed: the log then shows the caller's address, not theirs.
     pub trusted_proxies: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes of an upstream answer that is not streamed; larger ones count as a fault of the upstream.
     pub max_answer_bytes: ByteSize,
-    /// Client connections at the same time; further ones wait in the queue of the operating system.
+    /// Client connections at the same time; further ones are closed at once.
     pub max_connections: usize,
     /// How long an idle client connection is kept open.
     pub keep_alive_timeout: Duration,

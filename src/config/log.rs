@@ -23,7 +23,7 @@ impl Default for Records {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `json` writes the access log to standard output; `off` does not.
+    /// Form of the access log on standard output: `json`, `text` for people, or `off`. `auto` is `text` on a terminal and `json` everywhere else.
     pub stdout: Stdout,
     /// File that the access log is appended to, besides standard output.
     pub file: Option<PathBuf>,
@@ -36,7 +36,9 @@ pub struct Log {
 #[serde(rename_all = "lowercase")]
 pub enum Stdout {
     #[default]
+    Auto,
     Json,
+    Text,
     // Tools that still speak YAML 1.1 write `off` back as `false`.
     #[serde(alias = "false")]
     Off,

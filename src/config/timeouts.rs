@@ -45,7 +45,7 @@ pub struct TimeoutOverrides {
     pub first_token: Option<DurationOrOff>,
     /// Between two pieces of an answer.
     pub idle: Option<DurationOrOff>,
-    /// The whole exchange, every attempt included; on a target or a provider, one attempt.
+    /// The whole exchange, every attempt included, counted from the client's request whichever target is being tried.
     pub total: Option<DurationOrOff>,
 }
 

@@ -10,7 +10,7 @@ use crate::config;
 use crate::dialect::{self, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Overrides, Provider, Secret, Timeouts};
-use crate::upstream::{Dial, Wire};
+use crate::upstream::{Dial, Proxy, Wire};
 
 /// The environment, as the builder was given it.
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -78,7 +78,8 @@ pub(super) fn build(
             wire,
             connect_timeout: timeouts.connect,
             http2_only: written.http2 == Some(true) && base_url.starts_with("http://"),
-            proxy: written.proxy.clone(),
+            http1_only: written.http2 == Some(false),
+            proxy: proxy(written.proxy.as_deref()),
         });
         let query =
             written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
@@ -165,6 +166,15 @@ fn wire(base: &str, mock: bool) -> Result<(Wire, String), String> {
     let (socket, prefix) =
         path.split_once(":/").map_or((path, String::new()), |(socket, rest)| (socket, format!("/{rest}")));
     Ok((Wire::Unix(PathBuf::from(socket)), format!("http://localhost{prefix}")))
+}
+
+/// Tools that still speak YAML 1.1 write `off` back as `false`.
+fn proxy(written: Option<&str>) -> Proxy {
+    match written {
+        None => Proxy::Environment,
+        Some("off" | "false") => Proxy::Off,
+        Some(url) => Proxy::Url(url.to_owned()),
+    }
 }
 
 enum Scheme<'a> {

@@ -39,6 +39,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
     for (name, model) in config.models.iter() {
         let targets = model.targets();
         let mut built = Vec::with_capacity(targets.len());
+        let mut left_out = Vec::new();
         for target in &targets {
             let Some((provider, upstream)) = target.split() else {
                 wrong.push(format!("models.{name}: `{}` is no target; write provider/model", target.target));
@@ -46,12 +47,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
             };
             let Some(provider) = routes.providers.iter().find(|live| live.name == provider) else {
                 match routes.dormant.iter().find(|(dormant, _)| dormant == provider) {
-                    Some((_, variable)) => {
-                        warnings.push(format!(
-                            "models.{name}: the target {} is left out: {variable} is not set",
-                            target.target
-                        ));
-                    }
+                    Some((_, variable)) => left_out.push(format!("{} ({variable})", target.target)),
                     None => wrong.push(format!("models.{name}: no provider is called `{provider}`")),
                 }
                 continue;
@@ -60,7 +56,10 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
             let own = of_model.with(&providers::overrides(&target.set, &target.default, &target.drop));
             built.push(route_target(provider, upstream, &own, target.timeouts.or(model.timeouts), config));
         }
-        // A model none of whose targets is live is unknown to callers; the warnings above say why.
+        if !left_out.is_empty() {
+            warnings.push(format!("models.{name}: left out, because their key is not set: {}", left_out.join(", ")));
+        }
+        // A model none of whose targets is live is unknown to callers; the warning above says why.
         if built.is_empty() {
             continue;
         }

@@ -3,6 +3,8 @@
 //! The request path only hands a line over; when the sink cannot keep up, lines are dropped and counted, never waited
 //! for. Prompts, answers and keys are not in it.
 
+pub mod text;
+
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -137,6 +139,8 @@ struct Record<'a> {
     request_id: &'a str,
     key: Option<&'a str>,
     project: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a std::collections::BTreeMap<String, String>>,
     peer: Option<std::net::SocketAddr>,
     endpoint: &'a str,
     dialect: &'a str,
@@ -224,6 +228,7 @@ impl<'a> Record<'a> {
             request_id: &x.request_id,
             key: x.principal.as_ref().map(|principal| principal.key.as_str()),
             project: x.principal.as_ref().and_then(|principal| principal.project.as_deref()),
+            metadata: x.principal.as_ref().map(|principal| &principal.metadata).filter(|labels| !labels.is_empty()),
             peer: x.peer,
             endpoint: x.endpoint,
             dialect: x.dialect.name(),

@@ -18,7 +18,7 @@ pub struct Records {
 
 impl Records {
     pub fn new(keep: usize) -> Self {
-        Records { next: AtomicU32::new(0), slots: (0..keep.max(1)).map(|_| Mutex::default()).collect() }
+        Records { next: AtomicU32::new(0), slots: (0..keep).map(|_| Mutex::default()).collect() }
     }
 
     /// A fresh id: `gen-`, 16 random hexadecimal digits, and 8 that name the slot.
@@ -54,7 +54,7 @@ impl Records {
     fn slot(&self, id: &str) -> Option<&Mutex<Bytes>> {
         let number = id.strip_prefix("gen-").filter(|digits| digits.len() == 24)?.get(16..)?;
         let number = usize::from_str_radix(number, 16).ok()?;
-        self.slots.get(number % self.slots.len())
+        self.slots.get(number.checked_rem(self.slots.len())?)
     }
 }
 
@@ -71,6 +71,14 @@ mod tests {
         }
         assert!(records.find(&ids[0]).is_none());
         assert!(records.find(&ids[1]).is_some() && records.find(&ids[2]).is_some());
+    }
+
+    #[test]
+    fn a_ring_without_room_keeps_nothing() {
+        let records = Records::new(0);
+        let id = records.id();
+        records.keep(&id, format!("{{\"id\":\"{id}\"}}").into());
+        assert!(records.find(&id).is_none());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use super::Dial;
+use super::{Dial, Proxy};
 use crate::mock;
 
 /// What lies under HTTP.
@@ -45,6 +45,8 @@ const MOCK_BUFFER: usize = 64 << 10;
 pub struct Proxies {
     matcher: Matcher,
     tls: Arc<rustls::ClientConfig>,
+    /// The same without HTTP/2.
+    tls_http1: Arc<rustls::ClientConfig>,
     mock: mock::Options,
 }
 
@@ -55,14 +57,17 @@ impl Proxies {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(trust_roots())
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Proxies { matcher: Matcher::from_env(), tls: Arc::new(tls), mock })
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls_http1 = Arc::new(tls.clone());
+        tls.alpn_protocols.insert(0, b"h2".to_vec());
+        Ok(Proxies { matcher: Matcher::from_env(), tls: Arc::new(tls), tls_http1, mock })
     }
 
     fn intercept(&self, dial: &Dial, uri: &Uri) -> Option<Intercept> {
         match &dial.proxy {
-            Some(proxy) => Matcher::builder().all(proxy.as_str()).build().intercept(uri),
-            None => self.matcher.intercept(uri),
+            Proxy::Url(proxy) => Matcher::builder().all(proxy.as_str()).build().intercept(uri),
+            Proxy::Off => None,
+            Proxy::Environment => self.matcher.intercept(uri),
         }
     }
 }
@@ -127,7 +132,11 @@ impl Connector {
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())?;
-        let connector = TlsConnector::from(self.proxies.tls.clone());
+        let connector = TlsConnector::from(if self.dial.http1_only {
+            self.proxies.tls_http1.clone()
+        } else {
+            self.proxies.tls.clone()
+        });
         Ok((Stream::Tls(Box::new(connector.connect(name, tcp).await?)), false))
     }
 }
