@@ -43,8 +43,7 @@ def test_tokens_are_counted(client, log_of, provider):
     assert log_of(speaker)["operation"] == "count_tokens"
 
 
-@at(*MOCK, *AIMOCK)
-def test_a_tool_runner_runs_to_its_end(client, provider):
+def run_tools(client, provider: str, **more) -> None:
     _, sdk, prefix = client(provider)
     asked = []
 
@@ -60,12 +59,24 @@ def test_a_tool_runner_runs_to_its_end(client, provider):
         return "21 degrees"
 
     runner = sdk.beta.messages.tool_runner(
-        model=prefix + "mock-fast", max_tokens=4096, tools=[get_weather],
+        model=prefix + "mock-fast", max_tokens=4096, tools=[get_weather], **more,
         messages=[{"role": "user", "content": "what is the weather in Paris? Use get_weather."}],
     )
     last = runner.until_done()
     assert last.stop_reason == "end_turn"
     assert len(asked) == 1
+    assert "21" in last.content[0].text
+
+
+@at(*MOCK, *AIMOCK)
+def test_a_tool_runner_runs_to_its_end(client, provider):
+    run_tools(client, provider, thread=False)
+
+
+@at(*(provider for provider in [*MOCK, *AIMOCK] if not provider.endswith("anthropic")))
+def test_a_thread_that_nobody_holds_is_refused_so_that_the_runner_goes_on_without(client, provider):
+    """By default the runner has the server keep the conversation and sends what is new: lost, if that is overlooked."""
+    run_tools(client, provider)
 
 
 @at("mock-anthropic")

@@ -24,6 +24,9 @@ def run(node_clients, gateway):
 
     def go(client: str, provider: str, task: str, model: str = "any-model", **job) -> dict:
         root, prefix = gateway.where(provider, CLIENTS[client])
+        if client == "ai-google":
+            # It takes a name with a slash for a whole path.
+            prefix = "models/" + prefix
         return node_clients.run(client=client, task=task, root=root, key=gateway.key, model=prefix + model, **job)
 
     return go

@@ -20,19 +20,19 @@ PROVIDERS = {
     "aimock-openai": ("aimock", "openai_chat", "/v1"),
     "aimock-responses": ("aimock", "openai_responses", "/v1"),
     "aimock-anthropic": ("aimock", "anthropic", ""),
-    "aimock-gemini": ("aimock", "gemini", ""),
+    "aimock-gemini": ("aimock", "gemini", "/v1beta"),
     "llmock-openai": ("llmock", "openai_chat", "/v1"),
     "llmock-responses": ("llmock", "openai_responses", "/v1"),
     "llmock-anthropic": ("llmock", "anthropic", "/anthropic"),
-    "llmock-gemini": ("llmock", "gemini", "/gemini"),
+    "llmock-gemini": ("llmock", "gemini", "/gemini/v1beta"),
     "mock-chat": ("mock", "openai_chat", "/v1"),
     "mock-responses": ("mock", "openai_responses", "/v1"),
     "mock-anthropic": ("mock", "anthropic", ""),
-    "mock-gemini": ("mock", "gemini", ""),
+    "mock-gemini": ("mock", "gemini", "/v1beta"),
     "script-chat": ("script", "openai_chat", "/v1"),
     "script-responses": ("script", "openai_responses", "/v1"),
     "script-anthropic": ("script", "anthropic", ""),
-    "script-gemini": ("script", "gemini", ""),
+    "script-gemini": ("script", "gemini", "/v1beta"),
 }
 
 # What a provider speaks besides its first dialect: same-dialect traffic then goes through as it is.
@@ -114,7 +114,7 @@ class Direct:
 
     def where(self, provider: str, dialect: str) -> tuple[str, str]:
         server, _, path = PROVIDERS[provider]
-        return self.servers[server].url + path.removesuffix("/v1"), ""
+        return self.servers[server].url + path.removesuffix("/v1").removesuffix("/v1beta"), ""
 
     def stop(self) -> None:
         pass

@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 
-from .process import clean_env
+from .process import DIES_WITH_US, clean_env
 from .upstreams import SDK, node
 
 # client -> the dialect it speaks
@@ -21,7 +21,7 @@ class NodeClients:
     def __init__(self, logs):
         self._errors = (logs / "node.out").open("wb")
         self._child = subprocess.Popen(
-            [node(), SDK / "node" / "worker.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            [*DIES_WITH_US, node(), SDK / "node" / "worker.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env=clean_env(), text=True, encoding="utf-8",
         )
         self._lock = threading.Lock()

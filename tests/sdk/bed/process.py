@@ -13,6 +13,9 @@ from pathlib import Path
 # Below the kernel's ephemeral range, so that no outgoing connection can take a port between the look and the bind.
 PORTS = range(20_000, 32_000)
 
+# A killed test run leaves nothing behind.
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
+
 
 def free_port() -> int:
     """A port nobody listens on, from this worker's own share of the range."""
@@ -48,7 +51,7 @@ class Process:
         self.output = logs / f"{name}.out"
         with self.output.open("wb") as out:
             self.child = subprocess.Popen(
-                [str(part) for part in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                [*DIES_WITH_US, *map(str, argv)], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 env=env or clean_env(), start_new_session=True,
             )
         try:

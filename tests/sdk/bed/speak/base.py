@@ -89,7 +89,7 @@ class Speaker(ABC):
     name: str
     dialect: str
 
-    def __init__(self, root: str, key: str, prefix: str = "", timeout: float = 20.0, retries: int = 0):
+    def __init__(self, root: str, key: str, prefix: str = "", timeout: float = 10.0, retries: int = 0):
         self.prefix = prefix
         self.headers: dict = {}
         self.status: int | None = None

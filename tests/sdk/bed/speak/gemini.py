@@ -17,6 +17,7 @@ class Gemini(Speaker):
             base_url=root,
             api_version=self.version,
             httpx_client=self.http,
+            timeout=int(timeout * 1000),
             retry_options=types.HttpRetryOptions(attempts=retries + 1, initial_delay=0.01),
         )
         return genai.Client(api_key=key, http_options=options)
