@@ -242,7 +242,7 @@ mod tests {
         let (head, ()) = request.into_parts();
         match find(&head) {
             Ok(matched) => Ok((matched.endpoint.path, matched.op, matched.param)),
-            Err(unserved) => Err(unserved.fault.status()),
+            Err(unserved) => Err(unserved.fault.status("openai_chat")),
         }
     }
 

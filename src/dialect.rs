@@ -218,6 +218,11 @@ pub trait Dialect: Send + Sync {
         None
     }
 
+    /// Headers that every request of this wire form must have; the operator's and the client's own come over them.
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// Headers of a client that belong to the wire form and go along to an upstream of the same dialect.
     fn forwarded_headers(&self) -> &'static [&'static str] {
         &[]

@@ -240,13 +240,20 @@ impl Fault {
         self.kind.row().retry
     }
 
-    /// The HTTP status a caller gets: the upstream's own where it refused the caller's request, else the table's.
-    /// An upstream that refused *our* credential is a bad gateway, not the caller's 401.
-    pub fn status(&self) -> u16 {
-        match (&self.refusal, self.kind) {
-            (_, Kind::UpstreamCredential) | (None, _) => self.kind.row().status,
-            (Some(refusal), _) if (400..600).contains(&refusal.status) => refusal.status,
-            (Some(_), _) => self.kind.row().status,
+    /// The HTTP status a caller of `dialect` gets. The upstream's own, where it speaks the caller's dialect; across
+    /// dialects too where it only says which of many 4xx or 5xx it was, while for meanings that dialects give different
+    /// statuses (an empty account, an overload) the table's. An upstream that refused *our* credential is a bad gateway,
+    /// not the caller's 401.
+    pub fn status(&self, dialect: &str) -> u16 {
+        let table = self.kind.row().status;
+        let Some(refusal) = self.refusal.as_deref().filter(|refusal| (400..600).contains(&refusal.status)) else {
+            return table;
+        };
+        match self.kind {
+            Kind::UpstreamCredential => table,
+            _ if refusal.dialect == dialect => refusal.status,
+            Kind::QuotaExceeded | Kind::Overloaded | Kind::ContextLength | Kind::ContentPolicy | Kind::RateLimited => table,
+            _ => refusal.status,
         }
     }
 
@@ -308,7 +315,7 @@ mod tests {
             message: "Incorrect API key".into(),
             ..Refusal::default()
         });
-        assert_eq!(fault.status(), 502);
+        assert_eq!(fault.status("openai_chat"), 502);
         assert!(fault.text().contains("api_key"));
     }
 }

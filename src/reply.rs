@@ -65,7 +65,7 @@ impl Reply {
 
     /// A fault as the caller's dialect writes it.
     pub fn fault(fault: &Fault, dialect: &dyn Dialect, request_id: &str) -> Self {
-        let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(fault.status(dialect.name())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut reply = Reply::json(status, dialect.encode_error(fault, request_id));
         let headers = &mut reply.headers;
         headers.insert(X_ERROR, HeaderValue::from_static(fault.code()));

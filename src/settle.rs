@@ -81,7 +81,7 @@ fn settle(exchange: &Exchange, state: &State) {
     let (usage, estimated) = usage(exchange);
     let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
     let status = match fault {
-        Some(fault) if exchange.status < 400 => fault.status(),
+        Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
     let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };

@@ -139,6 +139,9 @@ pub(super) fn address(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(USER_AGENT, AGENT);
+    for (name, value) in face.dialect.headers() {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
     headers.extend(provider.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     for name in client.map_or(&[][..], |_| face.dialect.forwarded_headers()) {
         if let Some(value) = client.and_then(|client| client.get(*name)) {

@@ -40,6 +40,11 @@ impl Dialect for Anthropic {
         Some("request-id")
     }
 
+    fn headers(&self) -> &'static [(&'static str, &'static str)] {
+        // The version that every feature of the Messages API is written for; newer features come by beta headers.
+        &[("anthropic-version", "2023-06-01")]
+    }
+
     fn forwarded_headers(&self) -> &'static [&'static str] {
         &["anthropic-version", "anthropic-beta"]
     }

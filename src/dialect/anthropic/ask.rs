@@ -14,11 +14,19 @@ use crate::chat::{Ask, Effort, Extra, Message, OutputFormat, ReasoningAsk, Role,
 use crate::dialect::RawAsk;
 use crate::fault::{Fault, Kind};
 
+/// A conversation that Anthropic keeps between turns (beta of August 2026). Overlooked, the turns before would be lost;
+/// refused, its SDK goes on without it.
+pub const THREAD: &str = "thread";
+
 pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     let mut body: Object = serde_json::from_slice(raw.body)
         .map_err(|error| Fault::new(Kind::InvalidJson, format!("The body is not a JSON object: {error}.")))?;
     let model = read(&mut body, "", "model", &STRING)?.or_else(|| raw.model.map(str::to_owned));
     let mut ask = Ask { model: model.ok_or_else(|| missing("model"))?, source: NAME, ..Ask::default() };
+    if take(&mut body, THREAD).is_some() {
+        let text = "This provider keeps no message threads; send the whole conversation without `thread`.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param(THREAD));
+    }
     if let Some(system) = take(&mut body, "system") {
         ask.system = content(system, "system")?;
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::NAME;
+use super::ask::THREAD;
 use super::wire::str_of;
 use crate::dialect::refusal;
 use crate::fault::{Fault, Kind, Refusal};
@@ -87,6 +88,11 @@ fn object(fault: &Fault, request_id: &str) -> Value {
     if refusal.is_none() {
         error.insert("code".to_owned(), fault.code().into());
     }
+    if fault.kind == Kind::UnsupportedFeature && fault.param.as_deref() == Some(THREAD) {
+        // What makes the SDK send the whole conversation instead.
+        let details = json!({"error_code": "thread_unsupported_request", "unsupported": [THREAD]});
+        error.insert("details".to_owned(), details);
+    }
     json!({"type": "error", "error": error, "request_id": request_id})
 }
 
@@ -109,7 +115,7 @@ mod tests {
             (Some("invalid_request_error"), Some("req_1"))
         );
         let fault = refusal::fault(refusal, None);
-        assert_eq!((fault.kind, fault.status()), (Kind::UpstreamRejected, 400));
+        assert_eq!((fault.kind, fault.status(NAME)), (Kind::UpstreamRejected, 400));
         assert_eq!(encode(&fault, "ours"), body);
     }
 

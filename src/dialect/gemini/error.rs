@@ -116,7 +116,7 @@ fn status(fault: &Fault) -> Vec<u8> {
         }));
     }
     let error = json!({
-        "error": { "code": fault.status(), "message": fault.text(), "status": word, "details": details }
+        "error": { "code": fault.status(NAME), "message": fault.text(), "status": word, "details": details }
     });
     serde_json::to_vec(&error).unwrap_or_default()
 }

@@ -36,7 +36,9 @@ pub const UNSPECIFIED: &str = "FINISH_REASON_UNSPECIFIED";
 /// Gemini says `STOP` also when it calls functions.
 pub fn read(native: &str, calls: bool) -> Finish {
     let row = REASONS.iter().find(|(word, _)| *word == native);
-    match row.map_or(Finish::Error, |(_, finish)| *finish) {
+    // Servers that imitate Gemini have words of their own for calls; that there are calls says it better.
+    let unknown = if calls { Finish::ToolCalls } else { Finish::Error };
+    match row.map_or(unknown, |(_, finish)| *finish) {
         Finish::Stop if calls => Finish::ToolCalls,
         finish => finish,
     }

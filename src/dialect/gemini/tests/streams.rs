@@ -163,7 +163,7 @@ fn an_error_inside_the_stream_is_a_fault_with_its_status() {
     let (events, end) = read(&fixture("stream_error.sse"), usize::MAX);
     end.expect("nothing follows a fault");
     let Some(Event::Fault(fault)) = events.last() else { panic!("{events:?}") };
-    assert_eq!((fault.kind, fault.status()), (Kind::Overloaded, 503));
+    assert_eq!((fault.kind, fault.status("gemini")), (Kind::Overloaded, 503));
     assert_eq!(fault.text(), "The model is overloaded. Please try again later.");
 }
 

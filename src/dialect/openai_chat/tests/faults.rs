@@ -97,7 +97,7 @@ fn an_error_inside_a_stream_is_a_fault_and_the_end() {
 fn an_error_in_a_good_status_is_a_fault() {
     let read = |body: &str| OpenAiChat.decode_answer(body.as_bytes()).expect_err(body);
     let fault = read(r#"{"error":{"message":"Provider returned error","code":502},"user_id":"u"}"#);
-    assert_eq!((fault.kind, fault.status()), (Kind::UpstreamError, 502));
+    assert_eq!((fault.kind, fault.status("openai_chat")), (Kind::UpstreamError, 502));
     assert_eq!(read(r#"{"detail":"Model is loading"}"#).message, "Model is loading");
     for body in [
         "",
