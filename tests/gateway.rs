@@ -11,5 +11,6 @@ mod gateway {
     mod raw;
     mod support;
     mod upstream;
+    mod waiting;
     mod wire;
 }
