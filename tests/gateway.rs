@@ -7,9 +7,11 @@ mod gateway {
     mod commit;
     mod dialect;
     mod faults;
+    mod limits;
     mod pairs;
     mod raw;
     mod support;
+    mod tls;
     mod upstream;
     mod waiting;
     mod wire;
