@@ -118,6 +118,7 @@ impl Keys {
             let value = headers.get(name)?.to_str().ok()?.trim();
             let bare = match value.split_once(' ') {
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim(),
+                // A client whose key is empty: white space at the end does not survive the wire.
                 None if value.eq_ignore_ascii_case("bearer") => "",
                 _ => value,
             };
@@ -185,6 +186,7 @@ mod tests {
     fn strangers_and_expired_keys_are_refused() {
         assert_eq!(check("", "", None), Err(Kind::MissingCredential));
         assert_eq!(check("authorization", "Bearer ", None), Err(Kind::MissingCredential));
+        assert_eq!(check("authorization", "Bearer", None), Err(Kind::MissingCredential));
         assert_eq!(check("authorization", "Bearer sk-two", None), Err(Kind::InvalidCredential));
         assert_eq!(check("authorization", "Bearer sk-old", None), Err(Kind::InvalidCredential));
         assert_eq!(check("x-goog-api-key", "sk-one", None), Err(Kind::MissingCredential));

@@ -106,11 +106,7 @@ pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Out
 
 /// The headers that every answer of an exchange carries.
 fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
-    headers.insert(X_REQUEST_ID, text(&exchange.request_id));
-    if let Some(name) = exchange.dialect.request_id_header() {
-        headers.insert(HeaderName::from_static(name), text(&exchange.request_id));
-    }
-    headers.insert(X_ID, text(&exchange.id));
+    identify(headers, exchange.dialect, &exchange.id, &exchange.request_id);
     if let Some(target) = exchange.target() {
         headers.insert(X_PROVIDER, text(&target.provider.name));
         headers.insert(X_MODEL, text(&target.model));
@@ -123,6 +119,15 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
     }
     let overhead = exchange.overhead_at_head.as_micros();
     headers.insert(X_OVERHEAD, text(&format!("{}.{:03}", overhead / 1000, overhead % 1000)));
+}
+
+/// The ids that can be told before anything is known of the answer.
+fn identify(headers: &mut HeaderMap, dialect: &dyn Dialect, id: &str, request_id: &str) {
+    headers.insert(X_REQUEST_ID, text(request_id));
+    if let Some(name) = dialect.request_id_header() {
+        headers.insert(HeaderName::from_static(name), text(request_id));
+    }
+    headers.insert(X_ID, text(id));
 }
 
 fn stream_headers(headers: &mut HeaderMap, sse: bool) {
@@ -273,20 +278,21 @@ impl std::fmt::Debug for Waiting {
 #[derive(Debug)]
 pub struct Late {
     dialect: &'static dyn Dialect,
+    id: String,
     request_id: String,
 }
 
 impl Late {
     /// Takes down what the head will need, while the exchange is still at hand.
     pub fn head(exchange: &Exchange) -> Self {
-        Late { dialect: exchange.dialect, request_id: exchange.request_id.clone() }
+        Late { dialect: exchange.dialect, id: exchange.id.clone(), request_id: exchange.request_id.clone() }
     }
 
     /// Answers 200 now and goes on with `attempt`, a comment every `interval` until it is done.
     pub fn respond(self, attempt: Behind, interval: Duration) -> Response<Outbound> {
-        let mut headers = HeaderMap::with_capacity(6);
+        let mut headers = HeaderMap::with_capacity(8);
         stream_headers(&mut headers, true);
-        headers.insert(X_REQUEST_ID, text(&self.request_id));
+        identify(&mut headers, self.dialect, &self.id, &self.request_id);
         let waiting = Waiting {
             attempt,
             interval,

@@ -25,6 +25,9 @@ use crate::upstream::{Pools, Proxies, Upstream};
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// How often a worker that has no room for connections looks for some.
+const ROOM_CHECK: Duration = Duration::from_millis(10);
+
 /// What every worker shares.
 #[derive(Clone)]
 pub struct Shared {
@@ -90,16 +93,11 @@ async fn accept(shared: Shared, listener: TcpListener) {
     let mine = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = next(&shared, &listener) => accepted,
             _ = draining.wait_for(|draining| *draining) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                if shared.connections.load(Ordering::Relaxed) >= shared.generation.load().server.max_connections {
-                    // Closing at once is the only answer that costs nothing; clients see a refused connection.
-                    tracing::warn!("a connection was refused: listen.limits.max_connections are open");
-                    continue;
-                }
                 let open = Open::new([shared.connections.clone(), mine.clone()]);
                 let (shared, upstream) = (shared.clone(), upstream.clone());
                 tokio::spawn(async move {
@@ -118,6 +116,18 @@ async fn accept(shared: Shared, listener: TcpListener) {
     while mine.load(Ordering::Relaxed) > 0 {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The next connection, once there is room for it. Until then clients wait in the kernel's queue.
+async fn next(shared: &Shared, listener: &tokio::net::TcpListener) -> io::Result<(tokio::net::TcpStream, SocketAddr)> {
+    let full = || shared.connections.load(Ordering::Relaxed) >= shared.generation.load().server.max_connections;
+    if full() {
+        tracing::warn!("listen.limits.max_connections are open; further ones wait");
+        while full() {
+            sleep(ROOM_CHECK).await;
+        }
+    }
+    listener.accept().await
 }
 
 /// Counts a connection as long as it lives.

@@ -3,12 +3,17 @@
 //! Each module holds one promise of the design. Tests start what they need on free ports and stop it when they end.
 
 mod gateway {
+    mod auth;
+    mod clients;
     mod commit;
     mod dialect;
     mod faults;
+    mod limits;
     mod pairs;
     mod raw;
     mod support;
+    mod tls;
     mod upstream;
+    mod waiting;
     mod wire;
 }

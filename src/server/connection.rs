@@ -32,6 +32,11 @@ use crate::upstream::Upstream;
 /// clients that have stopped.
 const CLIENT_STALL: Duration = Duration::from_secs(300);
 
+/// Bytes that the kernel holds for a client beyond what is on its way. Without a bound it takes megabytes from a fast
+/// upstream for a client that has stopped reading; throughput does not depend on it.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
 /// Bounds of a connection, as the generation in force has them when it begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -46,6 +51,8 @@ pub struct Limits {
 /// Serves a connection to its end.
 pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
     let generation = shared.generation.load_full();
     let limits = generation.server;
     let Some(tls) = generation.tls.clone() else {
