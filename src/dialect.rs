@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use memchr::memmem;
 
 use crate::chat::{Answer, Ask, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
@@ -234,9 +233,9 @@ pub trait Dialect: Send + Sync {
     }
 
     /// Whether a client's body holds opaque values that another provider made and we sealed. It must not be relayed as
-    /// it stands: this dialect's provider would refuse them. A cheap search; a false alarm only costs a translation.
-    fn holds_sealed(&self, body: &[u8]) -> bool {
-        memmem::find(body, b"\"portcullis.").is_some() || memmem::find(body, b"\"portcullis-call.").is_some()
+    /// it stands: this dialect's provider would refuse them. A false alarm only costs a translation.
+    fn holds_sealed(&self, envelope: &Envelope) -> bool {
+        envelope.holds_sealed()
     }
 
     /// What may be written between two frames to keep a waiting connection open.

@@ -3,12 +3,12 @@
 //! Never builds a tree: values stay as the bytes the client sent, so number spelling, key order and unknown fields
 //! survive. Refuses what two parsers could read in two ways.
 
+pub mod scan;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use crate::fault::{Fault, Kind};
@@ -23,15 +23,23 @@ pub struct Envelope {
     fields: Vec<Field>,
     /// Position just after the opening brace.
     open: usize,
+    sealed: bool,
     edits: SmallVec<[Edit; 4]>,
 }
 
 #[derive(Debug, Clone)]
 struct Field {
-    key: Cow<'static, str>,
+    key: Key,
     /// From the key's opening quote to the end of the value.
     whole: Range<usize>,
     value: Range<usize>,
+}
+
+/// A key; where it stands, or what it means when it is written with escapes.
+#[derive(Debug, Clone)]
+enum Key {
+    Plain(Range<usize>),
+    Escaped(String),
 }
 
 #[derive(Debug, Clone)]
@@ -50,33 +58,35 @@ impl Envelope {
     /// [`Kind::InvalidJson`] when the body is not one JSON object, [`Kind::AmbiguousRequest`] when a guarded key stands
     /// twice or in another casing.
     pub fn read(body: Bytes) -> Result<Envelope, Fault> {
-        let start = body.as_ptr() as usize;
         let mut fields = Vec::with_capacity(12);
-        let mut json = serde_json::Deserializer::from_slice(&body);
-        let scan = Scan { start, fields: &mut fields };
-        json.deserialize_map(scan).and_then(|()| json.end()).map_err(|error| invalid(&body, &error))?;
+        let read = scan::object(&body, |member| {
+            let whole = member.key.start - 1..member.value.end;
+            fields.push(Field { key: Key::Plain(member.key), whole, value: member.value });
+        });
+        let sealed = read.map_err(|_| invalid(&body))?;
         let open = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
-        // The key's own span is found backwards from the value: a colon and the key lie between it and what came before.
-        let mut floor = open;
         for field in &mut fields {
-            let from =
-                body[floor..field.value.start].iter().position(|byte| *byte == b'"').map_or(floor, |at| floor + at);
-            field.whole = from..field.value.end;
-            floor = field.value.end;
+            field.key.unescape(&body)?;
         }
         for guarded in GUARDED {
-            let mut matching = fields.iter().filter(|field| field.key.eq_ignore_ascii_case(guarded));
+            let key = |field: &&Field| field.key.bytes(&body).eq_ignore_ascii_case(guarded.as_bytes());
+            let mut matching = fields.iter().filter(key);
             let first = matching.next();
-            if matching.next().is_some() || first.is_some_and(|field| field.key != *guarded) {
+            if matching.next().is_some() || first.is_some_and(|field| field.key.bytes(&body) != guarded.as_bytes()) {
                 let text = format!("The field `{guarded}` stands more than once or in an odd spelling.");
                 return Err(Fault::new(Kind::AmbiguousRequest, text).param(*guarded));
             }
         }
-        Ok(Envelope { body, fields, open, edits: SmallVec::new() })
+        Ok(Envelope { body, fields, open, sealed, edits: SmallVec::new() })
     }
 
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Whether a string anywhere in the body begins like those that this gateway seals.
+    pub fn holds_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The value of a top-level field, as the client wrote it.
@@ -108,7 +118,7 @@ impl Envelope {
 
     /// The names of the top-level fields, in order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.key.as_ref())
+        self.fields.iter().filter_map(|field| std::str::from_utf8(field.key.bytes(&self.body)).ok())
     }
 
     /// Sets a top-level field to a JSON value, in place or as the first field.
@@ -116,7 +126,10 @@ impl Envelope {
         let value = value.into();
         if let Some(field) = self.field(key) {
             let at = field.value.clone();
-            self.edit(at, value);
+            // What stands there already needs no edit, unless it is to undo one. The body then goes out in one piece.
+            if self.body[at.clone()] != value || !self.edits.is_empty() {
+                self.edit(at, value);
+            }
             return;
         }
         let mut text = serde_json::to_vec(key).unwrap_or_default();
@@ -136,7 +149,7 @@ impl Envelope {
 
     /// Removes a top-level field with the comma that belongs to it.
     pub fn remove(&mut self, key: &str) {
-        let Some(index) = self.fields.iter().position(|field| field.key == key) else { return };
+        let Some(index) = self.position(key) else { return };
         let whole = self.fields[index].whole.clone();
         let at = match (index.checked_sub(1), self.fields.get(index + 1)) {
             (_, Some(next)) => whole.start..next.whole.start,
@@ -168,7 +181,11 @@ impl Envelope {
     }
 
     fn field(&self, key: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.key == key)
+        self.position(key).map(|at| &self.fields[at])
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.fields.iter().position(|field| field.key.bytes(&self.body) == key.as_bytes())
     }
 
     /// Keeps edits in the order of the body; a later edit of the same place replaces the earlier one.
@@ -184,89 +201,37 @@ impl Envelope {
     }
 }
 
-fn invalid(body: &[u8], error: &serde_json::Error) -> Fault {
-    let text = if body.iter().all(u8::is_ascii_whitespace) {
-        "The body is empty.".to_owned()
-    } else {
-        format!("The body is not a JSON object: {error}.")
-    };
-    Fault::new(Kind::InvalidJson, text)
-}
-
-/// Collects the fields of the outermost object.
-struct Scan<'a> {
-    start: usize,
-    fields: &'a mut Vec<Field>,
-}
-
-impl<'de> Visitor<'de> for Scan<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON object")
+impl Key {
+    fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
+        match self {
+            Key::Plain(at) => &body[at.clone()],
+            Key::Escaped(key) => key.as_bytes(),
+        }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Key(key)) = map.next_key()? {
-            let value: &RawValue = map.next_value()?;
-            let from = value.get().as_ptr() as usize - self.start;
-            let value = from..from + value.get().len();
-            self.fields.push(Field { key, whole: value.clone(), value });
+    /// Reads a key that is written with escapes, so that it is known by what it means.
+    fn unescape(&mut self, body: &[u8]) -> Result<(), Fault> {
+        if let Key::Plain(at) = self
+            && body[at.clone()].contains(&b'\\')
+        {
+            let quoted = &body[at.start - 1..at.end + 1];
+            *self = Key::Escaped(serde_json::from_slice(quoted).map_err(|_| invalid(body))?);
         }
         Ok(())
     }
 }
 
-/// A key, without an allocation for the names everybody sends.
-struct Key(Cow<'static, str>);
-
-/// Field names of the four dialects that occur in nearly every ask.
-const USUAL: &[&str] = &[
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "temperature",
-    "max_tokens",
-    "top_p",
-    "tools",
-    "tool_choice",
-    "system",
-    "input",
-    "instructions",
-    "contents",
-    "generationConfig",
-    "user",
-    "metadata",
-    "store",
-    "reasoning",
-    "max_completion_tokens",
-    "parallel_tool_calls",
-    "response_format",
-    "thinking",
-    "n",
-    "stop",
-    "seed",
-    "usage",
-];
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl Visitor<'_> for V {
-            type Value = Key;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a field name")
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
-                Ok(Key(match USUAL.iter().find(|usual| **usual == text) {
-                    Some(usual) => Cow::Borrowed(*usual),
-                    None => Cow::Owned(text.to_owned()),
-                }))
-            }
+/// What is wrong with a body. Only now is it parsed by something that can say where.
+fn invalid(body: &[u8]) -> Fault {
+    let text = if body.iter().all(u8::is_ascii_whitespace) {
+        "The body is empty.".to_owned()
+    } else {
+        match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body) {
+            Err(error) => format!("The body is not a JSON object: {error}."),
+            Ok(_) => "The body is not a JSON object.".to_owned(),
         }
-        deserializer.deserialize_str(V)
-    }
+    };
+    Fault::new(Kind::InvalidJson, text)
 }
 
 #[cfg(test)]

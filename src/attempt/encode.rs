@@ -53,7 +53,7 @@ pub(super) fn prepare<'t>(x: &mut Exchange, call: &Call, target: &'t Target) -> 
     let face = target.face(x.dialect).ok_or_else(|| unserved(x, target))?;
     let raw = face.dialect == x.dialect
         && face.dialect.path(x.op, &target.model, x.stream).is_some()
-        && !face.dialect.holds_sealed(call.envelope.body());
+        && !face.dialect.holds_sealed(&call.envelope);
     // An attempt before may have had to leave something out; this one may not.
     x.dropped.clear();
     let request = if raw { splice(x, call, target, face)? } else { translate(x, call, target, face)? };

@@ -49,7 +49,8 @@ impl Dialect for Gemini {
         b"\n\n"
     }
 
-    fn holds_sealed(&self, body: &[u8]) -> bool {
+    fn holds_sealed(&self, envelope: &Envelope) -> bool {
+        let body = envelope.body();
         // Signatures are base64 here: the beginnings of the two sealed forms, see `signature`.
         ["\"cG9ydGN1bGxpcy", "\"ZW5jcnlwdGVkC"].iter().any(|mark| memmem::find(body, mark.as_bytes()).is_some())
     }

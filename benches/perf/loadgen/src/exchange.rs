@@ -1,0 +1,226 @@
+//! One request and its answer, timed.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use memchr::{memchr, memmem};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::report::Stats;
+use crate::{Shared, proc};
+
+/// A kept connection.
+pub struct Conn {
+    stream: TcpStream,
+    buf: Vec<u8>,
+}
+
+impl Conn {
+    async fn open(address: &str) -> io::Result<Conn> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Conn { stream, buf: Vec::with_capacity(16 << 10) })
+    }
+
+    async fn more(&mut self, place: &str) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.buf).await? {
+            0 => Err(odd(&format!("closed in {place}"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn odd(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+/// Makes one request; gives the connection back if it can serve another.
+pub async fn one(shared: &Shared, conn: Option<Conn>) -> Option<Conn> {
+    let mut conn = match conn {
+        Some(conn) => conn,
+        None => match Conn::open(&shared.address).await {
+            Ok(conn) => conn,
+            Err(error) => {
+                let mut stats = shared.stats.borrow_mut();
+                stats.errors += 1;
+                stats.bad(&error.to_string());
+                drop(stats);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                return None;
+            }
+        },
+    };
+    let mut exchange = Exchange::new(shared);
+    let outcome = exchange.go(&mut conn).await;
+    exchange.count(&outcome);
+    outcome.unwrap_or(false).then_some(conn)
+}
+
+struct Exchange<'a> {
+    shared: &'a Shared,
+    began: Instant,
+    first: Option<Instant>,
+    chunks: u64,
+    /// The stream's end was seen.
+    done: bool,
+    status: u16,
+    /// A stream's unread rest, or the start of any other body.
+    seen: Vec<u8>,
+}
+
+/// How a body ends.
+enum Length {
+    Known(usize),
+    Chunked,
+    Close,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Exchange { shared, began: Instant::now(), first: None, chunks: 0, done: false, status: 0, seen: Vec::new() }
+    }
+
+    /// True when the connection can be kept.
+    async fn go(&mut self, conn: &mut Conn) -> io::Result<bool> {
+        conn.stream.write_all(&self.shared.request).await?;
+        let (length, keep) = self.head(conn).await?;
+        match length {
+            Length::Known(length) => {
+                while conn.buf.len() < length {
+                    conn.more("the body").await?;
+                }
+                self.body(&conn.buf[..length]);
+                conn.buf.drain(..length);
+                Ok(keep)
+            }
+            Length::Chunked => self.chunked(conn).await.map(|()| keep),
+            Length::Close => loop {
+                let all = std::mem::take(&mut conn.buf);
+                self.body(&all);
+                if conn.stream.read_buf(&mut conn.buf).await? == 0 {
+                    return Ok(false);
+                }
+            },
+        }
+    }
+
+    async fn head(&mut self, conn: &mut Conn) -> io::Result<(Length, bool)> {
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; 96];
+            let mut head = httparse::Response::new(&mut headers);
+            if let httparse::Status::Complete(end) = head.parse(&conn.buf).map_err(|error| odd(&error.to_string()))? {
+                self.status = head.code.unwrap_or(0);
+                let (mut length, mut keep) = (Length::Close, true);
+                for header in head.headers.iter() {
+                    let value = std::str::from_utf8(header.value).unwrap_or_default().trim();
+                    if header.name.eq_ignore_ascii_case("content-length") {
+                        length = Length::Known(value.parse().map_err(|_| odd("content-length"))?);
+                    } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+                        length = Length::Chunked;
+                    } else if header.name.eq_ignore_ascii_case("connection") {
+                        keep = !value.eq_ignore_ascii_case("close");
+                    }
+                }
+                conn.buf.drain(..end);
+                return Ok((length, keep));
+            }
+            conn.more("the head").await?;
+        }
+    }
+
+    async fn chunked(&mut self, conn: &mut Conn) -> io::Result<()> {
+        loop {
+            // As many whole chunks as are at hand.
+            let (mut at, mut last) = (0, false);
+            while let Some(line_end) = memchr(b'\n', &conn.buf[at..]) {
+                let line = std::str::from_utf8(&conn.buf[at..at + line_end]).map_err(|_| odd("chunk size"))?;
+                let size = line.trim().split(';').next().unwrap_or_default();
+                let size = usize::from_str_radix(size, 16).map_err(|_| odd("chunk size"))?;
+                let from = at + line_end + 1;
+                if conn.buf.len() < from + size + 2 {
+                    break;
+                }
+                self.body(&conn.buf[from..from + size]);
+                at = from + size + 2;
+                if size == 0 {
+                    last = true;
+                    break;
+                }
+            }
+            conn.buf.drain(..at);
+            if last {
+                return Ok(());
+            }
+            conn.more("a chunked body").await?;
+        }
+    }
+
+    fn body(&mut self, data: &[u8]) {
+        if !self.shared.args.sse || self.status != 200 {
+            let room = 200usize.saturating_sub(self.seen.len());
+            self.seen.extend_from_slice(&data[..data.len().min(room)]);
+            return;
+        }
+        self.seen.extend_from_slice(data);
+        let mut at = 0;
+        while let Some(length) = memmem::find(&self.seen[at..], b"\n\n") {
+            let event = &self.seen[at..at + length];
+            at += length + 2;
+            if event.starts_with(self.shared.args.form.end_mark()) {
+                self.done = true;
+            } else if let Some(mark) = memmem::find(event, b"t=") {
+                let digits = event[mark + 2..].iter().take_while(|byte| byte.is_ascii_digit());
+                let written = digits.fold(0u64, |sum, byte| sum * 10 + u64::from(byte - b'0'));
+                let now = Instant::now();
+                self.first.get_or_insert(now);
+                self.chunks += 1;
+                let mut stats = self.shared.stats.borrow_mut();
+                if now >= stats.from && now <= stats.until {
+                    stats.chunks += 1;
+                    let micros = proc::now_ns().saturating_sub(written) / 1000;
+                    let _ = stats.chunk.record(micros.max(1));
+                }
+            }
+        }
+        self.seen.drain(..at);
+    }
+
+    fn count(&self, outcome: &io::Result<bool>) {
+        let ended = Instant::now();
+        let mut stats = self.shared.stats.borrow_mut();
+        let by_number = self.shared.args.requests.is_some();
+        if !by_number && (self.began < stats.from || ended > stats.until) {
+            return;
+        }
+        let args = &self.shared.args;
+        let micros = |from: Instant| ((ended - from).as_micros() as u64).max(1);
+        match outcome {
+            Err(error) => {
+                if args.sse && self.status == 200 {
+                    stats.incomplete += 1;
+                } else {
+                    stats.errors += 1;
+                }
+                stats.bad(&error.to_string());
+            }
+            Ok(_) if !(200..300).contains(&self.status) => {
+                stats.refused += 1;
+                stats.bad(&format!("{} {}", self.status, String::from_utf8_lossy(&self.seen)));
+            }
+            Ok(_) if args.sse && (!self.done || args.expect.is_some_and(|expected| expected != self.chunks)) => {
+                stats.incomplete += 1;
+                stats.bad(&format!("done={} chunks={}", self.done, self.chunks));
+            }
+            Ok(_) => self.good(&mut stats, micros(self.began)),
+        }
+    }
+
+    fn good(&self, stats: &mut Stats, micros: u64) {
+        stats.ok += 1;
+        let _ = stats.latency.record(micros);
+        if let Some(first) = self.first {
+            let _ = stats.first.record(((first - self.began).as_micros() as u64).max(1));
+        }
+    }
+}
