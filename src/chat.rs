@@ -200,6 +200,19 @@ pub struct ToolCall {
     pub signature: Option<String>,
 }
 
+/// The free text of a custom tool's call whose target knew the tool as a function with one parameter:
+/// `{"input": "…"}`. A model that did not keep to that gets its own words through.
+pub fn free_text(arguments: &str) -> String {
+    match serde_json::from_str::<Map<String, Value>>(arguments) {
+        Ok(mut object) => match object.shift_remove("input") {
+            Some(Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => arguments.to_owned(),
+        },
+        Err(_) => arguments.to_owned(),
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ToolResult {
     /// Id of the call answered.

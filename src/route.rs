@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::chat::Usage;
 use crate::cost::ModelCard;
-use crate::dialect::{Dialect, Quirks};
+use crate::dialect::{Dialect, Op, Quirks};
 use crate::fault::{Fault, Kind};
 use crate::upstream::Dial;
 
@@ -125,6 +125,15 @@ impl Target {
     pub fn face(&self, dialect: &'static dyn Dialect) -> Option<&Face> {
         let faces = &self.provider.faces;
         faces.iter().find(|face| face.dialect == dialect).or(faces.first())
+    }
+
+    /// The face to serve an operation with: the caller's own wire form where the provider speaks it, else the first that
+    /// has the operation (token counting, embeddings), else the first.
+    pub fn face_for(&self, dialect: &'static dyn Dialect, op: Op) -> Option<&Face> {
+        let faces = &self.provider.faces;
+        let own = faces.iter().find(|face| face.dialect == dialect);
+        let able = || faces.iter().find(|face| face.dialect.path(op, &self.model, false).is_some());
+        own.or_else(able).or(faces.first())
     }
 
     /// What this usage costs, in nano-dollars; None when the price is unknown.

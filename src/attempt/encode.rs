@@ -50,7 +50,7 @@ pub(super) enum Meaning {
 
 /// Builds the request for a target.
 pub(super) fn prepare<'t>(x: &mut Exchange, call: &Call, target: &'t Target) -> Result<(&'t Face, Prepared), Fault> {
-    let face = target.face(x.dialect).ok_or_else(|| unserved(x, target))?;
+    let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
     let raw = face.dialect == x.dialect
         && face.dialect.path(x.op, &target.model, x.stream).is_some()
         && !face.dialect.holds_sealed(&call.envelope);

@@ -11,7 +11,7 @@ use super::models::{self, Model};
 use super::prompt::{self, cache_control, shortest};
 use super::wire::Object;
 use super::{NAME, schema, thinking};
-use crate::chat::{Ask, OutputFormat, Tool, ToolChoice};
+use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice};
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
 
@@ -126,6 +126,11 @@ fn note(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(ask.verbosity.is_some(), "verbosity", WHY);
     to.drop_if(ask.store.is_some(), "store", WHY);
     to.drop_if(ask.cache_key.is_some(), "prompt_cache_key", WHY);
+    to.drop_if(ask.audio.is_some(), "audio", WHY);
+    let mut blocks = ask.messages.iter().flat_map(|message| &message.blocks);
+    let hint =
+        |block: &Block| matches!(&block.content, Content::Image { detail: Some(detail), .. } if detail != "auto");
+    to.drop_if(blocks.any(hint), "image.detail", WHY);
     to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
 }
 

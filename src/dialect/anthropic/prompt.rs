@@ -192,7 +192,7 @@ impl Writer<'_, '_> {
             (None, Some(data)) => vec![carry::redacted(data)],
             (Some(signature), Some(data)) => vec![carry::thinking(&text, signature), carry::redacted(data)],
             (None, None) => {
-                self.to.dropped.push(("reasoning", "Anthropic takes back only reasoning that it signed"));
+                self.to.dropped.push(("messages.reasoning", "Anthropic takes back only reasoning that it signed"));
                 Vec::new()
             }
         }

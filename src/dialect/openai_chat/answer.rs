@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
 use super::reasoning::{self, To};
-use super::{NAME, citations, complete, finish, turns, usage};
+use super::{NAME, citations, complete, finish, tools, turns, usage};
 use crate::chat::reasoning::for_client;
-use crate::chat::{Answer, Block, Choice, Content, Extra, Media, ToolCall};
+use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Media, ToolCall, free_text};
 use crate::dialect::{Asked, Op, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 
@@ -207,7 +207,7 @@ fn encode_chat(answer: &Answer, asked: &Asked) -> Map<String, Value> {
         .into_iter()
         .map(|choice| {
             let logprobs = choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_none());
-            json!({ "index": choice.index, "message": message(choice, answer.source, legacy), "logprobs": logprobs,
+            json!({ "index": choice.index, "message": message(choice, &asked.ask, answer.source, legacy), "logprobs": logprobs,
                     "finish_reason": finish::word(choice, answer.source, legacy) })
         })
         .collect();
@@ -229,10 +229,10 @@ struct Gathered {
     audio: Option<Value>,
 }
 
-fn message(choice: &Choice, source: &str, legacy: bool) -> Value {
+fn message(choice: &Choice, ask: &Ask, source: &str, legacy: bool) -> Value {
     let mut of = Gathered::default();
     for block in &choice.blocks {
-        gather(&mut of, block, source);
+        gather(&mut of, block, ask, source);
     }
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
@@ -258,7 +258,7 @@ fn message(choice: &Choice, source: &str, legacy: bool) -> Value {
     Value::Object(message)
 }
 
-fn gather(of: &mut Gathered, block: &Block, source: &str) {
+fn gather(of: &mut Gathered, block: &Block, ask: &Ask, source: &str) {
     match &block.content {
         Content::Text { text, citations: cited } => {
             let whole = of.text.get_or_insert_default();
@@ -272,6 +272,10 @@ fn gather(of: &mut Gathered, block: &Block, source: &str) {
             of.thoughts.push(reasoning::plain(reasoning));
             let items = reasoning::details(reasoning, source, To::Client, of.details.len());
             of.details.extend(items);
+        }
+        Content::ToolCall(call) if tools::was_disguised(ask, call) => {
+            let known = ToolCall { custom: true, arguments: free_text(&call.arguments), ..call.clone() };
+            of.calls.push(write_call(&known, source));
         }
         Content::ToolCall(call) => of.calls.push(write_call(call, source)),
         Content::Image { source: media, .. } => of.images.extend(image(media)),

@@ -6,8 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::reasoning::{self, To};
-use super::{answer, citations, finish, usage};
-use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
+use super::{answer, citations, finish, tools, usage};
+use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage, free_text};
 use crate::dialect::{self, Asked, Op};
 
 pub(super) struct Encoder {
@@ -41,9 +41,24 @@ struct Lane {
 
 /// What is remembered of an open block.
 enum Open {
-    Text { from: usize },
-    Reasoning { so_far: Box<Reasoning>, part: u32, shown: bool },
-    Call { number: usize, custom: bool, said: bool },
+    Text {
+        from: usize,
+    },
+    Reasoning {
+        so_far: Box<Reasoning>,
+        part: u32,
+        shown: bool,
+    },
+    Call {
+        number: usize,
+        custom: bool,
+        said: bool,
+    },
+    /// A call of a free-text tool that the target knew as a function: its text shows only when its JSON is whole.
+    Disguised {
+        number: usize,
+        held: String,
+    },
     Other,
 }
 
@@ -161,7 +176,11 @@ impl Encoder {
     fn open_call(&mut self, at: usize, call: &ToolCall, out: &mut Vec<u8>) -> Open {
         let number = self.lanes[at].calls;
         self.lanes[at].calls += 1;
-        let opened = Open::Call { number, custom: call.custom, said: !call.arguments.is_empty() };
+        let disguised = !self.legacy_calls && tools::was_disguised(&self.asked.ask, call);
+        let opened = match disguised {
+            true => Open::Disguised { number, held: call.arguments.clone() },
+            false => Open::Call { number, custom: call.custom, said: !call.arguments.is_empty() },
+        };
         if self.legacy_calls {
             if number == 0 {
                 let function = json!({ "name": call.name, "arguments": call.arguments });
@@ -172,9 +191,10 @@ impl Encoder {
         let mut entry = Map::new();
         entry.insert("index".into(), number.into());
         entry.insert("id".into(), call.id.as_str().into());
-        let (kind, text) = if call.custom { ("custom", "input") } else { ("function", "arguments") };
+        let (kind, text) = if call.custom || disguised { ("custom", "input") } else { ("function", "arguments") };
+        let begun = if disguised { "" } else { call.arguments.as_str() };
         entry.insert("type".into(), kind.into());
-        entry.insert(kind.into(), json!({ "name": call.name, text: call.arguments }));
+        entry.insert(kind.into(), json!({ "name": call.name, text: begun }));
         if let Some(signature) = &call.signature {
             entry.insert("extra_content".into(), answer::google(signature, self.source));
         }
@@ -255,10 +275,12 @@ impl Encoder {
     }
 
     fn arguments(&mut self, at: usize, index: u32, text: &str, out: &mut Vec<u8>) {
-        let Some(Open::Call { number, custom, said }) = self.lanes[at].block(index) else { return };
-        if text.is_empty() {
-            return;
-        }
+        let (number, custom, said) = match self.lanes[at].block(index) {
+            _ if text.is_empty() => return,
+            Some(Open::Call { number, custom, said }) => (number, custom, said),
+            Some(Open::Disguised { held, .. }) => return held.push_str(text),
+            _ => return,
+        };
         *said = true;
         let (number, custom) = (*number, *custom);
         let delta = match (self.legacy_calls, number, custom) {
@@ -297,6 +319,10 @@ impl Encoder {
                 for detail in details {
                     self.send(at, json!({ "reasoning_details": [detail] }), out);
                 }
+            }
+            Open::Disguised { number, held } => {
+                let input = free_text(&held);
+                self.send(at, json!({ "tool_calls": [{ "index": number, "custom": { "input": input } }] }), out);
             }
             // Clients parse the arguments as JSON, which an empty string is not.
             Open::Call { number, custom: false, said: false } => {

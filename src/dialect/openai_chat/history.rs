@@ -220,6 +220,11 @@ impl Writer<'_, '_, '_> {
             Content::Text { text, .. } => text_part(text),
             Content::Refusal(text) if self.own => json!({ "type": "refusal", "refusal": text }),
             Content::Refusal(text) => text_part(text),
+            Content::Image { source: Media::Id(_), .. } | Content::File { source: Media::Id(_), .. }
+                if !self.shares_files() =>
+            {
+                return Err(unsupported("a file that another provider holds"));
+            }
             Content::Image { source, detail } => image_part(source, detail.as_deref())?,
             Content::Audio { data, format, .. } => {
                 json!({ "type": "input_audio", "input_audio": { "data": data, "format": format } })
@@ -233,6 +238,11 @@ impl Writer<'_, '_, '_> {
             Content::ToolCall(_) | Content::ToolResult(_) | Content::Reasoning(_) => return Ok(None),
         };
         Ok(Some(self.marked(value, block.cache.as_ref(), &block.extra)))
+    }
+
+    /// The OpenAI forms share their files.
+    fn shares_files(&self) -> bool {
+        self.own || self.ask.source == "openai_responses"
     }
 
     fn marked(&mut self, mut value: Value, cache: Option<&CacheMark>, extra: &Extra) -> Value {

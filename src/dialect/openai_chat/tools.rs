@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::NAME;
 use super::fields::{Fields, invalid};
-use crate::chat::{Ask, CacheMark, Tool, ToolChoice};
+use crate::chat::{Ask, CacheMark, Tool, ToolCall, ToolChoice};
 use crate::dialect::Encoding;
 use crate::fault::Fault;
 
@@ -135,6 +135,11 @@ pub(super) fn disguises_custom(ask: &Ask, to: &Encoding<'_>) -> bool {
     ask.source != NAME && !super::encode::is_openai(to.quirks)
 }
 
+/// Whether the client knows this call's tool as one of free text, and the target knew it as a function.
+pub(super) fn was_disguised(ask: &Ask, call: &ToolCall) -> bool {
+    !call.custom && ask.tools.iter().any(|tool| matches!(tool, Tool::Custom { name, .. } if *name == call.name))
+}
+
 /// Writes `tools`, `tool_choice` and `parallel_tool_calls`.
 pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
     let own = ask.source == NAME;
@@ -198,7 +203,9 @@ fn write_tool(tool: &Tool, ask: &Ask, to: &mut Encoding<'_>) -> Option<Value> {
             if let Some(Value::Object(outer)) = outer {
                 tool.extend(outer);
             }
-            let cache = cache.as_ref().filter(|_| to.quirks.cache_control);
+            let taken = to.quirks.cache_control;
+            to.drop_if(cache.is_some() && !taken, "cache_control", "the target caches without marks");
+            let cache = cache.as_ref().filter(|_| taken);
             tool.extend(cache.map(|mark| ("cache_control".to_owned(), write_cache(mark))));
             Some(Value::Object(tool))
         }

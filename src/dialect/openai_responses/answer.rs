@@ -8,7 +8,7 @@ use super::item::{self, MESSAGE, PART, Reader, made_id, string};
 use super::response::{self, Echo, Response};
 use super::tools::{self, put};
 use super::{NAME, usage};
-use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, Reasoning, ToolCall};
+use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, Reasoning, ToolCall, free_text};
 use crate::dialect::{Asked, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 
@@ -287,7 +287,7 @@ impl Call {
     pub fn text(&self, arguments: &str) -> String {
         match (self.custom, arguments) {
             (false, "") => "{}".to_owned(),
-            (true, arguments) if self.wrapped => unwrap(arguments),
+            (true, arguments) if self.wrapped => free_text(arguments),
             (_, arguments) => arguments.to_owned(),
         }
     }
@@ -307,17 +307,5 @@ impl Call {
 
     pub fn name(&self) -> &str {
         &self.name
-    }
-}
-
-/// The free text inside `{"input": "…"}`. A model that did not keep to that gets its own words through.
-fn unwrap(arguments: &str) -> String {
-    match serde_json::from_str::<Map<String, Value>>(arguments) {
-        Ok(mut object) => match object.remove("input") {
-            Some(Value::String(text)) => text,
-            Some(other) => other.to_string(),
-            None => arguments.to_owned(),
-        },
-        Err(_) => arguments.to_owned(),
     }
 }

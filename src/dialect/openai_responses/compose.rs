@@ -18,6 +18,9 @@ use crate::fault::{Fault, Kind};
 /// Smallest `max_output_tokens` that the form allows.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
+/// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
+const MAX_USER_BYTES: usize = 64;
+
 /// Include words.
 const ENCRYPTED: &str = "reasoning.encrypted_content";
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -78,7 +81,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     put(&mut body, "store", ask.store.or((!own).then_some(false)));
     put(&mut body, "metadata", ask.metadata.clone().map(Value::Object));
     let renamed = own && ask.extra.get("safety_identifier").and_then(Value::as_str) == ask.user.as_deref();
-    put(&mut body, "user", ask.user.as_deref().filter(|_| !renamed));
+    put(&mut body, "user", user(ask, to).filter(|_| !renamed));
     put(&mut body, "prompt_cache_key", ask.cache_key.as_deref());
     put(&mut body, "service_tier", ask.service_tier.as_deref());
     put(&mut body, "previous_response_id", ask.previous_response.as_deref());
@@ -97,6 +100,17 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     Ok(body)
 }
 
+/// The end user, of foreign asks as much of it as fits: it only has to tell users apart.
+fn user<'a>(ask: &'a Ask, to: &mut Encoding<'_>) -> Option<&'a str> {
+    let user = ask.user.as_deref()?;
+    let end = user.floor_char_boundary(MAX_USER_BYTES);
+    if ask.source == NAME || end == user.len() {
+        return Some(user);
+    }
+    to.drop_if(true, "user", "cut to the 64 bytes that OpenAI takes");
+    Some(&user[..end])
+}
+
 /// What would change the meaning of the answer if it were left out.
 fn refuse(ask: &Ask) -> Result<(), Fault> {
     if ask.n.is_some_and(|n| n > 1) {
@@ -107,7 +121,26 @@ fn refuse(ask: &Ask) -> Result<(), Fault> {
     if ask.audio.is_some() || ask.modalities.iter().any(|kind| kind == "audio") {
         return Err(Fault::new(Kind::UnsupportedFeature, "The Responses form gives no spoken answers.").param("audio"));
     }
+    if ask.modalities.iter().any(|kind| kind == "image") {
+        let text = "The Responses form gives images by a tool of its own, not as the answer.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
+    }
+    // The OpenAI forms share their files.
+    if !matches!(ask.source, NAME | "openai_chat") && ask.messages.iter().any(holds_foreign_file) {
+        let text = "A file that another provider holds cannot be sent; send its bytes or a URL.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("file_id"));
+    }
     Ok(())
+}
+
+fn holds_foreign_file(message: &Message) -> bool {
+    let held = |content: &Content| {
+        matches!(content, Content::Image { source: Media::Id(_), .. } | Content::File { source: Media::Id(_), .. })
+    };
+    message.blocks.iter().any(|block| match &block.content {
+        Content::ToolResult(result) => result.content.iter().any(|block| held(&block.content)),
+        content => held(content),
+    })
 }
 
 fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
@@ -119,7 +152,9 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(!ask.stop.is_empty(), "stop", WHY);
     to.drop_if(ask.seed.is_some(), "seed", WHY);
     to.drop_if(ask.logit_bias.is_some(), "logit_bias", WHY);
-    to.drop_if(ask.modalities.iter().any(|kind| kind != "text"), "modalities", WHY);
+    to.drop_if(ask.system.iter().any(|block| block.cache.is_some()), "cache_control", "the provider caches by itself");
+    to.drop_if(ask.messages.iter().any(|message| message.name.is_some()), "messages.name", WHY);
+    to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
 }
 
 /// What to add to the answer. Encrypted reasoning must be asked for where the provider keeps nothing, or it cannot be
@@ -250,7 +285,7 @@ impl<'a> Items<'a> {
             Content::ToolResult(result) => Some(self.result(result, block, to)),
             Content::Reasoning(reasoning) => {
                 let item = self.reasoning(reasoning, block);
-                to.drop_if(item.is_none(), "reasoning", "another provider made it");
+                to.drop_if(item.is_none(), "messages.reasoning", "another provider made it");
                 let Some(item) = item else { return };
                 Some(item)
             }
@@ -268,7 +303,7 @@ impl<'a> Items<'a> {
             self.open(role, fields);
         }
         let part = self.part(block, role == "assistant");
-        to.drop_if(part.is_none(), "content", "the Responses form has no such part for this role");
+        to.drop_if(part.is_none(), "messages.content", "the Responses form has no such part for this role");
         self.parts.extend(part);
     }
 
@@ -343,7 +378,11 @@ impl<'a> Items<'a> {
     }
 
     fn result(&self, result: &ToolResult, block: &Block, to: &mut Encoding<'_>) -> Value {
-        to.drop_if(result.is_error == Some(true), "is_error", "the Responses form has no mark for failed tools");
+        to.drop_if(
+            result.is_error == Some(true),
+            "tool_result.is_error",
+            "the Responses form has no mark for failed tools",
+        );
         let custom = result.custom || self.custom.contains(result.id.as_str());
         let kind = if custom { "custom_tool_call_output" } else { "function_call_output" };
         let mut item = Map::new();

@@ -148,7 +148,7 @@ fn a_tool_turn_without_signed_reasoning_goes_on_without_thinking() {
     ask.tools = vec![tool("f")];
     let (body, dropped) = encode("claude-sonnet-4-5", &ask);
     assert_eq!(body.get("thinking"), None);
-    assert_eq!(dropped.iter().filter(|field| **field == "reasoning").count(), 2);
+    assert_eq!(dropped.iter().filter(|field| field.ends_with("reasoning")).count(), 2);
     assert_eq!(body["messages"][1]["content"][0]["type"], "tool_use");
     // Its own signature, back from a client of another dialect, is what Anthropic wants to see again.
     let own = Reasoning {

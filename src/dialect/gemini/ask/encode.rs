@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{config, tools};
 use crate::chat::reasoning::for_target;
-use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult};
+use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, Tool, ToolCall, ToolResult};
 use crate::dialect::Encoding;
 use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
@@ -55,7 +55,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     put(&mut body, "toolConfig", tools::encode_choice(ask));
     let mut config = config::encode(ask, to);
     for refused in to.quirks.refuses {
-        config.shift_remove(*refused);
+        to.drop_if(config.shift_remove(*refused).is_some(), refused, "the provider refuses it");
     }
     put(&mut body, "generationConfig", (!config.is_empty()).then_some(config));
     put(&mut body, "serviceTier", ask.service_tier.as_deref().and_then(config::gemini_tier));
@@ -67,7 +67,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
         }
     }
     for refused in to.quirks.refuses {
-        body.shift_remove(*refused);
+        to.drop_if(body.shift_remove(*refused).is_some(), refused, "the provider refuses it");
     }
     Ok(body)
 }
@@ -83,8 +83,14 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(ask.verbosity.is_some(), "verbosity", UNKNOWN);
     to.drop_if(ask.cache_key.is_some(), "prompt_cache_key", "Gemini caches by prefix without a key");
     to.drop_if(ask.audio.is_some(), "audio", "Gemini has other voices; they are set in its own `speechConfig`");
+    to.drop_if(ask.messages.iter().any(|message| message.name.is_some()), "messages.name", UNKNOWN);
+    to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
+    let strict = |tool: &Tool| matches!(tool, Tool::Function { strict: Some(true), .. });
+    to.drop_if(ask.tools.iter().any(strict), "tools.strict", "Gemini does not hold arguments to their schema");
+    let marked_tool = ask.tools.iter().any(|tool| matches!(tool, Tool::Function { cache: Some(_), .. }));
     let mut blocks = ask.system.iter().chain(ask.messages.iter().flat_map(|message| &message.blocks));
-    to.drop_if(blocks.any(|block| block.cache.is_some()), "cache_control", "Gemini caches by prefix without marks");
+    let marked = marked_tool || blocks.any(|block| block.cache.is_some());
+    to.drop_if(marked, "cache_control", "Gemini caches by prefix without marks");
     let mut blocks = ask.messages.iter().flat_map(|message| &message.blocks);
     let hint =
         |block: &Block| matches!(&block.content, Content::Image { detail: Some(detail), .. } if detail != "auto");
@@ -170,7 +176,7 @@ impl<'a> Turns<'a, '_, '_> {
             Content::ToolResult(result) => self.result(result)?,
             Content::Reasoning(reasoning) => self.reasoning(role, reasoning),
             Content::Other(_) if self.source != NAME => {
-                self.to.drop_if(true, "content", "a block that only its own provider understands");
+                self.to.drop_if(true, "messages.content", "a block that only its own provider understands");
             }
             _ => {
                 if let Some(part) = shared(block, self.source)? {
@@ -204,7 +210,11 @@ impl<'a> Turns<'a, '_, '_> {
         let signature = signature::for_provider(reasoning, self.source);
         let origin = if reasoning.origin.is_empty() { self.source } else { &reasoning.origin };
         if signature.is_none() && origin != NAME {
-            return self.to.drop_if(true, "reasoning", "another model's reasoning, which Gemini cannot verify");
+            return self.to.drop_if(
+                true,
+                "messages.reasoning",
+                "another model's reasoning, which Gemini cannot verify",
+            );
         }
         let text = if reasoning.text.is_empty() { reasoning.summary.join("\n\n") } else { reasoning.text.clone() };
         self.parts(role).reasoning(text, signature);

@@ -213,7 +213,7 @@ fn made_up_ids_are_not_sent_and_foreign_opaque_data_neither() {
             {"functionCall": {"name": "f", "args": {}}},
         ])
     );
-    assert_eq!(dropped, ["reasoning"]);
+    assert_eq!(dropped, ["messages.reasoning"]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::chat::{
-    CacheMark, Delta, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool, ToolCall,
-    ToolChoice, ToolResult,
+    CacheMark, Choice, Delta, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool,
+    ToolCall, ToolChoice, ToolResult,
 };
 use crate::fault::Kind;
 
@@ -215,10 +215,14 @@ fn documents_are_written_or_refused_but_never_lost() {
     );
     assert_eq!(part(inline("text/plain", "aGk=")), "hi");
     assert_eq!(part(Media::Text("plain".into())), "plain");
-    assert_eq!(part(Media::Id("file-1".into())), json!([{"type": "file", "file": {"file_id": "file-1"}}]));
-    let url = with(Media::Url { url: "https://example.com/a.pdf".into(), mime: None });
-    let fault = OpenAiChat.encode_ask(&url, &mut Encoding::new("up", &OPENAI)).expect_err("refused");
-    assert_eq!(fault.kind, Kind::UnsupportedFeature);
+    let held = with(Media::Id("file-1".into()));
+    let related = Ask { source: "openai_responses", ..held.clone() };
+    let expected = json!([{"type": "file", "file": {"file_id": "file-1"}}]);
+    assert_eq!(written(&related, &OPENAI).0["messages"][0]["content"], expected);
+    for refused in [held, with(Media::Url { url: "https://example.com/a.pdf".into(), mime: None })] {
+        let fault = OpenAiChat.encode_ask(&refused, &mut Encoding::new("up", &OPENAI)).expect_err("refused");
+        assert_eq!(fault.kind, Kind::UnsupportedFeature);
+    }
 }
 
 #[test]
@@ -333,4 +337,42 @@ fn a_chat_answer_becomes_a_text_completion_for_those_who_asked_so() {
     assert_eq!(all[0]["choices"], json!([{"text": "Hi", "index": 0, "logprobs": null, "finish_reason": null}]));
     assert_eq!(all[1]["choices"][0]["finish_reason"], "stop");
     assert!(all.iter().all(|chunk| chunk["object"] == "text_completion"));
+}
+
+#[test]
+fn a_free_text_tool_that_went_out_as_a_function_comes_back_as_itself() {
+    let tool = Tool::Custom { name: "sh".into(), description: None, format: None };
+    let ask = Ask { model: "m".into(), source: NAME, tools: vec![tool], ..Ask::default() };
+    let call = ToolCall {
+        id: "toolu_1".into(),
+        name: "sh".into(),
+        arguments: r#"{"input":"ls -l"}"#.into(),
+        ..ToolCall::default()
+    };
+    let choice = Choice {
+        blocks: vec![Block::new(Content::ToolCall(call))],
+        finish: Some(Finish::ToolCalls),
+        ..Choice::default()
+    };
+    let answer = Answer { choices: vec![choice], source: "anthropic", ..Answer::default() };
+    let asked = asked(Op::Generate, ask);
+    let expected = json!({"id": "toolu_1", "type": "custom", "custom": {"name": "sh", "input": "ls -l"}});
+    let whole = value(&OpenAiChat.encode_answer(&answer, &asked));
+    assert_eq!(whole["choices"][0]["message"]["tool_calls"][0], expected);
+
+    let events = [
+        Event::Start(Start { source: "anthropic", ..Start::default() }),
+        Event::Open {
+            choice: 0,
+            index: 0,
+            block: Opened::ToolCall(ToolCall { id: "toolu_1".into(), name: "sh".into(), ..ToolCall::default() }),
+        },
+        Event::Delta { choice: 0, index: 0, delta: Delta::Arguments(r#"{"inp"#.into()) },
+        Event::Delta { choice: 0, index: 0, delta: Delta::Arguments(r#"ut":"ls -l"}"#.into()) },
+        Event::Close { choice: 0, index: 0 },
+        Event::Finish { choice: 0, reason: Finish::ToolCalls, native: None, stop_sequence: None },
+    ];
+    let streamed = collect(decode(&encode(&events, &asked), &[]).expect("our own stream"));
+    let streamed = value(&OpenAiChat.encode_answer(&streamed, &asked));
+    assert_eq!(streamed["choices"][0]["message"]["tool_calls"][0], expected);
 }

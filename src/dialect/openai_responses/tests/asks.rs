@@ -242,7 +242,7 @@ fn a_foreign_ask_is_said_in_this_form() {
     assert_eq!((&out["store"], &out["stream"]), (&json!(false), &json!(true)));
     assert_eq!(out["include"], json!(["reasoning.encrypted_content"]));
     let dropped: Vec<_> = to.dropped.iter().map(|(field, _)| *field).collect();
-    for field in ["stop", "top_k", "tools", "reasoning", "is_error"] {
+    for field in ["stop", "top_k", "tools", "messages.reasoning", "tool_result.is_error"] {
         assert!(dropped.contains(&field), "{field} in {dropped:?}");
     }
 }
