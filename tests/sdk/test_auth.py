@@ -93,8 +93,7 @@ def test_a_key_is_found_in_every_usual_header(gateway, header, path):
 
 def test_a_stranger_does_not_make_us_read_a_body(gateway):
     """The refusal comes although not one byte of the promised body does."""
-    port = int(gateway.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-length: 1000000\r\n\r\n")
         answer = b""
         while b"missing_credential" not in answer:

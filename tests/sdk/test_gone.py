@@ -1,5 +1,6 @@
 """Clients that leave: the upstream is let go at once, and what had been said is accounted, once."""
 
+import json
 import socket
 import time
 import uuid
@@ -8,6 +9,7 @@ import pytest
 
 from bed.cells import MOCK, at, every_dialect
 from bed.process import until
+from bed.scripted import sse
 from bed.speak import User
 from bed.upstreams import get_json
 
@@ -68,7 +70,8 @@ def test_a_client_that_leaves_mid_stream_frees_the_upstream(speak, servers, log_
     assert noticed_ms < LIMIT_MS + 100, f"the upstream was held for {noticed_ms:.0f} ms"
     line = log_of(client)
     assert (line["status"], line["error"]["code"]) == (499, "client_gone")
-    assert line["usage"]["output"] > 0 and line["usage_estimated"]
+    # Gemini states its usage with every piece, the others at the end.
+    assert line["usage"]["output"] > 0 and (line.get("usage_estimated") or provider == "mock-gemini")
     assert len(line["attempts"]) == 1
 
 
@@ -77,8 +80,7 @@ def test_a_client_that_leaves_mid_stream_frees_the_upstream(speak, servers, log_
 def test_a_client_that_leaves_while_it_waits_frees_the_upstream(gateway, servers, fault, stream):
     marker = uuid.uuid4().hex
     body = f'{{"model":"mock-chat/mock-fast:fault={fault}","stream":{stream},"messages":[{{"role":"user","content":"{marker}"}}]}}'
-    port = int(gateway.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as connection:
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx-request-id: {marker}\r\n"
             f"authorization: Bearer {gateway.key}\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -94,26 +96,28 @@ def test_a_client_that_leaves_while_it_waits_frees_the_upstream(gateway, servers
     assert line["error"]["code"] == "client_gone"
 
 
-def test_a_client_that_stops_reading_stops_the_upstream(gateway, servers):
-    """Backpressure: a few megabytes may be on their way, but not the whole answer."""
-    marker = uuid.uuid4().hex
-    size = 4 << 20
-    body = f'{{"model":"mock-chat/mock-fast:chunks=4000,length={size}","stream":true,"messages":[{{"role":"user","content":"{marker}"}}]}}'
-    port = int(gateway.url.rpartition(":")[2])
+def test_a_client_that_stops_reading_stops_the_upstream(gateway, script):
+    """Backpressure: what the system's buffers take may be on its way, but not the whole answer."""
+    model, size = f"m-{uuid.uuid4().hex}", 64 << 20
+    words = "word " * 3000
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+             "choices": [{"index": 0, "delta": {"content": words}, "finish_reason": None}]}
+    frame = f"data: {json.dumps(chunk)}\n\n"
+    script.answer(model, sse(*[frame] * (size // len(frame))))
+    body = f'{{"model":"script-chat/{model}","stream":true,"messages":[{{"role":"user","content":"x"}}]}}'
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
         connection.settimeout(5)
-        connection.connect(("127.0.0.1", port))
+        connection.connect(("127.0.0.1", gateway.port))
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {gateway.key}\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall((head + body).encode())
         assert connection.recv(1024).startswith(b"HTTP/1.1 200")
+        [heard] = script.heard(model)
 
         def steady():
-            """The number of bytes sent, once it no longer grows."""
-            before = entries(servers, marker)[0]
-            time.sleep(0.15)
-            after = entries(servers, marker)[0]
-            return after if after["sent_bytes"] == before["sent_bytes"] else None
+            before = heard.sent
+            time.sleep(0.2)
+            return heard.sent == before
 
-        assert until("the upstream to stop", steady, 10)["outcome"] == "open", "the whole answer was read ahead"
-    ended(servers, marker)
+        until("the upstream to stop", steady, 10)
+        assert heard.sent < size / 2, "the answer was read ahead"

@@ -7,6 +7,7 @@ from google.genai import errors as gemini
 
 from bed.cells import MOCK, at, every_dialect
 from bed.gateway import Gateway
+from bed.process import until
 from bed.speak import SPEAKERS, StreamFailed, User
 
 SILENT = "mock-fast:chunks=4,ttft=400ms"
@@ -25,17 +26,13 @@ def speak(eager):
     open_clients = []
 
     def make(speaker: str, provider: str):
-        open_clients.append(SPEAKERS[speaker](*reversed_where(eager, provider, speaker)))
+        root, prefix = eager.where(provider, SPEAKERS[speaker].dialect)
+        open_clients.append(SPEAKERS[speaker](root, eager.key, prefix))
         return open_clients[-1]
 
     yield make
     for client in open_clients:
         client.close()
-
-
-def reversed_where(gateway, provider, speaker):
-    root, prefix = gateway.where(provider, SPEAKERS[speaker].dialect)
-    return root, gateway.key, prefix
 
 
 @every_dialect
@@ -60,5 +57,5 @@ def test_a_failure_after_the_head_went_out_early_is_told_in_the_clients_words(sp
     kinds = {"chat": openai.APIError, "responses": (StreamFailed, openai.APIError), "messages": anthropic.APIStatusError}
     with pytest.raises(kinds.get(speaker, gemini.APIError)):
         client.ask("mock-fast:head=300ms,fault=500", [User("Hello")], stream=True)
-    line = eager.log.with_request_id(request_id)
+    line = until("the log line", lambda: eager.log.with_request_id(request_id), 5)
     assert line["status"] == 500 and line["error"]["code"] == "upstream_error"

@@ -17,8 +17,8 @@ class Judge:
     def __init__(self, url: str):
         self.url, self.model = url + "/_llmock", "judged-" + uuid.uuid4().hex[:12]
 
-    def order(self, kind: str, **how) -> None:
-        behaviour = {"type": kind, "match": {"model": self.model}, **how}
+    def order(self, behaviour: str, **how) -> None:
+        behaviour = {"type": behaviour, "match": {"model": self.model}, **how}
         post_json(self.url + "/scenario", {"behaviors": [behaviour]})
 
     def requests(self) -> list[dict]:

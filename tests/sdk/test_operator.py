@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -178,26 +180,12 @@ def test_a_finished_exchange_can_be_looked_up(gateway):
 
 
 def test_without_file_and_keys_the_mock_answers_and_the_terminal_says_what_to_try(tmp_path):
-    """The first minute: no configuration, no key."""
-    child = subprocess.Popen(
-        [binary(), "serve"], cwd=tmp_path, env=clean_env(HOME=str(tmp_path)), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )
-    try:
-        until("the default address", lambda: up("http://127.0.0.1:4100/readyz"), 10, 0.05)
-        client = SPEAKERS["chat"]("http://127.0.0.1:4100", "anything")
-        models = [model.id for model in client.client.models.list()]
-        assert models
-        assert client.ask(models[0], HELLO).text
-        client.close()
-    finally:
-        child.terminate()
-        told = child.communicate(timeout=10)[0]
-    assert "curl" in told and "4100" in told
-
-
-def up(url: str) -> bool:
-    try:
-        return get(url).status_code == 200
-    except httpx2.HTTPError:
-        return False
+    """The first minute, in a network of its own, where the default ports are free."""
+    script = Path(__file__).parent / "bed" / "first_minute.py"
+    argv = ["unshare", "--net", sys.executable, script, binary(), tmp_path]
+    done = subprocess.run([str(part) for part in argv], capture_output=True, text=True, timeout=40)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["exit"] is None, found["told"]
+    assert found["answer"]["choices"][0]["message"]["content"]
+    assert "curl" in found["told"] and "4100" in found["told"]

@@ -6,9 +6,11 @@ One connection a thread, no HTTP library: nothing tidies up what the gateway wro
 import json
 import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .process import until
+
+SLICE = 65_536
 
 
 @dataclass
@@ -19,7 +21,8 @@ class Heard:
     path: str
     headers: list[tuple[str, str]]
     body: bytes
-    closed: threading.Event = field(default_factory=threading.Event)
+    # Bytes of the answer that the system has taken so far.
+    sent: int = 0
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key.lower() == name), None)
@@ -82,7 +85,9 @@ class Scripted:
                     queue = self._answers.get(model) or []
                     said = queue.pop(0) if queue else reply({"error": {"message": f"nothing scripted for {model}"}}, 418)
                 try:
-                    connection.sendall(said)
+                    for at in range(0, len(said), SLICE):
+                        connection.sendall(said[at : at + SLICE])
+                        heard.sent = at + SLICE
                 except OSError:
                     return
                 if b"connection: close" in said.partition(b"\r\n\r\n")[0]:
