@@ -242,7 +242,7 @@ impl Fault {
 
     /// The HTTP status a caller of `dialect` gets. The upstream's own, where it speaks the caller's dialect; across
     /// dialects too where it only says which of many 4xx or 5xx it was, while for meanings that dialects give different
-    /// statuses (an empty account, an overload) the table's. An upstream that refused *our* credential is a bad gateway,
+    /// statuses (an empty account, a full context) the table's. An upstream that refused *our* credential is a bad gateway,
     /// not the caller's 401.
     pub fn status(&self, dialect: &str) -> u16 {
         let table = self.kind.row().status;
@@ -252,7 +252,7 @@ impl Fault {
         match self.kind {
             Kind::UpstreamCredential => table,
             _ if refusal.dialect == dialect => refusal.status,
-            Kind::QuotaExceeded | Kind::Overloaded | Kind::ContextLength | Kind::ContentPolicy | Kind::RateLimited => table,
+            Kind::QuotaExceeded | Kind::ContextLength | Kind::ContentPolicy | Kind::RateLimited => table,
             _ => refusal.status,
         }
     }
