@@ -85,11 +85,16 @@ async fn drop_by_drop<I>(wire: &mut Wire<'_, I>, bytes: &[u8], wait: Duration) -
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
+    // Timers count in milliseconds: for shorter waits several bytes share one.
+    let run = match wait.as_micros() {
+        0 => DRIP_RUN,
+        micros => (1000 / micros).max(1) as usize,
+    };
     for (i, byte) in bytes.iter().enumerate() {
         wire.write(std::slice::from_ref(byte)).await?;
-        if !wait.is_zero() {
+        if run == 1 {
             wire.wait(wait).await?;
-        } else if i % DRIP_RUN == 0 {
+        } else if i % run == 0 {
             wire.wait(Duration::from_millis(1)).await?;
         } else {
             tokio::task::yield_now().await;

@@ -125,6 +125,10 @@ pub fn id(id: &str, asked: &Asked) -> String {
     }
 }
 
+fn after_text(out: &[Value]) -> bool {
+    out.last().is_some_and(|block| block["type"] == "text")
+}
+
 fn encode_block(block: &Block, index: usize, source: &str, asked: &Asked, out: &mut Vec<Value>) {
     let value = match &block.content {
         Content::Text { text, citations } => {
@@ -132,6 +136,7 @@ fn encode_block(block: &Block, index: usize, source: &str, asked: &Asked, out: &
             text_block(text, citations)
         }
         Content::Refusal(text) | Content::Audio { transcript: Some(text), .. } => text_block(text, Vec::new()),
+        Content::Reasoning(reasoning) if carry::trails(reasoning, source, after_text(out)) => return,
         Content::Reasoning(reasoning) => return out.extend(carry::blocks(reasoning, source)),
         Content::ToolCall(call) => {
             out.extend(call.signature.as_deref().map(|signature| carry::call_block(signature, source)));

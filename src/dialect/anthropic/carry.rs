@@ -73,6 +73,12 @@ pub fn redacted(data: &str) -> Value {
     json!({"type": "redacted_thinking", "data": data})
 }
 
+/// Whether a reasoning block is nothing but foreign opaque data behind text (Gemini signs the end of its answers). It is
+/// not shown: agents take the last block of a turn for its answer, and no provider insists on having it back.
+pub fn trails(reasoning: &Reasoning, source: &str, after_text: bool) -> bool {
+    after_text && source != NAME && visible(reasoning).is_empty()
+}
+
 /// Reasoning as an Anthropic client should hold it: one block, or more when there is more than one opaque part.
 pub fn blocks(reasoning: &Reasoning, source: &str) -> Vec<Value> {
     let text = visible(reasoning);

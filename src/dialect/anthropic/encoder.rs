@@ -31,6 +31,8 @@ pub struct Writer {
     waiting: VecDeque<Waiting>,
     usage: Option<Usage>,
     tier: Option<String>,
+    /// The last block written was text.
+    after_text: bool,
     seen: stop::Seen,
     finish: Option<(Finish, Option<String>, Option<String>)>,
     /// `message_delta` has been written.
@@ -77,6 +79,7 @@ impl Writer {
             waiting: VecDeque::new(),
             usage: None,
             tier: None,
+            after_text: false,
             seen: stop::Seen::default(),
             finish: None,
             summed: false,
@@ -260,12 +263,19 @@ impl Writer {
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
-        match self.live.take().map(|(_, live)| live) {
-            Some(Live::Text(text)) => text.close(&mut self.frames, out),
-            Some(Live::Thought(thought)) => thought.close(self.source, &mut self.frames, out),
-            Some(Live::Call(input)) => input.close(&mut self.frames, out),
-            Some(Live::Done) | None => {}
+        let Some((_, live)) = self.live.take() else { return };
+        match live {
+            Live::Text(text) => {
+                self.after_text |= text.begun();
+                return text.close(&mut self.frames, out);
+            }
+            // A seal alone after the words; see `carry::trails`.
+            Live::Thought(thought) if self.after_text && self.source != NAME && !thought.begun() => return,
+            Live::Thought(thought) => thought.close(self.source, &mut self.frames, out),
+            Live::Call(input) => input.close(&mut self.frames, out),
+            Live::Done => {}
         }
+        self.after_text = false;
     }
 
     /// A block that comes in one piece.

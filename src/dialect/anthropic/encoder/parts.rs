@@ -32,6 +32,11 @@ impl Text {
         }
     }
 
+    /// Whether something of it has been written.
+    pub fn begun(&self) -> bool {
+        self.begun
+    }
+
     fn begin(&mut self, frames: &Frames, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.begun, true) {
             frames.open(&json!({"type": "text", "text": ""}), out);
@@ -76,6 +81,11 @@ impl Thought {
             Delta::Encrypted(data) => self.held.encrypted = Some(data.clone()),
             _ => {}
         }
+    }
+
+    /// Whether something of it has been written.
+    pub fn begun(&self) -> bool {
+        self.begun
     }
 
     fn show(&mut self, text: &str, frames: &Frames, out: &mut Vec<u8>) {
