@@ -28,6 +28,16 @@ const BACKLOG: i32 = 4096;
 /// How often a worker that has no room for connections looks for some.
 const ROOM_CHECK: Duration = Duration::from_millis(10);
 
+/// How far the process is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Serving,
+    /// No new connections; what runs may finish.
+    Draining,
+    /// What still runs is cut.
+    Ending,
+}
+
 /// What every worker shares.
 #[derive(Clone)]
 pub struct Shared {
@@ -35,8 +45,8 @@ pub struct Shared {
     pub generation: Arc<ArcSwap<Generation>>,
     pub state: Arc<State>,
     pub proxies: Arc<Proxies>,
-    /// True once the process drains.
-    pub draining: watch::Receiver<bool>,
+    /// How far the process is from its end.
+    pub stage: watch::Receiver<Stage>,
     /// Open connections of all workers.
     pub connections: Arc<AtomicUsize>,
 }
@@ -74,12 +84,14 @@ pub fn start(shared: &Shared, listener: &TcpListener, workers: usize) -> io::Res
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 runtime.block_on(accept(shared, listener));
+                // Cuts what still runs, which settles it; a name lookup that hangs is not waited for.
+                runtime.shutdown_background();
             })
         })
         .collect()
 }
 
-/// Accepts until the process drains, then waits for this worker's connections.
+/// Accepts until the process drains, then waits for this worker's connections until the process ends.
 async fn accept(shared: Shared, listener: TcpListener) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -89,12 +101,12 @@ async fn accept(shared: Shared, listener: TcpListener) {
         }
     };
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
-    let mut draining = shared.draining.clone();
+    let mut stage = shared.stage.clone();
     let mine = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = tokio::select! {
             accepted = next(&shared, &listener) => accepted,
-            _ = draining.wait_for(|draining| *draining) => break,
+            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -113,7 +125,7 @@ async fn accept(shared: Shared, listener: TcpListener) {
         }
     }
     drop(listener);
-    while mine.load(Ordering::Relaxed) > 0 {
+    while mine.load(Ordering::Relaxed) > 0 && *stage.borrow() < Stage::Ending {
         sleep(Duration::from_millis(10)).await;
     }
 }

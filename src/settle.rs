@@ -66,8 +66,11 @@ impl DerefMut for Settle {
 impl Drop for Settle {
     fn drop(&mut self) {
         if matches!(self.exchange.outcome, Outcome::Open) {
-            let text = "The client closed the connection before the answer was complete.";
-            self.exchange.outcome = Outcome::Failed(Fault::new(Kind::ClientGone, text));
+            self.exchange.outcome = Outcome::Failed(if self.state.ending() {
+                Fault::new(Kind::Draining, "The process ended before the answer was complete.")
+            } else {
+                Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
+            });
         }
         settle(&self.exchange, &self.state);
     }

@@ -26,6 +26,7 @@ pub struct State {
     pub affinity: Affinity,
     pub log: Log,
     draining: AtomicBool,
+    ending: AtomicBool,
     started: Instant,
     /// Why the newest reload was refused, until one succeeds.
     reload_error: ArcSwapOption<String>,
@@ -40,6 +41,7 @@ impl State {
             affinity: Affinity::new(),
             log,
             draining: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             started: Instant::now(),
             reload_error: ArcSwapOption::empty(),
         }
@@ -52,6 +54,15 @@ impl State {
 
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what still runs is being cut.
+    pub fn ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     pub fn uptime(&self) -> Duration {

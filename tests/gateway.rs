@@ -7,6 +7,7 @@ mod gateway {
     mod clients;
     mod commit;
     mod dialect;
+    mod drain;
     mod faults;
     mod limits;
     mod pairs;

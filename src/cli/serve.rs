@@ -18,7 +18,7 @@ use crate::config::{Config, Stdout};
 use crate::generation::{Builder, Generation};
 use crate::mock;
 use crate::reload::Reloader;
-use crate::server::{self, Shared};
+use crate::server::{self, Shared, Stage};
 use crate::state::State;
 use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
@@ -26,6 +26,9 @@ use crate::upstream::Proxies;
 
 /// How long the access log may take to be written out when the process ends.
 const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// How long the workers may take to let go of what they cut.
+const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(2);
 
 #[derive(clap::Args, Default)]
 pub(super) struct Args {
@@ -68,17 +71,17 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     }
     let greeting = greeting(config, &generation, listener.local_addr()?, admin_listener.as_ref());
     let current = Arc::new(ArcSwap::from_pointee(generation));
-    let (drain, draining) = watch::channel(false);
+    let (announce, stage) = watch::channel(Stage::Serving);
     let proxies = Proxies::new(mock::Options::default()).map_err(io::Error::other)?;
     let shared = Shared {
         generation: current.clone(),
         state: state.clone(),
         proxies: Arc::new(proxies),
-        draining,
+        stage,
         connections: Arc::new(AtomicUsize::new(0)),
     };
-    let workers = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    server::start(&shared, &listener, workers)?;
+    let count = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let workers = server::start(&shared, &listener, count)?;
     drop(listener);
     greet(&greeting);
 
@@ -91,9 +94,12 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
             tokio::spawn(admin::serve(Arc::new(admin), listener));
         }
-        run_until_told(&reloader, &shared, &drain, config.drain.timeout.into()).await
+        run_until_told(&reloader, &shared, &announce, config.drain.timeout.into()).await
     })?;
-    // The workers end with the process; the log is flushed first.
+    state.end();
+    announce.send_replace(Stage::Ending);
+    // What the workers cut is settled before the log is closed.
+    wait_until(WORKERS_END, || workers.iter().all(std::thread::JoinHandle::is_finished));
     finish(shared, state, runtime, writer);
     Ok(status)
 }
@@ -102,7 +108,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
 async fn run_until_told(
     reloader: &Arc<Reloader>,
     shared: &Shared,
-    drain: &watch::Sender<bool>,
+    announce: &watch::Sender<Stage>,
     limit: std::time::Duration,
 ) -> io::Result<ExitCode> {
     let mut hangup = signal(SignalKind::hangup())?;
@@ -118,7 +124,7 @@ async fn run_until_told(
         }
     }
     shared.state.drain();
-    drain.send_replace(true);
+    announce.send_replace(Stage::Draining);
     tracing::info!("draining: no new connections; streams may finish for {limit:?}. A second signal ends at once");
     Ok(tokio::select! {
         done = server::drained(shared, limit) => {
@@ -146,9 +152,15 @@ fn finish(shared: Shared, state: Arc<State>, runtime: tokio::runtime::Runtime, w
     state.log.close();
     drop((shared, state, runtime));
     // A sink that is stuck must not keep the process: lines beyond this time are lost with it.
-    let deadline = std::time::Instant::now() + LOG_FLUSH;
-    while writer.as_ref().is_some_and(|writer| !writer.is_finished()) && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    wait_until(LOG_FLUSH, || writer.as_ref().is_none_or(Writer::is_finished));
+}
+
+/// Waits for other threads at the process's end, when no runtime is left to wait in.
+#[expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "blocks nothing but the exit")]
+fn wait_until(limit: std::time::Duration, done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + limit;
+    while !done() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 

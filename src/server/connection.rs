@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::Shared;
+use super::{Shared, Stage};
 use crate::body::Inbound;
 use crate::pipeline::{self, Cx};
 use crate::reply::Outbound;
@@ -54,14 +54,28 @@ pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStrea
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
     let generation = shared.generation.load_full();
-    let limits = generation.server;
-    let Some(tls) = generation.tls.clone() else {
-        drop(generation);
-        let Some(h2) = speaks_h2(&stream, limits.head_timeout).await else { return };
-        return run(shared, upstream, stream, peer, limits, h2).await;
-    };
+    let (limits, tls) = (generation.server, generation.tls.clone());
     drop(generation);
-    match timeout(limits.head_timeout, TlsAcceptor::from(tls).accept(stream)).await {
+    let mut stage = shared.stage.clone();
+    // Who has said nothing yet when the process drains is not waited for.
+    let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Draining));
+    let Some(tls) = tls else {
+        let h2 = tokio::select! {
+            biased;
+            h2 = speaks_h2(&stream, limits.head_timeout) => h2,
+            _ = drain.as_mut() => None,
+        };
+        if let Some(h2) = h2 {
+            run(shared, upstream, stream, peer, limits, h2).await;
+        }
+        return;
+    };
+    let handshake = tokio::select! {
+        biased;
+        handshake = timeout(limits.head_timeout, TlsAcceptor::from(tls).accept(stream)) => handshake,
+        _ = drain.as_mut() => return,
+    };
+    match handshake {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             run(shared, upstream, stream, peer, limits, h2).await;
@@ -136,9 +150,9 @@ where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let mut draining = shared.draining.clone();
+    let mut stage = shared.stage.clone();
     let mut drain = pin!(async move {
-        let _ = draining.wait_for(|draining| *draining).await;
+        let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
     });
     let mut drained = false;
     let mut clock = pin!(sleep_until(activity.next_check(limits)));

@@ -134,9 +134,8 @@ impl Sniffer for ResponseSniffer {
         let data = frame.data();
         let Ok(response) = serde_json::from_slice::<Response<'_>>(&data) else { return Sighting::default() };
         let mut sighting = Sighting::default();
-        sighting.fault = response.fault();
-        if sighting.fault.is_some() {
-            return sighting;
+        if let Some(fault) = response.fault() {
+            return Sighting { fault: Some(fault), ..sighting };
         }
         for (position, candidate) in response.candidates.iter().flatten().enumerate() {
             let bit = 1_u64.checked_shl(candidate.index.unwrap_or(position as u32)).unwrap_or(0);
