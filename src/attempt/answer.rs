@@ -141,13 +141,13 @@ impl Reading<'_> {
     /// Writes the cost into the usage, where the caller asked for it.
     fn with_cost(&self, body: Bytes) -> Bytes {
         let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
-        let cost = usage.and_then(|usage| self.target.cost(usage));
-        match (cost, serde_json::from_slice::<Value>(&body)) {
-            (Some(cost), Ok(mut value)) => {
+        let Some(cost) = usage.and_then(|usage| self.target.cost(usage)) else { return body };
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(mut value) => {
                 add_cost(&mut value, cost);
                 serde_json::to_vec(&value).map_or(body, Bytes::from)
             }
-            _ => body,
+            Err(_) => body,
         }
     }
 

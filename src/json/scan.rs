@@ -60,6 +60,15 @@ pub fn array(text: &[u8], mut each: impl FnMut(Range<usize>)) -> Result<(), Malf
     scan.end()
 }
 
+/// A string value; None for any other.
+pub fn text(raw: &[u8]) -> Option<String> {
+    let inside = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if inside.contains(&b'\\') {
+        return serde_json::from_slice(raw).ok();
+    }
+    std::str::from_utf8(inside).ok().map(str::to_owned)
+}
+
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
@@ -332,6 +341,7 @@ mod tests {
         let mut found = Vec::new();
         array(b"[1, {\"a\":[2]} ,\"]\"]", |at| found.push(at)).expect("an array");
         assert_eq!(found, [1..2, 4..13, 15..18]);
+        assert_eq!((super::text(br#""a\u00fc""#).as_deref(), super::text(b"1")), (Some("a\u{fc}"), None));
     }
 
     /// Every short text over the characters that matter is judged as the parser behind it judges.

@@ -4,16 +4,16 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
 use super::reasoning::{self, To};
 use super::{NAME, citations, complete, finish, tools, turns, usage};
 use crate::chat::reasoning::for_client;
-use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Media, ToolCall, free_text};
+use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Finish, Media, ToolCall, free_text};
 use crate::dialect::{Asked, Op, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
+use crate::json::scan;
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let value: Value = serde_json::from_slice(body).map_err(|error| bad("is no JSON").because(error))?;
@@ -324,45 +324,46 @@ pub(super) fn audio(block: &Block) -> Value {
     Value::Object(audio)
 }
 
-/// Only what a summary needs; the rest is skipped without being kept.
-#[derive(Deserialize)]
-struct Outline {
-    id: Option<Value>,
-    model: Option<Value>,
-    usage: Option<Value>,
-    choices: Option<Vec<OutlineChoice>>,
-    error: Option<Value>,
-    object: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct OutlineChoice {
-    finish_reason: Option<Value>,
-}
-
+/// What a relayed answer says of itself. Nothing is built but what is kept: this is on the way of every answer.
 pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
-    let outline: Outline = match serde_json::from_slice(body) {
-        Ok(outline) => outline,
-        // A field of an odd type is no reason to refuse an answer that is only relayed.
-        Err(_) => {
-            fields::body(body).map_err(|fault| Fault { kind: Kind::BadAnswer, ..fault })?;
-            return Ok(Summary::default());
+    let mut summary = Summary::default();
+    let mut failed = false;
+    let read = scan::object(body, |member| {
+        let value = &body[member.value];
+        let text = || scan::text(value).filter(|text| !text.is_empty());
+        match &body[member.key] {
+            b"id" => summary.id = text(),
+            b"model" => summary.model = text(),
+            b"usage" => summary.usage = usage::read_raw(value),
+            b"choices" => summary.finish = finish_of(value),
+            b"error" => failed |= value != b"null",
+            b"object" => failed |= value == br#""error""#,
+            _ => {}
         }
-    };
-    let failed = outline.error.as_ref().is_some_and(|error| !error.is_null())
-        || outline.object.as_ref().is_some_and(|kind| kind == "error");
+    });
+    if read.is_err() {
+        fields::body(body).map_err(|fault| Fault { kind: Kind::BadAnswer, ..fault })?;
+        // JSON that is deeper than we read is no reason to refuse an answer that is only relayed.
+        return Ok(Summary::default());
+    }
     if failed && let Some(fault) = serde_json::from_slice(body).ok().as_ref().and_then(reported_error) {
         return Err(fault);
     }
-    let text = |value: Option<Value>| match value {
-        Some(Value::String(text)) if !text.is_empty() => Some(text),
-        _ => None,
-    };
-    let word = outline.choices.and_then(|choices| choices.into_iter().find_map(|choice| text(choice.finish_reason)));
-    Ok(Summary {
-        id: text(outline.id),
-        model: text(outline.model),
-        usage: outline.usage.as_ref().and_then(usage::read),
-        finish: word.map(|word| finish::read(&word, false)),
+    Ok(summary)
+}
+
+/// The first finish reason among the choices.
+fn finish_of(choices: &[u8]) -> Option<Finish> {
+    let mut word = None;
+    scan::array(choices, |at| {
+        let choice = &choices[at];
+        // An entry that is no object says nothing.
+        let _ = scan::object(choice, |member| {
+            if &choice[member.key] == b"finish_reason" && word.is_none() {
+                word = scan::text(&choice[member.value]).filter(|word| !word.is_empty());
+            }
+        });
     })
+    .ok()?;
+    word.map(|word| finish::read(&word, false))
 }

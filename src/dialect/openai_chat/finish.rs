@@ -32,8 +32,7 @@ const WORDS: &[(&str, Finish)] = &[
 
 /// What a word means. Some servers say `stop` although the answer ends in tool calls.
 pub(super) fn read(word: &str, called_tools: bool) -> Finish {
-    let lower = word.to_ascii_lowercase();
-    match WORDS.iter().find(|(known, _)| *known == lower).map_or(Finish::Stop, |(_, finish)| *finish) {
+    match WORDS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)).map_or(Finish::Stop, |(_, finish)| *finish) {
         Finish::Stop if called_tools => Finish::ToolCalls,
         finish => finish,
     }

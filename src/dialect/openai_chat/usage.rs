@@ -5,49 +5,125 @@
 use serde_json::{Map, Value};
 
 use crate::chat::Usage;
+use crate::json::scan;
 
 /// Reads a `usage` object; None when it is null or empty of counts.
 pub(super) fn read(value: &Value) -> Option<Usage> {
-    let usage = value.as_object()?;
-    let count = |keys: &[&str]| keys.iter().find_map(|key| number(usage.get(*key)?));
-    let part = |object: &str, keys: &[&str]| {
-        let details = usage.get(object)?;
-        keys.iter().find_map(|key| number(details.get(*key)?))
-    };
-    let input = count(&["prompt_tokens", "input_tokens"]);
-    let mut output = count(&["completion_tokens", "output_tokens"]);
-    let stated_total = count(&["total_tokens"]);
-    if input.is_none() && output.is_none() && stated_total.is_none() {
-        return None;
+    let mut stated = Stated::default();
+    for (key, value) in value.as_object()? {
+        match value {
+            Value::Object(details) => {
+                details.iter().for_each(|(part, value)| stated.note(key, part, || number(value)));
+            }
+            value => stated.note("", key, || number(value)),
+        }
     }
-    let reasoning = part("completion_tokens_details", &["reasoning_tokens"])
-        .or_else(|| part("output_tokens_details", &["reasoning_tokens"]))
-        .or_else(|| count(&["reasoning_tokens"]));
-    // xAI counts reasoning beside the completion, which shows in the total.
-    if let (Some(input), Some(said), Some(reasoning), Some(total)) = (input, output, reasoning, stated_total)
-        && reasoning > 0
-        && total == input + said + reasoning
-    {
-        output = Some(said + reasoning);
-    }
-    const PROMPT: &str = "prompt_tokens_details";
-    const COMPLETION: &str = "completion_tokens_details";
-    Some(Usage {
-        input: input.unwrap_or(0),
-        output: output.unwrap_or(0),
-        // DeepSeek and Moonshot put theirs on the top level.
-        cache_read: part(PROMPT, &["cached_tokens"])
-            .or_else(|| part("input_tokens_details", &["cached_tokens"]))
-            .or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"])),
-        cache_write: part(PROMPT, &["cache_write_tokens", "cache_creation_tokens"]),
-        cache_write_1h: None,
-        reasoning,
-        input_audio: part(PROMPT, &["audio_tokens"]),
-        output_audio: part(COMPLETION, &["audio_tokens"]),
-        accepted_prediction: part(COMPLETION, &["accepted_prediction_tokens"]),
-        rejected_prediction: part(COMPLETION, &["rejected_prediction_tokens"]),
-        stated_total,
+    stated.usage()
+}
+
+/// The same of a `usage` object as it came: relayed answers are read without building values.
+pub(super) fn read_raw(raw: &[u8]) -> Option<Usage> {
+    let mut stated = Stated::default();
+    let text = |at: std::ops::Range<usize>| std::str::from_utf8(&raw[at]).unwrap_or_default();
+    let whole = |raw: &[u8]| std::str::from_utf8(raw).ok()?.parse().ok();
+    let count = |raw: &[u8]| whole(raw).or_else(|| number(&serde_json::from_slice(raw).ok()?));
+    scan::object(raw, |member| {
+        let (key, value) = (text(member.key), &raw[member.value]);
+        if value.first() == Some(&b'{') {
+            // What was valid as a whole is valid in its parts.
+            let _ = scan::object(value, |part| {
+                let name = std::str::from_utf8(&value[part.key]).unwrap_or_default();
+                stated.note(key, name, || count(&value[part.value]));
+            });
+        } else {
+            stated.note("", key, || count(value));
+        }
     })
+    .ok()?;
+    stated.usage()
+}
+
+/// The counts that some server states, under its own name for them.
+#[derive(Default)]
+struct Stated {
+    prompt: Option<u64>,
+    input: Option<u64>,
+    completion: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    reasoning: Option<u64>,
+    completion_reasoning: Option<u64>,
+    output_reasoning: Option<u64>,
+    prompt_cached: Option<u64>,
+    input_cached: Option<u64>,
+    cache_hit: Option<u64>,
+    cached: Option<u64>,
+    cache_write: Option<u64>,
+    cache_creation: Option<u64>,
+    prompt_audio: Option<u64>,
+    completion_audio: Option<u64>,
+    accepted: Option<u64>,
+    rejected: Option<u64>,
+}
+
+impl Stated {
+    /// Takes a count down, if it is one that anybody uses. `object` is empty for those on the top level.
+    fn note(&mut self, object: &str, key: &str, count: impl FnOnce() -> Option<u64>) {
+        let place = match (object, key) {
+            ("", "prompt_tokens") => &mut self.prompt,
+            ("", "input_tokens") => &mut self.input,
+            ("", "completion_tokens") => &mut self.completion,
+            ("", "output_tokens") => &mut self.output,
+            ("", "total_tokens") => &mut self.total,
+            ("", "reasoning_tokens") => &mut self.reasoning,
+            // DeepSeek and Moonshot put theirs on the top level.
+            ("", "prompt_cache_hit_tokens") => &mut self.cache_hit,
+            ("", "cached_tokens") => &mut self.cached,
+            ("prompt_tokens_details", "cached_tokens") => &mut self.prompt_cached,
+            ("prompt_tokens_details", "cache_write_tokens") => &mut self.cache_write,
+            ("prompt_tokens_details", "cache_creation_tokens") => &mut self.cache_creation,
+            ("prompt_tokens_details", "audio_tokens") => &mut self.prompt_audio,
+            ("input_tokens_details", "cached_tokens") => &mut self.input_cached,
+            ("completion_tokens_details", "reasoning_tokens") => &mut self.completion_reasoning,
+            ("completion_tokens_details", "audio_tokens") => &mut self.completion_audio,
+            ("completion_tokens_details", "accepted_prediction_tokens") => &mut self.accepted,
+            ("completion_tokens_details", "rejected_prediction_tokens") => &mut self.rejected,
+            ("output_tokens_details", "reasoning_tokens") => &mut self.output_reasoning,
+            _ => return,
+        };
+        *place = count();
+    }
+
+    /// What the counts mean; None when there are none.
+    fn usage(self) -> Option<Usage> {
+        let input = self.prompt.or(self.input);
+        let mut output = self.completion.or(self.output);
+        let stated_total = self.total;
+        if input.is_none() && output.is_none() && stated_total.is_none() {
+            return None;
+        }
+        let reasoning = self.completion_reasoning.or(self.output_reasoning).or(self.reasoning);
+        // xAI counts reasoning beside the completion, which shows in the total.
+        if let (Some(input), Some(said), Some(reasoning), Some(total)) = (input, output, reasoning, stated_total)
+            && reasoning > 0
+            && total == input + said + reasoning
+        {
+            output = Some(said + reasoning);
+        }
+        Some(Usage {
+            input: input.unwrap_or(0),
+            output: output.unwrap_or(0),
+            cache_read: self.prompt_cached.or(self.input_cached).or(self.cache_hit).or(self.cached),
+            cache_write: self.cache_write.or(self.cache_creation),
+            cache_write_1h: None,
+            reasoning,
+            input_audio: self.prompt_audio,
+            output_audio: self.completion_audio,
+            accepted_prediction: self.accepted,
+            rejected_prediction: self.rejected,
+            stated_total,
+        })
+    }
 }
 
 /// The usage of a stream chunk, wherever its server puts it.
@@ -116,6 +192,7 @@ mod tests {
                 "accepted_prediction_tokens": 5, "rejected_prediction_tokens": 6 }
         });
         assert_eq!(write(&read(&stated).expect("usage")), stated);
+        assert_eq!(read_raw(stated.to_string().as_bytes()), read(&stated));
     }
 
     #[test]
@@ -123,6 +200,8 @@ mod tests {
         let deepseek = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12,
                               "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 2});
         assert_eq!(read(&deepseek).and_then(|usage| usage.cache_read), Some(8));
+        let odd = br#"{"prompt_tokens":1.0,"completion_tokens":null,"input_tokens":7,"prompt_tokens_details":[3]}"#;
+        assert_eq!(read_raw(odd), serde_json::from_slice(odd).ok().as_ref().and_then(read));
         let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
                          "completion_tokens_details": {"reasoning_tokens": 94}});
         assert_eq!(read(&xai).map(|usage| (usage.output, usage.total())), Some((103, 135)));
