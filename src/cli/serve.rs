@@ -27,7 +27,7 @@ use crate::upstream::Proxies;
 /// How long the access log may take to be written out when the process ends.
 const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
 
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(super) struct Args {
     /// The configuration; `config/portcullis.yaml` when it exists, else what is built in.
     #[arg(long, short, env = "PORTCULLIS_CONFIG")]
