@@ -7,7 +7,7 @@ mod schema;
 mod serve;
 mod welcome;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,10 +22,13 @@ const REFUSED: u8 = 2;
 
 /// A programmable AI gateway: any client dialect to any model provider.
 #[derive(Parser)]
-#[command(name = "portcullis", version, about)]
+#[command(name = "portcullis", version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// Without a subcommand these are `serve`'s.
+    #[command(flatten)]
+    serve: serve::Args,
 }
 
 #[derive(Subcommand)]
@@ -44,7 +47,8 @@ enum Command {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    match Cli::parse().command.unwrap_or_else(|| Command::Serve(serve::Args::default())) {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Mock(args) => mock::run(args),
@@ -82,8 +86,12 @@ fn fail(status: u8, text: &str) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Prints to standard output.
-#[expect(clippy::print_stdout, reason = "the command's output")]
+/// Prints to standard output. A reader that has seen enough (`head`) closes it, which is no failure.
 fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints beside the output: it may be redirected into a file.
+fn hint(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{REFUSED, config_path, env, fail, say};
+use super::{REFUSED, config_path, env, fail, hint, say};
 use crate::config;
 use crate::generation::Builder;
 
@@ -29,7 +29,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         Err(errors) => return fail(REFUSED, &errors),
     };
     for warning in &generation.warnings {
-        say(&format!("warning: {warning}"));
+        hint(&format!("warning: {warning}"));
     }
     if args.print {
         say(&config::print(&loaded.config));

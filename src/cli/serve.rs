@@ -30,7 +30,7 @@ const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long the workers may take to let go of what they cut.
 const WORKERS_END: std::time::Duration = std::time::Duration::from_secs(2);
 
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub(super) struct Args {
     /// The configuration; `config/portcullis.yaml` when it exists, else what is built in.
     #[arg(long, short, env = "PORTCULLIS_CONFIG")]

@@ -44,7 +44,8 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     ask.top_p = read(&mut body, "", "top_p", &NUMBER)?;
     ask.top_k = read(&mut body, "", "top_k", &NUMBER)?;
     ask.stop = decode_stop(&mut body)?;
-    ask.stream = raw.stream || read(&mut body, "", "stream", &BOOL)?.unwrap_or(false);
+    // Taken out in any case: what is left becomes `extra`.
+    ask.stream = read(&mut body, "", "stream", &BOOL)?.unwrap_or(false) || raw.stream;
     ask.service_tier = read(&mut body, "", "service_tier", &STRING)?.map(|tier| match tier.as_str() {
         "standard_only" => "default".to_owned(),
         _ => tier,
