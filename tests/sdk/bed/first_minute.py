@@ -5,6 +5,8 @@ Meant to run in a network of its own, so that the default ports are free. Usage:
 
 import fcntl
 import json
+import os
+import pty
 import socket
 import struct
 import subprocess
@@ -26,12 +28,23 @@ def loopback_up() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
 
 
+def everything(terminal: int) -> str:
+    """What was written to a terminal whose other end is closed."""
+    told = b""
+    try:
+        while more := os.read(terminal, 65_536):
+            told += more
+    except OSError:
+        pass  # the way a terminal says that nobody is there any more
+    return told.decode()
+
+
 def main(binary: str, folder: str) -> None:
     loopback_up()
-    child = subprocess.Popen(
-        [binary, "serve"], cwd=folder, env=clean_env(HOME=folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )
+    # A terminal: to a pipe the gateway writes its log and no words of welcome.
+    terminal, end = pty.openpty()
+    child = subprocess.Popen([binary, "serve"], cwd=folder, env=clean_env(HOME=folder), stdout=end, stderr=end)
+    os.close(end)
     with httpx2.Client(trust_env=False, timeout=5, base_url=ROOT) as http:
 
         def ready() -> bool:
@@ -47,7 +60,8 @@ def main(binary: str, folder: str) -> None:
             ask = {"model": found["models"][0], "messages": [{"role": "user", "content": "Hello"}]}
             found["answer"] = http.post("/v1/chat/completions", json=ask).json()
     child.terminate()
-    found["told"] = child.communicate(timeout=10)[0]
+    child.wait(10)
+    found["told"] = everything(terminal)
     print(json.dumps(found))
 
 
