@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::LazyLock;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use super::*;
 
 /// The names of the real tables, so that the shipped files are held against them.
-static PROVIDERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
-static DIALECTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
+static PROVIDERS: LazyLock<Vec<&str>> =
+    LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
+static DIALECTS: LazyLock<Vec<&str>> =
+    LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
 
 fn known() -> Known<'static> {
     Known { providers: &PROVIDERS, dialects: &DIALECTS }
@@ -142,7 +144,8 @@ fn a_secret_with_yaml_in_it_harms_nothing() {
     let odd = "p@ss: [#'\"\\ ${NOT} $${X}: - |";
     let env = |name: &str| (name == "ODD").then(|| odd.to_owned());
     let text = "admin: { token: ${ODD} }\nauth:\n  pepper: ${ODD} # a comment\n";
-    let config = parse("t.yaml", text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config =
+        parse("t.yaml", text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some(odd));
     assert_eq!(config.auth.pepper.as_ref().map(Secret::expose), Some(odd));
 }
@@ -168,7 +171,8 @@ fn variables_fill_numbers_and_booleans_where_the_type_wants_them() {
     ";
     let text = text.replace("'${N}', limits", "${N}, limits").replace("'${NONE:-50}'", "${NONE:-50}");
     let text = text.replace("'${T}'", "${T}").replace("project: '${EMPTY}'", "project: ${EMPTY}");
-    let config = parse("t.yaml", &text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config =
+        parse("t.yaml", &text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.listen.workers, Some(7));
     assert_eq!(config.listen.limits.max_headers, 50);
     assert_eq!(config.listen.limits.max_body_bytes, ByteSize::mib(7));

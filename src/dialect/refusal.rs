@@ -34,8 +34,13 @@ const POLICY_WORDS: &[&str] = &[
 ];
 
 /// Wordings of "the account is empty", as against "too fast".
-const QUOTA_WORDS: &[&str] =
-    &["insufficient_quota", "credit balance is too low", "exceeded your current quota", "billing_hard_limit", "billing_not_active"];
+const QUOTA_WORDS: &[&str] = &[
+    "insufficient_quota",
+    "credit balance is too low",
+    "exceeded your current quota",
+    "billing_hard_limit",
+    "billing_not_active",
+];
 
 /// Wordings of "our key is wrong" under statuses other than 401.
 const CREDENTIAL_WORDS: &[&str] = &["api_key_invalid", "api key not valid", "invalid_api_key", "incorrect api key"];

@@ -139,7 +139,8 @@ fn base_url(
         _ => None,
     };
     if let Some(base) = &written.base_url {
-        let missing = |missing| format!("providers.{name}.base_url: `{{{missing}}}` stands in it, but `{missing}` is not set");
+        let missing =
+            |missing| format!("providers.{name}.base_url: `{{{missing}}}` stands in it, but `{missing}` is not set");
         return provider::expand(base, &field).map_err(missing);
     }
     let Some(row) = row else {

@@ -72,11 +72,12 @@ const TABLE: &[(&str, End, End)] = &[
 ];
 
 /// What differs from the table where a provider has words of its own.
-fn expected(fault: &str, to: Dialect, stream: bool) -> End {
+fn expected(fault: &str, from: Dialect, to: Dialect, stream: bool) -> End {
     let row = TABLE.iter().find(|(name, ..)| *name == fault).expect("a row");
     let end = if stream { row.2 } else { row.1 };
     match (fault, to, end) {
-        ("quota", Anthropic, _) => Refused(400, "quota_exceeded"),
+        // Anthropic's own callers hear its 400; others what their dialect says of an empty account.
+        ("quota", Anthropic, _) if from == Anthropic => Refused(400, "quota_exceeded"),
         // Gemini blocks a prompt with a 200 and a reason.
         ("policy", Gemini, _) => Fine,
         // What Anthropic and Gemini say inside a stream is that they are overloaded.
@@ -155,7 +156,7 @@ fn judge(fault: &str, from: Dialect, to: Dialect, stream: bool, reply: &Reply, l
     same("the number of attempts", &json!(attempts), json!(1))?;
     same("the log's stream", &log["stream"], json!(stream))?;
     same("the body's end", &json!(reply.whole), json!(true))?;
-    match expected(fault, to, stream) {
+    match expected(fault, from, to, stream) {
         Refused(status, code) => {
             same("the status", &json!(reply.status()), json!(status))?;
             same("the log's status", &log["status"], json!(status))?;

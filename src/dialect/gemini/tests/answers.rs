@@ -200,8 +200,15 @@ fn an_answer_without_its_own_id_gets_that_of_the_exchange() {
 }
 
 #[test]
+fn an_error_in_the_answers_place_is_what_it_says() {
+    let body = br#"{"error":{"code":500}}"#;
+    assert_eq!(Gemini.decode_answer(body).expect_err("an error").kind, Kind::UpstreamError);
+    assert_eq!(Gemini.summary(Op::Generate, body).expect_err("an error").kind, Kind::UpstreamError);
+}
+
+#[test]
 fn odd_bodies_are_bad_answers_and_sparse_ones_are_not() {
-    for body in ["", "[]", "{}", "null", r#"{"error":{"code":500}}"#, r#"{"candidates":["x"]}"#, "<html>"] {
+    for body in ["", "[]", "{}", "null", r#"{"candidates":["x"]}"#, "<html>"] {
         assert_eq!(Gemini.decode_answer(body.as_bytes()).expect_err(body).kind, Kind::BadAnswer, "{body}");
         let summary = Gemini.summary(Op::Generate, body.as_bytes());
         assert_eq!(summary.is_err(), !body.starts_with('{') || body.contains("\"x\""), "{body}");
