@@ -98,7 +98,7 @@ pub struct Matched {
 
 /// Why a request matches no endpoint.
 pub struct Unserved {
-    fault: Fault,
+    fault: Box<Fault>,
     allow: Option<HeaderValue>,
 }
 
@@ -200,14 +200,17 @@ impl Unserved {
             known.map(|known| (strsim::normalized_levenshtein(known, path), known)).max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = near.filter(|(likeness, _)| *likeness > 0.6).map(|(_, path)| format!(" Did you mean `{path}`?"));
         let text = format!("Nothing is served at {method} {path}.{}", hint.unwrap_or_default());
-        Unserved { fault: Fault::new(Kind::UnknownEndpoint, text), allow: None }
+        Unserved { fault: Box::new(Fault::new(Kind::UnknownEndpoint, text)), allow: None }
     }
 
     fn method(method: &Method, path: &str, rows: &[&Endpoint]) -> Self {
         let methods: Vec<&str> = rows.iter().flat_map(|row| row.methods).map(Method::as_str).collect();
         let allowed = methods.join(", ");
         let text = format!("{path} does not take {method}; it takes {allowed}.");
-        Unserved { fault: Fault::new(Kind::MethodNotAllowed, text), allow: HeaderValue::from_str(&allowed).ok() }
+        Unserved {
+            fault: Box::new(Fault::new(Kind::MethodNotAllowed, text)),
+            allow: HeaderValue::from_str(&allowed).ok(),
+        }
     }
 }
 

@@ -133,14 +133,17 @@ impl Generation {
     }
 }
 
+/// Looks a variable up; brought by the caller, so that tests have their own.
+pub type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// Builds generations from a file, or from what is built in, and the environment.
 pub struct Builder {
     path: Option<PathBuf>,
-    env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    env: Environment,
 }
 
 impl Builder {
-    pub fn new(path: Option<PathBuf>, env: Box<dyn Fn(&str) -> Option<String> + Send + Sync>) -> Self {
+    pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
         Builder { path, env }
     }
 
@@ -202,7 +205,7 @@ impl Builder {
             tls,
             max_answer_bytes: limits.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
-            keep_alive: config.stream.keep_alive.get().map(Into::into),
+            keep_alive: config.stream.keep_alive.get(),
             catalogue,
             descriptions,
             plans: ArcSwap::default(),

@@ -24,6 +24,7 @@ use crate::route::{Auth, Face, Overrides, Target};
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
 /// What came of preparing.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
 pub(super) enum Prepared {
     Send(Request),
     /// No upstream is needed.

@@ -26,7 +26,7 @@ const MOCK_BASE: &str = "http://mock/v1";
 
 /// What came of a written provider.
 pub(super) enum Built {
-    Live(Provider),
+    Live(Box<Provider>),
     /// It has no credential; the text says which variable or field to set.
     Dormant(String),
 }
@@ -87,7 +87,7 @@ pub(super) fn build(
         let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
         faces.push(Face { dialect, base_url, dial, query, auth, quirks });
     }
-    Ok(Built::Live(Provider {
+    Ok(Built::Live(Box::new(Provider {
         name: name.to_owned(),
         otel: row.map_or("custom", Row::otel_name),
         preset: row.map_or("", Row::prices_name),
@@ -97,7 +97,7 @@ pub(super) fn build(
         models: written.models.clone(),
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
-    }))
+    })))
 }
 
 fn dialect_names() -> String {

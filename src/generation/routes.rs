@@ -21,7 +21,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
         &config.timeouts,
         env,
     ) {
-        Ok(Built::Live(provider)) => routes.providers.push(Arc::new(provider)),
+        Ok(Built::Live(provider)) => routes.providers.push(Arc::from(provider)),
         Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),
         Err(error) => wrong.push(error),
     };

@@ -82,6 +82,11 @@ impl Log {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the writer has a thread of its own")]
+fn pause() {
+    std::thread::sleep(PACE);
+}
+
 fn write(lines: &Receiver<Bytes>, mut sinks: Vec<Box<dyn Write + Send>>) {
     let mut put = |line: Option<&Bytes>| {
         for sink in &mut sinks {
@@ -107,7 +112,7 @@ fn write(lines: &Receiver<Bytes>, mut sinks: Vec<Box<dyn Write + Send>>) {
                 }
                 idle += 1;
                 if idle < IDLE_LOOKS {
-                    std::thread::sleep(PACE);
+                    pause();
                     continue;
                 }
                 match lines.recv() {

@@ -142,14 +142,10 @@ impl Metrics {
         let reloads = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
-        let mut add = |name: &str, help: &str, metric: Box<dyn FnOnce(&mut Registry, &str, &str)>| {
-            metric(&mut registry, name, help);
-        };
         macro_rules! register {
-            ($name:literal, $help:literal, $metric:ident) => {{
-                let metric = $metric.clone();
-                add($name, $help, Box::new(move |registry, name, help| registry.register(name, help, metric)));
-            }};
+            ($name:literal, $help:literal, $metric:ident) => {
+                registry.register($name, $help, $metric.clone())
+            };
         }
         register!("gen_ai_client_operation_duration_seconds", "Duration of an exchange", durations);
         register!("gen_ai_client_token_usage", "Tokens of an exchange", tokens);
