@@ -12,6 +12,7 @@ mod gateway {
     mod limits;
     mod pairs;
     mod raw;
+    mod reload;
     mod support;
     mod tls;
     mod upstream;
