@@ -4,6 +4,7 @@
 
 mod gateway {
     mod auth;
+    mod catalogue;
     mod clients;
     mod commit;
     mod dialect;
@@ -13,6 +14,7 @@ mod gateway {
     mod pairs;
     mod raw;
     mod reload;
+    mod stored;
     mod support;
     mod tls;
     mod upstream;

@@ -86,6 +86,7 @@ impl Reading<'_> {
             let maker = Maker {
                 provider: self.target.provider.name.clone(),
                 model: self.target.model.clone(),
+                asked: self.x.model.clone(),
                 key: principal.key.clone(),
             };
             cx.state.affinity.remember(id, maker);

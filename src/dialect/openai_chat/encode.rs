@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value, json};
 use super::{NAME, complete, history, reasoning, tools};
 use crate::chat::{Ask, OutputFormat};
 use crate::dialect::{Encoding, Quirks};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
 const MAX_USER_BYTES: usize = 64;
@@ -17,6 +17,10 @@ const MAX_USER_BYTES: usize = 64;
 const WRITTEN_ELSEWHERE: &[&str] = &["functions", "stream_options", "chat_template_kwargs"];
 
 pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    if ask.previous_response.is_some() {
+        let text = "This model's provider keeps no earlier responses; send the conversation instead.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("previous_response_id"));
+    }
     let mut body = Map::new();
     body.insert("model".into(), to.model.into());
     if complete::is_legacy(ask) {
@@ -195,5 +199,4 @@ fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
             to.drop_if(true, "metadata", "only taken for stored answers of OpenAI");
         }
     }
-    to.drop_if(ask.previous_response.is_some(), "previous_response_id", "this dialect has no stored responses");
 }
