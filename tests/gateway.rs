@@ -10,8 +10,11 @@ mod gateway {
     mod dialect;
     mod drain;
     mod faults;
+    mod first;
     mod limits;
+    mod money;
     mod pairs;
+    mod races;
     mod raw;
     mod reload;
     mod stored;
