@@ -42,8 +42,8 @@ fn usage(from: Dialect, reply: &Reply, stream: bool) -> Value {
         Gemini => "/usageMetadata",
         _ => "/usage",
     };
-    let usages = values.iter().filter_map(|value| value.pointer(pointer)).filter(|usage| usage.is_object());
-    usages.last().cloned().unwrap_or_else(|| panic!("no usage: {}", reply.text()))
+    let mut usages = values.iter().filter_map(|value| value.pointer(pointer)).filter(|usage| usage.is_object());
+    usages.next_back().cloned().unwrap_or_else(|| panic!("no usage: {}", reply.text()))
 }
 
 async fn ask(gateway: &Gateway, from: Dialect, model: &str, stream: bool, headers: &[(&str, &str)]) -> Reply {
