@@ -87,8 +87,7 @@ async fn once(cx: &Cx, x: &mut Exchange, call: &Call, target: &Arc<Target>, dead
     if !response.status().is_success() {
         return Err(refused(response, face.dialect, timeouts).await);
     }
-    let reading =
-        Reading { x, call, target, from: face.dialect, raw: prepared.raw, asked: prepared.asked, sent, deadline };
+    let reading = Reading { x, call, target, from: face.dialect, asked: prepared.asked, sent, deadline };
     reading.read(cx, response).await
 }
 

@@ -6,6 +6,8 @@ mod providers;
 mod routes;
 
 use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,6 +36,8 @@ pub struct Generation {
     pub loaded: SystemTime,
     /// Files whose change calls for a reload.
     pub files: Vec<PathBuf>,
+    /// What those files held, as [`fingerprint`] gives it.
+    pub fingerprint: u64,
     pub warnings: Vec<String>,
     pub keys: Keys,
     /// Proxies whose word on the caller's address is taken.
@@ -167,9 +171,11 @@ impl Builder {
     /// # Errors
     /// Why nothing was built, a line each.
     pub fn build(&self, number: u64) -> Result<Generation, String> {
+        let files: Vec<PathBuf> = self.path.iter().cloned().chain(self.load()?.config.files()).collect();
+        // Taken before the reading that counts: whatever changes from here on will be seen to have changed.
+        let fingerprint = fingerprint(&files);
         let loaded = self.load()?;
         let config = loaded.config;
-        let files = self.path.iter().cloned().chain(config.files()).collect();
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
         let routes = routes::build(&config, &*self.env, &mut warnings)?;
@@ -186,6 +192,7 @@ impl Builder {
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
             loaded: SystemTime::now(),
             files,
+            fingerprint,
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,
@@ -217,6 +224,15 @@ fn trusted(config: &Config) -> Result<Trusted, String> {
     let list = config.listen.trusted_proxies.iter().map(String::as_str);
     Trusted::read(list)
         .ok_or_else(|| "listen.trusted_proxies: one of them is neither an address nor a network".to_owned())
+}
+
+/// What files hold, as one number. An unreadable file counts as such: its return is a change.
+pub fn fingerprint(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        std::fs::read(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// The keys, or everybody when there are none: `config::check` has made sure that this is wanted.

@@ -134,10 +134,7 @@ fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
     for other in api::ask::other_models(call) {
         principal.may_use(&other)?;
     }
-    if let Some(target) = api::responses::affinity(cx, x, call) {
-        return Ok(Plan { targets: vec![target] });
-    }
-    cx.generation.plan(&x.model)
+    api::responses::follow(cx, x, call, cx.generation.plan(&x.model)?)
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so

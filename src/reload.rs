@@ -2,9 +2,7 @@
 //!
 //! A generation that cannot be built leaves the old one in force and says why. Never touches an exchange under way.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::generation::{Builder, Generation};
+use crate::generation::{Builder, Generation, fingerprint};
 use crate::state::State;
 
 /// How long files must be quiet before a change counts: editors write in several steps.
@@ -74,7 +72,8 @@ impl Reloader {
         })
         .inspect_err(|error| tracing::warn!("files are polled only: {error}"))
         .ok();
-        let mut seen = fingerprint(&self.current.load().files);
+        // What was refused last, so that a broken file is reported once and not every two seconds.
+        let mut refused = None;
         loop {
             let files = self.current.load().files.clone();
             if files.is_empty() {
@@ -89,13 +88,12 @@ impl Reloader {
                 sleep(DEBOUNCE).await;
                 while changed.try_recv().is_ok() {}
             }
-            let now = fingerprint(&files);
-            if now != seen {
-                // Noted before building, so that a broken file is reported once and not every two seconds.
-                seen = now;
-                if self.reload().await.is_ok() {
-                    seen = fingerprint(&self.current.load().files);
-                }
+            let current = self.current.load_full();
+            let now = fingerprint(&current.files);
+            // A file that is again as it was is reloaded too: it is no longer refused.
+            let changed = now != current.fingerprint || refused.is_some();
+            if changed && refused != Some(now) {
+                refused = self.reload().await.err().map(|_| now);
             }
         }
     }
@@ -115,17 +113,4 @@ fn follow(watcher: &mut impl Watcher, files: &[PathBuf], watched: &mut Vec<PathB
             watched.push(folder);
         }
     }
-}
-
-/// What the files hold, as one number. An unreadable file counts as such: its return is a change.
-fn fingerprint(files: &[PathBuf]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        content(file).hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
-fn content(file: &Path) -> Option<Vec<u8>> {
-    std::fs::read(file).ok()
 }

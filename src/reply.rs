@@ -171,6 +171,9 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Outbound::Stream { relay, settle } = self {
+            if matches!(settle.outcome, Outcome::Open) && relay.has_said_all() {
+                settle.outcome = Outcome::Complete;
+            }
             settle.seen = std::mem::take(&mut relay.seen);
         }
     }

@@ -232,9 +232,12 @@ impl Routes {
 
     fn not_found(&self, model: &str) -> Fault {
         let prefix = model.split_once('/').map_or(model, |(prefix, _)| prefix);
-        if let Some((name, variable)) = self.dormant.iter().find(|(name, _)| name == prefix) {
+        let dormant = self.dormant.iter().find(|(name, _)| name == prefix).map(|(_, variable)| variable.as_str());
+        // A provider of the built-in table that nobody wrote down is told of as well.
+        let of_table = || crate::provider::find(prefix).and_then(|row| row.env.first()).copied();
+        if let Some(variable) = dormant.or_else(of_table) {
             let text = format!(
-                "The provider `{name}` of the model `{model}` has no credential; the operator sets {variable}."
+                "The provider `{prefix}` of the model `{model}` has no credential; the operator sets {variable}."
             );
             return Fault::new(Kind::ModelNotFound, text).param("model");
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
-use crate::chat::Event;
+use crate::chat::{Event, Usage};
 use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
 use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
@@ -62,8 +62,8 @@ pub struct Setting {
     pub add_cost: Option<CostWriter>,
 }
 
-/// Rewrites one frame with the cost in its usage; None leaves the frame as it is.
-pub type CostWriter = Box<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send>;
+/// Rewrites one frame with what the usage seen so far costs; None leaves the frame as it is.
+pub type CostWriter = Box<dyn Fn(&[u8], &Usage) -> Option<Vec<u8>> + Send>;
 
 /// What a look at the upstream came to.
 enum Step {
@@ -156,6 +156,17 @@ impl Relay {
         self.ended.then(|| self.failed.take().map_or(Ok(()), Err))
     }
 
+    /// Whether the client has everything that matters: many SDKs close the connection at the final marker, before the
+    /// upstream has closed its own.
+    pub fn has_said_all(&self) -> bool {
+        let said = match &self.mode {
+            Mode::Raw { sniffer, .. } => sniffer.complete(),
+            // Ends are known when the upstream closes; what came before them is in `out`.
+            Mode::Translate { .. } => self.ended,
+        };
+        said && self.failed.is_none() && self.out.is_empty()
+    }
+
     /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
         let worked = match self.body.poll_data(cx) {
@@ -213,8 +224,9 @@ impl Relay {
                 let hidden = sighting.only_usage && *hide_usage;
                 let mut rewritten = None;
                 if let Some(usage) = sighting.usage {
-                    self.seen.usage.get_or_insert_default().update(&usage);
-                    rewritten = self.setting.add_cost.as_ref().and_then(|write| write(frame.0));
+                    let usage_so_far = self.seen.usage.get_or_insert_default();
+                    usage_so_far.update(&usage);
+                    rewritten = self.setting.add_cost.as_ref().and_then(|write| write(frame.0, usage_so_far));
                 }
                 if let Some(fault) = sighting.fault {
                     return self.reported(fault);
@@ -260,8 +272,25 @@ impl Relay {
             }
             encoder.event(&event, &mut bytes);
         }
-        self.push(bytes.into());
+        let bytes = self.with_cost(bytes.into());
+        self.push(bytes);
         reported.map_or(Ok(()), Err)
+    }
+
+    /// Writes the cost into the usage of encoded frames, where the caller asked for it.
+    fn with_cost(&self, frames: Bytes) -> Bytes {
+        let (Some(write), Some(usage)) = (&self.setting.add_cost, &self.seen.usage) else { return frames };
+        let mut scanner = Scanner::bounded(usize::MAX);
+        let mut out = Vec::with_capacity(frames.len() + 32);
+        scanner.push(frames);
+        while let Ok(true) = scanner.scan() {
+            let frame = scanner.last();
+            match write(frame, usage) {
+                Some(rewritten) => out.extend_from_slice(&rewritten),
+                None => out.extend_from_slice(frame),
+            }
+        }
+        out.into()
     }
 
     /// The upstream reported an error in a raw stream. After the commit its own frame is the best account of it.
@@ -299,7 +328,8 @@ impl Relay {
                 if let Mode::Translate { encoder, .. } = &mut self.mode {
                     let mut bytes = Vec::new();
                     encoder.finish(&mut bytes);
-                    self.push(bytes.into());
+                    let bytes = self.with_cost(bytes.into());
+                    self.push(bytes);
                 }
             }
         }

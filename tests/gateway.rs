@@ -4,14 +4,20 @@
 
 mod gateway {
     mod auth;
+    mod catalogue;
     mod clients;
     mod commit;
     mod dialect;
     mod drain;
     mod faults;
+    mod first;
     mod limits;
+    mod money;
     mod pairs;
+    mod races;
     mod raw;
+    mod reload;
+    mod stored;
     mod support;
     mod tls;
     mod upstream;

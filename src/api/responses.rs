@@ -1,8 +1,6 @@
 //! Stored responses: requests that name an earlier answer go to the target that made it.
 //!
-//! Never guesses: an id that this process does not know, or that another caller made, is not found.
-
-use std::sync::Arc;
+//! Never tells one caller of another's: an id that another caller made is not found.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -13,7 +11,8 @@ use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::Target;
+use crate::route::Plan;
+use crate::state::affinity::Maker;
 
 /// Relays GET, DELETE and cancel of a stored response.
 ///
@@ -21,9 +20,9 @@ use crate::route::Target;
 /// [`Kind::ResponseNotFound`], and whatever the upstream says.
 pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
-    let target = find(cx, x, id).ok_or_else(|| {
-        Fault::new(Kind::ResponseNotFound, format!("No response `{id}` is known here.")).param("response_id")
-    })?;
+    let maker = cx.state.affinity.find(id).filter(|maker| is_mine(x, maker));
+    let target = maker.and_then(|maker| cx.generation.target(&maker.provider, &maker.model));
+    let target = target.ok_or_else(|| unknown(id).param("response_id"))?;
     x.model = target.name();
     let path = head.uri.path();
     let tail = path.find("/responses/").map_or(path, |at| &path[at..]);
@@ -32,20 +31,39 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
     attempt::relay(cx, x, &target, &call).await
 }
 
-/// The target that made the response which this call goes on from.
-pub fn affinity(cx: &Cx, x: &Exchange, call: &Call) -> Option<Arc<Target>> {
-    if !x.dialect.answers_are_stored() {
-        return None;
+/// The plan for a call that goes on from a stored response: only the account that made it has it.
+///
+/// An id that this process never saw, after a restart perhaps, is the provider's to judge.
+///
+/// # Errors
+/// [`Kind::ResponseNotFound`] for another caller's response, and where the model has no target at that account.
+pub fn follow(cx: &Cx, x: &Exchange, call: &Call, plan: Plan) -> Result<Plan, Fault> {
+    let previous = call.envelope.str("previous_response_id").filter(|_| x.dialect.answers_are_stored());
+    let Some((id, maker)) = previous.and_then(|id| cx.state.affinity.find(&id).map(|maker| (id, maker))) else {
+        return Ok(plan);
+    };
+    if !is_mine(x, &maker) {
+        return Err(unknown(&id).param("previous_response_id"));
     }
-    let previous = call.envelope.str("previous_response_id")?;
-    find(cx, x, &previous)
+    let mut targets = plan.targets;
+    targets.retain(|target| target.provider.name == maker.provider);
+    // The very target first; the sort keeps the plan's order otherwise.
+    targets.sort_by_key(|target| target.model != maker.model);
+    if targets.is_empty() && maker.asked == x.model {
+        // The name has come to stand for something else since.
+        targets.extend(cx.generation.target(&maker.provider, &maker.model));
+    }
+    if targets.is_empty() {
+        let text = format!("The response `{id}` was made by a provider that does not serve the model `{}`.", x.model);
+        return Err(Fault::new(Kind::ResponseNotFound, text).param("previous_response_id"));
+    }
+    Ok(Plan { targets })
 }
 
-fn find(cx: &Cx, x: &Exchange, id: &str) -> Option<Arc<Target>> {
-    let maker = cx.state.affinity.find(id)?;
-    let same_caller = x.principal.as_ref().is_some_and(|principal| principal.key == maker.key);
-    if !same_caller {
-        return None;
-    }
-    cx.generation.target(&maker.provider, &maker.model)
+fn is_mine(x: &Exchange, maker: &Maker) -> bool {
+    x.principal.as_ref().is_some_and(|principal| principal.key == maker.key)
+}
+
+fn unknown(id: &str) -> Fault {
+    Fault::new(Kind::ResponseNotFound, format!("No response `{id}` is known here."))
 }

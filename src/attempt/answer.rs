@@ -33,7 +33,6 @@ pub(super) struct Reading<'a> {
     pub target: &'a Arc<Target>,
     /// The dialect the answer comes in.
     pub from: &'static dyn Dialect,
-    pub raw: bool,
     pub asked: Meaning,
     /// When the request went out.
     pub sent: Instant,
@@ -86,6 +85,7 @@ impl Reading<'_> {
             let maker = Maker {
                 provider: self.target.provider.name.clone(),
                 model: self.target.model.clone(),
+                asked: self.x.model.clone(),
                 key: principal.key.clone(),
             };
             cx.state.affinity.remember(id, maker);
@@ -95,16 +95,16 @@ impl Reading<'_> {
     fn cost_writer(&self) -> Option<CostWriter> {
         let target = self.target.clone();
         target.card.as_ref().filter(|_| self.x.usage_cost)?;
-        let mut sniffer_of = self.from;
-        let op = self.x.op;
-        if !self.raw {
-            sniffer_of = self.x.dialect;
-        }
-        Some(Box::new(move |frame| {
+        Some(Box::new(move |frame, usage| {
             let view = Frame(frame);
-            let usage = sniffer_of.sniffer(op).frame(&view).usage?;
+            // Cheap for the many frames without usage.
+            if !view.contains(b"\"usage") {
+                return None;
+            }
             let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
-            add_cost(&mut value, target.cost(&usage)?);
+            if !add_cost(&mut value, target.cost(usage)?) {
+                return None;
+            }
             let mut out = Vec::with_capacity(frame.len() + 24);
             crate::sse::write(&mut out, view.event(), &value);
             Some(out)
@@ -246,13 +246,16 @@ fn content_type(response: &Response<Inbound>) -> &str {
     response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Puts `cost` (USD) beside the token counts, wherever the dialect keeps them.
-fn add_cost(value: &mut Value, nano_usd: u64) {
+/// Puts `cost` (USD) beside the token counts, wherever the dialect keeps them. False when there are none.
+fn add_cost(value: &mut Value, nano_usd: u64) -> bool {
     let places = ["/usage", "/response/usage", "/message/usage", "/usageMetadata"];
     let place = places.into_iter().find(|place| value.pointer(place).is_some_and(Value::is_object));
-    if let Some(usage) = place.and_then(|place| value.pointer_mut(place)).and_then(Value::as_object_mut) {
-        usage.insert("cost".into(), cost::nano_to_f64(nano_usd).into());
+    let usage = place.and_then(|place| value.pointer_mut(place)).and_then(Value::as_object_mut);
+    match usage {
+        Some(usage) => drop(usage.insert("cost".into(), cost::nano_to_f64(nano_usd).into())),
+        None => return false,
     }
+    true
 }
 
 /// How long the upstream wants us to wait: `retry-after-ms`, `x-ms-retry-after-ms`, `retry-after` in seconds or as a

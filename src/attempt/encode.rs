@@ -36,8 +36,6 @@ pub(super) struct Request {
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Outgoing,
-    /// The client's own bytes are relayed; so is the answer.
-    pub raw: bool,
     pub asked: Meaning,
 }
 
@@ -78,7 +76,7 @@ fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face) -> Result<Pre
     let path = face.dialect.path(x.op, &target.model, x.stream).ok_or_else(|| unserved(x, target))?;
     let (uri, headers) = address(face, target, &path, Some(&call.headers))?;
     let body = Outgoing::new(envelope.pieces());
-    Ok(Prepared::Send(Request { uri, headers, body, raw: true, asked: Meaning::Raw }))
+    Ok(Prepared::Send(Request { uri, headers, body, asked: Meaning::Raw }))
 }
 
 /// The decoded path: neutral form, then the target's.
@@ -117,7 +115,7 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };
-    Ok(Prepared::Send(Request { uri, headers, body, raw: false, asked: meaning }))
+    Ok(Prepared::Send(Request { uri, headers, body, asked: meaning }))
 }
 
 /// Address and headers. Of the client's headers only those that belong to the wire form go along.

@@ -57,6 +57,12 @@ pub(super) fn run(args: Args) -> ExitCode {
 /// Everything that runs until the process ends.
 fn start(config: &Config, builder: Builder, generation: Generation) -> io::Result<ExitCode> {
     // Bound before anything is started: a taken port is the commonest failure, and it should be the only line.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Asked for before anybody can know that we run: an early signal must not end the process in the system's own way.
+    let signals = {
+        let _context = runtime.enter();
+        Signals::new()?
+    };
     let listen = address(&config.listen.address)?;
     let listener = server::bind(listen)?;
     let admin_listener = match config.admin.is_off() {
@@ -85,7 +91,6 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     drop(listener);
     greet(&greeting);
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(async {
         let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
         tokio::spawn(reloader.clone().watch());
@@ -94,7 +99,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
             tokio::spawn(admin::serve(Arc::new(admin), listener));
         }
-        run_until_told(&reloader, &shared, &announce, config.drain.timeout.into()).await
+        run_until_told(signals, &reloader, &shared, &announce, config.drain.timeout.into()).await
     })?;
     state.end();
     announce.send_replace(Stage::Ending);
@@ -104,23 +109,48 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     Ok(status)
 }
 
+/// The signals that are acted on.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Told to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// Waits for signals: HUP reloads, TERM and INT drain, a second one ends at once.
 async fn run_until_told(
+    mut signals: Signals,
     reloader: &Arc<Reloader>,
     shared: &Shared,
     announce: &watch::Sender<Stage>,
     limit: std::time::Duration,
 ) -> io::Result<ExitCode> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
+        let Signals { hangup, terminate, interrupt } = &mut signals;
         tokio::select! {
             _ = hangup.recv() => {
                 // A refusal has been logged; the old generation goes on.
                 let _ = reloader.reload().await;
             }
-            () = either(&mut terminate, &mut interrupt) => break,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
         }
     }
     shared.state.drain();
@@ -133,18 +163,11 @@ async fn run_until_told(
             }
             ExitCode::SUCCESS
         }
-        () = either(&mut terminate, &mut interrupt) => {
+        () = signals.end() => {
             tracing::warn!("told twice: ending at once");
             ExitCode::FAILURE
         }
     })
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
 }
 
 /// Lets go of everything that holds the log, so that its writer ends, and waits for that.

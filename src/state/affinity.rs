@@ -17,6 +17,8 @@ pub struct Maker {
     pub provider: String,
     /// The upstream's name of the model.
     pub model: String,
+    /// The model as the caller named it.
+    pub asked: String,
     /// Name of the caller's key.
     pub key: String,
 }

@@ -137,7 +137,8 @@ async fn endless(events: u64) -> (std::net::SocketAddr, Arc<AtomicU64>) {
 }
 
 /// A client that does not read: the upstream stops being read, memory stays, and everything arrives once it reads on.
-async fn stop_reading(from: Dialect, events: u64) {
+/// Gives the bytes that had been taken by then, and the memory held.
+async fn stop_reading(from: Dialect, events: u64) -> (u64, u64) {
     let mock = Mock::start().await;
     let (address, taken) = endless(events).await;
     let yaml =
@@ -161,7 +162,6 @@ async fn stop_reading(from: Dialect, events: u64) {
         }
     }
     let grown = gateway.process.memory().saturating_sub(before);
-    println!("{from:?}: the flow stopped after {last} bytes; memory grew by {grown} bytes");
     assert!(last < 8 << 20, "{last} bytes were taken for a client that reads nothing");
     assert!(grown < 12 << 20, "memory grew by {grown} bytes");
     let head = conn.head().await;
@@ -171,17 +171,20 @@ async fn stop_reading(from: Dialect, events: u64) {
     assert!(said.done && said.error.is_none());
     assert_eq!(said.text.len() as u64, events * PIECE as u64);
     assert_eq!(said.usage, Some((7, 9)));
-    let grown = gateway.process.memory().saturating_sub(before);
-    assert!(grown < 16 << 20, "memory grew by {grown} bytes");
+    let after = gateway.process.memory().saturating_sub(before);
+    assert!(after < 16 << 20, "memory grew by {after} bytes");
     assert_eq!(gateway.logged(head.id()).await["status"], 200);
+    (last, grown)
 }
 
 #[tokio::test]
 async fn a_client_that_stops_reading_stops_the_upstream_of_a_relayed_stream() {
-    stop_reading(Chat, 30_000).await;
+    let (bytes, memory) = stop_reading(Chat, 30_000).await;
+    println!("relayed: the flow stopped after {bytes} bytes, memory had grown by {memory}");
 }
 
 #[tokio::test]
 async fn a_client_that_stops_reading_stops_the_upstream_of_a_translated_stream() {
-    stop_reading(Anthropic, 12_000).await;
+    let (bytes, memory) = stop_reading(Anthropic, 12_000).await;
+    println!("translated: the flow stopped after {bytes} bytes, memory had grown by {memory}");
 }

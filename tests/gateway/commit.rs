@@ -48,14 +48,17 @@ fn config() -> String {
     for fault in faults {
         for to in ALL {
             let (account, good) = (to.account(), good(to).account());
+            let clocks = if fault.starts_with("stall") { "head: 1s, first_token: 1s, idle: 1s" } else { "" };
             models.push_str(&format!(
-                "  \"{account} {fault}\": {{ fallback: [\"{account}/mock-fast:fault={fault}\", {good}/mock-good] }}\n"
+                "  \"{account} {fault}\":
+    fallback:
+      - {{ target: \"{account}/mock-fast:fault={fault}\", timeouts: {{ {clocks} }} }}
+      - {good}/mock-good\n"
             ));
         }
     }
     format!(
-        "timeouts: {{ connect: 5s, head: 1s, first_token: 1s, idle: 1s, total: 30s }}
-stream: {{ keep_alive: off, max_event_bytes: 1MiB }}
+        "stream: {{ keep_alive: off, max_event_bytes: 1MiB }}
 listen: {{ address: LISTEN, limits: {{ max_answer_bytes: 1MiB }} }}
 models:\n{models}"
     )

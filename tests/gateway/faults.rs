@@ -10,10 +10,15 @@ use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Turn};
 use super::support::{Gateway, Mock};
 use super::wire::{self, Reply};
 
-/// Short clocks and small bounds, so that nothing takes long.
+/// Small bounds, so that nothing takes long, and under `quick/` short clocks for what stalls.
 const CONFIG: &str = "
-timeouts: { connect: 5s, head: 1s, first_token: 1s, idle: 1s, total: 30s }
+listen: { address: LISTEN, limits: { max_answer_bytes: 1MiB } }
 stream: { keep_alive: off, max_event_bytes: 1MiB }
+models:
+  \"quick/chat/*\": { target: \"chat/*\", timeouts: &quick { head: 1s, first_token: 1s, idle: 1s } }
+  \"quick/responses/*\": { target: \"responses/*\", timeouts: *quick }
+  \"quick/anthropic/*\": { target: \"anthropic/*\", timeouts: *quick }
+  \"quick/gemini/*\": { target: \"gemini/*\", timeouts: *quick }
 ";
 
 /// Exchanges at the same time.
@@ -94,11 +99,7 @@ fn expected(fault: &str, from: Dialect, to: Dialect, stream: bool) -> End {
 #[tokio::test]
 async fn every_fault_ends_as_it_should_between_every_pair() {
     let mock = Mock::start().await;
-    let gateway = Gateway::start(
-        &mock,
-        &format!("listen: {{ address: LISTEN, limits: {{ max_answer_bytes: 1MiB }} }}\n{CONFIG}"),
-    )
-    .await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut exchanges = JoinSet::new();
     let address = gateway.address;
@@ -109,7 +110,8 @@ async fn every_fault_ends_as_it_should_between_every_pair() {
                     let places = places.clone();
                     exchanges.spawn(async move {
                         let _place = places.acquire_owned().await;
-                        let model = format!("{}/mock-fast:fault={fault}", to.account());
+                        let quick = if fault.starts_with("stall") { "quick/" } else { "" };
+                        let model = format!("{quick}{}/mock-fast:fault={fault}", to.account());
                         let body = from.ask(&model, stream, Turn::Text, "Hello");
                         let json = [("content-type", "application/json")];
                         let reply = wire::call(address, "POST", &from.path(&model, stream), &json, &body).await;

@@ -163,7 +163,7 @@ pub fn portcullis() -> Command {
 /// The mock provider.
 pub struct Mock {
     pub address: SocketAddr,
-    pub process: Process,
+    _process: Process,
     _folder: Folder,
 }
 
@@ -174,7 +174,7 @@ impl Mock {
         command.args(["mock", "--listen", &address.to_string()]);
         let mut process = Process::start(&mut command, folder.path("stderr"));
         process.ready(address).await;
-        Mock { address, process, _folder: folder }
+        Mock { address, _process: process, _folder: folder }
     }
 
     /// The requests that reached it, oldest first.

@@ -23,6 +23,8 @@ pub struct Seen {
 pub enum Act {
     /// These bytes are written; the connection stays.
     Answer(Vec<u8>),
+    /// These bytes are written, and the connection is closed.
+    AnswerAndClose(Vec<u8>),
     /// The connection is closed without a byte.
     Close,
     /// The connection is closed without the request being read, which resets it.
@@ -106,6 +108,11 @@ async fn serve(
         kept.lock().expect("no panic").push(request);
         match act {
             Act::Answer(bytes) if stream.write_all(&bytes).await.is_ok() => number += 1,
+            Act::AnswerAndClose(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
             _ => return,
         }
     }

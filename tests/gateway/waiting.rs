@@ -29,7 +29,7 @@ async fn open(gateway: &Gateway, from: Dialect, model: &str) -> (Head, Duration,
 fn keep_alives(from: Dialect, text: &str) -> usize {
     if from == Gemini {
         assert!(!text.contains(": keep-alive"), "{text}");
-        text.split("data: ").next().unwrap_or_default().matches(|c| c == '\n').count()
+        text.split("data: ").next().unwrap_or_default().matches('\n').count()
     } else {
         text.matches(": keep-alive\n\n").count()
     }
@@ -42,7 +42,7 @@ async fn a_stream_that_waits_for_its_first_token_gets_its_head_and_comments_then
     let gateway = &gateway;
     together(ALL.into_iter().flat_map(|from| ALL.map(|to| (from, to))).map(|(from, to)| async move {
         let model = format!("{}/mock-fast:ttft=600ms", to.account());
-        let (head, after, mut conn) = open(&gateway, from, &model).await;
+        let (head, after, mut conn) = open(gateway, from, &model).await;
         let pair = format!("{from:?} to {to:?}");
         assert!(after >= Duration::from_millis(100) && after < Duration::from_millis(450), "{pair}: {after:?}");
         assert_eq!(head.status, 200, "{pair}");
@@ -93,7 +93,7 @@ async fn a_failure_behind_an_early_head_is_an_error_event() {
     ];
     together(ALL.into_iter().flat_map(|from| faults.map(|(fault, code)| (from, fault, code))).map(
         |(from, fault, code)| async move {
-            let (head, _, mut conn) = open(&gateway, from, &format!("chat/x:{fault}")).await;
+            let (head, _, mut conn) = open(gateway, from, &format!("chat/x:{fault}")).await;
             assert_eq!(head.status, 200, "{from:?} {fault}");
             let (bytes, whole) = conn.rest().await;
             let text = String::from_utf8(bytes).expect("UTF-8");

@@ -143,6 +143,8 @@ fn decode_thinking(body: &mut Object, ask: &mut Ask, kept: &mut Extra) -> Result
     reasoning.include = match thinking.get("display").and_then(Value::as_str) {
         Some("omitted") => Some(false),
         Some("summarized") => Some(true),
+        // Anthropic shows what it thinks unless told otherwise; others must be asked to.
+        _ if kind != "disabled" => Some(true),
         _ => None,
     };
     let rest = leftover(thinking);

@@ -1,0 +1,149 @@
+//! Stored responses find their way back to the account that made them, for the caller that had them made.
+
+use serde_json::{Value, json};
+
+use super::support::{Gateway, Mock};
+use super::wire::Reply;
+
+/// Two accounts that keep responses; `pair` is answered by the second.
+async fn gateway(first: &Mock, second: &Mock) -> Gateway {
+    let yaml = format!(
+        "
+providers:
+  first: {{ dialect: openai_responses, base_url: http://MOCK/v1, auth: none }}
+  second: {{ dialect: openai_responses, base_url: http://{}/v1, auth: none }}
+  chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, auth: none }}
+  anthropic: {{ dialect: anthropic, base_url: http://MOCK/v1, auth: none }}
+  gemini: {{ dialect: gemini, base_url: http://MOCK/v1beta, auth: none }}
+models:
+  pair: {{ fallback: [\"first/x:fault=500\", second/mock-fast] }}
+  either: {{ fallback: [first/mock-fast, second/mock-fast] }}
+  deaf: {{ fallback: [chat/mock-fast, anthropic/mock-fast] }}
+keys:
+  - {{ name: one, key: sk-one }}
+  - {{ name: other, key: sk-other }}
+",
+        second.address
+    );
+    Gateway::start(first, &yaml).await
+}
+
+const ONE: &[(&str, &str)] = &[("authorization", "Bearer sk-one")];
+const OTHER: &[(&str, &str)] = &[("authorization", "Bearer sk-other")];
+
+async fn ask(gateway: &Gateway, key: &[(&str, &str)], model: &str, previous: Option<&str>, stream: bool) -> Reply {
+    let mut body = json!({"model": model, "input": "What did I say?", "stream": stream});
+    if let Some(previous) = previous {
+        body["previous_response_id"] = json!(previous);
+    }
+    gateway.call("POST", "/v1/responses", key, body.to_string()).await
+}
+
+fn provider(reply: &Reply) -> Option<&str> {
+    reply.head.header("x-portcullis-provider")
+}
+
+async fn made(gateway: &Gateway, model: &str, stream: bool) -> String {
+    let reply = ask(gateway, ONE, model, None, stream).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    super::dialect::Responses.read(&reply).id
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_where_it_began() {
+    let (first, second) = (Mock::start().await, Mock::start().await);
+    let gateway = gateway(&first, &second).await;
+    for stream in [false, true] {
+        // Made by the plan's second target, behind one that failed.
+        let id = made(&gateway, "pair", stream).await;
+        for model in ["pair", "either", "second/mock-fast", "second/mock-other"] {
+            let reply = ask(&gateway, ONE, model, Some(&id), stream).await;
+            assert_eq!((reply.status(), reply.head.attempts()), (200, 1), "{model}: {}", reply.text());
+            assert_eq!(provider(&reply), Some("second"), "{model}");
+            let said = super::dialect::Responses.read(&reply);
+            assert!(said.text.contains("I have seen 2 user turns"), "{model}: {}", said.text);
+        }
+        // The model that is named now is the model that is asked now.
+        let reply = ask(&gateway, ONE, "second/mock-other", Some(&id), stream).await;
+        assert_eq!(reply.head.header("x-portcullis-model"), Some("mock-other"));
+        let id = made(&gateway, "either", stream).await;
+        let reply = ask(&gateway, ONE, "either", Some(&id), stream).await;
+        assert_eq!((reply.status(), provider(&reply)), (200, Some("first")));
+    }
+    // A reload forgets nothing.
+    let id = made(&gateway, "pair", false).await;
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    assert_eq!(provider(&ask(&gateway, ONE, "pair", Some(&id), false).await), Some("second"));
+}
+
+#[tokio::test]
+async fn a_model_of_another_account_cannot_go_on_from_it() {
+    let (first, second) = (Mock::start().await, Mock::start().await);
+    let gateway = gateway(&first, &second).await;
+    let id = made(&gateway, "pair", false).await;
+    let asked = first.journal().await.len();
+    let reply = ask(&gateway, ONE, "first/mock-fast", Some(&id), false).await;
+    assert_eq!(reply.status(), 404, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["param"], "previous_response_id");
+    assert_eq!(first.journal().await.len(), asked);
+    // Providers that keep nothing say so instead of forgetting what was said.
+    for model in ["chat/mock-fast", "anthropic/mock-fast", "gemini/mock-fast", "deaf"] {
+        let reply = ask(&gateway, ONE, model, Some("resp_of_old"), true).await;
+        assert_eq!(reply.status(), 400, "{model}: {}", reply.text());
+        assert_eq!(reply.head.header("x-portcullis-error"), Some("unsupported_feature"), "{model}");
+    }
+}
+
+#[tokio::test]
+async fn another_callers_response_is_not_found_by_any_path() {
+    let (first, second) = (Mock::start().await, Mock::start().await);
+    let gateway = gateway(&first, &second).await;
+    let id = made(&gateway, "either", false).await;
+    let before = first.journal().await.len() + second.journal().await.len();
+    let reply = ask(&gateway, OTHER, "either", Some(&id), false).await;
+    assert_eq!(reply.status(), 404, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["code"], "response_not_found");
+    for (method, path) in [
+        ("GET", format!("/v1/responses/{id}")),
+        ("DELETE", format!("/v1/responses/{id}")),
+        ("POST", format!("/v1/responses/{id}/cancel")),
+        ("GET", format!("/v1/responses/{id}/input_items")),
+        ("GET", "/v1/responses/resp_unheard_of".to_owned()),
+    ] {
+        let reply = gateway.call(method, &path, OTHER, b"").await;
+        assert_eq!(reply.status(), 404, "{method} {path}: {}", reply.text());
+        assert_eq!(reply.json()["error"]["code"], "response_not_found", "{method} {path}");
+    }
+    assert_eq!(first.journal().await.len() + second.journal().await.len(), before);
+}
+
+#[tokio::test]
+async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
+    let (first, second) = (Mock::start().await, Mock::start().await);
+    let gateway = gateway(&first, &second).await;
+    let id = made(&gateway, "pair", false).await;
+    for prefix in ["/v1", ""] {
+        let reply = gateway.call("GET", &format!("{prefix}/responses/{id}?include[]=x"), ONE, b"").await;
+        assert_eq!((reply.status(), provider(&reply)), (200, Some("second")), "{}", reply.text());
+        assert_eq!(reply.json()["id"], id.as_str());
+        assert!(second.last().await["target"].as_str().is_some_and(|target| target.ends_with("?include[]=x")));
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!((&line["status"], &line["provider"]), (&json!(200), &json!("second")));
+    }
+    let reply = gateway.call("GET", &format!("/v1/responses/{id}/input_items"), ONE, b"").await;
+    assert!(reply.json()["data"].as_array().is_some_and(|items| !items.is_empty()), "{}", reply.text());
+    let body = json!({"model": "second/mock-fast", "input": "Hello", "background": true});
+    let reply = gateway.call("POST", "/v1/responses", ONE, body.to_string()).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    let background = reply.json()["id"].as_str().expect("an id").to_owned();
+    let reply = gateway.call("POST", &format!("/v1/responses/{background}/cancel"), ONE, b"").await;
+    assert_eq!((reply.status(), provider(&reply)), (200, Some("second")), "{}", reply.text());
+    let reply = gateway.call("DELETE", &format!("/v1/responses/{id}"), ONE, b"").await;
+    assert_eq!((reply.status(), reply.json()["deleted"].clone()), (200, json!(true)), "{}", reply.text());
+    // What is gone is the provider's to say.
+    let reply = gateway.call("GET", &format!("/v1/responses/{id}"), ONE, b"").await;
+    assert_eq!((reply.status(), provider(&reply)), (404, Some("second")), "{}", reply.text());
+    let calls = first.journal().await.iter().filter(|entry| entry["target"].to_string().contains(&id)).count();
+    assert_eq!(calls, 0, "the first account was asked for what the second made");
+    assert!(reply.json()["error"]["message"].is_string() && reply.json() != Value::Null);
+}
