@@ -17,7 +17,7 @@ use crate::exchange::{Attempt, Exchange};
 use crate::fault::{Fault, Kind, Retry};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Plan, Target, Timeouts};
+use crate::route::{Address, Plan, Target, Timeouts};
 use crate::upstream::Outbound;
 
 use answer::Reading;
@@ -141,7 +141,7 @@ pub struct RelayCall {
 
 async fn relay_once(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &RelayCall) -> Result<Reply, Fault> {
     let face = target.face(x.dialect).ok_or_else(|| encode::unserved(x, target))?;
-    let (uri, mut headers) = encode::address(face, target, &call.path, Some(&call.headers))?;
+    let Address { uri, mut headers } = encode::address_once(face, target, &call.path, &call.headers)?;
     let body = if call.body.is_empty() {
         headers.remove(http::header::CONTENT_TYPE);
         Outgoing::default()

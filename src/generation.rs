@@ -21,7 +21,7 @@ use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
-use crate::route::{Plan, Provider, Routes, Target};
+use crate::route::{Addresses, Plan, Provider, Routes, Target};
 use crate::server::{connection, tls};
 
 /// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
@@ -96,6 +96,7 @@ impl Generation {
             overrides: provider.overrides.clone(),
             timeouts: provider.timeouts,
             card: self.card(provider, model),
+            addresses: Addresses::default(),
         }))
     }
 

@@ -59,9 +59,10 @@ impl Envelope {
     /// twice or in another casing.
     pub fn read(body: Bytes) -> Result<Envelope, Fault> {
         let mut fields = Vec::with_capacity(12);
-        let read = scan::object(&body, |member| {
-            let whole = member.key.start - 1..member.value.end;
-            fields.push(Field { key: Key::Plain(member.key), whole, value: member.value });
+        let read = scan::object(&body, |scan, key| {
+            let value = scan.skip()?;
+            fields.push(Field { whole: key.start - 1..value.end, key: Key::Plain(key), value });
+            Ok(())
         });
         let sealed = read.map_err(|_| invalid(&body))?;
         let open = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);

@@ -31,6 +31,7 @@ const X_MODEL: HeaderName = HeaderName::from_static("x-portcullis-model");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 const X_COST: HeaderName = HeaderName::from_static("x-portcullis-cost");
 const X_OVERHEAD: HeaderName = HeaderName::from_static("x-portcullis-overhead-ms");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
 /// What the pipeline answers with.
@@ -117,8 +118,7 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
             headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
         }
     }
-    let overhead = exchange.overhead_at_head.as_micros();
-    headers.insert(X_OVERHEAD, text(&format!("{}.{:03}", overhead / 1000, overhead % 1000)));
+    headers.insert(X_OVERHEAD, millis(exchange.overhead_at_head));
 }
 
 /// The ids that can be told before anything is known of the answer.
@@ -134,11 +134,21 @@ fn stream_headers(headers: &mut HeaderMap, sse: bool) {
     headers.insert(CONTENT_TYPE, if sse { EVENT_STREAM } else { JSON });
     // Proxies on the way must neither buffer nor keep an event stream.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
 
 fn number(value: u64) -> HeaderValue {
-    HeaderValue::from(value)
+    // Nearly every answer took one attempt.
+    if value == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(value) }
+}
+
+/// Milliseconds with three decimals.
+fn millis(span: Duration) -> HeaderValue {
+    let micros = span.as_micros() as u64;
+    let mut value = (micros / 1000).to_string();
+    value.push('.');
+    value.extend([100, 10, 1].map(|place| char::from(b'0' + (micros / place % 10) as u8)));
+    text(&value)
 }
 
 /// A header value; what cannot stand in a header is left empty.

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::Value;
 
 use crate::chat::Usage;
@@ -118,6 +119,41 @@ pub struct Target {
     pub overrides: Overrides,
     pub timeouts: Timeouts,
     pub card: Option<Arc<ModelCard>>,
+    pub addresses: Addresses,
+}
+
+/// Where a request of a target goes, with the headers that do not depend on the client.
+#[derive(Clone)]
+pub struct Address {
+    pub uri: Uri,
+    pub headers: HeaderMap,
+}
+
+/// A form of request: the dialect's name, what is wanted, whether as a stream.
+type Form = (&'static str, Op, bool);
+
+/// The addresses of a target, each made when it is first needed: joining and parsing them costs more than a request's
+/// routing. Forms are few, so neither is there an end to set nor a map to keep.
+#[derive(Default)]
+pub struct Addresses(ArcSwap<Vec<(Form, Arc<Address>)>>);
+
+impl Addresses {
+    pub fn get(&self, form: Form) -> Option<Arc<Address>> {
+        self.0.load().iter().find(|(known, _)| *known == form).map(|(_, address)| address.clone())
+    }
+
+    pub fn keep(&self, form: Form, address: Address) -> Arc<Address> {
+        let address = Arc::new(address);
+        self.0.rcu(|known| known.iter().cloned().chain([(form, address.clone())]).collect::<Vec<_>>());
+        address
+    }
+}
+
+impl std::fmt::Debug for Addresses {
+    // An address may hold a credential in its query.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Addresses")
+    }
 }
 
 impl Target {
@@ -194,7 +230,7 @@ impl Routes {
             .map(|target| {
                 let card = cards(&target.provider, &target.model);
                 let RouteTarget { provider, model, overrides, timeouts } = target;
-                Arc::new(Target { provider, model, overrides, timeouts, card })
+                Arc::new(Target { provider, model, overrides, timeouts, card, addresses: Addresses::default() })
             })
             .collect();
         Ok(Plan { targets })

@@ -19,7 +19,7 @@ use crate::json::Envelope;
 use crate::pipeline::Call;
 use crate::provider::{join_url, name_model};
 use crate::reply::Reply;
-use crate::route::{Auth, Face, Overrides, Target};
+use crate::route::{Address, Auth, Face, Overrides, Target};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
@@ -50,12 +50,16 @@ pub(super) enum Meaning {
 /// Builds the request for a target.
 pub(super) fn prepare<'t>(x: &mut Exchange, call: &Call, target: &'t Target) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
-    let raw = face.dialect == x.dialect
-        && face.dialect.path(x.op, &target.model, x.stream).is_some()
-        && !face.dialect.holds_sealed(&call.envelope);
+    let relayed = match face.dialect == x.dialect && !face.dialect.holds_sealed(&call.envelope) {
+        true => address(face, target, x.op, x.stream)?,
+        false => None,
+    };
     // An attempt before may have had to leave something out; this one may not.
     x.dropped.clear();
-    let request = if raw { splice(x, call, target, face)? } else { translate(x, call, target, face)? };
+    let request = match relayed {
+        Some(address) => splice(x, call, target, face, &address)?,
+        None => translate(x, call, target, face)?,
+    };
     Ok((face, request))
 }
 
@@ -65,7 +69,7 @@ pub(super) fn unserved(x: &Exchange, target: &Target) -> Fault {
 }
 
 /// The raw path: the client's bytes with the model, and what else must change, spliced in.
-fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face) -> Result<Prepared, Fault> {
+fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face, address: &Address) -> Result<Prepared, Fault> {
     let mut envelope = call.envelope.clone();
     face.dialect.splice(&mut envelope, &target.model, &face.quirks);
     if x.usage_cost {
@@ -73,10 +77,10 @@ fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face) -> Result<Pre
         envelope.remove("usage");
     }
     apply(&mut envelope, &target.overrides)?;
-    let path = face.dialect.path(x.op, &target.model, x.stream).ok_or_else(|| unserved(x, target))?;
-    let (uri, headers) = address(face, target, &path, Some(&call.headers))?;
+    let mut headers = address.headers.clone();
+    forward(&mut headers, face, &call.headers);
     let body = Outgoing::new(envelope.pieces());
-    Ok(Prepared::Send(Request { uri, headers, body, asked: Meaning::Raw }))
+    Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: Meaning::Raw }))
 }
 
 /// The decoded path: neutral form, then the target's.
@@ -103,9 +107,8 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
             }
         }
     };
-    let stream = x.stream;
-    let path = face.dialect.path(op, &target.model, stream).ok_or_else(|| unserved(x, target))?;
-    let (uri, mut headers) = address(face, target, &path, None)?;
+    let address = address(face, target, op, x.stream)?.ok_or_else(|| unserved(x, target))?;
+    let mut headers = address.headers.clone();
     headers.extend(to.headers);
     x.dropped = to.dropped;
     let body = if target.overrides.is_empty() {
@@ -115,16 +118,29 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };
-    Ok(Prepared::Send(Request { uri, headers, body, asked: meaning }))
+    Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: meaning }))
 }
 
-/// Address and headers. Of the client's headers only those that belong to the wire form go along.
-pub(super) fn address(
-    face: &Face,
-    target: &Target,
-    path: &str,
-    client: Option<&HeaderMap>,
-) -> Result<(Uri, HeaderMap), Fault> {
+/// Address and headers of one form of request, as far as they do not depend on the client; made once for a target. None
+/// when the dialect has no such operation.
+fn address(face: &Face, target: &Target, op: Op, stream: bool) -> Result<Option<Arc<Address>>, Fault> {
+    let form = (face.dialect.name(), op, stream);
+    if let Some(known) = target.addresses.get(form) {
+        return Ok(Some(known));
+    }
+    let Some(path) = face.dialect.path(op, &target.model, stream) else { return Ok(None) };
+    made(face, target, &path).map(|address| Some(target.addresses.keep(form, address)))
+}
+
+/// Address and headers of a request that only this client makes. Of its headers those that belong to the wire form go
+/// along.
+pub(super) fn address_once(face: &Face, target: &Target, path: &str, client: &HeaderMap) -> Result<Address, Fault> {
+    let mut address = made(face, target, path)?;
+    forward(&mut address.headers, face, client);
+    Ok(address)
+}
+
+fn made(face: &Face, target: &Target, path: &str) -> Result<Address, Fault> {
     let provider = &target.provider;
     let mut url = join_url(&name_model(&face.base_url, &target.model), path);
     let mut query = |text: &str| {
@@ -142,11 +158,6 @@ pub(super) fn address(
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     headers.extend(provider.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    for name in client.map_or(&[][..], |_| face.dialect.forwarded_headers()) {
-        if let Some(value) = client.and_then(|client| client.get(*name)) {
-            headers.insert(HeaderName::from_static(name), value.clone());
-        }
-    }
     match &face.auth {
         Auth::None => {}
         Auth::Header(name, value) => {
@@ -158,7 +169,17 @@ pub(super) fn address(
         let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
         Fault::new(Kind::ModelNotFound, text).param("model").because(error)
     })?;
-    Ok((uri, headers))
+    Ok(Address { uri, headers })
+}
+
+/// Takes over the client's headers that belong to the wire form, never over our own credential.
+fn forward(headers: &mut HeaderMap, face: &Face, client: &HeaderMap) {
+    for name in face.dialect.forwarded_headers() {
+        let ours = matches!(&face.auth, Auth::Header(own, _) if own == *name);
+        if let Some(value) = client.get(*name).filter(|_| !ours) {
+            headers.insert(HeaderName::from_static(name), value.clone());
+        }
+    }
 }
 
 /// Makes the operator's changes: what is dropped, then what is missing, then what is set. Only the top-level fields that

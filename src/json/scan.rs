@@ -17,64 +17,112 @@ const SEALS: [&[u8]; 2] = [b"portcullis.", b"portcullis-call."];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// One member of an object: positions of the key, without its quotes, and of the value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    pub key: Range<usize>,
-    pub value: Range<usize>,
-}
-
-/// Calls `each` with every member of the object that `text` is. Returns whether a sealed string was met anywhere.
+/// Reads the one JSON object that `text` is: `each` is called at the value of every member, told where its key stands
+/// without the quotes, and must move past the value by one of the calls below.
+///
+/// Returns whether a sealed string was met anywhere.
 ///
 /// # Errors
 /// [`Malformed`] when the text is not one JSON object and white space; `each` may have been called before.
-pub fn object(text: &[u8], mut each: impl FnMut(Member)) -> Result<bool, Malformed> {
+pub fn object<'a>(
+    text: &'a [u8],
+    each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
+) -> Result<bool, Malformed> {
     let mut scan = Scan::new(text)?;
     scan.space();
-    scan.expect(b'{')?;
-    scan.space();
-    let mut more = !scan.eat(b'}');
-    while more {
-        let key = scan.key()?;
-        each(Member { key, value: scan.value()? });
-        more = scan.goes_on(b'}')?;
+    if scan.peek() != Some(b'{') {
+        return Err(Malformed);
     }
-    scan.end()?;
-    Ok(scan.sealed)
+    scan.object(each)?;
+    scan.space();
+    if scan.at == text.len() { Ok(scan.sealed) } else { Err(Malformed) }
 }
 
-/// Calls `each` with every element of the array that `text` is.
-///
-/// # Errors
-/// As [`object`].
-pub fn array(text: &[u8], mut each: impl FnMut(Range<usize>)) -> Result<(), Malformed> {
-    let mut scan = Scan::new(text)?;
-    scan.space();
-    scan.expect(b'[')?;
-    scan.space();
-    let mut more = !scan.eat(b']');
-    while more {
-        each(scan.value()?);
-        more = scan.goes_on(b']')?;
-    }
-    scan.end()
-}
-
-/// A string value; None for any other.
-pub fn text(raw: &[u8]) -> Option<String> {
-    let inside = raw.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    if inside.contains(&b'\\') {
-        return serde_json::from_slice(raw).ok();
-    }
-    std::str::from_utf8(inside).ok().map(str::to_owned)
-}
-
-struct Scan<'a> {
+/// A place in a JSON text.
+pub struct Scan<'a> {
     text: &'a [u8],
     at: usize,
     /// No control characters anywhere: then no string needs to be searched for them.
     clean: bool,
     sealed: bool,
+}
+
+/// At the first byte of a value, each of these moves past it. A value of another kind than asked for is passed over.
+impl<'a> Scan<'a> {
+    /// Any value; where it stands.
+    pub fn skip(&mut self) -> Result<Range<usize>, Malformed> {
+        let from = self.at;
+        match self.peek() {
+            Some(b'{' | b'[') => self.nested()?,
+            _ => self.flat()?,
+        }
+        Ok(from..self.at)
+    }
+
+    /// The members of an object, as [`object`].
+    pub fn object(
+        &mut self,
+        mut each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        if self.peek() != Some(b'{') {
+            return self.skip().map(drop);
+        }
+        self.at += 1;
+        self.space();
+        let mut more = !self.eat(b'}');
+        while more {
+            let key = self.key()?;
+            each(self, key)?;
+            more = self.goes_on(b'}')?;
+        }
+        Ok(())
+    }
+
+    /// The elements of an array.
+    pub fn array(&mut self, mut each: impl FnMut(&mut Scan<'a>) -> Result<(), Malformed>) -> Result<(), Malformed> {
+        if self.peek() != Some(b'[') {
+            return self.skip().map(drop);
+        }
+        self.at += 1;
+        self.space();
+        let mut more = !self.eat(b']');
+        while more {
+            each(self)?;
+            more = self.goes_on(b']')?;
+        }
+        Ok(())
+    }
+
+    /// Whether an object begins here.
+    pub fn at_object(&self) -> bool {
+        self.peek() == Some(b'{')
+    }
+
+    /// A string that is not empty.
+    pub fn text(&mut self) -> Result<Option<String>, Malformed> {
+        if self.peek() != Some(b'"') {
+            return self.skip().map(|_| None);
+        }
+        let at = self.string()?;
+        let inside = &self.text[at.clone()];
+        Ok(match std::str::from_utf8(inside) {
+            _ if inside.contains(&b'\\') => serde_json::from_slice(&self.text[at.start - 1..at.end + 1]).ok(),
+            Ok(text) => Some(text).filter(|text| !text.is_empty()).map(str::to_owned),
+            Err(_) => None,
+        })
+    }
+
+    /// A count: a number that is not negative, without its fraction.
+    pub fn count(&mut self) -> Result<Option<u64>, Malformed> {
+        let at = self.skip()?;
+        let raw = &self.text[at];
+        // Short and plain, as counts are; what is not is read by a parser.
+        if raw.len() < 19 && raw.iter().all(u8::is_ascii_digit) {
+            return Ok(Some(raw.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))));
+        }
+        let number = serde_json::from_slice::<f64>(raw).ok();
+        Ok(number.filter(|number| *number >= 0.0).map(|number| number as u64))
+    }
 }
 
 impl<'a> Scan<'a> {
@@ -107,11 +155,6 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn end(&mut self) -> Result<(), Malformed> {
-        self.space();
-        if self.at == self.text.len() { Ok(()) } else { Err(Malformed) }
-    }
-
     /// After a member or element: whether another one follows; otherwise `close` was there.
     fn goes_on(&mut self, close: u8) -> Result<bool, Malformed> {
         self.space();
@@ -129,15 +172,6 @@ impl<'a> Scan<'a> {
         self.expect(b':')?;
         self.space();
         Ok(key)
-    }
-
-    fn value(&mut self) -> Result<Range<usize>, Malformed> {
-        let from = self.at;
-        match self.peek() {
-            Some(b'{' | b'[') => self.nested()?,
-            _ => self.flat()?,
-        }
-        Ok(from..self.at)
     }
 
     /// A value without others inside.
@@ -190,39 +224,35 @@ impl<'a> Scan<'a> {
     fn string(&mut self) -> Result<Range<usize>, Malformed> {
         self.expect(b'"')?;
         let from = self.at;
-        if self.peek() == Some(b'p') {
-            self.sealed |= SEALS.iter().any(|seal| self.text[from..].starts_with(seal));
-        }
+        let mut to = from;
         loop {
-            self.at = quote_or_backslash(self.text, self.at).ok_or(Malformed)?;
-            if self.text[self.at] == b'"' {
+            to = quote_or_backslash(self.text, to).ok_or(Malformed)?;
+            if self.text[to] == b'"' {
                 break;
             }
-            self.escape()?;
+            to = self.escape(to)?;
         }
-        let inside = from..self.at;
-        self.at += 1;
-        let control = |text: &[u8]| text.iter().fold(false, |seen, byte| seen | (*byte < b' '));
-        if !self.clean && control(&self.text[inside.clone()]) {
+        self.at = to + 1;
+        let inside = &self.text[from..to];
+        if inside.first() == Some(&b'p') {
+            self.sealed |= SEALS.iter().any(|seal| inside.starts_with(seal));
+        }
+        if !self.clean && inside.iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
             return Err(Malformed);
         }
-        Ok(inside)
+        Ok(from..to)
     }
 
-    /// An escape, from its backslash.
-    fn escape(&mut self) -> Result<(), Malformed> {
-        match self.text.get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+    /// Past an escape, from its backslash.
+    fn escape(&self, at: usize) -> Result<usize, Malformed> {
+        match self.text.get(at + 1) {
             Some(b'u') => {
-                let digits = self.text.get(self.at + 2..self.at + 6).ok_or(Malformed)?;
-                if !digits.iter().all(u8::is_ascii_hexdigit) {
-                    return Err(Malformed);
-                }
-                self.at += 6;
+                let digits = self.text.get(at + 2..at + 6).ok_or(Malformed)?;
+                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(at + 6) } else { Err(Malformed) }
             }
-            _ => return Err(Malformed),
+            Some(letter) if LETTERS[usize::from(*letter)] => Ok(at + 2),
+            _ => Err(Malformed),
         }
-        Ok(())
     }
 
     fn number(&mut self) -> Result<(), Malformed> {
@@ -295,29 +325,40 @@ impl Open {
     }
 }
 
+/// What may follow a backslash, but for `u`.
+const LETTERS: [bool; 256] = {
+    let mut letters = [false; 256];
+    let mut rest: &[u8] = b"\"\\/bfnrt";
+    while let [letter, more @ ..] = rest {
+        letters[*letter as usize] = true;
+        rest = more;
+    }
+    letters
+};
+
 /// The next quote or backslash.
 fn quote_or_backslash(text: &[u8], from: usize) -> Option<usize> {
+    /// Short values and text full of escapes end within a few words; for those the search for long text would take
+    /// longer to begin than this to end.
+    const NEAR: usize = 48;
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // The lowest set bit is exact; those above it may be carries, which does not matter.
+    // A bit where the byte stands. Those above the lowest may be carries of it.
     let equal = |word: u64, byte: u8| {
         let zero = word ^ (ONES * u64::from(byte));
         zero.wrapping_sub(ONES) & !zero & HIGHS
     };
     let rest = text.get(from..)?;
-    // Keys, short values and text full of escapes: the vector search would take longer to begin than this to end.
-    let mut at = 0;
-    while at < 32
-        && let Some(word) = rest[at..].first_chunk()
-    {
+    let (words, _) = rest[..rest.len().min(NEAR)].as_chunks();
+    for (number, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
         let found = equal(word, b'"') | equal(word, b'\\');
         if found != 0 {
-            return Some(from + at + found.trailing_zeros() as usize / 8);
+            return Some(from + number * 8 + found.trailing_zeros() as usize / 8);
         }
-        at += 8;
     }
-    memchr2(b'"', b'\\', &rest[at..]).map(|found| from + at + found)
+    let far = words.len() * 8;
+    memchr2(b'"', b'\\', &rest[far..]).map(|found| from + far + found)
 }
 
 #[cfg(test)]
@@ -326,8 +367,16 @@ mod tests {
 
     fn members(text: &str) -> Option<Vec<(&str, &str)>> {
         let mut found = Vec::new();
-        object(text.as_bytes(), |member| found.push((&text[member.key], &text[member.value]))).ok()?;
+        object(text.as_bytes(), |scan, key| {
+            found.push((&text[key], &text[scan.skip()?]));
+            Ok(())
+        })
+        .ok()?;
         Some(found)
+    }
+
+    fn is_object(text: &[u8]) -> bool {
+        object(text, |scan, _| scan.skip().map(drop)).is_ok()
     }
 
     #[test]
@@ -338,10 +387,22 @@ mod tests {
             [("a", "1.50e+2"), ("\u{fc}\\\"b", "{\"c\":[ ]}"), ("", "[[],{\"d\":\"]}\"},null]"), ("e", "\"\\u00fc\"")];
         assert_eq!(members(text).as_deref(), Some(&expected[..]));
         assert_eq!(members("{}").as_deref(), Some(&[][..]));
-        let mut found = Vec::new();
-        array(b"[1, {\"a\":[2]} ,\"]\"]", |at| found.push(at)).expect("an array");
-        assert_eq!(found, [1..2, 4..13, 15..18]);
-        assert_eq!((super::text(br#""a\u00fc""#).as_deref(), super::text(b"1")), (Some("a\u{fc}"), None));
+    }
+
+    #[test]
+    fn values_are_read_in_passing_and_others_passed_over() {
+        let text = br#"{"a":"x\u00fc","a":[{"b":"1"},{"b":2.9},"c",{"b":[7]},{"b":-1},{"b":12}],"a":"", "a":{"b":1}}"#;
+        let (mut texts, mut counts) = (Vec::new(), Vec::new());
+        object(text, |scan, _| {
+            if scan.peek() == Some(b'[') {
+                return scan.array(|scan| scan.object(|scan, _| Ok(counts.push(scan.count()?))));
+            }
+            texts.push(scan.text()?);
+            Ok(())
+        })
+        .expect("an object");
+        assert_eq!(texts, [Some("x\u{fc}".to_owned()), None, None]);
+        assert_eq!(counts, [None, Some(2), None, None, Some(12)]);
     }
 
     /// Every short text over the characters that matter is judged as the parser behind it judges.
@@ -357,7 +418,7 @@ mod tests {
             }
             let whole = [b"{\"a\":", &text[..], b"}"].concat();
             let theirs = serde_json::from_slice::<serde::de::IgnoredAny>(&whole).is_ok();
-            assert_eq!(object(&whole, |_| ()).is_ok(), theirs, "{}", String::from_utf8_lossy(&whole));
+            assert_eq!(is_object(&whole), theirs, "{}", String::from_utf8_lossy(&whole));
         }
     }
 
@@ -373,7 +434,7 @@ mod tests {
                 assert!(members(&format!("{text}\"}}")).is_none() && members(&text).is_none(), "{text}");
             }
         }
-        assert!(object(b"{\"a\":\"\xff\"}", |_| ()).is_err());
+        assert!(!is_object(b"{\"a\":\"\xff\"}"));
     }
 
     #[test]
@@ -385,7 +446,7 @@ mod tests {
 
     #[test]
     fn sealed_strings_are_noticed_where_they_begin() {
-        let sealed = |text: &str| object(text.as_bytes(), |_| ());
+        let sealed = |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop));
         assert_eq!(sealed(r#"{"a":[{"signature":"portcullis.x.y"}]}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"portcullis-call.x"}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"the portcullis.x", "portcullis":1}"#), Ok(false));

@@ -3,6 +3,7 @@
 //! The request path only hands a line over; when the sink cannot keep up, lines are dropped and counted, never waited
 //! for. Prompts, answers and keys are not in it.
 
+mod line;
 pub mod text;
 
 use std::fs::OpenOptions;
@@ -15,11 +16,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
 
-use crate::cost;
-use crate::exchange::{Attempt, Exchange};
-use crate::settle::Settled;
+pub use line::line;
 
 /// Lines that may wait for the sink: a few seconds of a busy process.
 const QUEUE: usize = 16_384;
@@ -128,193 +126,9 @@ fn write(lines: &Receiver<Bytes>, mut sinks: Vec<Box<dyn Write + Send>>) {
     put(None);
 }
 
-/// One line, newline included.
-pub fn line(settled: &Settled<'_>) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
-    // The record is our own type with string keys: it always serialises.
-    let _ = serde_json::to_writer(&mut out, &Record::new(settled));
-    out.push(b'\n');
-    out.into()
-}
-
-#[derive(Serialize)]
-struct Record<'a> {
-    time: Time,
-    id: &'a str,
-    request_id: &'a str,
-    key: Option<&'a str>,
-    project: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a std::collections::BTreeMap<String, String>>,
-    peer: Option<std::net::SocketAddr>,
-    endpoint: &'a str,
-    dialect: &'a str,
-    operation: &'a str,
-    model: &'a str,
-    provider: Option<&'a str>,
-    target_model: Option<&'a str>,
-    upstream_model: Option<&'a str>,
-    upstream_id: Option<&'a str>,
-    stream: bool,
-    /// As it ended: a stream that broke is a failure.
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Error<'a>>,
-    finish: Option<&'static str>,
-    ttft_ms: Option<Millis>,
-    duration_ms: Millis,
-    overhead_ms: Millis,
-    usage: Option<Usage>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    usage_estimated: bool,
-    cost_usd: Option<f64>,
-    bytes_in: u64,
-    bytes_out: u64,
-    attempts: Vec<Try<'a>>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    dropped: &'a [(&'static str, &'static str)],
-    generation: u64,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    code: &'a str,
-    side: &'static str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Try<'a> {
-    provider: &'a str,
-    model: &'a str,
-    at_ms: Millis,
-    took_ms: Millis,
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    input: u64,
-    output: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache_read: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache_write: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    input_audio: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_audio: Option<u64>,
-}
-
-impl<'a> Record<'a> {
-    fn new(settled: &'a Settled<'_>) -> Self {
-        let x: &Exchange = settled.exchange;
-        let target = x.target();
-        let usage = settled.usage.map(|usage| Usage {
-            input: usage.input,
-            output: usage.output,
-            cache_read: usage.cache_read,
-            cache_write: usage.cache_write,
-            reasoning: usage.reasoning,
-            input_audio: usage.input_audio,
-            output_audio: usage.output_audio,
-        });
-        Record {
-            time: Time(x.started_ms),
-            id: &x.id,
-            request_id: &x.request_id,
-            key: x.principal.as_ref().map(|principal| principal.key.as_str()),
-            project: x.principal.as_ref().and_then(|principal| principal.project.as_deref()),
-            metadata: x.principal.as_ref().map(|principal| &principal.metadata).filter(|labels| !labels.is_empty()),
-            peer: x.peer,
-            endpoint: x.endpoint,
-            dialect: x.dialect.name(),
-            operation: x.op.as_str(),
-            model: &x.model,
-            provider: target.map(|target| target.provider.name.as_str()),
-            target_model: target.map(|target| target.model.as_str()),
-            upstream_model: x.seen.model.as_deref(),
-            upstream_id: x.seen.id.as_deref(),
-            stream: x.stream,
-            status: settled.status,
-            error: settled.fault.map(|fault| Error {
-                code: fault.code(),
-                side: fault.side().as_str(),
-                message: &fault.message,
-                source: fault.source.as_deref(),
-            }),
-            finish: x.seen.finish.map(crate::chat::Finish::as_str),
-            ttft_ms: x.seen.first_content.map(|at| Millis(at.duration_since(x.started))),
-            duration_ms: Millis(settled.ended.duration_since(x.started)),
-            overhead_ms: Millis(x.overhead_at_head),
-            usage,
-            usage_estimated: settled.estimated,
-            cost_usd: settled.cost_nano_usd.map(cost::nano_to_f64),
-            bytes_in: x.bytes_in,
-            bytes_out: x.bytes_out,
-            attempts: x.attempts.iter().map(Try::new).collect(),
-            dropped: &x.dropped,
-            generation: x.generation,
-        }
-    }
-}
-
-impl<'a> Try<'a> {
-    fn new(attempt: &'a Attempt) -> Self {
-        Try {
-            provider: &attempt.target.provider.name,
-            model: &attempt.target.model,
-            at_ms: Millis(attempt.at),
-            took_ms: Millis(attempt.took),
-            status: attempt.status,
-            error: attempt.fault.as_ref().map(crate::fault::Fault::code),
-            message: attempt.fault.as_ref().map(|fault| fault.message.as_str()),
-        }
-    }
-}
-
-/// A span in milliseconds with three decimals.
-struct Millis(Duration);
-
-impl Serialize for Millis {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.0.as_micros() as f64 / 1000.0)
-    }
-}
-
-/// Unix milliseconds as RFC 3339 in UTC.
-struct Time(u64);
-
-impl Serialize for Time {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl std::fmt::Display for Time {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + Duration::from_millis(self.0)).fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(Time(0).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Time(951_782_400_123).to_string(), "2000-02-29T00:00:00.123Z");
-        assert_eq!(Time(1_795_342_228_000).to_string(), "2026-11-22T10:10:28.000Z");
-    }
 
     #[test]
     fn a_sink_that_stalls_costs_lines_and_never_a_wait() {

@@ -10,10 +10,10 @@ use super::fields::{self, Fields};
 use super::reasoning::{self, To};
 use super::{NAME, citations, complete, finish, tools, turns, usage};
 use crate::chat::reasoning::for_client;
-use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Finish, Media, ToolCall, free_text};
+use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Media, ToolCall, free_text};
 use crate::dialect::{Asked, Op, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
-use crate::json::scan;
+use crate::json::scan::{self, Malformed, Scan};
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let value: Value = serde_json::from_slice(body).map_err(|error| bad("is no JSON").because(error))?;
@@ -327,19 +327,18 @@ pub(super) fn audio(block: &Block) -> Value {
 /// What a relayed answer says of itself. Nothing is built but what is kept: this is on the way of every answer.
 pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
     let mut summary = Summary::default();
-    let mut failed = false;
-    let read = scan::object(body, |member| {
-        let value = &body[member.value];
-        let text = || scan::text(value).filter(|text| !text.is_empty());
-        match &body[member.key] {
-            b"id" => summary.id = text(),
-            b"model" => summary.model = text(),
-            b"usage" => summary.usage = usage::read_raw(value),
-            b"choices" => summary.finish = finish_of(value),
-            b"error" => failed |= value != b"null",
-            b"object" => failed |= value == br#""error""#,
-            _ => {}
+    let (mut failed, mut word) = (false, None);
+    let read = scan::object(body, |scan, key| {
+        match &body[key] {
+            b"id" => summary.id = scan.text()?,
+            b"model" => summary.model = scan.text()?,
+            b"usage" => summary.usage = usage::scan(scan, body)?,
+            b"choices" => finish_word(scan, body, &mut word)?,
+            b"error" => failed |= &body[scan.skip()?] != b"null",
+            b"object" => failed |= &body[scan.skip()?] == br#""error""#,
+            _ => drop(scan.skip()?),
         }
+        Ok(())
     });
     if read.is_err() {
         fields::body(body).map_err(|fault| Fault { kind: Kind::BadAnswer, ..fault })?;
@@ -349,21 +348,19 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
     if failed && let Some(fault) = serde_json::from_slice(body).ok().as_ref().and_then(reported_error) {
         return Err(fault);
     }
+    summary.finish = word.map(|word| finish::read(&word, false));
     Ok(summary)
 }
 
 /// The first finish reason among the choices.
-fn finish_of(choices: &[u8]) -> Option<Finish> {
-    let mut word = None;
-    scan::array(choices, |at| {
-        let choice = &choices[at];
-        // An entry that is no object says nothing.
-        let _ = scan::object(choice, |member| {
-            if &choice[member.key] == b"finish_reason" && word.is_none() {
-                word = scan::text(&choice[member.value]).filter(|word| !word.is_empty());
+fn finish_word(scan: &mut Scan<'_>, body: &[u8], word: &mut Option<String>) -> Result<(), Malformed> {
+    scan.array(|scan| {
+        scan.object(|scan, key| {
+            if word.is_none() && &body[key] == b"finish_reason" {
+                *word = scan.text()?;
+                return Ok(());
             }
-        });
+            scan.skip().map(drop)
+        })
     })
-    .ok()?;
-    word.map(|word| finish::read(&word, false))
 }

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::chat::Usage;
-use crate::json::scan;
+use crate::json::scan::{Malformed, Scan};
 
 /// Reads a `usage` object; None when it is null or empty of counts.
 pub(super) fn read(value: &Value) -> Option<Usage> {
@@ -13,34 +13,32 @@ pub(super) fn read(value: &Value) -> Option<Usage> {
     for (key, value) in value.as_object()? {
         match value {
             Value::Object(details) => {
-                details.iter().for_each(|(part, value)| stated.note(key, part, || number(value)));
+                details.iter().for_each(|(part, value)| stated.note(key, part, number(value)));
             }
-            value => stated.note("", key, || number(value)),
+            value => stated.note("", key, number(value)),
         }
     }
     stated.usage()
 }
 
-/// The same of a `usage` object as it came: relayed answers are read without building values.
-pub(super) fn read_raw(raw: &[u8]) -> Option<Usage> {
+/// The same off a text: relayed answers are read without building values.
+pub(super) fn scan(scan: &mut Scan<'_>, text: &[u8]) -> Result<Option<Usage>, Malformed> {
+    let name = |at| std::str::from_utf8(&text[at]).unwrap_or_default();
     let mut stated = Stated::default();
-    let text = |at: std::ops::Range<usize>| std::str::from_utf8(&raw[at]).unwrap_or_default();
-    let whole = |raw: &[u8]| std::str::from_utf8(raw).ok()?.parse().ok();
-    let count = |raw: &[u8]| whole(raw).or_else(|| number(&serde_json::from_slice(raw).ok()?));
-    scan::object(raw, |member| {
-        let (key, value) = (text(member.key), &raw[member.value]);
-        if value.first() == Some(&b'{') {
-            // What was valid as a whole is valid in its parts.
-            let _ = scan::object(value, |part| {
-                let name = std::str::from_utf8(&value[part.key]).unwrap_or_default();
-                stated.note(key, name, || count(&value[part.value]));
+    scan.object(|scan, key| {
+        let object = name(key.clone());
+        if scan.at_object() {
+            return scan.object(|scan, part| {
+                let count = scan.count()?;
+                stated.note(object, name(part), count);
+                Ok(())
             });
-        } else {
-            stated.note("", key, || count(value));
         }
-    })
-    .ok()?;
-    stated.usage()
+        let count = scan.count()?;
+        stated.note("", object, count);
+        Ok(())
+    })?;
+    Ok(stated.usage())
 }
 
 /// The counts that some server states, under its own name for them.
@@ -68,7 +66,7 @@ struct Stated {
 
 impl Stated {
     /// Takes a count down, if it is one that anybody uses. `object` is empty for those on the top level.
-    fn note(&mut self, object: &str, key: &str, count: impl FnOnce() -> Option<u64>) {
+    fn note(&mut self, object: &str, key: &str, count: Option<u64>) {
         let place = match (object, key) {
             ("", "prompt_tokens") => &mut self.prompt,
             ("", "input_tokens") => &mut self.input,
@@ -91,7 +89,7 @@ impl Stated {
             ("output_tokens_details", "reasoning_tokens") => &mut self.output_reasoning,
             _ => return,
         };
-        *place = count();
+        *place = count;
     }
 
     /// What the counts mean; None when there are none.
@@ -183,6 +181,17 @@ mod tests {
 
     use super::*;
 
+    fn scanned(usage: &str) -> Option<Usage> {
+        let text = format!("{{\"usage\":{usage}}}");
+        let mut read = None;
+        let whole = crate::json::scan::object(text.as_bytes(), |at, _| {
+            read = scan(at, text.as_bytes())?;
+            Ok(())
+        });
+        whole.expect("an object");
+        read
+    }
+
     #[test]
     fn every_detail_is_read_and_written_again() {
         let stated = json!({
@@ -192,7 +201,7 @@ mod tests {
                 "accepted_prediction_tokens": 5, "rejected_prediction_tokens": 6 }
         });
         assert_eq!(write(&read(&stated).expect("usage")), stated);
-        assert_eq!(read_raw(stated.to_string().as_bytes()), read(&stated));
+        assert_eq!(scanned(&stated.to_string()), read(&stated));
     }
 
     #[test]
@@ -200,8 +209,8 @@ mod tests {
         let deepseek = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12,
                               "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 2});
         assert_eq!(read(&deepseek).and_then(|usage| usage.cache_read), Some(8));
-        let odd = br#"{"prompt_tokens":1.0,"completion_tokens":null,"input_tokens":7,"prompt_tokens_details":[3]}"#;
-        assert_eq!(read_raw(odd), serde_json::from_slice(odd).ok().as_ref().and_then(read));
+        let odd = r#"{"prompt_tokens":1.0,"completion_tokens":null,"input_tokens":7,"prompt_tokens_details":[3]}"#;
+        assert_eq!(scanned(odd), serde_json::from_str(odd).ok().as_ref().and_then(read));
         let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
                          "completion_tokens_details": {"reasoning_tokens": 94}});
         assert_eq!(read(&xai).map(|usage| (usage.output, usage.total())), Some((103, 135)));
