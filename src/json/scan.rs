@@ -395,7 +395,12 @@ mod tests {
         let (mut texts, mut counts) = (Vec::new(), Vec::new());
         object(text, |scan, _| {
             if scan.peek() == Some(b'[') {
-                return scan.array(|scan| scan.object(|scan, _| Ok(counts.push(scan.count()?))));
+                return scan.array(|scan| {
+                    scan.object(|scan, _| {
+                        counts.push(scan.count()?);
+                        Ok(())
+                    })
+                });
             }
             texts.push(scan.text()?);
             Ok(())

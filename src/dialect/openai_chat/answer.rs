@@ -336,7 +336,9 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
             b"choices" => finish_word(scan, body, &mut word)?,
             b"error" => failed |= &body[scan.skip()?] != b"null",
             b"object" => failed |= &body[scan.skip()?] == br#""error""#,
-            _ => drop(scan.skip()?),
+            _ => {
+                scan.skip()?;
+            }
         }
         Ok(())
     });
