@@ -58,7 +58,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
             };
             let of_model = providers::overrides(&model.set, &model.default, &model.drop);
             let own = of_model.with(&providers::overrides(&target.set, &target.default, &target.drop));
-            built.push(route_target(provider, upstream, &own, target.timeouts.or(model.timeouts), config));
+            built.push(route_target(provider, upstream, &own, [target.timeouts, model.timeouts], config));
         }
         // A model none of whose targets is live is unknown to callers; the warnings above say why.
         if built.is_empty() {
@@ -79,11 +79,13 @@ fn route_target(
     provider: &Arc<Provider>,
     model: &str,
     own: &Overrides,
-    timeouts: TimeoutOverrides,
+    [target, of_model]: [TimeoutOverrides; 2],
     config: &Config,
 ) -> RouteTarget {
     let written = config.providers.get(&provider.name).map(|written| written.timeouts).unwrap_or_default();
-    let timeouts: Timeouts = providers::timeouts(&timeouts.or(written).over(&config.timeouts));
+    // Only a model's own `total` is for all its targets together.
+    let merged = TimeoutOverrides { total: of_model.total, ..target.or(of_model).or(written) };
+    let timeouts: Timeouts = providers::timeouts(&merged.over(&config.timeouts), target.total.or(written.total));
     RouteTarget {
         provider: provider.clone(),
         model: provider.models.get(model).cloned().unwrap_or_else(|| model.to_owned()),
