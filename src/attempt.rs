@@ -18,6 +18,7 @@ use crate::fault::{Fault, Kind, Retry};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Address, Plan, Target, Timeouts};
+use crate::stream::Deadline;
 use crate::upstream::Outbound;
 
 use answer::Reading;
@@ -34,8 +35,8 @@ const MAX_ERROR_BYTES: usize = 1 << 20;
 pub async fn run(cx: &Cx, x: &mut Exchange, call: &Call, plan: &Plan) -> Result<Reply, Fault> {
     let mut last = None;
     for (tried, target) in plan.targets.iter().enumerate() {
-        let deadline = x.started + target.timeouts.total;
         let began = Instant::now();
+        let deadline = Deadline::of(x, target, began);
         x.attempts.push(Attempt {
             target: target.clone(),
             at: began - x.started,
@@ -43,12 +44,9 @@ pub async fn run(cx: &Cx, x: &mut Exchange, call: &Call, plan: &Plan) -> Result<
             status: None,
             fault: None,
         });
-        let outcome = match timeout_at(deadline, once(cx, x, call, target, deadline)).await {
+        let outcome = match timeout_at(deadline.at, once(cx, x, call, target, deadline)).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                let text = format!("The exchange took longer than {:?}.", target.timeouts.total);
-                Err(Fault::new(Kind::TotalTimeout, text))
-            }
+            Err(_) => Err(deadline.missed()),
         };
         let attempt = &mut x.attempts[tried];
         attempt.took = began.elapsed();
@@ -68,7 +66,13 @@ pub async fn run(cx: &Cx, x: &mut Exchange, call: &Call, plan: &Plan) -> Result<
 }
 
 /// One try of one target.
-async fn once(cx: &Cx, x: &mut Exchange, call: &Call, target: &Arc<Target>, deadline: Instant) -> Result<Reply, Fault> {
+async fn once(
+    cx: &Cx,
+    x: &mut Exchange,
+    call: &Call,
+    target: &Arc<Target>,
+    deadline: Deadline,
+) -> Result<Reply, Fault> {
     let (face, prepared) = encode::prepare(x, call, target)?;
     let prepared = match prepared {
         Prepared::Send(prepared) => prepared,

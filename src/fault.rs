@@ -71,6 +71,7 @@ pub enum Kind {
     HeadTimeout,
     FirstTokenTimeout,
     IdleTimeout,
+    AttemptTimeout,
     TotalTimeout,
     BadAnswer,
     StreamBroken,
@@ -138,6 +139,7 @@ faults! {
     HeadTimeout "head_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no answer in time; raise `timeouts.head` if it is slow by nature.";
     FirstTokenTimeout "first_token_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no first token in time; raise `timeouts.first_token` if it is slow by nature.";
     IdleTimeout "idle_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider went silent; raise `timeouts.idle` if it is slow by nature.";
+    AttemptTimeout "attempt_timeout" 504 Upstream Next "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The attempt took longer than the `timeouts.total` of its target or provider.";
     TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";

@@ -106,6 +106,8 @@ pub struct Timeouts {
     pub first_token: Duration,
     /// Silence inside a stream.
     pub idle: Duration,
+    /// One attempt, up to the end of its answer.
+    pub attempt: Duration,
     /// The whole exchange, all attempts together.
     pub total: Duration,
 }

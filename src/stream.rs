@@ -14,8 +14,9 @@ use tokio::time::{Instant, Sleep};
 use crate::body::Inbound;
 use crate::chat::{Event, Usage};
 use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
-use crate::exchange::Seen;
+use crate::exchange::{Exchange, Seen};
 use crate::fault::{Fault, Kind};
+use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 
 /// Most bytes held back before the commit point. A prelude is a few hundred bytes; an upstream that sends more without
@@ -42,6 +43,32 @@ pub enum Framing {
     JsonArray,
 }
 
+/// When an answer must be complete.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    pub at: Instant,
+    limit: Duration,
+    /// [`Kind::TotalTimeout`], or [`Kind::AttemptTimeout`] where the target's or provider's own limit comes first.
+    kind: Kind,
+}
+
+impl Deadline {
+    /// The nearer of the exchange's limit and that of an attempt which began just now.
+    pub fn of(x: &Exchange, target: &Target, began: Instant) -> Self {
+        let Timeouts { attempt, total, .. } = target.timeouts;
+        if began + attempt < x.started + total {
+            return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
+        }
+        Deadline { at: x.started + total, limit: total, kind: Kind::TotalTimeout }
+    }
+
+    /// The fault of an answer that is late.
+    pub fn missed(&self) -> Fault {
+        let what = if self.kind == Kind::AttemptTimeout { "attempt" } else { "exchange" };
+        Fault::new(self.kind, format!("The {what} took longer than {:?}.", self.limit))
+    }
+}
+
 /// What a stream is told of its exchange.
 pub struct Setting {
     /// The client's dialect.
@@ -52,8 +79,8 @@ pub struct Setting {
     pub idle: Duration,
     /// When the first content is due.
     pub first_token: (Instant, Duration),
-    /// When the whole exchange is due.
-    pub total: (Instant, Duration),
+    /// When the whole answer is due.
+    pub deadline: Deadline,
     /// Silence after which a comment is sent.
     pub keep_alive: Option<Duration>,
     /// The longest event.
@@ -101,7 +128,7 @@ pub struct Relay {
 impl Relay {
     pub fn new(body: Inbound, mode: Mode, setting: Setting) -> Self {
         let now = Instant::now();
-        let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.total.0)));
+        let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.deadline.at)));
         Relay {
             body,
             scanner: Scanner::bounded(setting.max_event_bytes),
@@ -417,7 +444,7 @@ impl Relay {
                 None => self.setting.first_token.0,
                 Some(_) => waiting + self.setting.idle,
             };
-            let next = upstream.min(self.setting.total.0).min(keep_alive.unwrap_or(upstream));
+            let next = upstream.min(self.setting.deadline.at).min(keep_alive.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);
@@ -434,9 +461,8 @@ impl Relay {
 
     fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
         let setting = &self.setting;
-        if now >= setting.total.0 {
-            let text = format!("The exchange took longer than {:?}.", setting.total.1);
-            return Some(Fault::new(Kind::TotalTimeout, text));
+        if now >= setting.deadline.at {
+            return Some(setting.deadline.missed());
         }
         if self.seen.first_content.is_none() && now >= setting.first_token.0 {
             let text = format!("No first token within {:?}.", setting.first_token.1);

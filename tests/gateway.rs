@@ -6,6 +6,7 @@ mod gateway {
     mod auth;
     mod catalogue;
     mod clients;
+    mod clocks;
     mod commit;
     mod dialect;
     mod drain;
@@ -20,6 +21,7 @@ mod gateway {
     mod stored;
     mod support;
     mod tls;
+    mod transports;
     mod upstream;
     mod waiting;
     mod wire;

@@ -24,7 +24,7 @@ use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
-use crate::stream::{CostWriter, Framing, Mode, Relay, Setting};
+use crate::stream::{CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
 /// A good head whose body is still to be read.
 pub(super) struct Reading<'a> {
@@ -36,7 +36,7 @@ pub(super) struct Reading<'a> {
     pub asked: Meaning,
     /// When the request went out.
     pub sent: Instant,
-    pub deadline: Instant,
+    pub deadline: Deadline,
 }
 
 impl Reading<'_> {
@@ -68,7 +68,7 @@ impl Reading<'_> {
             request_id: self.x.request_id.clone(),
             idle: timeouts.idle,
             first_token: (self.sent + timeouts.first_token, timeouts.first_token),
-            total: (self.deadline, timeouts.total),
+            deadline: self.deadline,
             keep_alive: cx.generation.keep_alive,
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
@@ -194,8 +194,8 @@ impl Reading<'_> {
             framing: self.call.framing,
             request_id: self.x.request_id.clone(),
             idle: self.target.timeouts.idle,
-            first_token: (self.deadline, self.target.timeouts.total),
-            total: (self.deadline, self.target.timeouts.total),
+            first_token: (self.deadline.at, self.target.timeouts.total),
+            deadline: self.deadline,
             keep_alive: None,
             // It is whole and bounded already.
             max_event_bytes: usize::MAX,

@@ -59,7 +59,8 @@ pub(super) fn build(
     if names.is_empty() {
         return Err(format!("{}: no dialect; set one of {}", at("dialect"), dialect_names()));
     }
-    let timeouts = timeouts(&written.timeouts.over(general));
+    let of_exchange = config::TimeoutOverrides { total: None, ..written.timeouts };
+    let timeouts = timeouts(&of_exchange.over(general), written.timeouts.total);
     let mut faces = Vec::with_capacity(names.len());
     for dialect_name in &names {
         let dialect = dialect::find(dialect_name).ok_or_else(|| {
@@ -252,13 +253,15 @@ pub(super) fn overrides(
     Overrides { set: owned(set), default: owned(default), drop: drop.to_vec() }
 }
 
-pub(super) fn timeouts(written: &config::Timeouts) -> Timeouts {
+/// `attempt` is what a target or its provider says of `total`.
+pub(super) fn timeouts(written: &config::Timeouts, attempt: Option<config::DurationOrOff>) -> Timeouts {
     let bounded = |limit: config::DurationOrOff| limit.get().unwrap_or(FOREVER);
     Timeouts {
         connect: written.connect.get(),
         head: bounded(written.head),
         first_token: bounded(written.first_token),
         idle: bounded(written.idle),
+        attempt: attempt.map_or(FOREVER, bounded),
         total: bounded(written.total),
     }
 }

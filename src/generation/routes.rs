@@ -54,7 +54,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
             };
             let of_model = providers::overrides(&model.set, &model.default, &model.drop);
             let own = of_model.with(&providers::overrides(&target.set, &target.default, &target.drop));
-            built.push(route_target(provider, upstream, &own, target.timeouts.or(model.timeouts), config));
+            built.push(route_target(provider, upstream, &own, [target.timeouts, model.timeouts], config));
         }
         if !left_out.is_empty() {
             warnings.push(format!("models.{name}: left out, because their key is not set: {}", left_out.join(", ")));
@@ -78,11 +78,13 @@ fn route_target(
     provider: &Arc<Provider>,
     model: &str,
     own: &Overrides,
-    timeouts: TimeoutOverrides,
+    [target, of_model]: [TimeoutOverrides; 2],
     config: &Config,
 ) -> RouteTarget {
     let written = config.providers.get(&provider.name).map(|written| written.timeouts).unwrap_or_default();
-    let timeouts: Timeouts = providers::timeouts(&timeouts.or(written).over(&config.timeouts));
+    // Only a model's own `total` is for all its targets together.
+    let merged = TimeoutOverrides { total: of_model.total, ..target.or(of_model).or(written) };
+    let timeouts: Timeouts = providers::timeouts(&merged.over(&config.timeouts), target.total.or(written.total));
     RouteTarget {
         provider: provider.clone(),
         model: provider.models.get(model).cloned().unwrap_or_else(|| model.to_owned()),
