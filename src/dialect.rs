@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use serde_json::Value;
 
 use crate::chat::{Answer, Ask, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
@@ -230,6 +231,16 @@ pub trait Dialect: Send + Sync {
     /// Whether upstreams keep answers that later requests name by id; such requests must reach the same target.
     fn answers_are_stored(&self) -> bool {
         false
+    }
+
+    /// The items of an answer, or of the last event of a stream, that later asks may name by id instead of repeating.
+    fn items(&self, _body: &[u8]) -> Vec<(String, Value)> {
+        Vec::new()
+    }
+
+    /// An ask with the items put back that it names by id; None when it names none that `find` knows.
+    fn recall(&self, _envelope: &Envelope, _find: &dyn Fn(&str) -> Option<Value>) -> Option<Bytes> {
+        None
     }
 
     /// Whether a client's body holds opaque values that another provider made and we sealed. It must not be relayed as

@@ -121,7 +121,8 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
     x.bytes_in = ask.len() as u64;
-    let call = api::ask::read(x, ask, head, matched)?;
+    let mut call = api::ask::read(x, ask, head, matched)?;
+    api::responses::recall(cx, x, &mut call)?;
     let plan = plan(cx, x, &call)?;
     Ok(Next::Attempt { call: Box::new(call), plan })
 }

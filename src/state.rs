@@ -3,6 +3,7 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod items;
 pub mod log;
 pub mod metrics;
 pub mod records;
@@ -14,6 +15,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use items::Items;
 use log::Log;
 use metrics::Metrics;
 use records::Records;
@@ -24,6 +26,7 @@ pub struct State {
     pub metrics: Metrics,
     pub records: Records,
     pub affinity: Affinity,
+    pub items: Items,
     pub log: Log,
     draining: AtomicBool,
     ending: AtomicBool,
@@ -39,6 +42,7 @@ impl State {
             metrics: Metrics::new(),
             records: Records::new(keep),
             affinity: Affinity::new(),
+            items: Items::new(),
             log,
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),

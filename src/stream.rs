@@ -87,7 +87,12 @@ pub struct Setting {
     pub max_event_bytes: usize,
     /// Writes the cost into the usage that goes by, where the caller asked for it.
     pub add_cost: Option<CostWriter>,
+    /// Is shown the data of the last frames of a translated stream.
+    pub at_end: Option<AtEnd>,
 }
+
+/// Looks at the data of the frames that end a stream.
+pub type AtEnd = Box<dyn Fn(&[u8]) + Send>;
 
 /// Rewrites one frame with what the usage seen so far costs; None leaves the frame as it is.
 pub type CostWriter = Box<dyn Fn(&[u8], &Usage) -> Option<Vec<u8>> + Send>;
@@ -304,6 +309,16 @@ impl Relay {
         reported.map_or(Ok(()), Err)
     }
 
+    /// Shows the data of the last frames to whoever wants to keep something of them.
+    fn show_end(&self, frames: &Bytes) {
+        let Some(at_end) = &self.setting.at_end else { return };
+        let mut scanner = Scanner::bounded(usize::MAX);
+        scanner.push(frames.clone());
+        while let Ok(true) = scanner.scan() {
+            at_end(&Frame(scanner.last()).data());
+        }
+    }
+
     /// Writes the cost into the usage of encoded frames, where the caller asked for it.
     fn with_cost(&self, frames: Bytes) -> Bytes {
         let (Some(write), Some(usage)) = (&self.setting.add_cost, &self.seen.usage) else { return frames };
@@ -356,6 +371,7 @@ impl Relay {
                     let mut bytes = Vec::new();
                     encoder.finish(&mut bytes);
                     let bytes = self.with_cost(bytes.into());
+                    self.show_end(&bytes);
                     self.push(bytes);
                 }
             }

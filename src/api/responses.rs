@@ -9,6 +9,7 @@ use super::Matched;
 use crate::attempt::{self, RelayCall};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
+use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::Plan;
@@ -58,6 +59,19 @@ pub fn follow(cx: &Cx, x: &Exchange, call: &Call, plan: Plan) -> Result<Plan, Fa
         return Err(Fault::new(Kind::ResponseNotFound, text).param("previous_response_id"));
     }
     Ok(Plan { targets })
+}
+
+/// Puts back what the caller names by id and only this process keeps: the items of answers that were translated.
+///
+/// # Errors
+/// [`Kind::Internal`] when the result is no JSON, which it always is.
+pub fn recall(cx: &Cx, x: &Exchange, call: &mut Call) -> Result<(), Fault> {
+    let Some(principal) = &x.principal else { return Ok(()) };
+    let find = |id: &str| cx.state.items.find(&principal.key, id);
+    if let Some(body) = x.dialect.recall(&call.envelope, &find) {
+        call.envelope = Envelope::read(body).map_err(|fault| Fault::new(Kind::Internal, fault.message))?;
+    }
+    Ok(())
 }
 
 fn is_mine(x: &Exchange, maker: &Maker) -> bool {

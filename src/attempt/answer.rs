@@ -24,7 +24,7 @@ use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
-use crate::stream::{CostWriter, Deadline, Framing, Mode, Relay, Setting};
+use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
 /// A good head whose body is still to be read.
 pub(super) struct Reading<'a> {
@@ -72,6 +72,7 @@ impl Reading<'_> {
             keep_alive: cx.generation.keep_alive,
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
+            at_end: self.item_keeper(cx),
         };
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
@@ -90,6 +91,22 @@ impl Reading<'_> {
             };
             cx.state.affinity.remember(id, maker);
         }
+    }
+
+    /// Keeps the items of translated answers: callers of dialects whose answers are stored may name them by id later,
+    /// and no provider would know them.
+    fn item_keeper(&self, cx: &Cx) -> Option<AtEnd> {
+        let Meaning::Chat(asked) = &self.asked else { return None };
+        let dialect = self.x.dialect;
+        let principal = self.x.principal.clone()?;
+        let kept = dialect.answers_are_stored() && asked.ask.store != Some(false);
+        let state = cx.state.clone();
+        let keep = move |body: &[u8]| {
+            for (id, item) in dialect.items(body) {
+                state.items.keep(&principal.key, id, &item);
+            }
+        };
+        kept.then(|| Box::new(keep) as AtEnd)
     }
 
     fn cost_writer(&self) -> Option<CostWriter> {
@@ -117,7 +134,11 @@ impl Reading<'_> {
             Meaning::Chat(asked) => {
                 let answer = self.from.decode_answer(&bytes)?;
                 note(self.x, &answer);
-                self.x.dialect.encode_answer(&answer, asked).into()
+                let body = self.x.dialect.encode_answer(&answer, asked);
+                if let Some(keep) = self.item_keeper(cx) {
+                    keep(&body);
+                }
+                body.into()
             }
             Meaning::Raw => {
                 let summary = self.from.summary(self.x.op, &bytes)?;
@@ -200,6 +221,7 @@ impl Reading<'_> {
             // It is whole and bounded already.
             max_event_bytes: usize::MAX,
             add_cost: None,
+            at_end: None,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;

@@ -13,6 +13,7 @@ mod encoder;
 mod failure;
 mod item;
 mod parts;
+mod recall;
 mod response;
 mod sniffer;
 #[cfg(test)]
@@ -32,6 +33,14 @@ pub struct OpenAiResponses;
 impl Dialect for OpenAiResponses {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn items(&self, body: &[u8]) -> Vec<(String, Value)> {
+        recall::items(body)
+    }
+
+    fn recall(&self, envelope: &Envelope, find: &dyn Fn(&str) -> Option<Value>) -> Option<Bytes> {
+        recall::recall(envelope, find)
     }
 
     fn answers_are_stored(&self) -> bool {
