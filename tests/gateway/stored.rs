@@ -147,3 +147,35 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
     assert_eq!(calls, 0, "the first account was asked for what the second made");
     assert!(reply.json()["error"]["message"].is_string() && reply.json() != Value::Null);
 }
+
+/// The id of the message in an answer, streamed or not.
+fn message_id(reply: &Reply) -> String {
+    let text = reply.text();
+    let from = text.rfind("\"output\"").expect("an output");
+    let id = text[from..].find("\"msg_").expect("a message");
+    text[from + id + 1..].split('"').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn turns_named_by_id_reach_a_provider_that_keeps_none() {
+    let (mock, other) = (Mock::start().await, Mock::start().await);
+    let gateway = gateway(&mock, &other).await;
+    for (model, stream) in [("chat/mock-fast", false), ("anthropic/mock-fast", true), ("gemini/mock-fast", true)] {
+        let first = ask(&gateway, ONE, model, None, stream).await;
+        let said = super::dialect::Responses.read(&first).text;
+        let again = json!({"model": model, "input": [
+            {"role": "user", "content": "What did I say?"},
+            {"type": "item_reference", "id": message_id(&first)},
+            {"role": "user", "content": "Go on."},
+        ]});
+        let reply = gateway.call("POST", "/v1/responses", ONE, again.to_string()).await;
+        assert_eq!(reply.status(), 200, "{model}: {}", reply.text());
+        let sent = mock.last().await["body"].as_str().unwrap_or_default().to_owned();
+        let words = json!(said).to_string();
+        assert!(sent.contains(words.trim_matches('"')), "{model}: {sent}");
+        // Nobody else's words come out by guessing an id.
+        gateway.call("POST", "/v1/responses", OTHER, again.to_string()).await;
+        let sent = mock.last().await["body"].as_str().unwrap_or_default().to_owned();
+        assert!(!sent.contains(words.trim_matches('"')), "{model}: {sent}");
+    }
+}
