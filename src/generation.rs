@@ -5,6 +5,7 @@
 mod providers;
 mod routes;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -50,7 +51,7 @@ pub struct Generation {
     pub max_event_bytes: usize,
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
-    catalogue: Catalogue,
+    catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
     // Copied when a name is new, so that the request path reads it without a lock.

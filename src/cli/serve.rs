@@ -78,7 +78,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     let greeting = greeting(config, &generation, listener.local_addr()?, admin_listener.as_ref());
     let current = Arc::new(ArcSwap::from_pointee(generation));
     let (announce, stage) = watch::channel(Stage::Serving);
-    let proxies = Proxies::new(mock::Options::default()).map_err(io::Error::other)?;
+    let proxies = Proxies::new(mock::Options::default());
     let shared = Shared {
         generation: current.clone(),
         state: state.clone(),

@@ -1,5 +1,6 @@
 //! From written providers and models to routes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::providers::{self, Built, Env, MOCK};
@@ -97,11 +98,11 @@ fn route_target(
 ///
 /// # Errors
 /// The file cannot be read or is not a catalogue.
-pub(super) fn catalogue(config: &Config) -> Result<Catalogue, String> {
-    let mut catalogue = Catalogue::built_in().clone();
+pub(super) fn catalogue(config: &Config) -> Result<Cow<'static, Catalogue>, String> {
+    let mut catalogue = Cow::Borrowed(Catalogue::built_in());
     if let Some(path) = &config.prices.file {
         let text = std::fs::read_to_string(path).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
-        catalogue.overlay(&text).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
+        catalogue.to_mut().overlay(&text).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
     }
     for (name, price) in config.prices.models.iter() {
         let (provider, model) = match name.split_once('/') {
@@ -109,7 +110,7 @@ pub(super) fn catalogue(config: &Config) -> Result<Catalogue, String> {
             None => (None, name),
         };
         let tiers: Vec<(u64, Stated)> = price.tiers.iter().map(|tier| (tier.above, tier_rates(tier))).collect();
-        if !catalogue.reprice(provider, model, &rates(price), &tiers) {
+        if !catalogue.to_mut().reprice(provider, model, &rates(price), &tiers) {
             return Err(format!("prices.models.{name}: neither it nor the catalogue states both input and output"));
         }
     }

@@ -6,8 +6,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,23 +44,40 @@ const MOCK_BUFFER: usize = 64 << 10;
 /// mock's memory. Made once a process.
 pub struct Proxies {
     matcher: Matcher,
-    tls: Arc<rustls::ClientConfig>,
-    /// The same without HTTP/2.
-    tls_http1: Arc<rustls::ClientConfig>,
+    // Made at the first TLS connection: reading some hundred certificates would double the time to start.
+    tls: OnceLock<Result<Tls, rustls::Error>>,
     mock: mock::Options,
 }
 
-impl Proxies {
-    pub fn new(mock: mock::Options) -> Result<Self, rustls::Error> {
+/// The client's side of TLS.
+#[derive(Clone)]
+struct Tls {
+    any: Arc<rustls::ClientConfig>,
+    /// The same without HTTP/2.
+    http1: Arc<rustls::ClientConfig>,
+}
+
+impl Tls {
+    fn new() -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(trust_roots())
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tls_http1 = Arc::new(tls.clone());
+        let http1 = Arc::new(tls.clone());
         tls.alpn_protocols.insert(0, b"h2".to_vec());
-        Ok(Proxies { matcher: Matcher::from_env(), tls: Arc::new(tls), tls_http1, mock })
+        Ok(Tls { any: Arc::new(tls), http1 })
+    }
+}
+
+impl Proxies {
+    pub fn new(mock: mock::Options) -> Self {
+        Proxies { matcher: Matcher::from_env(), tls: OnceLock::new(), mock }
+    }
+
+    fn tls(&self) -> Result<Tls, rustls::Error> {
+        self.tls.get_or_init(Tls::new).clone()
     }
 
     fn intercept(&self, dial: &Dial, uri: &Uri) -> Option<Intercept> {
@@ -132,11 +149,8 @@ impl Connector {
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())?;
-        let connector = TlsConnector::from(if self.dial.http1_only {
-            self.proxies.tls_http1.clone()
-        } else {
-            self.proxies.tls.clone()
-        });
+        let connector =
+            TlsConnector::from(if self.dial.http1_only { self.proxies.tls()?.http1 } else { self.proxies.tls()?.any });
         Ok((Stream::Tls(Box::new(connector.connect(name, tcp).await?)), false))
     }
 }
