@@ -99,7 +99,7 @@ async fn run<S>(shared: Shared, upstream: Arc<dyn Upstream>, stream: S, peer: So
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(h2));
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
     let service = Requests { shared: shared.clone(), upstream, peer, activity: activity.clone() };
     if h2 {
@@ -187,6 +187,8 @@ where
 #[derive(Debug)]
 struct Activity {
     began: Instant,
+    /// HTTP/2, where bytes between requests are settings, windows and pings rather than the start of a head.
+    h2: bool,
     requests: AtomicUsize,
     /// Since when a head is coming in.
     head: AtomicU64,
@@ -207,9 +209,10 @@ enum Verdict {
 }
 
 impl Activity {
-    fn new() -> Self {
+    fn new(h2: bool) -> Self {
         Activity {
             began: Instant::now(),
+            h2,
             requests: AtomicUsize::new(0),
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
@@ -222,7 +225,7 @@ impl Activity {
     }
 
     fn read(&self) {
-        if self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+        if !self.h2 && self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
             self.head.store(self.now(), Ordering::Relaxed);
         }
     }
