@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -101,7 +101,8 @@ where
 {
     let activity = Arc::new(Activity::new(h2));
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
-    let service = Requests { shared: shared.clone(), upstream, peer, activity: activity.clone() };
+    let max_headers = limits.max_headers;
+    let service = Requests { shared: shared.clone(), upstream, peer, max_headers, activity: activity.clone() };
     if h2 {
         let conn = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -325,6 +326,8 @@ struct Requests {
     shared: Shared,
     upstream: Arc<dyn Upstream>,
     peer: SocketAddr,
+    /// HTTP/2 bounds the bytes of a head only; HTTP/1.1 has counted before.
+    max_headers: usize,
     activity: Arc<Activity>,
 }
 
@@ -342,6 +345,11 @@ impl Service<Request<Incoming>> for Requests {
             peer: Some(self.peer),
         };
         let under_way = UnderWay::new(self.activity.clone());
+        if request.headers().len() > self.max_headers {
+            let mut response = Response::new(Answer { body: Outbound::whole(""), _under_way: under_way });
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let response = pipeline::run(cx, head, Inbound::Socket(body)).await;

@@ -141,6 +141,29 @@ async fn an_idle_http2_connection_is_kept_as_long_as_any_other() {
 }
 
 #[tokio::test]
+async fn http2_heads_have_the_same_bounds() {
+    let mock = Mock::start().await;
+    let yaml =
+        "listen: { address: LISTEN, limits: { max_head_bytes: 8KiB, max_headers: 20, max_body_bytes: 10KiB } }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
+    let body = Full::<Bytes>::from(Chat.ask("chat/mock-fast", false, Turn::Text, "Hello"));
+    let plain = || Request::post("http://gateway/v1/chat/completions");
+    let many = (0..30).fold(plain(), |request, number| request.header(format!("x-{number}"), "1"));
+    let long = plain().header("x-long", "x".repeat(9000));
+    for request in [many, long] {
+        let request = request.body(body.clone()).expect("a request");
+        assert_eq!(client.clone().send_request(request).await.expect("an answer").status(), 431);
+    }
+    let large = Chat.ask("chat/mock-fast", false, Turn::Text, &"x".repeat(11_000));
+    assert_eq!(begin(&client, "/v1/chat/completions", large).await.status(), 413);
+    assert!(mock.journal().await.is_empty());
+    // The connection is still good.
+    let small = plain().body(body).expect("a request");
+    assert_eq!(client.clone().send_request(small).await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
 async fn tls_negotiates_http2_and_serves_http11_to_those_who_want_it() {
     let mock = Mock::start().await;
     let yaml = format!(
