@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -99,9 +99,10 @@ async fn run<S>(shared: Shared, upstream: Arc<dyn Upstream>, stream: S, peer: So
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(h2));
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
-    let service = Requests { shared: shared.clone(), upstream, peer, activity: activity.clone() };
+    let max_headers = limits.max_headers;
+    let service = Requests { shared: shared.clone(), upstream, peer, max_headers, activity: activity.clone() };
     if h2 {
         let conn = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -187,6 +188,8 @@ where
 #[derive(Debug)]
 struct Activity {
     began: Instant,
+    /// HTTP/2, where bytes between requests are settings, windows and pings rather than the start of a head.
+    h2: bool,
     requests: AtomicUsize,
     /// Since when a head is coming in.
     head: AtomicU64,
@@ -207,9 +210,10 @@ enum Verdict {
 }
 
 impl Activity {
-    fn new() -> Self {
+    fn new(h2: bool) -> Self {
         Activity {
             began: Instant::now(),
+            h2,
             requests: AtomicUsize::new(0),
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
@@ -222,7 +226,7 @@ impl Activity {
     }
 
     fn read(&self) {
-        if self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+        if !self.h2 && self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
             self.head.store(self.now(), Ordering::Relaxed);
         }
     }
@@ -322,6 +326,8 @@ struct Requests {
     shared: Shared,
     upstream: Arc<dyn Upstream>,
     peer: SocketAddr,
+    /// HTTP/2 bounds the bytes of a head only; HTTP/1.1 has counted before.
+    max_headers: usize,
     activity: Arc<Activity>,
 }
 
@@ -339,6 +345,11 @@ impl Service<Request<Incoming>> for Requests {
             peer: Some(self.peer),
         };
         let under_way = UnderWay::new(self.activity.clone());
+        if request.headers().len() > self.max_headers {
+            let mut response = Response::new(Answer { body: Outbound::whole(""), _under_way: under_way });
+            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let response = pipeline::run(cx, head, Inbound::Socket(body)).await;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -113,6 +113,54 @@ async fn an_http2_client_that_drops_one_stream_ends_its_upstream_and_no_other() 
     assert!(Chat.read_stream(&text(staying).await).done);
     let line = gateway.logged_where(leaves, |line| line["model"] == leaves).await;
     assert_eq!(line["error"]["code"], "client_gone");
+}
+
+/// What an idle HTTP/2 client sends (settings, windows, pings) is no head that comes in slowly.
+#[tokio::test]
+async fn an_idle_http2_connection_is_kept_as_long_as_any_other() {
+    let mock = Mock::start().await;
+    let yaml = "listen: { address: LISTEN, limits: { head_timeout: 300ms, keep_alive_timeout: 3s } }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).keep_alive_interval(Duration::from_millis(100)).keep_alive_while_idle(true);
+    let (client, conn) = builder.handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(conn);
+    let body = Chat.ask("chat/mock-fast", true, Turn::Text, "Hello");
+    for _ in 0..3 {
+        assert!(!client.is_closed(), "the connection was closed");
+        let response = begin(&client, "/v1/chat/completions", body.clone()).await;
+        assert!(Chat.read_stream(&text(response).await).done);
+        sleep(Duration::from_millis(900)).await;
+    }
+    let deadline = Instant::now() + SOON;
+    while !client.is_closed() {
+        assert!(Instant::now() < deadline, "an idle connection is kept for ever");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn http2_heads_have_the_same_bounds() {
+    let mock = Mock::start().await;
+    let yaml =
+        "listen: { address: LISTEN, limits: { max_head_bytes: 8KiB, max_headers: 20, max_body_bytes: 10KiB } }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
+    let body = Full::<Bytes>::from(Chat.ask("chat/mock-fast", false, Turn::Text, "Hello"));
+    let plain = || Request::post("http://gateway/v1/chat/completions");
+    let many = (0..30).fold(plain(), |request, number| request.header(format!("x-{number}"), "1"));
+    let long = plain().header("x-long", "x".repeat(9000));
+    for request in [many, long] {
+        let request = request.body(body.clone()).expect("a request");
+        assert_eq!(client.clone().send_request(request).await.expect("an answer").status(), 431);
+    }
+    let large = Chat.ask("chat/mock-fast", false, Turn::Text, &"x".repeat(11_000));
+    assert_eq!(begin(&client, "/v1/chat/completions", large).await.status(), 413);
+    assert!(mock.journal().await.is_empty());
+    // The connection is still good.
+    let small = plain().body(body).expect("a request");
+    assert_eq!(client.clone().send_request(small).await.expect("an answer").status(), 200);
 }
 
 #[tokio::test]
