@@ -14,6 +14,7 @@ use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
 use crate::route::Target;
+use crate::trace::Trace;
 
 /// Everything known of an exchange.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What was decided on the way; None when nobody will read it.
+    pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
@@ -92,6 +95,14 @@ pub struct Seen {
 }
 
 impl Exchange {
+    /// Notes a decision, where somebody will read it.
+    pub fn note(&mut self, stage: &'static str, what: impl FnOnce() -> serde_json::Value) {
+        let at = self.started.elapsed();
+        if let Some(trace) = &mut self.trace {
+            trace.note(at, stage, what());
+        }
+    }
+
     /// The target that answered, or that failed last.
     pub fn target(&self) -> Option<&Arc<Target>> {
         self.attempts.last().map(|attempt| &attempt.target)

@@ -16,7 +16,7 @@
 //! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`] and [`embed`]; [`provider`] one
 //!   row an upstream. [`sse`], [`json`] and [`cost`] are pure.
 //! * [`stream`] carries frames past the commit point; [`reply`] makes the answer; [`settle`] ends the exchange.
-//! * [`fault`] is the one table of errors.
+//! * [`fault`] is the one table of errors; [`trace`] says what was decided and why.
 //! * [`config`] is what was written, [`generation`] what runs of it, [`reload`] swaps one for the next; [`state`] outlives
 //!   them all.
 //!
@@ -55,4 +55,5 @@ pub mod settle;
 pub mod sse;
 pub mod state;
 pub mod stream;
+pub mod trace;
 pub mod upstream;

@@ -204,6 +204,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        trace: None,
         status: 0,
         outcome: Outcome::Open,
     }

@@ -185,10 +185,106 @@ impl Target {
     }
 }
 
-/// Targets in the order they are to be tried.
-#[derive(Debug, Clone)]
+/// Targets in the order they are to be tried, and the rules for trying.
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     pub targets: Vec<Arc<Target>>,
+    /// Where to go on when the conversation did not fit; empty leaves it to `targets`.
+    pub on_context_length: Vec<Arc<Target>>,
+    /// Where to go on when a provider would not answer for its policy; empty ends the exchange.
+    pub on_content_policy: Vec<Arc<Target>>,
+    pub rules: Arc<Rules>,
+    /// What was thought of each candidate, for the decision trace and the availability object.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// How a plan is tried.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    pub retry: Retry,
+    /// Start the next target when the first is slow.
+    pub hedge: Option<Hedge>,
+    /// Let the next target go on from the text so far when a stream breaks off.
+    pub continue_on_cut: bool,
+    /// Whether other targets are tried at all (`disable_fallbacks`).
+    pub fallbacks: bool,
+    /// A silent copy of some requests.
+    pub mirror: Option<Mirror>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { retry: Retry::default(), hedge: None, continue_on_cut: false, fallbacks: true, mirror: None }
+    }
+}
+
+/// Bounds on trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts of one exchange, all targets together.
+    pub max_attempts: u32,
+    /// Tries of one target.
+    pub per_target: u32,
+    /// All waits of one exchange together.
+    pub max_wait: Duration,
+    /// First wait before the same target is asked again; doubled each time, with jitter.
+    pub backoff: Duration,
+    /// Longest single wait of the backoff.
+    pub max_backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry {
+            max_attempts: 5,
+            per_target: 2,
+            max_wait: Duration::from_secs(10),
+            backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(5),
+        }
+    }
+}
+
+/// When a second target is started beside the first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hedge {
+    pub after: HedgeAfter,
+    /// Share of exchanges that may be hedged, 0 to 1.
+    pub budget: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HedgeAfter {
+    Fixed(Duration),
+    /// This quantile (0 to 1) of the target's own time to the first content.
+    Quantile(f64),
+}
+
+/// A target that gets copies of requests and whose answers are dropped.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    pub target: Arc<Target>,
+    /// Share of exchanges, 0 to 1.
+    pub share: f64,
+}
+
+impl PartialEq for Mirror {
+    fn eq(&self, other: &Self) -> bool {
+        self.target.name() == other.target.name() && self.share == other.share
+    }
+}
+
+/// What planning thought of one candidate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// `provider/model`.
+    pub target: String,
+    /// None when it is in the plan; else the filter that removed it (`max_price`, `context`, `tools`, `open`, …).
+    pub removed_by: Option<&'static str>,
+    /// The figure or fact behind it, for people.
+    pub why: String,
+    /// When it may be available again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// A configured model name and what stands behind it.
@@ -235,7 +331,7 @@ impl Routes {
                 Arc::new(Target { provider, model, overrides, timeouts, card, addresses: Addresses::default() })
             })
             .collect();
-        Ok(Plan { targets })
+        Ok(Plan { targets, ..Plan::default() })
     }
 
     fn targets(&self, model: &str) -> Option<Vec<RouteTarget>> {

@@ -3,6 +3,7 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod health;
 pub mod items;
 pub mod log;
 pub mod metrics;
@@ -15,6 +16,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use health::{Health, Millis};
 use items::Items;
 use log::Log;
 use metrics::Metrics;
@@ -26,6 +28,7 @@ pub struct State {
     pub metrics: Metrics,
     pub records: Records,
     pub affinity: Affinity,
+    pub health: Health,
     pub items: Items,
     pub log: Log,
     draining: AtomicBool,
@@ -42,6 +45,7 @@ impl State {
             metrics: Metrics::new(),
             records: Records::new(keep),
             affinity: Affinity::new(),
+            health: Health::default(),
             items: Items::new(),
             log,
             draining: AtomicBool::new(false),
@@ -67,6 +71,11 @@ impl State {
 
     pub fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// The present moment of the process, for everything that counts in [`Millis`].
+    pub fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as u64
     }
 
     pub fn uptime(&self) -> Duration {

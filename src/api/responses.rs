@@ -46,7 +46,7 @@ pub fn follow(cx: &Cx, x: &Exchange, call: &Call, plan: Plan) -> Result<Plan, Fa
     if !is_mine(x, &maker) {
         return Err(unknown(&id).param("previous_response_id"));
     }
-    let mut targets = plan.targets;
+    let mut targets = plan.targets.clone();
     targets.retain(|target| target.provider.name == maker.provider);
     // The very target first; the sort keeps the plan's order otherwise.
     targets.sort_by_key(|target| target.model != maker.model);
@@ -58,7 +58,7 @@ pub fn follow(cx: &Cx, x: &Exchange, call: &Call, plan: Plan) -> Result<Plan, Fa
         let text = format!("The response `{id}` was made by a provider that does not serve the model `{}`.", x.model);
         return Err(Fault::new(Kind::ResponseNotFound, text).param("previous_response_id"));
     }
-    Ok(Plan { targets })
+    Ok(Plan { targets, ..plan })
 }
 
 /// Puts back what the caller names by id and only this process keeps: the items of answers that were translated.
