@@ -3,11 +3,13 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod guests;
 pub mod health;
 pub mod items;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,11 +18,13 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use guests::Guests;
 use health::{Health, Millis};
 use items::Items;
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use tally::Tally;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -31,6 +35,9 @@ pub struct State {
     pub health: Health,
     pub items: Items,
     pub log: Log,
+    pub guests: Guests,
+    /// Metrics that policies declare.
+    pub tally: Tally,
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
@@ -48,6 +55,8 @@ impl State {
             health: Health::default(),
             items: Items::new(),
             log,
+            guests: Guests::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),
