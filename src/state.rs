@@ -6,6 +6,7 @@ pub mod affinity;
 pub mod guests;
 pub mod health;
 pub mod items;
+pub mod kv;
 pub mod log;
 pub mod metrics;
 pub mod records;
@@ -21,6 +22,7 @@ use affinity::Affinity;
 use guests::Guests;
 use health::{Health, Millis};
 use items::Items;
+use kv::{Kv, WhenFull};
 use log::Log;
 use metrics::Metrics;
 use records::Records;
@@ -34,6 +36,10 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub items: Items,
+    /// What guests keep and must not lose.
+    pub kv: Kv,
+    /// What guests keep and can do without.
+    pub guest_cache: Kv,
     pub log: Log,
     pub guests: Guests,
     /// Metrics that policies declare.
@@ -54,6 +60,8 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             items: Items::new(),
+            kv: Kv::new(WhenFull::Refuse),
+            guest_cache: Kv::new(WhenFull::Forget),
             log,
             guests: Guests::default(),
             tally: Tally::default(),
