@@ -13,6 +13,7 @@ use crate::auth::Principal;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::Target;
 use crate::trace::Trace;
 
@@ -49,6 +50,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.

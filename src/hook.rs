@@ -92,9 +92,8 @@ impl Hooks {
 
 impl Matcher {
     fn fits(&self, visit: &Visit, model: &str) -> bool {
-        let of = |list: &[String], name: Option<&str>| {
-            list.is_empty() || name.is_some_and(|name| route::allows(list, name))
-        };
+        let of =
+            |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
         let principal = visit.principal();
         of(&self.models, Some(model))
             && of(&self.keys, principal.map(|principal| principal.key.as_str()))
@@ -252,11 +251,22 @@ impl Hook {
     }
 
     fn note(&self, phase: Phase, visit: &Visit, used: &Used, what: impl FnOnce() -> Value) {
-        let mut note = json!({ "phase": phase.name(), "us": used.cpu.as_micros() as u64, "decided": what() });
-        if self.shadow {
-            note["shadow"] = true.into();
-        }
-        visit.note(&self.guest.name, note);
+        visit.note(&self.guest.name, || {
+            let mut note = json!({ "phase": phase.name(), "us": used.cpu.as_micros() as u64, "decided": what() });
+            if self.shadow {
+                note["shadow"] = true.into();
+            }
+            note
+        });
+    }
+
+    /// A verdict that could not be done: counts as a failure, and refuses where failures do.
+    fn misjudged(&self, phase: Phase, visit: &Visit, state: &State, why: &str) -> Result<(), Fault> {
+        tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
+        let record = self.record(state);
+        record.last_error.store(Some(Arc::new(why.to_owned())));
+        record.phase(phase as usize).add(Outcome::Error, Duration::ZERO, 0);
+        self.fail_with(phase, visit, why).map(drop)
     }
 
     fn fail_with(&self, phase: Phase, visit: &Visit, why: &str) -> Result<Verdict, Fault> {

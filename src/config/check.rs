@@ -115,8 +115,12 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
         }
         for (at, host) in hook.grants.http.iter().enumerate() {
             let bare = !host.is_empty() && !host.contains(['/', ' ', '@', '?']);
-            if !bare || host.rfind('*').is_some_and(|star| star > 0) || (host.starts_with('*') && !host.starts_with("*.")) {
-                let message = format!("`{host}` is no host; write api.example.com, api.example.com:8443 or *.example.com");
+            if !bare
+                || host.rfind('*').is_some_and(|star| star > 0)
+                || (host.starts_with('*') && !host.starts_with("*."))
+            {
+                let message =
+                    format!("`{host}` is no host; write api.example.com, api.example.com:8443 or *.example.com");
                 issues.push(Issue::error(path.key("grants").key("http").index(at), message));
             }
         }

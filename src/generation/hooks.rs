@@ -113,7 +113,8 @@ impl Draft {
                 "hooks.{name}: has on_event, but its manifest says no `stream`, so it sees none; add stream = \"event\""
             )),
             (false, guest::StreamMode::None) if manifest.guard && engine.phases().has(crate::host::Phase::Answer) => {
-                warnings.push(format!("hooks.{name}: is a guard of answers without a stream mode; streams pass it unseen"));
+                warnings
+                    .push(format!("hooks.{name}: is a guard of answers without a stream mode; streams pass it unseen"));
             }
             (false, guest::StreamMode::Event | guest::StreamMode::Buffer) => {
                 warnings.push(format!("hooks.{name}: asks for streams, but has no on_event"));

@@ -104,7 +104,7 @@ impl Manifest {
             return Err(format!("is written for api {api}; this gateway has api {API}"));
         }
         if let Some(tick) = &self.tick
-            && !self.tick().is_some_and(|span| span >= Duration::from_millis(100))
+            && self.tick().is_none_or(|span| span < Duration::from_millis(100))
         {
             return Err(format!("tick `{tick}` is no span of 100ms or more; write 30s or 5m"));
         }
@@ -259,7 +259,10 @@ mod tests {
         let text = "--!strict\n--[[manifest\nversion = \"1.2\"\nguard = true\nstream = \"event\"\n]]\nreturn {}\n";
         let (inside, above) = header(text).expect("a header");
         let manifest = manifest(inside, "x.luau", above).expect("reads");
-        assert_eq!((manifest.version.as_deref(), manifest.guard, manifest.stream), (Some("1.2"), true, StreamMode::Event));
+        assert_eq!(
+            (manifest.version.as_deref(), manifest.guard, manifest.stream),
+            (Some("1.2"), true, StreamMode::Event)
+        );
         assert!(header("local x = 1\n--[[manifest\n]]").is_none());
     }
 

@@ -94,14 +94,36 @@ pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Script>, Vec<(usize
         };
         let phases: Vec<Phases> = (0..recipes.len()).map(|at| machines[0].phases(at)).collect();
         let waits: Vec<bool> = recipes.iter().map(|recipe| recipe.mentions(WAITING)).collect();
-        let slots = machines.into_iter().map(|machine| ArcSwap::from_pointee(machine)).collect();
+        let slots = machines.into_iter().map(ArcSwap::from_pointee).collect();
         let domain = Arc::new(Domain { recipes, memory, slots, replaced: AtomicU64::new(0) });
         for (at, place) in places.into_iter().enumerate() {
-            scripts[place] =
-                Some(Script { domain: domain.clone(), at, phases: phases[at], awaits: waits[at] });
+            scripts[place] = Some(Script { domain: domain.clone(), at, phases: phases[at], awaits: waits[at] });
         }
     }
     if wrong.is_empty() { Ok(scripts.into_iter().flatten().collect()) } else { Err(wrong) }
+}
+
+/// Every name of `gw` as a script finds it, in order; for the test that holds the tables together.
+///
+/// # Errors
+/// A machine cannot be built.
+pub fn names() -> Result<Vec<String>, String> {
+    let lua = mlua::Lua::new();
+    let modules = api::modules(&lua).map_err(|error| error.to_string())?;
+    let mut names = vec!["config".to_owned()];
+    let each = modules.for_each(|name: String, value: Lv| {
+        match value {
+            Lv::Table(module) => module.for_each(|inner: String, _: Lv| {
+                names.push(format!("{name}.{inner}"));
+                Ok(())
+            })?,
+            _ => names.push(name),
+        }
+        Ok(())
+    });
+    each.map_err(|error| error.to_string())?;
+    names.sort();
+    Ok(names)
 }
 
 thread_local! {
@@ -291,3 +313,6 @@ fn function_name(phase: Phase) -> String {
 
 /// A value that a script returned.
 type Returned = mlua::Result<Lv>;
+
+#[cfg(test)]
+mod tests;

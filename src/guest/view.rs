@@ -150,10 +150,18 @@ impl View for Request {
         ("param", "(self: Request, name: string) -> any", "A top-level field of the body, in the caller's dialect."),
         ("metadata", "(self: Request, name: string) -> string?", "A label of the caller's key."),
         ("system", "(self: Request) -> string?", "The system prompt."),
-        ("message", "(self: Request, index: number) -> Message?", "A turn, counted from 1; from the end when negative."),
+        (
+            "message",
+            "(self: Request, index: number) -> Message?",
+            "A turn, counted from 1; from the end when negative.",
+        ),
         ("messages", "(self: Request) -> { Message }", "Every turn."),
         ("last_user", "(self: Request) -> string?", "The text of the last turn of the user."),
-        ("texts", "(self: Request) -> { Text }", "Every text that the caller wrote, to be replaced by `texts` of a patch."),
+        (
+            "texts",
+            "(self: Request) -> { Text }",
+            "Every text that the caller wrote, to be replaced by `texts` of a patch.",
+        ),
         ("plan", "(self: Request) -> { Target }", "The native plan; empty before `on_route`."),
     ];
 
@@ -236,7 +244,12 @@ fn turn(index: usize, message: &chat::Message) -> Message {
             text.push_str(part);
         }
     }
-    Message { index, role: role(message), text, kinds: message.blocks.iter().map(|block| kind(&block.content)).collect() }
+    Message {
+        index,
+        role: role(message),
+        text,
+        kinds: message.blocks.iter().map(|block| kind(&block.content)).collect(),
+    }
 }
 
 fn role(message: &chat::Message) -> &'static str {
@@ -358,7 +371,11 @@ impl View for Failure {
     const NAME: &'static str = "Failure";
     const DOC: &'static str = "A try that failed, for `on_fault`. Nothing has been sent to the caller yet.";
     const FIELDS: &'static [Row] = &[
-        ("kind", "string", "The stable code: `rate_limited`, `context_length_exceeded`, `content_policy`, `stream_broken`, … See the table of errors."),
+        (
+            "kind",
+            "string",
+            "The stable code: `rate_limited`, `context_length_exceeded`, `content_policy`, `stream_broken`, … See the table of errors.",
+        ),
         ("status", "number?", "The upstream's status, where it gave one."),
         ("code", "string?", "The upstream's own code."),
         ("message", "string", "What happened, in the upstream's words where it has some."),
@@ -522,7 +539,8 @@ pub struct Done {
 
 impl View for Done {
     const NAME: &'static str = "Done";
-    const DOC: &'static str = "An exchange that is over, for `on_done`. Comes exactly once, also when the caller has gone.";
+    const DOC: &'static str =
+        "An exchange that is over, for `on_done`. Comes exactly once, also when the caller has gone.";
     const FIELDS: &'static [Row] = &[
         ("id", "string", "The gateway's id of the exchange."),
         ("endpoint", "string", "The path's pattern."),

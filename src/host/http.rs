@@ -99,9 +99,10 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
     });
     let upstream = cx.world()?.upstream();
     let outbound = Outbound { method, uri, headers, body: Outgoing::from(request.body) };
-    let response = upstream.send(&dial, outbound, span).await.map_err(|fault| {
-        HostError(format!("`{host}`: {}", fault.source.as_deref().unwrap_or(&fault.message)))
-    })?;
+    let response = upstream
+        .send(&dial, outbound, span)
+        .await
+        .map_err(|fault| HostError(format!("`{host}`: {}", fault.source.as_deref().unwrap_or(&fault.message))))?;
     let (head, mut body) = response.into_parts();
     let patience = Patience { first: Instant::now() + span, idle: span };
     let body = body.read(MAX_ANSWER_BYTES, Some(patience)).await.map_err(|error| match error {
@@ -237,9 +238,29 @@ mod tests {
     #[test]
     fn addresses_that_lead_inside_are_told_apart() {
         for inside in [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "198.18.0.1", "255.255.255.255", "224.0.0.1", "::1", "::", "fe80::1", "fc00::1", "fd12::1", "fec0::1",
-            "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "ff02::1", "::7f00:1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "198.18.0.1",
+            "255.255.255.255",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "fec0::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "ff02::1",
+            "::7f00:1",
         ] {
             assert!(!is_public(inside.parse().expect(inside)), "{inside}");
         }

@@ -83,7 +83,9 @@ async fn send(cx: &Cx, model: &str, path: &'static str, body: Value) -> Result<V
         return Err(HostError(text));
     }
     if cx.visit.depth >= MAX_DEPTH {
-        return Err(HostError(format!("asks of policies stand {MAX_DEPTH} deep in each other; this one would be deeper")));
+        return Err(HostError(format!(
+            "asks of policies stand {MAX_DEPTH} deep in each other; this one would be deeper"
+        )));
     }
     let body = serde_json::to_vec(&body).map_err(|error| HostError(error.to_string()))?;
     let answer = cx.world()?.ask(cx.visit.clone(), Ask { path, body: body.into() }).await?;

@@ -37,6 +37,6 @@ pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Res
 /// The call has put out too much.
 pub fn note(cx: &Cx, what: Value, bytes: usize) -> Result<(), HostError> {
     cx.lease.output(bytes)?;
-    cx.visit.note(&cx.guest.name, what);
+    cx.visit.note(&cx.guest.name, || what);
     Ok(())
 }

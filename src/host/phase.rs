@@ -84,6 +84,11 @@ impl Phases {
         self.0 & (1 << phase as u16) != 0
     }
 
+    /// Whether the two have a phase in common.
+    pub const fn has_any(self, others: Phases) -> bool {
+        self.0 & others.0 != 0
+    }
+
     #[must_use]
     pub const fn with(self, others: Phases) -> Phases {
         Phases(self.0 | others.0)

@@ -34,7 +34,7 @@ impl View {
     pub fn of(cx: &Cx, target: &Target) -> Result<View, HostError> {
         let state = cx.world()?.state();
         let name = target.name();
-        let measure = state.health.record(&name).measure(state.now());
+        let measure = target.record(&state.health).measure(state.now());
         let card = target.card.as_deref();
         let rates = card.and_then(|card| card.price.as_ref()).map(|price| price.base);
         let dollars = |nanos: u64| nanos as f64 / 1e9;

@@ -36,6 +36,8 @@ pub struct Visit {
     pub generation: u64,
     /// How many asks of guests this one is inside of.
     pub depth: u8,
+    /// Whether somebody will read what guests decided.
+    traced: bool,
     principal: OnceLock<Arc<Principal>>,
     /// Nanoseconds that guests have run.
     spent: AtomicU64,
@@ -71,11 +73,13 @@ pub struct Facts {
     pub started_ms: u64,
     pub generation: u64,
     pub depth: u8,
+    pub traced: bool,
 }
 
 impl Visit {
     pub fn new(facts: Facts) -> Self {
-        let Facts { id, request_id, endpoint, dialect, op, peer, started, started_ms, generation, depth } = facts;
+        let Facts { id, request_id, endpoint, dialect, op, peer, started, started_ms, generation, depth, traced } =
+            facts;
         Visit {
             id,
             request_id,
@@ -87,6 +91,7 @@ impl Visit {
             started_ms,
             generation,
             depth,
+            traced,
             principal: OnceLock::new(),
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
@@ -107,6 +112,7 @@ impl Visit {
             started_ms: super::time::unix_ms(),
             generation,
             depth: 0,
+            traced: false,
         })
     }
 
@@ -159,10 +165,13 @@ impl Visit {
     }
 
     /// Adds a note for the decision trace.
-    pub fn note(&self, guest: &Arc<str>, what: Value) {
+    pub fn note(&self, guest: &Arc<str>, what: impl FnOnce() -> Value) {
+        if !self.traced {
+            return;
+        }
         let mut notes = lock(&self.notes);
         if notes.len() < MAX_NOTES {
-            notes.push(Note { guest: guest.clone(), what });
+            notes.push(Note { guest: guest.clone(), what: what() });
         }
     }
 

@@ -11,8 +11,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 /// Ends of the buckets of time, in nanoseconds.
-const BUCKETS: [u64; 10] =
-    [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000, 25_000_000];
+const BUCKETS: [u64; 10] = [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000, 25_000_000];
 
 /// Every policy that was ever attached.
 #[derive(Debug, Default)]
@@ -128,13 +127,16 @@ impl Guests {
         head(out, "portcullis_guest_safepoints", "counter", "Loop turns and calls of policies");
         each(&all, phases, |guest, phase, counts| {
             let safepoints = counts.safepoints.load(Relaxed);
-            let _ = writeln!(
-                out,
-                "portcullis_guest_safepoints_total{{guest=\"{guest}\",phase=\"{phase}\"}} {safepoints}"
-            );
+            let _ =
+                writeln!(out, "portcullis_guest_safepoints_total{{guest=\"{guest}\",phase=\"{phase}\"}} {safepoints}");
         });
         for (name, kind, help, value) in [
-            ("memory_bytes", "gauge", "Memory of policies' machines", (|record| &record.memory) as fn(&Record) -> &AtomicU64),
+            (
+                "memory_bytes",
+                "gauge",
+                "Memory of policies' machines",
+                (|record| &record.memory) as fn(&Record) -> &AtomicU64,
+            ),
             ("replaced", "counter", "Machines of policies that were replaced", |record| &record.replaced),
             ("switched_off", "counter", "Times that policies were switched off", |record| &record.switched_off),
         ] {

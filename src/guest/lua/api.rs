@@ -172,7 +172,12 @@ pub(super) fn target(lua: &Lua, view: &targets::View) -> Result<Table> {
             table.raw_set(name, value)?;
         }
     }
-    let can = [("tools", view.tools), ("vision", view.vision), ("reasoning", view.reasoning), ("json_schema", view.json_schema)];
+    let can = [
+        ("tools", view.tools),
+        ("vision", view.vision),
+        ("reasoning", view.reasoning),
+        ("json_schema", view.json_schema),
+    ];
     for (name, value) in can {
         if let Some(value) = value {
             table.raw_set(name, value)?;
@@ -192,16 +197,16 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         Ok(value.to_string())
     })?;
     gw.add("re.test", |_, _, (pattern, text): (LuaString, LuaString)| {
-        re::test(&*pattern.to_str()?, &*text.to_str()?).map_err(refused)
+        re::test(&pattern.to_str()?, &text.to_str()?).map_err(refused)
     })?;
     gw.add("re.match", |_, _, (pattern, text): (LuaString, LuaString)| {
         let text = text.to_str()?;
-        let groups = re::first(&*pattern.to_str()?, &text).map_err(refused)?;
+        let groups = re::first(&pattern.to_str()?, &text).map_err(refused)?;
         Ok(groups.map(|groups| groups.into_iter().map(str::to_owned).collect::<Vec<_>>()))
     })?;
     gw.add("re.find", |lua, _, (pattern, text, max): (LuaString, LuaString, Option<usize>)| {
         let text = text.to_str()?;
-        let found = re::find(&*pattern.to_str()?, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
+        let found = re::find(&pattern.to_str()?, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
         let tables = found.into_iter().map(|found| {
             let table = lua.create_table_with_capacity(0, 3)?;
             table.raw_set("first", found.first + 1)?;
@@ -212,7 +217,7 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         tables.collect::<Result<Vec<_>>>()
     })?;
     gw.add("re.replace", |_, _, (pattern, text, with): (LuaString, LuaString, LuaString)| {
-        re::replace(&*pattern.to_str()?, &*text.to_str()?, &*with.to_str()?).map_err(refused)
+        re::replace(&pattern.to_str()?, &text.to_str()?, &with.to_str()?).map_err(refused)
     })?;
     gw.add("hash.sha256", |_, _, text: LuaString| Ok(hash::sha256(&text.as_bytes())))?;
     gw.add("hash.hmac_sha256", |_, cx, (key, text): (Lv, LuaString)| match key {
@@ -231,12 +236,9 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
 }
 
 fn saying(gw: &Gw<'_>) -> Result<()> {
-    for (name, level) in [
-        ("log.debug", Level::Debug),
-        ("log.info", Level::Info),
-        ("log.warn", Level::Warn),
-        ("log.error", Level::Error),
-    ] {
+    for (name, level) in
+        [("log.debug", Level::Debug), ("log.info", Level::Info), ("log.warn", Level::Warn), ("log.error", Level::Error)]
+    {
         gw.add(name, move |_, cx, (message, fields): (LuaString, Option<Table>)| {
             let mut left = Left::new(cx.lease.budget().output);
             let fields = fields.map(|fields| to_json(&Lv::Table(fields), &mut left)).transpose()?;
@@ -353,13 +355,17 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
             }
             ("json", value) => {
                 request.body = to_json(value, &mut left)?.to_string().into_bytes();
-                request.headers.entry("content-type".into()).or_insert_with(|| {
-                    Some(crate::guest::verdict::Header::Text("application/json".into()))
-                });
+                request
+                    .headers
+                    .entry("content-type".into())
+                    .or_insert_with(|| Some(crate::guest::verdict::Header::Text("application/json".into())));
             }
             ("timeout_ms", value) => request.timeout_ms = value.as_f64().or(value.as_integer().map(|ms| ms as f64)),
             (name, value) => {
-                let text = format!("http.fetch takes no {} as `{name}`; it has: url, method, headers, body, json, timeout_ms", value.type_name());
+                let text = format!(
+                    "http.fetch takes no {} as `{name}`; it has: url, method, headers, body, json, timeout_ms",
+                    value.type_name()
+                );
                 return Err(Error::runtime(text));
             }
         }
@@ -377,44 +383,65 @@ fn verdicts(gw: &Gw<'_>) -> Result<()> {
         Ok(table)
     };
     let set = |name: &str, function: Function| gw.modules.raw_set(name, function);
-    set("respond", lua.create_function(move |lua, (status, body, headers): (f64, Lv, Option<Table>)| {
-        let inner = lua.create_table_with_capacity(0, 3)?;
-        inner.raw_set("status", status)?;
-        inner.raw_set("body", body)?;
-        inner.raw_set("headers", headers)?;
-        wrap(lua, "respond", inner)
-    })?)?;
-    set("say", lua.create_function(move |lua, text: LuaString| {
-        let inner = lua.create_table_with_capacity(0, 1)?;
-        inner.raw_set("say", text)?;
-        wrap(lua, "respond", inner)
-    })?)?;
-    set("reject", lua.create_function(move |lua, (code, message, status): (LuaString, LuaString, Option<f64>)| {
-        let inner = lua.create_table_with_capacity(0, 3)?;
-        inner.raw_set("code", code)?;
-        inner.raw_set("message", message)?;
-        inner.raw_set("status", status)?;
-        wrap(lua, "reject", inner)
-    })?)?;
-    set("same", lua.create_function(move |lua, after_ms: Option<f64>| {
-        let inner = lua.create_table_with_capacity(0, 1)?;
-        inner.raw_set("after_ms", after_ms.unwrap_or(0.0))?;
-        wrap(lua, "same", inner)
-    })?)?;
-    set("stop", lua.create_function(move |lua, inner: Option<Table>| {
-        let inner = inner.map_or_else(|| lua.create_table(), Ok)?;
-        wrap(lua, "stop", inner)
-    })?)?;
-    set("fault", lua.create_function(move |lua, message: Option<LuaString>| {
-        let inner = lua.create_table_with_capacity(0, 1)?;
-        inner.raw_set("message", message)?;
-        wrap(lua, "fault", inner)
-    })?)?;
-    set("drop", lua.create_function(move |lua, ()| {
-        let table = lua.create_table_with_capacity(0, 1)?;
-        table.raw_set("drop", true)?;
-        Ok(table)
-    })?)?;
+    set(
+        "respond",
+        lua.create_function(move |lua, (status, body, headers): (f64, Lv, Option<Table>)| {
+            let inner = lua.create_table_with_capacity(0, 3)?;
+            inner.raw_set("status", status)?;
+            inner.raw_set("body", body)?;
+            inner.raw_set("headers", headers)?;
+            wrap(lua, "respond", inner)
+        })?,
+    )?;
+    set(
+        "say",
+        lua.create_function(move |lua, text: LuaString| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("say", text)?;
+            wrap(lua, "respond", inner)
+        })?,
+    )?;
+    set(
+        "reject",
+        lua.create_function(move |lua, (code, message, status): (LuaString, LuaString, Option<f64>)| {
+            let inner = lua.create_table_with_capacity(0, 3)?;
+            inner.raw_set("code", code)?;
+            inner.raw_set("message", message)?;
+            inner.raw_set("status", status)?;
+            wrap(lua, "reject", inner)
+        })?,
+    )?;
+    set(
+        "same",
+        lua.create_function(move |lua, after_ms: Option<f64>| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("after_ms", after_ms.unwrap_or(0.0))?;
+            wrap(lua, "same", inner)
+        })?,
+    )?;
+    set(
+        "stop",
+        lua.create_function(move |lua, inner: Option<Table>| {
+            let inner = inner.map_or_else(|| lua.create_table(), Ok)?;
+            wrap(lua, "stop", inner)
+        })?,
+    )?;
+    set(
+        "fault",
+        lua.create_function(move |lua, message: Option<LuaString>| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("message", message)?;
+            wrap(lua, "fault", inner)
+        })?,
+    )?;
+    set(
+        "drop",
+        lua.create_function(move |lua, ()| {
+            let table = lua.create_table_with_capacity(0, 1)?;
+            table.raw_set("drop", true)?;
+            Ok(table)
+        })?,
+    )?;
     gw.modules.raw_set("null", lua.null())
 }
 

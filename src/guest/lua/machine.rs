@@ -23,9 +23,33 @@ const THREAD_POOL: usize = 16;
 /// What scripts find as globals beside `gw` and `require`. Whatever reads files, loads code, measures the host's memory
 /// or reaches into others' environments is not here.
 const GLOBALS: &[&str] = &[
-    "_VERSION", "assert", "error", "getmetatable", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen",
-    "rawset", "select", "setmetatable", "tonumber", "tostring", "type", "typeof", "unpack", "xpcall", "math", "string",
-    "table", "coroutine", "utf8", "bit32", "buffer",
+    "_VERSION",
+    "assert",
+    "error",
+    "getmetatable",
+    "ipairs",
+    "next",
+    "pairs",
+    "pcall",
+    "rawequal",
+    "rawget",
+    "rawlen",
+    "rawset",
+    "select",
+    "setmetatable",
+    "tonumber",
+    "tostring",
+    "type",
+    "typeof",
+    "unpack",
+    "xpcall",
+    "math",
+    "string",
+    "table",
+    "coroutine",
+    "utf8",
+    "bit32",
+    "buffer",
 ];
 
 /// Everything that a script is made from, again and again.
@@ -71,7 +95,7 @@ pub fn compiles(bundle: &Bundle) -> Result<(), String> {
 fn compile(source: &Source) -> Result<Vec<u8>, String> {
     let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1);
     compiler.compile(&source.text).map_err(|error| match &error {
-        Error::SyntaxError { message, .. } => format!("{}{}", source.label, message.trim_start_matches("[string \"\"]")),
+        Error::SyntaxError { message, .. } => format!("{}:{}", source.label, message.trim_start_matches(':')),
         other => format!("{}: {other}", source.label),
     })
 }
@@ -95,9 +119,15 @@ impl Machine {
     /// # Errors
     /// The place of the script that failed, and why.
     pub fn build(recipes: &[Recipe], memory: usize) -> Result<Machine, (usize, String)> {
-        let libraries = StdLib::MATH | StdLib::STRING | StdLib::TABLE | StdLib::COROUTINE | StdLib::UTF8 | StdLib::BIT
+        let libraries = StdLib::MATH
+            | StdLib::STRING
+            | StdLib::TABLE
+            | StdLib::COROUTINE
+            | StdLib::UTF8
+            | StdLib::BIT
             | StdLib::BUFFER;
-        let options = LuaOptions::new().catch_rust_panics(false).thread_pool_size(THREAD_POOL);
+        // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
+        let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
         let first = |error: Error| (0, error.to_string());
         let lua = Lua::new_with(libraries, options).map_err(first)?;
         for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
@@ -203,7 +233,11 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Loaded> {
         Lv::Table(table) => table.clone(),
         Lv::Nil => env.clone(),
         other => {
-            let text = format!("{}: returns a {}; return nothing, or a table of `on_` functions", recipe.bundle.main.label, other.type_name());
+            let text = format!(
+                "{}: returns a {}; return nothing, or a table of `on_` functions",
+                recipe.bundle.main.label,
+                other.type_name()
+            );
             return Err(Error::runtime(text));
         }
     };
@@ -244,7 +278,11 @@ fn misspelt(hooks: &Table, label: &str) -> mlua::Result<()> {
 
 fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table) -> mlua::Result<Function> {
     // `=` keeps the name as it is: messages then begin with file and line.
-    lua.load(code).set_name(format!("={label}")).set_mode(ChunkMode::Binary).set_environment(env.clone()).into_function()
+    lua.load(code)
+        .set_name(format!("={label}"))
+        .set_mode(ChunkMode::Binary)
+        .set_environment(env.clone())
+        .into_function()
 }
 
 /// What a script finds around it.

@@ -24,7 +24,9 @@ pub(super) fn verdict(phase: Phase, bytes: usize, value: &Lv) -> Result<Verdict>
         Lv::String(text) => reader.word(phase, text),
         Lv::Table(table) => reader.table(phase, table),
         Lv::Boolean(true) if phase == Phase::Request => Ok(Verdict::Pass),
-        other => Err(Error::runtime(format!("on_{} returned a {}; return nil or a table", phase.name(), other.type_name()))),
+        other => {
+            Err(Error::runtime(format!("on_{} returned a {}; return nil or a table", phase.name(), other.type_name())))
+        }
     }
 }
 
@@ -90,7 +92,9 @@ impl Reader {
             (Phase::Fault, word) => Err(Error::runtime(format!(
                 "on_fault returned `{word}`; it knows \"same\", \"next\" and \"stop\", or a table"
             ))),
-            (phase, word) => Err(Error::runtime(format!("on_{} returned the text `{word}`; return a table", phase.name()))),
+            (phase, word) => {
+                Err(Error::runtime(format!("on_{} returned the text `{word}`; return a table", phase.name())))
+            }
         }
     }
 
@@ -175,7 +179,12 @@ impl Reader {
         }
         let message = text(table, "message")?.unwrap_or_else(|| "A policy of this gateway refused it.".to_owned());
         self.left_for(&message)?;
-        Ok(Reject { code, message, status: status.map(|status| status as u16), retry_after: ms(table, "retry_after_ms")? })
+        Ok(Reject {
+            code,
+            message,
+            status: status.map(|status| status as u16),
+            retry_after: ms(table, "retry_after_ms")?,
+        })
     }
 
     fn left_for(&mut self, text: &str) -> Result<()> {
@@ -217,7 +226,7 @@ impl Reader {
         }
         let steps = steps.ok_or_else(|| Error::runtime("a plan needs `steps`: { \"provider/model\", … }"))?;
         let steps = list(&steps, "steps", |value| match value {
-            Lv::String(name) => Ok(named(&*name.to_str()?)),
+            Lv::String(name) => Ok(named(&name.to_str()?)),
             Lv::Table(step) => self.step(step),
             other => Err(wrong("steps", "names or tables", other)),
         })?;
@@ -235,7 +244,8 @@ impl Reader {
 
     fn step(&mut self, table: &Table) -> Result<Step> {
         known(table, "a step", &["target", "weight", "params", "timeout_ms", "first_token_ms"])?;
-        let target = text(table, "target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
+        let target =
+            text(table, "target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
         let params = match sub(table, "params")? {
             Some(params) => self.values(&params, "params")?,
             None => BTreeMap::new(),

@@ -178,7 +178,10 @@ impl<T: View> mlua::FromLua for This<T> {
 
 impl This<view::Request> {
     fn chat(&self) -> Result<Arc<crate::chat::Ask>> {
-        self.0.call.chat().map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
+        self.0
+            .call
+            .chat()
+            .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
     }
 }
 
@@ -238,7 +241,10 @@ impl UserData for Context {
                 Lv::Number(number) => Some(Kept::Number(number)),
                 Lv::String(text) => Some(Kept::Text(text.as_bytes().to_vec())),
                 other => {
-                    let text = format!("ctx keeps texts, numbers and booleans, not a {}; use gw.json.encode", other.type_name());
+                    let text = format!(
+                        "ctx keeps texts, numbers and booleans, not a {}; use gw.json.encode",
+                        other.type_name()
+                    );
                     return Err(Error::runtime(text));
                 }
             };
