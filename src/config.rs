@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod cache;
 mod check;
 mod error;
 mod expand;
@@ -31,6 +32,7 @@ mod timeouts;
 mod tree;
 mod value;
 
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
 pub use check::{HookCheck, Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
@@ -79,6 +81,8 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// How callers are recognised.
     pub auth: Auth,
+    /// Answers kept for requests that come again.
+    pub cache: Cache,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
     /// Policies, in the order in which they run.

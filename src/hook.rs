@@ -21,7 +21,7 @@ use crate::route;
 use crate::state::State;
 use crate::state::guests::{Outcome, Record};
 
-pub use stages::{Open, answer, attempt, auth, done, event_hooks, fault, request, route as plan};
+pub use stages::{Open, answer, attempt, auth, done, fault, request, route as plan, sees_answers};
 
 /// Failures within the window after which a guest is switched off, and for how long.
 const BREAKER_FAILURES: u32 = 10;

@@ -203,15 +203,14 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
 /// Phases after planning that are shown the ask again.
 const LATER: crate::host::Phases = crate::host::Phases::of(&[Phase::Attempt, Phase::Fault, Phase::Answer]);
 
+/// A target as guests want it for one try, and headers to send with it.
+pub type Tuned = (Arc<Target>, Vec<apply::Set>);
+
 /// `on_attempt`: the target as guests want it for this try, and headers to send with it.
 ///
 /// # Errors
 /// A guest failed where that refuses.
-pub fn attempt(
-    x: &mut Exchange,
-    target: &Arc<Target>,
-    number: u32,
-) -> Result<Option<(Arc<Target>, Vec<apply::Set>)>, Fault> {
+pub fn attempt(x: &mut Exchange, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
     let Some(open) = open(x, Phase::Attempt) else { return Ok(None) };
     let Some(request) = open.request.clone() else { return Ok(None) };
     let mut target = target.clone();
@@ -390,9 +389,11 @@ pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
     (!fields.is_empty()).then_some(fields)
 }
 
-/// The guests that look at this exchange's stream.
-pub fn event_hooks(x: &Exchange) -> Option<()> {
-    open(x, Phase::Event).map(|_| ())
+/// Whether a guest looks at this exchange's answer.
+pub fn sees_answers(x: &Exchange) -> bool {
+    [Phase::Answer, Phase::Event]
+        .into_iter()
+        .any(|phase| open(x, phase).is_some_and(|open| open.wanting(phase, &x.model).next().is_some()))
 }
 
 /// Response headers that a guest may not set: they are the connection's or the gateway's own word.

@@ -3,7 +3,7 @@
 //! Pure: the same arguments give the same choice on every node.
 
 /// One of the names, by weight. `point` is from 0 to 1.
-pub fn weighted<'a>(weights: &'a [(String, f64)], point: f64) -> Option<&'a str> {
+pub fn weighted(weights: &[(String, f64)], point: f64) -> Option<&str> {
     let sum: f64 = weights.iter().map(|(_, weight)| usable(*weight)).sum();
     let mut left = point * sum;
     let mut last = None;
