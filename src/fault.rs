@@ -47,6 +47,7 @@ pub enum Kind {
     InvalidRequest,
     AmbiguousRequest,
     UnsupportedFeature,
+    NoTarget,
     UnknownEndpoint,
     MethodNotAllowed,
     MissingCredential,
@@ -115,6 +116,7 @@ faults! {
     InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
     UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
+    NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Every target of the model is unavailable for now; wait as `retry-after` says, or give the model more targets.";
     UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
     MissingCredential "missing_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Send a gateway key as `Authorization: Bearer KEY`, `x-api-key`, `api-key` or `x-goog-api-key`.";
@@ -153,6 +155,26 @@ impl Kind {
     pub fn row(self) -> &'static Row {
         // The table's order is the enum's; `table_is_in_order_and_codes_are_unique` holds it.
         &FAULTS[self as usize]
+    }
+
+    /// Whether it says something of the gateway's credential rather than of the target: another one may do.
+    pub fn is_of_credential(self) -> bool {
+        matches!(
+            self,
+            Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited
+        )
+    }
+
+    /// Whether a target missed one of its clocks.
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Kind::ConnectTimeout
+                | Kind::HeadTimeout
+                | Kind::FirstTokenTimeout
+                | Kind::IdleTimeout
+                | Kind::AttemptTimeout
+        )
     }
 
     /// The kind that `code` names.
@@ -272,7 +294,7 @@ impl Fault {
 
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
-        self.retry() == Retry::Same || self.kind == Kind::Draining
+        self.retry() == Retry::Same || matches!(self.kind, Kind::Draining | Kind::NoTarget)
     }
 }
 

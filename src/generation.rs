@@ -98,6 +98,7 @@ impl Generation {
             timeouts: provider.timeouts,
             card: self.card(provider, model),
             addresses: Addresses::default(),
+            record: Default::default(),
         }))
     }
 

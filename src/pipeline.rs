@@ -103,7 +103,7 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
 /// Where the stages before the first upstream lead.
 enum Next {
     Reply(Reply),
-    Attempt { call: Box<Call>, plan: Plan },
+    Attempt { call: Arc<Call>, plan: Plan },
 }
 
 /// Everything before an upstream is asked.
@@ -124,7 +124,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
     let plan = plan(cx, x, &call)?;
-    Ok(Next::Attempt { call: Box::new(call), plan })
+    Ok(Next::Attempt { call: Arc::new(call), plan })
 }
 
 /// The targets for a call: authorised by the very name that decides where it goes.
@@ -140,7 +140,7 @@ fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
         let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;

@@ -3,7 +3,7 @@
 //! Never looks at a clock, a socket or a body. The routes are built by `generation`; trying them is `attempt`'s.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use crate::chat::Usage;
 use crate::cost::ModelCard;
 use crate::dialect::{Dialect, Op, Quirks};
 use crate::fault::{Fault, Kind};
+use crate::state::health::{Health, Record};
 use crate::upstream::Dial;
 
 /// One upstream account and wire form, ready to be sent to.
@@ -35,6 +36,34 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// Prefixes of bare model names that belong to this provider.
     pub owns: &'static [&'static str],
+    /// The pool of credentials, where there are several; each has its own [`Auth`] for every face.
+    pub keys: Vec<Key>,
+}
+
+/// One credential of a pool.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in logs, traces and health.
+    pub alias: Arc<str>,
+    /// Its share of the requests, against the other keys'; 0 takes none.
+    pub weight: u32,
+    /// Used only when every other key is out.
+    pub last_resort: bool,
+    /// How it is sent, one a face, in the order of `Provider.faces`.
+    pub auth: Vec<Auth>,
+    /// `provider#alias` in `state::health`.
+    pub record: OnceLock<Arc<Record>>,
+}
+
+impl Provider {
+    /// How the gateway proves itself at a face, with the key of this index where there is a pool.
+    pub fn auth<'a>(&'a self, face: &'a Face, key: usize) -> &'a Auth {
+        if self.keys.is_empty() {
+            return &face.auth;
+        }
+        let at = self.faces.iter().position(|other| std::ptr::eq(other, face)).unwrap_or(0);
+        self.keys.get(key).and_then(|key| key.auth.get(at)).unwrap_or(&face.auth)
+    }
 }
 
 /// One dialect at one base URL.
@@ -122,6 +151,8 @@ pub struct Target {
     pub timeouts: Timeouts,
     pub card: Option<Arc<ModelCard>>,
     pub addresses: Addresses,
+    /// Its record in `state::health`, looked up once.
+    pub record: OnceLock<Arc<Record>>,
 }
 
 /// Where a request of a target goes, with the headers that do not depend on the client.
@@ -131,8 +162,8 @@ pub struct Address {
     pub headers: HeaderMap,
 }
 
-/// A form of request: the dialect's name, what is wanted, whether as a stream.
-type Form = (&'static str, Op, bool);
+/// A form of request: the dialect's name, what is wanted, whether as a stream, and the index of the credential.
+type Form = (&'static str, Op, bool, usize);
 
 /// The addresses of a target, each made when it is first needed: joining and parsing them costs more than a request's
 /// routing. Forms are few, so neither is there an end to set nor a map to keep.
@@ -177,6 +208,11 @@ impl Target {
     /// What this usage costs, in nano-dollars; None when the price is unknown.
     pub fn cost(&self, usage: &Usage) -> Option<u64> {
         self.card.as_ref()?.price.as_ref().map(|price| price.cost(usage).nano_usd)
+    }
+
+    /// Its health.
+    pub fn record(&self, health: &Health) -> &Arc<Record> {
+        self.record.get_or_init(|| health.record(&self.name()))
     }
 
     /// `provider/model`.
@@ -328,7 +364,15 @@ impl Routes {
             .map(|target| {
                 let card = cards(&target.provider, &target.model);
                 let RouteTarget { provider, model, overrides, timeouts } = target;
-                Arc::new(Target { provider, model, overrides, timeouts, card, addresses: Addresses::default() })
+                Arc::new(Target {
+                    provider,
+                    model,
+                    overrides,
+                    timeouts,
+                    card,
+                    addresses: Addresses::default(),
+                    record: OnceLock::new(),
+                })
             })
             .collect();
         Ok(Plan { targets, ..Plan::default() })

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
+use crate::state::health::End;
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -72,8 +73,22 @@ impl Drop for Settle {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
         }
+        land(&mut self.exchange, &self.state);
         settle(&self.exchange, &self.state);
     }
+}
+
+/// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.
+fn land(exchange: &mut Exchange, state: &State) {
+    let end = match &exchange.outcome {
+        Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
+        Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
+        Outcome::Open | Outcome::Complete => {
+            End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) }
+        }
+    };
+    let now = state.now();
+    exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
 
 fn settle(exchange: &Exchange, state: &State) {
