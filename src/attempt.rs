@@ -48,11 +48,10 @@ pub async fn run(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Re
 pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &RelayCall) -> Result<Reply, Fault> {
     let began = Instant::now();
     let mut attempt = Attempt::begin(target.clone(), Role::First, began - x.started);
-    let Places { key, alias, flight, key_flight } =
-        Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
-            let text = format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
-            Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
-        })?;
+    let Places { key, alias, flight, key_flight } = Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
+        let text = format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
+        Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
+    })?;
     (attempt.key, attempt.flight, attempt.key_flight) = (alias, Some(flight), key_flight);
     x.attempts.push(attempt);
     let mut status = None;

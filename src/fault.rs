@@ -159,10 +159,7 @@ impl Kind {
 
     /// Whether it says something of the gateway's credential rather than of the target: another one may do.
     pub fn is_of_credential(self) -> bool {
-        matches!(
-            self,
-            Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited
-        )
+        matches!(self, Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited)
     }
 
     /// Whether a target missed one of its clocks.

@@ -83,9 +83,7 @@ fn land(exchange: &mut Exchange, state: &State) {
     let end = match &exchange.outcome {
         Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
         Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
-        Outcome::Open | Outcome::Complete => {
-            End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) }
-        }
+        Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };
     let now = state.now();
     exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));

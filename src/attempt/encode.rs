@@ -138,13 +138,7 @@ fn translate(
 
 /// Address and headers of one form of request, as far as they do not depend on the client; made once for a target. None
 /// when the dialect has no such operation.
-fn address(
-    face: &Face,
-    target: &Target,
-    key: usize,
-    op: Op,
-    stream: bool,
-) -> Result<Option<Arc<Address>>, Fault> {
+fn address(face: &Face, target: &Target, key: usize, op: Op, stream: bool) -> Result<Option<Arc<Address>>, Fault> {
     let form = (face.dialect.name(), op, stream, key);
     if let Some(known) = target.addresses.get(form) {
         return Ok(Some(known));
