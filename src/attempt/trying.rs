@@ -35,6 +35,12 @@ pub(super) struct Trying<'a> {
     refused: Option<Refused>,
 }
 
+/// A try that failed. Boxed, because it is the rarer and larger half of a result.
+pub(super) struct Failed {
+    pub started: Started,
+    pub fault: Fault,
+}
+
 /// A try under way.
 pub(super) struct Started {
     /// Its place in the roster, and among the exchange's attempts.
@@ -64,9 +70,9 @@ impl<'a> Trying<'a> {
                 role = if last.is_some() { Role::Next } else { Role::First };
                 continue;
             };
-            let (failed, fault) = match self.round(started).await {
+            let Failed { started: failed, fault } = match self.round(started).await {
                 Ok(good) => return Ok(good),
-                Err(failed) => failed,
+                Err(failed) => *failed,
             };
             (next, role, waited) = self.after(&failed, &fault);
             if waited > Duration::ZERO {
@@ -104,7 +110,7 @@ impl<'a> Trying<'a> {
     }
 
     /// One try, or two when a hedge is due.
-    async fn round(&mut self, started: Started) -> Result<Good, (Started, Fault)> {
+    async fn round(&mut self, started: Started) -> Result<Good, Box<Failed>> {
         let mut status = None;
         let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
         self.close(started, status, outcome)
@@ -116,7 +122,7 @@ impl<'a> Trying<'a> {
         started: Started,
         status: Option<u16>,
         outcome: Result<Good, Fault>,
-    ) -> Result<Good, (Started, Fault)> {
+    ) -> Result<Good, Box<Failed>> {
         let now = self.cx.state.now();
         let attempt = &mut self.tried.attempts[started.attempt];
         attempt.took = started.once.began.elapsed();
@@ -134,7 +140,7 @@ impl<'a> Trying<'a> {
             Err(fault) => {
                 attempt.fail(now, &fault);
                 self.note_attempt(started.attempt);
-                Err((started, fault))
+                Err(Box::new(Failed { started, fault }))
             }
         }
     }
