@@ -47,7 +47,6 @@ pub enum Kind {
     InvalidRequest,
     AmbiguousRequest,
     UnsupportedFeature,
-    NoTarget,
     UnknownEndpoint,
     MethodNotAllowed,
     MissingCredential,
@@ -76,6 +75,9 @@ pub enum Kind {
     TotalTimeout,
     BadAnswer,
     StreamBroken,
+    TargetUnavailable,
+    NoTarget,
+    NoTargetFits,
     Draining,
     ClientGone,
     Internal,
@@ -116,7 +118,6 @@ faults! {
     InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
     UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
-    NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Every target of the model is unavailable for now; wait as `retry-after` says, or give the model more targets.";
     UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
     MissingCredential "missing_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Send a gateway key as `Authorization: Bearer KEY`, `x-api-key`, `api-key` or `x-goog-api-key`.";
@@ -145,6 +146,9 @@ faults! {
     TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
+    TargetUnavailable "target_unavailable" 503 Gateway Next "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; the operator sets `breaker`, `max_inflight`, `concurrency` and `queue` of the provider.";
+    NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; `availability` in the error says what is the matter with each target.";
+    NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
@@ -291,7 +295,7 @@ impl Fault {
 
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
-        self.retry() == Retry::Same || matches!(self.kind, Kind::Draining | Kind::NoTarget)
+        self.retry() == Retry::Same || matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::chat::Usage;
 use crate::cost::ModelCard;
 use crate::dialect::{Dialect, Op, Quirks};
 use crate::fault::{Fault, Kind};
-use crate::state::health::{Health, Record};
+use crate::state::health::{Health, Record, Settings};
 use crate::upstream::Dial;
 
 /// One upstream account and wire form, ready to be sent to.
@@ -38,6 +38,8 @@ pub struct Provider {
     pub owns: &'static [&'static str],
     /// The pool of credentials, where there are several; each has its own [`Auth`] for every face.
     pub keys: Vec<Key>,
+    /// Breaker and places of its targets.
+    pub health: Settings,
 }
 
 /// One credential of a pool.
@@ -151,8 +153,7 @@ pub struct Target {
     pub timeouts: Timeouts,
     pub card: Option<Arc<ModelCard>>,
     pub addresses: Addresses,
-    /// Its record in `state::health`, looked up once.
-    pub record: OnceLock<Arc<Record>>,
+    record: OnceLock<Arc<Record>>,
 }
 
 /// Where a request of a target goes, with the headers that do not depend on the client.
@@ -190,6 +191,22 @@ impl std::fmt::Debug for Addresses {
 }
 
 impl Target {
+    pub fn new(
+        provider: Arc<Provider>,
+        model: String,
+        overrides: Overrides,
+        timeouts: Timeouts,
+        card: Option<Arc<ModelCard>>,
+    ) -> Self {
+        let (addresses, record) = (Addresses::default(), OnceLock::new());
+        Target { provider, model, overrides, timeouts, card, addresses, record }
+    }
+
+    /// How it is doing; looked up once.
+    pub fn record(&self, health: &Health) -> &Arc<Record> {
+        self.record.get_or_init(|| health.target(&self.name(), &self.provider.health))
+    }
+
     /// The face to use for a caller of `dialect`: the same wire form where the provider speaks it, else its own first.
     pub fn face(&self, dialect: &'static dyn Dialect) -> Option<&Face> {
         let faces = &self.provider.faces;
@@ -208,11 +225,6 @@ impl Target {
     /// What this usage costs, in nano-dollars; None when the price is unknown.
     pub fn cost(&self, usage: &Usage) -> Option<u64> {
         self.card.as_ref()?.price.as_ref().map(|price| price.cost(usage).nano_usd)
-    }
-
-    /// Its health.
-    pub fn record(&self, health: &Health) -> &Arc<Record> {
-        self.record.get_or_init(|| health.record(&self.name()))
     }
 
     /// `provider/model`.
@@ -364,15 +376,7 @@ impl Routes {
             .map(|target| {
                 let card = cards(&target.provider, &target.model);
                 let RouteTarget { provider, model, overrides, timeouts } = target;
-                Arc::new(Target {
-                    provider,
-                    model,
-                    overrides,
-                    timeouts,
-                    card,
-                    addresses: Addresses::default(),
-                    record: OnceLock::new(),
-                })
+                Arc::new(Target::new(provider, model, overrides, timeouts, card))
             })
             .collect();
         Ok(Plan { targets, ..Plan::default() })
