@@ -26,6 +26,8 @@ pub(super) struct Tally {
     pub attempts: u32,
     /// Those of the target that failed now.
     pub of_target: u32,
+    /// How long the provider, or the breaker of the target, wants us to wait.
+    pub stated: Option<Duration>,
     /// What was waited so far.
     pub waited: Duration,
     /// What is left of the exchange's time.
@@ -117,17 +119,17 @@ fn again(fault: &Fault, tally: &Tally, rules: &Retry) -> Option<Duration> {
     }
     let own = backoff(tally.of_target, tally.dice, rules);
     // Asking earlier than the provider wants would only be refused again.
-    let wait = fault.retry_after.unwrap_or(own);
+    let wait = tally.stated.unwrap_or(own);
     fits(wait, tally, rules).then_some(wait)
 }
 
 /// Whether the same target is asked again although another one is untried.
 fn rests_here(fault: &Fault, tally: &Tally, rules: &Retry) -> bool {
-    let stated_short = fault.retry_after.is_some_and(|stated| stated <= ceiling(tally.of_target, rules));
+    let stated_short = tally.stated.is_some_and(|stated| stated <= ceiling(tally.of_target, rules));
     match fault.kind {
         Kind::RateLimited => stated_short,
         _ if fault.kind.is_timeout() => false,
-        _ => fault.retry_after.is_none() || stated_short,
+        _ => tally.stated.is_none() || stated_short,
     }
 }
 
@@ -151,8 +153,8 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    fn fault(kind: Kind, retry_after_ms: Option<u64>) -> Fault {
-        Fault::new(kind, "").retry_after(retry_after_ms.map(MS))
+    fn after(kind: Kind, stated_ms: Option<u64>, tally: Tally, rules: &Retry) -> Decision {
+        next(&Fault::new(kind, ""), &Tally { stated: stated_ms.map(MS), ..tally }, rules)
     }
 
     /// One try of one of two targets, a minute left; the dice show their highest.
@@ -217,7 +219,7 @@ mod tests {
             ("nothing left", UpstreamError, None, Tally { untried: false, ..second }, Stop),
         ];
         for (what, kind, wait, tally, expected) in table {
-            assert_eq!(next(&fault(*kind, *wait), tally, &rules), *expected, "{what}");
+            assert_eq!(after(*kind, *wait, *tally, &rules), *expected, "{what}");
         }
     }
 
@@ -229,16 +231,16 @@ mod tests {
     fn a_wait_that_does_not_fit_is_not_begun() {
         use Decision::*;
         let rules = Retry { max_wait: MS(1000), ..Retry::default() };
-        let limited = fault(Kind::RateLimited, Some(800));
-        assert_eq!(next(&limited, &alone(), &rules), Again(MS(800)));
+        let limited = |tally| after(Kind::RateLimited, Some(800), tally, &rules);
+        assert_eq!(limited(alone()), Again(MS(800)));
         // All waits together are bounded.
-        assert_eq!(next(&limited, &Tally { waited: MS(300), ..alone() }, &rules), Stop);
+        assert_eq!(limited(Tally { waited: MS(300), ..alone() }), Stop);
         // So is the exchange.
-        assert_eq!(next(&limited, &Tally { left: MS(800), ..alone() }, &rules), Stop);
-        assert_eq!(next(&limited, &back(Tally { left: MS(700), ..fresh() }, 600), &rules), Back(MS(600)));
-        assert_eq!(next(&limited, &back(Tally { left: MS(700), ..fresh() }, 900), &rules), Stop);
+        assert_eq!(limited(Tally { left: MS(800), ..alone() }), Stop);
+        assert_eq!(limited(back(Tally { left: MS(700), ..fresh() }, 600)), Back(MS(600)));
+        assert_eq!(limited(back(Tally { left: MS(700), ..fresh() }, 900)), Stop);
         // An untried target needs no wait.
-        assert_eq!(next(&limited, &Tally { left: MS(10), ..fresh() }, &rules), Next);
+        assert_eq!(limited(Tally { left: MS(10), ..fresh() }), Next);
     }
 
     #[test]
@@ -246,7 +248,7 @@ mod tests {
         let rules = Retry { max_attempts: 3, ..Retry::default() };
         let tally = Tally { attempts: 3, keys: true, chain: true, ..fresh() };
         for kind in [Kind::RateLimited, Kind::ContextLength, Kind::UpstreamCredential, Kind::UpstreamError] {
-            assert_eq!(next(&fault(kind, None), &tally, &rules), Decision::Stop, "{kind:?}");
+            assert_eq!(after(kind, None, tally, &rules), Decision::Stop, "{kind:?}");
         }
     }
 

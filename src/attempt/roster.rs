@@ -13,6 +13,9 @@ use crate::route::{Provider, Target};
 use crate::state::State;
 use crate::state::health::{Flight, Refused, RefusedBy};
 
+/// How urgent an exchange is in the queue for a place; higher is more urgent.
+const PRIORITY: u8 = 0;
+
 /// The targets of one exchange.
 pub(super) struct Roster {
     entries: SmallVec<[Entry; 2]>,
@@ -23,8 +26,10 @@ struct Entry {
     tries: u32,
     /// It takes nothing more of this exchange.
     out: bool,
-    /// When it may be asked again.
+    /// When it may be asked again, where it must not be asked now.
     ready: Option<Instant>,
+    /// Every place is taken; it may be waited for.
+    full: bool,
     /// Credentials that were refused in this exchange, by index.
     dead: SmallVec<[u16; 4]>,
 }
@@ -45,6 +50,7 @@ impl Roster {
             tries: 0,
             out: false,
             ready: None,
+            full: false,
             dead: SmallVec::new(),
         };
         Roster { entries: targets.into_iter().map(entry).collect() }
@@ -58,43 +64,49 @@ impl Roster {
         self.entries[at].tries
     }
 
-    /// The first target that was not tried.
+    /// The first target that was not tried and may be asked now.
     pub fn untried(&self) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.tries == 0 && !entry.out)
+        self.entries.iter().position(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none())
+    }
+
+    /// The first target that would take the exchange if a place came free.
+    pub fn full(&self) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.full)
     }
 
     /// The target, other than this one, that may be asked again first, and how long until then.
     pub fn elsewhere(&self, than: usize, per_target: u32, now: Instant) -> Option<(usize, Duration)> {
-        let open = |(at, entry): &(usize, &Entry)| *at != than && !entry.out && (1..per_target).contains(&entry.tries);
-        let waits = self.entries.iter().enumerate().filter(open);
-        waits
-            .map(|(at, entry)| (at, entry.ready.map_or(Duration::ZERO, |ready| ready.saturating_duration_since(now))))
+        let others = self.entries.iter().enumerate().filter(|(at, _)| *at != than);
+        let open = others.filter(|(_, entry)| !entry.out && entry.tries < per_target);
+        open.filter_map(|(at, entry)| Some((at, entry.ready?.saturating_duration_since(now))))
             .min_by_key(|(_, wait)| *wait)
     }
 
     /// Takes a place at a target and at one of its credentials.
     ///
     /// # Errors
-    /// Why it takes nothing now. It is out for this exchange then.
+    /// Why it takes nothing now.
     pub fn begin(&mut self, at: usize, state: &State) -> Result<Places, Refused> {
         let entry = &mut self.entries[at];
-        let now = state.now();
-        let taken = entry.target.record(&state.health).begin(now).and_then(|flight| {
-            let (key, key_flight) = key(&entry.target.provider, &entry.dead, state)?;
-            let alias = entry.target.provider.keys.get(key).map(|key| key.alias.clone());
-            Ok(Places { key, alias, flight, key_flight })
-        });
-        match &taken {
-            Ok(_) => entry.tries += 1,
-            Err(_) => entry.out = true,
-        }
-        taken
+        let taken = entry.target.record(&state.health).begin(state.now());
+        entry.taken(taken, state)
+    }
+
+    /// The same, but waits in the target's queue where every place is taken.
+    ///
+    /// # Errors
+    /// As [`Roster::begin`], at the end of patience.
+    pub async fn enter(&mut self, at: usize, state: &State, patience: Duration) -> Result<Places, Refused> {
+        let entry = &mut self.entries[at];
+        entry.full = false;
+        let taken = entry.target.record(&state.health).enter(state.now(), PRIORITY, patience).await;
+        entry.taken(taken, state)
     }
 
     /// Notes that a try failed: what that means for the target and for the credential it was made with.
-    pub fn failed(&mut self, at: usize, key: usize, fault: &Fault, backoff: Duration, now: Instant) {
+    pub fn failed(&mut self, at: usize, key: usize, fault: &Fault, ready: Instant) {
         let entry = &mut self.entries[at];
-        entry.ready = Some(now + fault.retry_after.unwrap_or(backoff));
+        entry.ready = Some(ready);
         if fault.kind.is_of_credential()
             && let Ok(key) = u16::try_from(key)
         {
@@ -118,6 +130,25 @@ impl Roster {
 }
 
 impl Entry {
+    fn taken(&mut self, taken: Result<Flight, Refused>, state: &State) -> Result<Places, Refused> {
+        let provider = &self.target.provider;
+        let taken = taken.and_then(|flight| {
+            let (key, key_flight) = key(provider, &self.dead, state)?;
+            Ok(Places { key, alias: provider.keys.get(key).map(|key| key.alias.clone()), flight, key_flight })
+        });
+        match &taken {
+            Ok(_) => self.tries += 1,
+            Err(refused) => {
+                self.full = refused.why == RefusedBy::Full;
+                match refused.retry_after.filter(|_| !self.full) {
+                    Some(wait) => self.ready = Some(Instant::now() + wait),
+                    None => self.out = true,
+                }
+            }
+        }
+        taken
+    }
+
     fn keys_left(&self) -> bool {
         let keys = self.target.provider.keys.iter().enumerate();
         keys.filter(|(_, key)| key.weight > 0).any(|(at, _)| !self.dead.iter().any(|dead| usize::from(*dead) == at))

@@ -17,7 +17,7 @@ use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::route::{Plan, Target};
-use crate::state::health::Refused;
+use crate::state::health::{Refused, Standing};
 
 /// One exchange being tried.
 pub(super) struct Trying<'a> {
@@ -65,7 +65,7 @@ impl<'a> Trying<'a> {
         let (mut role, mut waited) = (Role::First, Duration::ZERO);
         let mut next = self.roster.untried();
         while let Some(at) = next {
-            let Some(started) = self.begin(at, role, waited) else {
+            let Some(started) = self.begin(at, role, waited).await else {
                 next = self.roster.untried();
                 role = if last.is_some() { Role::Next } else { Role::First };
                 continue;
@@ -85,28 +85,42 @@ impl<'a> Trying<'a> {
         Err(last.unwrap_or_else(|| self.nobody()))
     }
 
-    /// Takes a place at a target and notes the attempt. None when the target takes nothing now.
-    pub(super) fn begin(&mut self, at: usize, role: Role, waited: Duration) -> Option<Started> {
-        let target = self.roster.target(at).clone();
-        let places = match self.roster.begin(at, &self.cx.state) {
-            Ok(places) => places,
+    /// Takes a place at a target, waiting for one only where no other target is left. None when it takes nothing now.
+    async fn begin(&mut self, at: usize, role: Role, waited: Duration) -> Option<Started> {
+        let mut at = at;
+        let mut taken = self.roster.begin(at, &self.cx.state);
+        if taken.is_err()
+            && self.roster.untried().is_none()
+            && let Some(full) = self.roster.full()
+        {
+            let target = self.roster.target(full);
+            let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
+            at = full;
+            taken = self.roster.enter(full, &self.cx.state, left).await;
+        }
+        match taken {
+            Ok(places) => Some(self.start(at, role, waited, places)),
             Err(refused) => {
-                self.note_refused(&target, refused);
+                self.note_refused(at, refused);
                 self.refused = Some(self.refused.map_or(refused, |known| sooner(known, refused)));
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// Notes an attempt that begins.
+    pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
         let Places { key, alias, flight, key_flight } = places;
-        let once = Once::new(&self.x, target.clone(), key);
+        let once = Once::new(&self.x, self.roster.target(at).clone(), key);
         let attempt = Attempt {
             key: alias,
             waited,
             flight: Some(flight),
             key_flight,
-            ..Attempt::begin(target, role, once.began - self.x.started)
+            ..Attempt::begin(once.target.clone(), role, once.began - self.x.started)
         };
         self.tried.attempts.push(attempt);
-        Some(Started { at, attempt: self.tried.attempts.len() - 1, once })
+        Started { at, attempt: self.tried.attempts.len() - 1, once }
     }
 
     /// One try, or two when a hedge is due.
@@ -152,11 +166,14 @@ impl<'a> Trying<'a> {
         let at = failed.at;
         let dice = fastrand::f64();
         let of_target = self.roster.tries(at);
-        self.roster.failed(at, failed.once.key, fault, decide::backoff(of_target, dice, rules), now);
+        let stated = fault.retry_after.or_else(|| self.cooling(at));
+        let ready = now + stated.unwrap_or_else(|| decide::backoff(of_target, dice, rules));
+        self.roster.failed(at, failed.once.key, fault, ready);
         let elsewhere = self.roster.elsewhere(at, rules.per_target, now);
         let tally = Tally {
             attempts: self.tried.attempts.len() as u32,
             of_target,
+            stated,
             waited: self.waited,
             left: (self.x.started + failed.once.target.timeouts.total).saturating_duration_since(now),
             keys: self.roster.keys_left(at),
@@ -181,6 +198,15 @@ impl<'a> Trying<'a> {
         }
     }
 
+    /// How long the target's breaker keeps it from being asked again.
+    fn cooling(&self, at: usize) -> Option<Duration> {
+        let now = self.cx.state.now();
+        match self.roster.target(at).record(&self.cx.state.health).standing(now) {
+            Standing::Open { until: Some(until) } => Some(Duration::from_millis(until.saturating_sub(now))),
+            _ => None,
+        }
+    }
+
     /// The chain for a kind of fault, unless it or another one has taken over already.
     fn chain(&self, kind: Kind) -> &'a [Arc<Target>] {
         match kind {
@@ -200,10 +226,11 @@ impl<'a> Trying<'a> {
         Fault::new(Kind::NoTarget, text).retry_after(self.refused.and_then(|refused| refused.retry_after))
     }
 
-    fn note_refused(&mut self, target: &Target, refused: Refused) {
-        self.tried.note("skip", || {
+    pub(super) fn note_refused(&mut self, at: usize, refused: Refused) {
+        let Trying { roster, tried, .. } = self;
+        tried.note("skip", || {
             json!({
-                "target": target.name(),
+                "target": roster.target(at).name(),
                 "why": format!("{:?}", refused.why).to_lowercase(),
                 "retry_after_ms": refused.retry_after.map(|wait| wait.as_millis() as u64),
             })

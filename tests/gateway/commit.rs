@@ -42,7 +42,8 @@ const BEFORE: &[(&str, &str)] = &[
 const AFTER: &[&str] =
     &["stall-mid", "cut-mid", "reset=mid", "eof-mid", "malformed", "error-mid", "huge-frame=3000000"];
 
-/// A model for each fault at each account, with a good target of another dialect behind the faulty one.
+/// A model for each fault at each account, dialect and form of asking, so that no breaker sees more than one exchange,
+/// with a good target of another dialect behind the faulty one.
 fn config() -> String {
     let faults = BEFORE.iter().map(|(name, _)| *name).chain(AFTER.iter().copied()).chain(["400"]);
     let mut models = String::new();
@@ -50,12 +51,14 @@ fn config() -> String {
         for to in ALL {
             let (account, good) = (to.account(), good(to).account());
             let clocks = if fault.starts_with("stall") { "head: 1s, first_token: 1s, idle: 1s" } else { "" };
-            models.push_str(&format!(
-                "  \"{account} {fault}\":
+            for (from, stream) in ALL.iter().flat_map(|from| [(from, false), (from, true)]) {
+                models.push_str(&format!(
+                    "  \"{account} {fault} {from:?} {stream}\":
     fallback:
-      - {{ target: \"{account}/mock-fast:fault={fault}\", timeouts: {{ {clocks} }} }}
+      - {{ target: \"{account}/mock-fast:fault={fault},key={from:?}-{stream}\", timeouts: {{ {clocks} }} }}
       - {good}/mock-good\n"
-            ));
+                ));
+            }
         }
     }
     format!(
@@ -102,7 +105,7 @@ async fn run(gateway: &Gateway, faults: Vec<&'static str>, streams: &[bool]) -> 
                     let places = places.clone();
                     cases.spawn(async move {
                         let _place = places.acquire_owned().await;
-                        let model = format!("{} {fault}", to.account());
+                        let model = format!("{} {fault} {from:?} {stream}", to.account());
                         let body = from.ask(&model, stream, Turn::Text, "Hello");
                         let path = from.path(&model.replace(' ', "%20"), stream);
                         let reply = wire::call(address, "POST", &path, &[], &body).await;

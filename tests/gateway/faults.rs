@@ -112,7 +112,8 @@ async fn every_fault_ends_as_it_should_between_every_pair() {
                     exchanges.spawn(async move {
                         let _place = places.acquire_owned().await;
                         let quick = if fault.starts_with("stall") { "quick/" } else { "" };
-                        let model = format!("{quick}{}/mock-fast:fault={fault}", to.account());
+                        // A model of its own, so that no breaker sees more than one exchange.
+                        let model = format!("{quick}{}/mock-fast:fault={fault},key={from:?}-{stream}", to.account());
                         let body = from.ask(&model, stream, Turn::Text, "Hello");
                         let json = [("content-type", "application/json")];
                         let reply = wire::call(address, "POST", &from.path(&model, stream), &json, &body).await;
