@@ -6,6 +6,7 @@
 mod answer;
 mod decide;
 mod encode;
+mod hedge;
 mod once;
 mod roster;
 mod trying;
@@ -115,3 +116,6 @@ fn estimated_count(x: &Subject<'_>, call: &Call) -> Reply {
 fn asked(x: &Subject<'_>, op: Op, ask: Arc<crate::chat::Ask>) -> Asked {
     Asked { op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 }
 }
+
+#[cfg(test)]
+mod tests;

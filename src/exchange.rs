@@ -262,8 +262,9 @@ impl Exchange {
 
     /// The target that answered, or that failed last.
     pub fn target(&self) -> Option<&Arc<Target>> {
-        let stayed = self.attempts.iter().rfind(|attempt| !attempt.cancelled);
-        stayed.or(self.attempts.last()).map(|attempt| &attempt.target)
+        // With a hedge the newest attempt need not be the one that answered.
+        let good = self.attempts.iter().rfind(|attempt| !attempt.cancelled && attempt.fault.is_none());
+        good.or(self.attempts.last()).map(|attempt| &attempt.target)
     }
 
     /// Time spent in this process until now: what is left when waiting for upstreams is taken away. Attempts of a hedge

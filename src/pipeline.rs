@@ -181,7 +181,7 @@ pub struct Limits {
 }
 
 /// A fresh exchange.
-fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
+pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     let id = cx.state.records.id();
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {

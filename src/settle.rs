@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::chat::Usage;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Attempt, Exchange, Outcome};
 use crate::fault::{Fault, Kind};
 use crate::state::health::End;
 use crate::state::{State, log};
@@ -37,6 +37,14 @@ pub struct Settled<'a> {
     pub fault: Option<&'a Fault>,
     /// HTTP status as it ended: a stream that broke is a failure although its head said 200.
     pub status: u16,
+}
+
+impl Settled<'_> {
+    /// What an attempt that was given up may have cost: its input, by our estimate; it said nothing that we know of.
+    pub fn cost_given_up(&self, attempt: &Attempt) -> Option<u64> {
+        let input = self.exchange.bytes_in / BYTES_PER_TOKEN;
+        attempt.target.cost(&Usage { input, ..Usage::default() })
+    }
 }
 
 impl Settle {

@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod log;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use affinity::Affinity;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use log::Log;
@@ -31,6 +33,7 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
     /// What guests keep and must not lose.
     pub kv: Kv,
@@ -52,6 +55,7 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),

@@ -140,10 +140,8 @@ impl Entry {
             Ok(_) => self.tries += 1,
             Err(refused) => {
                 self.full = refused.why == RefusedBy::Full;
-                match refused.retry_after.filter(|_| !self.full) {
-                    Some(wait) => self.ready = Some(Instant::now() + wait),
-                    None => self.out = true,
-                }
+                self.ready = refused.retry_after.map(|wait| Instant::now() + wait);
+                self.out = self.ready.is_none();
             }
         }
         taken

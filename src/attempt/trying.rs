@@ -125,6 +125,9 @@ impl<'a> Trying<'a> {
 
     /// One try, or two when a hedge is due.
     async fn round(&mut self, started: Started) -> Result<Good, Box<Failed>> {
+        if let Some(after) = self.hedge_after(&started) {
+            return self.raced(started, after).await;
+        }
         let mut status = None;
         let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
         self.close(started, status, outcome)
@@ -166,9 +169,7 @@ impl<'a> Trying<'a> {
         let at = failed.at;
         let dice = fastrand::f64();
         let of_target = self.roster.tries(at);
-        let stated = fault.retry_after.or_else(|| self.cooling(at));
-        let ready = now + stated.unwrap_or_else(|| decide::backoff(of_target, dice, rules));
-        self.roster.failed(at, failed.once.key, fault, ready);
+        let stated = self.mark(failed, fault);
         let elsewhere = self.roster.elsewhere(at, rules.per_target, now);
         let tally = Tally {
             attempts: self.tried.attempts.len() as u32,
@@ -196,6 +197,16 @@ impl<'a> Trying<'a> {
                 (self.roster.untried(), Role::Next, Duration::ZERO)
             }
         }
+    }
+
+    /// Notes in the roster that a try failed, and gives the wait that the provider or the breaker wants.
+    pub(super) fn mark(&mut self, failed: &Started, fault: &Fault) -> Option<Duration> {
+        let at = failed.at;
+        let stated = fault.retry_after.or_else(|| self.cooling(at));
+        let backoff = || decide::backoff(self.roster.tries(at), 1.0, &self.plan.rules.retry);
+        let ready = Instant::now() + stated.unwrap_or_else(backoff);
+        self.roster.failed(at, failed.once.key, fault, ready);
+        stated
     }
 
     /// How long the target's breaker keeps it from being asked again.

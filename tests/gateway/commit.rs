@@ -189,11 +189,16 @@ async fn what_every_provider_would_refuse_is_refused_at_once() {
 #[tokio::test]
 async fn when_every_target_fails_the_last_fault_is_told_and_all_are_logged() {
     let mock = Mock::start().await;
-    let yaml =
-        "models:\n  bad: { fallback: [\"chat/x:fault=500\", \"anthropic/x:fault=529\", \"gemini/x:fault=429=3\"] }\n";
+    // A model for each dialect, so that no target rests because of the exchange before.
+    let models = ALL.map(|from| {
+        let key = format!("key={from:?}");
+        format!("  bad-{from:?}: {{ fallback: [\"chat/x:fault=500,{key}\", \"anthropic/x:fault=529,{key}\", \"gemini/x:fault=429=3,{key}\"] }}\n")
+    });
+    let yaml = &format!("models:\n{}", models.concat());
     let gateway = Gateway::start(&mock, yaml).await;
     for from in ALL {
-        let reply = gateway.post(&from.path("bad", true), from.ask("bad", true, Turn::Text, "Hello")).await;
+        let bad = &format!("bad-{from:?}");
+        let reply = gateway.post(&from.path(bad, true), from.ask(bad, true, Turn::Text, "Hello")).await;
         assert_eq!((reply.status(), reply.head.attempts()), (429, 5), "{from:?}");
         assert_eq!(reply.head.header("retry-after"), Some("3"), "{from:?}");
         from.error(&reply.json());

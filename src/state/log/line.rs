@@ -79,7 +79,7 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
             if position > 0 {
                 out.push(b',');
             }
-            tried(out, attempt);
+            tried(out, settled, attempt);
         }
         out.push(b']');
     });
@@ -100,7 +100,7 @@ fn error(out: &mut Vec<u8>, fault: &Fault) {
     error.close();
 }
 
-fn tried(out: &mut Vec<u8>, attempt: &Attempt) {
+fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     let mut tried = Object::open(out);
     tried.text("provider", &attempt.target.provider.name);
     tried.text("model", &attempt.target.model);
@@ -122,6 +122,9 @@ fn tried(out: &mut Vec<u8>, attempt: &Attempt) {
     }
     if attempt.cancelled {
         tried.flag("cancelled", true);
+        tried.optional("estimated_cost_usd", settled.cost_given_up(attempt), |out, nano| {
+            out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
+        });
     }
     tried.close();
 }
