@@ -13,19 +13,22 @@ mod trying;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
-use crate::body::Outgoing;
-use crate::dialect::{Asked, Op};
+use crate::body::{Inbound, Outgoing};
+use crate::cache::record;
+use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::{Attempt, Exchange, Role, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Address, Plan, Target};
+use crate::stream::Deadline;
 use crate::upstream::Outbound;
 
 pub use answer::retry_after;
+use answer::{Good, Reading};
 use roster::{Places, Roster};
 use trying::Trying;
 
@@ -37,9 +40,46 @@ use trying::Trying;
 pub async fn run(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
     let (subject, tried) = x.split();
     let good = Trying::new(cx, subject, tried, call, plan).run().await?;
+    Ok(take(cx, x, good))
+}
+
+/// An answer that was recorded, or that another exchange is getting.
+pub struct Heard {
+    /// Who gave it.
+    pub target: Arc<Target>,
+    /// The wire form it came in.
+    pub dialect: &'static dyn Dialect,
+    /// It came as a stream.
+    pub stream: bool,
+    pub body: Inbound,
+}
+
+/// Reads an answer as if its target gave it to this exchange. No attempt is made.
+///
+/// # Errors
+/// What can go wrong with an answer; nothing has been sent to the client then.
+pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Result<Reply, Fault> {
+    let Heard { target, dialect, stream, body } = heard;
+    let now = Instant::now();
+    let (subject, _) = x.split();
+    let asked = encode::meaning(&subject, call, dialect)?;
+    let deadline = Deadline::of(subject.started, &target, now);
+    let mut response = Response::new(body);
+    let form = if stream { "text/event-stream" } else { "application/json" };
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
+    let reading = Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline };
+    let good = reading.read(cx, response).await?;
+    Ok(take(cx, x, good))
+}
+
+/// The answer is the exchange's.
+fn take(cx: &Cx, x: &mut Exchange, good: Good) -> Reply {
     x.seen = good.seen;
     x.dropped = good.dropped;
-    Ok(good.reply)
+    if let Some(said) = good.said {
+        record::answered(x, &cx.state, said);
+    }
+    good.reply
 }
 
 /// A plain request relayed to a target that is known already: GET, DELETE and cancel of stored responses.

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
+use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
@@ -50,6 +51,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// Its business with the cache; None where nothing is cached.
+    pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
@@ -184,7 +187,7 @@ impl Attempt {
 }
 
 /// What an attempt may know of its exchange. Apart from what attempts change, so that two may run at once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Subject<'a> {
     pub id: &'a str,
     pub request_id: &'a str,
@@ -198,6 +201,8 @@ pub struct Subject<'a> {
     pub principal: Option<&'a Arc<Principal>>,
     pub bytes_in: u64,
     pub usage_cost: bool,
+    /// Its business with the cache.
+    pub visit: Option<&'a Visit>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -256,6 +261,7 @@ impl Exchange {
             principal: self.principal.as_ref(),
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
+            visit: self.cache.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

@@ -3,6 +3,7 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod cache;
 pub mod health;
 pub mod hedge;
 pub mod items;
@@ -18,6 +19,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use cache::Cache;
 use health::{Health, Millis};
 use hedge::Hedges;
 use items::Items;
@@ -35,6 +37,7 @@ pub struct State {
     pub health: Health,
     pub hedges: Hedges,
     pub items: Items,
+    pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
     /// What guests keep and can do without.
@@ -57,6 +60,7 @@ impl State {
             health: Health::default(),
             hedges: Hedges::default(),
             items: Items::new(),
+            cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
 use crate::body::{Inbound, Patience, ReadError};
-use crate::chat::Answer;
+use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
+use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::{Seen, Subject};
@@ -24,6 +25,7 @@ use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
+use crate::state::cache::Form;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
 /// A good answer up to its commit point.
@@ -32,11 +34,13 @@ pub(super) struct Good {
     /// What went by; of a stream the relay keeps the account.
     pub seen: Seen,
     pub dropped: Dropped,
+    /// What the cache is to keep of it.
+    pub said: Option<Recorded>,
 }
 
 impl Good {
     pub fn new(reply: Reply) -> Self {
-        Good { reply, seen: Seen::default(), dropped: Dropped::new() }
+        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None }
     }
 }
 
@@ -88,10 +92,11 @@ impl Reading<'_> {
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
         };
+        let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)))
+        Ok(Good { said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
@@ -126,6 +131,7 @@ impl Reading<'_> {
     fn cost_writer(&self) -> Option<CostWriter> {
         let target = self.target.clone();
         target.card.as_ref().filter(|_| self.x.usage_cost)?;
+        let free = self.is_free();
         Some(Box::new(move |frame, usage| {
             let view = Frame(frame);
             // Cheap for the many frames without usage.
@@ -133,7 +139,7 @@ impl Reading<'_> {
                 return None;
             }
             let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
-            if !add_cost(&mut value, target.cost(usage)?) {
+            if !add_cost(&mut value, if free { 0 } else { target.cost(usage)? }) {
                 return None;
             }
             let mut out = Vec::with_capacity(frame.len() + 24);
@@ -142,12 +148,21 @@ impl Reading<'_> {
         }))
     }
 
+    /// Whether somebody else has paid for the answer.
+    fn is_free(&self) -> bool {
+        self.x.visit.is_some_and(|visit| visit.is_free())
+    }
+
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        if self.is_free() { Some(0) } else { self.target.cost(usage) }
+    }
+
     async fn whole(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let said = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut seen = Seen::default();
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
-                let answer = self.from.decode_answer(&bytes)?;
+                let answer = self.from.decode_answer(&said)?;
                 seen = noted(&answer);
                 let body = self.x.dialect.encode_answer(&answer, asked);
                 if let Some(keep) = self.item_keeper(cx) {
@@ -156,28 +171,35 @@ impl Reading<'_> {
                 body.into()
             }
             Meaning::Raw => {
-                let summary = self.from.summary(self.x.op, &bytes)?;
+                let summary = self.from.summary(self.x.op, &said)?;
                 self.remember(cx, summary.id.as_deref());
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
-                bytes
+                said.clone()
             }
             Meaning::Embed(ask) => {
-                let answer = self.from.decode_embed_answer(&bytes)?;
+                let answer = self.from.decode_embed_answer(&said)?;
                 seen.usage = answer.usage;
                 seen.model = Some(answer.model.clone());
                 self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
             }
-            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&bytes)?).into(),
+            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
         let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
-        Ok(Good { seen, ..Good::new(reply) })
+        Ok(Good { seen, said: self.record(Form::Whole, &said), ..Good::new(reply) })
+    }
+
+    /// What the upstream said, for those who ask the same.
+    fn record(&self, form: Form, said: &Bytes) -> Option<Recorded> {
+        self.x.visit.filter(|visit| visit.records())?;
+        let (dialect, target) = (self.from, self.target.clone());
+        Some(Recorded::Whole { dialect, target, form, body: said.clone() })
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
     fn with_cost(&self, body: Bytes, seen: &Seen) -> Bytes {
         let usage = seen.usage.as_ref().filter(|_| self.x.usage_cost);
-        let Some(cost) = usage.and_then(|usage| self.target.cost(usage)) else { return body };
+        let Some(cost) = usage.and_then(|usage| self.cost(usage)) else { return body };
         match serde_json::from_slice::<Value>(&body) {
             Ok(mut value) => {
                 add_cost(&mut value, cost);
@@ -193,7 +215,7 @@ impl Reading<'_> {
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
         let mut events = Vec::new();
-        scanner.push(bytes);
+        scanner.push(bytes.clone());
         while scanner.scan()? {
             decoder.frame(&Frame(scanner.last()), &mut events)?;
         }
@@ -209,7 +231,7 @@ impl Reading<'_> {
         let seen = noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
-        Ok(Good { seen, ..Good::new(reply) })
+        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
     }
 
     /// The upstream answered whole although a stream was asked for.
@@ -241,7 +263,8 @@ impl Reading<'_> {
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;
-        Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        let said = self.record(Form::Whole, &bytes);
+        Ok(Good { seen, said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
