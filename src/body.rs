@@ -12,11 +12,14 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::json::Pieces;
+use crate::upstream;
 
 /// A body that somebody sends us: a client's request or an upstream's answer.
 #[derive(Debug)]
 pub enum Inbound {
     Socket(Incoming),
+    /// An upstream's answer over HTTP/1.1, read off its socket by whoever polls.
+    Direct(Box<upstream::Body>),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
 }
@@ -46,6 +49,7 @@ impl Inbound {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Inbound::Direct(body) => body.poll_data(cx),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
@@ -103,6 +107,7 @@ impl Inbound {
     fn stated_len(&self) -> Option<u64> {
         match self {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
+            Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
         }
     }
@@ -130,6 +135,11 @@ pub struct Outgoing {
 impl Outgoing {
     pub fn new(pieces: Pieces) -> Self {
         Outgoing { pieces, next: 0 }
+    }
+
+    /// What is still to go out.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces[self.next..]
     }
 
     pub fn len(&self) -> u64 {
