@@ -96,7 +96,6 @@ impl Conn {
     }
 
     /// Writes and reads until a head is there: the head, the first of the body, and whether nothing came after it.
-    #[expect(clippy::type_complexity, reason = "three things that only `send` sees")]
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
