@@ -3,6 +3,8 @@
 //! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
 //! the only room that knows hyper.
 
+pub mod tape;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -22,6 +24,17 @@ pub enum Inbound {
     Direct(Box<upstream::Body>),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
+    /// One of several readers of a body.
+    Shared(tape::Reader),
+    #[cfg(test)]
+    Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
+}
+
+/// A body that a test sends piece by piece.
+#[cfg(test)]
+pub fn channel() -> (tokio::sync::mpsc::UnboundedSender<Result<Bytes, String>>, Inbound) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    (sender, Inbound::Channel(receiver))
 }
 
 /// Why a body could not be read to its end.
@@ -50,6 +63,9 @@ impl Inbound {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Inbound::Direct(body) => body.poll_data(cx),
+            Inbound::Shared(reader) => reader.poll_data(cx),
+            #[cfg(test)]
+            Inbound::Channel(receiver) => receiver.poll_recv(cx),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
@@ -109,6 +125,9 @@ impl Inbound {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
             Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
+            Inbound::Shared(_) => None,
+            #[cfg(test)]
+            Inbound::Channel(_) => None,
         }
     }
 }
