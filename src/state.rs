@@ -6,6 +6,7 @@ pub mod affinity;
 pub mod cache;
 pub mod guests;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod log;
@@ -23,6 +24,7 @@ use affinity::Affinity;
 use cache::Cache;
 use guests::Guests;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use log::Log;
@@ -37,6 +39,7 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
     pub cache: Cache,
     /// What guests keep and must not lose.
@@ -62,6 +65,7 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
             cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),

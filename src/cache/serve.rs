@@ -94,7 +94,7 @@ fn again(cx: &Cx, x: &mut Exchange) {
 async fn listen(
     cx: &Cx,
     x: &mut Exchange,
-    call: &Call,
+    call: &Arc<Call>,
     plan: &Plan,
     listener: Listener,
 ) -> Option<Result<Reply, Fault>> {
