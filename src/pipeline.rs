@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
 use crate::api::{self, Endpoint, Matched, Serve};
@@ -223,12 +223,16 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     }
 }
 
+/// Headers in which callers send an id of their own.
+const CALLER_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("x-client-request-id")];
+
 /// Longest request id that is taken over from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The caller's own id, where it is fit for logs and headers.
 fn caller_id(headers: &HeaderMap) -> Option<String> {
-    let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
+    let value = CALLER_IDS.iter().find_map(|name| headers.get(name))?;
     let text = value.to_str().ok()?;
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -3,9 +3,9 @@
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ use crate::pipeline::Call;
 use crate::stream::Framing;
 
 /// Asks for the cost in the usage of the answer, for clients that cannot put `usage: {include: true}` in the body.
-const USAGE_COST: &str = "x-portcullis-usage-cost";
+const USAGE_COST: HeaderName = HeaderName::from_static("x-portcullis-usage-cost");
 
 #[derive(Deserialize)]
 struct StreamOptions {
