@@ -163,6 +163,23 @@ impl Kind {
         &FAULTS[self as usize]
     }
 
+    /// Whether it says something of the gateway's credential rather than of the target: another one may do.
+    pub fn is_of_credential(self) -> bool {
+        matches!(self, Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited)
+    }
+
+    /// Whether a target missed one of its clocks.
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Kind::ConnectTimeout
+                | Kind::HeadTimeout
+                | Kind::FirstTokenTimeout
+                | Kind::IdleTimeout
+                | Kind::AttemptTimeout
+        )
+    }
+
     /// The kind that `code` names.
     pub fn from_code(code: &str) -> Option<Kind> {
         FAULTS.iter().find(|row| row.code == code).map(|row| row.kind)
