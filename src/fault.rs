@@ -46,6 +46,7 @@ pub enum Kind {
     InvalidJson,
     InvalidRequest,
     AmbiguousRequest,
+    UnsupportedEncoding,
     UnsupportedFeature,
     UnknownEndpoint,
     MethodNotAllowed,
@@ -120,6 +121,7 @@ faults! {
     InvalidJson "invalid_json" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send one JSON object as the body.";
     InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
+    UnsupportedEncoding "unsupported_encoding" 415 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send the body as it is, without `content-encoding`.";
     UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
     UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
