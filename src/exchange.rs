@@ -206,6 +206,8 @@ pub struct Subject<'a> {
     pub usage_cost: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
+    /// What guests know and keep of it.
+    pub guests: Option<&'a hook::Open>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -265,6 +267,7 @@ impl Exchange {
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
             visit: self.cache.as_deref(),
+            guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }
