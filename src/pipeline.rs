@@ -153,6 +153,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
+    hook::identify(x);
     authorise(x, &call)?;
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {

@@ -93,7 +93,10 @@ impl Reloader {
                 Ok(number)
             }
             Err(errors) => {
-                tracing::error!("the reload was refused, generation {} stays in force:\n{errors}", self.current.load().number);
+                tracing::error!(
+                    "the reload was refused, generation {} stays in force:\n{errors}",
+                    self.current.load().number
+                );
                 self.state.reloaded(Err(errors.clone()));
                 Err(errors)
             }

@@ -547,7 +547,10 @@ impl Relay {
                 None => self.setting.first_token.0,
                 Some(_) => waiting + self.setting.idle,
             };
-            let next = upstream.min(self.setting.deadline.at).min(keep_alive.unwrap_or(upstream)).min(held.unwrap_or(upstream));
+            let next = upstream
+                .min(self.setting.deadline.at)
+                .min(keep_alive.unwrap_or(upstream))
+                .min(held.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);

@@ -55,7 +55,13 @@ impl Once {
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+    pub async fn run(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Arc<Call>,
+        status: &mut Option<u16>,
+    ) -> Result<Good, Fault> {
         match timeout_at(self.deadline.at, self.send(cx, x, call, status)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.deadline.missed()),

@@ -68,7 +68,8 @@ fn shown(what: &Option<What>, body: &Value) -> String {
                     format!("{}@{}", policy["name"].as_str().unwrap_or_default(), digest.get(..8).unwrap_or(digest))
                 });
                 let policies = policies.collect::<Vec<_>>().join(" ");
-                format!("{mark} {:>4}  {}  {policies}", row["number"], row["loaded_at"].as_str().unwrap_or_default())
+                let number = row["number"].as_u64().unwrap_or_default();
+                format!("{mark} {number:>4}  {}  {policies}", row["loaded_at"].as_str().unwrap_or_default())
             });
             rows.collect::<Vec<_>>().join("\n")
         }

@@ -279,8 +279,11 @@ async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String) -> Result
     if !call.stream {
         return Ok(Reply::json(StatusCode::OK, x.dialect.encode_answer(&answer, &asked)));
     }
-    let said =
-        stream::Said { dialect: x.dialect, request_id: x.request_id.to_owned(), limit: cx.generation.limits.body_timeout };
+    let said = stream::Said {
+        dialect: x.dialect,
+        request_id: x.request_id.to_owned(),
+        limit: cx.generation.limits.body_timeout,
+    };
     let mut relay = stream::said(&answer, &asked, call.framing, said);
     relay.commit().await?;
     Ok(Reply::stream(relay, call.framing == stream::Framing::Sse))

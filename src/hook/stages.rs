@@ -16,8 +16,8 @@ use super::{Hook, Hooks};
 use crate::auth::Principal;
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
-use crate::guest::verdict::Verdict;
 use crate::guest::StreamMode;
+use crate::guest::verdict::Verdict;
 use crate::guest::view;
 use crate::host::visit::Facts;
 use crate::host::{Phase, Visit, World};
@@ -123,16 +123,18 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
     Ok(found)
 }
 
+/// Tells guests who is calling.
+pub fn identify(x: &Exchange) {
+    if let (Some(open), Some(principal)) = (&x.guests, &x.principal) {
+        open.visit.identify(principal.clone());
+    }
+}
+
 /// `on_request`: the ask as guests want it, or an answer of theirs.
 ///
 /// # Errors
 /// A guest refused, or failed where that refuses.
 pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Option<Reply>, Fault> {
-    if let Some(open) = &x.guests
-        && let Some(principal) = &x.principal
-    {
-        open.visit.identify(principal.clone());
-    }
     if open(x, Phase::Request).is_none() {
         return Ok(None);
     }
@@ -367,7 +369,9 @@ pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
         .all()
         .iter()
         .enumerate()
-        .filter(|(_, hook)| hook.wants(Phase::Event, &open.visit, x.model) && hook.bundle.manifest.stream != StreamMode::None)
+        .filter(|(_, hook)| {
+            hook.wants(Phase::Event, &open.visit, x.model) && hook.bundle.manifest.stream != StreamMode::None
+        })
         .map(|(at, _)| at)
         .collect();
     if places.is_empty() {

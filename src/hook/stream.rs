@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Hooks;
-use crate::chat::event::{Delta, Event, Opened};
 use crate::chat::Finish;
+use crate::chat::event::{Delta, Event, Opened};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Stop, Verdict};
 use crate::guest::{StreamMode, view};
@@ -78,8 +78,7 @@ impl Sieve {
         let Held { choice, index, kind, text, merged, .. } = held;
         let hook = &self.hooks.all()[at];
         let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
-        let verdict =
-            hook.call_now(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()))?;
+        let verdict = hook.call_now(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()))?;
         let delta = |text: String| match text.is_empty() {
             true => Vec::new(),
             false => vec![Event::Delta { choice, index, delta: delta_of(kind, text) }],
@@ -108,7 +107,8 @@ impl Sieve {
                 }
                 // Only blocks of text have an end worth showing.
                 if self.is_text(choice, index) {
-                    let last = Held { choice, index, kind: "end", text: String::new(), merged: 0, since: Instant::now() };
+                    let last =
+                        Held { choice, index, kind: "end", text: String::new(), merged: 0, since: Instant::now() };
                     match self.show(self.guests[row].at, last)? {
                         Passed::Events(events) => out.extend(events),
                         Passed::Stop(events, stop) => {
