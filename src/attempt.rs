@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
+use crate::admit;
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::dialect::{Asked, Dialect, Op, refusal};
 use crate::exchange::{Attempt, Exchange};
@@ -44,15 +45,19 @@ pub async fn run(cx: &Cx, x: &mut Exchange, call: &Call, plan: &Plan) -> Result<
             status: None,
             fault: None,
         });
-        let outcome = match timeout_at(deadline.at, once(cx, x, call, target, deadline)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(deadline.missed()),
+        let outcome = match admit::enter(cx, x, call, target).await {
+            Ok(()) => timeout_at(deadline.at, once(cx, x, call, target, deadline))
+                .await
+                .unwrap_or_else(|_| Err(deadline.missed())),
+            Err(limited) => Err(limited),
         };
         let attempt = &mut x.attempts[tried];
         attempt.took = began.elapsed();
         match outcome {
             Ok(reply) => return Ok(reply),
             Err(fault) => {
+                admit::leave(x);
+                let attempt = &mut x.attempts[tried];
                 attempt.fault = Some(fault.clone());
                 let another = fault.retry() != Retry::Never;
                 last = Some(fault);

@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod expand;
 mod key;
+mod limit;
 mod listen;
 mod load;
 mod log;
@@ -31,6 +32,7 @@ mod value;
 pub use check::{Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use key::{Auth, Key};
+pub use limit::{Algorithm, Away, Budget, Limit, Match, OnExhausted, Queue, Redis, Store, Unpriced};
 pub use listen::{Admin, Drain, Limits, Listen, Tls};
 pub use load::{Loaded, builtin, load, parse};
 pub use log::{Level, Log, Records, Stdout};
@@ -42,7 +44,9 @@ pub use print::print;
 pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
 pub use schema::{reference, schema};
 pub use timeouts::{Stream, TimeoutOverrides, Timeouts};
-pub use value::{ByteSize, Duration, DurationOrOff, Expiry, Secret, Usd};
+pub use value::{
+    ByteSize, Duration, DurationOrOff, Expiry, Percent, Quota, Quotas, Secret, Span, Spends, Texts, Usd, Zone,
+};
 
 /// How the environment is asked for a variable. None when it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -63,6 +67,14 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// How callers are recognised.
     pub auth: Auth,
+    /// How much callers may use in which time.
+    pub limits: Vec<Limit>,
+    /// How much may be spent, and who is told.
+    pub budgets: Vec<Budget>,
+    /// Where counts are kept that outlive the process.
+    pub store: Store,
+    /// What several processes share.
+    pub redis: Redis,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
     /// How streams behave towards the client.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::admit::Admitted;
 use crate::auth::Principal;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
@@ -49,6 +50,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What it holds of limits and budgets; None where there are none.
+    pub admitted: Option<Box<Admitted>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout};
 
+use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
 use crate::attempt;
 use crate::body::{Inbound, ReadError};
@@ -116,6 +117,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
+            admit::admit_plain(cx, x, &head.headers).await?;
             return api::responses::stored(cx, x, head, bytes, matched).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
@@ -124,6 +126,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
     let plan = plan(cx, x, &call)?;
+    let plan = admit::admit(cx, x, &call, plan).await?;
     Ok(Next::Attempt { call: Box::new(call), plan })
 }
 
@@ -204,6 +207,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        admitted: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
@@ -72,17 +73,19 @@ impl Drop for Settle {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
         }
-        settle(&self.exchange, &self.state);
+        settle(&mut self.exchange, &self.state);
     }
 }
 
-fn settle(exchange: &Exchange, state: &State) {
+fn settle(exchange: &mut Exchange, state: &State) {
+    let (usage, estimated) = usage(exchange);
+    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    admit::settle(exchange, usage.as_ref(), cost);
+    let exchange = &*exchange;
     let fault = match &exchange.outcome {
         Outcome::Failed(fault) => Some(fault),
         Outcome::Open | Outcome::Complete => None,
     };
-    let (usage, estimated) = usage(exchange);
-    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
     let status = match fault {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,

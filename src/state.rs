@@ -5,10 +5,12 @@
 pub mod affinity;
 pub mod health;
 pub mod items;
+pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod records;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 use affinity::Affinity;
 use health::{Health, Millis};
 use items::Items;
+use limit::Limits;
 use log::Log;
 use metrics::Metrics;
 use records::Records;
@@ -30,6 +33,7 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub items: Items,
+    pub limits: Arc<Limits>,
     pub log: Log,
     draining: AtomicBool,
     ending: AtomicBool,
@@ -47,6 +51,7 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             items: Items::new(),
+            limits: Arc::new(Limits::new()),
             log,
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -85,7 +90,7 @@ impl State {
     /// Notes how a reload went, for `/health` and the metrics.
     pub fn reloaded(&self, outcome: Result<u64, String>) {
         self.metrics.reloaded(outcome.as_ref().ok().copied());
-        self.reload_error.store(outcome.err().map(std::sync::Arc::new));
+        self.reload_error.store(outcome.err().map(Arc::new));
     }
 
     pub fn reload_error(&self) -> Option<String> {

@@ -15,6 +15,7 @@ mod gateway {
     mod limits;
     mod money;
     mod pairs;
+    mod quota;
     mod races;
     mod raw;
     mod reload;

@@ -77,6 +77,23 @@ struct AttemptLabels {
     code: &'static str,
 }
 
+/// What a limit did to an exchange, other than let it pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Refused,
+    Queued,
+    Routed,
+    /// Refused or let pass because the shared counts were away.
+    Away,
+}
+
+/// Labels of [`Decision`]s; rules are named by the operator, so they have an end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    rule: String,
+    decision: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
@@ -121,6 +138,7 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    limited: Family<LimitLabels, Counter>,
     // Copied when a new pair appears, so that the request path reads it without a lock.
     meters: ArcSwap<HashMap<MeterKey, Arc<Meters>>>,
 }
@@ -142,6 +160,7 @@ impl Metrics {
         let reloads = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let limited = Family::default();
         macro_rules! register {
             ($name:literal, $help:literal, $metric:ident) => {
                 registry.register($name, $help, $metric.clone())
@@ -159,6 +178,7 @@ impl Metrics {
         register!("portcullis_reloads", "Reloads by result", reloads);
         register!("portcullis_generation", "Number of the generation in force", generation);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
+        register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
         Metrics {
             registry,
             durations,
@@ -173,6 +193,7 @@ impl Metrics {
             reloads,
             generation,
             log_dropped,
+            limited,
             meters: ArcSwap::default(),
         }
     }
@@ -242,6 +263,17 @@ impl Metrics {
             output: self.tokens.get_or_create_owned(&tokens("output")),
             cost: self.costs.get_or_create_owned(labels),
         }
+    }
+
+    /// A limit did not simply let an exchange pass.
+    pub fn limited(&self, rule: &str, decision: Decision) {
+        let decision = match decision {
+            Decision::Refused => "refused",
+            Decision::Queued => "queued",
+            Decision::Routed => "routed",
+            Decision::Away => "away",
+        };
+        self.limited.get_or_create(&LimitLabels { rule: rule.to_owned(), decision }).inc();
     }
 
     /// A reload ended: in this generation, or not at all.
