@@ -157,6 +157,11 @@ impl Builder {
         Builder { path, env }
     }
 
+    /// A file of this name beside the configuration.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.path.as_ref().and_then(|path| path.parent()).unwrap_or(std::path::Path::new("")).join(name)
+    }
+
     /// Reads what is written.
     ///
     /// # Errors

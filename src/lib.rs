@@ -31,6 +31,7 @@
 
 pub mod admin;
 pub mod admit;
+pub mod alert;
 pub mod api;
 pub mod attempt;
 pub mod auth;

@@ -12,6 +12,7 @@ use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
+use crate::state::store::Entry;
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -92,9 +93,30 @@ fn settle(exchange: &mut Exchange, state: &State) {
     };
     let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
     state.metrics.end(&settled);
+    enter(&settled, state);
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());
     state.log.send(line);
+}
+
+/// The exchange's row in the ledger, where one is kept and somebody was asked.
+fn enter(settled: &Settled<'_>, state: &State) {
+    let x = settled.exchange;
+    let Some(store) = state.store.get().filter(|store| store.keeps_ledger() && !x.attempts.is_empty()) else { return };
+    let principal = x.principal.as_deref();
+    store.enter(Entry {
+        id: x.id.clone(),
+        time: x.started_ms,
+        key: principal.map(|principal| principal.key.clone()).unwrap_or_default(),
+        project: principal.and_then(|principal| principal.project.clone()),
+        model: x.model.clone(),
+        target: x.target().map(|target| target.name()),
+        input: settled.usage.map(|usage| usage.input),
+        output: settled.usage.map(|usage| usage.output),
+        cost: settled.cost_nano_usd,
+        status: settled.status,
+        code: settled.fault.map(Fault::code),
+    });
 }
 
 /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a

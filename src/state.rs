@@ -9,9 +9,11 @@ pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod redis;
+pub mod store;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -24,6 +26,8 @@ use limit::Limits;
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use redis::Link;
+use store::Store;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub struct State {
     pub health: Health,
     pub items: Items,
     pub limits: Arc<Limits>,
+    /// Where counts are kept that outlive the process; set once, before anything is served.
+    pub store: OnceLock<Store>,
+    /// What several processes share; set once, before anything is served.
+    pub redis: OnceLock<Arc<Link>>,
     pub log: Log,
     draining: AtomicBool,
     ending: AtomicBool,
@@ -52,6 +60,8 @@ impl State {
             health: Health::default(),
             items: Items::new(),
             limits: Arc::new(Limits::new()),
+            store: OnceLock::new(),
+            redis: OnceLock::new(),
             log,
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),

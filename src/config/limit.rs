@@ -215,12 +215,14 @@ impl Default for Queue {
     }
 }
 
-/// The mapping form of [`OnExhausted`].
+/// Another way than to refuse; one of these.
 #[derive(Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[derive(Default)]
 struct Way {
+    /// Wait for room.
     queue: Option<Queue>,
+    /// Go on with this model; the caller need not be allowed to name it.
     route: Option<String>,
 }
 
@@ -290,19 +292,11 @@ pub struct Redis {
     pub prefix: String,
     /// What limits do while it is away: `local` (each process holds its part of them), `open` (nothing is limited) or `closed` (what is limited is refused).
     pub away: Away,
-    /// Part of a limit that a process fetches in advance, so that most exchanges need no round trip; up to so much for each process may be counted late. When not set, every exchange asks.
-    pub lease: Option<Percent>,
 }
 
 impl Default for Redis {
     fn default() -> Self {
-        Redis {
-            url: None,
-            timeout: Duration::from_millis(20),
-            prefix: "portcullis".to_owned(),
-            away: Away::default(),
-            lease: None,
-        }
+        Redis { url: None, timeout: Duration::from_millis(20), prefix: "portcullis".to_owned(), away: Away::default() }
     }
 }
 

@@ -82,9 +82,9 @@ pub struct Refusal {
 }
 
 /// A part of a budget was spent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Alert {
-    pub rule: Arc<str>,
+    pub rule: Arc<Rule>,
     pub partition: String,
     /// Hundredths of the limit.
     pub percent: u64,
@@ -196,7 +196,7 @@ impl Limits {
     }
 
     /// Tells of the thresholds of a budget that were reached.
-    fn watch_budget(&self, rule: &Rule, cell: &Cell, counts: &mut Counts, place: usize, now: u64) {
+    fn watch_budget(&self, rule: &Arc<Rule>, cell: &Cell, counts: &mut Counts, place: usize, now: u64) {
         let (Some(budget), Some(tell)) = (&rule.budget, self.tell.get()) else { return };
         let slot = &mut counts.slots[place];
         if !slot.share.is_empty() || slot.limit == 0 {
@@ -211,7 +211,7 @@ impl Limits {
         });
         if let Some(percent) = reached.max() {
             slot.told = percent;
-            let (rule, partition, window_start) = (rule.name.clone(), cell.partition.to_string(), slot.meter.start);
+            let (rule, partition, window_start) = (Arc::clone(rule), cell.partition.to_string(), slot.meter.start);
             tell(Alert { rule, partition, percent, limit: slot.limit, used, window_start });
         }
     }
@@ -225,7 +225,7 @@ impl Default for Limits {
 
 impl std::fmt::Debug for Limits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Limits({})", self.cells.len())
+        write!(f, "Limits({})", self.cells.count())
     }
 }
 

@@ -146,7 +146,7 @@ async fn a_queue_waits_for_room_in_order_and_not_for_ever() {
     let mock = Mock::start().await;
     let yaml = "limits: [{ name: one, concurrency: 1, on_exhausted: { queue: { wait: 20s, max: 5 } } }]\n";
     let gateway = Gateway::start(&mock, yaml).await;
-    let replies = together((0..12).map(|_| chat(&gateway, "sk-a", "chat/x:delay=200ms", json!({})))).await;
+    let replies = together((0..12).map(|_| chat(&gateway, "sk-a", "chat/x:head=100ms", json!({})))).await;
     let count = |status: u16| replies.iter().filter(|reply| reply.status() == status).count();
     assert_eq!((count(200), count(429)), (6, 6), "one under way and five in the queue");
     gateway.settled().await;

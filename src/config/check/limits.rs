@@ -160,9 +160,6 @@ pub(super) fn shared(config: &Config, issues: &mut Vec<Issue>) {
     if config.redis.prefix.contains(['{', '}', '*', ' ']) || config.redis.prefix.is_empty() {
         issues.push(Issue::error(path.key("prefix"), "is empty or holds braces, stars or spaces; write a plain word"));
     }
-    if config.redis.lease.is_some_and(|lease| lease.permille() > 500) {
-        issues.push(Issue::error(path.key("lease"), "is more than half of a limit; write at most 50%"));
-    }
     if config.store.path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
         issues.push(Issue::error(KeyPath::of(&["store", "path"]), "is empty; write a file, or off"));
     }

@@ -130,7 +130,7 @@ impl Limits {
 
     /// Partitions counted apart, all rules together.
     pub fn keys(&self) -> usize {
-        self.cells.len()
+        self.cells.count()
     }
 
     /// Sets counts of a rule to nothing used: of one partition, or of all. What is reserved now stays so. Gives the number
