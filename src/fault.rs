@@ -79,6 +79,9 @@ pub enum Kind {
     TotalTimeout,
     BadAnswer,
     StreamBroken,
+    TargetUnavailable,
+    NoTarget,
+    NoTargetFits,
     Draining,
     ClientGone,
     Internal,
@@ -151,6 +154,9 @@ faults! {
     TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
+    TargetUnavailable "target_unavailable" 503 Gateway Next "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; the operator sets `breaker`, `max_inflight`, `concurrency` and `queue` of the provider.";
+    NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; `availability` in the error says what is the matter with each target.";
+    NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
@@ -281,7 +287,8 @@ impl Fault {
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
         let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited) && self.retry_after.is_some();
-        self.retry() == Retry::Same || self.kind == Kind::Draining || room
+        let soon = matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable);
+        self.retry() == Retry::Same || soon || room
     }
 }
 

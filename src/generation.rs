@@ -23,7 +23,7 @@ use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
-use crate::route::{Addresses, Plan, Provider, Routes, Target};
+use crate::route::{Plan, Provider, Routes, Target};
 use crate::server::{connection, tls};
 use crate::state::limit::rule::Rules;
 
@@ -95,14 +95,9 @@ impl Generation {
     /// The target at a provider for one of its models, past every configured name.
     pub fn target(&self, provider: &str, model: &str) -> Option<Arc<Target>> {
         let provider = self.routes.providers.iter().find(|live| live.name == provider)?;
-        Some(Arc::new(Target {
-            provider: provider.clone(),
-            model: model.to_owned(),
-            overrides: provider.overrides.clone(),
-            timeouts: provider.timeouts,
-            card: self.card(provider, model),
-            addresses: Addresses::default(),
-        }))
+        let (overrides, timeouts) = (provider.overrides.clone(), provider.timeouts);
+        let card = self.card(provider, model);
+        Some(Arc::new(Target::new(provider.clone(), model.to_owned(), overrides, timeouts, card)))
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {

@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod health;
 pub mod items;
+pub mod kv;
 pub mod limit;
 pub mod log;
 pub mod metrics;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use affinity::Affinity;
 use health::{Health, Millis};
 use items::Items;
+use kv::{Kv, WhenFull};
 use limit::Limits;
 use log::Log;
 use metrics::Metrics;
@@ -42,6 +44,10 @@ pub struct State {
     pub store: OnceLock<Store>,
     /// What several processes share; set once, before anything is served.
     pub redis: OnceLock<Arc<Link>>,
+    /// What guests keep and must not lose.
+    pub kv: Kv,
+    /// What guests keep and can do without.
+    pub guest_cache: Kv,
     pub log: Log,
     draining: AtomicBool,
     ending: AtomicBool,
@@ -62,6 +68,8 @@ impl State {
             limits: Arc::new(Limits::new()),
             store: OnceLock::new(),
             redis: OnceLock::new(),
+            kv: Kv::new(WhenFull::Refuse),
+            guest_cache: Kv::new(WhenFull::Forget),
             log,
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
