@@ -192,7 +192,7 @@ pub fn leave(x: &mut Exchange) {
 pub fn settle(x: &mut Exchange, usage: Option<&crate::chat::Usage>, cost: Option<u64>) {
     let Some(admitted) = x.admitted.take() else { return };
     // Refused before anybody was asked: as if it had never come.
-    if x.attempts.is_empty() && !matches!(x.outcome, Outcome::Complete) {
+    if x.attempts.is_empty() && usage.is_none() && !matches!(x.outcome, Outcome::Complete) {
         return;
     }
     let actual = Amounts {

@@ -3,6 +3,8 @@
 //! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
 //! the only room that knows hyper.
 
+pub mod tape;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -19,6 +21,17 @@ pub enum Inbound {
     Socket(Incoming),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
+    /// One of several readers of a body.
+    Shared(tape::Reader),
+    #[cfg(test)]
+    Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
+}
+
+/// A body that a test sends piece by piece.
+#[cfg(test)]
+pub fn channel() -> (tokio::sync::mpsc::UnboundedSender<Result<Bytes, String>>, Inbound) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    (sender, Inbound::Channel(receiver))
 }
 
 /// Why a body could not be read to its end.
@@ -46,6 +59,9 @@ impl Inbound {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Inbound::Shared(reader) => reader.poll_data(cx),
+            #[cfg(test)]
+            Inbound::Channel(receiver) => receiver.poll_recv(cx),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
@@ -104,6 +120,9 @@ impl Inbound {
         match self {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
+            Inbound::Shared(_) => None,
+            #[cfg(test)]
+            Inbound::Channel(_) => None,
         }
     }
 }

@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod cache;
 mod check;
 mod error;
 mod expand;
@@ -29,6 +30,7 @@ mod timeouts;
 mod tree;
 mod value;
 
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
 pub use check::{Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use key::{Auth, Key};
@@ -75,6 +77,8 @@ pub struct Config {
     pub store: Store,
     /// What several processes share.
     pub redis: Redis,
+    /// Answers kept for requests that come again.
+    pub cache: Cache,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
     /// How streams behave towards the client.

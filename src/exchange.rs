@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::admit::Admitted;
 use crate::auth::Principal;
+use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
@@ -52,6 +53,8 @@ pub struct Exchange {
     pub seen: Seen,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// Its business with the cache; None where nothing is cached.
+    pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.

@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
-use crate::attempt;
 use crate::body::{Inbound, ReadError};
+use crate::cache;
 use crate::chat::Ask;
 use crate::dialect::{Dialect, Op, RawAsk};
 use crate::exchange::{Exchange, Outcome, Seen};
@@ -68,6 +68,12 @@ impl Call {
             include_usage: true,
             decoded: OnceLock::new(),
         }
+    }
+
+    /// Puts another body in place of the client's.
+    pub fn rewrite(&mut self, envelope: Envelope) {
+        self.envelope = envelope;
+        self.decoded = OnceLock::new();
     }
 
     pub fn raw_ask(&self, op: Op) -> RawAsk<'_> {
@@ -125,35 +131,41 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     x.bytes_in = ask.len() as u64;
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
+    authorise(x, &call)?;
+    if let Some(reply) = cache::look(cx, x, &mut call).await? {
+        return Ok(Next::Reply(reply));
+    }
     let plan = plan(cx, x, &call)?;
     let plan = admit::admit(cx, x, &call, plan).await?;
     Ok(Next::Attempt { call: Box::new(call), plan })
 }
 
-/// The targets for a call: authorised by the very name that decides where it goes.
-fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
+/// Whether the caller may use every model that it names.
+fn authorise(x: &Exchange, call: &Call) -> Result<(), Fault> {
     let principal =
         x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
     principal.may_use(&x.model)?;
     for other in api::ask::other_models(call) {
         principal.may_use(&other)?;
     }
+    Ok(())
+}
+
+/// The targets for a call, by the very name that was authorised.
+fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
     api::responses::follow(cx, x, call, cx.generation.plan(&x.model)?)
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+        let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
         return reply::finish(outcome, settle);
     };
     let late = Late::head(&settle);
-    let mut attempt = Box::pin(async move {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
-        (outcome, settle)
-    });
+    let mut attempt = Box::pin(cache::serve::run(cx, settle, call, plan));
     match timeout(after, &mut attempt).await {
         Ok((outcome, settle)) => reply::finish(outcome, settle),
         Err(_) => late.respond(attempt, after),
@@ -208,6 +220,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         usage_cost: false,
         seen: Seen::default(),
         admitted: None,
+        cache: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,

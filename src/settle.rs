@@ -49,6 +49,14 @@ impl Settle {
     pub fn state(&self) -> &Arc<State> {
         &self.state
     }
+
+    /// Ends the exchange's business with the cache.
+    fn end_visit(&mut self) {
+        let Exchange { cache, outcome, seen, model, .. } = &mut *self.exchange;
+        if let Some(visit) = cache {
+            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+        }
+    }
 }
 
 impl Deref for Settle {
@@ -74,13 +82,13 @@ impl Drop for Settle {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
         }
+        self.end_visit();
         settle(&mut self.exchange, &self.state);
     }
 }
 
 fn settle(exchange: &mut Exchange, state: &State) {
-    let (usage, estimated) = usage(exchange);
-    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    let (usage, estimated, cost) = bill(exchange);
     admit::settle(exchange, usage.as_ref(), cost);
     let exchange = &*exchange;
     let fault = match &exchange.outcome {
@@ -102,7 +110,8 @@ fn settle(exchange: &mut Exchange, state: &State) {
 /// The exchange's row in the ledger, where one is kept and somebody was asked.
 fn enter(settled: &Settled<'_>, state: &State) {
     let x = settled.exchange;
-    let Some(store) = state.store.get().filter(|store| store.keeps_ledger() && !x.attempts.is_empty()) else { return };
+    let asked = !x.attempts.is_empty() || settled.usage.is_some();
+    let Some(store) = state.store.get().filter(|store| asked && store.keeps_ledger()) else { return };
     let principal = x.principal.as_deref();
     store.enter(Entry {
         id: x.id.clone(),
@@ -117,6 +126,18 @@ fn enter(settled: &Settled<'_>, state: &State) {
         status: settled.status,
         code: settled.fault.map(Fault::code),
     });
+}
+
+/// Usage, whether it is estimated, and cost: nothing for an answer that another exchange has paid for.
+fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
+    let visit = exchange.cache.as_deref();
+    if visit.is_some_and(|visit| !visit.bears()) {
+        return (None, false, Some(0));
+    }
+    let (usage, estimated) = usage(exchange);
+    let target = exchange.target().or_else(|| visit?.target());
+    let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    (usage, estimated, cost)
 }
 
 /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a

@@ -3,6 +3,7 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod cache;
 pub mod health;
 pub mod items;
 pub mod kv;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use cache::Cache;
 use health::{Health, Millis};
 use items::Items;
 use kv::{Kv, WhenFull};
@@ -44,6 +46,7 @@ pub struct State {
     pub store: OnceLock<Store>,
     /// What several processes share; set once, before anything is served.
     pub redis: OnceLock<Arc<Link>>,
+    pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
     /// What guests keep and can do without.
@@ -68,6 +71,7 @@ impl State {
             limits: Arc::new(Limits::new()),
             store: OnceLock::new(),
             redis: OnceLock::new(),
+            cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,

@@ -76,6 +76,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     let (log, writer) = access_log(config)?;
     let state = Arc::new(State::new(config.records.keep, log));
     let ledger = keep(config, &builder, &generation, &state)?;
+    generation.activate(&state);
     state.reloaded(Ok(generation.number));
     for warning in &generation.warnings {
         tracing::warn!("{warning}");

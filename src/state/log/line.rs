@@ -50,8 +50,11 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     record.text("dialect", x.dialect.name());
     record.text("operation", x.op.as_str());
     record.text("model", &x.model);
-    record.text_or_null("provider", target.map(|target| target.provider.name.as_str()));
-    record.text_or_null("target_model", target.map(|target| target.model.as_str()));
+    let source = x.cache.as_ref().and_then(|visit| visit.source.as_ref());
+    let provider = target.map(|target| target.provider.name.as_str());
+    let target_model = target.map(|target| target.model.as_str());
+    record.text_or_null("provider", provider.or_else(|| source.map(|source| source.provider.as_str())));
+    record.text_or_null("target_model", target_model.or_else(|| source.map(|source| source.model.as_str())));
     record.text_or_null("upstream_model", x.seen.model.as_deref());
     record.text_or_null("upstream_id", x.seen.id.as_deref());
     record.flag("stream", x.stream);
@@ -71,6 +74,12 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     record.optional("cost_usd", settled.cost_nano_usd, |out, nano| {
         out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
     });
+    if let Some(visit) = &x.cache {
+        record.text("cache", visit.status.as_str());
+        if let Some(saved) = visit.saved_nano_usd {
+            record.with("saved_usd", |out| out.extend_from_slice(cost::nano_to_decimal(saved).as_bytes()));
+        }
+    }
     record.number("bytes_in", x.bytes_in);
     record.number("bytes_out", x.bytes_out);
     record.with("attempts", |out| {
