@@ -8,9 +8,14 @@ pub mod headers;
 mod refuse;
 mod wait;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
-use crate::exchange::{Exchange, Outcome};
+use crate::auth::Principal;
+use crate::exchange::{Exchange, Outcome, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx, unix_ms};
 use crate::route::{Plan, Target};
@@ -32,6 +37,8 @@ pub struct Admitted {
     user: Option<String>,
     /// How the windows stood, for headers.
     pub standing: Vec<Standing>,
+    /// An exhausted limit sent it to another model.
+    pub routed: bool,
 }
 
 /// Checks the limits of an exchange and takes its estimate from all of them, or from none. Gives the plan to go on with:
@@ -49,7 +56,8 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
     loop {
         let (estimate, stated) = estimate::amounts(x, call, &admission.plan, rules.wants_tokens);
         let estimate = Amounts { output: if admission.output_stated { estimate.output } else { 0 }, ..estimate };
-        let facts = facts(x, &call.headers, &admission.model, user.as_deref(), None);
+        let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, &admission.model);
+        let facts = Facts { user: user.as_deref(), ..known };
         let charges = admission.charges(cx, &facts, unix_ms());
         priced(&charges, &estimate, &admission.model)?;
         match wait::reserve(cx, &charges, &estimate).await {
@@ -58,7 +66,14 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                     x.note("limit", || serde_json::json!({"queued_ms": waited}));
                 }
                 let standing = hold.standing.clone();
-                x.admitted = Some(Box::new(Admitted { hold: Some(hold), target: None, estimate, user, standing }));
+                x.admitted = Some(Box::new(Admitted {
+                    hold: Some(hold),
+                    target: None,
+                    estimate,
+                    user,
+                    standing,
+                    routed: !admission.past.is_empty(),
+                }));
                 return Ok(admission.plan);
             }
             Err(refusal) => {
@@ -79,7 +94,7 @@ struct Admission {
     /// The model whose limits count: as asked for, or as an exhausted rule says.
     model: String,
     /// Rules that have sent the exchange on; they are out of it.
-    past: SmallVec<[std::sync::Arc<str>; 1]>,
+    past: SmallVec<[Arc<str>; 1]>,
     output_stated: bool,
 }
 
@@ -115,7 +130,7 @@ impl Admission {
         cx.state.metrics.limited(&rule.name, Decision::Refused);
         let fault = refuse::fault(&refusal);
         let standing = refusal.standing;
-        x.admitted = Some(Box::new(Admitted { hold: None, target: None, estimate, user, standing }));
+        x.admitted = Some(Box::new(Admitted { hold: None, target: None, estimate, user, standing, routed: false }));
         Err(fault)
     }
 }
@@ -129,7 +144,7 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
         return Ok(());
     }
     let estimate = Amounts { requests: 1, money: Some(0), ..Amounts::default() };
-    let facts = facts(x, headers, &x.model, None, None);
+    let facts = facts(x.principal.as_ref(), x.endpoint, x.peer, headers, &x.model);
     let charges = cx.state.limits.charges(&cx.generation.rules.of_exchange, &facts, unix_ms());
     let held = wait::reserve(cx, &charges, &estimate).await;
     let (hold, standing, refused) = match held {
@@ -143,7 +158,7 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
             (None, refusal.standing, Some(fault))
         }
     };
-    x.admitted = Some(Box::new(Admitted { hold, target: None, estimate, user: None, standing }));
+    x.admitted = Some(Box::new(Admitted { hold, target: None, estimate, user: None, standing, routed: false }));
     refused.map_or(Ok(()), Err)
 }
 
@@ -151,37 +166,38 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
 ///
 /// # Errors
 /// [`Kind::TargetLimited`]: the next target may have room.
-pub async fn enter(cx: &Cx, x: &mut Exchange, call: &Call, target: &Target) -> Result<(), Fault> {
+pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
     let rules = &cx.generation.rules.of_target;
-    let Some(admitted) = x.admitted.as_deref().filter(|_| !rules.is_empty()) else { return Ok(()) };
+    let Some(admitted) = x.admitted.filter(|_| !rules.is_empty()) else { return Ok(None) };
     let estimate = Amounts { money: estimate::money(&admitted.estimate, target), ..admitted.estimate };
     let name = target.name();
-    let facts = facts(x, &call.headers, &x.model, admitted.user.as_deref(), Some((&target.provider.name, &name)));
+    let facts = Facts {
+        user: admitted.user.as_deref(),
+        provider: Some(&target.provider.name),
+        target: Some(&name),
+        ..facts(x.principal, x.endpoint, x.peer, &call.headers, x.model)
+    };
     let charges = cx.state.limits.charges(rules, &facts, unix_ms());
     if charges.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    priced(&charges, &estimate, &name)?;
-    let held = wait::once(cx, &charges, &estimate).await;
-    match held {
-        Ok(hold) => {
-            if let Some(admitted) = &mut x.admitted {
-                admitted.target = Some(hold);
-            }
-            Ok(())
-        }
-        Err(refusal) => {
-            let rule = refusal.rule.name.clone();
-            x.note("limit", || serde_json::json!({"rule": &*rule, "target": name}));
-            cx.state.metrics.limited(&rule, Decision::Refused);
-            Err(refuse::target(&refusal))
-        }
+    // Another target may have a price.
+    priced(&charges, &estimate, &name).map_err(|fault| Fault { kind: Kind::TargetLimited, ..fault })?;
+    wait::once(cx, &charges, &estimate).await.map(Some).map_err(|refusal| {
+        cx.state.metrics.limited(&refusal.rule.name, Decision::Refused);
+        refuse::target(&refusal)
+    })
+}
+
+/// Keeps what the limits of the target that answered hold, until the exchange is settled.
+pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
+    if let (Some(admitted), Some(hold)) = (&mut x.admitted, hold) {
+        admitted.target = Some(hold);
     }
 }
 
 /// Gives back what the limits of a target held for an attempt that failed. Its request stays counted: it was made.
-pub fn leave(x: &mut Exchange) {
-    let hold = x.admitted.as_deref_mut().and_then(|admitted| admitted.target.take());
+pub fn leave(hold: Option<Hold>) {
     if let Some(hold) = hold {
         hold.settle(&Amounts { requests: 1, money: Some(0), ..Amounts::default() }, unix_ms());
     }
@@ -208,25 +224,24 @@ pub fn settle(x: &mut Exchange, usage: Option<&crate::chat::Usage>, cost: Option
 }
 
 fn facts<'a>(
-    x: &'a Exchange,
+    principal: Option<&'a Arc<Principal>>,
+    endpoint: &'a str,
+    peer: Option<SocketAddr>,
     headers: &'a http::HeaderMap,
     model: &'a str,
-    user: Option<&'a str>,
-    target: Option<(&'a str, &'a str)>,
 ) -> Facts<'a> {
-    static NO_LABELS: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
-    let principal = x.principal.as_deref();
+    static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
     Facts {
         key: principal.map_or("", |principal| &principal.key),
         project: principal.and_then(|principal| principal.project.as_deref()),
-        user,
+        user: None,
         model,
-        endpoint: x.endpoint,
-        ip: x.peer.map(|peer| peer.ip()),
+        endpoint,
+        ip: peer.map(|peer| peer.ip()),
         headers,
         metadata: principal.map_or(&NO_LABELS, |principal| &principal.metadata),
-        provider: target.map(|(provider, _)| provider),
-        target: target.map(|(_, target)| target),
+        provider: None,
+        target: None,
     }
 }
 

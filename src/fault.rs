@@ -62,6 +62,7 @@ pub enum Kind {
     BudgetExceeded,
     PriceUnknown,
     TargetLimited,
+    LimitsUnavailable,
     RateLimited,
     QuotaExceeded,
     Overloaded,
@@ -137,6 +138,7 @@ faults! {
     BudgetExceeded "budget_exceeded" 429 Client Never "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "Ask the operator to raise the budget under `budgets:`, or wait for its next window.";
     PriceUnknown "price_unknown" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Use a model with a price; the operator states one under `prices.models`, or sets `unpriced: free` for the limit.";
     TargetLimited "target_limited" 429 Gateway Next "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says; the operator limits what goes to this target under `limits:`.";
+    LimitsUnavailable "limits_unavailable" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again shortly; the operator checks `redis:`, or sets `redis.away` to local or open.";
     RateLimited "rate_limited" 429 Upstream Same "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says.";
     QuotaExceeded "quota_exceeded" 429 Upstream Next "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "The account at the provider has no quota left.";
     Overloaded "upstream_overloaded" 503 Upstream Same "server_error" "overloaded_error" "UNAVAILABLE" "The provider is overloaded; try again shortly.";
@@ -167,6 +169,23 @@ impl Kind {
     pub fn row(self) -> &'static Row {
         // The table's order is the enum's; `table_is_in_order_and_codes_are_unique` holds it.
         &FAULTS[self as usize]
+    }
+
+    /// Whether it says something of the gateway's credential rather than of the target: another one may do.
+    pub fn is_of_credential(self) -> bool {
+        matches!(self, Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited)
+    }
+
+    /// Whether a target missed one of its clocks.
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Kind::ConnectTimeout
+                | Kind::HeadTimeout
+                | Kind::FirstTokenTimeout
+                | Kind::IdleTimeout
+                | Kind::AttemptTimeout
+        )
     }
 
     /// The kind that `code` names.
@@ -286,7 +305,8 @@ impl Fault {
 
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
-        let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited) && self.retry_after.is_some();
+        let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited | Kind::LimitsUnavailable)
+            && self.retry_after.is_some();
         let soon = matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable);
         self.retry() == Retry::Same || soon || room
     }

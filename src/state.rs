@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod cache;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod limit;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use affinity::Affinity;
 use cache::Cache;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use limit::Limits;
@@ -40,6 +42,7 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
     pub limits: Arc<Limits>,
     /// Where counts are kept that outlive the process; set once, before anything is served.
@@ -67,6 +70,7 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
             limits: Arc::new(Limits::new()),
             store: OnceLock::new(),
