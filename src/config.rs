@@ -4,6 +4,8 @@
 //! things. Only `load` reads files, and it asks the environment through a function that its caller brings. Everything
 //! wrong is said at once, each with file, line, column, path and what to do.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,7 @@ mod cache;
 mod check;
 mod error;
 mod expand;
+mod hook;
 mod key;
 mod limit;
 mod listen;
@@ -31,10 +34,11 @@ mod tree;
 mod value;
 
 pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
-pub use check::{Known, check};
+pub use check::{HookCheck, Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
+pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};
-pub use limit::{Algorithm, Away, Budget, Limit, Match, OnExhausted, Queue, Redis, Store, Unpriced};
+pub use limit::{Algorithm, Away, Limit, Match, MoneyBudget, OnExhausted, Queue, Redis, Store, Unpriced};
 pub use listen::{Admin, Drain, Limits, Listen, Tls};
 pub use load::{Loaded, builtin, load, parse};
 pub use log::{Level, Log, Records, Stdout};
@@ -47,11 +51,23 @@ pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
 pub use schema::{reference, schema};
 pub use timeouts::{Stream, TimeoutOverrides, Timeouts};
 pub use value::{
-    ByteSize, Duration, DurationOrOff, Expiry, Percent, Quota, Quotas, Secret, Span, Spends, Texts, Usd, Zone,
+    ByteSize, Duration, DurationOrOff, Expiry, Portion, Quota, Quotas, Secret, Span, Spends, Texts, Usd, Zone,
 };
 
 /// How the environment is asked for a variable. None when it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where policies are looked for; `scripts` beside the configuration unless written.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct HooksDir(pub PathBuf);
+
+impl Default for HooksDir {
+    fn default() -> Self {
+        HooksDir("scripts".into())
+    }
+}
 
 /// The configuration of Portcullis. Every key may be left out; keys that begin with `x-` are free for YAML anchors.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -72,7 +88,7 @@ pub struct Config {
     /// How much callers may use in which time.
     pub limits: Vec<Limit>,
     /// How much may be spent, and who is told.
-    pub budgets: Vec<Budget>,
+    pub budgets: Vec<MoneyBudget>,
     /// Where counts are kept that outlive the process.
     pub store: Store,
     /// What several processes share.
@@ -81,6 +97,10 @@ pub struct Config {
     pub cache: Cache,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
+    /// Policies, in the order in which they run.
+    pub hooks: Vec<Hook>,
+    /// Folder of the policies, from the folder of this file.
+    pub hooks_dir: HooksDir,
     /// How streams behave towards the client.
     pub stream: Stream,
     /// What tokens cost where the catalogue does not know it or is wrong.

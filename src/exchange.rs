@@ -15,6 +15,7 @@ use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
@@ -54,6 +55,8 @@ pub struct Exchange {
     pub seen: Seen,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.

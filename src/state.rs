@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod cache;
+pub mod guests;
 pub mod health;
 pub mod hedge;
 pub mod items;
@@ -14,6 +15,7 @@ pub mod metrics;
 pub mod records;
 pub mod redis;
 pub mod store;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +26,7 @@ use tokio::time::Instant;
 
 use affinity::Affinity;
 use cache::Cache;
+use guests::Guests;
 use health::{Health, Millis};
 use hedge::Hedges;
 use items::Items;
@@ -34,6 +37,7 @@ use metrics::Metrics;
 use records::Records;
 use redis::Link;
 use store::Store;
+use tally::Tally;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -55,6 +59,9 @@ pub struct State {
     /// What guests keep and can do without.
     pub guest_cache: Kv,
     pub log: Log,
+    pub guests: Guests,
+    /// Metrics that policies declare.
+    pub tally: Tally,
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
@@ -79,6 +86,8 @@ impl State {
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,
+            guests: Guests::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),

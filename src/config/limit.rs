@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::value::{Duration, Percent, Quotas, Secret, Spends, Texts, Zone, optional_secret};
+use super::value::{Duration, Portion, Quotas, Secret, Spends, Texts, Zone, optional_secret};
 
 /// Whom a limit or budget is for. Everything that is named must fit; of several values one. `*` in a value stands for any text.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -71,7 +71,7 @@ pub struct Limit {
     /// What tells the share of a caller, as `per` names it.
     pub class: Option<String>,
     /// Parts of the limit by value of `class`; `rest` is for all others. What those who have a part do not ask for may be borrowed.
-    pub shares: BTreeMap<String, Percent>,
+    pub shares: BTreeMap<String, Portion>,
     /// Whether money is refused to models without a known price, or counts nothing for them: `refuse` or `free`.
     pub unpriced: Unpriced,
 }
@@ -79,7 +79,7 @@ pub struct Limit {
 /// A budget: money for a time, watched by thresholds. Counts like a limit.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Budget {
+pub struct MoneyBudget {
     /// Names its counts, in messages, metrics and across reloads; when not set, made of `match` and `per`.
     pub name: Option<String>,
     /// Whom it is for; everybody when empty.
@@ -95,7 +95,7 @@ pub struct Budget {
     /// Whether more is refused; a soft budget (`false`) only tells.
     pub hard: bool,
     /// Parts of the amount that are told of, each once a window.
-    pub thresholds: Vec<Percent>,
+    pub thresholds: Vec<Portion>,
     /// Address that gets a POST when a threshold is reached; when not set, the process's log tells.
     #[serde(deserialize_with = "optional_secret")]
     pub webhook: Option<Secret>,
@@ -146,23 +146,23 @@ impl Limit {
     }
 }
 
-impl Budget {
+impl MoneyBudget {
     /// Its name, given or made.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| format!("budget {}", made_name(&self.matches, &self.per)))
     }
 }
 
-impl Default for Budget {
+impl Default for MoneyBudget {
     fn default() -> Self {
-        Budget {
+        MoneyBudget {
             name: None,
             matches: Match::default(),
             per: Texts::default(),
             money: Spends::default(),
             zone: Zone::default(),
             hard: true,
-            thresholds: vec![Percent::of(50), Percent::of(80), Percent::of(100)],
+            thresholds: vec![Portion::of(50), Portion::of(80), Portion::of(100)],
             webhook: None,
             on_exhausted: OnExhausted::default(),
             unpriced: Unpriced::default(),

@@ -147,7 +147,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Quotas", "quota or list"),
     ("Spends", "money or list"),
     ("Texts", "text or list"),
-    ("Percent", "percentage"),
+    ("Portion", "percentage"),
     ("Zone", "`UTC` or distance"),
     ("Algorithm", "word"),
     ("Unpriced", "word"),

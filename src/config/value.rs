@@ -327,7 +327,7 @@ macro_rules! text_value {
 // Stands below the macro that it uses.
 mod quota;
 
-pub use quota::{Percent, Quota, Quotas, Span, Spends, Texts, Zone};
+pub use quota::{Portion, Quota, Quotas, Span, Spends, Texts, Zone};
 
 text_value!(Duration, "a duration", {
     "type": "string",

@@ -1,6 +1,6 @@
 //! From written limits and budgets to rules.
 
-use crate::config::{Algorithm, Budget, Config, Limit, Match, OnExhausted, Quota, Span, Texts, Unpriced, Zone};
+use crate::config::{Algorithm, Config, Limit, Match, MoneyBudget, OnExhausted, Quota, Span, Texts, Unpriced, Zone};
 use crate::state::limit::calendar::{Calendar, Period};
 use crate::state::limit::meter::{Shape, Unit};
 use crate::state::limit::rule::{self, Condition, Exhausted, Network, Part, Rule, Rules, Share, Window};
@@ -43,7 +43,7 @@ fn limit(written: &Limit) -> Result<Rule, String> {
     })
 }
 
-fn budget(written: &Budget) -> Result<Rule, String> {
+fn budget(written: &MoneyBudget) -> Result<Rule, String> {
     let money = written.money.0.iter();
     let webhook = written.webhook.as_ref().filter(|url| !url.is_empty()).map(|url| url.expose().to_owned());
     if webhook.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {

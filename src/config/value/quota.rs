@@ -218,11 +218,11 @@ impl Serialize for Spends {
 
 /// A part of a whole, to a tenth of a percent: `60%`, `12.5%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Percent(u64);
+pub struct Portion(u64);
 
-impl Percent {
+impl Portion {
     pub const fn of(percent: u64) -> Self {
-        Percent(percent * 10)
+        Portion(percent * 10)
     }
 
     /// Thousandths.
@@ -231,7 +231,7 @@ impl Percent {
     }
 }
 
-impl FromStr for Percent {
+impl FromStr for Portion {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -242,11 +242,11 @@ impl FromStr for Percent {
         if nano == 0 || nano > 1000 * NANOS_PER_USD || !nano.is_multiple_of(tenth) {
             return Err("is not from 0.1% to 1000%, in steps of 0.1%; write such a percentage".to_owned());
         }
-        Ok(Percent(nano / tenth))
+        Ok(Portion(nano / tenth))
     }
 }
 
-impl fmt::Display for Percent {
+impl fmt::Display for Portion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 % 10 {
             0 => write!(f, "{}%", self.0 / 10),
@@ -300,7 +300,7 @@ impl fmt::Display for Zone {
     }
 }
 
-text_value!(Percent, "a percentage", {
+text_value!(Portion, "a percentage", {
     "type": "string",
     "description": "A number and a percent sign: 60%, 12.5%.",
     "pattern": "^[0-9]+(\\.[0-9])?%$",
@@ -351,10 +351,10 @@ mod tests {
 
     #[test]
     fn percentages_and_zones_are_read_exactly() {
-        assert_eq!("60%".parse::<Percent>().map(Percent::permille), Ok(600));
-        assert_eq!("12.5%".parse::<Percent>().map(|it| it.to_string()), Ok("12.5%".to_owned()));
+        assert_eq!("60%".parse::<Portion>().map(Portion::permille), Ok(600));
+        assert_eq!("12.5%".parse::<Portion>().map(|it| it.to_string()), Ok("12.5%".to_owned()));
         for text in ["60", "0%", "-1%", "1.25%", "%"] {
-            assert!(text.parse::<Percent>().is_err(), "{text}");
+            assert!(text.parse::<Portion>().is_err(), "{text}");
         }
         for (text, minutes) in [("UTC", 0), ("+02:00", 120), ("-05:30", -330)] {
             let zone: Zone = text.parse().expect(text);
