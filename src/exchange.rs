@@ -59,11 +59,22 @@ pub struct Exchange {
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What the caller said of an earlier exchange, where that is what it came for.
+    pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
+}
+
+/// What a caller thinks of an earlier answer.
+#[derive(Debug, serde::Serialize)]
+pub struct Feedback {
+    /// The exchange that is judged.
+    pub id: String,
+    /// From -1, as bad as can be, to 1.
+    pub score: f64,
 }
 
 /// How an exchange ended.

@@ -139,6 +139,11 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     });
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
+        Serve::Posted(answer) => {
+            let bytes = read(&mut body, generation.limits).await?;
+            x.bytes_in = bytes.len() as u64;
+            return answer(cx, x, &bytes, matched).map(Next::Reply);
+        }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
@@ -301,6 +306,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         admitted: None,
         guests: None,
         cache: None,
+        feedback: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,
