@@ -226,6 +226,8 @@ pub struct Subject<'a> {
     pub peer: Option<SocketAddr>,
     /// What it holds of limits and budgets.
     pub admitted: Option<&'a Admitted>,
+    /// What guests know and keep of it.
+    pub guests: Option<&'a hook::Open>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -287,6 +289,7 @@ impl Exchange {
             visit: self.cache.as_deref(),
             peer: self.peer,
             admitted: self.admitted.as_deref(),
+            guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

@@ -160,6 +160,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
+    hook::identify(x);
     authorise(x, &call)?;
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
