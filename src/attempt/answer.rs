@@ -12,6 +12,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
+use super::once::After;
+use super::onward;
 use crate::body::{Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
@@ -55,6 +57,8 @@ pub(super) struct Reading<'a> {
     /// When the request went out.
     pub sent: Instant,
     pub deadline: Deadline,
+    /// Who may go on where a stream breaks off.
+    pub after: Option<Arc<After>>,
 }
 
 impl Reading<'_> {
@@ -71,12 +75,16 @@ impl Reading<'_> {
     }
 
     async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let onward = onward::of(cx, self.x, self.after.as_ref());
+        let translate = |asked: &Asked| Mode::Translate {
+            decoder: self.from.decoder(),
+            encoder: self.x.dialect.encoder(asked),
+            events: Vec::new(),
+        };
         let mode = match &self.asked {
-            Meaning::Chat(asked) => Mode::Translate {
-                decoder: self.from.decoder(),
-                encoder: self.x.dialect.encoder(asked),
-                events: Vec::new(),
-            },
+            Meaning::Chat(asked) => translate(asked),
+            // What may have to go on elsewhere must be understood.
+            _ if onward.is_some() => translate(&self.meaning()?),
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
         let timeouts = &self.target.timeouts;
@@ -91,6 +99,8 @@ impl Reading<'_> {
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
+            onward,
+            input_tokens: self.x.bytes_in / 4,
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
@@ -260,6 +270,8 @@ impl Reading<'_> {
             max_event_bytes: usize::MAX,
             add_cost: None,
             at_end: None,
+            onward: None,
+            input_tokens: 0,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;

@@ -8,12 +8,13 @@ use http::Response;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Good, Reading, retry_after};
-use super::encode::{self, Dropped, Prepared};
+use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
 use crate::exchange::Subject;
 use crate::fault::Fault;
 use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::stream::Deadline;
 use crate::upstream::Outbound;
@@ -29,13 +30,21 @@ pub(super) struct Once {
     pub key: usize,
     pub began: Instant,
     pub deadline: Deadline,
+    /// Who may go on where its stream breaks off; None where the model does not ask for it.
+    pub after: Option<Arc<After>>,
+}
+
+/// What a stream needs to go on with another target.
+pub(super) struct After {
+    pub call: Arc<Call>,
+    pub targets: Vec<Arc<Target>>,
 }
 
 impl Once {
     pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize) -> Self {
         let began = Instant::now();
         let deadline = Deadline::of(x.started, &target, began);
-        Once { target, key, began, deadline }
+        Once { target, key, began, deadline, after: None }
     }
 
     /// Tries. The upstream's status goes to `status` as soon as it is known.
@@ -50,12 +59,35 @@ impl Once {
     }
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
-        let target = &self.target;
         let mut dropped = Dropped::new();
-        let (face, prepared) = encode::prepare(x, call, target, self.key, &mut dropped)?;
+        let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
+            Head::Upstream(head, asked, sent) => (head, asked, sent),
+            Head::Answered(reply) => return Ok(Good::new(*reply)),
+        };
+        let (response, from) = head;
+        let (target, after) = (&self.target, self.after.clone());
+        let reading = Reading { x, call, target, from, asked, sent, deadline: self.deadline, after };
+        let good = reading.read(cx, response).await?;
+        Ok(Good { dropped, ..good })
+    }
+
+    /// Sends and waits for a good head.
+    ///
+    /// # Errors
+    /// As [`Once::run`].
+    pub async fn head(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Call,
+        dropped: &mut Dropped,
+        status: &mut Option<u16>,
+    ) -> Result<Head, Fault> {
+        let target = &self.target;
+        let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {
             Prepared::Send(prepared) => prepared,
-            Prepared::Answered(reply) => return Ok(Good::new(*reply)),
+            Prepared::Answered(reply) => return Ok(Head::Answered(reply)),
         };
         let sent = Instant::now();
         let request =
@@ -68,11 +100,17 @@ impl Once {
         if !response.status().is_success() {
             return Err(refused(response, face.dialect, timeouts).await);
         }
-        let reading =
-            Reading { x, call, target, from: face.dialect, asked: prepared.asked, sent, deadline: self.deadline };
-        let good = reading.read(cx, response).await?;
-        Ok(Good { dropped, ..good })
+        Ok(Head::Upstream((response, face.dialect), prepared.asked, sent))
     }
+}
+
+/// What came of sending.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
+pub(super) enum Head {
+    /// A good head in this dialect, to a request of this meaning that was sent then.
+    Upstream((Response<Inbound>, &'static dyn Dialect), Meaning, Instant),
+    /// No upstream was needed.
+    Answered(Box<Reply>),
 }
 
 /// Reads an error answer.
