@@ -3,6 +3,7 @@
 //! A path is claimed by one dialect. Where two dialects share one (`/v1/models`), the caller's headers decide.
 
 pub mod ask;
+pub mod feedback;
 pub mod generation;
 pub mod health;
 pub mod models;
@@ -10,6 +11,7 @@ pub mod responses;
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
@@ -42,6 +44,8 @@ pub enum Serve {
     Stored,
     /// Answered here, for callers with a key.
     Keyed(fn(&Cx, &Exchange, &Matched) -> Result<Reply, Fault>),
+    /// Answered here out of the body that came, for callers with a key.
+    Posted(fn(&Cx, &mut Exchange, &Bytes, &Matched) -> Result<Reply, Fault>),
     /// Answered here, for everybody.
     Open(fn(&Cx, &Matched) -> Response<Outbound>),
 }
@@ -79,6 +83,7 @@ endpoints! {
     GET "/v1beta/models/{*model}" "gemini", Serve::Keyed(models::one);
     POST "/v1beta/models/{*model}" "gemini", Serve::Verb;
     GET "/v1/generation" ANY, Serve::Keyed(generation::get);
+    POST "/v1/feedback" ANY, Serve::Posted(feedback::post);
     GET "/livez" ANY, Serve::Open(health::live);
     GET "/readyz" ANY, Serve::Open(health::ready);
     GET "/health" ANY, Serve::Open(health::summary);
@@ -129,7 +134,12 @@ pub fn find(head: &Parts) -> Result<Matched, Unserved> {
     let path = head.uri.path();
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     let found = ROUTER.at(trimmed).map_err(|_| Unserved::unknown(&head.method, path))?;
-    let Some(endpoint) = found.value.iter().find(|row| row.methods.contains(&head.method)) else {
+    // HEAD is a GET whose body the server keeps to itself; probes of load balancers send it.
+    let serves = |row: &&&Endpoint| match head.method {
+        Method::HEAD => row.methods.contains(&Method::GET) && !matches!(row.serve, Serve::Stored),
+        _ => row.methods.contains(&head.method),
+    };
+    let Some(endpoint) = found.value.iter().find(serves) else {
         return Err(Unserved::method(&head.method, path, found.value));
     };
     let param = found.params.iter().next().map(|(_, value)| decoded(value));
@@ -278,5 +288,8 @@ mod tests {
     fn wrong_paths_and_methods_are_told_apart() {
         assert_eq!(find_path(Method::POST, "/v1/chat/completion"), Err(404));
         assert_eq!(find_path(Method::GET, "/v1/chat/completions"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/v1/chat/completions"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/v1/responses/resp_1"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/readyz").map(|found| found.0), Ok("/readyz"));
     }
 }

@@ -14,6 +14,7 @@ use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
@@ -51,13 +52,26 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What the caller said of an earlier exchange, where that is what it came for.
+    pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
+}
+
+/// What a caller thinks of an earlier answer.
+#[derive(Debug, serde::Serialize)]
+pub struct Feedback {
+    /// The exchange that is judged.
+    pub id: String,
+    /// From -1, as bad as can be, to 1.
+    pub score: f64,
 }
 
 /// How an exchange ended.

@@ -92,8 +92,14 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
         }
         out.push(b']');
     });
+    if let Some(feedback) = &x.feedback {
+        record.json("feedback", feedback);
+    }
     if !x.dropped.is_empty() {
         record.json("dropped", &x.dropped);
+    }
+    if let Some(policy) = &settled.policy {
+        record.json("policy", policy);
     }
     record.number("generation", x.generation);
     if let Some(trace) = &x.trace {
