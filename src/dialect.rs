@@ -249,6 +249,11 @@ pub trait Dialect: Send + Sync {
         envelope.holds_sealed()
     }
 
+    /// Whether this model goes on from a last turn of its own instead of beginning a new one.
+    fn prefills(&self, _model: &str) -> bool {
+        false
+    }
+
     /// What may be written between two frames to keep a waiting connection open.
     fn keep_alive(&self) -> &'static [u8] {
         b": keep-alive\n\n"

@@ -105,6 +105,8 @@ pub struct Attempt {
     pub fault: Option<Fault>,
     /// Another target was faster, so it was given up.
     pub cancelled: bool,
+    /// What it used before it was cut and another one went on.
+    pub part: Option<Usage>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
     pub flight: Option<Flight>,
     pub key_flight: Option<Flight>,
@@ -153,6 +155,7 @@ impl Attempt {
             status: None,
             fault: None,
             cancelled: false,
+            part: None,
             flight: None,
             key_flight: None,
         }
@@ -203,6 +206,64 @@ impl Attempt {
         let failed = End::Failed { kind: fault.kind, retry_after: fault.retry_after };
         self.end(now, if ours { End::Cancelled } else { failed });
         self.fault = Some(fault.clone());
+    }
+}
+
+/// What an attempt may know of its exchange after that has moved on: for what goes on behind it.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    id: String,
+    request_id: String,
+    started: Instant,
+    started_ms: u64,
+    endpoint: &'static str,
+    dialect: &'static dyn Dialect,
+    op: Op,
+    stream: bool,
+    model: String,
+    principal: Option<Arc<Principal>>,
+    bytes_in: u64,
+}
+
+impl Owned {
+    /// Without the cache and the caller's wish for costs: neither concerns what goes on behind.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            id: &self.id,
+            request_id: &self.request_id,
+            started: self.started,
+            started_ms: self.started_ms,
+            endpoint: self.endpoint,
+            dialect: self.dialect,
+            op: self.op,
+            stream: self.stream,
+            model: &self.model,
+            principal: self.principal.as_ref(),
+            bytes_in: self.bytes_in,
+            usage_cost: false,
+            visit: None,
+            // The limits of single targets hold for the attempts of the exchange itself.
+            admitted: None,
+            peer: None,
+        }
+    }
+}
+
+impl Subject<'_> {
+    pub fn owned(&self) -> Owned {
+        Owned {
+            id: self.id.to_owned(),
+            request_id: self.request_id.to_owned(),
+            started: self.started,
+            started_ms: self.started_ms,
+            endpoint: self.endpoint,
+            dialect: self.dialect,
+            op: self.op,
+            stream: self.stream,
+            model: self.model.to_owned(),
+            principal: self.principal.cloned(),
+            bytes_in: self.bytes_in,
+        }
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Generation {
     pub keep_alive: Option<Duration>,
     /// What is cached; None where nothing is.
     pub cache: Option<cache::Rules>,
+    /// Every exchange keeps its decision trace, for the log.
+    pub log_trace: bool,
     catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
@@ -243,6 +245,7 @@ impl Builder {
             max_answer_bytes: bounds.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
+            log_trace: config.log.trace,
             cache: caching::build(&config),
             catalogue,
             descriptions,

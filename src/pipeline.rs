@@ -28,6 +28,7 @@ use crate::route::Plan;
 use crate::settle::Settle;
 use crate::state::State;
 use crate::stream::Framing;
+use crate::trace::{self, Trace};
 use crate::upstream::Upstream;
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
@@ -57,6 +58,8 @@ pub struct Call {
     /// The client wants the usage event of its stream.
     pub include_usage: bool,
     decoded: OnceLock<Arc<Ask>>,
+    /// The decoded ask is not what the body says: the body must not be relayed.
+    pub is_rewritten: bool,
 }
 
 impl Call {
@@ -69,6 +72,19 @@ impl Call {
             framing: Framing::Sse,
             include_usage: true,
             decoded: OnceLock::new(),
+            is_rewritten: false,
+        }
+    }
+
+    /// The same call with another ask in its place.
+    pub fn with_ask(&self, ask: Ask) -> Call {
+        Call {
+            envelope: self.envelope.clone(),
+            headers: self.headers.clone(),
+            model_in_path: self.model_in_path.clone(),
+            decoded: OnceLock::from(Arc::new(ask)),
+            is_rewritten: true,
+            ..*self
         }
     }
 
@@ -137,6 +153,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Some(principal) => principal,
         None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
     });
+    x.trace = traced(cx, x, &head.headers);
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Posted(answer) => {
@@ -201,6 +218,12 @@ fn authorise(x: &Exchange, call: &Call) -> Result<(), Fault> {
         principal.may_use(&other)?;
     }
     Ok(())
+}
+
+/// A decision trace, where somebody will read it.
+fn traced(cx: &Cx, x: &Exchange, headers: &HeaderMap) -> Option<Box<Trace>> {
+    let asked = trace::is_asked_for(headers) && x.principal.is_some() && cx.generation.keys.is_open();
+    (asked || cx.generation.log_trace).then(|| Box::new(Trace::new(asked)))
 }
 
 /// The targets for a call, by the very name that was authorised.

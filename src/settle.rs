@@ -65,9 +65,11 @@ impl Settle {
 
     /// Ends the exchange's business with the cache.
     fn end_visit(&mut self) {
-        let Exchange { cache, outcome, seen, model, .. } = &mut *self.exchange;
+        let Exchange { cache, outcome, seen, model, attempts, .. } = &mut *self.exchange;
         if let Some(visit) = cache {
-            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+            // What another upstream went on with is on no tape.
+            let whole = attempts.iter().all(|attempt| attempt.part.is_none());
+            visit.end(model, whole && matches!(outcome, Outcome::Complete), seen, &self.state);
         }
     }
 }
@@ -162,9 +164,17 @@ fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
     if visit.is_some_and(|visit| !visit.bears()) {
         return (None, false, Some(0));
     }
-    let (usage, estimated) = usage(exchange);
+    let (mut usage, mut estimated) = usage(exchange);
     let target = exchange.target().or_else(|| visit?.target());
-    let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    let mut cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    // A stream that broke off and was gone on with has a part at each target.
+    for attempt in &exchange.attempts {
+        if let Some(part) = &attempt.part {
+            usage = Some(usage.map_or(*part, |usage| usage.plus(part)));
+            cost = cost.zip(attempt.target.cost(part)).map(|(cost, part)| cost + part);
+            estimated = true;
+        }
+    }
     (usage, estimated, cost)
 }
 

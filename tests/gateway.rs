@@ -12,6 +12,7 @@ mod gateway {
     mod commit;
     mod dialect;
     mod drain;
+    mod drill;
     mod faults;
     mod first;
     mod limits;
@@ -25,6 +26,7 @@ mod gateway {
     mod stored;
     mod support;
     mod tls;
+    mod trace;
     mod transports;
     mod upstream;
     mod waiting;

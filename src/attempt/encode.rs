@@ -60,7 +60,8 @@ pub(super) fn prepare<'t>(
     dropped: &mut Dropped,
 ) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
-    let relayed = match face.dialect == x.dialect && !face.dialect.holds_sealed(&call.envelope) {
+    let same = face.dialect == x.dialect && !call.is_rewritten;
+    let relayed = match same && !face.dialect.holds_sealed(&call.envelope) {
         true => address(face, target, key, x.op, x.stream)?,
         false => None,
     };

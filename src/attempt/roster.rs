@@ -74,6 +74,12 @@ impl Roster {
         self.entries.iter().filter(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none()).count()
     }
 
+    /// Who may go on when a stream of this target breaks off: those that were not tried, and at last itself again.
+    pub fn after(&self, at: usize) -> Vec<Arc<Target>> {
+        let untried = self.entries.iter().enumerate().filter(|(other, entry)| *other != at && entry.tries == 0);
+        untried.map(|(_, entry)| entry.target.clone()).chain([self.entries[at].target.clone()]).collect()
+    }
+
     /// The first target that would take the exchange if a place came free.
     pub fn full(&self) -> Option<usize> {
         self.entries.iter().position(|entry| entry.full)

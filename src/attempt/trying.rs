@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::Once;
+use super::once::{After, Once};
 use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
@@ -125,7 +125,10 @@ impl<'a> Trying<'a> {
     pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
         let Places { key, alias, flight, key_flight } = places;
         let number = self.tried.attempts.len() as u32 + 1;
-        let once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        let mut once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        if self.plan.rules.continue_on_cut && self.x.stream {
+            once.after = Some(Arc::new(After { call: self.call.clone(), targets: self.roster.after(at) }));
+        }
         let attempt = Attempt {
             key: alias,
             waited,
