@@ -1,5 +1,7 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod cache;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
+
+use cache::Purge;
 
 use crate::reload::Reloader;
 use crate::server::Shared;
@@ -91,6 +95,14 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
+        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
+            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
+            Err(why) => json_reply(
+                StatusCode::BAD_REQUEST,
+                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
+            ),
+        },
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -99,7 +111,8 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             ),
         },
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation and POST /admin/reload.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/cache, POST \
+                        /admin/cache/purge and /admin/reload.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }

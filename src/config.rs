@@ -29,7 +29,7 @@ mod timeouts;
 mod tree;
 mod value;
 
-pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition, PromptMarks};
 pub use check::{Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use key::{Auth, Key};

@@ -50,6 +50,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// Prompt-cache marks are set for providers that need them, where the caller set none.
+    pub marks_prompt: bool,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.

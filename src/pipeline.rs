@@ -216,6 +216,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        marks_prompt: false,
         cache: None,
         trace: None,
         status: 0,

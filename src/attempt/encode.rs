@@ -76,6 +76,9 @@ fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face, address: &Add
         // OpenRouter's `usage: {include: true}` is for the gateway; strict providers refuse it.
         envelope.remove("usage");
     }
+    if x.marks_prompt {
+        face.dialect.mark_prompt(&mut envelope, &target.model);
+    }
     apply(&mut envelope, &target.overrides)?;
     let mut headers = address.headers.clone();
     forward(&mut headers, face, &call.headers);
@@ -111,10 +114,13 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
     let mut headers = address.headers.clone();
     headers.extend(to.headers);
     x.dropped = to.dropped;
-    let body = if target.overrides.is_empty() {
+    let body = if target.overrides.is_empty() && !x.marks_prompt {
         Outgoing::from(body)
     } else {
         let mut envelope = Envelope::read(Bytes::from(body))?;
+        if x.marks_prompt {
+            face.dialect.mark_prompt(&mut envelope, &target.model);
+        }
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };
