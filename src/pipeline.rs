@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
 use crate::api::{self, Endpoint, Matched, Serve};
@@ -109,7 +109,7 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
 /// Where the stages before the first upstream lead.
 enum Next {
     Reply(Reply),
-    Attempt { call: Box<Call>, plan: Plan },
+    Attempt { call: Arc<Call>, plan: Plan },
 }
 
 /// Everything before an upstream is asked.
@@ -134,7 +134,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         return Ok(Next::Reply(reply));
     }
     let plan = plan(cx, x, &call)?;
-    Ok(Next::Attempt { call: Box::new(call), plan })
+    Ok(Next::Attempt { call: Arc::new(call), plan })
 }
 
 /// Whether the caller may use every model that it names.
@@ -155,7 +155,7 @@ fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
         let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
@@ -193,7 +193,7 @@ pub struct Limits {
 }
 
 /// A fresh exchange.
-fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
+pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     let id = cx.state.records.id();
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {
@@ -224,12 +224,16 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     }
 }
 
+/// Headers in which callers send an id of their own.
+const CALLER_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("x-client-request-id")];
+
 /// Longest request id that is taken over from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The caller's own id, where it is fit for logs and headers.
 fn caller_id(headers: &HeaderMap) -> Option<String> {
-    let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
+    let value = CALLER_IDS.iter().find_map(|name| headers.get(name))?;
     let text = value.to_str().ok()?;
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::Inbound;
 use crate::chat::{Event, Usage};
 use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
-use crate::exchange::{Exchange, Seen};
+use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
@@ -53,13 +53,13 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The nearer of the exchange's limit and that of an attempt which began just now.
-    pub fn of(x: &Exchange, target: &Target, began: Instant) -> Self {
+    /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
+    pub fn of(started: Instant, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
-        if began + attempt < x.started + total {
+        if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }
-        Deadline { at: x.started + total, limit: total, kind: Kind::TotalTimeout }
+        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout }
     }
 
     /// The fault of an answer that is late.
@@ -158,7 +158,12 @@ impl Relay {
     /// Whatever went wrong before; nothing has been sent to the client.
     pub async fn commit(&mut self) -> Result<(), Fault> {
         while !self.committed && !self.ended {
-            std::future::poll_fn(|cx| self.poll_upstream(cx)).await?;
+            match std::future::poll_fn(|cx| self.poll_upstream(cx)).await {
+                Ok(_) => {}
+                // Content and what went wrong after it came in one piece: it counts as if they had come one by one.
+                Err(fault) if self.committed => self.fail(fault),
+                Err(fault) => return Err(fault),
+            }
         }
         self.committed = true;
         self.spoke = Instant::now();
