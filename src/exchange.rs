@@ -14,6 +14,7 @@ use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
@@ -53,6 +54,8 @@ pub struct Exchange {
     pub seen: Seen,
     /// Prompt-cache marks are set for providers that need them, where the caller set none.
     pub marks_prompt: bool,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.
