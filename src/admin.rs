@@ -1,5 +1,6 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod cache;
 mod guests;
 
 use std::convert::Infallible;
@@ -16,6 +17,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
+
+use cache::Purge;
 
 use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
@@ -103,6 +106,14 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
+        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
+            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
+            Err(why) => json_reply(
+                StatusCode::BAD_REQUEST,
+                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
+            ),
+        },
         (&Method::GET, "/admin/limits") => {
             let generation = admin.shared.generation.load();
             let rules: Vec<_> = generation.rules.iter().cloned().collect();
@@ -127,9 +138,9 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             ),
         },
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/generations, \
-                        /admin/generations/N/diff, /admin/guests, /admin/limits, and POST /admin/reload, \
-                        /admin/generations/N/rollback, /admin/limits/reset.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/cache, /admin/generation, \
+                        /admin/generations, /admin/generations/N/diff, /admin/guests, /admin/limits, and POST \
+                        /admin/cache/purge, /admin/generations/N/rollback, /admin/limits/reset, /admin/reload.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }

@@ -53,6 +53,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// Prompt-cache marks are set for providers that need them, where the caller set none.
+    pub marks_prompt: bool,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
     /// What guests know and keep of it; None when the generation has none.
@@ -282,6 +284,7 @@ pub struct Subject<'a> {
     pub principal: Option<&'a Arc<Principal>>,
     pub bytes_in: u64,
     pub usage_cost: bool,
+    pub marks_prompt: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
     pub peer: Option<SocketAddr>,
@@ -347,6 +350,7 @@ impl Exchange {
             principal: self.principal.as_ref(),
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
+            marks_prompt: self.marks_prompt,
             visit: self.cache.as_deref(),
             peer: self.peer,
             admitted: self.admitted.as_deref(),

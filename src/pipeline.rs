@@ -327,6 +327,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        marks_prompt: false,
         admitted: None,
         guests: None,
         cache: None,

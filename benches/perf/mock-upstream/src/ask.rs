@@ -20,6 +20,8 @@ pub struct Ask {
     pub usage: bool,
     pub chunks: u64,
     pub every_ms: u64,
+    /// How often the text of a whole answer is said.
+    pub times: usize,
     pub first_ms: u64,
     pub close: bool,
 }
@@ -75,6 +77,7 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
         usage: on(b"\"include_usage\""),
         chunks: CHUNKS,
         every_ms: 0,
+        times: 1,
         first_ms: 0,
         close,
         model: String::new(),
@@ -85,6 +88,7 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
         match kind {
             "c" => ask.chunks = number,
             "d" => ask.every_ms = number,
+            "x" => ask.times = usize::try_from(number).unwrap_or(1),
             "t" => ask.first_ms = number,
             _ => {}
         }
