@@ -14,6 +14,7 @@ mod gateway {
     mod drain;
     mod faults;
     mod first;
+    mod lasting;
     mod limits;
     mod money;
     mod pairs;
@@ -21,6 +22,7 @@ mod gateway {
     mod races;
     mod raw;
     mod reload;
+    mod shared;
     mod stored;
     mod support;
     mod tls;
