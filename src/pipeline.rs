@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response};
@@ -27,6 +27,7 @@ use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
 use crate::settle::Settle;
 use crate::state::State;
+pub use crate::state::unix_ms;
 use crate::stream::Framing;
 use crate::trace::{self, Trace};
 use crate::upstream::Upstream;
@@ -352,9 +353,4 @@ fn caller_id(headers: &HeaderMap) -> Option<String> {
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
     fit.then(|| text.to_owned())
-}
-
-/// Now, in Unix milliseconds.
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

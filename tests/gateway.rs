@@ -15,6 +15,7 @@ mod gateway {
     mod drill;
     mod faults;
     mod first;
+    mod lasting;
     mod limits;
     mod money;
     mod pairs;
@@ -23,6 +24,7 @@ mod gateway {
     mod races;
     mod raw;
     mod reload;
+    mod shared;
     mod stored;
     mod support;
     mod tls;
