@@ -4,12 +4,15 @@
 
 pub mod affinity;
 pub mod cache;
+pub mod guests;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,12 +22,15 @@ use tokio::time::Instant;
 
 use affinity::Affinity;
 use cache::Cache;
+use guests::Guests;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use tally::Tally;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -33,6 +39,7 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
     pub cache: Cache,
     /// What guests keep and must not lose.
@@ -40,6 +47,9 @@ pub struct State {
     /// What guests keep and can do without.
     pub guest_cache: Kv,
     pub log: Log,
+    pub guests: Guests,
+    /// Metrics that policies declare.
+    pub tally: Tally,
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
@@ -55,11 +65,14 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
             cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,
+            guests: Guests::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),

@@ -99,6 +99,7 @@ pub(super) fn build(
         models: written.models.clone(),
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
+        keys: Vec::new(),
         health: Settings { breaker: Some(Breaker::default()), ..Settings::default() },
     })))
 }
