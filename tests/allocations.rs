@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portcullis::generation::Builder;
@@ -102,8 +101,16 @@ fn upstream(ready: Receiver<()>) -> SocketAddr {
     address
 }
 
+/// What client and counter tell each other.
+struct Stages {
+    warm: oneshot::Sender<()>,
+    begin: Receiver<()>,
+    done: oneshot::Sender<()>,
+}
+
 /// A client that makes requests one after the other and says when it is warm and when it is done.
-fn client(address: SocketAddr, stream: bool, ready: Sender<()>, warm: oneshot::Sender<()>, done: oneshot::Sender<()>) {
+fn client(address: SocketAddr, stream: bool, ready: Sender<()>, stages: Stages) {
+    let Stages { warm, begin, done } = stages;
     let mut socket = TcpStream::connect(address).expect("the gateway listens");
     socket.set_nodelay(true).expect("a socket");
     let body = format!("{ASK}{}}}", if stream { ",\"stream\":true" } else { "" });
@@ -115,8 +122,7 @@ fn client(address: SocketAddr, stream: bool, ready: Sender<()>, warm: oneshot::S
     for number in 0..WARM + COUNTED {
         if number == WARM {
             warm.take().expect("once").send(()).expect("somebody counts");
-            // The worker has begun to count when it takes this connection up again; it does nothing meanwhile.
-            thread::sleep(Duration::from_millis(50));
+            begin.recv().expect("counting begins");
         }
         socket.write_all(request.as_bytes()).expect("the gateway reads");
         if stream {
@@ -166,23 +172,25 @@ fn counted(stream: bool) -> u64 {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (warm, is_warm) = oneshot::channel();
+    let (begun, begin) = channel();
     let (done, is_done) = oneshot::channel();
+    let stages = Stages { warm, begin, done };
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        thread::spawn(move || client(address, stream, ready, warm, done));
+        thread::spawn(move || client(address, stream, ready, stages));
         let (socket, peer) = listener.accept().await.expect("the client connects");
         tokio::spawn(connection::serve(shared, Arc::new(Pools::new(proxies)), socket, peer));
         is_warm.await.expect("the client gets warm");
     });
     let info = allocation_counter::measure(|| {
+        begun.send(()).expect("the client goes on");
         runtime.block_on(async { is_done.await.expect("the client gets all answers") });
     });
     info.count_total
 }
 
 fn hold(what: &str, spent: u64, budget: u64) {
-    println!("{what}: {spent} allocations, budget {budget}");
     assert!(spent <= budget, "{what}: {spent} allocations, {budget} are allowed");
     assert!(
         spent * 10 >= budget * 7,
