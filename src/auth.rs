@@ -59,8 +59,9 @@ impl Keys {
     pub fn new(pepper: Option<&[u8]>, headers: Vec<HeaderName>) -> Self {
         let mut random = [0; 32];
         let secret = pepper.unwrap_or_else(|| {
-            // Failure leaves zeroes, which still keeps keys out of the table; the system's source does not fail.
-            let _ = aws_lc_rs::rand::fill(&mut random);
+            // The system's source itself: aws-lc measures the processor's jitter for 40 ms before its first number, which
+            // would be most of the time to start. Failure leaves zeroes, which still keeps keys out of the table.
+            let _ = getrandom::fill(&mut random);
             &random
         });
         Keys { pepper: hmac::Key::new(hmac::HMAC_SHA256, secret), principals: HashMap::new(), headers, anyone: None }

@@ -615,6 +615,11 @@ impl Relay {
 
     /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        // hyper polls a few times for each chunk. Within one wait the timer stands at the first deadline or before it,
+        // so until it rings neither the clock nor the deadlines need to be read again.
+        if self.waiting.is_some() {
+            ready!(self.timer.as_mut().poll(cx));
+        }
         loop {
             let now = Instant::now();
             let waiting = *self.waiting.get_or_insert(now);

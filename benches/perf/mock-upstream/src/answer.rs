@@ -1,5 +1,6 @@
 //! The canned answers, in both wire forms, as real servers write them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -13,7 +14,10 @@ const TEXT: &str =
 /// Writing into memory does not fail; the results of `write!` below are dropped for that reason.
 pub fn whole(ask: &Ask, out: &mut Vec<u8>) {
     let model = &ask.model;
-    let text = TEXT.repeat(ask.times);
+    let text = match ask.text_kb {
+        0 => Cow::Borrowed(TEXT),
+        kb => Cow::Owned(TEXT.repeat(kb * 1024 / TEXT.len())),
+    };
     let (status, body) = match ask.form {
         Form::OpenAi => (
             "200 OK",

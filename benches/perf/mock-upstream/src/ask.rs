@@ -20,9 +20,9 @@ pub struct Ask {
     pub usage: bool,
     pub chunks: u64,
     pub every_ms: u64,
-    /// How often the text of a whole answer is said.
-    pub times: usize,
     pub first_ms: u64,
+    /// The text of a whole answer, in KB; 0 is one sentence.
+    pub text_kb: usize,
     pub close: bool,
 }
 
@@ -77,8 +77,8 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
         usage: on(b"\"include_usage\""),
         chunks: CHUNKS,
         every_ms: 0,
-        times: 1,
         first_ms: 0,
+        text_kb: 0,
         close,
         model: String::new(),
     };
@@ -88,8 +88,8 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
         match kind {
             "c" => ask.chunks = number,
             "d" => ask.every_ms = number,
-            "x" => ask.times = usize::try_from(number).unwrap_or(1),
             "t" => ask.first_ms = number,
+            "s" => ask.text_kb = number as usize,
             _ => {}
         }
     }
