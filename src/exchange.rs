@@ -247,6 +247,9 @@ impl Owned {
             // The limits of single targets hold for the attempts of the exchange itself.
             admitted: None,
             peer: None,
+            // Policies have had their say about this exchange.
+            guests: None,
+            marks_prompt: false,
         }
     }
 }

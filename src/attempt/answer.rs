@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
-use super::once::After;
+use super::once::Successors;
 use super::onward;
 use crate::body::{Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
@@ -62,7 +62,7 @@ pub(super) struct Reading<'a> {
     pub sent: Instant,
     pub deadline: Deadline,
     /// Who may go on where a stream breaks off.
-    pub after: Option<Arc<After>>,
+    pub after: Option<Arc<Successors>>,
 }
 
 impl Reading<'_> {

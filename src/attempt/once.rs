@@ -39,11 +39,11 @@ pub(super) struct Once {
     /// A guest would not have this try at all.
     refused: Option<Fault>,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
-    pub after: Option<Arc<After>>,
+    pub after: Option<Arc<Successors>>,
 }
 
 /// What a stream needs to go on with another target.
-pub(super) struct After {
+pub(super) struct Successors {
     pub call: Arc<Call>,
     pub targets: Vec<Arc<Target>>,
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::{After, Once};
+use super::once::{Once, Successors};
 use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
@@ -127,7 +127,7 @@ impl<'a> Trying<'a> {
         let number = self.tried.attempts.len() as u32 + 1;
         let mut once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
         if self.plan.rules.continue_on_cut && self.x.stream {
-            once.after = Some(Arc::new(After { call: self.call.clone(), targets: self.roster.after(at) }));
+            once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
         }
         let attempt = Attempt {
             key: alias,
