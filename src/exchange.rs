@@ -49,11 +49,23 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// The conversation it belongs to, where conversations are kept at a target.
+    pub session: Option<Session>,
+    /// How long the caller waits at most, where it says so.
+    pub patience: Option<Duration>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
+}
+
+/// A conversation that is kept at one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    pub key: u64,
+    /// How long after its last request it is remembered.
+    pub ttl: Duration,
 }
 
 /// How an exchange ended.

@@ -203,11 +203,21 @@ pub struct Fault {
     /// The cause, for the log only.
     pub source: Option<String>,
     pub refusal: Option<Box<Refusal>>,
+    /// Which targets there were and what removed each; goes into the error's body.
+    pub availability: Option<Box<serde_json::Value>>,
 }
 
 impl Fault {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Fault { kind, message: message.into(), param: None, retry_after: None, source: None, refusal: None }
+        Fault {
+            kind,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            source: None,
+            refusal: None,
+            availability: None,
+        }
     }
 
     /// Names the request field at fault.

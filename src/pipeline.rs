@@ -3,6 +3,9 @@
 //! All the branching of the data path is on this page; stages are plain functions in their own rooms. Never retries:
 //! `attempt` does.
 
+mod plan;
+mod view;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -123,19 +126,8 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     x.bytes_in = ask.len() as u64;
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
-    let plan = plan(cx, x, &call)?;
+    let plan = plan::plan(cx, x, &mut call)?;
     Ok(Next::Attempt { call: Box::new(call), plan })
-}
-
-/// The targets for a call: authorised by the very name that decides where it goes.
-fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
-    let principal =
-        x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
-    principal.may_use(&x.model)?;
-    for other in api::ask::other_models(call) {
-        principal.may_use(&other)?;
-    }
-    api::responses::follow(cx, x, call, cx.generation.plan(&x.model)?)
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
@@ -205,6 +197,8 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         usage_cost: false,
         seen: Seen::default(),
         trace: None,
+        session: None,
+        patience: None,
         status: 0,
         outcome: Outcome::Open,
     }

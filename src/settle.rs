@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome};
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, Side};
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -87,6 +87,13 @@ fn settle(exchange: &Exchange, state: &State) {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
+    if let Some(session) = exchange.session {
+        match (&exchange.outcome, exchange.target()) {
+            (Outcome::Complete, Some(target)) => state.affinity.keep(session.key, &target.name(), session.ttl),
+            (Outcome::Failed(fault), _) if fault.side() == Side::Upstream => state.affinity.forget(session.key),
+            _ => {}
+        }
+    }
     let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
     state.metrics.end(&settled);
     let line = log::line(&settled);

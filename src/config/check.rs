@@ -10,6 +10,7 @@ use super::path::KeyPath;
 use super::value::Secret;
 use super::{Config, Key};
 
+mod routing;
 mod upstream;
 
 pub(super) use upstream::without_user;
@@ -29,7 +30,8 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     auth(config, &mut issues);
     keys(config, known, &mut issues);
     upstream::providers(config, known, &mut issues);
-    upstream::models(config, known, &mut issues);
+    routing::models(config, known, &mut issues);
+    routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
     issues
 }

@@ -144,6 +144,15 @@ const WORDS: &[(&str, &str)] = &[
     ("Reasoning", "word"),
     ("Stdout", "word"),
     ("Level", "word"),
+    ("Share", "percentage"),
+    ("After", "duration or quantile"),
+    ("Source", "text"),
+    ("When", "condition"),
+    ("By", "word"),
+    ("Lock", "word"),
+    ("Ability", "word"),
+    ("DataCollection", "word"),
+    ("ProbeKind", "word"),
 ];
 
 /// The definition that a schema refers to, also when null may stand instead.

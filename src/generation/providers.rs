@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config;
 use crate::dialect::{self, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
-use crate::route::{Auth, Face, Overrides, Provider, Secret, Timeouts};
-use crate::state::health::{Breaker, Settings};
+use crate::route::{Auth, Face, Overrides, Provider, Secret, Tags, Timeouts};
+use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
 use crate::upstream::{Dial, Proxy, Wire};
 
 /// The environment, as the builder was given it.
@@ -99,8 +99,41 @@ pub(super) fn build(
         models: written.models.clone(),
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
-        health: Settings { breaker: Some(Breaker::default()), ..Settings::default() },
+        health: health(written),
+        tags: tags(&written.tags, written.region.as_deref()),
     })))
+}
+
+fn health(written: &config::Provider) -> Settings {
+    let breaker = match &written.breaker {
+        config::BreakerOrOff::Off(_) => None,
+        config::BreakerOrOff::On(breaker) => Some(Breaker {
+            failure_rate: breaker.failure_rate.get(),
+            min_samples: breaker.min_samples,
+            window: breaker.window.get(),
+            consecutive: breaker.consecutive,
+            cool_down: breaker.cool_down.get(),
+            max_cool_down: breaker.max_cool_down.get(),
+            probes: breaker.probes,
+        }),
+    };
+    let queue = written.queue.map(|queue| QueueSettings { size: queue.size, wait: queue.wait.get() });
+    Settings {
+        breaker,
+        max_inflight: written.max_inflight,
+        adaptive: written.concurrency.map(|bounds| Adaptive { min: bounds.min, max: bounds.max }),
+        queue: queue.unwrap_or_default(),
+    }
+}
+
+/// A cloud region that the provider is addressed by is where it runs, unless the tags say otherwise.
+fn tags(written: &config::Tags, region: Option<&str>) -> Tags {
+    Tags {
+        region: written.region.as_deref().or(region).map(str::to_owned),
+        zdr: written.zdr == Some(true),
+        data_deny: written.data_collection == Some(config::DataCollection::Deny),
+        labels: written.labels.clone().into_iter().collect(),
+    }
 }
 
 fn dialect_names() -> String {

@@ -291,6 +291,13 @@ impl Record {
 
     /// Whether it gets requests now. The one thing that planning asks of a target that has no rival.
     pub fn standing(&self, now: Millis) -> Standing {
+        // What the operator wants of the whole provider.
+        if let Some(parent) = &*self.parent.load() {
+            match parent.circuit.standing(now) {
+                Standing::Closed | Standing::HalfOpen => {}
+                wanted => return wanted,
+            }
+        }
         match self.circuit.standing(now) {
             Standing::HalfOpen => {
                 let settings = self.settings.load();
