@@ -112,6 +112,33 @@ async fn refused(response: Response<Inbound>, dialect: &'static dyn Dialect, tim
     refusal::fault(refusal, wait)
 }
 
+/// An answer that was recorded, or that another exchange is getting.
+pub struct Heard {
+    /// Who gave it.
+    pub target: Arc<Target>,
+    /// The wire form it came in.
+    pub dialect: &'static dyn Dialect,
+    /// It came as a stream.
+    pub stream: bool,
+    pub body: Inbound,
+}
+
+/// Reads an answer as if its target gave it to this exchange. No attempt is made.
+///
+/// # Errors
+/// What can go wrong with an answer; nothing has been sent to the client then.
+pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Result<Reply, Fault> {
+    let Heard { target, dialect, stream, body } = heard;
+    let now = Instant::now();
+    let asked = encode::meaning(x, call, dialect)?;
+    let deadline = Deadline::of(x, &target, now);
+    let mut response = Response::new(body);
+    let form = if stream { "text/event-stream" } else { "application/json" };
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
+    let reading = Reading { x, call, target: &target, from: dialect, asked, sent: now, deadline };
+    reading.read(cx, response).await
+}
+
 /// A plain request relayed to a target that is known already: GET, DELETE and cancel of stored responses.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use crate::route;
 const MAX_CREDENTIAL_BYTES: usize = 4096;
 
 /// Who is calling: a key, and what it stands for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Principal {
     /// Name of the key.
     pub key: String,

@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod cache;
 mod check;
 mod condition;
 mod error;
@@ -31,6 +32,7 @@ mod timeouts;
 mod tree;
 mod value;
 
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
 pub use check::{Known, check};
 pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};
@@ -74,6 +76,8 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// How callers are recognised.
     pub auth: Auth,
+    /// Answers kept for requests that come again.
+    pub cache: Cache,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
     /// How streams behave towards the client.

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
+use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
@@ -53,6 +54,8 @@ pub struct Exchange {
     pub session: Option<Session>,
     /// How long the caller waits at most, where it says so.
     pub patience: Option<Duration>,
+    /// Its business with the cache; None where nothing is cached.
+    pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.

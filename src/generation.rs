@@ -2,6 +2,7 @@
 //!
 //! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
 
+mod caching;
 mod providers;
 mod routes;
 mod strategy;
@@ -18,6 +19,7 @@ use arc_swap::ArcSwap;
 
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
+use crate::cache;
 use crate::config::{self, Config, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
@@ -25,6 +27,7 @@ use crate::pipeline;
 use crate::provider::PROVIDERS;
 use crate::route::{Plan, Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
+use crate::state::State;
 
 /// Trees kept for names that callers send. Past it they are made anew each time, which costs a microsecond or two.
 const MAX_TREES: usize = 1000;
@@ -52,6 +55,8 @@ pub struct Generation {
     pub max_event_bytes: usize,
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
+    /// What is cached; None where nothing is.
+    pub cache: Option<cache::Rules>,
     catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
@@ -104,6 +109,13 @@ impl Generation {
         let (overrides, timeouts) = (provider.overrides.clone(), provider.timeouts);
         let card = self.card(provider, model);
         Some(Arc::new(Target::new(provider.clone(), model.to_owned(), overrides, timeouts, card)))
+    }
+
+    /// Makes the rooms that this generation needs in what outlives it. Called before it is in force.
+    pub fn activate(&self, state: &State) {
+        if let Some(rules) = &self.cache {
+            state.cache.resize(rules.max_bytes);
+        }
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
@@ -220,6 +232,7 @@ impl Builder {
             max_answer_bytes: limits.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
+            cache: caching::build(&config),
             catalogue,
             descriptions,
             trees: ArcSwap::default(),

@@ -13,6 +13,7 @@
 //! * [`api`] is the table of paths; [`exchange`] the value that travels.
 //! * [`auth`] names the caller from the head; [`route`] turns a model name into targets; [`attempt`] tries them, and is
 //!   the only code that tries again.
+//! * [`cache`] answers asks that come again from what is kept, and lets identical ones share one upstream call.
 //! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`] and [`embed`]; [`provider`] one
 //!   row an upstream. [`sse`], [`json`] and [`cost`] are pure.
 //! * [`stream`] carries frames past the commit point; [`reply`] makes the answer; [`settle`] ends the exchange.
@@ -34,6 +35,7 @@ pub mod api;
 pub mod attempt;
 pub mod auth;
 pub mod body;
+pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod config;

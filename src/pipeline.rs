@@ -11,12 +11,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
 use crate::api::{self, Endpoint, Matched, Serve};
-use crate::attempt;
 use crate::body::{Inbound, ReadError};
+use crate::cache;
 use crate::chat::Ask;
 use crate::dialect::{Dialect, Op, RawAsk};
 use crate::exchange::{Exchange, Outcome, Seen};
@@ -70,6 +70,12 @@ impl Call {
             include_usage: true,
             decoded: OnceLock::new(),
         }
+    }
+
+    /// Puts another body in place of the client's.
+    pub fn rewrite(&mut self, envelope: Envelope) {
+        self.envelope = envelope;
+        self.decoded = OnceLock::new();
     }
 
     pub fn raw_ask(&self, op: Op) -> RawAsk<'_> {
@@ -126,23 +132,24 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     x.bytes_in = ask.len() as u64;
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
-    let plan = plan::plan(cx, x, &mut call)?;
+    let wishes = plan::wishes(cx, x, &mut call)?;
+    if let Some(reply) = cache::look(cx, x, &mut call).await? {
+        return Ok(Next::Reply(reply));
+    }
+    let plan = plan::plan(cx, x, &call, &wishes)?;
     Ok(Next::Attempt { call: Box::new(call), plan })
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+        let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
         return reply::finish(outcome, settle);
     };
     let late = Late::head(&settle);
-    let mut attempt = Box::pin(async move {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
-        (outcome, settle)
-    });
+    let mut attempt = Box::pin(cache::serve::run(cx, settle, call, plan));
     match timeout(after, &mut attempt).await {
         Ok((outcome, settle)) => reply::finish(outcome, settle),
         Err(_) => late.respond(attempt, after),
@@ -196,6 +203,7 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        cache: None,
         trace: None,
         session: None,
         patience: None,
@@ -204,12 +212,16 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     }
 }
 
+/// Headers in which callers send an id of their own.
+const CALLER_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("x-client-request-id")];
+
 /// Longest request id that is taken over from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The caller's own id, where it is fit for logs and headers.
 fn caller_id(headers: &HeaderMap) -> Option<String> {
-    let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
+    let value = CALLER_IDS.iter().find_map(|name| headers.get(name))?;
     let text = value.to_str().ok()?;
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());

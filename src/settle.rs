@@ -47,6 +47,14 @@ impl Settle {
     pub fn state(&self) -> &Arc<State> {
         &self.state
     }
+
+    /// Ends the exchange's business with the cache.
+    fn end_visit(&mut self) {
+        let Exchange { cache, outcome, seen, model, .. } = &mut *self.exchange;
+        if let Some(visit) = cache {
+            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+        }
+    }
 }
 
 impl Deref for Settle {
@@ -72,6 +80,7 @@ impl Drop for Settle {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
         }
+        self.end_visit();
         settle(&self.exchange, &self.state);
     }
 }
@@ -81,8 +90,7 @@ fn settle(exchange: &Exchange, state: &State) {
         Outcome::Failed(fault) => Some(fault),
         Outcome::Open | Outcome::Complete => None,
     };
-    let (usage, estimated) = usage(exchange);
-    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    let (usage, estimated, cost) = bill(exchange);
     let status = match fault {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
@@ -99,6 +107,18 @@ fn settle(exchange: &Exchange, state: &State) {
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());
     state.log.send(line);
+}
+
+/// Usage, whether it is estimated, and cost: nothing for an answer that another exchange has paid for.
+fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
+    let visit = exchange.cache.as_deref();
+    if visit.is_some_and(|visit| !visit.bears()) {
+        return (None, false, Some(0));
+    }
+    let (usage, estimated) = usage(exchange);
+    let target = exchange.target().or_else(|| visit?.target());
+    let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    (usage, estimated, cost)
 }
 
 /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a

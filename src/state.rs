@@ -3,6 +3,7 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod cache;
 pub mod health;
 pub mod items;
 pub mod kv;
@@ -17,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use cache::Cache;
 use health::{Health, Millis};
 use items::Items;
 use kv::{Kv, WhenFull};
@@ -32,6 +34,7 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub items: Items,
+    pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
     /// What guests keep and can do without.
@@ -53,6 +56,7 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             items: Items::new(),
+            cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,

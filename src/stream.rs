@@ -158,7 +158,12 @@ impl Relay {
     /// Whatever went wrong before; nothing has been sent to the client.
     pub async fn commit(&mut self) -> Result<(), Fault> {
         while !self.committed && !self.ended {
-            std::future::poll_fn(|cx| self.poll_upstream(cx)).await?;
+            match std::future::poll_fn(|cx| self.poll_upstream(cx)).await {
+                Ok(_) => {}
+                // Content and what went wrong after it came in one piece: it counts as if they had come one by one.
+                Err(fault) if self.committed => self.fail(fault),
+                Err(fault) => return Err(fault),
+            }
         }
         self.committed = true;
         self.spoke = Instant::now();

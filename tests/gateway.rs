@@ -4,9 +4,11 @@
 
 mod gateway {
     mod auth;
+    mod cache;
     mod catalogue;
     mod clients;
     mod clocks;
+    mod coalesce;
     mod commit;
     mod dialect;
     mod drain;

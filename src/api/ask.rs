@@ -3,6 +3,7 @@
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
 use bytes::Bytes;
+use http::HeaderName;
 use http::request::Parts;
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +16,7 @@ use crate::pipeline::Call;
 use crate::stream::Framing;
 
 /// Asks for the cost in the usage of the answer, for clients that cannot put `usage: {include: true}` in the body.
-const USAGE_COST: &str = "x-portcullis-usage-cost";
+const USAGE_COST: HeaderName = HeaderName::from_static("x-portcullis-usage-cost");
 
 #[derive(Deserialize)]
 struct StreamOptions {

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use super::encode::Meaning;
 use crate::body::{Inbound, Patience, ReadError};
-use crate::chat::Answer;
+use crate::cache::record;
 use crate::chat::event::{self, Collector};
+use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::Exchange;
@@ -24,6 +25,7 @@ use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
+use crate::state::cache::Form;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
 /// A good head whose body is still to be read.
@@ -74,8 +76,10 @@ impl Reading<'_> {
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
         };
+        let body = record::tap(self.x, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
+        record::committed(self.x);
         self.remember(cx, relay.seen.id.as_deref());
         Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
     }
@@ -112,6 +116,7 @@ impl Reading<'_> {
     fn cost_writer(&self) -> Option<CostWriter> {
         let target = self.target.clone();
         target.card.as_ref().filter(|_| self.x.usage_cost)?;
+        let free = self.is_free();
         Some(Box::new(move |frame, usage| {
             let view = Frame(frame);
             // Cheap for the many frames without usage.
@@ -119,7 +124,7 @@ impl Reading<'_> {
                 return None;
             }
             let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
-            if !add_cost(&mut value, target.cost(usage)?) {
+            if !add_cost(&mut value, if free { 0 } else { target.cost(usage)? }) {
                 return None;
             }
             let mut out = Vec::with_capacity(frame.len() + 24);
@@ -128,11 +133,20 @@ impl Reading<'_> {
         }))
     }
 
+    /// Whether somebody else has paid for the answer.
+    fn is_free(&self) -> bool {
+        self.x.cache.as_ref().is_some_and(|visit| visit.is_free())
+    }
+
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        if self.is_free() { Some(0) } else { self.target.cost(usage) }
+    }
+
     async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let said = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
-                let answer = self.from.decode_answer(&bytes)?;
+                let answer = self.from.decode_answer(&said)?;
                 note(self.x, &answer);
                 let body = self.x.dialect.encode_answer(&answer, asked);
                 if let Some(keep) = self.item_keeper(cx) {
@@ -141,28 +155,34 @@ impl Reading<'_> {
                 body.into()
             }
             Meaning::Raw => {
-                let summary = self.from.summary(self.x.op, &bytes)?;
+                let summary = self.from.summary(self.x.op, &said)?;
                 self.remember(cx, summary.id.as_deref());
                 let seen = &mut self.x.seen;
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
-                bytes
+                said.clone()
             }
             Meaning::Embed(ask) => {
-                let answer = self.from.decode_embed_answer(&bytes)?;
+                let answer = self.from.decode_embed_answer(&said)?;
                 self.x.seen.usage = answer.usage;
                 self.x.seen.model = Some(answer.model.clone());
                 self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
             }
-            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&bytes)?).into(),
+            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
+        self.record(cx, Form::Whole, &said);
         Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
+    }
+
+    /// Keeps what the upstream said for those who ask the same.
+    fn record(&self, cx: &Cx, form: Form, said: &Bytes) {
+        record::whole(self.x, &cx.state, self.from, self.target, form, said);
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
     fn with_cost(&self, body: Bytes) -> Bytes {
         let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
-        let Some(cost) = usage.and_then(|usage| self.target.cost(usage)) else { return body };
+        let Some(cost) = usage.and_then(|usage| self.cost(usage)) else { return body };
         match serde_json::from_slice::<Value>(&body) {
             Ok(mut value) => {
                 add_cost(&mut value, cost);
@@ -178,7 +198,7 @@ impl Reading<'_> {
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
         let mut events = Vec::new();
-        scanner.push(bytes);
+        scanner.push(bytes.clone());
         while scanner.scan()? {
             decoder.frame(&Frame(scanner.last()), &mut events)?;
         }
@@ -192,6 +212,7 @@ impl Reading<'_> {
         let answer = collector.finish();
         let asked = self.meaning()?;
         note(self.x, &answer);
+        self.record(cx, Form::Stream, &bytes);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         Ok(Reply::json(StatusCode::OK, self.with_cost(body)))
     }
@@ -202,6 +223,7 @@ impl Reading<'_> {
         let answer = self.from.decode_answer(&bytes)?;
         let asked = self.meaning()?;
         note(self.x, &answer);
+        self.record(cx, Form::Whole, &bytes);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
         for event in event::replay(&answer) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{asked, estimated_count};
 use crate::body::Outgoing;
-use crate::dialect::{Asked, Encoding, Op};
+use crate::dialect::{Asked, Dialect, Encoding, Op};
 use crate::embed::EmbedAsk;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
@@ -119,6 +119,18 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
         Outgoing::new(envelope.pieces())
     };
     Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: meaning }))
+}
+
+/// What an answer in this dialect means to the client's, when the ask itself went out for another exchange.
+pub(super) fn meaning(x: &Exchange, call: &Call, from: &'static dyn Dialect) -> Result<Meaning, Fault> {
+    if from == x.dialect {
+        return Ok(Meaning::Raw);
+    }
+    Ok(match x.op {
+        Op::Generate | Op::Complete => Meaning::Chat(asked(x, x.op, call.ask(x.dialect, x.op)?)),
+        Op::Embed | Op::EmbedBatch => Meaning::Embed(Arc::new(x.dialect.decode_embed(&call.raw_ask(x.op))?)),
+        Op::CountTokens => Meaning::Count,
+    })
 }
 
 /// Address and headers of one form of request, as far as they do not depend on the client; made once for a target. None

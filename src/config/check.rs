@@ -111,6 +111,7 @@ fn is_network(text: &str) -> bool {
 fn amounts(config: &Config, issues: &mut Vec<Issue>) {
     let limits = &config.listen.limits;
     let timeouts = &config.timeouts;
+    let exact = config.cache.exact.as_ref();
     let zero = |value: Option<std::time::Duration>| value.is_some_and(|value| value.is_zero());
     for (is_zero, path) in [
         (config.listen.workers == Some(0), &["listen", "workers"][..]),
@@ -130,6 +131,10 @@ fn amounts(config: &Config, issues: &mut Vec<Issue>) {
         (zero(timeouts.total.get()), &["timeouts", "total"]),
         (zero(config.stream.keep_alive.get()), &["stream", "keep_alive"]),
         (config.stream.max_event_bytes.get() == 0, &["stream", "max_event_bytes"]),
+        (exact.is_some_and(|exact| exact.ttl.is_zero()), &["cache", "exact", "ttl"]),
+        (exact.is_some_and(|exact| exact.max_ttl.is_zero()), &["cache", "exact", "max_ttl"]),
+        (exact.is_some_and(|exact| exact.max_bytes.get() == 0), &["cache", "exact", "max_bytes"]),
+        (exact.is_some_and(|exact| exact.max_entry_bytes.get() == 0), &["cache", "exact", "max_entry_bytes"]),
     ] {
         if is_zero {
             let off = matches!(path, ["timeouts", last] if *last != "connect") || path == ["stream", "keep_alive"];

@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::cache::CacheOverrides;
 use super::condition::When;
 use super::routing::{Affinity, Hedge, Mirror, Require, RetryOverrides};
 use super::timeouts::TimeoutOverrides;
@@ -48,6 +49,8 @@ pub struct Model {
     pub mirror: Option<Mirror>,
     /// What every target must offer, beside what `routing.require` says.
     pub require: Require,
+    /// What differs for this model's answers in the cache.
+    pub cache: CacheOverrides,
     /// What the model is for; shown in the list of models.
     pub description: Option<String>,
 }

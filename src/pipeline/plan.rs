@@ -29,19 +29,11 @@ const FIELDS: &[&str] = &["models", "fallbacks", "provider", "disable_fallbacks"
 /// What headers for the gateway begin with.
 const PREFIX: &str = "x-portcullis-";
 
-/// Plans a request: authorised by the very names that decide where it goes.
+/// The plan of a request whose every name is authorised.
 ///
 /// # Errors
-/// [`Kind::ModelNotAllowed`], [`Kind::ModelNotFound`], [`Kind::InvalidRequest`] for a policy that cannot be read or is
-/// refused; [`Kind::NoTarget`] and [`Kind::NoTargetFits`] when nothing is left.
-pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Plan, Fault> {
-    let wishes = wishes(cx, x, call)?;
-    let principal =
-        x.principal.clone().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
-    principal.may_use(&x.model)?;
-    for other in &wishes.policy.models {
-        principal.may_use(other)?;
-    }
+/// [`Kind::ModelNotFound`]; [`Kind::NoTarget`] and [`Kind::NoTargetFits`] when nothing is left.
+pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &Call, wishes: &Wishes) -> Result<Plan, Fault> {
     let tree = cx.generation.tree(&x.model)?;
     let watch = Watch { health: &cx.state.health, now: cx.state.now() };
     // The usual case: one target, and nobody has anything to say about it.
@@ -60,7 +52,7 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Plan, F
     for other in &wishes.policy.models {
         trees.push(cx.generation.tree(other)?);
     }
-    let plan = choose(cx, x, call, &trees, &wishes, &watch);
+    let plan = choose(cx, x, call, &trees, wishes, &watch);
     note(x, &plan);
     let plan = api::responses::follow(cx, x, call, plan)?;
     if plan.targets.is_empty() {
@@ -73,7 +65,7 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Plan, F
 
 /// What a request says about its own routing.
 #[derive(Default)]
-struct Wishes {
+pub(super) struct Wishes {
     policy: Policy,
     session: Option<String>,
     no_fallbacks: bool,
@@ -131,8 +123,12 @@ fn note(x: &mut Exchange, plan: &Plan) {
     });
 }
 
-/// Reads and takes out what a request says about its routing. Requests that say nothing are looked at, no more.
-fn wishes(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Wishes, Fault> {
+/// Reads and takes out what a request says about its routing, and authorises every model that it names. Requests that
+/// say nothing are looked at, no more.
+///
+/// # Errors
+/// [`Kind::ModelNotAllowed`]; [`Kind::InvalidRequest`] for wishes that cannot be read or are refused.
+pub(super) fn wishes(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Wishes, Fault> {
     let routes = &cx.generation.routes;
     let locks = &routes.locks;
     let mut wishes = Wishes {
@@ -152,6 +148,12 @@ fn wishes(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Wishes, Fault> {
     }
     if call.envelope.keys().any(|key| FIELDS.contains(&key)) {
         body(call, locks, &mut wishes)?;
+    }
+    let principal =
+        x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
+    principal.may_use(&x.model)?;
+    for other in &wishes.policy.models {
+        principal.may_use(other)?;
     }
     Ok(wishes)
 }

@@ -82,6 +82,11 @@ struct ReloadLabels {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    status: &'static str,
+}
+
 /// Makes histograms with one set of buckets.
 #[derive(Debug, Clone)]
 struct Buckets(&'static [f64]);
@@ -121,6 +126,11 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    cached: Family<CacheLabels, Counter>,
+    saved: Counter<f64, AtomicU64>,
+    cache_answers: Gauge<i64, AtomicI64>,
+    cache_bytes: Gauge<i64, AtomicI64>,
+    cache_listening: Gauge<i64, AtomicI64>,
     // Copied when a new pair appears, so that the request path reads it without a lock.
     meters: ArcSwap<HashMap<MeterKey, Arc<Meters>>>,
 }
@@ -142,6 +152,11 @@ impl Metrics {
         let reloads = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let cached = Family::default();
+        let saved = Counter::default();
+        let cache_answers = Gauge::default();
+        let cache_bytes = Gauge::default();
+        let cache_listening = Gauge::default();
         macro_rules! register {
             ($name:literal, $help:literal, $metric:ident) => {
                 registry.register($name, $help, $metric.clone())
@@ -158,6 +173,11 @@ impl Metrics {
         register!("portcullis_in_flight", "Exchanges under way", in_flight);
         register!("portcullis_reloads", "Reloads by result", reloads);
         register!("portcullis_generation", "Number of the generation in force", generation);
+        register!("portcullis_cache_requests", "Exchanges that the cache had to do with, by what it did", cached);
+        register!("portcullis_cache_saved_usd", "Cost of answers that were not asked for again", saved);
+        register!("portcullis_cache_answers", "Answers in the memory cache", cache_answers);
+        register!("portcullis_cache_bytes", "Bytes of the memory cache in use", cache_bytes);
+        register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         Metrics {
             registry,
@@ -173,6 +193,11 @@ impl Metrics {
             reloads,
             generation,
             log_dropped,
+            cached,
+            saved,
+            cache_answers,
+            cache_bytes,
+            cache_listening,
             meters: ArcSwap::default(),
         }
     }
@@ -194,6 +219,12 @@ impl Metrics {
             let code = attempt.fault.as_ref().map_or("", |fault| fault.code());
             let labels = AttemptLabels { provider: attempt.target.provider.name.clone(), code };
             self.attempts.get_or_create(&labels).inc();
+        }
+        if let Some(visit) = &x.cache {
+            self.cached.get_or_create(&CacheLabels { status: visit.status.as_str() }).inc();
+            if let Some(saved) = visit.saved_nano_usd {
+                self.saved.inc_by(saved as f64 / 1e9);
+            }
         }
         if let Some(target) = x.target() {
             let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, target.provider.otel);
@@ -251,6 +282,13 @@ impl Metrics {
         if let Some(number) = generation {
             self.generation.set(number as i64);
         }
+    }
+
+    /// How much the memory cache holds, for the next scrape.
+    pub fn cache_holds(&self, answers: u64, bytes: u64, listening: usize) {
+        self.cache_listening.set(listening as i64);
+        self.cache_answers.set(answers as i64);
+        self.cache_bytes.set(bytes as i64);
     }
 
     pub fn in_flight(&self) -> i64 {

@@ -1,6 +1,6 @@
 //! Dialling: TCP, TLS, Unix sockets, proxies and the built-in mock, behind one connector.
 //!
-//! Never pools; hyper-util's client does, keyed by what is dialled.
+//! Never pools: lanes do, and hyper-util's client, keyed by what is dialled.
 
 use std::error::Error as StdError;
 use std::io;
@@ -116,7 +116,16 @@ impl Connector {
         Connector { dial, proxies, http }
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<Io>, BoxError> {
+    /// Connects, within the dial's time.
+    pub async fn dial(self, uri: Uri) -> Result<Io, BoxError> {
+        // One bound for name lookup, TCP, proxy and TLS together.
+        match tokio::time::timeout(self.dial.connect_timeout, self.connect(uri)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    async fn connect(&self, uri: Uri) -> Result<Io, BoxError> {
         let (stream, proxied) = match &self.dial.wire {
             Wire::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
             Wire::Mock => {
@@ -126,7 +135,7 @@ impl Connector {
             }
             Wire::Network => self.network(&uri).await?,
         };
-        Ok(TokioIo::new(Io { stream, proxied, trail: Trail::default() }))
+        Ok(Io { stream, proxied, trail: Trail::default() })
     }
 
     async fn network(&self, uri: &Uri) -> Result<(Stream, bool), BoxError> {
@@ -155,7 +164,8 @@ impl Connector {
     }
 }
 
-type BoxError = Box<dyn StdError + Send + Sync>;
+/// Whatever went wrong while connecting.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<Io>;
@@ -168,19 +178,13 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move {
-            // One bound for name lookup, TCP, proxy and TLS together.
-            match tokio::time::timeout(this.dial.connect_timeout, this.connect(uri)).await {
-                Ok(connected) => connected,
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
-        })
+        Box::pin(async move { this.dial(uri).await.map(TokioIo::new) })
     }
 }
 
 /// Whether the connection could not be made in time.
-pub fn timed_out(error: &legacy::Error) -> bool {
-    let mut source = error.source();
+pub fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+    let mut source = Some(error);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
             return true;
@@ -235,6 +239,13 @@ pub struct Io {
     stream: Stream,
     proxied: bool,
     trail: Trail,
+}
+
+impl Io {
+    /// Whether a proxy reads the request's address.
+    pub fn is_proxied(&self) -> bool {
+        self.proxied
+    }
 }
 
 enum Stream {
