@@ -46,6 +46,7 @@ pub enum Kind {
     InvalidJson,
     InvalidRequest,
     AmbiguousRequest,
+    UnsupportedEncoding,
     UnsupportedFeature,
     UnknownEndpoint,
     MethodNotAllowed,
@@ -117,6 +118,7 @@ faults! {
     InvalidJson "invalid_json" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send one JSON object as the body.";
     InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
+    UnsupportedEncoding "unsupported_encoding" 415 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send the body as it is, without `content-encoding`.";
     UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
     UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
@@ -159,6 +161,23 @@ impl Kind {
     pub fn row(self) -> &'static Row {
         // The table's order is the enum's; `table_is_in_order_and_codes_are_unique` holds it.
         &FAULTS[self as usize]
+    }
+
+    /// Whether it says something of the gateway's credential rather than of the target: another one may do.
+    pub fn is_of_credential(self) -> bool {
+        matches!(self, Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited)
+    }
+
+    /// Whether a target missed one of its clocks.
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Kind::ConnectTimeout
+                | Kind::HeadTimeout
+                | Kind::FirstTokenTimeout
+                | Kind::IdleTimeout
+                | Kind::AttemptTimeout
+        )
     }
 
     /// The kind that `code` names.

@@ -112,7 +112,7 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
 /// Where the stages before the first upstream lead.
 enum Next {
     Reply(Reply),
-    Attempt { call: Box<Call>, plan: Plan },
+    Attempt { call: Arc<Call>, plan: Plan },
 }
 
 /// Everything before an upstream is asked.
@@ -137,12 +137,12 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         return Ok(Next::Reply(reply));
     }
     let plan = plan::plan(cx, x, &call, &wishes)?;
-    Ok(Next::Attempt { call: Box::new(call), plan })
+    Ok(Next::Attempt { call: Arc::new(call), plan })
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
         let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
@@ -180,7 +180,7 @@ pub struct Limits {
 }
 
 /// A fresh exchange.
-fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
+pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     let id = cx.state.records.id();
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::chat::Usage;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Attempt, Exchange, Outcome};
 use crate::fault::{Fault, Kind, Side};
+use crate::state::health::End;
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -36,6 +37,14 @@ pub struct Settled<'a> {
     pub fault: Option<&'a Fault>,
     /// HTTP status as it ended: a stream that broke is a failure although its head said 200.
     pub status: u16,
+}
+
+impl Settled<'_> {
+    /// What an attempt that was given up may have cost: its input, by our estimate; it said nothing that we know of.
+    pub fn cost_given_up(&self, attempt: &Attempt) -> Option<u64> {
+        let input = self.exchange.bytes_in / BYTES_PER_TOKEN;
+        attempt.target.cost(&Usage { input, ..Usage::default() })
+    }
 }
 
 impl Settle {
@@ -81,8 +90,20 @@ impl Drop for Settle {
             });
         }
         self.end_visit();
+        land(&mut self.exchange, &self.state);
         settle(&self.exchange, &self.state);
     }
+}
+
+/// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.
+fn land(exchange: &mut Exchange, state: &State) {
+    let end = match &exchange.outcome {
+        Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
+        Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
+        Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
+    };
+    let now = state.now();
+    exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
 
 fn settle(exchange: &Exchange, state: &State) {

@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod cache;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod log;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use affinity::Affinity;
 use cache::Cache;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use log::Log;
@@ -33,6 +35,7 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
     pub cache: Cache,
     /// What guests keep and must not lose.
@@ -55,6 +58,7 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
             cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::Inbound;
 use crate::chat::{Event, Usage};
 use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
-use crate::exchange::{Exchange, Seen};
+use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
@@ -53,13 +53,15 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The nearer of the exchange's limit and that of an attempt which began just now.
-    pub fn of(x: &Exchange, target: &Target, began: Instant) -> Self {
+    /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
+    /// `patience` is the caller's own limit, where it has one.
+    pub fn of(started: Instant, patience: Option<Duration>, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
-        if began + attempt < x.started + total {
+        let total = patience.map_or(total, |patience| patience.min(total));
+        if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }
-        Deadline { at: x.started + total, limit: total, kind: Kind::TotalTimeout }
+        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout }
     }
 
     /// The fault of an answer that is late.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::encode::Meaning;
+use super::encode::{Dropped, Meaning};
 use crate::body::{Inbound, Patience, ReadError};
-use crate::cache::record;
+use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
 use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
-use crate::exchange::Exchange;
+use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
@@ -28,9 +28,25 @@ use crate::state::affinity::Maker;
 use crate::state::cache::Form;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
+/// A good answer up to its commit point.
+pub(super) struct Good {
+    pub reply: Reply,
+    /// What went by; of a stream the relay keeps the account.
+    pub seen: Seen,
+    pub dropped: Dropped,
+    /// What the cache is to keep of it.
+    pub said: Option<Recorded>,
+}
+
+impl Good {
+    pub fn new(reply: Reply) -> Self {
+        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None }
+    }
+}
+
 /// A good head whose body is still to be read.
 pub(super) struct Reading<'a> {
-    pub x: &'a mut Exchange,
+    pub x: &'a Subject<'a>,
     pub call: &'a Call,
     pub target: &'a Arc<Target>,
     /// The dialect the answer comes in.
@@ -42,9 +58,13 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Reply, Fault> {
+    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Good, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
-        let (_, body) = response.into_parts();
+        let (head, body) = response.into_parts();
+        if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+            let text = format!("The provider compressed its answer ({coding:?}), although it was asked not to.");
+            return Err(Fault::new(Kind::BadAnswer, text));
+        }
         match (self.x.stream, streams) {
             (true, true) => self.stream(cx, body).await,
             (false, false) => self.whole(cx, body).await,
@@ -54,7 +74,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let mode = match &self.asked {
             Meaning::Chat(asked) => Mode::Translate {
                 decoder: self.from.decoder(),
@@ -67,7 +87,7 @@ impl Reading<'_> {
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,
-            request_id: self.x.request_id.clone(),
+            request_id: self.x.request_id.to_owned(),
             idle: timeouts.idle,
             first_token: (self.sent + timeouts.first_token, timeouts.first_token),
             deadline: self.deadline,
@@ -76,21 +96,20 @@ impl Reading<'_> {
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
         };
-        let body = record::tap(self.x, body, self.from, self.target);
+        let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
-        record::committed(self.x);
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+        Ok(Good { said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
     fn remember(&self, cx: &Cx, id: Option<&str>) {
-        if let (Some(id), Some(principal), true) = (id, &self.x.principal, self.from.answers_are_stored()) {
+        if let (Some(id), Some(principal), true) = (id, self.x.principal, self.from.answers_are_stored()) {
             let maker = Maker {
                 provider: self.target.provider.name.clone(),
                 model: self.target.model.clone(),
-                asked: self.x.model.clone(),
+                asked: self.x.model.to_owned(),
                 key: principal.key.clone(),
             };
             cx.state.affinity.remember(id, maker);
@@ -102,7 +121,7 @@ impl Reading<'_> {
     fn item_keeper(&self, cx: &Cx) -> Option<AtEnd> {
         let Meaning::Chat(asked) = &self.asked else { return None };
         let dialect = self.x.dialect;
-        let principal = self.x.principal.clone()?;
+        let principal = self.x.principal?.clone();
         let kept = dialect.answers_are_stored() && asked.ask.store != Some(false);
         let state = cx.state.clone();
         let keep = move |body: &[u8]| {
@@ -135,19 +154,20 @@ impl Reading<'_> {
 
     /// Whether somebody else has paid for the answer.
     fn is_free(&self) -> bool {
-        self.x.cache.as_ref().is_some_and(|visit| visit.is_free())
+        self.x.visit.is_some_and(|visit| visit.is_free())
     }
 
     fn cost(&self, usage: &Usage) -> Option<u64> {
         if self.is_free() { Some(0) } else { self.target.cost(usage) }
     }
 
-    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let said = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let mut seen = Seen::default();
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
                 let answer = self.from.decode_answer(&said)?;
-                note(self.x, &answer);
+                seen = noted(&answer);
                 let body = self.x.dialect.encode_answer(&answer, asked);
                 if let Some(keep) = self.item_keeper(cx) {
                     keep(&body);
@@ -157,31 +177,32 @@ impl Reading<'_> {
             Meaning::Raw => {
                 let summary = self.from.summary(self.x.op, &said)?;
                 self.remember(cx, summary.id.as_deref());
-                let seen = &mut self.x.seen;
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
                 said.clone()
             }
             Meaning::Embed(ask) => {
                 let answer = self.from.decode_embed_answer(&said)?;
-                self.x.seen.usage = answer.usage;
-                self.x.seen.model = Some(answer.model.clone());
+                seen.usage = answer.usage;
+                seen.model = Some(answer.model.clone());
                 self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
             }
             Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
-        self.record(cx, Form::Whole, &said);
-        Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
+        let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
+        Ok(Good { seen, said: self.record(Form::Whole, &said), ..Good::new(reply) })
     }
 
-    /// Keeps what the upstream said for those who ask the same.
-    fn record(&self, cx: &Cx, form: Form, said: &Bytes) {
-        record::whole(self.x, &cx.state, self.from, self.target, form, said);
+    /// What the upstream said, for those who ask the same.
+    fn record(&self, form: Form, said: &Bytes) -> Option<Recorded> {
+        self.x.visit.filter(|visit| visit.records())?;
+        let (dialect, target) = (self.from, self.target.clone());
+        Some(Recorded::Whole { dialect, target, form, body: said.clone() })
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
-    fn with_cost(&self, body: Bytes) -> Bytes {
-        let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
+    fn with_cost(&self, body: Bytes, seen: &Seen) -> Bytes {
+        let usage = seen.usage.as_ref().filter(|_| self.x.usage_cost);
         let Some(cost) = usage.and_then(|usage| self.cost(usage)) else { return body };
         match serde_json::from_slice::<Value>(&body) {
             Ok(mut value) => {
@@ -193,7 +214,7 @@ impl Reading<'_> {
     }
 
     /// The upstream streams although a whole answer was asked for.
-    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
@@ -211,19 +232,18 @@ impl Reading<'_> {
         events.into_iter().try_for_each(|event| collector.event(event))?;
         let answer = collector.finish();
         let asked = self.meaning()?;
-        note(self.x, &answer);
-        self.record(cx, Form::Stream, &bytes);
+        let seen = noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
-        Ok(Reply::json(StatusCode::OK, self.with_cost(body)))
+        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
+        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
     }
 
     /// The upstream answered whole although a stream was asked for.
-    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
         let asked = self.meaning()?;
-        note(self.x, &answer);
-        self.record(cx, Form::Whole, &bytes);
+        let seen = noted(&answer);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
         for event in event::replay(&answer) {
@@ -235,7 +255,7 @@ impl Reading<'_> {
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,
-            request_id: self.x.request_id.clone(),
+            request_id: self.x.request_id.to_owned(),
             idle: self.target.timeouts.idle,
             first_token: (self.deadline.at, self.target.timeouts.total),
             deadline: self.deadline,
@@ -247,7 +267,8 @@ impl Reading<'_> {
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;
-        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+        let said = self.record(Form::Whole, &bytes);
+        Ok(Good { seen, said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
@@ -263,11 +284,14 @@ impl Reading<'_> {
     }
 }
 
-fn note(x: &mut Exchange, answer: &Answer) {
-    x.seen.usage = answer.usage;
-    x.seen.finish = answer.choices.first().and_then(|choice| choice.finish);
-    x.seen.id = Some(answer.id.clone()).filter(|id| !id.is_empty());
-    x.seen.model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+fn noted(answer: &Answer) -> Seen {
+    Seen {
+        usage: answer.usage,
+        finish: answer.choices.first().and_then(|choice| choice.finish),
+        id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
+        model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
+        ..Seen::default()
+    }
 }
 
 /// Reads a whole answer. Many providers send its head at once and think before its body, so that the first piece may

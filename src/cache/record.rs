@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::visit::{Role, Said};
+use super::visit::{Role, Said, Visit};
 use crate::body::Inbound;
 use crate::body::tape::Tape;
 use crate::dialect::{Dialect, Op};
@@ -18,26 +18,48 @@ use crate::state::State;
 use crate::state::cache::flight::Stream;
 use crate::state::cache::{Form, Landing};
 
-/// A stream's body, with a tape behind it where the exchange records.
-pub fn tap(x: &mut Exchange, body: Inbound, dialect: &'static dyn Dialect, target: &Arc<Target>) -> Inbound {
-    let Some(visit) = x.cache.as_mut().filter(|visit| visit.records()) else { return body };
-    let (tape, reader) = Tape::of(body, visit.policy.general.max_entry_bytes);
-    let hold = Arc::new(tape.hold());
-    visit.stream = Some(Stream { tape, dialect, target: target.clone(), hold });
-    Inbound::Shared(reader)
+/// What an attempt heard of its upstream. Of several attempts only the one that answers is kept.
+pub enum Recorded {
+    Stream(Stream),
+    /// An answer that is there as a whole, `form` being how it came.
+    Whole {
+        dialect: &'static dyn Dialect,
+        target: Arc<Target>,
+        form: Form,
+        body: Bytes,
+    },
 }
 
-/// The stream has content: from now on it is this exchange's answer, and others may listen.
-pub fn committed(x: &Exchange) {
-    if let Some(visit) = &x.cache
-        && let (Role::Lead(lead), Some(stream)) = (&visit.role, &visit.stream)
-    {
-        lead.land(Landing::Streaming(stream.clone()));
+/// A stream's body, with a tape behind it where the exchange records.
+pub fn tap(
+    visit: Option<&Visit>,
+    body: Inbound,
+    dialect: &'static dyn Dialect,
+    target: &Arc<Target>,
+) -> (Inbound, Option<Recorded>) {
+    let Some(visit) = visit.filter(|visit| visit.records()) else { return (body, None) };
+    let (tape, reader) = Tape::of(body, visit.policy.general.max_entry_bytes);
+    let hold = Arc::new(tape.hold());
+    let stream = Stream { tape, dialect, target: target.clone(), hold };
+    (Inbound::Shared(reader), Some(Recorded::Stream(stream)))
+}
+
+/// An attempt's answer is this exchange's. Of a stream others may hear from now on; a whole answer is kept when it is
+/// good, and told to those who listen.
+pub fn answered(x: &mut Exchange, state: &State, recorded: Recorded) {
+    match recorded {
+        Recorded::Stream(stream) => {
+            let Some(visit) = &mut x.cache else { return };
+            visit.stream = Some(stream.clone());
+            if let Role::Lead(lead) = &visit.role {
+                lead.land(Landing::Streaming(stream));
+            }
+        }
+        Recorded::Whole { dialect, target, form, body } => whole(x, state, dialect, &target, form, &body),
     }
 }
 
-/// An answer that is there as a whole, `form` being how it came. Kept when it is good, and told to those who listen.
-pub fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Target, form: Form, body: &Bytes) {
+fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Target, form: Form, body: &Bytes) {
     let Some(visit) = x.cache.as_ref().filter(|visit| visit.records()) else { return };
     let seen = &x.seen;
     // The buffer that it came in may be much larger.

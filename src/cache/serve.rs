@@ -45,7 +45,7 @@ pub(super) fn board(cx: &Cx, x: &mut Exchange, controls: &Controls) {
 }
 
 /// Gets the answer: from the upstreams, or from the exchange that asks them.
-pub async fn run(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Ended {
+pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
     loop {
         let role = settle.cache.as_mut().map(|visit| std::mem::take(&mut visit.role)).unwrap_or_default();
         match role {
@@ -68,7 +68,7 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> End
     }
 }
 
-async fn lead_on(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Ended {
+async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
     let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
     if let (Err(fault), Some(visit)) = (&outcome, &settle.cache)
         && let Role::Lead(lead) = &visit.role
@@ -94,7 +94,7 @@ fn again(cx: &Cx, x: &mut Exchange) {
 async fn listen(
     cx: &Cx,
     x: &mut Exchange,
-    call: &Call,
+    call: &Arc<Call>,
     plan: &Plan,
     listener: Listener,
 ) -> Option<Result<Reply, Fault>> {

@@ -77,6 +77,15 @@ struct AttemptLabels {
     code: &'static str,
 }
 
+/// What is paid apart from the exchanges themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApartLabels {
+    /// `hedge`: an attempt that was given up because another target was faster. `mirror`: a silent copy.
+    why: &'static str,
+    provider: String,
+    code: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
@@ -121,6 +130,8 @@ pub struct Metrics {
     costs: Family<ModelLabels, Counter<f64, AtomicU64>>,
     requests: Family<RequestLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
+    apart: Family<ApartLabels, Counter>,
+    apart_costs: Family<ApartLabels, Counter<f64, AtomicU64>>,
     overhead: Histogram,
     in_flight: Gauge<i64, AtomicI64>,
     reloads: Family<ReloadLabels, Counter>,
@@ -147,6 +158,8 @@ impl Metrics {
         let costs = Family::default();
         let requests = Family::default();
         let attempts = Family::default();
+        let apart = Family::default();
+        let apart_costs = Family::default();
         let overhead = Histogram::new(OVERHEAD.iter().copied());
         let in_flight = Gauge::default();
         let reloads = Family::default();
@@ -169,6 +182,8 @@ impl Metrics {
         register!("portcullis_cost_usd", "Cost of exchanges with a known price", costs);
         register!("portcullis_requests", "Exchanges by endpoint, status as they ended, and error code", requests);
         register!("portcullis_attempts", "Tries of upstreams by provider and error code", attempts);
+        register!("portcullis_apart", "Tries beside the exchanges: hedges given up and mirrors", apart);
+        register!("portcullis_apart_cost_usd", "What those cost, hedges by an estimate of their input", apart_costs);
         register!("portcullis_overhead_seconds", "Time spent in this process before the head of the answer", overhead);
         register!("portcullis_in_flight", "Exchanges under way", in_flight);
         register!("portcullis_reloads", "Reloads by result", reloads);
@@ -188,6 +203,8 @@ impl Metrics {
             costs,
             requests,
             attempts,
+            apart,
+            apart_costs,
             overhead,
             in_flight,
             reloads,
@@ -216,6 +233,9 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
         self.overhead.observe(x.overhead_at_head.as_secs_f64());
         for attempt in &x.attempts {
+            if attempt.cancelled {
+                self.apart("hedge", &attempt.target.provider.name, "", settled.cost_given_up(attempt));
+            }
             let code = attempt.fault.as_ref().map_or("", |fault| fault.code());
             let labels = AttemptLabels { provider: attempt.target.provider.name.clone(), code };
             self.attempts.get_or_create(&labels).inc();
@@ -229,6 +249,15 @@ impl Metrics {
         if let Some(target) = x.target() {
             let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, target.provider.otel);
             meters.observe(settled);
+        }
+    }
+
+    /// A try beside an exchange ended, with the code of its fault, if it had one.
+    pub fn apart(&self, why: &'static str, provider: &str, code: &'static str, nano_usd: Option<u64>) {
+        let labels = ApartLabels { why, provider: provider.to_owned(), code };
+        self.apart.get_or_create(&labels).inc();
+        if let Some(nano) = nano_usd {
+            self.apart_costs.get_or_create(&labels).inc_by(nano as f64 / 1e9);
         }
     }
 

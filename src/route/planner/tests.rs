@@ -24,6 +24,7 @@ fn provider(name: &str, tags: Tags) -> Arc<Provider> {
         otel: "custom",
         preset: "",
         faces: Vec::new(),
+        keys: Vec::new(),
         headers: HeaderMap::new(),
         overrides: Overrides::default(),
         models: Default::default(),

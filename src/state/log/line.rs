@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::chat::{Finish, Usage};
 use crate::cost;
-use crate::exchange::{Attempt, Exchange};
+use crate::exchange::{Attempt, Exchange, Role};
 use crate::fault::Fault;
 use crate::settle::Settled;
 
@@ -88,7 +88,7 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
             if position > 0 {
                 out.push(b',');
             }
-            tried(out, attempt);
+            tried(out, settled, attempt);
         }
         out.push(b']');
     });
@@ -109,16 +109,31 @@ fn error(out: &mut Vec<u8>, fault: &Fault) {
     error.close();
 }
 
-fn tried(out: &mut Vec<u8>, attempt: &Attempt) {
+fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     let mut tried = Object::open(out);
     tried.text("provider", &attempt.target.provider.name);
     tried.text("model", &attempt.target.model);
+    if let Some(key) = &attempt.key {
+        tried.text("key", key);
+    }
+    if attempt.role != Role::First {
+        tried.text("role", attempt.role.as_str());
+    }
+    if !attempt.waited.is_zero() {
+        tried.with("waited_ms", |out| millis(out, attempt.waited));
+    }
     tried.with("at_ms", |out| millis(out, attempt.at));
     tried.with("took_ms", |out| millis(out, attempt.took));
     tried.optional("status", attempt.status, |out, status| digits(out, status.into()));
     if let Some(fault) = &attempt.fault {
         tried.text("error", fault.code());
         tried.text("message", &fault.message);
+    }
+    if attempt.cancelled {
+        tried.flag("cancelled", true);
+        tried.optional("estimated_cost_usd", settled.cost_given_up(attempt), |out, nano| {
+            out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
+        });
     }
     tried.close();
 }
