@@ -1,5 +1,7 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod targets;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -72,6 +74,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
             let (answers, bytes, _) = state.cache.size();
+            state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
             let mut response = Response::new(Full::from(state.metrics.render(state.log.dropped())));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS));
@@ -98,8 +101,15 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 &json!({"error": {"code": "reload_refused", "message": error}}),
             ),
         },
+        (&Method::GET, "/admin/targets") => {
+            json_reply(StatusCode::OK, &targets::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::POST, path) if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) => {
+            json_reply(status, &body)
+        }
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation and POST /admin/reload.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/targets, POST \
+                        /admin/reload and POST /admin/targets/{name}/drain, open or close.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
