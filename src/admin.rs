@@ -104,7 +104,9 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
         (&Method::GET, "/admin/targets") => {
             json_reply(StatusCode::OK, &targets::list(&admin.shared.generation.load(), state))
         }
-        (&Method::POST, path) if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) => {
+        (&Method::POST, path)
+            if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) =>
+        {
             json_reply(status, &body)
         }
         _ => {

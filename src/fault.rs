@@ -81,6 +81,9 @@ pub enum Kind {
     NoTargetFits,
     Draining,
     ClientGone,
+    PolicyRejected,
+    PolicyFailed,
+    PolicyFault,
     Internal,
 }
 
@@ -153,6 +156,9 @@ faults! {
     NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
+    PolicyRejected "policy_rejected" 403 Guest Never "invalid_request_error" "permission_error" "PERMISSION_DENIED" "";
+    PolicyFailed "policy_failed" 500 Guest Never "server_error" "api_error" "INTERNAL" "The operator finds the reason in the log and under GET /admin/guests; `fail: open` of the hook goes on without the policy.";
+    PolicyFault "policy_fault" 502 Guest Next "server_error" "api_error" "INTERNAL" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
 }
 
@@ -224,6 +230,15 @@ pub struct Fault {
     pub refusal: Option<Box<Refusal>>,
     /// Which targets there were and what removed each; goes into the error's body.
     pub availability: Option<Box<serde_json::Value>>,
+    /// What a policy says of it in its own words.
+    pub own: Option<Box<Own>>,
+}
+
+/// A policy's own code and status, for the caller; the log and the metrics keep to the table's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    pub code: String,
+    pub status: Option<u16>,
 }
 
 impl Fault {
@@ -236,6 +251,7 @@ impl Fault {
             source: None,
             refusal: None,
             availability: None,
+            own: None,
         }
     }
 
@@ -269,6 +285,11 @@ impl Fault {
         self.kind.row().code
     }
 
+    /// The code that callers see: a policy's own, or the table's.
+    pub fn told_code(&self) -> &str {
+        self.own.as_ref().map_or(self.code(), |own| &own.code)
+    }
+
     pub fn side(&self) -> Side {
         self.kind.row().side
     }
@@ -282,6 +303,9 @@ impl Fault {
     /// statuses (an empty account, a full context) the table's. An upstream that refused *our* credential is a bad gateway,
     /// not the caller's 401.
     pub fn status(&self, dialect: &str) -> u16 {
+        if let Some(status) = self.own.as_ref().and_then(|own| own.status) {
+            return status;
+        }
         let table = self.kind.row().status;
         let Some(refusal) = self.refusal.as_deref().filter(|refusal| (400..600).contains(&refusal.status)) else {
             return table;

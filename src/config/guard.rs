@@ -1,4 +1,4 @@
-//! What protects a provider and those who wait for it: breaker, bounds on concurrency, queue, probes; and its tags.
+//! What protects a provider and those who wait for it: breaker, bounds on concurrency, queue; and its tags.
 //!
 //! Plain data; `state::health` acts on it.
 
@@ -138,6 +138,10 @@ impl<'de> Deserialize<'de> for BreakerOrOff {
 }
 
 impl JsonSchema for BreakerOrOff {
+    fn inline_schema() -> bool {
+        true
+    }
+
     fn schema_name() -> Cow<'static, str> {
         "BreakerOrOff".into()
     }
@@ -186,30 +190,4 @@ pub struct Tags {
     pub data_collection: Option<DataCollection>,
     /// Free labels, for `require.labels` and policies.
     pub labels: BTreeMap<String, String>,
-}
-
-/// Asking a provider by itself whether it is well.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Probe {
-    /// Time between two probes.
-    pub every: Duration,
-    /// Time after which a probe has failed.
-    pub timeout: Duration,
-    /// `models`: GET the list of models; `connect`: connect, TLS included, and no more.
-    pub kind: ProbeKind,
-}
-
-impl Default for Probe {
-    fn default() -> Self {
-        Probe { every: Duration::from_secs(30), timeout: Duration::from_secs(5), kind: ProbeKind::Models }
-    }
-}
-
-/// What a probe does. None of them is paid for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeKind {
-    Models,
-    Connect,
 }

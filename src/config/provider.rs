@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::guard::{BreakerOrOff, Concurrency, PoolKey, Probe, Queue, Tags};
+use super::guard::{BreakerOrOff, Concurrency, PoolKey, Queue, Tags};
 use super::print::mask_provider;
 use super::timeouts::TimeoutOverrides;
 use super::value::{Secret, optional_secret};
@@ -73,8 +73,6 @@ pub struct Provider {
     pub breaker: BreakerOrOff,
     /// What constraints know of the provider.
     pub tags: Tags,
-    /// Asking the provider by itself whether it is well; when not set, only requests tell.
-    pub probe: Option<Probe>,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.
     pub quirks: QuirkOverrides,
 }

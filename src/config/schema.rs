@@ -152,7 +152,6 @@ const WORDS: &[(&str, &str)] = &[
     ("Lock", "word"),
     ("Ability", "word"),
     ("DataCollection", "word"),
-    ("ProbeKind", "word"),
 ];
 
 /// The definition that a schema refers to, also when null may stand instead.

@@ -206,7 +206,11 @@ impl Metrics {
         register!("portcullis_target_in_flight", "Attempts under way at a target, key or provider", target_in_flight);
         register!("portcullis_target_places", "Attempts that may be under way at a time", target_places);
         register!("portcullis_target_error_rate", "Share of failed attempts in the window", target_error_rate);
-        register!("portcullis_target_first_content_p95_seconds", "Time to the first content of streams", target_first_content);
+        register!(
+            "portcullis_target_first_content_p95_seconds",
+            "Time to the first content of streams",
+            target_first_content
+        );
         register!("portcullis_reloads", "Reloads by result", reloads);
         register!("portcullis_generation", "Number of the generation in force", generation);
         register!("portcullis_cache_requests", "Exchanges that the cache had to do with, by what it did", cached);

@@ -107,10 +107,6 @@ fn guards(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
     if let Some(queue) = &provider.queue {
         zero(queue.wait.is_zero(), path.key("queue").key("wait"), "");
     }
-    if let Some(probe) = &provider.probe {
-        zero(probe.every.is_zero(), path.key("probe").key("every"), "");
-        zero(probe.timeout.is_zero(), path.key("probe").key("timeout"), "");
-    }
     if let Some(bounds) = &provider.concurrency {
         zero(bounds.min == 0, path.key("concurrency").key("min"), "");
         if bounds.max < bounds.min {
