@@ -2,6 +2,7 @@
 
 mod cache;
 mod guests;
+mod targets;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -81,6 +82,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
             let (answers, bytes, _) = state.cache.size();
+            state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
             let mut text = state.metrics.render(state.log.dropped());
             // The end mark comes after what policies add.
@@ -137,10 +139,19 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 &json!({"error": {"code": "reload_refused", "message": error}}),
             ),
         },
+        (&Method::GET, "/admin/targets") => {
+            json_reply(StatusCode::OK, &targets::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::POST, path)
+            if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) =>
+        {
+            json_reply(status, &body)
+        }
         _ => {
             let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/cache, /admin/generation, \
-                        /admin/generations, /admin/generations/N/diff, /admin/guests, /admin/limits, and POST \
-                        /admin/cache/purge, /admin/generations/N/rollback, /admin/limits/reset, /admin/reload.";
+                        /admin/generations, /admin/generations/N/diff, /admin/guests, /admin/limits, /admin/targets, \
+                        and POST /admin/cache/purge, /admin/generations/N/rollback, /admin/limits/reset, \
+                        /admin/reload, /admin/targets/NAME/drain (or open, close).";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }

@@ -17,7 +17,7 @@ use crate::route;
 const MAX_CREDENTIAL_BYTES: usize = 4096;
 
 /// Who is calling: a key, and what it stands for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Principal {
     /// Name of the key.
     pub key: String,
@@ -27,6 +27,10 @@ pub struct Principal {
     pub metadata: BTreeMap<String, String>,
     /// Unix seconds after which the key is refused.
     pub expires: Option<u64>,
+    /// No other target is tried when the first fails.
+    pub disable_fallbacks: bool,
+    /// It may ask for the decision trace.
+    pub trace: bool,
 }
 
 impl Principal {
@@ -161,7 +165,15 @@ mod tests {
     use super::*;
 
     fn principal(name: &str) -> Principal {
-        Principal { key: name.into(), project: None, models: vec![], metadata: BTreeMap::new(), expires: None }
+        Principal {
+            key: name.into(),
+            project: None,
+            models: vec![],
+            metadata: BTreeMap::new(),
+            expires: None,
+            disable_fallbacks: false,
+            trace: false,
+        }
     }
 
     fn keys() -> Keys {

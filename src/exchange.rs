@@ -57,6 +57,10 @@ pub struct Exchange {
     pub marks_prompt: bool,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// The conversation it belongs to, where conversations are kept at a target.
+    pub session: Option<Session>,
+    /// How long the caller waits at most, where it says so.
+    pub patience: Option<Duration>,
     /// What guests know and keep of it; None when the generation has none.
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
@@ -77,6 +81,14 @@ pub struct Feedback {
     pub id: String,
     /// From -1, as bad as can be, to 1.
     pub score: f64,
+}
+
+/// A conversation that is kept at one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    pub key: u64,
+    /// How long after its last request it is remembered.
+    pub ttl: Duration,
 }
 
 /// How an exchange ended.
@@ -225,6 +237,7 @@ pub struct Owned {
     model: String,
     principal: Option<Arc<Principal>>,
     bytes_in: u64,
+    patience: Option<Duration>,
 }
 
 impl Owned {
@@ -242,6 +255,7 @@ impl Owned {
             model: &self.model,
             principal: self.principal.as_ref(),
             bytes_in: self.bytes_in,
+            patience: self.patience,
             usage_cost: false,
             visit: None,
             // The limits of single targets hold for the attempts of the exchange itself.
@@ -268,6 +282,7 @@ impl Subject<'_> {
             model: self.model.to_owned(),
             principal: self.principal.cloned(),
             bytes_in: self.bytes_in,
+            patience: self.patience,
         }
     }
 }
@@ -278,6 +293,7 @@ pub struct Subject<'a> {
     pub id: &'a str,
     pub request_id: &'a str,
     pub started: Instant,
+    pub patience: Option<Duration>,
     pub started_ms: u64,
     pub endpoint: &'static str,
     pub dialect: &'static dyn Dialect,
@@ -344,6 +360,7 @@ impl Exchange {
             id: &self.id,
             request_id: &self.request_id,
             started: self.started,
+            patience: self.patience,
             started_ms: self.started_ms,
             endpoint: self.endpoint,
             dialect: self.dialect,

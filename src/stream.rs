@@ -58,8 +58,10 @@ pub struct Deadline {
 
 impl Deadline {
     /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
-    pub fn of(started: Instant, target: &Target, began: Instant) -> Self {
+    /// `patience` is the caller's own limit, where it has one.
+    pub fn of(started: Instant, patience: Option<Duration>, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
+        let total = patience.map_or(total, |patience| patience.min(total));
         if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }

@@ -51,7 +51,7 @@ pub(super) struct Successors {
 impl Once {
     pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
-        let deadline = Deadline::of(x.started, &target, began);
+        let deadline = Deadline::of(x.started, x.patience, &target, began);
         let (headers, refused, after) = (Vec::new(), None, None);
         let mut once = Once { target, key, began, deadline, number, headers, refused, after };
         match hook::attempt(x, &once.target, number) {

@@ -190,7 +190,7 @@ impl<'a> Trying<'a> {
             return Ok(None);
         }
         let target = &failed.once.target;
-        let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
+        let left = (self.x.started + self.patience(target)).saturating_duration_since(Instant::now());
         let described = hook::FailedTry {
             fault,
             target,
@@ -220,6 +220,12 @@ impl<'a> Trying<'a> {
         }))
     }
 
+    /// What the whole exchange may take.
+    fn patience(&self, target: &Target) -> Duration {
+        let total = target.timeouts.total;
+        self.x.patience.map_or(total, |patience| patience.min(total))
+    }
+
     /// Where to go after a failed try: a place in the roster, as what, after which wait.
     fn after(&mut self, failed: &Started, fault: &Fault) -> (Option<usize>, Role, Duration) {
         let now = Instant::now();
@@ -234,7 +240,7 @@ impl<'a> Trying<'a> {
             of_target,
             stated,
             waited: self.waited,
-            left: (self.x.started + failed.once.target.timeouts.total).saturating_duration_since(now),
+            left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),
             keys: self.roster.keys_left(at),
             untried: self.roster.untried().is_some(),
             chain: !self.chain(fault.kind).is_empty(),

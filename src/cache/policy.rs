@@ -167,6 +167,7 @@ mod tests {
             models: vec![],
             metadata: Default::default(),
             expires: None,
+            ..Principal::default()
         };
         let (a, b, c) = (principal("a", Some("p")), principal("b", Some("p")), principal("p", None));
         assert_ne!(Partition::Key.name(&a), Partition::Key.name(&b));
