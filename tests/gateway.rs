@@ -12,12 +12,14 @@ mod gateway {
     mod commit;
     mod dialect;
     mod drain;
+    mod drill;
     mod faults;
     mod first;
     mod lasting;
     mod limits;
     mod money;
     mod pairs;
+    mod policies;
     mod quota;
     mod races;
     mod raw;
@@ -26,6 +28,7 @@ mod gateway {
     mod stored;
     mod support;
     mod tls;
+    mod trace;
     mod transports;
     mod upstream;
     mod waiting;

@@ -17,6 +17,7 @@ use crate::admin::{self, Admin};
 use crate::alert;
 use crate::config::{Away, Config, Stdout};
 use crate::generation::{Builder, Generation};
+use crate::hook;
 use crate::mock;
 use crate::pipeline::unix_ms;
 use crate::reload::Reloader;
@@ -27,7 +28,7 @@ use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
 use crate::state::redis::Link;
 use crate::state::store::Store;
-use crate::upstream::Proxies;
+use crate::upstream::{Pools, Proxies, Upstream};
 
 /// How long the access log may take to be written out when the process ends.
 const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
@@ -108,8 +109,11 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
             };
             limit::shared::Shared::start(&state.limits, link.clone(), policy);
         }
-        let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
+        let reloader = Arc::new(Reloader::new(builder, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
+        tokio::spawn(reloader.clone().reap());
+        let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
+        tokio::spawn(hook::tick::run(current, state.clone(), pools));
         if let Some(listener) = admin_listener {
             let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
