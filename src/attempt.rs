@@ -71,7 +71,7 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     let now = Instant::now();
     let (subject, _) = x.split();
     let asked = encode::meaning(&subject, call, dialect)?;
-    let deadline = Deadline::of(subject.started, &target, now);
+    let deadline = Deadline::of(subject.started, subject.patience, &target, now);
     let mut response = Response::new(body);
     let form = if stream { "text/event-stream" } else { "application/json" };
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod generations;
 mod key;
 mod mock;
 mod schema;
@@ -43,6 +44,8 @@ enum Command {
     Schema,
     /// Make keys and their hashes.
     Key(key::Args),
+    /// List, compare and put back what was in force in a running gateway.
+    Generations(generations::Args),
 }
 
 /// Runs the command line.
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
         Command::Key(args) => key::run(args),
+        Command::Generations(args) => generations::run(args),
     }
 }
 

@@ -266,6 +266,12 @@ pub trait Dialect: Send + Sync {
     /// gateway needs in streams. Dialects that name the model in the path leave the body alone.
     fn splice(&self, envelope: &mut Envelope, model: &str, quirks: &Quirks);
 
+    /// Sets prompt-cache marks in a body that goes out, where this dialect's providers need them and there are none. True
+    /// when there are any.
+    fn mark_prompt(&self, _envelope: &mut Envelope, _model: &str) -> bool {
+        false
+    }
+
     /// Errors: the body does not fit the dialect; the message names the field.
     fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault>;
 

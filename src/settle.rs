@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Attempt, Exchange, Outcome};
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, Side};
 use crate::hook;
 use crate::state::health::End;
 use crate::state::store::Entry;
@@ -99,6 +99,7 @@ impl Drop for Settle {
         }
         self.end_visit();
         land(&mut self.exchange, &self.state);
+        hook::take_notes(&mut self.exchange);
         settle(&mut self.exchange, &self.state);
     }
 }
@@ -126,6 +127,13 @@ fn settle(exchange: &mut Exchange, state: &State) {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
+    if let Some(session) = exchange.session {
+        match (&exchange.outcome, exchange.target()) {
+            (Outcome::Complete, Some(target)) => state.affinity.keep(session.key, &target.name(), session.ttl),
+            (Outcome::Failed(fault), _) if fault.side() == Side::Upstream => state.affinity.forget(session.key),
+            _ => {}
+        }
+    }
     let ended = Instant::now();
     let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
     settled.policy = hook::done(&settled);

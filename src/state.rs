@@ -19,7 +19,7 @@ pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
@@ -42,6 +42,11 @@ use tally::Tally;
 
 /// Copies of requests to silent targets that run at a time; further ones are not made.
 pub const MAX_MIRRORS: usize = 64;
+
+/// Now, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// The process's memory.
 #[derive(Debug)]

@@ -58,8 +58,10 @@ pub struct Deadline {
 
 impl Deadline {
     /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
-    pub fn of(started: Instant, target: &Target, began: Instant) -> Self {
+    /// `patience` is the caller's own limit, where it has one.
+    pub fn of(started: Instant, patience: Option<Duration>, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
+        let total = patience.map_or(total, |patience| patience.min(total));
         if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }
@@ -97,6 +99,28 @@ pub struct Setting {
     pub onward: Option<Box<Onward>>,
     /// What the ask counts as where the provider does not say it.
     pub input_tokens: u64,
+    /// Changes what goes by; only decoded streams have one.
+    pub filter: Option<Box<dyn Filter>>,
+}
+
+/// Looks at the events of a stream between decoder and encoder, and may change them.
+pub trait Filter: Send {
+    /// Changes events in place; it may hold text back. Gives the way on.
+    ///
+    /// # Errors
+    /// The stream must not go on; what was said so far stands.
+    fn events(&mut self, events: &mut Vec<Event>) -> Result<Flow, Fault>;
+
+    /// When text that is held back must go out, whether or not more comes.
+    fn due(&self) -> Option<Instant>;
+}
+
+/// The way on after a look at events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    On,
+    /// The stream ends well here, with these events.
+    End,
 }
 
 /// Looks at the data of the frames that end a stream.
@@ -161,6 +185,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         max_event_bytes: usize::MAX,
         add_cost: None,
         at_end: None,
+        filter: None,
         onward: None,
         input_tokens: 0,
     };
@@ -345,6 +370,14 @@ impl Relay {
             let theirs = std::mem::take(events);
             theirs.into_iter().for_each(|event| onward.said.pass(event, events));
         }
+        let mut flow = Flow::On;
+        if let Some(filter) = &mut self.setting.filter {
+            // The upstream has spoken, whatever is held back of it.
+            if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
+                self.seen.first_content = Some(Instant::now());
+            }
+            flow = filter.events(events)?;
+        }
         let mut bytes = Vec::new();
         let mut reported = None;
         for event in events.drain(..) {
@@ -376,8 +409,17 @@ impl Relay {
             }
             encoder.event(&event, &mut bytes);
         }
+        if flow == Flow::End {
+            encoder.finish(&mut bytes);
+        }
         let bytes = self.with_cost(bytes.into());
         self.push(bytes);
+        if flow == Flow::End && !self.ended {
+            // Nothing more is read: dropping the body stops the upstream.
+            self.body = Inbound::Ready(None);
+            self.close_array();
+            self.ended = true;
+        }
         reported.map_or(Ok(()), Err)
     }
 
@@ -490,6 +532,9 @@ impl Relay {
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
+                if self.ended {
+                    return Ok(());
+                }
                 if let Mode::Translate { encoder, .. } = &mut self.mode {
                     let mut bytes = Vec::new();
                     encoder.finish(&mut bytes);
@@ -572,11 +617,20 @@ impl Relay {
 
     /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        // hyper polls a few times for each chunk. Within one wait the timer stands at the first deadline or before it,
+        // so until it rings neither the clock nor the deadlines need to be read again.
+        if self.waiting.is_some() {
+            ready!(self.timer.as_mut().poll(cx));
+        }
         loop {
             let now = Instant::now();
             let waiting = *self.waiting.get_or_insert(now);
             if let Some(fault) = self.overdue(now, waiting) {
                 return Poll::Ready(Err(fault));
+            }
+            let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
+            if held.is_some_and(|due| due <= now) {
+                return Poll::Ready(self.encode().map(|()| Step::Worked));
             }
             let keep_alive = self.keep_alive_due();
             if keep_alive.is_some_and(|due| due <= now) {
@@ -586,7 +640,10 @@ impl Relay {
                 None => self.setting.first_token.0,
                 Some(_) => waiting + self.setting.idle,
             };
-            let next = upstream.min(self.setting.deadline.at).min(keep_alive.unwrap_or(upstream));
+            let next = upstream
+                .min(self.setting.deadline.at)
+                .min(keep_alive.unwrap_or(upstream))
+                .min(held.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);

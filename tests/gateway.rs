@@ -15,13 +15,16 @@ mod gateway {
     mod drill;
     mod faults;
     mod first;
+    mod lasting;
     mod limits;
     mod money;
     mod pairs;
+    mod policies;
     mod quota;
     mod races;
     mod raw;
     mod reload;
+    mod shared;
     mod stored;
     mod support;
     mod tls;

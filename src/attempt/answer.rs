@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
-use super::once::After;
+use super::once::Successors;
 use super::onward;
 use crate::body::{Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
@@ -22,6 +22,7 @@ use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
@@ -61,7 +62,7 @@ pub(super) struct Reading<'a> {
     pub sent: Instant,
     pub deadline: Deadline,
     /// Who may go on where a stream breaks off.
-    pub after: Option<Arc<After>>,
+    pub after: Option<Arc<Successors>>,
 }
 
 impl Reading<'_> {
@@ -82,6 +83,7 @@ impl Reading<'_> {
     }
 
     async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let filter = hook::events(self.x);
         let onward = onward::of(cx, self.x, self.after.as_ref());
         let translate = |asked: &Asked| Mode::Translate {
             decoder: self.from.decoder(),
@@ -90,8 +92,9 @@ impl Reading<'_> {
         };
         let mode = match &self.asked {
             Meaning::Chat(asked) => translate(asked),
-            // What may have to go on elsewhere must be understood.
-            _ if onward.is_some() => translate(&self.meaning()?),
+            // What may have to go on elsewhere must be understood; and where a guest edits text, what a dialect repeats of
+            // it later must be edited alike.
+            _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
         let timeouts = &self.target.timeouts;
@@ -106,6 +109,7 @@ impl Reading<'_> {
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
+            filter,
             onward,
             input_tokens: self.x.bytes_in / 4,
         };
@@ -277,6 +281,7 @@ impl Reading<'_> {
             max_event_bytes: usize::MAX,
             add_cost: None,
             at_end: None,
+            filter: hook::events(self.x),
             onward: None,
             input_tokens: 0,
         };

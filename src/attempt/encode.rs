@@ -85,6 +85,9 @@ fn splice(x: &Subject<'_>, call: &Call, target: &Target, face: &Face, address: &
         // OpenRouter's `usage: {include: true}` is for the gateway; strict providers refuse it.
         envelope.remove("usage");
     }
+    if x.marks_prompt {
+        face.dialect.mark_prompt(&mut envelope, &target.model);
+    }
     apply(&mut envelope, &target.overrides)?;
     let mut headers = address.headers.clone();
     forward(&mut headers, face, &call.headers);
@@ -127,10 +130,13 @@ fn translate(
     let mut headers = address.headers.clone();
     headers.extend(to.headers);
     *dropped = to.dropped;
-    let body = if target.overrides.is_empty() {
+    let body = if target.overrides.is_empty() && !x.marks_prompt {
         Outgoing::from(body)
     } else {
         let mut envelope = Envelope::read(Bytes::from(body))?;
+        if x.marks_prompt {
+            face.dialect.mark_prompt(&mut envelope, &target.model);
+        }
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };

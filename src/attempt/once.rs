@@ -14,6 +14,7 @@ use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
 use crate::exchange::Subject;
 use crate::fault::Fault;
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
@@ -31,28 +32,47 @@ pub(super) struct Once {
     pub key: usize,
     pub began: Instant,
     pub deadline: Deadline,
+    /// Which try of the exchange it is, from 1.
+    number: u32,
+    /// Headers that guests want on this try.
+    headers: Vec<hook::Set>,
+    /// A guest would not have this try at all.
+    refused: Option<Fault>,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
-    pub after: Option<Arc<After>>,
+    pub after: Option<Arc<Successors>>,
 }
 
 /// What a stream needs to go on with another target.
-pub(super) struct After {
+pub(super) struct Successors {
     pub call: Arc<Call>,
     pub targets: Vec<Arc<Target>>,
 }
 
 impl Once {
-    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize) -> Self {
+    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
-        let deadline = Deadline::of(x.started, &target, began);
-        Once { target, key, began, deadline, after: None }
+        let deadline = Deadline::of(x.started, x.patience, &target, began);
+        let (headers, refused, after) = (Vec::new(), None, None);
+        let mut once = Once { target, key, began, deadline, number, headers, refused, after };
+        match hook::attempt(x, &once.target, number) {
+            Ok(None) => {}
+            Ok(Some((target, headers))) => (once.target, once.headers) = (target, headers),
+            Err(fault) => once.refused = Some(fault),
+        }
+        once
     }
 
     /// Tries. The upstream's status goes to `status` as soon as it is known.
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
+    pub async fn run(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Arc<Call>,
+        status: &mut Option<u16>,
+    ) -> Result<Good, Fault> {
         let hold = admit::enter(cx, x, call, &self.target).await?;
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, status)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
@@ -64,7 +84,7 @@ impl Once {
         }
     }
 
-    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
+    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
         let mut dropped = Dropped::new();
         let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
             Head::Upstream(head, asked, sent) => (head, asked, sent),
@@ -74,7 +94,10 @@ impl Once {
         let (target, after) = (&self.target, self.after.clone());
         let reading = Reading { x, call, target, from, asked, sent, deadline: self.deadline, after };
         let good = reading.read(cx, response).await?;
-        Ok(Good { dropped, ..good })
+        let (usage, finish) = (good.seen.usage, good.seen.finish);
+        let answered = hook::Answered { target, number: self.number, usage, finish };
+        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
+        Ok(Good { dropped, reply, ..good })
     }
 
     /// Sends and waits for a good head.
@@ -89,6 +112,9 @@ impl Once {
         dropped: &mut Dropped,
         status: &mut Option<u16>,
     ) -> Result<Head, Fault> {
+        if let Some(fault) = &self.refused {
+            return Err(fault.clone());
+        }
         let target = &self.target;
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {
@@ -96,8 +122,14 @@ impl Once {
             Prepared::Answered(reply) => return Ok(Head::Answered(reply)),
         };
         let sent = Instant::now();
-        let request =
-            Outbound { method: http::Method::POST, uri: prepared.uri, headers: prepared.headers, body: prepared.body };
+        let mut headers = prepared.headers;
+        for (name, value) in &self.headers {
+            match value {
+                Some(value) => drop(headers.insert(name.clone(), value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+        let request = Outbound { method: http::Method::POST, uri: prepared.uri, headers, body: prepared.body };
         let timeouts = &target.timeouts;
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };

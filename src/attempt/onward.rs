@@ -9,7 +9,7 @@ use http::header::CONTENT_TYPE;
 
 use super::answer::whole;
 use super::encode::Dropped;
-use super::once::{After, Head, Once};
+use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
 use crate::body::Inbound;
 use crate::chat::{Ask, Block, Message, Role as Speaker, event};
@@ -25,7 +25,7 @@ const GO_ON: &str = "Your answer above was cut off by a broken connection. Go on
                      the word if need be. Repeat nothing, add no introduction, and do not speak of the interruption.";
 
 /// What a stream of this exchange may go on with; None where it may not.
-pub(super) fn of(cx: &Cx, x: &Subject<'_>, after: Option<&Arc<After>>) -> Option<Box<Onward>> {
+pub(super) fn of(cx: &Cx, x: &Subject<'_>, after: Option<&Arc<Successors>>) -> Option<Box<Onward>> {
     let after = after.filter(|_| x.op == Op::Generate && !x.usage_cost)?;
     let ask = after.call.ask(x.dialect, x.op).ok()?;
     // A structured answer in two halves is seldom one, and of several choices each would have to go on.
@@ -38,7 +38,7 @@ struct Targets {
     cx: Cx,
     x: Owned,
     ask: Arc<Ask>,
-    after: Arc<After>,
+    after: Arc<Successors>,
     next: usize,
 }
 
@@ -76,7 +76,7 @@ async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Opt
         Err(refused) => return (None, Err(refused.fault(&target.name()))),
     };
     let Places { key, alias, flight, key_flight } = places;
-    let once = Once::new(x, target.clone(), key);
+    let once = Once::new(x, target.clone(), key, 1);
     let mut attempt = Attempt {
         key: alias,
         flight: Some(flight),

@@ -234,6 +234,7 @@ fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target> {
     let keys = keys.iter().map(|(alias, weight, last_resort)| Key {
         alias: Arc::from(*alias),
         weight: *weight,
+        order: 0,
         last_resort: *last_resort,
         auth: vec![Auth::Header("authorization".parse().expect("a name"), alias.parse().expect("a value"))],
         record: OnceLock::new(),
@@ -256,6 +257,7 @@ fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target> {
         timeouts: provider.timeouts,
         owns: provider.owns,
         keys: keys.collect(),
+        tags: Default::default(),
         health: provider.health.clone(),
     };
     Arc::new(Target::new(

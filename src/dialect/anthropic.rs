@@ -12,6 +12,7 @@ mod cite;
 mod decoder;
 mod encoder;
 mod error;
+mod marks;
 mod models;
 mod params;
 mod prompt;
@@ -68,6 +69,10 @@ impl Dialect for Anthropic {
     /// The model alone: usage comes with every stream unasked.
     fn splice(&self, envelope: &mut Envelope, model: &str, _quirks: &Quirks) {
         envelope.set_str("model", model);
+    }
+
+    fn mark_prompt(&self, envelope: &mut Envelope, model: &str) -> bool {
+        marks::place(envelope, model)
     }
 
     fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {
