@@ -32,12 +32,12 @@ pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> 
     Some(target)
 }
 
-async fn run(cx: &Cx, x: &Owned, call: &Call, target: &Arc<Target>) {
+async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     let state = &cx.state;
     // A target that takes nothing now gets no copy.
     let Ok(Places { key, flight, key_flight, .. }) = Roster::new([target]).begin(0, state) else { return };
     let subject = x.subject();
-    let once = Once::new(&subject, target.clone(), key);
+    let once = Once::new(&subject, target.clone(), key, 1);
     let outcome = match once.run(cx, &subject, call, &mut None).await {
         Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
         Err(fault) => Err(fault),
