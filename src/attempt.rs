@@ -7,6 +7,7 @@ mod answer;
 mod decide;
 mod encode;
 mod hedge;
+mod mirror;
 mod once;
 mod onward;
 mod roster;
@@ -42,7 +43,10 @@ use trying::Trying;
 /// target takes requests now.
 pub async fn run(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
     x.note("plan", || trace::plan(plan));
-    let (subject, tried) = x.split();
+    let (subject, mut tried) = x.split();
+    if let Some(target) = mirror::start(cx, &subject, call, plan) {
+        tried.note("mirror", || target.name().into());
+    }
     let good = Trying::new(cx, subject, tried, call, plan).run().await?;
     Ok(take(cx, x, good))
 }

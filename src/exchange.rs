@@ -269,6 +269,11 @@ impl Owned {
 }
 
 impl Subject<'_> {
+    /// For a copy that nobody hears: nothing of it is to be remembered for the caller.
+    pub fn silent(&self) -> Owned {
+        Owned { principal: None, ..self.owned() }
+    }
+
     pub fn owned(&self) -> Owned {
         Owned {
             id: self.id.to_owned(),

@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use affinity::Affinity;
@@ -39,6 +40,9 @@ use redis::Link;
 use store::Store;
 use tally::Tally;
 
+/// Copies of requests to silent targets that run at a time; further ones are not made.
+pub const MAX_MIRRORS: usize = 64;
+
 /// Now, in Unix milliseconds.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
@@ -52,6 +56,8 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub hedges: Hedges,
+    /// Places for copies of requests to silent targets.
+    pub mirrors: Arc<Semaphore>,
     pub items: Items,
     pub limits: Arc<Limits>,
     /// Where counts are kept that outlive the process; set once, before anything is served.
@@ -83,6 +89,7 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             hedges: Hedges::default(),
+            mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
             items: Items::new(),
             limits: Arc::new(Limits::new()),
             store: OnceLock::new(),

@@ -19,7 +19,7 @@ use crate::fault::{Fault, Kind};
 use crate::generation::Builder;
 use crate::pipeline::{self, Call, Cx};
 use crate::reply::{Content, Reply};
-use crate::route::{Auth, Hedge, HedgeAfter, Key, Plan, Provider, Retry, Rules, Target};
+use crate::route::{Auth, Hedge, HedgeAfter, Key, Mirror, Plan, Provider, Retry, Rules, Target};
 use crate::settle::Settle;
 use crate::state::State;
 use crate::state::health::{Breaker, Settings, Standing};
@@ -591,6 +591,52 @@ async fn the_targets_own_quantile_says_when_it_is_slow_and_the_share_how_often()
         drop(Settle::new(x, bed.cx.state.clone()));
     }
     assert!((15..=21).contains(&hedges), "{hedges} of 400");
+}
+
+fn mirrored(bed: &Bed, share: f64) -> Plan {
+    let rules = Rules { mirror: Some(Mirror { target: bed.target("b"), share }), ..Rules::default() };
+    Plan { rules: Arc::new(rules), ..bed.plan(&["a"], Retry::default()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_gets_the_same_ask_and_neither_delays_nor_fails_the_exchange() {
+    for silent in [good("copy"), status(500), Act::Dead, late(MS(5000), good("slow"))] {
+        let bed = Bed::new(&[("b", vec![silent])]);
+        let (outcome, x) = bed.ask(&mirrored(&bed, 1.0)).await;
+        assert_eq!((said(&outcome).as_str(), bed.script.began.elapsed()), ("from a", MS(0)));
+        assert_eq!((x.attempts.len(), x.target().map(|target| target.name()).as_deref()), (1, Some("a/m")));
+        // The copy ends on its own.
+        sleep(MS(6000)).await;
+        let seen = bed.script.seen();
+        let mut hosts = bed.script.hosts();
+        hosts.sort();
+        assert_eq!(hosts, ["a", "b"]);
+        assert_eq!(seen[0].body, seen[1].body);
+        let (well, failed) = bed.cx.state.health.record("b/m").totals();
+        assert_eq!(well + failed.iter().map(|(_, count)| count).sum::<u64>(), 1);
+        assert_eq!(bed.cx.state.health.record("b/m").measure(bed.cx.state.now()).in_flight, 0);
+        let metrics = bed.cx.state.metrics.render(0);
+        assert!(metrics.contains("portcullis_apart_total{why=\"mirror\",provider=\"b\""), "{metrics}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_gets_its_share_and_no_more_at_a_time_than_its_bound() {
+    let bed = Bed::new(&[]);
+    for _ in 0..1000 {
+        assert!(bed.ask(&mirrored(&bed, 0.1)).await.0.is_ok());
+        tokio::task::yield_now().await;
+    }
+    let copies = bed.script.hosts().iter().filter(|host| *host == "b").count();
+    // Six standard deviations of a fair draw.
+    assert!((43..=157).contains(&copies), "{copies} of 1000");
+    let bed = Bed::new(&[("b", vec![late(MS(60_000), good("slow")); 200])]);
+    for _ in 0..100 {
+        assert!(bed.ask(&mirrored(&bed, 1.0)).await.0.is_ok());
+        tokio::task::yield_now().await;
+    }
+    let copies = bed.script.hosts().iter().filter(|host| *host == "b").count();
+    assert_eq!(copies, crate::state::MAX_MIRRORS);
 }
 
 pub(super) fn hosts(names: &[&str]) -> Vec<String> {

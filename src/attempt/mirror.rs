@@ -1,0 +1,72 @@
+//! Copies of some requests to a silent target: the same ask, the answer read to its end and dropped.
+//!
+//! Runs in a task of its own: it never delays the exchange, never fails it, and its cost is never the caller's. Counted in
+//! the target's health and apart in the metrics.
+
+use std::sync::Arc;
+
+use super::answer::Good;
+use super::once::Once;
+use super::roster::{Places, Roster};
+use crate::chat::Usage;
+use crate::exchange::{Owned, Subject};
+use crate::fault::Fault;
+use crate::pipeline::{Call, Cx};
+use crate::reply::{Content, Reply};
+use crate::route::{Plan, Target};
+use crate::state::health::End;
+
+/// Starts a copy, where the model has a mirror and this exchange is of its share. Gives the target for the trace.
+pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> Option<Arc<Target>> {
+    let mirror = plan.rules.mirror.as_ref().filter(|mirror| fastrand::f64() < mirror.share)?;
+    let target = mirror.target.clone();
+    let Ok(place) = cx.state.mirrors.clone().try_acquire_owned() else {
+        cx.state.metrics.apart("mirror", &target.provider.name, "full", None);
+        return None;
+    };
+    let (cx, x, call, to) = (cx.clone(), x.silent(), call.clone(), target.clone());
+    tokio::spawn(async move {
+        run(&cx, &x, &call, &to).await;
+        drop(place);
+    });
+    Some(target)
+}
+
+async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
+    let state = &cx.state;
+    // A target that takes nothing now gets no copy.
+    let Ok(Places { key, flight, key_flight, .. }) = Roster::new([target]).begin(0, state) else { return };
+    let subject = x.subject();
+    let once = Once::new(&subject, target.clone(), key, 1);
+    let outcome = match once.run(cx, &subject, call, &mut None).await {
+        Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
+        Err(fault) => Err(fault),
+    };
+    let (end, code, cost) = match outcome {
+        Ok(usage) => {
+            let cost = usage.as_ref().and_then(|usage| target.cost(usage));
+            (End::Good { output_tokens: usage.map(|usage| usage.output) }, "", cost)
+        }
+        Err(fault) => (End::Failed { kind: fault.kind, retry_after: fault.retry_after }, fault.code(), None),
+    };
+    let now = state.now();
+    flight.end(now, end);
+    if let Some(flight) = key_flight {
+        flight.end(now, end);
+    }
+    state.metrics.apart("mirror", &target.provider.name, code, cost);
+}
+
+/// Reads an answer to its end, or to a bound, and drops it.
+async fn drained(good: Good, max_bytes: usize) -> Result<Option<Usage>, Fault> {
+    let Reply { content: Content::Stream(mut relay), .. } = good.reply else { return Ok(good.seen.usage) };
+    let mut bytes = 0;
+    while let Some(piece) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {
+        bytes += piece.len();
+        if bytes > max_bytes {
+            return Ok(relay.seen.usage);
+        }
+    }
+    relay.ending().unwrap_or(Ok(()))?;
+    Ok(relay.seen.usage)
+}
