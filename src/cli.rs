@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod cache;
 mod check;
 mod key;
 mod mock;
@@ -41,6 +42,8 @@ enum Command {
     Mock(mock::Args),
     /// Print the JSON Schema of the configuration.
     Schema,
+    /// Judge the semantic cache on pairs of texts.
+    Cache(cache::Args),
     /// Make keys and their hashes.
     Key(key::Args),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
+        Command::Cache(args) => cache::run(args),
         Command::Key(args) => key::run(args),
     }
 }

@@ -33,7 +33,7 @@ mod timeouts;
 mod tree;
 mod value;
 
-pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition, PromptMarks};
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition, PromptMarks, SemanticCache};
 pub use check::{HookCheck, Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};

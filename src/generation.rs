@@ -239,7 +239,7 @@ impl Builder {
             max_answer_bytes: bounds.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
-            cache: caching::build(&config),
+            cache: caching::build(&config)?,
             catalogue,
             descriptions,
             plans: ArcSwap::default(),
