@@ -5,8 +5,11 @@
 
 pub mod canon;
 pub mod controls;
+pub mod embedder;
+pub mod guard;
 pub mod policy;
 pub mod record;
+pub mod semantic;
 pub mod serve;
 pub mod visit;
 

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod cache;
 mod check;
 mod generations;
 mod key;
@@ -42,6 +43,8 @@ enum Command {
     Mock(mock::Args),
     /// Print the JSON Schema of the configuration.
     Schema,
+    /// Judge the semantic cache on pairs of texts.
+    Cache(cache::Args),
     /// Make keys and their hashes.
     Key(key::Args),
     /// List, compare and put back what was in force in a running gateway.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
+        Command::Cache(args) => cache::run(args),
         Command::Key(args) => key::run(args),
         Command::Generations(args) => generations::run(args),
     }

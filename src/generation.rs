@@ -256,7 +256,7 @@ impl Builder {
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
             log_trace: config.log.trace,
-            cache: caching::build(&config),
+            cache: caching::build(&config)?,
             catalogue,
             descriptions,
             trees: ArcSwap::default(),

@@ -152,7 +152,7 @@ mod tests {
             single_flight: true,
             client_control,
         };
-        Policy { ttl: Duration::from_secs(60), partition: Partition::Key, general: Arc::new(general) }
+        Policy { ttl: Duration::from_secs(60), partition: Partition::Key, semantic: None, general: Arc::new(general) }
     }
 
     fn said(header: &[(&'static str, &str)], body: &str) -> Result<(bool, bool, u64, String), String> {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::semantic::Semantic;
 use crate::auth::Principal;
 use crate::chat::Finish;
 use crate::route;
@@ -35,6 +36,8 @@ impl Partition {
 pub struct Policy {
     pub ttl: Duration,
     pub partition: Partition,
+    /// Asks in other words may be answered too.
+    pub semantic: Option<Arc<Semantic>>,
     pub general: Arc<General>,
 }
 
@@ -69,6 +72,7 @@ pub struct Overrides {
     pub ttl: Option<Duration>,
     pub partition: Option<Partition>,
     pub prompt: Option<bool>,
+    pub semantic: Option<bool>,
 }
 
 /// The rules of a generation.
@@ -78,6 +82,8 @@ pub struct Rules {
     pub enabled: bool,
     /// Prompt-cache marks are set.
     pub prompt: bool,
+    /// How asks in other words are found, and whether they are where nobody says otherwise.
+    pub semantic: Option<(Arc<Semantic>, bool)>,
     pub ttl: Duration,
     pub partition: Partition,
     pub general: Arc<General>,
@@ -97,6 +103,9 @@ impl Rules {
         Some(Policy {
             ttl: key.ttl.or(model.ttl).unwrap_or(self.ttl),
             partition: key.partition.or(model.partition).unwrap_or(self.partition),
+            semantic: self.semantic.as_ref().and_then(|(semantic, enabled)| {
+                key.semantic.or(model.semantic).unwrap_or(*enabled).then(|| semantic.clone())
+            }),
             general: self.general.clone(),
         })
     }
@@ -109,7 +118,8 @@ impl Rules {
 
     /// What the key says, then what the model says.
     fn overrides(&self, model: &str, key: &str) -> [&Overrides; 2] {
-        static NOTHING: Overrides = Overrides { enabled: None, ttl: None, partition: None, prompt: None };
+        static NOTHING: Overrides =
+            Overrides { enabled: None, ttl: None, partition: None, prompt: None, semantic: None };
         let of_pattern = || self.patterns.iter().find(|(pattern, _)| route::matched(pattern, model).is_some());
         let of_model = match self.models.get(model) {
             Some(of_model) => of_model,
@@ -130,6 +140,7 @@ mod tests {
             max_bytes: 1 << 20,
             enabled,
             prompt: false,
+            semantic: None,
             ttl: Duration::from_secs(60),
             partition: Partition::Key,
             general: Arc::new(General {

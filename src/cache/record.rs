@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::semantic;
 use super::visit::{Role, Said, Visit};
 use crate::body::Inbound;
 use crate::body::tape::Tape;
@@ -70,6 +71,7 @@ fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Ta
     let is_good = matches!(x.op, Op::Embed | Op::EmbedBatch) || visit.keeps(seen.finish);
     if visit.write && is_good {
         if entry.body.len() <= visit.policy.general.max_entry_bytes {
+            semantic::keep(visit, &entry, &state.cache.vectors);
             state.cache.keep(entry.clone());
         } else {
             state.cache.counts.too_long.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::controls::Controls;
+use super::semantic;
 use super::visit::{Role, Source};
 use crate::attempt::{self, Heard};
 use crate::body::Inbound;
@@ -50,7 +51,7 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
         let role = settle.cache.as_mut().map(|visit| std::mem::take(&mut visit.role)).unwrap_or_default();
         match role {
             Role::Alone => {
-                let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+                let outcome = ask(&cx, &mut settle, &call, &plan).await;
                 return (outcome, settle);
             }
             Role::Lead(lead) => {
@@ -69,13 +70,26 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
 }
 
 async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
-    let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+    let outcome = ask(&cx, &mut settle, &call, &plan).await;
     if let (Err(fault), Some(visit)) = (&outcome, &settle.cache)
         && let Role::Lead(lead) = &visit.role
     {
         lead.fail(fault);
     }
     (outcome, settle)
+}
+
+/// An answer to an ask that means about the same, where there is one; else the upstreams'.
+async fn ask(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
+    if let Some(entry) = semantic::look(cx, x, call).await {
+        if let Some(visit) = &x.cache
+            && let Role::Lead(lead) = &visit.role
+        {
+            lead.land(Landing::Done(entry.clone()));
+        }
+        return super::share(cx, x, call, &entry).await;
+    }
+    attempt::run(cx, x, call, plan).await
 }
 
 /// The flight was given up: somebody leads the next one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::controls::Controls;
 use super::policy::Policy;
+use super::semantic::{self, Sought};
 use crate::chat::{Finish, Usage};
 use crate::exchange::Seen;
 use crate::pipeline::unix_ms;
@@ -78,12 +79,15 @@ pub struct Visit {
     /// What the answer cost when it was made, and not this time.
     pub saved_nano_usd: Option<u64>,
     pub partition: String,
+    pub namespace: String,
     pub policy: Policy,
     /// The answer may be kept.
     pub write: bool,
     pub role: Role,
     /// The stream that this exchange hears, its own or another's.
     pub stream: Option<Stream>,
+    /// What the ask is to be found by when it is asked in other words.
+    pub sought: Option<Sought>,
     /// Whether the cost falls to this exchange; None until it has ended.
     bears: Option<bool>,
 }
@@ -98,10 +102,12 @@ impl Visit {
             source: None,
             saved_nano_usd: None,
             partition,
+            namespace: controls.namespace.clone(),
             policy,
             write: controls.write,
             role: Role::Alone,
             stream: None,
+            sought: None,
             bears: None,
         }
     }
@@ -115,10 +121,12 @@ impl Visit {
             source: None,
             saved_nano_usd: None,
             partition,
+            namespace: String::new(),
             policy,
             write: false,
             role: Role::Alone,
             stream: None,
+            sought: None,
             bears: None,
         }
     }
@@ -174,7 +182,9 @@ impl Visit {
             && let Some(entry) = self.entry(asked, stream, Form::Stream, body, seen)
             && flight.is_none_or(|flight| flight.keep())
         {
-            state.cache.keep(Arc::new(entry));
+            let entry = Arc::new(entry);
+            semantic::keep(self, &entry, &state.cache.vectors);
+            state.cache.keep(entry);
         }
     }
 

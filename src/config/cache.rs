@@ -1,5 +1,7 @@
 //! Answers that are kept: for how long, for whom, and how much of them.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +13,50 @@ use super::value::{ByteSize, Duration};
 pub struct Cache {
     /// Answers to asks that mean the same word for word, whatever dialect they come in. Off unless written.
     pub exact: Option<ExactCache>,
+    /// Answers to asks that mean about the same. Off unless written; needs `exact`.
+    pub semantic: Option<SemanticCache>,
     /// Marks for the providers' own prompt caches, where a provider needs them (Anthropic): `auto` sets them after long tools, system prompts and conversations of requests that have none of their own.
     pub prompt: PromptMarks,
+}
+
+/// The semantic cache. Exactly one of `model` and `path` says where vectors come from.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SemanticCache {
+    /// Whether it serves every model and key that does not say otherwise.
+    pub enabled: bool,
+    /// An embedding model, as callers name it; it is asked as the caller, who pays for it.
+    pub model: Option<String>,
+    /// Folder of a static table (model2vec): model.safetensors, tokenizer.json, config.json. `portcullis cache eval` tells how good it is.
+    pub path: Option<PathBuf>,
+    /// Least likeness of two asks, 0 to 1 (cosine).
+    pub threshold: f64,
+    /// Messages at the end of the conversation that are compared; those before them must be the same word for word.
+    pub messages: usize,
+    /// Whether the system prompt must be the same.
+    pub system: bool,
+    /// Whether the model must be the same.
+    pub same_model: bool,
+    /// Whether numbers, names and negations must be the same.
+    pub guard: bool,
+    /// Longest wait for the embedding model; later there is no vector, and the ask is a miss.
+    pub timeout: Duration,
+}
+
+impl Default for SemanticCache {
+    fn default() -> Self {
+        SemanticCache {
+            enabled: true,
+            model: None,
+            path: None,
+            threshold: 0.95,
+            messages: 1,
+            system: true,
+            same_model: true,
+            guard: true,
+            timeout: Duration::from_millis(500),
+        }
+    }
 }
 
 /// Who sets prompt-cache marks.
@@ -105,4 +149,6 @@ pub struct CacheOverrides {
     pub partition: Option<Partition>,
     /// Whether prompt-cache marks are set.
     pub prompt: Option<PromptMarks>,
+    /// Whether answers to asks that mean about the same are given.
+    pub semantic: Option<bool>,
 }

@@ -40,10 +40,28 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     routing::models(config, known, &mut issues);
     routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
+    semantic(config, &mut issues);
     limits::limits(config, known, &mut issues);
     limits::shared(config, &mut issues);
     hooks(config, &mut issues);
     issues
+}
+
+/// Vectors come from one place, and likeness is a share.
+fn semantic(config: &Config, issues: &mut Vec<Issue>) {
+    let Some(semantic) = &config.cache.semantic else { return };
+    let path = KeyPath::of(&["cache", "semantic"]);
+    if semantic.model.is_some() == semantic.path.is_some() {
+        let message =
+            "says not where vectors come from; write `model` (an embedding model) or `path` (a folder), one of them";
+        issues.push(Issue::error(path.clone(), message));
+    }
+    if !(0.0..=1.0).contains(&semantic.threshold) {
+        issues.push(Issue::error(path.key("threshold"), "is no likeness; write a number from 0 to 1, such as 0.95"));
+    }
+    if semantic.messages == 0 {
+        issues.push(Issue::error(path.key("messages"), "is zero; write 1 or more"));
+    }
 }
 
 fn addresses(config: &Config, issues: &mut Vec<Issue>) {

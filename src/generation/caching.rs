@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::cache::embedder::{Embedder, Table};
 use crate::cache::policy::{General, Overrides, Partition, Rules};
+use crate::cache::semantic::Semantic;
 use crate::chat::Finish;
-use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, PromptMarks};
+use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, PromptMarks, SemanticCache};
 
 /// The rules; None when nobody's answers are kept.
-pub(super) fn build(config: &Config) -> Option<Rules> {
+///
+/// # Errors
+/// The static table cannot be read.
+pub(super) fn build(config: &Config) -> Result<Option<Rules>, String> {
     let models = config.models.iter().map(|(name, model)| (name.to_owned(), overrides(&model.cache)));
     let (patterns, models): (Vec<_>, Vec<_>) =
         models.filter(|(_, said)| *said != Overrides::default()).partition(|(name, _)| name.contains('*'));
@@ -17,7 +22,7 @@ pub(super) fn build(config: &Config) -> Option<Rules> {
     let mut said = models.iter().chain(&patterns).chain(&keys);
     let prompt = config.cache.prompt == PromptMarks::Auto;
     if !enabled && !prompt && !said.any(|(_, said)| said.enabled == Some(true) || said.prompt == Some(true)) {
-        return None;
+        return Ok(None);
     }
     let exact = config.cache.exact.clone().unwrap_or_default();
     let finishes = exact.finishes.iter().flat_map(|finish| match finish {
@@ -25,10 +30,11 @@ pub(super) fn build(config: &Config) -> Option<Rules> {
         CacheFinish::Length => &[Finish::Length],
         CacheFinish::ToolCalls => &[Finish::ToolCalls],
     });
-    Some(Rules {
+    Ok(Some(Rules {
         max_bytes: exact.max_bytes.get(),
         enabled,
         prompt,
+        semantic: config.cache.semantic.as_ref().map(semantic).transpose()?,
         ttl: exact.ttl.get(),
         partition: partition(exact.partition),
         models: models.into_iter().collect(),
@@ -43,7 +49,25 @@ pub(super) fn build(config: &Config) -> Option<Rules> {
             single_flight: exact.single_flight,
             client_control: exact.client_control,
         }),
-    })
+    }))
+}
+
+/// How asks in other words are found.
+fn semantic(written: &SemanticCache) -> Result<(Arc<Semantic>, bool), String> {
+    let embedder = match (&written.path, &written.model) {
+        (Some(path), _) => Embedder::Table(Table::open(path).map_err(|error| format!("cache.semantic.path: {error}"))?),
+        (None, Some(name)) => Embedder::Model { name: name.clone(), within: written.timeout.get() },
+        (None, None) => return Err("cache.semantic: neither `model` nor `path` is written".to_owned()),
+    };
+    let semantic = Semantic {
+        embedder,
+        threshold: written.threshold as f32,
+        messages: written.messages,
+        system: written.system,
+        same_model: written.same_model,
+        guard: written.guard,
+    };
+    Ok((Arc::new(semantic), written.enabled))
 }
 
 fn overrides(written: &CacheOverrides) -> Overrides {
@@ -52,6 +76,7 @@ fn overrides(written: &CacheOverrides) -> Overrides {
         ttl: written.ttl.map(Into::into),
         partition: written.partition.map(partition),
         prompt: written.prompt.map(|marks| marks == PromptMarks::Auto),
+        semantic: written.semantic,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod entry;
 pub mod flight;
+pub mod index;
 pub mod store;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,8 @@ pub struct Cache {
     /// None until a generation asks for one.
     store: ArcSwapOption<Store>,
     flights: Flights,
+    /// What answered asks are found by when they are asked in other words.
+    pub vectors: index::Flat,
     pub counts: Counts,
 }
 

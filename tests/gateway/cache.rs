@@ -366,3 +366,45 @@ async fn prompt_cache_marks_are_set_where_the_client_has_none() {
     // The client's own mark goes on as it was.
     assert_eq!(gateway.log().len(), 5);
 }
+
+#[tokio::test]
+async fn an_ask_in_other_words_is_answered_within_its_partition_and_an_embedder_that_fails_is_a_miss() {
+    let mock = Mock::start().await;
+    // The mock's vectors tell any two texts apart, so the words that may differ are those of the system prompt.
+    let yaml = |embedder: &str| {
+        format!(
+            "keys: [{{ name: a, key: sk-a }}, {{ name: b, key: sk-b }}]
+cache:
+  exact: {{ ttl: 10m }}
+  semantic: {{ model: '{embedder}', system: false, timeout: 1s }}
+"
+        )
+    };
+    let ask = async |gateway: &Gateway, key: &str, dialect: Dialect, stream: bool, system: &str, say: &str| {
+        let mut body: Value = serde_json::from_slice(&same(dialect, "chat/mock-fast", stream, say)).expect("JSON");
+        match dialect {
+            Anthropic => body["system"] = json!(system),
+            _ => body["messages"][0]["content"] = json!(system),
+        }
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let path = dialect.path("chat/mock-fast", stream);
+        let reply = gateway.call("POST", &path, &headers, body.to_string()).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        cache(&reply).to_owned()
+    };
+    let gateway = Gateway::start(&mock, &yaml("chat/mock-embed")).await;
+    assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be kind.", "Hello").await, "miss");
+    assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be brief.", "Hello").await, "semantic-hit");
+    assert_eq!(ask(&gateway, "sk-a", Anthropic, true, "Be fair.", "Hello").await, "semantic-hit");
+    assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be fair.", "Hello 2").await, "miss");
+    assert_eq!(ask(&gateway, "sk-b", Chat, false, "Be brief.", "Hello").await, "miss");
+    for embedder in ["chat/mock-embed:fault=500", "chat/mock-embed:head=20s", "nobody/at-all"] {
+        let gateway = Gateway::start(&mock, &yaml(embedder)).await;
+        let started = Instant::now();
+        assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be kind.", "Hello").await, "miss", "{embedder}");
+        assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be brief.", "Hello").await, "miss", "{embedder}");
+        assert_eq!(ask(&gateway, "sk-a", Chat, false, "Be brief.", "Hello").await, "hit", "{embedder}");
+        assert!(started.elapsed() < SOON, "{embedder}");
+    }
+}
