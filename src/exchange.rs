@@ -14,6 +14,7 @@ use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
@@ -51,6 +52,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.

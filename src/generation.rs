@@ -3,6 +3,7 @@
 //! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
 
 mod caching;
+mod hooks;
 mod providers;
 mod routes;
 
@@ -22,6 +23,7 @@ use crate::cache;
 use crate::config::{self, Config, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
+use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
 use crate::route::{Plan, Provider, Routes, Target};
@@ -44,6 +46,8 @@ pub struct Generation {
     pub fingerprint: u64,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// Policies, in the order in which they run.
+    pub hooks: Arc<Hooks>,
     /// Proxies whose word on the caller's address is taken.
     pub trusted: Trusted,
     pub routes: Routes,
@@ -167,7 +171,7 @@ impl Builder {
     pub fn load(&self) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let known = Known { providers: &providers, dialects: &dialects };
+        let known = Known { providers: &providers, dialects: &dialects, hooks: &hooks::check };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),
@@ -180,7 +184,9 @@ impl Builder {
     /// # Errors
     /// Why nothing was built, a line each.
     pub fn build(&self, number: u64) -> Result<Generation, String> {
-        let files: Vec<PathBuf> = self.path.iter().cloned().chain(self.load()?.config.files()).collect();
+        let config = self.load()?.config;
+        let files = self.path.iter().cloned().chain(config.files()).chain(hooks::files(&config));
+        let files: Vec<PathBuf> = files.collect();
         // Taken before the reading that counts: whatever changes from here on will be seen to have changed.
         let fingerprint = fingerprint(&files);
         let loaded = self.load()?;
@@ -202,6 +208,7 @@ impl Builder {
             loaded: SystemTime::now(),
             files,
             fingerprint,
+            hooks: Arc::new(hooks::build(&config, &mut warnings)?),
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,

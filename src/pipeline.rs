@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
 use crate::api::{self, Endpoint, Matched, Serve};
+use crate::auth::Principal;
 use crate::body::{Inbound, ReadError};
 use crate::cache;
 use crate::chat::Ask;
@@ -19,6 +20,7 @@ use crate::dialect::{Dialect, Op, RawAsk};
 use crate::exchange::{Exchange, Outcome, Seen};
 use crate::fault::{Fault, Kind};
 use crate::generation::Generation;
+use crate::hook;
 use crate::json::Envelope;
 use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
@@ -69,6 +71,19 @@ impl Call {
         }
     }
 
+    /// The same call with another body.
+    #[must_use]
+    pub fn with(&self, envelope: Envelope) -> Self {
+        Call {
+            headers: self.headers.clone(),
+            model_in_path: self.model_in_path.clone(),
+            stream: self.stream,
+            framing: self.framing,
+            include_usage: self.include_usage,
+            ..Call::new(envelope, HeaderMap::new())
+        }
+    }
+
     /// Puts another body in place of the client's.
     pub fn rewrite(&mut self, envelope: Envelope) {
         self.envelope = envelope;
@@ -115,8 +130,12 @@ enum Next {
 /// Everything before an upstream is asked.
 async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, matched: &Matched) -> Result<Next, Fault> {
     let generation = &cx.generation;
+    x.guests = hook::Open::begin(cx, x, 0);
     // A stranger never makes us read a body.
-    x.principal = Some(generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?);
+    x.principal = Some(match hook::auth(x, &head).await? {
+        Some(principal) => principal,
+        None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
+    });
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
@@ -129,15 +148,33 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     x.bytes_in = ask.len() as u64;
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
-    authorise(x, &call)?;
-    if let Some(reply) = cache::look(cx, x, &mut call).await? {
-        return Ok(Next::Reply(reply));
-    }
-    let plan = plan(cx, x, &call)?;
-    Ok(Next::Attempt { call: Arc::new(call), plan })
+    ask_on(cx, x, call).await
 }
 
-/// Whether the caller may use every model that it names.
+/// From an ask that was read to its plan: who may, what policies make of it, where it goes.
+async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
+    authorise(x, &call)?;
+    let mut call = Arc::new(call);
+    if let Some(reply) = hook::request(cx, x, &mut call).await? {
+        return Ok(Next::Reply(reply));
+    }
+    // A policy that looks at answers must see every one: what was kept has not passed it.
+    if !hook::sees_answers(x) {
+        // Nobody else holds it by now, unless a policy's machine is late in letting go.
+        let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
+        if let Some(reply) = cache::look(cx, x, &mut own).await? {
+            return Ok(Next::Reply(reply));
+        }
+        call = Arc::new(own);
+    }
+    let mut plan = plan(cx, x, &call)?;
+    if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
+        return Ok(Next::Reply(reply));
+    }
+    Ok(Next::Attempt { call, plan })
+}
+
+/// Whether the caller may use every model that it names. What a policy makes of the name later is the operator's word.
 fn authorise(x: &Exchange, call: &Call) -> Result<(), Fault> {
     let principal =
         x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
@@ -167,6 +204,39 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
         Ok((outcome, settle)) => reply::finish(outcome, settle),
         Err(_) => late.respond(attempt, after),
     }
+}
+
+/// An ask that a policy makes, as the caller of its exchange: through the same stages, with the same accounts. Gives
+/// status and body.
+///
+/// # Errors
+/// It was answered by a stream.
+pub async fn inner(
+    cx: Cx,
+    principal: Arc<Principal>,
+    path: &'static str,
+    body: bytes::Bytes,
+    depth: u8,
+) -> Result<(u16, bytes::Bytes), &'static str> {
+    let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
+    let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
+    let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
+    settle.guests = hook::Open::begin(&cx, &settle, depth);
+    settle.principal = Some(principal);
+    settle.bytes_in = body.len() as u64;
+    let outcome = match api::ask::read(&mut settle, body, head, &matched) {
+        Ok(call) => ask_on(&cx, &mut settle, call).await,
+        Err(fault) => Err(fault),
+    };
+    let (outcome, settle) = match outcome {
+        Ok(Next::Attempt { call, plan }) => cache::serve::run(cx, settle, call, plan).await,
+        Ok(Next::Reply(reply)) => (Ok(reply), settle),
+        Err(fault) => (Err(fault), settle),
+    };
+    let response = reply::finish(outcome, settle);
+    let status = response.status().as_u16();
+    // Taking the body settles the exchange.
+    response.into_body().into_whole().map(|body| (status, body)).ok_or("it was answered by a stream")
 }
 
 /// Reads a body within its bounds.
@@ -216,6 +286,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        guests: None,
         cache: None,
         trace: None,
         status: 0,

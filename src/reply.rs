@@ -69,6 +69,18 @@ impl Reply {
         Reply { status: StatusCode::OK, headers, content: Content::Stream(Box::new(relay)) }
     }
 
+    pub fn is_stream(&self) -> bool {
+        matches!(self.content, Content::Stream(_))
+    }
+
+    /// The whole body; empty for a stream.
+    pub fn bytes(&self) -> Bytes {
+        match &self.content {
+            Content::Whole(bytes) => bytes.clone(),
+            Content::Stream(_) => Bytes::new(),
+        }
+    }
+
     /// A fault as the caller's dialect writes it.
     pub fn fault(fault: &Fault, dialect: &dyn Dialect, request_id: &str) -> Self {
         let status = StatusCode::from_u16(fault.status(dialect.name())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -201,6 +213,19 @@ pub enum Outbound {
 impl Outbound {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Outbound::Whole { bytes: Some(bytes.into()), settle: None }
+    }
+}
+
+impl Outbound {
+    /// The whole body, taken as a client would take it; None for a stream.
+    pub fn into_whole(mut self) -> Option<Bytes> {
+        let Outbound::Whole { bytes, settle } = &mut self else { return None };
+        if let Some(settle) = settle
+            && matches!(settle.outcome, Outcome::Open)
+        {
+            settle.outcome = Outcome::Complete;
+        }
+        bytes.take()
     }
 }
 

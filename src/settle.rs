@@ -6,11 +6,13 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::chat::Usage;
 use crate::exchange::{Attempt, Exchange, Outcome};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::state::health::End;
 use crate::state::{State, log};
 
@@ -37,6 +39,8 @@ pub struct Settled<'a> {
     pub fault: Option<&'a Fault>,
     /// HTTP status as it ended: a stream that broke is a failure although its head said 200.
     pub status: u16,
+    /// What policies add to the log.
+    pub policy: Option<Map<String, Value>>,
 }
 
 impl Settled<'_> {
@@ -116,7 +120,9 @@ fn settle(exchange: &Exchange, state: &State) {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
-    let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
+    let ended = Instant::now();
+    let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
+    settled.policy = hook::done(&settled);
     state.metrics.end(&settled);
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());

@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod cache;
+pub mod guests;
 pub mod health;
 pub mod hedge;
 pub mod items;
@@ -11,6 +12,7 @@ pub mod kv;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 
 use affinity::Affinity;
 use cache::Cache;
+use guests::Guests;
 use health::{Health, Millis};
 use hedge::Hedges;
 use items::Items;
@@ -27,6 +30,7 @@ use kv::{Kv, WhenFull};
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use tally::Tally;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -43,6 +47,9 @@ pub struct State {
     /// What guests keep and can do without.
     pub guest_cache: Kv,
     pub log: Log,
+    pub guests: Guests,
+    /// Metrics that policies declare.
+    pub tally: Tally,
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
@@ -64,6 +71,8 @@ impl State {
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,
+            guests: Guests::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),

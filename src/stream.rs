@@ -12,8 +12,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
-use crate::chat::{Event, Usage};
-use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
+use crate::chat::event;
+use crate::chat::{Answer, Event, Usage};
+use crate::dialect::{Asked, Decoder, Dialect, Encoder, Sniffer};
 use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
@@ -128,6 +129,40 @@ pub struct Relay {
     timer: Pin<Box<Sleep>>,
     /// An opening bracket has been written (JSON array framing).
     array_open: bool,
+}
+
+/// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
+pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> Relay {
+    let Said { dialect, request_id, limit } = setting;
+    let mut encoder = dialect.encoder(asked);
+    let mut out = Vec::new();
+    for event in event::replay(answer) {
+        encoder.event(&event, &mut out);
+    }
+    encoder.finish(&mut out);
+    let mode = Mode::Raw { sniffer: dialect.sniffer(asked.op), hide_usage: false };
+    let at = Instant::now() + limit;
+    let setting = Setting {
+        dialect,
+        framing,
+        request_id,
+        idle: limit,
+        first_token: (at, limit),
+        deadline: Deadline { at, limit, kind: Kind::TotalTimeout },
+        keep_alive: None,
+        // It is whole and bounded already.
+        max_event_bytes: usize::MAX,
+        add_cost: None,
+        at_end: None,
+    };
+    Relay::new(Inbound::Ready(Some(out.into())), mode, setting)
+}
+
+/// For whom [`said`] speaks, and how long it may take to be read.
+pub struct Said {
+    pub dialect: &'static dyn Dialect,
+    pub request_id: String,
+    pub limit: Duration,
 }
 
 impl Relay {

@@ -3,6 +3,8 @@
 
 #[path = "documentation/dialects.rs"]
 mod dialects;
+#[path = "documentation/policies.rs"]
+mod policies;
 
 use std::fmt::Write;
 use std::fs;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -60,7 +60,11 @@ pub(super) struct Reading<'a> {
 impl Reading<'_> {
     pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Good, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
-        let (_, body) = response.into_parts();
+        let (head, body) = response.into_parts();
+        if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+            let text = format!("The provider compressed its answer ({coding:?}), although it was asked not to.");
+            return Err(Fault::new(Kind::BadAnswer, text));
+        }
         match (self.x.stream, streams) {
             (true, true) => self.stream(cx, body).await,
             (false, false) => self.whole(cx, body).await,

@@ -86,6 +86,7 @@ pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<
     resolve_secrets(&mut config, env, &mut issues);
     check_sendable(&config, &mut issues);
     check_files(&config, &mut issues);
+    check_hooks(&config, known, &mut issues);
     for issue in issues {
         found.issue(&tree, issue);
     }
@@ -107,7 +108,7 @@ impl Config {
         let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
         let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
-        let others = [self.prices.file.as_mut(), self.log.file.as_mut()];
+        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0)];
         tls.chain(providers).chain(keys).chain(others).flatten().collect()
     }
 }
@@ -265,6 +266,16 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
             && let Err(error) = open(file)
         {
             issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+        }
+    }
+}
+
+/// Says what is wrong with the policies that hooks name.
+fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (index, hook) in config.hooks.iter().enumerate() {
+        for (inside, message) in (known.hooks)(hook, &config.hooks_dir.0) {
+            let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
+            issues.push(Issue::error(path, message));
         }
     }
 }

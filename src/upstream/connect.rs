@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ pub enum Wire {
     /// Host and port come from the request's URI; so does whether it is TLS.
     Network,
     Unix(PathBuf),
+    /// This very address, whatever the URI's host resolves to by now; its name still counts for TLS.
+    Address(SocketAddr),
     /// The mock provider inside this process.
     Mock,
 }
@@ -134,6 +137,11 @@ impl Connector {
                 (Stream::Duplex(near), false)
             }
             Wire::Network => self.network(&uri).await?,
+            Wire::Address(address) => {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                (self.secured(&uri, tcp).await?, false)
+            }
         };
         Ok(Io { stream, proxied, trail: Trail::default() })
     }
@@ -152,15 +160,19 @@ impl Connector {
             }
             Some(proxy) => (http.call(proxy.uri().clone()).await?, true),
         };
-        let tcp = tcp.into_inner();
-        if !tls {
-            return Ok((Stream::Tcp(tcp), proxied));
+        Ok((self.secured(uri, tcp.into_inner()).await?, proxied))
+    }
+
+    /// The connection, under TLS where the URI asks for it.
+    async fn secured(&self, uri: &Uri, tcp: TcpStream) -> Result<Stream, BoxError> {
+        if uri.scheme_str() != Some("https") {
+            return Ok(Stream::Tcp(tcp));
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())?;
         let connector =
             TlsConnector::from(if self.dial.http1_only { self.proxies.tls()?.http1 } else { self.proxies.tls()?.any });
-        Ok((Stream::Tls(Box::new(connector.connect(name, tcp).await?)), false))
+        Ok(Stream::Tls(Box::new(connector.connect(name, tcp).await?)))
     }
 }
 

@@ -95,6 +95,9 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     if !x.dropped.is_empty() {
         record.json("dropped", &x.dropped);
     }
+    if let Some(policy) = &settled.policy {
+        record.json("policy", policy);
+    }
     record.number("generation", x.generation);
 }
 
