@@ -5,6 +5,7 @@ mod key;
 mod mock;
 mod schema;
 mod serve;
+mod test;
 mod welcome;
 
 use std::io::{IsTerminal, Write};
@@ -41,6 +42,8 @@ enum Command {
     Mock(mock::Args),
     /// Print the JSON Schema of the configuration.
     Schema,
+    /// Run the tests of policies.
+    Test(test::Args),
     /// Make keys and their hashes.
     Key(key::Args),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
+        Command::Test(args) => test::run(args),
         Command::Key(args) => key::run(args),
     }
 }
