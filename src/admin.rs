@@ -1,5 +1,7 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod guests;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::reload::Reloader;
+use crate::reload::{Reloader, history};
 use crate::server::Shared;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
@@ -73,7 +75,13 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
         (&Method::GET, "/metrics") => {
             let (answers, bytes, _) = state.cache.size();
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
-            let mut response = Response::new(Full::from(state.metrics.render(state.log.dropped())));
+            let mut text = state.metrics.render(state.log.dropped());
+            // The end mark comes after what policies add.
+            let end = text.rfind("# EOF").map(|at| text.split_off(at)).unwrap_or_default();
+            state.guests.render(&guests::phases(), &mut text);
+            state.tally.render(&mut text);
+            text.push_str(&end);
+            let mut response = Response::new(Full::from(text));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS));
             response
         }
@@ -91,6 +99,16 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/guests") => {
+            json_reply(StatusCode::OK, &guests::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::GET, "/admin/generations") => {
+            let in_force = admin.shared.generation.load().number;
+            let mut list = admin.reloader.history.list(in_force);
+            list["last_reload_error"] = state.reload_error().into();
+            json_reply(StatusCode::OK, &list)
+        }
+        (method, path) if path.starts_with("/admin/generations/") => generation(admin, method, path).await,
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -99,10 +117,37 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             ),
         },
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation and POST /admin/reload.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, \
+                        /admin/generations, /admin/generations/N/diff, /admin/guests, and POST /admin/reload, \
+                        /admin/generations/N/rollback.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
+}
+
+/// `/admin/generations/{n}/diff` and `/rollback`.
+async fn generation(admin: &Admin, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let rest = path.trim_start_matches("/admin/generations/");
+    let parts = rest.split_once('/').and_then(|(number, verb)| Some((number.parse::<u64>().ok()?, verb)));
+    match (method, parts) {
+        (&Method::GET, Some((number, "diff"))) => match admin.reloader.history.find(number) {
+            Some(known) => json_reply(StatusCode::OK, &history::diff(&known, &admin.shared.generation.load())),
+            None => unknown_generation(number),
+        },
+        (&Method::POST, Some((number, "rollback"))) => match admin.reloader.rollback(number).await {
+            Some(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
+            None => unknown_generation(number),
+        },
+        _ => {
+            let text = "Write GET /admin/generations/N/diff or POST /admin/generations/N/rollback.";
+            json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
+        }
+    }
+}
+
+fn unknown_generation(number: u64) -> Response<Full<Bytes>> {
+    let text = format!("Generation {number} is not kept; GET /admin/generations lists those that are.");
+    json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_generation", "message": text}}))
 }
 
 /// Whether the head carries the token, compared in constant time.

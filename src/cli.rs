@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod generations;
 mod key;
 mod mock;
 mod schema;
@@ -46,6 +47,8 @@ enum Command {
     Test(test::Args),
     /// Make keys and their hashes.
     Key(key::Args),
+    /// List, compare and put back what was in force in a running gateway.
+    Generations(generations::Args),
 }
 
 /// Runs the command line.
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Test(args) => test::run(args),
         Command::Key(args) => key::run(args),
+        Command::Generations(args) => generations::run(args),
     }
 }
 

@@ -56,11 +56,22 @@ pub struct Exchange {
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What the caller said of an earlier exchange, where that is what it came for.
+    pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
+}
+
+/// What a caller thinks of an earlier answer.
+#[derive(Debug, serde::Serialize)]
+pub struct Feedback {
+    /// The exchange that is judged.
+    pub id: String,
+    /// From -1, as bad as can be, to 1.
+    pub score: f64,
 }
 
 /// How an exchange ended.
@@ -206,6 +217,8 @@ pub struct Subject<'a> {
     pub usage_cost: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
+    /// What guests know and keep of it.
+    pub guests: Option<&'a hook::Open>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -265,6 +278,7 @@ impl Exchange {
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
             visit: self.cache.as_deref(),
+            guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

@@ -46,6 +46,8 @@ pub struct Generation {
     pub fingerprint: u64,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// What was written, secrets masked: the configuration in force and every policy, by name.
+    pub sources: Vec<(String, String)>,
     /// Policies, in the order in which they run.
     pub hooks: Arc<Hooks>,
     /// Proxies whose word on the caller's address is taken.
@@ -202,13 +204,15 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
+        let hooks = Arc::new(hooks::build(&config, &mut warnings)?);
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
             loaded: SystemTime::now(),
             files,
             fingerprint,
-            hooks: Arc::new(hooks::build(&config, &mut warnings)?),
+            sources: sources(&config, &hooks),
+            hooks,
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,
@@ -235,6 +239,18 @@ impl Builder {
             plans: ArcSwap::default(),
         })
     }
+}
+
+/// The texts by which two generations are compared.
+fn sources(config: &Config, hooks: &Hooks) -> Vec<(String, String)> {
+    let mut sources = vec![("configuration".to_owned(), config::print(config))];
+    for hook in hooks.all() {
+        let all = std::iter::once(&hook.bundle.main).chain(hook.bundle.modules.values());
+        sources.extend(all.map(|source| (source.label.clone(), source.text.clone())));
+    }
+    sources.sort();
+    sources.dedup();
+    sources
 }
 
 fn trusted(config: &Config) -> Result<Trusted, String> {

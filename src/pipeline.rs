@@ -138,6 +138,11 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     });
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
+        Serve::Posted(answer) => {
+            let bytes = read(&mut body, generation.limits).await?;
+            x.bytes_in = bytes.len() as u64;
+            return answer(cx, x, &bytes, matched).map(Next::Reply);
+        }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
@@ -153,6 +158,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
+    hook::identify(x);
     authorise(x, &call)?;
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
@@ -288,6 +294,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         seen: Seen::default(),
         guests: None,
         cache: None,
+        feedback: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,

@@ -95,6 +95,7 @@ impl Drop for Settle {
         }
         self.end_visit();
         land(&mut self.exchange, &self.state);
+        hook::take_notes(&mut self.exchange);
         settle(&self.exchange, &self.state);
     }
 }

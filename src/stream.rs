@@ -90,6 +90,28 @@ pub struct Setting {
     pub add_cost: Option<CostWriter>,
     /// Is shown the data of the last frames of a translated stream.
     pub at_end: Option<AtEnd>,
+    /// Changes what goes by; only decoded streams have one.
+    pub filter: Option<Box<dyn Filter>>,
+}
+
+/// Looks at the events of a stream between decoder and encoder, and may change them.
+pub trait Filter: Send {
+    /// Changes events in place; it may hold text back. Gives the way on.
+    ///
+    /// # Errors
+    /// The stream must not go on; what was said so far stands.
+    fn events(&mut self, events: &mut Vec<Event>) -> Result<Flow, Fault>;
+
+    /// When text that is held back must go out, whether or not more comes.
+    fn due(&self) -> Option<Instant>;
+}
+
+/// The way on after a look at events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    On,
+    /// The stream ends well here, with these events.
+    End,
 }
 
 /// Looks at the data of the frames that end a stream.
@@ -154,6 +176,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         max_event_bytes: usize::MAX,
         add_cost: None,
         at_end: None,
+        filter: None,
     };
     Relay::new(Inbound::Ready(Some(out.into())), mode, setting)
 }
@@ -320,6 +343,14 @@ impl Relay {
     /// Encodes the events that a decoder gave.
     fn encode(&mut self) -> Result<(), Fault> {
         let Mode::Translate { encoder, events, .. } = &mut self.mode else { return Ok(()) };
+        let mut flow = Flow::On;
+        if let Some(filter) = &mut self.setting.filter {
+            // The upstream has spoken, whatever is held back of it.
+            if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
+                self.seen.first_content = Some(Instant::now());
+            }
+            flow = filter.events(events)?;
+        }
         let mut bytes = Vec::new();
         let mut reported = None;
         for event in events.drain(..) {
@@ -344,8 +375,17 @@ impl Relay {
             }
             encoder.event(&event, &mut bytes);
         }
+        if flow == Flow::End {
+            encoder.finish(&mut bytes);
+        }
         let bytes = self.with_cost(bytes.into());
         self.push(bytes);
+        if flow == Flow::End && !self.ended {
+            // Nothing more is read: dropping the body stops the upstream.
+            self.body = Inbound::Ready(None);
+            self.close_array();
+            self.ended = true;
+        }
         reported.map_or(Ok(()), Err)
     }
 
@@ -407,6 +447,9 @@ impl Relay {
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
+                if self.ended {
+                    return Ok(());
+                }
                 if let Mode::Translate { encoder, .. } = &mut self.mode {
                     let mut bytes = Vec::new();
                     encoder.finish(&mut bytes);
@@ -492,6 +535,10 @@ impl Relay {
             if let Some(fault) = self.overdue(now, waiting) {
                 return Poll::Ready(Err(fault));
             }
+            let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
+            if held.is_some_and(|due| due <= now) {
+                return Poll::Ready(self.encode().map(|()| Step::Worked));
+            }
             let keep_alive = self.keep_alive_due();
             if keep_alive.is_some_and(|due| due <= now) {
                 return Poll::Ready(Ok(Step::Silence));
@@ -500,7 +547,10 @@ impl Relay {
                 None => self.setting.first_token.0,
                 Some(_) => waiting + self.setting.idle,
             };
-            let next = upstream.min(self.setting.deadline.at).min(keep_alive.unwrap_or(upstream));
+            let next = upstream
+                .min(self.setting.deadline.at)
+                .min(keep_alive.unwrap_or(upstream))
+                .min(held.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);

@@ -17,6 +17,7 @@ mod gateway {
     mod limits;
     mod money;
     mod pairs;
+    mod policies;
     mod races;
     mod raw;
     mod reload;

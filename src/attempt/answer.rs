@@ -20,6 +20,7 @@ use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
@@ -75,10 +76,17 @@ impl Reading<'_> {
     }
 
     async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let filter = hook::events(self.x);
         let mode = match &self.asked {
             Meaning::Chat(asked) => Mode::Translate {
                 decoder: self.from.decoder(),
                 encoder: self.x.dialect.encoder(asked),
+                events: Vec::new(),
+            },
+            // A guest edits text, and what a dialect repeats of it later must be edited alike.
+            Meaning::Raw if filter.is_some() => Mode::Translate {
+                decoder: self.from.decoder(),
+                encoder: self.x.dialect.encoder(&self.meaning()?),
                 events: Vec::new(),
             },
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
@@ -95,6 +103,7 @@ impl Reading<'_> {
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
+            filter,
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
@@ -264,6 +273,7 @@ impl Reading<'_> {
             max_event_bytes: usize::MAX,
             add_cost: None,
             at_end: None,
+            filter: hook::events(self.x),
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;

@@ -13,6 +13,7 @@ use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
 use crate::exchange::Subject;
 use crate::fault::Fault;
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::route::{Target, Timeouts};
 use crate::stream::Deadline;
@@ -29,27 +30,48 @@ pub(super) struct Once {
     pub key: usize,
     pub began: Instant,
     pub deadline: Deadline,
+    /// Which try of the exchange it is, from 1.
+    number: u32,
+    /// Headers that guests want on this try.
+    headers: Vec<hook::Set>,
+    /// A guest would not have this try at all.
+    refused: Option<Fault>,
 }
 
 impl Once {
-    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize) -> Self {
+    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
         let deadline = Deadline::of(x.started, &target, began);
-        Once { target, key, began, deadline }
+        let mut once = Once { target, key, began, deadline, number, headers: Vec::new(), refused: None };
+        match hook::attempt(x, &once.target, number) {
+            Ok(None) => {}
+            Ok(Some((target, headers))) => (once.target, once.headers) = (target, headers),
+            Err(fault) => once.refused = Some(fault),
+        }
+        once
     }
 
     /// Tries. The upstream's status goes to `status` as soon as it is known.
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
+    pub async fn run(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Arc<Call>,
+        status: &mut Option<u16>,
+    ) -> Result<Good, Fault> {
         match timeout_at(self.deadline.at, self.send(cx, x, call, status)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.deadline.missed()),
         }
     }
 
-    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
+    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+        if let Some(fault) = &self.refused {
+            return Err(fault.clone());
+        }
         let target = &self.target;
         let mut dropped = Dropped::new();
         let (face, prepared) = encode::prepare(x, call, target, self.key, &mut dropped)?;
@@ -58,8 +80,14 @@ impl Once {
             Prepared::Answered(reply) => return Ok(Good::new(*reply)),
         };
         let sent = Instant::now();
-        let request =
-            Outbound { method: http::Method::POST, uri: prepared.uri, headers: prepared.headers, body: prepared.body };
+        let mut headers = prepared.headers;
+        for (name, value) in &self.headers {
+            match value {
+                Some(value) => drop(headers.insert(name.clone(), value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+        let request = Outbound { method: http::Method::POST, uri: prepared.uri, headers, body: prepared.body };
         let timeouts = &target.timeouts;
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
@@ -71,7 +99,10 @@ impl Once {
         let reading =
             Reading { x, call, target, from: face.dialect, asked: prepared.asked, sent, deadline: self.deadline };
         let good = reading.read(cx, response).await?;
-        Ok(Good { dropped, ..good })
+        let (usage, finish) = (good.seen.usage, good.seen.finish);
+        let answered = hook::Answered { target, number: self.number, usage, finish };
+        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
+        Ok(Good { dropped, reply, ..good })
     }
 }
 

@@ -69,6 +69,11 @@ impl Roster {
         self.entries.iter().position(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none())
     }
 
+    /// How many targets were not tried and may be asked now.
+    pub fn untried_count(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none()).count()
+    }
+
     /// The first target that would take the exchange if a place came free.
     pub fn full(&self) -> Option<usize> {
         self.entries.iter().position(|entry| entry.full)

@@ -16,13 +16,14 @@ use super::{REFUSED, config_path, diagnostics, env, fail};
 use crate::admin::{self, Admin};
 use crate::config::{Config, Stdout};
 use crate::generation::{Builder, Generation};
+use crate::hook;
 use crate::mock;
 use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
 use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
-use crate::upstream::Proxies;
+use crate::upstream::{Pools, Proxies, Upstream};
 
 /// How long the access log may take to be written out when the process ends.
 const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
@@ -93,8 +94,11 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     greet(&greeting);
 
     let status = runtime.block_on(async {
-        let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
+        let reloader = Arc::new(Reloader::new(builder, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
+        tokio::spawn(reloader.clone().reap());
+        let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
+        tokio::spawn(hook::tick::run(current, state.clone(), pools));
         if let Some(listener) = admin_listener {
             let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };

@@ -45,7 +45,7 @@ pub(crate) fn object(fault: &Fault) -> Value {
         // A stated type says that the server speaks the form properly; then an absent code means null.
         Some(Refusal { kind: Some(kind), code, .. }) => (kind.as_str(), code.as_deref()),
         Some(Refusal { code: Some(code), .. }) => (row.openai, Some(code.as_str())),
-        _ => (row.openai, Some(row.code)),
+        _ => (row.openai, Some(fault.told_code())),
     };
     json!({ "message": fault.text(), "type": kind, "param": fault.param, "code": code })
 }
