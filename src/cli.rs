@@ -5,6 +5,7 @@ mod generations;
 mod key;
 mod mock;
 mod schema;
+mod script;
 mod serve;
 mod test;
 mod welcome;
@@ -45,6 +46,8 @@ enum Command {
     Schema,
     /// Run the tests of policies.
     Test(test::Args),
+    /// Begin a policy.
+    Script(script::Args),
     /// Make keys and their hashes.
     Key(key::Args),
     /// List, compare and put back what was in force in a running gateway.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
         Command::Test(args) => test::run(args),
+        Command::Script(args) => script::run(args),
         Command::Key(args) => key::run(args),
         Command::Generations(args) => generations::run(args),
     }

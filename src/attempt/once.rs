@@ -34,6 +34,8 @@ pub(super) struct Once {
     number: u32,
     /// Headers that guests want on this try.
     headers: Vec<hook::Set>,
+    /// What guests want to be said in this try.
+    edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
     refused: Option<Fault>,
 }
@@ -42,10 +44,11 @@ impl Once {
     pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
         let deadline = Deadline::of(x.started, &target, began);
-        let mut once = Once { target, key, began, deadline, number, headers: Vec::new(), refused: None };
+        let (headers, edits) = (Vec::new(), Vec::new());
+        let mut once = Once { target, key, began, deadline, number, headers, edits, refused: None };
         match hook::attempt(x, &once.target, number) {
             Ok(None) => {}
-            Ok(Some((target, headers))) => (once.target, once.headers) = (target, headers),
+            Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
             Err(fault) => once.refused = Some(fault),
         }
         once
@@ -72,6 +75,8 @@ impl Once {
         if let Some(fault) = &self.refused {
             return Err(fault.clone());
         }
+        let edited = if self.edits.is_empty() { None } else { Some(hook::edited(x, call, &self.edits)?) };
+        let call = edited.as_ref().unwrap_or(call);
         let target = &self.target;
         let mut dropped = Dropped::new();
         let (face, prepared) = encode::prepare(x, call, target, self.key, &mut dropped)?;

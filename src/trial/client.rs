@@ -55,7 +55,11 @@ pub(super) fn chat(ask: &Value) -> Result<Wanted, String> {
         body[name] = value.clone();
     }
     let path = dialect.path(Op::Generate, model, stream).ok_or("the dialect has no chat")?;
-    let version = if name == "gemini" { "/v1beta" } else { "/v1" };
+    let version = match name {
+        _ if path.starts_with("/v1") => "",
+        "gemini" => "/v1beta",
+        _ => "/v1",
+    };
     request(&json!({"path": format!("{version}{path}"), "headers": ask["headers"], "body": body}), dialect)
 }
 
@@ -154,6 +158,9 @@ fn stream(bytes: Bytes, dialect: &'static dyn Dialect, told: &mut Map<String, Va
         if let Event::Fault(fault) = &event {
             told.insert("message".to_owned(), json!(fault.message));
             let own = fault.refusal.as_ref().and_then(|refusal| refusal.code.clone());
+            if let Some(own) = &own {
+                told.insert("own_code".to_owned(), json!(own));
+            }
             told.insert("code".to_owned(), json!(own.unwrap_or_else(|| fault.code().to_owned())));
             continue;
         }

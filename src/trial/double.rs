@@ -159,9 +159,22 @@ impl Scripted {
         let body = match act.get("body") {
             Some(Value::String(text)) => text.clone().into_bytes(),
             Some(value) => value.to_string().into_bytes(),
-            None => self.dialect.encode_error(&Fault::new(kind, message), "req-test"),
+            None => self.in_its_words(kind, message),
         };
         (status.unwrap_or(kind.row().status), "application/json", Inbound::Ready(Some(body.into())))
+    }
+
+    /// An error body from which the gateway reads this kind again. Most have the gateway's own code, which it knows; for
+    /// the others it is what providers write.
+    fn in_its_words(&self, kind: Kind, message: &str) -> Vec<u8> {
+        if kind == Kind::ContentPolicy {
+            let message = format!("{message} Output blocked by content filtering policy.");
+            let code = "content_policy_violation";
+            return json!({"type": "error", "error": {"type": "invalid_request_error", "code": code, "message": message}})
+                .to_string()
+                .into_bytes();
+        }
+        self.dialect.encode_error(&Fault::new(kind, message), "req-test")
     }
 
     fn success(&self) -> (u16, &'static str, Inbound) {

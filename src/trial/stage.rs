@@ -38,6 +38,8 @@ pub(super) struct Stage {
     double: Arc<Double>,
     /// The scene's configuration and what was built of it.
     built: Option<(Value, Cx)>,
+    /// The past of targets as it was last told.
+    told: HashMap<String, Value>,
     generations: u64,
 }
 
@@ -73,6 +75,7 @@ impl Stage {
             state,
             double: Arc::default(),
             built: None,
+            told: HashMap::new(),
             generations: 0,
         })
     }
@@ -87,6 +90,7 @@ impl Stage {
                 self.state = fresh(&self.runtime);
                 self.double.reset();
                 self.built = None;
+                self.told.clear();
                 Ok(Value::Null)
             }
             "now" => {
@@ -153,7 +157,9 @@ impl Stage {
         if let Some((known, cx)) = &self.built
             && known["whole"] == whole
         {
-            return Ok(cx.clone());
+            let cx = cx.clone();
+            self.set_standings(scene);
+            return Ok(cx);
         }
         let put = |path: &PathBuf, value: &Value| {
             std::fs::write(path, value.to_string()).map_err(|error| format!("{}: {error}", path.display()))
@@ -181,9 +187,12 @@ impl Stage {
     }
 
     /// Gives targets the past that the scene says they have.
-    fn set_standings(&self, scene: &Value) {
+    fn set_standings(&mut self, scene: &Value) {
         let now = self.state.now();
         for (name, facts) in Scene(scene).map("targets") {
+            if self.told.get(&name) == Some(&facts) {
+                continue;
+            }
             let record = self.state.health.record(&name);
             match facts["standing"].as_str() {
                 Some("drained") => record.want(Standing::Drained),
@@ -198,6 +207,7 @@ impl Stage {
             for _ in 0..count("failures") {
                 fly(&record, now, 100, failed);
             }
+            self.told.insert(name, facts);
         }
     }
 
