@@ -77,6 +77,23 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
     assert!(said(&wrong).contains("is no name for a policy"), "{}", said(&wrong));
 }
 
+/// What somebody who has only the guide would write: every policy in it, with the tests that stand beside it.
+#[test]
+fn the_policies_of_the_guide_pass_the_tests_of_the_guide() {
+    let guide = std::fs::read_to_string(scripts().join("README.md")).expect("is there");
+    let folder = Folder::new("guide");
+    let mut tests = 0;
+    for block in guide.split("```lua\n-- scripts/").skip(1) {
+        let (name, text) = block.split_once('\n').expect("a name");
+        let text = text.split("\n```").next().expect("an end");
+        std::fs::write(folder.0.join(name), format!("-- scripts/{name}\n{text}\n")).expect("writes");
+        tests += usize::from(name.ends_with("_test.luau"));
+    }
+    assert!(tests >= 3, "{tests}");
+    let output = portcullis(&["test", folder.path()]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
 #[test]
 fn a_test_that_fails_says_where_and_what_and_fails_the_command() {
     let folder = Folder::new("failing");

@@ -50,6 +50,13 @@ impl Scene<'_> {
             .collect();
         let mut hook = self.map("hook");
         hook.insert("lua".to_owned(), json!(policy));
+        // Safepoints are the same everywhere; time depends on the machine, so tests have plenty unless they say otherwise.
+        let budget = hook.entry("budget").or_insert_with(|| json!({}));
+        for (key, plenty) in [("cpu", "1s"), ("total", "10s")] {
+            if budget.get(key).is_none() {
+                budget[key] = json!(plenty);
+            }
+        }
         for key in ["config", "grants"] {
             let said = self.map(key);
             if !said.is_empty() {
