@@ -71,6 +71,14 @@ functions! {
     "rand.number" ALL, "() -> number", "A number from 0 up to, not including, 1.";
     "rand.int" ALL, "(first: number, last: number) -> number", "A whole number from `first` to `last`, both included.";
     "rand.id" ALL, "() -> string", "24 hexadecimal digits that hardly come twice. Not a secret.";
+    "kv.get" LIVE, "(key: string, space: string?) -> any", "What is kept under a key, nil when nothing is. Shared by all workers, through reloads; `space` is a namespace of `grants.kv`.";
+    "kv.set" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> ()", "Keeps a value, for good or for `ttl_ms`. Fails when the namespace is full (64 MiB).";
+    "kv.add" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> boolean", "Keeps a value unless there is one; whether it did.";
+    "kv.incr" LIVE, "(key: string, by: number?, ttl_ms: number?, space: string?) -> number", "Adds a whole number, 1 when not given, and gives the sum, atomically. An absent count is 0, and ends `ttl_ms` after its first addition.";
+    "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Takes a value out; whether there was one.";
+    "cache.get" LIVE, "(key: string, space: string?) -> any", "As `kv.get`, of values that may be forgotten when there is no room.";
+    "cache.set" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> ()", "Keeps a value; the oldest make room.";
+    "cache.delete" LIVE, "(key: string, space: string?) -> boolean", "Takes a value out; whether there was one.";
     "secret.get" ALL needs "secrets", "(name: string) -> Secret", "A secret that the operator granted. It can go into a header of `gw.http` and a key of `gw.hash`, and nowhere else.";
     "http.fetch" AWAITING waits ! needs "http", "(request: HttpRequest) -> HttpAnswer", "Asks a host that the operator granted. Fails for a host that is not, and when the answer is late or too large.";
     "llm.ask" CALLER waits ! needs "models", "(ask: LlmAsk) -> LlmAnswer", "Asks a model through this gateway as this exchange's caller: its limits, budgets and log apply.";

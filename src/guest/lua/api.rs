@@ -11,6 +11,7 @@ use super::views::SecretHandle;
 use super::{Running, running};
 use crate::host::log::Level;
 use crate::host::table::find;
+use crate::host::kv::{self, Place, Shelf};
 use crate::host::{Cx, FUNCTIONS, HostError, hash, http, llm, log, metrics, pick, re, secret, targets, time};
 use crate::state::tally::Kind;
 
@@ -21,6 +22,7 @@ pub(super) fn modules(lua: &Lua) -> Result<Table> {
     texts(&gw)?;
     saying(&gw)?;
     clocks(&gw)?;
+    keeping(&gw)?;
     outside(&gw)?;
     for function in FUNCTIONS {
         let (module, name) = split(function.name);
@@ -309,6 +311,36 @@ fn clocks(gw: &Gw<'_>) -> Result<()> {
         let half = |cx: &Cx| (random(cx) * (1u64 << 48) as f64) as u64;
         Ok(format!("{:012x}{:012x}", half(cx), half(cx)))
     })
+}
+
+fn keeping(gw: &Gw<'_>) -> Result<()> {
+    for (name, shelf) in [("kv.get", Shelf::Kv), ("cache.get", Shelf::Cache)] {
+        gw.add(name, move |lua, cx, (key, space): (String, Option<String>)| {
+            let place = Place { shelf, key: &key, space: space.as_deref() };
+            kv::get(cx, place).map_err(refused)?.map(|value| to_lua(lua, &value)).transpose()
+        })?;
+    }
+    for (name, shelf, only_new) in
+        [("kv.set", Shelf::Kv, false), ("kv.add", Shelf::Kv, true), ("cache.set", Shelf::Cache, false)]
+    {
+        gw.add(name, move |_, cx, (key, value, ttl, space): (String, Lv, Option<f64>, Option<String>)| {
+            let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
+            let place = Place { shelf, key: &key, space: space.as_deref() };
+            let kept = kv::set(cx, place, &value, kv::ttl(ttl).map_err(refused)?, only_new).map_err(refused)?;
+            Ok(only_new.then_some(kept))
+        })?;
+    }
+    gw.add("kv.incr", |_, cx, (key, by, ttl, space): (String, Option<f64>, Option<f64>, Option<String>)| {
+        let place = Place { shelf: Shelf::Kv, key: &key, space: space.as_deref() };
+        let ttl = kv::ttl(ttl).map_err(refused)?;
+        kv::incr(cx, place, by.unwrap_or(1.0), ttl).map(|sum| sum as f64).map_err(refused)
+    })?;
+    for (name, shelf) in [("kv.delete", Shelf::Kv), ("cache.delete", Shelf::Cache)] {
+        gw.add(name, move |_, cx, (key, space): (String, Option<String>)| {
+            kv::delete(cx, Place { shelf, key: &key, space: space.as_deref() }).map_err(refused)
+        })?;
+    }
+    Ok(())
 }
 
 fn outside(gw: &Gw<'_>) -> Result<()> {
