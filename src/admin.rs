@@ -17,11 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
 use crate::server::Shared;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Partitions of a rule that `GET /admin/limits` shows: the fullest ones.
+const LIMITS_SHOWN: usize = 20;
 
 /// What the admin API needs.
 pub struct Admin {
@@ -109,6 +113,12 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             json_reply(StatusCode::OK, &list)
         }
         (method, path) if path.starts_with("/admin/generations/") => generation(admin, method, path).await,
+        (&Method::GET, "/admin/limits") => {
+            let generation = admin.shared.generation.load();
+            let rules: Vec<_> = generation.rules.iter().cloned().collect();
+            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
+        }
+        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -117,9 +127,9 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             ),
         },
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, \
-                        /admin/generations, /admin/generations/N/diff, /admin/guests, and POST /admin/reload, \
-                        /admin/generations/N/rollback.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/generations, \
+                        /admin/generations/N/diff, /admin/guests, /admin/limits, and POST /admin/reload, \
+                        /admin/generations/N/rollback, /admin/limits/reset.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
@@ -148,6 +158,23 @@ async fn generation(admin: &Admin, method: &Method, path: &str) -> Response<Full
 fn unknown_generation(number: u64) -> Response<Full<Bytes>> {
     let text = format!("Generation {number} is not kept; GET /admin/generations lists those that are.");
     json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_generation", "message": text}}))
+}
+
+/// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
+fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
+        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+    };
+    let rule = value("rule").unwrap_or_default();
+    let generation = admin.shared.generation.load();
+    if !generation.rules.iter().any(|known| *known.name == *rule) {
+        let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
+        return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
+    }
+    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
+    json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 
 /// Whether the head carries the token, compared in constant time.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::admit::Admitted;
 use crate::auth::Principal;
 use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
@@ -52,6 +53,8 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What it holds of limits and budgets; None where there are none.
+    pub admitted: Option<Box<Admitted>>,
     /// What guests know and keep of it; None when the generation has none.
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
@@ -195,7 +198,10 @@ impl Attempt {
 
     /// It failed.
     pub fn fail(&mut self, now: Millis, fault: &Fault) {
-        self.end(now, End::Failed { kind: fault.kind, retry_after: fault.retry_after });
+        // A limit of ours says nothing of the target's health: it was not asked.
+        let ours = matches!(fault.kind, Kind::TargetLimited | Kind::LimitsUnavailable);
+        let failed = End::Failed { kind: fault.kind, retry_after: fault.retry_after };
+        self.end(now, if ours { End::Cancelled } else { failed });
         self.fault = Some(fault.clone());
     }
 }
@@ -219,6 +225,9 @@ pub struct Subject<'a> {
     pub visit: Option<&'a Visit>,
     /// What guests know and keep of it.
     pub guests: Option<&'a hook::Open>,
+    pub peer: Option<SocketAddr>,
+    /// What it holds of limits and budgets.
+    pub admitted: Option<&'a Admitted>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -279,6 +288,8 @@ impl Exchange {
             usage_cost: self.usage_cost,
             visit: self.cache.as_deref(),
             guests: self.guests.as_deref(),
+            peer: self.peer,
+            admitted: self.admitted.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

@@ -18,6 +18,7 @@ mod gateway {
     mod money;
     mod pairs;
     mod policies;
+    mod quota;
     mod races;
     mod raw;
     mod reload;

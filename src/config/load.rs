@@ -108,7 +108,8 @@ impl Config {
         let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
         let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
-        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0)];
+        let store = self.store.path.as_mut().filter(|path| path.as_os_str() != "off");
+        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0), store];
         tls.chain(providers).chain(keys).chain(others).flatten().collect()
     }
 }
