@@ -5,7 +5,7 @@
 
 pub mod hash;
 pub mod http;
-pub mod kv;
+pub mod keep;
 pub mod lease;
 pub mod llm;
 pub mod log;

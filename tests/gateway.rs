@@ -22,6 +22,7 @@ mod gateway {
     mod races;
     mod raw;
     mod reload;
+    mod shipped;
     mod stored;
     mod support;
     mod tls;

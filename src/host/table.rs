@@ -39,6 +39,17 @@ macro_rules! functions {
 }
 
 functions! {
+    "cache.get" LIVE, "(key: string, space: string?) -> string?", "The value of a key. The namespace is the policy's own, or one of `grants.kv`.";
+    "cache.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. The oldest values make room for new ones.";
+    "cache.add" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value unless there is one; false when there is.";
+    "cache.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
+    "cache.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
+    "kv.get" LIVE, "(key: string, space: string?) -> string?", "The value of a key. The namespace is the policy's own, or one of `grants.kv`.";
+    "kv.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. A full namespace refuses new values.";
+    "kv.add" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value unless there is one; false when there is.";
+    "kv.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
+    "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
+    "kv.swap" LIVE, "(key: string, expected: string?, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value only where `expected` stands now, or nothing for nil; false when something else does.";
     "targets.get" LIVE, "(name: string) -> Target?", "What is known now of the target `provider/model`; nil when there is none.";
     "targets.list" LIVE, "(model: string) -> { Target }", "The targets behind a configured model name, in the order of the configuration.";
     "targets.models" LIVE, "() -> { string }", "Every configured model name.";
@@ -71,14 +82,6 @@ functions! {
     "rand.number" ALL, "() -> number", "A number from 0 up to, not including, 1.";
     "rand.int" ALL, "(first: number, last: number) -> number", "A whole number from `first` to `last`, both included.";
     "rand.id" ALL, "() -> string", "24 hexadecimal digits that hardly come twice. Not a secret.";
-    "kv.get" LIVE, "(key: string, space: string?) -> any", "What is kept under a key, nil when nothing is. Shared by all workers, through reloads; `space` is a namespace of `grants.kv`.";
-    "kv.set" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> ()", "Keeps a value, for good or for `ttl_ms`. Fails when the namespace is full (64 MiB).";
-    "kv.add" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> boolean", "Keeps a value unless there is one; whether it did.";
-    "kv.incr" LIVE, "(key: string, by: number?, ttl_ms: number?, space: string?) -> number", "Adds a whole number, 1 when not given, and gives the sum, atomically. An absent count is 0, and ends `ttl_ms` after its first addition.";
-    "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Takes a value out; whether there was one.";
-    "cache.get" LIVE, "(key: string, space: string?) -> any", "As `kv.get`, of values that may be forgotten when there is no room.";
-    "cache.set" LIVE, "(key: string, value: any, ttl_ms: number?, space: string?) -> ()", "Keeps a value; the oldest make room.";
-    "cache.delete" LIVE, "(key: string, space: string?) -> boolean", "Takes a value out; whether there was one.";
     "secret.get" ALL needs "secrets", "(name: string) -> Secret", "A secret that the operator granted. It can go into a header of `gw.http` and a key of `gw.hash`, and nowhere else.";
     "http.fetch" AWAITING waits ! needs "http", "(request: HttpRequest) -> HttpAnswer", "Asks a host that the operator granted. Fails for a host that is not, and when the answer is late or too large.";
     "llm.ask" CALLER waits ! needs "models", "(ask: LlmAsk) -> LlmAnswer", "Asks a model through this gateway as this exchange's caller: its limits, budgets and log apply.";

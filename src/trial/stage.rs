@@ -100,7 +100,8 @@ impl Stage {
             }
             "advance" => {
                 let ms = said["ms"].as_f64().filter(|ms| *ms >= 0.0).ok_or("t.advance takes milliseconds")?;
-                self.runtime.block_on(tokio::time::sleep(Duration::from_secs_f64(ms / 1000.0)));
+                // Made inside the runtime: a sleep belongs to the clock under which it is made.
+                self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs_f64(ms / 1000.0)).await });
                 Ok(Value::Null)
             }
             "chat" => self.ask(&said["scene"], client::chat(&said["ask"])?, said["ask"]["split"].as_u64()),

@@ -9,20 +9,22 @@ use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaStr
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
 use super::{Running, running};
+use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
-use crate::host::kv::{self, Place, Shelf};
 use crate::host::{Cx, FUNCTIONS, HostError, hash, http, llm, log, metrics, pick, re, secret, targets, time};
 use crate::state::tally::Kind;
 
 /// The modules of `gw` and its constructors of verdicts, read-only.
 pub(super) fn modules(lua: &Lua) -> Result<Table> {
     let gw = Gw { lua, modules: lua.create_table()? };
+    keeping(&gw, ["cache.get", "cache.set", "cache.add", "cache.incr", "cache.delete"], Store::Cache)?;
+    keeping(&gw, ["kv.get", "kv.set", "kv.add", "kv.incr", "kv.delete"], Store::Kv)?;
+    swapping(&gw)?;
     looking(&gw)?;
     texts(&gw)?;
     saying(&gw)?;
     clocks(&gw)?;
-    keeping(&gw)?;
     outside(&gw)?;
     for function in FUNCTIONS {
         let (module, name) = split(function.name);
@@ -105,6 +107,43 @@ impl Gw<'_> {
 
 fn refused(error: HostError) -> Error {
     Error::runtime(error.0)
+}
+
+type Place = Option<String>;
+
+fn keeping(gw: &Gw<'_>, names: [&'static str; 5], store: Store) -> Result<()> {
+    let [get, set, add, incr, delete] = names;
+    gw.add(get, move |lua, cx, (key, place): (String, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::get(&space, &key).map(|value| lua.create_string(&value)).transpose()
+    })?;
+    gw.add(set, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::set(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    })?;
+    gw.add(add, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::add(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    })?;
+    gw.add(incr, move |_, cx, (key, by, ttl, place): (String, Option<f64>, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        let sum = keep::incr(&space, &key, by.unwrap_or(1.0), keep::ttl(ttl).map_err(refused)?).map_err(refused)?;
+        Ok(sum as f64)
+    })?;
+    gw.add(delete, move |_, cx, (key, place): (String, Place)| {
+        Ok(keep::space(cx, store, place.as_deref()).map_err(refused)?.delete(&key))
+    })
+}
+
+type Swap = (String, Option<LuaString>, LuaString, Option<f64>, Place);
+
+fn swapping(gw: &Gw<'_>) -> Result<()> {
+    gw.add("kv.swap", |_, cx, (key, expected, value, ttl, place): Swap| {
+        let space = keep::space(cx, Store::Kv, place.as_deref()).map_err(refused)?;
+        let expected = expected.as_ref().map(|expected| expected.as_bytes());
+        let ttl = keep::ttl(ttl).map_err(refused)?;
+        keep::swap(&space, &key, expected.as_deref(), &value.as_bytes(), ttl).map_err(refused)
+    })
 }
 
 fn looking(gw: &Gw<'_>) -> Result<()> {
@@ -311,36 +350,6 @@ fn clocks(gw: &Gw<'_>) -> Result<()> {
         let half = |cx: &Cx| (random(cx) * (1u64 << 48) as f64) as u64;
         Ok(format!("{:012x}{:012x}", half(cx), half(cx)))
     })
-}
-
-fn keeping(gw: &Gw<'_>) -> Result<()> {
-    for (name, shelf) in [("kv.get", Shelf::Kv), ("cache.get", Shelf::Cache)] {
-        gw.add(name, move |lua, cx, (key, space): (String, Option<String>)| {
-            let place = Place { shelf, key: &key, space: space.as_deref() };
-            kv::get(cx, place).map_err(refused)?.map(|value| to_lua(lua, &value)).transpose()
-        })?;
-    }
-    for (name, shelf, only_new) in
-        [("kv.set", Shelf::Kv, false), ("kv.add", Shelf::Kv, true), ("cache.set", Shelf::Cache, false)]
-    {
-        gw.add(name, move |_, cx, (key, value, ttl, space): (String, Lv, Option<f64>, Option<String>)| {
-            let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
-            let place = Place { shelf, key: &key, space: space.as_deref() };
-            let kept = kv::set(cx, place, &value, kv::ttl(ttl).map_err(refused)?, only_new).map_err(refused)?;
-            Ok(only_new.then_some(kept))
-        })?;
-    }
-    gw.add("kv.incr", |_, cx, (key, by, ttl, space): (String, Option<f64>, Option<f64>, Option<String>)| {
-        let place = Place { shelf: Shelf::Kv, key: &key, space: space.as_deref() };
-        let ttl = kv::ttl(ttl).map_err(refused)?;
-        kv::incr(cx, place, by.unwrap_or(1.0), ttl).map(|sum| sum as f64).map_err(refused)
-    })?;
-    for (name, shelf) in [("kv.delete", Shelf::Kv), ("cache.delete", Shelf::Cache)] {
-        gw.add(name, move |_, cx, (key, space): (String, Option<String>)| {
-            kv::delete(cx, Place { shelf, key: &key, space: space.as_deref() }).map_err(refused)
-        })?;
-    }
-    Ok(())
 }
 
 fn outside(gw: &Gw<'_>) -> Result<()> {
