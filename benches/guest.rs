@@ -138,6 +138,8 @@ impl Bench {
             metadata: [("tier".to_owned(), "gold".to_owned())].into(),
             models: Vec::new(),
             expires: None,
+            disable_fallbacks: false,
+            trace: false,
         };
         Bench {
             engine,

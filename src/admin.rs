@@ -1,6 +1,8 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod cache;
 mod guests;
+mod targets;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
+
+use cache::Purge;
 
 use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
@@ -78,6 +82,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
             let (answers, bytes, _) = state.cache.size();
+            state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
             let mut text = state.metrics.render(state.log.dropped());
             // The end mark comes after what policies add.
@@ -103,6 +108,20 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
+        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
+            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
+            Err(why) => json_reply(
+                StatusCode::BAD_REQUEST,
+                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
+            ),
+        },
+        (&Method::GET, "/admin/limits") => {
+            let generation = admin.shared.generation.load();
+            let rules: Vec<_> = generation.rules.iter().cloned().collect();
+            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
+        }
+        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
         (&Method::GET, "/admin/guests") => {
             json_reply(StatusCode::OK, &guests::list(&admin.shared.generation.load(), state))
         }
@@ -113,12 +132,6 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             json_reply(StatusCode::OK, &list)
         }
         (method, path) if path.starts_with("/admin/generations/") => generation(admin, method, path).await,
-        (&Method::GET, "/admin/limits") => {
-            let generation = admin.shared.generation.load();
-            let rules: Vec<_> = generation.rules.iter().cloned().collect();
-            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
-        }
-        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -126,13 +139,39 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 &json!({"error": {"code": "reload_refused", "message": error}}),
             ),
         },
+        (&Method::GET, "/admin/targets") => {
+            json_reply(StatusCode::OK, &targets::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::POST, path)
+            if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) =>
+        {
+            json_reply(status, &body)
+        }
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/generations, \
-                        /admin/generations/N/diff, /admin/guests, /admin/limits, and POST /admin/reload, \
-                        /admin/generations/N/rollback, /admin/limits/reset.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/cache, /admin/generation, \
+                        /admin/generations, /admin/generations/N/diff, /admin/guests, /admin/limits, /admin/targets, \
+                        and POST /admin/cache/purge, /admin/generations/N/rollback, /admin/limits/reset, \
+                        /admin/reload, /admin/targets/NAME/drain (or open, close).";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
+}
+
+/// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
+fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
+        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+    };
+    let rule = value("rule").unwrap_or_default();
+    let generation = admin.shared.generation.load();
+    if !generation.rules.iter().any(|known| *known.name == *rule) {
+        let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
+        return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
+    }
+    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
+    json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 
 /// `/admin/generations/{n}/diff` and `/rollback`.
@@ -158,23 +197,6 @@ async fn generation(admin: &Admin, method: &Method, path: &str) -> Response<Full
 fn unknown_generation(number: u64) -> Response<Full<Bytes>> {
     let text = format!("Generation {number} is not kept; GET /admin/generations lists those that are.");
     json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_generation", "message": text}}))
-}
-
-/// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
-fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
-    let value = |name: &str| {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
-        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
-    };
-    let rule = value("rule").unwrap_or_default();
-    let generation = admin.shared.generation.load();
-    if !generation.rules.iter().any(|known| *known.name == *rule) {
-        let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
-        return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
-    }
-    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
-    json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 
 /// Whether the head carries the token, compared in constant time.

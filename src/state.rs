@@ -39,6 +39,11 @@ use redis::Link;
 use store::Store;
 use tally::Tally;
 
+/// Now, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 /// The process's memory.
 #[derive(Debug)]
 pub struct State {

@@ -12,8 +12,10 @@ mod gateway {
     mod commit;
     mod dialect;
     mod drain;
+    mod drill;
     mod faults;
     mod first;
+    mod lasting;
     mod limits;
     mod money;
     mod pairs;
@@ -22,10 +24,12 @@ mod gateway {
     mod races;
     mod raw;
     mod reload;
+    mod shared;
     mod shipped;
     mod stored;
     mod support;
     mod tls;
+    mod trace;
     mod transports;
     mod upstream;
     mod waiting;

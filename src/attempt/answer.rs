@@ -12,6 +12,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
+use super::once::Successors;
+use super::onward;
 use crate::body::{Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
@@ -59,6 +61,8 @@ pub(super) struct Reading<'a> {
     /// When the request went out.
     pub sent: Instant,
     pub deadline: Deadline,
+    /// Who may go on where a stream breaks off.
+    pub after: Option<Arc<Successors>>,
 }
 
 impl Reading<'_> {
@@ -80,18 +84,17 @@ impl Reading<'_> {
 
     async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let filter = hook::events(self.x);
+        let onward = onward::of(cx, self.x, self.after.as_ref());
+        let translate = |asked: &Asked| Mode::Translate {
+            decoder: self.from.decoder(),
+            encoder: self.x.dialect.encoder(asked),
+            events: Vec::new(),
+        };
         let mode = match &self.asked {
-            Meaning::Chat(asked) => Mode::Translate {
-                decoder: self.from.decoder(),
-                encoder: self.x.dialect.encoder(asked),
-                events: Vec::new(),
-            },
-            // A guest edits text, and what a dialect repeats of it later must be edited alike.
-            Meaning::Raw if filter.is_some() => Mode::Translate {
-                decoder: self.from.decoder(),
-                encoder: self.x.dialect.encoder(&self.meaning()?),
-                events: Vec::new(),
-            },
+            Meaning::Chat(asked) => translate(asked),
+            // What may have to go on elsewhere must be understood; and where a guest edits text, what a dialect repeats of
+            // it later must be edited alike.
+            _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
         let timeouts = &self.target.timeouts;
@@ -107,6 +110,8 @@ impl Reading<'_> {
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
             filter,
+            onward,
+            input_tokens: self.x.bytes_in / 4,
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
@@ -277,6 +282,8 @@ impl Reading<'_> {
             add_cost: None,
             at_end: None,
             filter: hook::events(self.x),
+            onward: None,
+            input_tokens: 0,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;

@@ -8,7 +8,7 @@ use http::Response;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Good, Reading, retry_after};
-use super::encode::{self, Dropped, Prepared};
+use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
@@ -16,6 +16,7 @@ use crate::exchange::Subject;
 use crate::fault::Fault;
 use crate::hook;
 use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::stream::Deadline;
 use crate::upstream::Outbound;
@@ -39,14 +40,22 @@ pub(super) struct Once {
     edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
     refused: Option<Fault>,
+    /// Who may go on where its stream breaks off; None where the model does not ask for it.
+    pub after: Option<Arc<Successors>>,
+}
+
+/// What a stream needs to go on with another target.
+pub(super) struct Successors {
+    pub call: Arc<Call>,
+    pub targets: Vec<Arc<Target>>,
 }
 
 impl Once {
     pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
-        let deadline = Deadline::of(x.started, &target, began);
-        let (headers, edits) = (Vec::new(), Vec::new());
-        let mut once = Once { target, key, began, deadline, number, headers, edits, refused: None };
+        let deadline = Deadline::of(x.started, x.patience, &target, began);
+        let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
+        let mut once = Once { target, key, began, deadline, number, headers, edits, refused, after };
         match hook::attempt(x, &once.target, number) {
             Ok(None) => {}
             Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
@@ -78,17 +87,43 @@ impl Once {
     }
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+        let mut dropped = Dropped::new();
+        let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
+            Head::Upstream(head, asked, sent) => (head, asked, sent),
+            Head::Answered(reply) => return Ok(Good::new(*reply)),
+        };
+        let (response, from) = head;
+        let (target, after) = (&self.target, self.after.clone());
+        let reading = Reading { x, call, target, from, asked, sent, deadline: self.deadline, after };
+        let good = reading.read(cx, response).await?;
+        let (usage, finish) = (good.seen.usage, good.seen.finish);
+        let answered = hook::Answered { target, number: self.number, usage, finish };
+        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
+        Ok(Good { dropped, reply, ..good })
+    }
+
+    /// Sends and waits for a good head.
+    ///
+    /// # Errors
+    /// As [`Once::run`].
+    pub async fn head(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Call,
+        dropped: &mut Dropped,
+        status: &mut Option<u16>,
+    ) -> Result<Head, Fault> {
         if let Some(fault) = &self.refused {
             return Err(fault.clone());
         }
         let edited = if self.edits.is_empty() { None } else { Some(hook::edited(x, call, &self.edits)?) };
         let call = edited.as_ref().unwrap_or(call);
         let target = &self.target;
-        let mut dropped = Dropped::new();
-        let (face, prepared) = encode::prepare(x, call, target, self.key, &mut dropped)?;
+        let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {
             Prepared::Send(prepared) => prepared,
-            Prepared::Answered(reply) => return Ok(Good::new(*reply)),
+            Prepared::Answered(reply) => return Ok(Head::Answered(reply)),
         };
         let sent = Instant::now();
         let mut headers = prepared.headers;
@@ -107,14 +142,17 @@ impl Once {
         if !response.status().is_success() {
             return Err(refused(response, face.dialect, timeouts).await);
         }
-        let reading =
-            Reading { x, call, target, from: face.dialect, asked: prepared.asked, sent, deadline: self.deadline };
-        let good = reading.read(cx, response).await?;
-        let (usage, finish) = (good.seen.usage, good.seen.finish);
-        let answered = hook::Answered { target, number: self.number, usage, finish };
-        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
-        Ok(Good { dropped, reply, ..good })
+        Ok(Head::Upstream((response, face.dialect), prepared.asked, sent))
     }
+}
+
+/// What came of sending.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
+pub(super) enum Head {
+    /// A good head in this dialect, to a request of this meaning that was sent then.
+    Upstream((Response<Inbound>, &'static dyn Dialect), Meaning, Instant),
+    /// No upstream was needed.
+    Answered(Box<Reply>),
 }
 
 /// Reads an error answer.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::Once;
+use super::once::{Once, Successors};
 use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
@@ -125,7 +125,10 @@ impl<'a> Trying<'a> {
     pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
         let Places { key, alias, flight, key_flight } = places;
         let number = self.tried.attempts.len() as u32 + 1;
-        let once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        let mut once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        if self.plan.rules.continue_on_cut && self.x.stream {
+            once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
+        }
         let attempt = Attempt {
             key: alias,
             waited,
@@ -187,7 +190,7 @@ impl<'a> Trying<'a> {
             return Ok(None);
         }
         let target = &failed.once.target;
-        let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
+        let left = (self.x.started + self.patience(target)).saturating_duration_since(Instant::now());
         let described = hook::FailedTry {
             fault,
             target,
@@ -217,6 +220,12 @@ impl<'a> Trying<'a> {
         }))
     }
 
+    /// What the whole exchange may take.
+    fn patience(&self, target: &Target) -> Duration {
+        let total = target.timeouts.total;
+        self.x.patience.map_or(total, |patience| patience.min(total))
+    }
+
     /// Where to go after a failed try: a place in the roster, as what, after which wait.
     fn after(&mut self, failed: &Started, fault: &Fault) -> (Option<usize>, Role, Duration) {
         let now = Instant::now();
@@ -231,7 +240,7 @@ impl<'a> Trying<'a> {
             of_target,
             stated,
             waited: self.waited,
-            left: (self.x.started + failed.once.target.timeouts.total).saturating_duration_since(now),
+            left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),
             keys: self.roster.keys_left(at),
             untried: self.roster.untried().is_some(),
             chain: !self.chain(fault.kind).is_empty(),

@@ -47,7 +47,11 @@ pub(crate) fn object(fault: &Fault) -> Value {
         Some(Refusal { code: Some(code), .. }) => (row.openai, Some(code.as_str())),
         _ => (row.openai, Some(fault.told_code())),
     };
-    json!({ "message": fault.text(), "type": kind, "param": fault.param, "code": code })
+    let mut object = json!({ "message": fault.text(), "type": kind, "param": fault.param, "code": code });
+    if let Some(availability) = &fault.availability {
+        object["availability"] = Value::clone(availability);
+    }
+    object
 }
 
 /// What an upstream of an OpenAI form said to the caller (not to us, as a refused credential is).

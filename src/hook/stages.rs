@@ -112,6 +112,7 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
                     models: who.models,
                     metadata: who.metadata,
                     expires: None,
+                    ..Principal::default()
                 }));
                 break;
             }
