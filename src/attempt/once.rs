@@ -117,7 +117,7 @@ impl Once {
         if let Some(fault) = &self.refused {
             return Err(fault.clone());
         }
-        let edited = if self.edits.is_empty() { None } else { Some(hook::edited(x, call, &self.edits)?) };
+        let edited = hook::edited(x, call, &self.edits)?;
         let call = edited.as_ref().unwrap_or(call);
         let target = &self.target;
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;

@@ -93,10 +93,10 @@ fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook, envelope: 
 ///
 /// # Errors
 /// It cannot be done.
-pub(super) fn to_try(x: &Subject<'_>, call: &Arc<Call>, patch: &Patch, hook: &Hook) -> Result<Arc<Call>, Fault> {
+pub(super) fn to_try(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook) -> Result<Call, Fault> {
     let mut envelope = call.envelope.clone();
     converse(x, call, patch, hook, &mut envelope)?;
-    Ok(Arc::new(call.with(Envelope::read(envelope.pieces().concat().into())?)))
+    Ok(call.with(Envelope::read(envelope.pieces().concat().into())?))
 }
 
 fn edit(ask: &mut chat::Ask, patch: &Patch, hook: &Hook) -> Result<(), Fault> {

@@ -223,24 +223,24 @@ pub struct Edit {
     patch: Box<Patch>,
 }
 
-/// The ask with the edits of this try in it.
+/// The ask with the edits of this try in it; None when there are none.
 ///
 /// # Errors
 /// An edit cannot be made, and its guest refuses where it fails.
-pub fn edited(x: &Subject<'_>, call: &Arc<Call>, edits: &[Edit]) -> Result<Arc<Call>, Fault> {
-    let mut call = call.clone();
-    let Some(open) = x.guests else { return Ok(call) };
+pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Call>, Fault> {
+    let mut changed = None;
+    let Some(open) = x.guests else { return Ok(changed) };
     for edit in edits {
         let hook = &open.hooks.all()[edit.at];
-        match apply::to_try(x, &call, &edit.patch, hook) {
-            Ok(changed) => call = changed,
+        match apply::to_try(x, changed.as_ref().unwrap_or(call), &edit.patch, hook) {
+            Ok(call) => changed = Some(call),
             Err(fault) => {
                 let why = fault.source.unwrap_or(fault.message);
                 hook.misjudged(Phase::Attempt, &open.visit, open.world.state(), &why)?;
             }
         }
     }
-    Ok(call)
+    Ok(changed)
 }
 
 /// `on_attempt`: the try as guests want it.

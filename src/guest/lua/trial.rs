@@ -30,11 +30,7 @@ pub type Stage = Box<dyn FnMut(&str, Value) -> Result<Value, String> + Send>;
 ///
 /// # Errors
 /// The file does not compile, or breaks outside its tests: file, line and what is wrong.
-#[expect(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "bounds real time; the runtime's is the test's own"
-)]
+#[expect(clippy::disallowed_types, reason = "bounds real time; the runtime's is the test's own")]
 pub fn run(label: &str, source: &str, stage: Stage) -> Result<(), String> {
     let said = |error: Error| read::message(&error);
     let libraries = StdLib::MATH | StdLib::STRING | StdLib::TABLE | StdLib::COROUTINE | StdLib::UTF8 | StdLib::BIT;
