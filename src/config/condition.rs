@@ -18,6 +18,7 @@ use super::value::Source;
 pub struct When(pub Vec<Clause>);
 
 /// One entry of a condition.
+#[expect(clippy::large_enum_variant, reason = "conditions are few, and most entries are tests")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Clause {
     All(Vec<When>),
