@@ -26,12 +26,11 @@ pub enum Inbound {
     Ready(Option<Bytes>),
     /// One of several readers of a body.
     Shared(tape::Reader),
-    #[cfg(test)]
+    /// Pieces that somebody in this process sends: the upstreams of trials.
     Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
 }
 
-/// A body that a test sends piece by piece.
-#[cfg(test)]
+/// A body that is sent piece by piece from within the process.
 pub fn channel() -> (tokio::sync::mpsc::UnboundedSender<Result<Bytes, String>>, Inbound) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     (sender, Inbound::Channel(receiver))
@@ -64,7 +63,6 @@ impl Inbound {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Inbound::Direct(body) => body.poll_data(cx),
             Inbound::Shared(reader) => reader.poll_data(cx),
-            #[cfg(test)]
             Inbound::Channel(receiver) => receiver.poll_recv(cx),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
@@ -126,7 +124,6 @@ impl Inbound {
             Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
             Inbound::Shared(_) => None,
-            #[cfg(test)]
             Inbound::Channel(_) => None,
         }
     }

@@ -6,7 +6,9 @@ mod generations;
 mod key;
 mod mock;
 mod schema;
+mod script;
 mod serve;
+mod test;
 mod welcome;
 
 use std::io::{IsTerminal, Write};
@@ -45,6 +47,10 @@ enum Command {
     Schema,
     /// Judge the semantic cache on pairs of texts.
     Cache(cache::Args),
+    /// Run the tests of policies.
+    Test(test::Args),
+    /// Begin a policy.
+    Script(script::Args),
     /// Make keys and their hashes.
     Key(key::Args),
     /// List, compare and put back what was in force in a running gateway.
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
         Command::Cache(args) => cache::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Script(args) => script::run(args),
         Command::Key(args) => key::run(args),
         Command::Generations(args) => generations::run(args),
     }

@@ -25,8 +25,8 @@ use crate::state::guests::{Outcome, Record};
 
 pub use apply::Set;
 pub use stages::{
-    After, Answered, FailedTry, Open, answer, attempt, auth, done, events, fault, identify, request, route as plan,
-    sees_answers, take_notes,
+    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, done, edited, events, fault, identify, request,
+    route as plan, sees_answers, take_notes,
 };
 
 /// Failures within the window after which a guest is switched off, and for how long.

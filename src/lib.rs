@@ -65,4 +65,5 @@ pub mod sse;
 pub mod state;
 pub mod stream;
 pub mod trace;
+pub mod trial;
 pub mod upstream;

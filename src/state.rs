@@ -17,7 +17,7 @@ pub mod redis;
 pub mod store;
 pub mod tally;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -76,6 +76,8 @@ pub struct State {
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
+    /// What the wall clock showed when the process began; 0 where the system's counts.
+    clock: AtomicU64,
     /// Why the newest reload was refused, until one succeeds.
     reload_error: ArcSwapOption<String>,
 }
@@ -103,6 +105,7 @@ impl State {
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),
+            clock: AtomicU64::new(0),
             reload_error: ArcSwapOption::empty(),
         }
     }
@@ -128,6 +131,19 @@ impl State {
     /// The present moment of the process, for everything that counts in [`Millis`].
     pub fn now(&self) -> Millis {
         self.started.elapsed().as_millis() as u64
+    }
+
+    /// Now, in Unix milliseconds; from a trial's own clock where it was set.
+    pub fn unix_ms(&self) -> u64 {
+        match self.clock.load(Ordering::Relaxed) {
+            0 => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            began => began + self.now(),
+        }
+    }
+
+    /// Lets the wall clock go on from this moment, at the pace of the runtime's.
+    pub fn set_clock(&self, unix_ms: u64) {
+        self.clock.store(unix_ms.saturating_sub(self.now()), Ordering::Relaxed);
     }
 
     pub fn uptime(&self) -> Duration {

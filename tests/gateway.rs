@@ -25,6 +25,7 @@ mod gateway {
     mod raw;
     mod reload;
     mod shared;
+    mod shipped;
     mod stored;
     mod support;
     mod tls;

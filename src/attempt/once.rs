@@ -36,6 +36,8 @@ pub(super) struct Once {
     number: u32,
     /// Headers that guests want on this try.
     headers: Vec<hook::Set>,
+    /// What guests want to be said in this try.
+    edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
     refused: Option<Fault>,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
@@ -52,11 +54,11 @@ impl Once {
     pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
         let deadline = Deadline::of(x.started, x.patience, &target, began);
-        let (headers, refused, after) = (Vec::new(), None, None);
-        let mut once = Once { target, key, began, deadline, number, headers, refused, after };
+        let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
+        let mut once = Once { target, key, began, deadline, number, headers, edits, refused, after };
         match hook::attempt(x, &once.target, number) {
             Ok(None) => {}
-            Ok(Some((target, headers))) => (once.target, once.headers) = (target, headers),
+            Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
             Err(fault) => once.refused = Some(fault),
         }
         once
@@ -115,6 +117,8 @@ impl Once {
         if let Some(fault) = &self.refused {
             return Err(fault.clone());
         }
+        let edited = hook::edited(x, call, &self.edits)?;
+        let call = edited.as_ref().unwrap_or(call);
         let target = &self.target;
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {

@@ -221,8 +221,9 @@ pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
 fn header(text: &str) -> Option<(&str, usize)> {
     let start = text.find(HEADER)?;
     let before = &text[..start];
-    // Directives such as `--!strict` may come before it.
-    if !before.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with("--!")) {
+    // Comments and directives such as `--!strict` may come before it.
+    let comment = |line: &str| line.starts_with("--") && !line.starts_with("--[");
+    if !before.lines().map(str::trim).all(|line| line.is_empty() || comment(line)) {
         return None;
     }
     let inside = &text[start + HEADER.len()..];
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_single_file_carries_its_manifest_in_its_first_comment() {
-        let text = "--!strict\n--[[manifest\nversion = \"1.2\"\nguard = true\nstream = \"event\"\n]]\nreturn {}\n";
+        let text = "-- A policy.\n--!strict\n--[[manifest\nversion = \"1.2\"\nguard = true\nstream = \"event\"\n]]\nreturn {}\n";
         let (inside, above) = header(text).expect("a header");
         let manifest = manifest(inside, "x.luau", above).expect("reads");
         assert_eq!(

@@ -7,6 +7,7 @@ mod api;
 mod convert;
 mod machine;
 mod read;
+pub mod trial;
 mod views;
 
 use std::cell::RefCell;

@@ -87,11 +87,11 @@ pub struct Patch {
     pub params: BTreeMap<String, Option<Value>>,
     /// Attempt: headers of the upstream request. Answer: of the answer. None takes one out.
     pub headers: BTreeMap<String, Option<Header>>,
-    /// Request: instead of the system prompt.
+    /// Request and attempt: instead of the system prompt.
     pub system: Option<String>,
-    /// Request: the turns, all of them.
+    /// Request and attempt: the turns, all of them.
     pub messages: Option<Vec<Turn>>,
-    /// Request and answer: texts by their number, as `texts()` gives them.
+    /// Request, attempt and answer: texts by their number, as `texts()` gives them.
     pub texts: BTreeMap<usize, String>,
     /// Answer: the whole text of its first choice.
     pub text: Option<String>,

@@ -47,17 +47,7 @@ fn misjudged(hook: &Hook, why: &str) -> Fault {
 pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &Hook) -> Result<Call, Fault> {
     let mut envelope = call.envelope.clone();
     if patch.edits_text() {
-        let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
-        edit(&mut ask, &patch, hook)?;
-        let mut to = Encoding::new(&x.model, &Quirks::NONE);
-        let encoded = x.dialect.encode_ask(&ask, &mut to).map_err(|fault| misjudged(hook, &fault.message))?;
-        let encoded = Envelope::read(Bytes::from(encoded))?;
-        for name in CONVERSATION {
-            match encoded.raw(name) {
-                Some(value) => envelope.set(name, Bytes::copy_from_slice(value)),
-                None => envelope.remove(name),
-            }
-        }
+        converse(&x.split().0, call, &patch, hook, &mut envelope)?;
     }
     for name in ["model", "stream"] {
         if patch.params.contains_key(name) {
@@ -81,6 +71,32 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &H
         x.model = model;
     }
     Ok(call.with(envelope))
+}
+
+/// Puts the patched conversation in place of the one in the body.
+fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook, envelope: &mut Envelope) -> Result<(), Fault> {
+    let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
+    edit(&mut ask, patch, hook)?;
+    let mut to = Encoding::new(x.model, &Quirks::NONE);
+    let encoded = x.dialect.encode_ask(&ask, &mut to).map_err(|fault| misjudged(hook, &fault.message))?;
+    let encoded = Envelope::read(Bytes::from(encoded))?;
+    for name in CONVERSATION {
+        match encoded.raw(name) {
+            Some(value) => envelope.set(name, Bytes::copy_from_slice(value)),
+            None => envelope.remove(name),
+        }
+    }
+    Ok(())
+}
+
+/// The ask with the conversation of one try in it; whatever else the patch says is the target's.
+///
+/// # Errors
+/// It cannot be done.
+pub(super) fn to_try(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook) -> Result<Call, Fault> {
+    let mut envelope = call.envelope.clone();
+    converse(x, call, patch, hook, &mut envelope)?;
+    Ok(call.with(Envelope::read(envelope.pieces().concat().into())?))
 }
 
 fn edit(ask: &mut chat::Ask, patch: &Patch, hook: &Hook) -> Result<(), Fault> {

@@ -17,7 +17,7 @@ use crate::auth::Principal;
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
 use crate::guest::StreamMode;
-use crate::guest::verdict::Verdict;
+use crate::guest::verdict::{Patch, Verdict};
 use crate::guest::view;
 use crate::host::visit::Facts;
 use crate::host::{Phase, Visit, World};
@@ -207,18 +207,54 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
 /// Phases after planning that are shown the ask again.
 const LATER: crate::host::Phases = crate::host::Phases::of(&[Phase::Attempt, Phase::Fault, Phase::Answer]);
 
-/// A target as guests want it for one try, and headers to send with it.
-pub type Tuned = (Arc<Target>, Vec<apply::Set>);
+/// One try as guests want it.
+#[derive(Debug)]
+pub struct Tuned {
+    pub target: Arc<Target>,
+    pub headers: Vec<apply::Set>,
+    pub edits: Vec<Edit>,
+}
 
-/// `on_attempt`: the target as guests want it for this try, and headers to send with it.
+/// A change of the conversation for one try, made when the try is.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// The guest's place among the hooks.
+    at: usize,
+    patch: Box<Patch>,
+}
+
+/// The ask with the edits of this try in it; None when there are none.
+///
+/// # Errors
+/// An edit cannot be made, and its guest refuses where it fails.
+pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Call>, Fault> {
+    let mut changed = None;
+    let Some(open) = x.guests else { return Ok(changed) };
+    for edit in edits {
+        let hook = &open.hooks.all()[edit.at];
+        match apply::to_try(x, changed.as_ref().unwrap_or(call), &edit.patch, hook) {
+            Ok(call) => changed = Some(call),
+            Err(fault) => {
+                let why = fault.source.unwrap_or(fault.message);
+                hook.misjudged(Phase::Attempt, &open.visit, open.world.state(), &why)?;
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// `on_attempt`: the try as guests want it.
 ///
 /// # Errors
 /// A guest failed where that refuses.
 pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
     let Some((open, request)) = shown_again(x, Phase::Attempt) else { return Ok(None) };
     let mut target = target.clone();
-    let mut headers = Vec::new();
-    for hook in open.wanting(Phase::Attempt, x.model) {
+    let (mut headers, mut edits) = (Vec::new(), Vec::new());
+    for (at, hook) in open.hooks.all().iter().enumerate() {
+        if !hook.wants(Phase::Attempt, &open.visit, x.model) {
+            continue;
+        }
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
         let subject = view::Subject::Try(Arc::new(view));
         if let Verdict::Patch(patch) = hook.call_now(Phase::Attempt, &open.visit, &open.world, subject)? {
@@ -231,9 +267,12 @@ pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
                 }
             }
             target = apply::to_target(&target, &patch);
+            if patch.edits_text() {
+                edits.push(Edit { at, patch });
+            }
         }
     }
-    Ok(Some((target, headers)))
+    Ok(Some(Tuned { target, headers, edits }))
 }
 
 /// The guests that listen at a phase after planning, with the ask as they are shown it.

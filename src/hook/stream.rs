@@ -26,8 +26,8 @@ pub(super) struct Sieve {
     visit: Arc<Visit>,
     world: Arc<dyn World>,
     guests: Vec<Guest>,
-    /// Blocks that are open, innermost last.
-    open: Vec<(u32, u32)>,
+    /// Blocks that are open, innermost last, and whether they are of reasoning.
+    open: Vec<(u32, u32, bool)>,
     choices: u32,
     stopped: bool,
 }
@@ -81,7 +81,7 @@ impl Sieve {
         let verdict = hook.call_now(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()))?;
         let delta = |text: String| match text.is_empty() {
             true => Vec::new(),
-            false => vec![Event::Delta { choice, index, delta: delta_of(kind, text) }],
+            false => vec![Event::Delta { choice, index, delta: self.delta_of(choice, index, kind, text) }],
         };
         Ok(match verdict {
             Verdict::Text(text) => Passed::Events(delta(text)),
@@ -125,7 +125,16 @@ impl Sieve {
     }
 
     fn is_text(&self, choice: u32, index: u32) -> bool {
-        self.open.contains(&(choice, index))
+        self.open.iter().any(|block| (block.0, block.1) == (choice, index))
+    }
+
+    /// What was held back to a block's end is what the block is.
+    fn delta_of(&self, choice: u32, index: u32, kind: &str, text: String) -> Delta {
+        if kind == "reasoning" || self.open.contains(&(choice, index, true)) {
+            Delta::Reasoning(text)
+        } else {
+            Delta::Text(text)
+        }
     }
 
     fn take(&mut self, row: usize, choice: u32, index: u32, kind: &'static str, text: String) -> Result<Passed, Fault> {
@@ -195,16 +204,16 @@ impl Sieve {
         }
         if let Some(text) = stop.text.filter(|text| !text.is_empty()) {
             let (choice, index) = match self.open.last() {
-                Some(block) => *block,
-                None => {
+                Some((choice, index, false)) => (*choice, *index),
+                _ => {
                     out.push(Event::Open { choice: 0, index: 0, block: Opened::Text });
-                    self.open.push((0, 0));
+                    self.open.push((0, 0, false));
                     (0, 0)
                 }
             };
             out.push(Event::Delta { choice, index, delta: Delta::Text(text) });
         }
-        for (choice, index) in self.open.drain(..).rev() {
+        for (choice, index, _) in self.open.drain(..).rev() {
             out.push(Event::Close { choice, index });
         }
         for choice in 0..=self.choices {
@@ -212,10 +221,6 @@ impl Sieve {
         }
         Ok(Flow::End)
     }
-}
-
-fn delta_of(kind: &str, text: String) -> Delta {
-    if kind == "reasoning" { Delta::Reasoning(text) } else { Delta::Text(text) }
 }
 
 impl Filter for Sieve {
@@ -243,8 +248,8 @@ impl Filter for Sieve {
         }
         for event in std::mem::take(events) {
             match &event {
-                Event::Open { choice, index, block: Opened::Text | Opened::Reasoning { .. } } => {
-                    self.open.push((*choice, *index));
+                Event::Open { choice, index, block: block @ (Opened::Text | Opened::Reasoning { .. }) } => {
+                    self.open.push((*choice, *index, matches!(block, Opened::Reasoning { .. })));
                     self.choices = self.choices.max(*choice);
                 }
                 Event::Fault(_) => {}
@@ -261,7 +266,7 @@ impl Filter for Sieve {
                 return flow;
             }
             if let Some(closed) = closed {
-                self.open.retain(|block| *block != closed);
+                self.open.retain(|block| (block.0, block.1) != closed);
             }
         }
         *events = out;

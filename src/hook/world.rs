@@ -47,6 +47,10 @@ impl host::World for World {
         self.cx.upstream.clone()
     }
 
+    fn unix_ms(&self) -> u64 {
+        self.cx.state.unix_ms()
+    }
+
     fn ask(&self, visit: Arc<Visit>, ask: llm::Ask) -> Pending<llm::Answer> {
         let cx = self.cx.clone();
         Box::pin(async move {

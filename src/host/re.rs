@@ -1,4 +1,4 @@
-//! Patterns whose time grows with the text alone, compiled once a thread.
+//! Patterns whose time grows with the text alone, compiled once.
 //!
 //! Everything is bounded: the pattern, its compiled size, the text. A pattern that is refused is an error of the
 //! guest's, with the position in it.
@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use regex::{Regex, RegexBuilder};
 
@@ -20,6 +21,11 @@ const MAX_TEXT_BYTES: usize = 1 << 20;
 const MAX_KEPT: usize = 128;
 /// Matches that one call gives.
 pub const MAX_MATCHES: usize = 1000;
+
+/// Compiled patterns that the process keeps, so that what `on_init` tried is ready on every worker: compiling can take
+/// longer than a call may run. Asked by a thread only for what it does not know itself.
+static SHARED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+const MAX_SHARED: usize = 1024;
 
 thread_local! {
     static KEPT: RefCell<HashMap<String, Rc<Regex>>> = RefCell::default();
@@ -43,11 +49,7 @@ fn compiled(pattern: &str, text: &str) -> Result<Rc<Regex>, HostError> {
         if let Some(known) = kept.get(pattern) {
             return Ok(known.clone());
         }
-        let built = RegexBuilder::new(pattern)
-            .size_limit(MAX_COMPILED_BYTES)
-            .dfa_size_limit(MAX_COMPILED_BYTES)
-            .build()
-            .map_err(|error| HostError(format!("the pattern `{}` is refused: {error}", shown(pattern))))?;
+        let built = shared(pattern)?;
         if kept.len() >= MAX_KEPT {
             kept.clear();
         }
@@ -55,6 +57,25 @@ fn compiled(pattern: &str, text: &str) -> Result<Rc<Regex>, HostError> {
         kept.insert(pattern.to_owned(), built.clone());
         Ok(built)
     })
+}
+
+/// The pattern as the process has it. A copy shares the program and has scratch space of its own.
+fn shared(pattern: &str) -> Result<Regex, HostError> {
+    let known = SHARED.lock().unwrap_or_else(PoisonError::into_inner).get(pattern).cloned();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let built = RegexBuilder::new(pattern)
+        .size_limit(MAX_COMPILED_BYTES)
+        .dfa_size_limit(MAX_COMPILED_BYTES)
+        .build()
+        .map_err(|error| HostError(format!("the pattern `{}` is refused: {error}", shown(pattern))))?;
+    let mut all = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() >= MAX_SHARED {
+        all.clear();
+    }
+    all.insert(pattern.to_owned(), built.clone());
+    Ok(built)
 }
 
 fn shown(pattern: &str) -> &str {

@@ -161,6 +161,11 @@ fn each(all: &[Arc<Record>], phases: &[&str], mut write: impl FnMut(&str, &str, 
 }
 
 impl Record {
+    /// Safepoints of every phase.
+    pub fn safepoints(&self) -> u64 {
+        self.phases.iter().map(Counts::safepoints).sum()
+    }
+
     fn new(name: &str) -> Self {
         Record {
             name: name.to_owned(),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use portcullis::guest::view::{self, View};
-use portcullis::host::FUNCTIONS;
+use portcullis::host::{FUNCTIONS, Phase, Phases};
 
 use super::{read, root};
 
@@ -93,6 +93,79 @@ fn the_types_of_functions_are_fresh() {
     }
     out.push_str("\t},\n}\n");
     assert_block("functions from src/host/table.rs", &out);
+}
+
+/// When each hook is called and what happens where it fails; whether it may wait is the phase's own word.
+const HOOKS: &[(Phase, &str, &str, &str)] = &[
+    (Phase::Init, "config", "once a machine, when a policy is loaded", "the load is refused, what was in force stays"),
+    (Phase::Auth, "head, ctx", "with the head of a request, before the keys are looked at", "refused"),
+    (Phase::Request, "req, ctx", "once it is known who asks for what", "a guard refuses, others are passed by"),
+    (Phase::Route, "req, ctx", "with the plan made", "the plan stands"),
+    (Phase::Attempt, "try, ctx", "before each try of a target", "the try goes as it was"),
+    (Phase::Fault, "failure, ctx", "after each failed try", "the plan goes on"),
+    (
+        Phase::Answer,
+        "answer, ctx",
+        "before the answer goes out: whole, or a stream's head",
+        "the answer goes as it was",
+    ),
+    (Phase::Event, "event, ctx", "for text of a stream, with a stream mode in the manifest", "a guard ends the stream"),
+    (Phase::Done, "done, ctx", "at the end, once, also when the caller has gone", "nothing"),
+    (Phase::Tick, "ctx", "every `tick` of the manifest, on one worker", "nothing"),
+];
+
+#[test]
+fn the_table_of_hooks_is_fresh() {
+    let mut table = "| hook | called | may wait | where it fails, `fail: default` |\n|---|---|---|---|\n".to_owned();
+    assert!(HOOKS.iter().map(|row| row.0).eq(Phase::ALL), "a phase is missing");
+    for (phase, arguments, called, fails) in HOOKS {
+        let waits = if phase.awaits() { "yes" } else { "" };
+        let _ = writeln!(table, "| `on_{}({arguments})` | {called} | {waits} | {fails} |", phase.name());
+    }
+    super::assert_block("scripts/README.md", "hooks from src/host/phase.rs", &table);
+}
+
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn view_rows<V: View>(out: &mut String) {
+    let _ = writeln!(out, "\n### {}\n\n{}\n\n| | type | |\n|---|---|---|", V::NAME, V::DOC);
+    for (name, kind, doc) in V::FIELDS {
+        let _ = writeln!(out, "| `.{name}` | `{}` | {} |", cell(kind), cell(doc));
+    }
+    for (name, kind, doc) in V::METHODS {
+        // Without the receiver, as it is called.
+        let kind = kind.replace(&format!("self: {}, ", V::NAME), "").replace(&format!("self: {}", V::NAME), "");
+        let _ = writeln!(out, "| `:{name}` | `{}` | {} |", cell(&kind), cell(doc));
+    }
+}
+
+#[test]
+fn the_reference_of_policies_is_fresh() {
+    let mut out = "### gw\n\n| | type | | in |\n|---|---|---|---|\n".to_owned();
+    for (name, kind, doc) in CONSTRUCTORS {
+        let _ = writeln!(out, "| `gw.{name}` | `{}` | {} | |", cell(kind), cell(doc));
+    }
+    for row in FUNCTIONS {
+        let waits = if row.awaits { " Waits." } else { "" };
+        let grant = row.grant.map(|grant| format!(" Needs `grants.{grant}`.")).unwrap_or_default();
+        let phases = match row.phases {
+            Phases::ALL => "everywhere".to_owned(),
+            Phases::LIVE => "everywhere but `on_init`".to_owned(),
+            phases => format!("`{}`", phases.to_string().replace(", ", "`, `")),
+        };
+        let kind = cell(row.luau);
+        let _ = writeln!(out, "| `gw.{}` | `{kind}` | {}{waits}{grant} | {phases} |", row.name, cell(row.doc));
+    }
+    view_rows::<view::Head>(&mut out);
+    view_rows::<view::Request>(&mut out);
+    view_rows::<view::Try>(&mut out);
+    view_rows::<view::Failure>(&mut out);
+    view_rows::<view::Answer>(&mut out);
+    view_rows::<view::Event>(&mut out);
+    view_rows::<view::Done>(&mut out);
+    super::assert_block("scripts/README.md", "reference from src/host/table.rs and src/guest/view.rs", &out);
 }
 
 /// A machine is built from the same tables: it fails to load when a row has no function. What is left to hold is that

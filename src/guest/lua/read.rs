@@ -262,7 +262,7 @@ impl Reader {
     fn patch(&mut self, phase: Phase, table: &Table) -> Result<Patch> {
         let (what, fields): (&str, &[&str]) = match phase {
             Phase::Request => ("a patch of on_request", &["model", "params", "system", "messages", "texts"]),
-            Phase::Attempt => ("a patch of on_attempt", &["model", "params", "headers"]),
+            Phase::Attempt => ("a patch of on_attempt", &["model", "params", "headers", "system", "messages", "texts"]),
             _ => ("a patch of on_answer", &["headers", "texts", "text", "body"]),
         };
         known(table, what, fields)?;

@@ -1,0 +1,242 @@
+//! The stage of a trial: a gateway built for the scene, its clock held, its chance the same every time.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
+
+use super::client::{self, Wanted};
+use super::double::Double;
+use super::scene::Scene;
+use crate::body::Inbound;
+use crate::generation::Builder;
+use crate::pipeline::{self, Cx};
+use crate::state::State;
+use crate::state::health::{End, Record, Wanted as Standing};
+use crate::state::log::Log;
+
+/// Exchanges whose log lines can be looked at.
+const RECORDS: usize = 4096;
+
+/// What chance begins with in every test.
+const SEED: u64 = 7;
+
+/// The moment at which tests begin that do not say when: a Monday noon.
+const BEGIN_UNIX_MS: u64 = 1_767_614_400_000;
+
+/// A gateway for one test file.
+pub(super) struct Stage {
+    runtime: Runtime,
+    policy: String,
+    folder: PathBuf,
+    room: Room,
+    state: Arc<State>,
+    double: Arc<Double>,
+    /// The scene's configuration and what was built of it.
+    built: Option<(Value, Cx)>,
+    /// The past of targets as it was last told.
+    told: HashMap<String, Value>,
+    generations: u64,
+}
+
+/// A folder for the configuration of a scene; gone with it.
+struct Room(PathBuf);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The real clock, for reports.
+#[expect(clippy::disallowed_types, reason = "the runtime's clock is the test's own")]
+pub(super) fn real_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+impl Stage {
+    pub fn new(policy: String, folder: PathBuf) -> Result<Self, String> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let room = std::env::temp_dir().join(format!("portcullis-trial-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&room).map_err(|error| format!("{} cannot be made: {error}", room.display()))?;
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true).build().map_err(|error| error.to_string())?;
+        let state = fresh(&runtime);
+        Ok(Stage {
+            runtime,
+            policy,
+            folder,
+            room: Room(room),
+            state,
+            double: Arc::default(),
+            built: None,
+            told: HashMap::new(),
+            generations: 0,
+        })
+    }
+
+    /// Does what a test says.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub fn play(&mut self, word: &str, said: &Value) -> Result<Value, String> {
+        match word {
+            "reset" => {
+                self.state = fresh(&self.runtime);
+                self.double.reset();
+                self.built = None;
+                self.told.clear();
+                Ok(Value::Null)
+            }
+            "now" => {
+                let unix_ms = said["unix_ms"].as_u64().ok_or("t.now takes Unix milliseconds")?;
+                self.runtime.block_on(async { self.state.set_clock(unix_ms) });
+                Ok(Value::Null)
+            }
+            "advance" => {
+                let ms = said["ms"].as_f64().filter(|ms| *ms >= 0.0).ok_or("t.advance takes milliseconds")?;
+                // Made inside the runtime: a sleep belongs to the clock under which it is made.
+                self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs_f64(ms / 1000.0)).await });
+                Ok(Value::Null)
+            }
+            "chat" => self.ask(&said["scene"], client::chat(&said["ask"])?, said["ask"]["split"].as_u64()),
+            "send" => self.ask(&said["scene"], client::raw(&said["request"])?, None),
+            other => Err(format!("the stage does not know `{other}`")),
+        }
+    }
+
+    fn ask(&mut self, scene: &Value, wanted: Wanted, split: Option<u64>) -> Result<Value, String> {
+        let cx = self.build(scene)?;
+        let config = self.built.as_ref().map(|(config, _)| &config["providers"]);
+        let providers = config.and_then(Value::as_object).cloned().unwrap_or_default();
+        let dialect = |(name, provider): (String, Value)| Some((name, provider["dialect"].as_str()?.to_owned()));
+        let dialects: HashMap<String, String> = providers.into_iter().filter_map(dialect).collect();
+        self.double.set(Scene(scene).map("upstreams"), dialects, split.map(|size| size as usize));
+        let before = self.safepoints(scene);
+        let Wanted { head, body, dialect } = wanted;
+        let mut told = self.runtime.block_on(async {
+            let began = tokio::time::Instant::now();
+            let response = pipeline::run(cx, head, Inbound::Ready(Some(body))).await;
+            let mut told = client::read(response, dialect).await;
+            told.insert("duration_ms".to_owned(), json!(began.elapsed().as_secs_f64() * 1000.0));
+            // What the end of the exchange has set going (`on_done`) comes to its end too.
+            tokio::task::yield_now().await;
+            told
+        });
+        told.insert("sent".to_owned(), Value::Array(self.double.take_sent()));
+        told.insert("safepoints".to_owned(), json!(self.safepoints(scene) - before));
+        self.recorded(&mut told);
+        Ok(Value::Object(told))
+    }
+
+    /// What the log says of the exchange.
+    fn recorded(&self, told: &mut Map<String, Value>) {
+        let id = told["headers"]["x-portcullis-id"].as_str().unwrap_or_default().to_owned();
+        let Some(record) = self.state.records.find(&id) else { return };
+        let name = |try_: &Value| json!(format!("{}/{}", text(&try_["provider"]), text(&try_["model"])));
+        let tries: Vec<Value> = record["attempts"].as_array().into_iter().flatten().map(name).collect();
+        if let Some(last) = tries.last() {
+            told.insert("target".to_owned(), last.clone());
+        }
+        told.insert("tries".to_owned(), Value::Array(tries));
+        if let Some(cost) = record.get("cost_usd") {
+            told.insert("cost".to_owned(), cost.clone());
+        }
+        told.insert("record".to_owned(), record);
+    }
+
+    /// The gateway for a scene; the one at hand where nothing changed.
+    fn build(&mut self, scene: &Value) -> Result<Cx, String> {
+        let catalogue_file = self.room.0.join("catalogue.json");
+        let (config, catalogue) = Scene(scene).config(&self.policy, &self.folder, &catalogue_file);
+        let whole = json!({"config": config, "catalogue": catalogue});
+        if let Some((known, cx)) = &self.built
+            && known["whole"] == whole
+        {
+            let cx = cx.clone();
+            self.set_standings(scene);
+            return Ok(cx);
+        }
+        let put = |path: &PathBuf, value: &Value| {
+            std::fs::write(path, value.to_string()).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        if let Some(catalogue) = &catalogue {
+            put(&catalogue_file, catalogue)?;
+        }
+        // JSON is YAML.
+        let file = self.room.0.join("portcullis.yaml");
+        put(&file, &config)?;
+        self.generations += 1;
+        let generation = Builder::new(Some(file), Box::new(|_| None)).build(self.generations);
+        let generation = generation.map_err(|errors| errors.replace(&self.room.0.display().to_string(), "scene"))?;
+        let _runtime = self.runtime.enter();
+        generation.activate(&self.state);
+        self.set_standings(scene);
+        let cx = Cx {
+            generation: Arc::new(generation),
+            state: self.state.clone(),
+            upstream: self.double.clone(),
+            peer: None,
+        };
+        self.built = Some((json!({"whole": whole, "providers": config["providers"]}), cx.clone()));
+        Ok(cx)
+    }
+
+    /// Gives targets the past that the scene says they have.
+    fn set_standings(&mut self, scene: &Value) {
+        let now = self.state.now();
+        for (name, facts) in Scene(scene).map("targets") {
+            if self.told.get(&name) == Some(&facts) {
+                continue;
+            }
+            let record = self.state.health.record(&name);
+            match facts["standing"].as_str() {
+                Some("drained") => record.want(Standing::Drained),
+                Some("open") => record.want(Standing::Open),
+                _ => {}
+            }
+            let count = |name: &str| facts[name].as_u64().unwrap_or(0);
+            for _ in 0..count("successes") {
+                fly(&record, now, facts["latency_ms"].as_u64().unwrap_or(100), End::Good { output_tokens: Some(50) });
+            }
+            let failed = End::Failed { kind: crate::fault::Kind::UpstreamError, retry_after: None };
+            for _ in 0..count("failures") {
+                fly(&record, now, 100, failed);
+            }
+            self.told.insert(name, facts);
+        }
+    }
+
+    /// Safepoints that the policy has run through so far.
+    fn safepoints(&self, scene: &Value) -> u64 {
+        let name = scene["hook"]["name"].as_str().unwrap_or(&self.policy);
+        self.state.guests.record(name).safepoints()
+    }
+}
+
+/// One attempt of the past.
+fn fly(record: &Arc<Record>, now: u64, took: u64, end: End) {
+    if let Ok(mut flight) = record.begin(now) {
+        flight.first_content(now + took);
+        flight.end(now + took, end);
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// A state that remembers nothing, at the moment where tests begin.
+fn fresh(runtime: &Runtime) -> Arc<State> {
+    fastrand::seed(SEED);
+    runtime.block_on(async {
+        let state = State::new(RECORDS, Log::off());
+        state.set_clock(BEGIN_UNIX_MS);
+        Arc::new(state)
+    })
+}
