@@ -309,5 +309,5 @@ fn nanos(value: &Value) -> Option<u64> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }?;
-    (dollars >= 0.0 && dollars < 1e9).then(|| (dollars * 1e9).round() as u64)
+    (0.0..1e9).contains(&dollars).then(|| (dollars * 1e9).round() as u64)
 }
