@@ -24,6 +24,7 @@ mod gateway {
     mod races;
     mod raw;
     mod reload;
+    mod routing;
     mod shared;
     mod shipped;
     mod stored;

@@ -24,7 +24,7 @@ pub enum Clause {
     All(Vec<When>),
     Any(Vec<When>),
     Not(When),
-    Test(Source, Tests),
+    Test(Source, Box<Tests>),
 }
 
 /// What a value is compared with; all that are written must hold. A value alone stands for `eq`.
@@ -101,7 +101,7 @@ impl<'de> Deserialize<'de> for When {
                                 .parse()
                                 .map_err(|error| de::Error::custom(format!("`{name}` {error}, or all, any, not")))?;
                             let ValueOrTests(tests) = map.next_value()?;
-                            Clause::Test(source, tests)
+                            Clause::Test(source, Box::new(tests))
                         }
                     });
                 }

@@ -1,0 +1,244 @@
+//! Routing as callers and operators meet it: trees, requests' own words, the availability object, the operator's hand.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::support::{Gateway, Mock, SOON};
+use super::wire::Reply;
+
+const CONFIG: &str = "
+keys:
+  - { name: gold, key: sk-gold, metadata: { tier: gold } }
+  - { name: few, key: sk-few, models: [fast, tree] }
+  - { name: careful, key: sk-careful, disable_fallbacks: true }
+providers:
+  one: { dialect: openai_chat, base_url: http://MOCK/v1, auth: none, tags: { region: eu }, breaker: { consecutive: 2, cool_down: 1m } }
+  two: { dialect: openai_chat, base_url: http://MOCK/v1, auth: none, tags: { region: us, zdr: true } }
+models:
+  fast: { fallback: [one/a, two/b] }
+  tree:
+    conditional:
+      - { when: { metadata.tier: gold, param.max_tokens: { lte: 100 } }, then: one/gold }
+      - { else: two/rest }
+  safe: { fallback: [one/mock-fault-503, two/b] }
+  eu: { fallback: [one/a, two/b], require: { region: [eu] } }
+  kept: { balance: { targets: [one/a, one/b, two/c, two/d] }, affinity: { by: [session] } }
+  alone: one/mock-fault-500
+";
+
+fn ask(model: &str, more: Value) -> String {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body.to_string()
+}
+
+async fn call(gateway: &Gateway, key: &str, headers: &[(&str, &str)], body: String) -> Reply {
+    let bearer = format!("Bearer {key}");
+    let mut all = vec![("content-type", "application/json"), ("authorization", bearer.as_str())];
+    all.extend_from_slice(headers);
+    gateway.call("POST", "/v1/chat/completions", &all, body).await
+}
+
+/// The upstream model that served.
+async fn served(gateway: &Gateway, key: &str, headers: &[(&str, &str)], body: String) -> String {
+    let reply = call(gateway, key, headers, body).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    reply.head.header("x-portcullis-model").expect("a model").to_owned()
+}
+
+#[tokio::test]
+async fn a_tree_goes_by_who_asks_and_for_what() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("tree", json!({"max_tokens": 50}))).await, "gold");
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("tree", json!({"max_tokens": 500}))).await, "rest");
+    assert_eq!(served(&gateway, "sk-few", &[], ask("tree", json!({"max_tokens": 50}))).await, "rest");
+}
+
+#[tokio::test]
+async fn a_request_chooses_in_its_body_or_its_headers_and_the_upstream_sees_none_of_it() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    for (headers, more, model) in [
+        (vec![], json!({}), "a"),
+        (vec![], json!({"provider": {"order": ["two"]}}), "b"),
+        (vec![], json!({"provider": {"ignore": ["one"]}}), "b"),
+        (vec![], json!({"provider": {"zdr": true}}), "b"),
+        (vec![("x-portcullis-provider", "two")], json!({}), "b"),
+        (vec![("x-portcullis-provider", r#"{"only":["two"]}"#)], json!({}), "b"),
+        (vec![("x-portcullis-provider", "two")], json!({"provider": {"order": ["one"]}}), "a"),
+        (vec![], json!({"session_id": "s", "disable_fallbacks": false}), "a"),
+    ] {
+        assert_eq!(served(&gateway, "sk-gold", &headers, ask("fast", more.clone())).await, model, "{headers:?} {more}");
+        let sent = mock.last().await["body"].as_str().expect("a body").to_owned();
+        for field in ["provider", "models", "session_id", "disable_fallbacks"] {
+            assert!(!sent.contains(field), "{sent}");
+        }
+    }
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast:nitro", json!({}))).await, "a");
+    // Further models are tried when the first has failed.
+    let fails = ask("one/mock-fault-503", json!({"models": ["one/mock-fault-503", "fast"]}));
+    assert_eq!(served(&gateway, "sk-gold", &[], fails).await, "a");
+    let header = [("x-portcullis-models", "fast, tree")];
+    assert_eq!(served(&gateway, "sk-gold", &header, ask("one/mock-fault-503", json!({}))).await, "a");
+}
+
+#[tokio::test]
+async fn no_word_of_a_request_reaches_what_its_key_or_the_operator_does_not_allow() {
+    let mock = Mock::start().await;
+    let locked = format!("{CONFIG}routing: {{ request_policy: {{ order: refuse, only: ignore, models: ignore }} }}\n");
+    let gateway = Gateway::start(&mock, &locked).await;
+    for (headers, more, status) in [
+        (vec![], json!({"provider": {"order": ["two"]}}), 400),
+        (vec![("x-portcullis-provider", "two")], json!({}), 400),
+        (vec![], json!({"provider": "two"}), 400),
+        (vec![("x-portcullis-timeout-ms", "soon")], json!({}), 400),
+    ] {
+        let reply = call(&gateway, "sk-gold", &headers, ask("fast", more.clone())).await;
+        assert_eq!(reply.status(), status, "{headers:?} {more}: {}", reply.text());
+    }
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast", json!({"provider": {"only": ["two"]}}))).await, "a");
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    for (headers, more) in [
+        (vec![], json!({"models": ["safe"]})),
+        (vec![], json!({"fallbacks": [{"model": "two/b"}]})),
+        (vec![("x-portcullis-models", "safe")], json!({})),
+    ] {
+        let reply = call(&gateway, "sk-few", &headers, ask("fast", more.clone())).await;
+        assert_eq!(reply.status(), 403, "{headers:?} {more}: {}", reply.text());
+    }
+    assert_eq!(call(&gateway, "sk-few", &[], ask("safe:floor", json!({}))).await.status(), 403);
+}
+
+#[tokio::test]
+async fn fallbacks_can_be_forbidden_by_key_and_by_request() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("safe", json!({}))).await, "b");
+    for (key, headers, more) in [
+        ("sk-careful", vec![], json!({})),
+        ("sk-gold", vec![], json!({"disable_fallbacks": true})),
+        ("sk-gold", vec![], json!({"provider": {"allow_fallbacks": false}})),
+        ("sk-gold", vec![("x-portcullis-disable-fallbacks", "true")], json!({})),
+    ] {
+        // Its breaker is a matter of its own.
+        gateway.admin("POST", "/admin/targets/one%2Fmock-fault-503/close").await;
+        let reply = call(&gateway, key, &headers, ask("safe", more.clone())).await;
+        assert_eq!(reply.status(), 503, "{headers:?} {more}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn when_nothing_is_left_every_dialect_says_what_removed_each_target() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let reply = call(&gateway, "sk-gold", &[], ask("eu", json!({"provider": {"ignore": ["one"]}}))).await;
+    let error = &reply.json()["error"];
+    assert_eq!((reply.status(), &error["code"]), (404, &json!("no_target_fits")));
+    assert_eq!(error["availability"]["excluded_by"], json!(["ignore", "region"]));
+    gateway.admin("POST", "/admin/targets/one%2Fa/open").await;
+    let key = [("x-api-key", "sk-gold"), ("content-type", "application/json"), ("anthropic-version", "2023-06-01")];
+    let body = json!({"model": "eu", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}).to_string();
+    let reply = gateway.call("POST", "/v1/messages", &key, body).await;
+    assert_eq!(reply.status(), 503, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["availability"]["excluded_by"], json!(["open", "region"]));
+    assert_eq!(reply.head.header("x-should-retry"), Some("true"));
+    let body = json!({"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}).to_string();
+    let reply = gateway.call("POST", "/v1beta/models/eu:generateContent", &key, body).await;
+    let details = reply.json()["error"]["details"].clone();
+    assert!(
+        details
+            .as_array()
+            .is_some_and(|list| list.iter().any(|one| one["availability"]["code"] == "no_target_available")),
+        "{details}"
+    );
+}
+
+async fn standing(gateway: &Gateway, name: &str) -> Value {
+    let list = gateway.admin("GET", "/admin/targets").await.json();
+    let rows = list["targets"].as_array().expect("a list");
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name} is not in {list}")).clone()
+}
+
+#[tokio::test]
+async fn the_operator_drains_opens_and_closes_and_a_reload_keeps_it() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    assert_eq!(standing(&gateway, "one/a").await["standing"], "closed");
+    for word in ["drain", "open"] {
+        let reply = gateway.admin("POST", &format!("/admin/targets/one%2Fa/{word}")).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert_eq!(served(&gateway, "sk-gold", &[], ask("fast", json!({}))).await, "b");
+    }
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    assert_eq!(standing(&gateway, "one/a").await["standing"], "open");
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast", json!({}))).await, "b");
+    assert_eq!(gateway.metric("portcullis_target_standing{target=\"one/a\"}").await, Some(2.0));
+    gateway.admin("POST", "/admin/targets/one/a/close").await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast", json!({}))).await, "a");
+    // A whole provider.
+    gateway.admin("POST", "/admin/targets/one/drain").await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast", json!({}))).await, "b");
+    assert_eq!(gateway.admin("POST", "/admin/targets/nobody%2Fa/drain").await.status(), 404);
+    let endpoints = gateway.call("GET", "/v1/models/fast/endpoints", &[("authorization", "Bearer sk-gold")], b"").await;
+    assert_eq!(endpoints.json()["data"]["endpoints"][0]["standing"], "drained");
+}
+
+#[tokio::test]
+async fn a_breaker_opens_by_failures_and_a_reload_keeps_it_open() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let deadline = Instant::now() + SOON;
+    let refused = loop {
+        let reply = call(&gateway, "sk-gold", &[], ask("alone", json!({}))).await;
+        if reply.json()["error"]["code"] == "no_target_available" {
+            break reply;
+        }
+        assert_eq!(reply.status(), 500, "{}", reply.text());
+        assert!(Instant::now() < deadline, "never opens");
+        sleep(Duration::from_millis(5)).await;
+    };
+    let wait: u64 = refused.head.header("retry-after").and_then(|text| text.parse().ok()).expect("a wait");
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    mock.clear().await;
+    assert_eq!(call(&gateway, "sk-gold", &[], ask("alone", json!({}))).await.status(), 503);
+    assert!(mock.journal().await.is_empty(), "it was asked although its breaker is open");
+    let row = standing(&gateway, "one/mock-fault-500").await;
+    assert_eq!((&row["standing"], row["failed"]["upstream_error"].as_u64().is_some()), (&json!("open"), true));
+}
+
+#[tokio::test]
+async fn a_conversation_stays_at_its_target_until_that_is_out() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let session = [("x-portcullis-session", "talk-1")];
+    let first = served(&gateway, "sk-gold", &session, ask("kept", json!({}))).await;
+    gateway.settled().await;
+    for _ in 0..8 {
+        assert_eq!(served(&gateway, "sk-gold", &session, ask("kept", json!({}))).await, first);
+        gateway.settled().await;
+    }
+    let provider = if ["a", "b"].contains(&first.as_str()) { "one" } else { "two" };
+    gateway.admin("POST", &format!("/admin/targets/{provider}%2F{first}/drain")).await;
+    let second = served(&gateway, "sk-gold", &session, ask("kept", json!({}))).await;
+    assert_ne!(second, first);
+    gateway.settled().await;
+    gateway.admin("POST", &format!("/admin/targets/{provider}%2F{first}/close")).await;
+    assert_eq!(served(&gateway, "sk-gold", &session, ask("kept", json!({}))).await, second);
+}
+
+#[tokio::test]
+async fn a_caller_may_be_less_patient_than_the_operator() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let started = Instant::now();
+    let header = [("x-portcullis-timeout-ms", "300")];
+    let reply = call(&gateway, "sk-gold", &header, ask("two/mock-fault-stall-head", json!({}))).await;
+    assert_eq!((reply.status(), &reply.json()["error"]["code"]), (504, &json!("total_timeout")));
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
