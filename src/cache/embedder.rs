@@ -98,7 +98,10 @@ impl Embedder {
 
 /// Asks an embedding model through the pipeline, as every caller does: limits, budgets and the log hold. Boxed under its
 /// trait, because the pipeline leads here.
-fn ask(cx: Cx, principal: Arc<Principal>, body: Value) -> Pin<Box<dyn Future<Output = Option<Box<[f32]>>> + Send>> {
+/// A vector that is on its way; None when none comes.
+type Coming = Pin<Box<dyn Future<Output = Option<Box<[f32]>>> + Send>>;
+
+fn ask(cx: Cx, principal: Arc<Principal>, body: Value) -> Coming {
     Box::pin(async move {
         let body = body.to_string().into();
         let (status, body) = pipeline::inner(cx, principal, "/v1/embeddings", body, DEPTH).await.ok()?;

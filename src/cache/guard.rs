@@ -162,7 +162,9 @@ fn is_name(word: &str, bare: &str, begins: bool) -> bool {
         return false;
     }
     // A sentence begins with a capital whatever its first word is; so does "I'm".
-    !(begins && STARTERS.contains(&bare)) && !(bare.starts_with('i') && word.contains(['\'', '\u{2019}']))
+    let starts = begins && STARTERS.contains(&bare);
+    let is_i = bare.starts_with('i') && word.contains(['\'', '\u{2019}']);
+    !starts && !is_i
 }
 
 #[cfg(test)]

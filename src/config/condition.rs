@@ -19,7 +19,6 @@ pub struct When(pub Vec<Clause>);
 
 /// One entry of a condition.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "written data: few, and read once a reload")]
 pub enum Clause {
     All(Vec<When>),
     Any(Vec<When>),
