@@ -96,11 +96,11 @@ impl Embedder {
     }
 }
 
-/// Asks an embedding model through the pipeline, as every caller does: limits, budgets and the log hold. Boxed under its
-/// trait, because the pipeline leads here.
 /// A vector that is on its way; None when none comes.
 type Coming = Pin<Box<dyn Future<Output = Option<Box<[f32]>>> + Send>>;
 
+/// Asks an embedding model through the pipeline, as every caller does: limits, budgets and the log hold. Boxed under its
+/// trait, because the pipeline leads here.
 fn ask(cx: Cx, principal: Arc<Principal>, body: Value) -> Coming {
     Box::pin(async move {
         let body = body.to_string().into();
