@@ -5,6 +5,7 @@
 
 pub mod hash;
 pub mod http;
+pub mod keep;
 pub mod lease;
 pub mod llm;
 pub mod log;

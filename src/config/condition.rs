@@ -20,6 +20,7 @@ pub struct When(pub Vec<Clause>);
 /// One entry of a condition.
 #[expect(clippy::large_enum_variant, reason = "written once, read once; a box would be in the way of serde")]
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "written data: few, and read once a reload")]
 pub enum Clause {
     All(Vec<When>),
     Any(Vec<When>),

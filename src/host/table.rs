@@ -39,6 +39,17 @@ macro_rules! functions {
 }
 
 functions! {
+    "cache.get" LIVE, "(key: string, space: string?) -> string?", "The value of a key. The namespace is the policy's own, or one of `grants.kv`.";
+    "cache.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. The oldest values make room for new ones.";
+    "cache.add" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value unless there is one; false when there is.";
+    "cache.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
+    "cache.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
+    "kv.get" LIVE, "(key: string, space: string?) -> string?", "The value of a key. The namespace is the policy's own, or one of `grants.kv`.";
+    "kv.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. A full namespace refuses new values.";
+    "kv.add" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value unless there is one; false when there is.";
+    "kv.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
+    "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
+    "kv.swap" LIVE, "(key: string, expected: string?, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value only where `expected` stands now, or nothing for nil; false when something else does.";
     "targets.get" LIVE, "(name: string) -> Target?", "What is known now of the target `provider/model`; nil when there is none.";
     "targets.list" LIVE, "(model: string) -> { Target }", "The targets behind a configured model name, in the order of the configuration.";
     "targets.models" LIVE, "() -> { string }", "Every configured model name.";

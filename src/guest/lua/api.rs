@@ -9,6 +9,7 @@ use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaStr
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
 use super::{Running, running};
+use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
 use crate::host::{Cx, FUNCTIONS, HostError, hash, http, llm, log, metrics, pick, re, secret, targets, time};
@@ -17,6 +18,9 @@ use crate::state::tally::Kind;
 /// The modules of `gw` and its constructors of verdicts, read-only.
 pub(super) fn modules(lua: &Lua) -> Result<Table> {
     let gw = Gw { lua, modules: lua.create_table()? };
+    keeping(&gw, ["cache.get", "cache.set", "cache.add", "cache.incr", "cache.delete"], Store::Cache)?;
+    keeping(&gw, ["kv.get", "kv.set", "kv.add", "kv.incr", "kv.delete"], Store::Kv)?;
+    swapping(&gw)?;
     looking(&gw)?;
     texts(&gw)?;
     saying(&gw)?;
@@ -103,6 +107,43 @@ impl Gw<'_> {
 
 fn refused(error: HostError) -> Error {
     Error::runtime(error.0)
+}
+
+type Place = Option<String>;
+
+fn keeping(gw: &Gw<'_>, names: [&'static str; 5], store: Store) -> Result<()> {
+    let [get, set, add, incr, delete] = names;
+    gw.add(get, move |lua, cx, (key, place): (String, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::get(&space, &key).map(|value| lua.create_string(&value)).transpose()
+    })?;
+    gw.add(set, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::set(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    })?;
+    gw.add(add, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        keep::add(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    })?;
+    gw.add(incr, move |_, cx, (key, by, ttl, place): (String, Option<f64>, Option<f64>, Place)| {
+        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
+        let sum = keep::incr(&space, &key, by.unwrap_or(1.0), keep::ttl(ttl).map_err(refused)?).map_err(refused)?;
+        Ok(sum as f64)
+    })?;
+    gw.add(delete, move |_, cx, (key, place): (String, Place)| {
+        Ok(keep::space(cx, store, place.as_deref()).map_err(refused)?.delete(&key))
+    })
+}
+
+type Swap = (String, Option<LuaString>, LuaString, Option<f64>, Place);
+
+fn swapping(gw: &Gw<'_>) -> Result<()> {
+    gw.add("kv.swap", |_, cx, (key, expected, value, ttl, place): Swap| {
+        let space = keep::space(cx, Store::Kv, place.as_deref()).map_err(refused)?;
+        let expected = expected.as_ref().map(|expected| expected.as_bytes());
+        let ttl = keep::ttl(ttl).map_err(refused)?;
+        keep::swap(&space, &key, expected.as_deref(), &value.as_bytes(), ttl).map_err(refused)
+    })
 }
 
 fn looking(gw: &Gw<'_>) -> Result<()> {
