@@ -640,7 +640,8 @@ fn locks_ignore_or_refuse_each_part() {
         let mut policy = Policy::default();
         policy.provider(object.to_string().as_bytes(), "provider", locks).map(|()| policy)
     };
-    let cases: [(Value, fn(&mut Locks) -> &mut crate::route::policy::Lock); 8] = [
+    type Pick = fn(&mut Locks) -> &mut crate::route::policy::Lock;
+    let cases: [(Value, Pick); 8] = [
         (json!({"order": ["a"]}), |locks| &mut locks.order),
         (json!({"only": ["a"]}), |locks| &mut locks.only),
         (json!({"ignore": ["a"]}), |locks| &mut locks.ignore),
