@@ -18,7 +18,6 @@ use super::value::Source;
 pub struct When(pub Vec<Clause>);
 
 /// One entry of a condition.
-#[expect(clippy::large_enum_variant, reason = "conditions are few, and most entries are tests")]
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "written data: few, and read once a reload")]
 pub enum Clause {
