@@ -165,6 +165,11 @@ fn the_reference_of_policies_is_fresh() {
     view_rows::<view::Answer>(&mut out);
     view_rows::<view::Event>(&mut out);
     view_rows::<view::Done>(&mut out);
+    // What hooks return and what functions give and take, as the types say it.
+    let types = read("scripts/gw.d.luau");
+    let from = types.find("-- ---- What hooks return").expect("its first part");
+    let to = types.find("-- ---- What hooks are shown").expect("its last part");
+    let _ = write!(out, "\n### Types\n\n```luau\n{}\n```\n", types[from..to].trim_end());
     super::assert_block("scripts/README.md", "reference from src/host/table.rs and src/guest/view.rs", &out);
 }
 
