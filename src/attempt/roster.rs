@@ -98,8 +98,9 @@ impl Roster {
     /// # Errors
     /// Why it takes nothing now.
     pub fn begin(&mut self, at: usize, state: &State) -> Result<Places, Refused> {
+        let alone = self.entries.len() == 1;
         let entry = &mut self.entries[at];
-        let taken = entry.target.record(&state.health).begin(state.now());
+        let taken = entry.target.record(&state.health).begin_as(state.now(), alone);
         entry.taken(taken, state)
     }
 

@@ -149,6 +149,7 @@ fn health(written: &config::Provider) -> Settings {
     let queue = written.queue.map(|queue| QueueSettings { size: queue.size, wait: queue.wait.get() });
     Settings {
         breaker,
+        spares_lone: written.breaker == config::BreakerOrOff::default(),
         max_inflight: written.max_inflight,
         adaptive: written.concurrency.map(|bounds| Adaptive { min: bounds.min, max: bounds.max }),
         queue: queue.unwrap_or_default(),

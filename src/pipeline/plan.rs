@@ -39,8 +39,8 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &Call, wishes: &Wishes) -> R
     // The usual case: one target, and nobody has anything to say about it.
     if let Some(target) = &tree.lone
         && wishes.is_none()
-        && x.trace.is_none()
-        && matches!(target.record(&cx.state.health).standing(watch.now), Standing::Closed | Standing::HalfOpen)
+        && target.record(&cx.state.health).takes_alone(watch.now)
+        && (x.trace.is_none() || matches!(target.record(&cx.state.health).standing(watch.now), Standing::Open { .. }))
     {
         let rules = tree.rules.clone();
         let (targets, empty) = (vec![target.clone()], Vec::new);

@@ -101,6 +101,9 @@ impl Health {
 pub struct Settings {
     /// None: failures close nothing, and the target's own word is not heeded.
     pub breaker: Option<Breaker>,
+    /// The breaker lets requests through that have nowhere else to go: the provider's own word is then worth more than
+    /// ours. So it is where the operator wrote no breaker.
+    pub spares_lone: bool,
     /// Attempts under way at a time, all models of the provider together.
     pub max_inflight: Option<u32>,
     /// A bound for each model, learnt from its latency.
@@ -359,6 +362,14 @@ impl Record {
     /// # Errors
     /// Why the target takes none now.
     pub fn begin(self: &Arc<Self>, now: Millis) -> Result<Flight, Refused> {
+        self.begin_as(now, false)
+    }
+
+    /// As [`Record::begin`], for a request that has no other target where `alone`.
+    ///
+    /// # Errors
+    /// As [`Record::begin`].
+    pub fn begin_as(self: &Arc<Self>, now: Millis, alone: bool) -> Result<Flight, Refused> {
         // Those who wait already come first.
         let parent = self.parent.load();
         let queue = parent.as_deref().map_or(&self.queue, |parent| &parent.queue);
@@ -369,7 +380,16 @@ impl Record {
             }
         }
         drop(parent);
-        self.take(now)
+        self.take(now, alone)
+    }
+
+    /// Whether a target without a rival gets requests now, as far as its breaker and the operator are concerned.
+    pub fn takes_alone(&self, now: Millis) -> bool {
+        match self.standing(now) {
+            Standing::Closed | Standing::HalfOpen => true,
+            Standing::Open { until } => until.is_some() && self.settings.load().spares_lone,
+            Standing::Drained => false,
+        }
     }
 
     /// As [`Record::begin`], but where every place is taken, waits for one in the provider's queue: most urgent first
@@ -419,7 +439,7 @@ impl Record {
     }
 
     /// Takes a place past the queue.
-    fn take(self: &Arc<Self>, now: Millis) -> Result<Flight, Refused> {
+    fn take(self: &Arc<Self>, now: Millis, alone: bool) -> Result<Flight, Refused> {
         let settings = self.settings.load();
         let parent = self.parent.load_full();
         if let Some(parent) = &parent {
@@ -441,7 +461,7 @@ impl Record {
         }
         let probe = match self.circuit.admit(now, settings.breaker.as_ref()) {
             Ok(probe) => probe,
-            Err((RefusedBy::Open, Some(_))) if settings.breaker.is_none() => false,
+            Err((RefusedBy::Open, Some(_))) if settings.breaker.is_none() || (alone && settings.spares_lone) => false,
             Err((why, retry_after)) => {
                 self.gate.give_back();
                 return back(Refused { why, retry_after });

@@ -79,7 +79,8 @@ async fn a_request_chooses_in_its_body_or_its_headers_and_the_upstream_sees_none
             assert!(!sent.contains(field), "{sent}");
         }
     }
-    assert_eq!(served(&gateway, "sk-gold", &[], ask("fast:nitro", json!({}))).await, "a");
+    // Both were measured by now, and either may have been the faster one.
+    assert!(["a", "b"].contains(&served(&gateway, "sk-gold", &[], ask("fast:nitro", json!({}))).await.as_str()));
     // Further models are tried when the first has failed.
     let fails = ask("one/mock-fault-503", json!({"models": ["one/mock-fault-503", "fast"]}));
     assert_eq!(served(&gateway, "sk-gold", &[], fails).await, "a");

@@ -72,7 +72,7 @@ impl Queue {
         let mut order: Vec<usize> = (0..waiting.list.len()).collect();
         order.sort_by_key(|at| Reverse(waiting.list[*at].rank));
         // Places differ by target: who is first in line may wait for another one than is free.
-        let found = order.into_iter().find_map(|at| Some((at, waiting.list[at].record.take(now).ok()?)));
+        let found = order.into_iter().find_map(|at| Some((at, waiting.list[at].record.take(now, false).ok()?)));
         let served = found.map(|(at, flight)| (waiting.list.swap_remove(at).grant, flight));
         self.len.store(waiting.list.len() as u32, Ordering::Relaxed);
         served
