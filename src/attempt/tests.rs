@@ -432,14 +432,28 @@ async fn seed_11_a_target_that_fails_is_passed_over_and_all_of_them_is_a_503_wit
     // Ten in a row are enough: it is not asked any more.
     let (outcome, x) = bed.ask(&plan).await;
     assert_eq!((said(&outcome).as_str(), x.attempts.len()), ("from b", 1));
-    // Alone it is a 503 that says how long.
-    let (outcome, x) = bed.ask(&bed.plan(&["a"], once)).await;
+    // Alone it is a 503 that says how long, where the operator wrote a breaker.
+    let alone = bed.plan(&["a"], once);
+    let strict = Settings { breaker: Some(Breaker::default()), ..Settings::default() };
+    alone.targets[0].record(&bed.cx.state.health).configure(&strict);
+    let (outcome, x) = bed.ask(&alone).await;
     let fault = outcome.expect_err("refused");
     assert_eq!((fault.code(), fault.status("openai_chat"), x.attempts.len()), ("no_target_available", 503, 0));
     assert_eq!(fault.retry_after, Some(MS(5000)));
     // After the rest one request may see whether it is well again.
     sleep(MS(5001)).await;
     assert_eq!(said(&bed.ask(&plan).await.0), "from a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_without_a_rival_is_asked_whatever_was_unless_a_breaker_is_written() {
+    let bed = Bed::new(&[("a", vec![Act::Dead; 20])]);
+    let alone = bed.plan(&["a"], Retry { per_target: 1, ..Retry::default() });
+    for _ in 0..20 {
+        let (outcome, x) = bed.ask(&alone).await;
+        assert_eq!((said(&outcome).as_str(), x.attempts.len()), ("upstream_unreachable", 1));
+    }
+    assert_eq!(said(&bed.ask(&alone).await.0), "from a");
 }
 
 #[tokio::test(start_paused = true)]

@@ -162,15 +162,17 @@ impl Visit {
     }
 
     /// The exchange ends: settles who bears the cost of a shared stream, and keeps it when it is whole.
-    pub fn end(&mut self, asked: &str, complete: bool, seen: &Seen, state: &State) {
+    pub fn end(&mut self, asked: &str, complete: bool, seen: &mut Seen, state: &State) {
         let Some(stream) = self.stream.as_ref().filter(|_| self.bears.is_none()) else { return };
         let (bears, flight) = match &self.role {
             Role::Alone => (true, None),
-            Role::Lead(lead) => (lead.settle(complete), Some(lead.flight())),
-            Role::Listen(listener) => (listener.settle(complete), Some(listener.flight())),
+            Role::Lead(lead) => (lead.settle(complete, seen.usage), Some(lead.flight())),
+            Role::Listen(listener) => (listener.settle(complete, seen.usage), Some(listener.flight())),
         };
         self.bears = Some(bears);
-        if !bears {
+        if bears {
+            seen.usage = seen.usage.or_else(|| flight.and_then(|flight| flight.usage()));
+        } else {
             let usage = seen.usage.as_ref().filter(|_| complete);
             self.saved_nano_usd = usage.and_then(|usage| stream.target.cost(usage));
         }

@@ -329,7 +329,7 @@ async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generat
             gateway.folder.write("scripts/v.luau", &version(number));
             let reply = gateway.admin("POST", "/admin/reload").await;
             assert_eq!(reply.status(), 200, "{}", reply.text());
-            if number == 12 {
+            if number == 2 + RELOADS / 2 {
                 early = gateway.process.memory();
             }
         }

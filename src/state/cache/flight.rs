@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::entry::{Entry, Key};
 use crate::body::tape::{Hold, Reader, Tape};
+use crate::chat::Usage;
 use crate::dialect::Dialect;
 use crate::fault::{Fault, Retry};
 use crate::route::Target;
@@ -58,6 +59,9 @@ struct Open {
     hearing: usize,
     /// The bearer has left; the next one to end takes it.
     unpaid: bool,
+    /// What the stream used, as one who heard it to its end knows it: a leader whose client left before the head bears
+    /// the cost and heard nothing.
+    usage: Option<Usage>,
     kept: bool,
 }
 
@@ -66,9 +70,10 @@ impl Bill {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an exchange that ends now bears the cost. `leads`: it was the first.
-    fn falls_to(&self, leads: bool, complete: bool) -> bool {
+    /// Whether an exchange that ends now bears the cost. `leads`: it was the first. `heard`: what it heard was used.
+    fn falls_to(&self, leads: bool, complete: bool, heard: Option<Usage>) -> bool {
         let mut open = self.open();
+        open.usage = open.usage.or(heard.filter(|_| complete));
         open.hearing = open.hearing.saturating_sub(1);
         if !leads && !open.unpaid {
             return false;
@@ -89,8 +94,8 @@ impl Share {
         Share(AtomicBool::new(false))
     }
 
-    fn settle(&self, bill: &Bill, leads: bool, complete: bool) -> bool {
-        !self.0.swap(true, Ordering::AcqRel) && bill.falls_to(leads, complete)
+    fn settle(&self, bill: &Bill, leads: bool, complete: bool, heard: Option<Usage>) -> bool {
+        !self.0.swap(true, Ordering::AcqRel) && bill.falls_to(leads, complete, heard)
     }
 
     /// It never heard anything.
@@ -148,6 +153,11 @@ impl Flight {
         !std::mem::replace(&mut self.bill.open().kept, true)
     }
 
+    /// What the stream used, where somebody heard it to its end.
+    pub fn usage(&self) -> Option<Usage> {
+        self.bill.open().usage
+    }
+
     pub fn is_kept(&self) -> bool {
         self.bill.open().kept
     }
@@ -180,8 +190,8 @@ impl Listener {
     }
 
     /// The exchange ends: whether it bears the cost of what it heard.
-    pub fn settle(&self, complete: bool) -> bool {
-        self.1.settle(&self.0.bill, false, complete)
+    pub fn settle(&self, complete: bool, heard: Option<Usage>) -> bool {
+        self.1.settle(&self.0.bill, false, complete, heard)
     }
 }
 
@@ -208,8 +218,8 @@ impl Lead {
     }
 
     /// The exchange ends: whether it bears the cost of its stream.
-    pub fn settle(&self, complete: bool) -> bool {
-        self.1.settle(&self.0.bill, true, complete)
+    pub fn settle(&self, complete: bool, heard: Option<Usage>) -> bool {
+        self.1.settle(&self.0.bill, true, complete, heard)
     }
 
     /// Lets the listeners hear. Later asks still find a stream that runs here, and anything else in the store.
@@ -426,16 +436,16 @@ mod tests {
     fn the_bill_is_borne_once_whoever_leaves() {
         let flights = Flights::default();
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
-        assert_eq!([leader.settle(true), one.settle(true), two.settle(false)], [true, false, false]);
-        assert_eq!([leader.settle(true), one.settle(true)], [false, false], "settled twice");
+        assert_eq!([leader.settle(true, None), one.settle(true, None), two.settle(false, None)], [true, false, false]);
+        assert_eq!([leader.settle(true, None), one.settle(true, None)], [false, false], "settled twice");
         drop((leader, one, two));
         // The first leaves early, then the second; the third ends well and pays.
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
-        assert_eq!([leader.settle(false), one.settle(false), two.settle(true)], [false, false, true]);
+        assert_eq!([leader.settle(false, None), one.settle(false, None), two.settle(true, None)], [false, false, true]);
         drop((leader, one, two));
         // All leave: the last one bears what was seen; who never heard anything does not count.
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
         drop(two);
-        assert_eq!([leader.settle(false), one.settle(false)], [false, true]);
+        assert_eq!([leader.settle(false, None), one.settle(false, None)], [false, true]);
     }
 }
