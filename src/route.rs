@@ -286,8 +286,8 @@ impl Default for Rules {
 pub struct Retry {
     /// Attempts of one exchange, all targets together.
     pub max_attempts: u32,
-    /// Tries of one target.
-    pub per_target: u32,
+    /// Tries of one target, where the operator says; see [`Retry::tries`].
+    pub per_target: Option<u32>,
     /// All waits of one exchange together.
     pub max_wait: Duration,
     /// First wait before the same target is asked again; doubled each time, with jitter.
@@ -300,11 +300,19 @@ impl Default for Retry {
     fn default() -> Self {
         Retry {
             max_attempts: 5,
-            per_target: 2,
+            per_target: None,
             max_wait: Duration::from_secs(10),
             backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(5),
         }
+    }
+}
+
+impl Retry {
+    /// Tries of one target; `alone` where the exchange has no other. Clients try again by themselves: a second try at
+    /// a target without a rival would double each of theirs, just when that target has too much to do.
+    pub fn tries(&self, alone: bool) -> u32 {
+        self.per_target.unwrap_or(if alone { 1 } else { 2 })
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Breaker {
 }
 
 impl Default for Breaker {
+    // LiteLLM cools a deployment for 5 s at more than half failed of at least 5 a minute; ours asks for more samples,
+    // because a provider's bad second is common and retries hide it.
     fn default() -> Self {
         Breaker {
             failure_rate: Share::percent(50),
@@ -95,12 +97,6 @@ pub enum Off {
     Off,
 }
 
-impl Default for BreakerOrOff {
-    fn default() -> Self {
-        BreakerOrOff::On(Breaker::default())
-    }
-}
-
 impl<'de> Deserialize<'de> for BreakerOrOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -122,10 +118,6 @@ impl<'de> Deserialize<'de> for BreakerOrOff {
             // Tools that still speak YAML 1.1 write `off` back as `false`.
             fn visit_bool<E: de::Error>(self, value: bool) -> Result<BreakerOrOff, E> {
                 self.visit_str(if value { "true" } else { "off" })
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<BreakerOrOff, E> {
-                Ok(BreakerOrOff::default())
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BreakerOrOff, A::Error> {

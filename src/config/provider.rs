@@ -69,8 +69,8 @@ pub struct Provider {
     pub concurrency: Option<Concurrency>,
     /// Requests that wait for a place when all are taken; when not set, none does.
     pub queue: Option<PlaceQueue>,
-    /// When a model of the provider, or one of its keys, is given a rest; or `off`.
-    pub breaker: BreakerOrOff,
+    /// When a model of the provider, or one of its keys, is given a rest; or `off`. When not set, as below, and requests that have no other target are let through all the same.
+    pub breaker: Option<BreakerOrOff>,
     /// What constraints know of the provider.
     pub tags: Tags,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.

@@ -134,25 +134,30 @@ fn alias(written: &config::Provider, key: &config::PoolKey) -> String {
 }
 
 fn health(written: &config::Provider) -> Settings {
-    let breaker = match &written.breaker {
-        config::BreakerOrOff::Off(_) => None,
-        config::BreakerOrOff::On(breaker) => Some(Breaker {
-            failure_rate: breaker.failure_rate.get(),
-            min_samples: breaker.min_samples,
-            window: breaker.window.get(),
-            consecutive: breaker.consecutive,
-            cool_down: breaker.cool_down.get(),
-            max_cool_down: breaker.max_cool_down.get(),
-            probes: breaker.probes,
-        }),
+    let breaker = match written.breaker {
+        Some(config::BreakerOrOff::Off(_)) => None,
+        Some(config::BreakerOrOff::On(written)) => Some(breaker(written)),
+        None => Some(breaker(config::Breaker::default())),
     };
     let queue = written.queue.map(|queue| QueueSettings { size: queue.size, wait: queue.wait.get() });
     Settings {
         breaker,
-        spares_lone: written.breaker == config::BreakerOrOff::default(),
+        spares_lone: written.breaker.is_none(),
         max_inflight: written.max_inflight,
         adaptive: written.concurrency.map(|bounds| Adaptive { min: bounds.min, max: bounds.max }),
         queue: queue.unwrap_or_default(),
+    }
+}
+
+fn breaker(written: config::Breaker) -> Breaker {
+    Breaker {
+        failure_rate: written.failure_rate.get(),
+        min_samples: written.min_samples,
+        window: written.window.get(),
+        consecutive: written.consecutive,
+        cool_down: written.cool_down.get(),
+        max_cool_down: written.max_cool_down.get(),
+        probes: written.probes,
     }
 }
 

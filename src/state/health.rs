@@ -88,6 +88,13 @@ impl Health {
         record
     }
 
+    /// The record of a key of a provider, under that provider's breaker.
+    pub fn key(&self, provider: &str, alias: &str, settings: &Settings) -> Arc<Record> {
+        let record = self.record(&format!("{provider}#{alias}"));
+        record.configure(&Settings { breaker: settings.breaker, ..Settings::default() });
+        record
+    }
+
     /// Every record, by name.
     pub fn all(&self) -> Vec<Arc<Record>> {
         let mut all: Vec<_> = self.records.load().values().cloned().collect();
@@ -279,7 +286,7 @@ impl Record {
             name: name.to_owned(),
             of_key: name.contains('#'),
             // Until a generation says otherwise.
-            settings: ArcSwap::from_pointee(Settings { breaker: Some(Breaker::default()), ..Settings::default() }),
+            settings: ArcSwap::default(),
             parent: ArcSwapOption::empty(),
             circuit: Circuit::default(),
             gate: Gate::default(),
@@ -331,8 +338,7 @@ impl Record {
     /// What is known now.
     pub fn measure(&self, now: Millis) -> Measure {
         let settings = self.settings.load();
-        let window = settings.breaker.map_or(Breaker::default().window, |breaker| breaker.window);
-        let (good, failed) = self.circuit.sum(now, window);
+        let (good, failed) = self.circuit.sum(now, settings.breaker.as_ref());
         let (valid, invalid) = self.tools.sum(now, QUANTILE_WINDOW);
         let share = |part: u32, rest: u32| (part + rest > 0).then(|| f64::from(part) / f64::from(part + rest));
         let histograms = self.histograms.get();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::support::{Gateway, Mock, SOON};
+use super::support::{Folder, Gateway, Mock, SOON};
 use super::wire::Reply;
 
 const CONFIG: &str = "
@@ -242,4 +242,40 @@ async fn a_caller_may_be_less_patient_than_the_operator() {
     let reply = call(&gateway, "sk-gold", &header, ask("two/mock-fault-stall-head", json!({}))).await;
     assert_eq!((reply.status(), &reply.json()["error"]["code"]), (504, &json!("total_timeout")));
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+/// Where a limit or a policy sends a request to another model, that model's tree, the operator's hand and what the
+/// request demands count as if its caller had named it.
+#[tokio::test]
+async fn a_model_that_a_limit_or_a_policy_names_is_planned_for_like_any_other() {
+    let mock = Mock::start().await;
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    folder.write("scripts/send.luau", "function on_route(req) return { 'tree' } end");
+    let more = "
+  dear: two/dear
+  sent: two/sent
+hooks: [{ lua: send, on: { models: [sent] } }]
+limits: [{ name: dear, match: { model: dear }, requests: 1 / 1h, on_exhausted: { route: tree } }]
+";
+    let gateway = Gateway::prepared(folder, &mock, &format!("{CONFIG}{more}")).await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("dear", json!({}))).await, "dear");
+    for model in ["dear", "sent"] {
+        // The branch that fits, not the first that is written.
+        assert_eq!(served(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 50}))).await, "gold", "{model}");
+        assert_eq!(served(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 500}))).await, "rest", "{model}");
+        // What the caller demands of a target holds there as well.
+        let picky = ask(model, json!({"max_tokens": 50, "provider": {"zdr": true}}));
+        let refused = call(&gateway, "sk-gold", &[], picky).await;
+        assert_eq!(refused.json()["error"]["code"], "no_target_fits", "{model}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["availability"]["targets"][0]["target"], "one/gold", "{model}");
+    }
+    // And so does what the operator wants: nobody is asked in vain.
+    gateway.admin("POST", "/admin/targets/one%2Fgold/drain").await;
+    mock.clear().await;
+    for model in ["dear", "sent"] {
+        let refused = call(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 50}))).await;
+        assert_eq!(refused.json()["error"]["code"], "no_target_available", "{model}: {}", refused.text());
+    }
+    assert!(mock.journal().await.is_empty());
 }

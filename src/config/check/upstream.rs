@@ -94,7 +94,7 @@ fn guards(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
         }
     };
     zero(provider.max_inflight == Some(0), path.key("max_inflight"), ", or drain the provider by the admin API");
-    if let BreakerOrOff::On(breaker) = &provider.breaker {
+    if let Some(BreakerOrOff::On(breaker)) = &provider.breaker {
         let path = path.key("breaker");
         let off = ", or `breaker: off`";
         zero(breaker.failure_rate.is_zero(), path.key("failure_rate"), off);
