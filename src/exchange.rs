@@ -18,6 +18,7 @@ use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::Wishes;
 use crate::route::Target;
+use crate::state::calls::Heard;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
 
@@ -68,6 +69,8 @@ pub struct Exchange {
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What is to be judged of its answer's tool calls.
+    pub calls: Option<Box<Heard>>,
     /// What the caller said of an earlier exchange, where that is what it came for.
     pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.

@@ -327,6 +327,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         admitted: None,
         guests: None,
         cache: None,
+        calls: None,
         feedback: None,
         trace: None,
         wishes: None,

@@ -170,6 +170,37 @@ fn five_seconds() -> Duration {
     Duration::from_secs(5)
 }
 
+/// Asking a provider now and then whether it is there, beside the requests. One that is not gets no requests until a probe finds it again.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    /// What is asked for, by GET: below the base URL (`models`), or with a slash before it from the root of the host (`/health`); when not set, the list of models. Any answer below 500 is a good one.
+    pub path: Option<String>,
+    /// Time between two probes.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Bad answers in a row after which the provider gets no requests.
+    pub failures: u32,
+    /// A model that is asked for one token instead, which says more and costs money at every probe; needs `paid: true`. Only that model is then kept from requests, and any answer but a good one is bad.
+    pub model: Option<String>,
+    /// Whether probes may cost money.
+    pub paid: bool,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Probe {
+            path: None,
+            every: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+            failures: 2,
+            model: None,
+            paid: false,
+        }
+    }
+}
+
 /// What constraints know of a provider.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -91,6 +91,7 @@ fn choose(
     let view = View {
         call,
         op: x.op,
+        dialect: x.dialect,
         model: x.model,
         stream: x.stream,
         principal: x.principal.map(|principal| &**principal),

@@ -245,6 +245,21 @@ impl Circuit {
         });
     }
 
+    /// Nobody is there, as a probe found.
+    pub fn missed(&self, now: Millis, wait: Duration) {
+        self.open(OPEN, now, wait);
+    }
+
+    /// Somebody is there again; what the target itself asked for stands. True when the circuit was not closed.
+    pub fn found(&self, now: Millis) -> bool {
+        let was = self.word.load(Ordering::Relaxed) & MODE;
+        let missed = matches!(was, OPEN | HALF_OPEN) || matches!(self.standing(now), Standing::HalfOpen);
+        if missed {
+            self.reset();
+        }
+        missed
+    }
+
     /// Closed, with nothing remembered.
     fn reset(&self) {
         self.word.store(CLOSED, Ordering::Relaxed);
