@@ -235,7 +235,11 @@ mod tests {
 
     #[test]
     fn what_a_target_loses_of_a_request_is_found_by_writing_it() {
-        let generation = crate::generation::Builder::new(None, Box::new(|name| name.ends_with("_API_KEY").then(|| "key".to_owned()))).build(1);
+        let generation = crate::generation::Builder::new(
+            None,
+            Box::new(|name| name.ends_with("_API_KEY").then(|| "key".to_owned())),
+        )
+        .build(1);
         let generation = generation.expect("builds");
         let target = |provider| generation.target(provider, "m").expect("a provider of the table");
         let loses = |provider, body: &Value| view(&call(body)).loses(&target(provider)).map(|(name, _)| name);
