@@ -29,6 +29,8 @@ pub struct Principal {
     pub expires: Option<u64>,
     /// No other target is tried when the first fails.
     pub disable_fallbacks: bool,
+    /// How urgent its requests are where they wait for a place at a provider; higher is more urgent.
+    pub priority: u8,
     /// It may ask for the decision trace.
     pub trace: bool,
 }
@@ -165,15 +167,7 @@ mod tests {
     use super::*;
 
     fn principal(name: &str) -> Principal {
-        Principal {
-            key: name.into(),
-            project: None,
-            models: vec![],
-            metadata: BTreeMap::new(),
-            expires: None,
-            disable_fallbacks: false,
-            trace: false,
-        }
+        Principal { key: name.into(), ..Principal::default() }
     }
 
     fn keys() -> Keys {

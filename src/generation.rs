@@ -308,6 +308,7 @@ fn keys(config: &Config) -> Result<Keys, String> {
             models: key.models.clone(),
             metadata: key.metadata.clone(),
             disable_fallbacks: key.disable_fallbacks,
+            priority: key.priority,
             trace: key.trace,
             expires: key.expires.as_ref().map(|expiry| u64::try_from(expiry.unix()).unwrap_or(0)),
         };
@@ -323,15 +324,7 @@ fn keys(config: &Config) -> Result<Keys, String> {
         }
     }
     if config.keys.is_empty() {
-        keys.open(Principal {
-            key: "anyone".into(),
-            project: None,
-            models: vec![],
-            metadata: Default::default(),
-            expires: None,
-            disable_fallbacks: false,
-            trace: true,
-        });
+        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() });
     }
     Ok(keys)
 }

@@ -13,9 +13,6 @@ use crate::route::{Provider, Target};
 use crate::state::State;
 use crate::state::health::{Flight, Refused, RefusedBy};
 
-/// How urgent an exchange is in the queue for a place; higher is more urgent.
-const PRIORITY: u8 = 0;
-
 /// The targets of one exchange.
 pub(super) struct Roster {
     entries: SmallVec<[Entry; 2]>,
@@ -109,14 +106,20 @@ impl Roster {
         entry.taken(taken, state)
     }
 
-    /// The same, but waits in the target's queue where every place is taken.
+    /// The same, but waits in the target's queue where every place is taken, by this priority.
     ///
     /// # Errors
     /// As [`Roster::begin`], at the end of patience.
-    pub async fn enter(&mut self, at: usize, state: &State, patience: Duration) -> Result<Places, Refused> {
+    pub async fn enter(
+        &mut self,
+        at: usize,
+        state: &State,
+        priority: u8,
+        patience: Duration,
+    ) -> Result<Places, Refused> {
         let entry = &mut self.entries[at];
         entry.full = false;
-        let taken = entry.target.record(&state.health).enter(state.now(), PRIORITY, patience).await;
+        let taken = entry.target.record(&state.health).enter(state.now(), priority, patience).await;
         entry.taken(taken, state)
     }
 

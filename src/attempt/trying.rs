@@ -109,7 +109,8 @@ impl<'a> Trying<'a> {
             let target = self.roster.target(full);
             let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
             at = full;
-            taken = self.roster.enter(full, &self.cx.state, left).await;
+            let priority = self.x.principal.map_or(0, |principal| principal.priority);
+            taken = self.roster.enter(full, &self.cx.state, priority, left).await;
         }
         match taken {
             Ok(places) => Some(self.start(at, role, waited, places)),

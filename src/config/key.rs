@@ -45,6 +45,9 @@ pub struct Key {
     /// No other target is tried when the first fails, whatever the model says.
     #[serde(default)]
     pub disable_fallbacks: bool,
+    /// Its requests go before those of a lower number where they wait for a place at a provider (`queue`), 0 to 255.
+    #[serde(default)]
+    pub priority: u8,
     /// The key may ask for the decision trace with `x-portcullis-trace: 1`. It names targets, prices and rules.
     #[serde(default)]
     pub trace: bool,

@@ -144,7 +144,7 @@ pub enum Mode {
 /// One target of a wish, with what differs for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Step {
-    /// `provider/model`, or a configured model, which stands for all its targets.
+    /// `provider/model`, or a configured model, which stands for its plan.
     pub target: String,
     pub weight: Option<f64>,
     /// Parameters set for this target, over its own.

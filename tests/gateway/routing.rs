@@ -411,3 +411,44 @@ models: { m: { fallback: [paid/mock-fault-500, paid/other] } }
     let reply = gateway.post("/v1/chat/completions", ask("m", json!({}))).await;
     assert_eq!((reply.head.header("x-portcullis-model"), reply.head.attempts()), (Some("other"), 1));
 }
+
+/// With one place and a queue, who is more urgent goes first, whoever came first.
+#[tokio::test]
+async fn requests_of_urgent_keys_go_first_where_they_wait_for_a_place() {
+    let mock = Mock::start().await;
+    let config = "
+keys: [{ name: idle, key: sk-idle }, { name: urgent, key: sk-urgent, priority: 9 }]
+providers:
+  one: { dialect: openai_chat, base_url: http://MOCK/v1, auth: none, max_inflight: 1, queue: { size: 8, wait: 10s } }
+models: { slow: \"one/mock-fast:head=300ms\" }
+";
+    let gateway = Gateway::start(&mock, config).await;
+    let slow = || ask("slow", json!({}));
+    let waiting = async |wanted: u64| {
+        let deadline = Instant::now() + SOON;
+        while standing(&gateway, "one").await["waiting"] != json!(wanted) {
+            assert!(Instant::now() < deadline, "{wanted} never wait");
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let first = call(&gateway, "sk-idle", &[], slow());
+    let second = async {
+        let deadline = Instant::now() + SOON;
+        while standing(&gateway, "one").await["in_flight"] != json!(1) {
+            assert!(Instant::now() < deadline, "never begins");
+            sleep(Duration::from_millis(2)).await;
+        }
+        call(&gateway, "sk-idle", &[], slow()).await.head.id().to_owned()
+    };
+    let third = async {
+        waiting(1).await;
+        call(&gateway, "sk-urgent", &[], slow()).await.head.id().to_owned()
+    };
+    let (_, second, third) = tokio::join!(first, second, third);
+    let ended = async |id: &str| {
+        let line = gateway.logged(id).await;
+        let began = humantime::parse_rfc3339(line["time"].as_str().expect("a time")).expect("a time");
+        began + Duration::from_secs_f64(line["attempts"][0]["at_ms"].as_f64().expect("a moment") / 1000.0)
+    };
+    assert!(ended(&third).await < ended(&second).await, "who came first went first");
+}

@@ -403,3 +403,28 @@ fn a_free_text_tool_that_went_out_as_a_function_comes_back_as_itself() {
     let streamed = value(&OpenAiChat.encode_answer(&streamed, &asked));
     assert_eq!(streamed["choices"][0]["message"]["tool_calls"][0], expected);
 }
+
+#[test]
+fn a_last_turn_of_the_assistant_is_marked_as_the_target_wants_it() {
+    let marked = |prefill, turns: &[(Role, &str)]| {
+        let quirks = Quirks { prefill, ..Quirks::NONE };
+        let messages = turns.iter().map(|(role, text)| Message::new(*role, vec![Block::text(*text)])).collect();
+        let ask = Ask { model: "m".into(), messages, source: "anthropic", ..Ask::default() };
+        let body = OpenAiChat.encode_ask(&ask, &mut Encoding::new("up", &quirks)).expect("encodes");
+        serde_json::from_slice::<Value>(&body).expect("JSON")
+    };
+    let begun = [(Role::User, "Count"), (Role::Assistant, "One,")];
+    let last = |body: &Value| body["messages"][1].clone();
+    for prefill in [Prefill::None, Prefill::Plain] {
+        assert_eq!(last(&marked(prefill, &begun)), json!({"role": "assistant", "content": "One,"}));
+    }
+    assert_eq!(last(&marked(Prefill::Prefix, &begun))["prefix"], true);
+    assert_eq!(last(&marked(Prefill::Partial, &begun))["partial"], true);
+    let body = marked(Prefill::Continue, &begun);
+    assert_eq!((&body["continue_final_message"], &body["add_generation_prompt"]), (&json!(true), &json!(false)));
+    // A turn of the user asks for one of the model's own.
+    for prefill in [Prefill::Prefix, Prefill::Partial, Prefill::Continue] {
+        let body = marked(prefill, &begun[..1]).to_string();
+        assert!(!["prefix", "partial", "continue_final"].iter().any(|word| body.contains(word)), "{body}");
+    }
+}
