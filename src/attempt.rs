@@ -3,6 +3,7 @@
 //! An attempt ends at its commit point: a whole good body, or a stream with its first content at hand. What comes after
 //! cannot be undone and belongs to `stream`.
 
+mod adapted;
 mod answer;
 mod encode;
 
@@ -73,6 +74,9 @@ async fn once(
     target: &Arc<Target>,
     deadline: Deadline,
 ) -> Result<Reply, Fault> {
+    if let Some((face, adapter)) = adapted::by_adapter(x, target) {
+        return adapted::once(cx, x, call, target, (face, adapter), deadline).await;
+    }
     let (face, prepared) = encode::prepare(x, call, target)?;
     let prepared = match prepared {
         Prepared::Send(prepared) => prepared,

@@ -75,6 +75,7 @@ pub enum Kind {
     TotalTimeout,
     BadAnswer,
     StreamBroken,
+    GuestFailed,
     Draining,
     ClientGone,
     Internal,
@@ -143,6 +144,7 @@ faults! {
     TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
+    GuestFailed "guest_failed" 502 Guest Next "server_error" "api_error" "INTERNAL" "A plugin or script of this gateway failed; the operator finds the reason in the log.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";

@@ -43,6 +43,7 @@ pub mod embed;
 pub mod exchange;
 pub mod fault;
 pub mod generation;
+pub mod guest;
 pub mod json;
 pub mod mock;
 pub mod pipeline;

@@ -3,6 +3,8 @@
 //! Pulled by the client's connection, so a client that stops reading stops the upstream. Never retries and never logs:
 //! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
 
+mod adapted;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,6 +21,8 @@ use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 
+pub use adapted::Adapted;
+
 /// Most bytes held back before the commit point. A prelude is a few hundred bytes; an upstream that sends more without
 /// content is let through.
 const MAX_HELD_BYTES: usize = 1 << 20;
@@ -33,6 +37,8 @@ pub enum Mode {
     },
     /// Turn them into another dialect's.
     Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
+    /// Encode the events that an adapter makes of the bytes. The relay's own body is empty.
+    Adapt { source: Adapted, encoder: Box<dyn Encoder>, events: Vec<Event> },
 }
 
 /// How frames are put on the wire.
@@ -194,13 +200,24 @@ impl Relay {
         let said = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
             // Ends are known when the upstream closes; what came before them is in `out`.
-            Mode::Translate { .. } => self.ended,
+            Mode::Translate { .. } | Mode::Adapt { .. } => self.ended,
         };
         said && self.failed.is_none() && self.out.is_empty()
     }
 
     /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        if let Mode::Adapt { source, events, .. } = &mut self.mode {
+            let Poll::Ready(worked) = source.poll_events(cx, events) else { return self.poll_deadlines(cx) };
+            self.waiting = None;
+            // What came before a fault is the client's.
+            let encoded = self.encode();
+            let worked = match worked {
+                Some(worked) => encoded.and(worked),
+                None => encoded.and_then(|()| self.finish()),
+            };
+            return Poll::Ready(worked.map(|()| Step::Worked));
+        }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
                 self.waiting = None;
@@ -222,7 +239,7 @@ impl Relay {
                 let bytes = self.scanner.take();
                 self.push(bytes);
             }
-            Mode::Translate { .. } => drop(self.scanner.take()),
+            Mode::Translate { .. } | Mode::Adapt { .. } => drop(self.scanner.take()),
         }
         worked
     }
@@ -274,12 +291,15 @@ impl Relay {
                 decoder.frame(&frame, events)?;
                 self.encode()
             }
+            Mode::Adapt { .. } => Ok(()),
         }
     }
 
     /// Encodes the events that a decoder gave.
     fn encode(&mut self) -> Result<(), Fault> {
-        let Mode::Translate { encoder, events, .. } = &mut self.mode else { return Ok(()) };
+        let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
+            return Ok(());
+        };
         let mut bytes = Vec::new();
         let mut reported = None;
         for event in events.drain(..) {
@@ -367,25 +387,30 @@ impl Relay {
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
-                if let Mode::Translate { encoder, .. } = &mut self.mode {
-                    let mut bytes = Vec::new();
-                    encoder.finish(&mut bytes);
-                    let bytes = self.with_cost(bytes.into());
-                    self.show_end(&bytes);
-                    self.push(bytes);
-                }
+                self.finish_encoder();
             }
+            Mode::Adapt { .. } => self.finish_encoder(),
         }
         self.close_array();
         self.ended = true;
         Ok(())
     }
 
+    fn finish_encoder(&mut self) {
+        if let Mode::Translate { encoder, .. } | Mode::Adapt { encoder, .. } = &mut self.mode {
+            let mut bytes = Vec::new();
+            encoder.finish(&mut bytes);
+            let bytes = self.with_cost(bytes.into());
+            self.show_end(&bytes);
+            self.push(bytes);
+        }
+    }
+
     /// The connection broke. That is no failure when everything had been said.
     fn broken(&mut self, source: String) -> Result<(), Fault> {
         let complete = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
-            Mode::Translate { .. } => false,
+            Mode::Translate { .. } | Mode::Adapt { .. } => false,
         };
         if complete || self.ended {
             self.close_array();

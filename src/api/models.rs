@@ -46,7 +46,7 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
                 json!({
                     "provider_name": target.provider.name,
                     "model": target.model,
-                    "dialects": target.provider.faces.iter().map(|face| face.dialect.name()).collect::<Vec<_>>(),
+                    "dialects": target.provider.faces.iter().map(|face| face.form()).collect::<Vec<_>>(),
                     "pricing": target.card.as_deref().map_or(Value::Null, pricing),
                     "context_length": target.card.as_ref().and_then(|card| card.context),
                 })

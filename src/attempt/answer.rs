@@ -17,6 +17,7 @@ use crate::chat::Answer;
 use crate::chat::event::{self, Collector};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
+use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
@@ -61,6 +62,11 @@ impl Reading<'_> {
             },
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
+        self.relay(cx, body, mode).await
+    }
+
+    /// Relays a stream once it has its first content.
+    pub(super) async fn relay(self, cx: &Cx, body: Inbound, mode: Mode) -> Result<Reply, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
@@ -128,17 +134,13 @@ impl Reading<'_> {
         }))
     }
 
-    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn whole(mut self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
                 let answer = self.from.decode_answer(&bytes)?;
-                note(self.x, &answer);
-                let body = self.x.dialect.encode_answer(&answer, asked);
-                if let Some(keep) = self.item_keeper(cx) {
-                    keep(&body);
-                }
-                body.into()
+                let asked = asked.clone();
+                return Ok(self.answered(cx, &answer, &asked));
             }
             Meaning::Raw => {
                 let summary = self.from.summary(self.x.op, &bytes)?;
@@ -149,14 +151,30 @@ impl Reading<'_> {
                 bytes
             }
             Meaning::Embed(ask) => {
-                let answer = self.from.decode_embed_answer(&bytes)?;
-                self.x.seen.usage = answer.usage;
-                self.x.seen.model = Some(answer.model.clone());
-                self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
+                let (answer, ask) = (self.from.decode_embed_answer(&bytes)?, ask.clone());
+                return Ok(self.embedded(&answer, &ask));
             }
             Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&bytes)?).into(),
         };
         Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
+    }
+
+    /// The reply that a decoded answer makes.
+    pub(super) fn answered(&mut self, cx: &Cx, answer: &Answer, asked: &Asked) -> Reply {
+        note(self.x, answer);
+        let body = self.x.dialect.encode_answer(answer, asked);
+        if let Some(keep) = self.item_keeper(cx) {
+            keep(&body);
+        }
+        Reply::json(StatusCode::OK, self.with_cost(body.into()))
+    }
+
+    /// The reply that a decoded answer to embeddings makes.
+    pub(super) fn embedded(&mut self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Reply {
+        self.x.seen.usage = answer.usage;
+        self.x.seen.model = Some(answer.model.clone());
+        let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
+        Reply::json(StatusCode::OK, self.with_cost(body.into()))
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
@@ -173,7 +191,7 @@ impl Reading<'_> {
     }
 
     /// The upstream streams although a whole answer was asked for.
-    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn collect(mut self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
@@ -191,20 +209,23 @@ impl Reading<'_> {
         events.into_iter().try_for_each(|event| collector.event(event))?;
         let answer = collector.finish();
         let asked = self.meaning()?;
-        note(self.x, &answer);
-        let body = self.x.dialect.encode_answer(&answer, &asked).into();
-        Ok(Reply::json(StatusCode::OK, self.with_cost(body)))
+        Ok(self.answered(cx, &answer, &asked))
     }
 
     /// The upstream answered whole although a stream was asked for.
     async fn replay(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
+        self.replayed(&answer).await
+    }
+
+    /// The stream that would have made a whole answer.
+    pub(super) async fn replayed(self, answer: &Answer) -> Result<Reply, Fault> {
         let asked = self.meaning()?;
-        note(self.x, &answer);
+        note(self.x, answer);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
-        for event in event::replay(&answer) {
+        for event in event::replay(answer) {
             encoder.event(&event, &mut out);
         }
         encoder.finish(&mut out);

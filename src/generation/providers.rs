@@ -86,7 +86,7 @@ pub(super) fn build(
             written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
         let query = query.map(|version| format!("api-version={version}"));
         let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
-        faces.push(Face { dialect, base_url, dial, query, auth, quirks });
+        faces.push(Face { dialect, adapter: None, base_url, dial, query, auth, quirks });
     }
     Ok(Built::Live(Box::new(Provider {
         name: name.to_owned(),

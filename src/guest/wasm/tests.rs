@@ -1,0 +1,1 @@
+//! Plugins as they must behave, hostile ones too.
