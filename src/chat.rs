@@ -196,6 +196,8 @@ pub struct ToolCall {
     pub custom: bool,
     /// The item's own id in the Responses form, which differs from the call id.
     pub item_id: Option<String>,
+    /// The namespace of the tool, in answers of the Responses form; the name is then the one within it.
+    pub namespace: Option<String>,
     /// Gemini's `thoughtSignature` on a call, sealed (see [`reasoning::seal`]) when it comes from elsewhere.
     pub signature: Option<String>,
 }

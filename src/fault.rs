@@ -76,6 +76,9 @@ pub enum Kind {
     BadAnswer,
     StreamBroken,
     GuestFailed,
+    TargetUnavailable,
+    NoTarget,
+    NoTargetFits,
     Draining,
     ClientGone,
     Internal,
@@ -145,6 +148,9 @@ faults! {
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
     GuestFailed "guest_failed" 502 Guest Next "server_error" "api_error" "INTERNAL" "A plugin or script of this gateway failed; the operator finds the reason in the log.";
+    TargetUnavailable "target_unavailable" 503 Gateway Next "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; the operator sets `breaker`, `max_inflight`, `concurrency` and `queue` of the provider.";
+    NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; `availability` in the error says what is the matter with each target.";
+    NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
@@ -274,7 +280,7 @@ impl Fault {
 
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
-        self.retry() == Retry::Same || self.kind == Kind::Draining
+        self.retry() == Retry::Same || matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable)
     }
 }
 

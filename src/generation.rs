@@ -22,7 +22,7 @@ use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
-use crate::route::{Addresses, Plan, Provider, Routes, Target};
+use crate::route::{Plan, Provider, Routes, Target};
 use crate::server::{connection, tls};
 
 /// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
@@ -91,14 +91,9 @@ impl Generation {
     /// The target at a provider for one of its models, past every configured name.
     pub fn target(&self, provider: &str, model: &str) -> Option<Arc<Target>> {
         let provider = self.routes.providers.iter().find(|live| live.name == provider)?;
-        Some(Arc::new(Target {
-            provider: provider.clone(),
-            model: model.to_owned(),
-            overrides: provider.overrides.clone(),
-            timeouts: provider.timeouts,
-            card: self.card(provider, model),
-            addresses: Addresses::default(),
-        }))
+        let (overrides, timeouts) = (provider.overrides.clone(), provider.timeouts);
+        let card = self.card(provider, model);
+        Some(Arc::new(Target::new(provider.clone(), model.to_owned(), overrides, timeouts, card)))
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {

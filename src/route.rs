@@ -3,7 +3,7 @@
 //! Never looks at a clock, a socket or a body. The routes are built by `generation`; trying them is `attempt`'s.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use crate::cost::ModelCard;
 use crate::dialect::adapter::Adapter;
 use crate::dialect::{Dialect, Op, Quirks};
 use crate::fault::{Fault, Kind};
+use crate::state::health::{Health, Record, Settings};
 use crate::upstream::Dial;
 
 /// One upstream account and wire form, ready to be sent to.
@@ -36,6 +37,8 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// Prefixes of bare model names that belong to this provider.
     pub owns: &'static [&'static str],
+    /// Breaker and places of its targets.
+    pub health: Settings,
 }
 
 /// One dialect at one base URL.
@@ -140,6 +143,7 @@ pub struct Target {
     pub timeouts: Timeouts,
     pub card: Option<Arc<ModelCard>>,
     pub addresses: Addresses,
+    record: OnceLock<Arc<Record>>,
 }
 
 /// Where a request of a target goes, with the headers that do not depend on the client.
@@ -177,6 +181,22 @@ impl std::fmt::Debug for Addresses {
 }
 
 impl Target {
+    pub fn new(
+        provider: Arc<Provider>,
+        model: String,
+        overrides: Overrides,
+        timeouts: Timeouts,
+        card: Option<Arc<ModelCard>>,
+    ) -> Self {
+        let (addresses, record) = (Addresses::default(), OnceLock::new());
+        Target { provider, model, overrides, timeouts, card, addresses, record }
+    }
+
+    /// How it is doing; looked up once.
+    pub fn record(&self, health: &Health) -> &Arc<Record> {
+        self.record.get_or_init(|| health.target(&self.name(), &self.provider.health))
+    }
+
     /// The face to use for a caller of `dialect`: the same wire form where the provider speaks it, else its own first.
     pub fn face(&self, dialect: &'static dyn Dialect) -> Option<&Face> {
         let faces = &self.provider.faces;
@@ -346,7 +366,7 @@ impl Routes {
             .map(|target| {
                 let card = cards(&target.provider, &target.model);
                 let RouteTarget { provider, model, overrides, timeouts } = target;
-                Arc::new(Target { provider, model, overrides, timeouts, card, addresses: Addresses::default() })
+                Arc::new(Target::new(provider, model, overrides, timeouts, card))
             })
             .collect();
         Ok(Plan { targets, ..Plan::default() })

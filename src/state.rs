@@ -5,6 +5,7 @@
 pub mod affinity;
 pub mod health;
 pub mod items;
+pub mod kv;
 pub mod log;
 pub mod metrics;
 pub mod records;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use affinity::Affinity;
 use health::{Health, Millis};
 use items::Items;
+use kv::{Kv, WhenFull};
 use log::Log;
 use metrics::Metrics;
 use records::Records;
@@ -30,6 +32,10 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub items: Items,
+    /// What guests keep and must not lose.
+    pub kv: Kv,
+    /// What guests keep and can do without.
+    pub guest_cache: Kv,
     pub log: Log,
     draining: AtomicBool,
     ending: AtomicBool,
@@ -47,6 +53,8 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             items: Items::new(),
+            kv: Kv::new(WhenFull::Refuse),
+            guest_cache: Kv::new(WhenFull::Forget),
             log,
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),

@@ -35,10 +35,13 @@ impl Usage {
         self.stated_total.unwrap_or(self.input + self.output)
     }
 
-    /// Takes over what a later report says; streams state the input at the start and the output at the end.
+    /// Takes over what a later report says, as SDKs do: a count that it states replaces the earlier one, also where it
+    /// is smaller (Gemini corrects its prompt downwards). Streams may state the input at the start and the output at the
+    /// end, so nought states nothing.
     pub fn update(&mut self, later: &Usage) {
-        self.input = self.input.max(later.input);
-        self.output = self.output.max(later.output);
+        let stated = |count: u64, before: u64| if count > 0 { count } else { before };
+        self.input = stated(later.input, self.input);
+        self.output = stated(later.output, self.output);
         self.cache_read = later.cache_read.or(self.cache_read);
         self.cache_write = later.cache_write.or(self.cache_write);
         self.cache_write_1h = later.cache_write_1h.or(self.cache_write_1h);
@@ -48,5 +51,19 @@ impl Usage {
         self.accepted_prediction = later.accepted_prediction.or(self.accepted_prediction);
         self.rejected_prediction = later.rejected_prediction.or(self.rejected_prediction);
         self.stated_total = later.stated_total.or(self.stated_total);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_report_corrects_an_earlier_one_and_nought_states_nothing() {
+        let mut usage = Usage { input: 169, output: 0, cache_read: Some(55), ..Usage::default() };
+        usage.update(&Usage { input: 79, output: 12, cache_read: Some(0), ..Usage::default() });
+        assert_eq!((usage.input, usage.output, usage.cache_read), (79, 12, Some(0)));
+        usage.update(&Usage { output: 15, reasoning: Some(3), ..Usage::default() });
+        assert_eq!((usage.input, usage.output, usage.reasoning), (79, 15, Some(3)));
     }
 }

@@ -10,6 +10,7 @@ use crate::config;
 use crate::dialect::{self, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Overrides, Provider, Secret, Timeouts};
+use crate::state::health::{Breaker, Settings};
 use crate::upstream::{Dial, Proxy, Wire};
 
 /// The environment, as the builder was given it.
@@ -98,6 +99,7 @@ pub(super) fn build(
         models: written.models.clone(),
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
+        health: Settings { breaker: Some(Breaker::default()), ..Settings::default() },
     })))
 }
 

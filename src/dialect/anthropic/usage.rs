@@ -61,14 +61,17 @@ pub fn decode(usage: &Value) -> Option<Usage> {
 /// The counts as Anthropic's object. Nothing known is all zeros: its SDKs require the object.
 pub fn encode(usage: Option<&Usage>, tier: Option<&str>) -> Object {
     let usage = usage.copied().unwrap_or_default();
-    let (read, written) = (usage.cache_read.unwrap_or(0), usage.cache_write.unwrap_or(0));
-    let fresh = usage.input.saturating_sub(read).saturating_sub(written);
+    // The three must add up to the input; routers are known to state the same tokens as read and written.
+    let read = usage.cache_read.unwrap_or(0).min(usage.input);
+    let written = usage.cache_write.unwrap_or(0).min(usage.input - read);
+    let fresh = usage.input - read - written;
     let mut object = Object::new();
     object.insert("input_tokens".to_owned(), fresh.into());
     object.insert("cache_creation_input_tokens".to_owned(), written.into());
     object.insert("cache_read_input_tokens".to_owned(), read.into());
     if let Some(long) = usage.cache_write_1h {
-        let short = written.saturating_sub(long);
+        let long = long.min(written);
+        let short = written - long;
         let lifetimes = json!({"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long});
         object.insert("cache_creation".to_owned(), lifetimes);
     }
@@ -114,6 +117,16 @@ mod tests {
         assert_eq!((usage.input, usage.output, usage.total()), (2310, 50, 2360));
         assert_eq!((usage.cache_write_1h, usage.reasoning), (Some(100), Some(20)));
         assert_eq!(Value::Object(encode(Some(&usage), Some("default"))), wire);
+    }
+
+    #[test]
+    fn the_parts_never_add_up_to_more_than_the_input() {
+        let usage = Usage { input: 2168, cache_read: Some(2161), cache_write: Some(2161), ..Usage::default() };
+        let wire = encode(Some(&usage), None);
+        assert_eq!(
+            (&wire["input_tokens"], &wire["cache_read_input_tokens"], &wire["cache_creation_input_tokens"]),
+            (&json!(0), &json!(2161), &json!(7))
+        );
     }
 
     #[test]

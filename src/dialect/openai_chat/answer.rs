@@ -51,8 +51,8 @@ fn read(body: Value) -> Result<Answer, Fault> {
         model: fields.string("model")?.unwrap_or_default(),
         created: fields.take("created").as_ref().and_then(seconds),
         usage: fields.take("usage").as_ref().and_then(usage::read),
-        service_tier: fields.string("service_tier")?,
-        system_fingerprint: fields.string("system_fingerprint")?,
+        service_tier: fields.string("service_tier")?.filter(|text| !text.is_empty()),
+        system_fingerprint: fields.string("system_fingerprint")?.filter(|text| !text.is_empty()),
         source: NAME,
         ..Answer::default()
     };
@@ -79,7 +79,7 @@ fn read_choice(value: Value, position: usize, id: &str) -> Result<Choice, Fault>
         choice.blocks.push(Block::text(text));
     }
     let called = choice.blocks.iter().any(|block| matches!(block.content, Content::ToolCall(_)));
-    choice.native_finish = fields.string("finish_reason")?;
+    choice.native_finish = fields.string("finish_reason")?.filter(|word| !word.is_empty());
     // A whole answer is over, whether its server says so or not.
     choice.finish = Some(finish::read(choice.native_finish.as_deref().unwrap_or_default(), called));
     // vLLM says which stop string it was.
@@ -124,7 +124,10 @@ fn read_message(mut message: Fields, id: &str, choice: u32) -> Result<Vec<Block>
         }
         blocks.push(Block::new(Content::ToolCall(call)));
     }
-    if let Some(mut call) = legacy {
+    if let Some(mut call) = legacy
+        // Servers that write every field of the schema (Snowflake) have an empty one here, which calls nothing.
+        && call.peek("name").is_none_or(|name| name != "")
+    {
         let (name, arguments) = (call.needed_string("name")?, call.string("arguments")?.unwrap_or_default());
         let id = made_up_id(id, choice, 0);
         blocks.push(Block::new(Content::ToolCall(ToolCall { id, name, arguments, ..ToolCall::default() })));
@@ -148,9 +151,19 @@ fn cite(blocks: &mut [Block], annotations: Vec<Value>) {
     }
 }
 
+/// Whether there is anything in an `audio` object; servers that write every field of the schema have empty ones.
+pub(super) fn says_sound(audio: &Map<String, Value>) -> bool {
+    ["id", "data", "transcript"]
+        .iter()
+        .any(|key| audio.get(*key).and_then(Value::as_str).is_some_and(|text| !text.is_empty()))
+}
+
 /// A spoken answer: `{id, data, transcript, expires_at}`.
 pub(super) fn read_audio(value: Value) -> Option<Block> {
     let Value::Object(mut audio) = value else { return None };
+    if !says_sound(&audio) {
+        return None;
+    }
     let mut text = |key: &str| match audio.shift_remove(key) {
         Some(Value::String(text)) => Some(text),
         _ => None,

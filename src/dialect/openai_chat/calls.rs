@@ -29,7 +29,13 @@ impl Piece {
         if let Some(Value::Array(calls)) = delta.shift_remove("tool_calls") {
             pieces.extend(calls.iter().filter_map(Value::as_object).map(Piece::read));
         }
-        if let Some(Value::Object(function)) = delta.shift_remove("function_call") {
+        // Servers that write every field of the schema (Snowflake) have an empty one here, which calls nothing.
+        let says = |function: &Map<String, Value>| {
+            ["name", "arguments"].iter().any(|key| function.get(*key).is_some_and(|v| v != ""))
+        };
+        if let Some(Value::Object(function)) = delta.shift_remove("function_call")
+            && says(&function)
+        {
             let mut piece = Piece { index: Some(0), ..Piece::default() };
             piece.inner(&function, "arguments");
             pieces.push(piece);
@@ -44,7 +50,8 @@ impl Piece {
             signature: call.get("extra_content").and_then(google_signature),
             ..Piece::default()
         };
-        if let Some(Value::Object(custom)) = call.get("custom") {
+        let function = call.get("type").is_some_and(|kind| kind == "function");
+        if let Some(Value::Object(custom)) = call.get("custom").filter(|_| !function) {
             piece.custom = true;
             piece.inner(custom, "input");
         } else if let Some(Value::Object(function)) = call.get("function") {

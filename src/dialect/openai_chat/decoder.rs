@@ -175,12 +175,13 @@ impl Decoder {
         };
         let (lane, blocks) = (&mut self.lanes[position], &mut self.blocks);
         // Some servers call it `message` also in streams; legacy completions have `text` beside the index.
-        let mut delta = match choice.shift_remove("delta").or_else(|| choice.shift_remove("message")) {
-            Some(Value::Object(delta)) => delta,
-            _ => Map::new(),
+        // Some servers (Together) say the same text in both places.
+        let (mut delta, legacy) = match choice.shift_remove("delta").or_else(|| choice.shift_remove("message")) {
+            Some(Value::Object(delta)) => (delta, false),
+            _ => (Map::new(), true),
         };
         for key in ["text", "logprobs"] {
-            if let Some(value) = choice.shift_remove(key) {
+            if let Some(value) = choice.shift_remove(key).filter(|_| legacy || key != "text") {
                 delta.insert(key.to_owned(), value);
             }
         }
@@ -247,7 +248,9 @@ impl Lane {
                 }
             }
         }
-        if let Some(Value::Object(audio)) = delta.shift_remove("audio") {
+        if let Some(Value::Object(audio)) = delta.shift_remove("audio")
+            && (self.audio.is_some() || answer::says_sound(&audio))
+        {
             self.audio.get_or_insert_default().add(audio);
         }
     }

@@ -31,7 +31,7 @@ fn read(mut response: Map<String, Value>) -> Result<Answer, Fault> {
     let details = response.remove("incomplete_details");
     let incomplete = details.as_ref().and_then(|details| details.get("reason")).and_then(Value::as_str);
     let mut choice = Choice::default();
-    let mut reader = Reader::default();
+    let mut reader = Reader::of_answer();
     for item in items {
         add_logprobs(&mut choice, &item);
         choice.blocks.extend(reader.blocks(item));
@@ -88,7 +88,8 @@ pub(super) fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     let none = Choice::default();
     let choice = answer.choices.iter().min_by_key(|choice| choice.index).unwrap_or(&none);
     let own = answer.source == NAME;
-    let (mut status, incomplete) = usage::status(choice.finish);
+    let refused = choice.blocks.iter().any(|block| matches!(block.content, Content::Refusal(_)));
+    let (mut status, incomplete) = usage::status(choice.finish, refused);
     if let (true, Some(native @ ("queued" | "in_progress" | "cancelled"))) = (own, choice.native_finish.as_deref()) {
         status = native;
     }
@@ -155,7 +156,7 @@ fn output(choice: &Choice, source: &str, asked: &Asked) -> Vec<Value> {
 
 /// What an answer was cut in the middle of is not complete.
 pub(super) fn mark_cut(last: &mut Value, finish: Option<Finish>) {
-    if let ("incomplete", Some(status)) = (usage::status(finish).0, last.get_mut("status")) {
+    if let ("incomplete", Some(status)) = (usage::status(finish, true).0, last.get_mut("status")) {
         *status = "incomplete".into();
     }
 }
@@ -270,7 +271,10 @@ impl Call {
         let exchange = &asked.id;
         let custom = call.custom || tools::is_custom(&asked.ask.tools, &call.name);
         let (prefix, known) = if custom { ("ctc", "ctc_") } else { ("fc", "fc_") };
-        let (name, namespace) = tools::bare(&asked.ask.tools, &call.name, extra);
+        let (name, namespace) = match &call.namespace {
+            Some(space) => (call.name.as_str(), Some(space.as_str())),
+            None => tools::bare(&asked.ask.tools, &call.name, extra),
+        };
         let id = own_id(call.item_id.as_deref(), known).unwrap_or_else(|| made_id(prefix, exchange, at));
         Call {
             // Results are matched by this id, so there must be one.

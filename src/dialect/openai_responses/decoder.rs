@@ -285,7 +285,7 @@ impl ResponsesDecoder {
 
     fn call(&mut self, known: usize, item: Value, done: bool, out: &mut Vec<Event>) {
         let Some(object) = item.as_object() else { return };
-        let head = item::head(object);
+        let head = item::head(object, true);
         self.calls = true;
         // A server that does not know the name yet says it when the item is done.
         if !self.items[known].part(0).opened && (done || !head.name.is_empty()) {

@@ -29,6 +29,8 @@ pub(super) struct ResponsesEncoder {
     message: Option<Message>,
     blocks: Vec<(u32, Open)>,
     finish: Option<Finish>,
+    /// A refusal went by.
+    refused: bool,
     usage: Option<Usage>,
     failed: bool,
 }
@@ -110,6 +112,7 @@ impl ResponsesEncoder {
             message: None,
             blocks: Vec::new(),
             finish: None,
+            refused: false,
             usage: None,
             failed: false,
         }
@@ -143,7 +146,7 @@ impl Encoder for ResponsesEncoder {
         }
         self.ensure_begun(out);
         self.close_all(out);
-        let (status, _) = usage::status(self.finish);
+        let (status, _) = usage::status(self.finish, self.refused);
         let kind = match status {
             "incomplete" => "response.incomplete",
             "failed" => "response.failed",
@@ -189,7 +192,7 @@ impl ResponsesEncoder {
             created: start.created.unwrap_or(self.asked.now),
             model: if start.model.is_empty() { &self.asked.ask.model } else { &start.model },
             status,
-            incomplete: usage::status(self.finish).1.filter(|_| status == "incomplete"),
+            incomplete: usage::status(self.finish, self.refused).1.filter(|_| status == "incomplete"),
             error,
             output: &self.output,
             usage: self.usage.as_ref().filter(|_| status != "in_progress"),
@@ -234,6 +237,7 @@ impl ResponsesEncoder {
                 Open::Text { text: String::new(), annotations: Vec::new(), logprobs: Vec::new() }
             }
             Opened::Refusal => {
+                self.refused = true;
                 self.open_part(&json!({"type": "refusal", "refusal": ""}), out);
                 Open::Refusal(String::new())
             }

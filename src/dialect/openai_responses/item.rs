@@ -41,11 +41,18 @@ pub(super) struct Reader {
     signature: Option<String>,
     /// Whether sealed reasoning is opened: what a client sends back is, what an upstream says is passed on.
     unseal: bool,
+    /// Whether calls keep their namespace apart: the names of an answer are the caller's own, those of an earlier turn
+    /// must be what the tools are called at any target.
+    apart: bool,
 }
 
 impl Reader {
     pub fn unsealing() -> Reader {
         Reader { unseal: true, ..Reader::default() }
+    }
+
+    pub fn of_answer() -> Reader {
+        Reader { apart: true, ..Reader::default() }
     }
 
     /// The signature that the item before carried for the call that begins now.
@@ -71,7 +78,8 @@ impl Reader {
     }
 
     fn call(&mut self, mut item: Map<String, Value>) -> Block {
-        let mut block = Block::new(Content::ToolCall(ToolCall { signature: self.signature.take(), ..head(&item) }));
+        let mut block =
+            Block::new(Content::ToolCall(ToolCall { signature: self.signature.take(), ..head(&item, self.apart) }));
         if let Content::ToolCall(call) = &mut block.content {
             call.arguments = string(&mut item, if call.custom { "input" } else { "arguments" }).unwrap_or_default();
         }
@@ -83,14 +91,18 @@ impl Reader {
     }
 }
 
-/// A call without its arguments.
-pub(super) fn head(item: &Map<String, Value>) -> ToolCall {
+/// A call without its arguments. `apart`: see [`Reader`].
+pub(super) fn head(item: &Map<String, Value>, apart: bool) -> ToolCall {
     let text = |key: &str| item.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("name").unwrap_or_default();
     ToolCall {
         // Servers that know only one of the two ids exist; both name the call.
         id: text("call_id").or(text("id")).unwrap_or_default().to_owned(),
-        name: text("namespace").map_or_else(|| name.to_owned(), |space| tools::qualified(space, name)),
+        name: match text("namespace") {
+            Some(space) if !apart => tools::qualified(space, name),
+            _ => name.to_owned(),
+        },
+        namespace: text("namespace").filter(|_| apart).map(str::to_owned),
         arguments: String::new(),
         custom: kind(item) == "custom_tool_call",
         item_id: text("id").map(str::to_owned),

@@ -86,11 +86,13 @@ pub(super) fn finish(status: &str, incomplete: Option<&str>, calls: bool) -> (Op
     (finish, (!native.is_empty()).then(|| native.to_owned()))
 }
 
-/// `status` and the reason in `incomplete_details`.
-pub(super) fn status(finish: Option<Finish>) -> (&'static str, Option<&'static str>) {
+/// `status` and the reason in `incomplete_details`. A model that declined in words of their own kind (`refused`) has
+/// completed its answer, as OpenAI's do; where nothing else would tell, the status does.
+pub(super) fn status(finish: Option<Finish>, refused: bool) -> (&'static str, Option<&'static str>) {
     match finish {
         Some(Finish::Length | Finish::ContextFull) => ("incomplete", Some("max_output_tokens")),
         Some(Finish::ContentFilter) => ("incomplete", Some("content_filter")),
+        Some(Finish::Refusal) if !refused => ("incomplete", Some("content_filter")),
         Some(Finish::Error) => ("failed", None),
         _ => ("completed", None),
     }

@@ -229,3 +229,29 @@ fn tokens_are_counted() {
     assert_eq!(OpenAiResponses.decode_count(&answer).expect("a count"), 17);
     assert_eq!(OpenAiResponses.decode_count(b"{}").expect_err("no count").kind, Kind::BadAnswer);
 }
+
+#[test]
+fn a_namespaced_call_has_the_callers_own_name_in_every_dialect() {
+    let body = json!({"id": "resp_1", "object": "response", "status": "completed", "model": "gpt-5", "output": [
+        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "namespace": "weather", "name": "get_weather",
+         "arguments": "{}", "status": "completed"}]});
+    let answer = OpenAiResponses.decode_answer(body.to_string().as_bytes()).expect("valid");
+    let Content::ToolCall(call) = &answer.choices[0].blocks[0].content else { panic!("a call") };
+    assert_eq!((call.name.as_str(), call.namespace.as_deref()), ("get_weather", Some("weather")));
+    let again = encoded(&answer, &plain_asked());
+    assert_eq!(
+        (&again["output"][0]["name"], &again["output"][0]["namespace"]),
+        (&json!("get_weather"), &json!("weather"))
+    );
+}
+
+#[test]
+fn a_model_that_declined_without_words_for_it_is_filtered() {
+    let choice = Choice { blocks: vec![Block::text("I")], finish: Some(Finish::Refusal), ..Choice::default() };
+    let answer = Answer { choices: vec![choice], source: "anthropic", ..Answer::default() };
+    let got = encoded(&answer, &plain_asked());
+    assert_eq!(
+        (&got["status"], &got["incomplete_details"]["reason"]),
+        (&json!("incomplete"), &json!("content_filter"))
+    );
+}
