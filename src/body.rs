@@ -19,6 +19,8 @@ pub enum Inbound {
     Socket(Incoming),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
+    /// The same in pieces.
+    Pieces(std::collections::VecDeque<Bytes>),
 }
 
 /// Why a body could not be read to its end.
@@ -42,10 +44,16 @@ pub struct Patience {
 }
 
 impl Inbound {
+    /// Bytes at hand, to be given in these pieces.
+    pub fn pieces(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        Inbound::Pieces(pieces.into_iter().collect())
+    }
+
     /// The next piece; None at the end. Errors: the connection broke, in hyper's words.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
@@ -104,6 +112,7 @@ impl Inbound {
         match self {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
+            Inbound::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
         }
     }
 }

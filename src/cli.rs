@@ -3,6 +3,8 @@
 mod check;
 mod key;
 mod mock;
+#[cfg(feature = "wasm")]
+mod plugin;
 mod schema;
 mod serve;
 mod welcome;
@@ -43,6 +45,9 @@ enum Command {
     Schema,
     /// Make keys and their hashes.
     Key(key::Args),
+    /// Make, look at, test and sign WebAssembly plugins.
+    #[cfg(feature = "wasm")]
+    Plugin(plugin::Args),
 }
 
 /// Runs the command line.
@@ -54,6 +59,8 @@ pub fn main() -> ExitCode {
         Command::Mock(args) => mock::run(args),
         Command::Schema => schema::run(),
         Command::Key(args) => key::run(args),
+        #[cfg(feature = "wasm")]
+        Command::Plugin(args) => plugin::run(args),
     }
 }
 

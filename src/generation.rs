@@ -2,6 +2,7 @@
 //!
 //! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
 
+mod plugins;
 mod providers;
 mod routes;
 
@@ -141,11 +142,12 @@ pub type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
+    plugins: plugins::Shelf,
 }
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env }
+        Builder { path, env, plugins: plugins::Shelf::default() }
     }
 
     /// Reads what is written.
@@ -175,7 +177,7 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let routes = routes::build(&config, &*self.env, &self.plugins, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::plugins::Shelf;
 use super::providers::{self, Built, Env, MOCK};
 use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, TimeoutOverrides, Usd};
 use crate::cost::{Catalogue, Stated};
@@ -13,7 +14,7 @@ use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
 ///
 /// # Errors
 /// Each thing that does not fit, a line each.
-pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -> Result<Routes, String> {
+pub(super) fn build(config: &Config, env: Env<'_>, shelf: &Shelf, warnings: &mut Vec<String>) -> Result<Routes, String> {
     let mut routes = Routes::default();
     let mut wrong = Vec::new();
     let mut add = |name: &str, written: &Written, routes: &mut Routes| match providers::build(
@@ -21,6 +22,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
         written,
         &config.timeouts,
         env,
+        &|plugin| shelf.adapter(config, plugin),
     ) {
         Ok(Built::Live(provider)) => routes.providers.push(Arc::from(provider)),
         Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),

@@ -8,9 +8,11 @@ mod compiled;
 mod convert;
 mod cut;
 mod engine;
+pub mod fixture;
 mod plugin;
 mod pool;
 mod provider;
+mod signature;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -18,10 +20,12 @@ mod tests;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+pub use bindings::adapter::AuthKind;
 pub use compiled::Compiled;
 pub use engine::Machine;
-pub use plugin::{Bytes, Loading};
+pub use plugin::{Bytes, Loading, Shape, shape};
 pub use provider::{Description, Taught};
+pub use signature::{Signed, beside, keygen, sign, signature};
 pub use store::Lease;
 
 /// A name that lives as long as the process. Each distinct name is kept once, however often its plugin is swapped: wire

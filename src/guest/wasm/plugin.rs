@@ -94,6 +94,24 @@ impl Loading<'_> {
     }
 }
 
+/// What a component wants and gives, by name.
+#[derive(Debug)]
+pub struct Shape {
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+}
+
+/// The shape of a component, without linking it.
+///
+/// # Errors
+/// The bytes are no component.
+pub fn shape(machine: &Machine, bytes: &Bytes) -> Result<Shape, String> {
+    let engine = &machine.engine;
+    let component = compiled::compile(engine, &bytes.wasm).map_err(|why| format!("{}: {why}", bytes.path.display()))?;
+    let exports = component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
+    Ok(Shape { imports: imports(&component, engine), exports })
+}
+
 /// The names of everything a component imports.
 fn imports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
     component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect()

@@ -99,6 +99,7 @@ fn block(block: wit::Block, adapter: &str) -> Block {
             arguments: call.arguments,
             custom: call.custom,
             item_id: None,
+            namespace: None,
             signature: call.signature,
         }),
         wit::Content::ToolResult(result) => Content::ToolResult(ToolResult {
