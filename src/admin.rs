@@ -71,6 +71,8 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     }
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
+            let (answers, bytes, _) = state.cache.size();
+            state.metrics.cache_holds(answers, bytes, state.cache.listening());
             let mut response = Response::new(Full::from(state.metrics.render(state.log.dropped())));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS));
             response

@@ -129,7 +129,12 @@ pub fn find(head: &Parts) -> Result<Matched, Unserved> {
     let path = head.uri.path();
     let trimmed = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     let found = ROUTER.at(trimmed).map_err(|_| Unserved::unknown(&head.method, path))?;
-    let Some(endpoint) = found.value.iter().find(|row| row.methods.contains(&head.method)) else {
+    // HEAD is a GET whose body the server keeps to itself; probes of load balancers send it.
+    let serves = |row: &&&Endpoint| match head.method {
+        Method::HEAD => row.methods.contains(&Method::GET) && !matches!(row.serve, Serve::Stored),
+        _ => row.methods.contains(&head.method),
+    };
+    let Some(endpoint) = found.value.iter().find(serves) else {
         return Err(Unserved::method(&head.method, path, found.value));
     };
     let param = found.params.iter().next().map(|(_, value)| decoded(value));
@@ -278,5 +283,8 @@ mod tests {
     fn wrong_paths_and_methods_are_told_apart() {
         assert_eq!(find_path(Method::POST, "/v1/chat/completion"), Err(404));
         assert_eq!(find_path(Method::GET, "/v1/chat/completions"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/v1/chat/completions"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/v1/responses/resp_1"), Err(405));
+        assert_eq!(find_path(Method::HEAD, "/readyz").map(|found| found.0), Ok("/readyz"));
     }
 }

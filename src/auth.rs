@@ -71,6 +71,11 @@ impl Keys {
         self.anyone = Some(Arc::new(principal));
     }
 
+    /// Whether everybody is let in.
+    pub fn is_open(&self) -> bool {
+        self.anyone.is_some()
+    }
+
     pub fn add(&mut self, key: &str, principal: Principal) {
         let digest = self.digest(key);
         self.principals.insert(digest, Arc::new(principal));

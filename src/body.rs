@@ -3,6 +3,8 @@
 //! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
 //! the only room that knows hyper.
 
+pub mod tape;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,15 +14,29 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use crate::json::Pieces;
+use crate::upstream;
 
 /// A body that somebody sends us: a client's request or an upstream's answer.
 #[derive(Debug)]
 pub enum Inbound {
     Socket(Incoming),
+    /// An upstream's answer over HTTP/1.1, read off its socket by whoever polls.
+    Direct(Box<upstream::Body>),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
     /// The same in pieces.
     Pieces(std::collections::VecDeque<Bytes>),
+    /// One of several readers of a body.
+    Shared(tape::Reader),
+    #[cfg(test)]
+    Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
+}
+
+/// A body that a test sends piece by piece.
+#[cfg(test)]
+pub fn channel() -> (tokio::sync::mpsc::UnboundedSender<Result<Bytes, String>>, Inbound) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    (sender, Inbound::Channel(receiver))
 }
 
 /// Why a body could not be read to its end.
@@ -53,7 +69,11 @@ impl Inbound {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
+            Inbound::Direct(body) => body.poll_data(cx),
             Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
+            Inbound::Shared(reader) => reader.poll_data(cx),
+            #[cfg(test)]
+            Inbound::Channel(receiver) => receiver.poll_recv(cx),
             Inbound::Socket(incoming) => loop {
                 return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => match frame.into_data() {
@@ -111,8 +131,12 @@ impl Inbound {
     fn stated_len(&self) -> Option<u64> {
         match self {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
+            Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
             Inbound::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Inbound::Shared(_) => None,
+            #[cfg(test)]
+            Inbound::Channel(_) => None,
         }
     }
 }
@@ -139,6 +163,11 @@ pub struct Outgoing {
 impl Outgoing {
     pub fn new(pieces: Pieces) -> Self {
         Outgoing { pieces, next: 0 }
+    }
+
+    /// What is still to go out.
+    pub fn pieces(&self) -> &[Bytes] {
+        &self.pieces[self.next..]
     }
 
     pub fn len(&self) -> u64 {

@@ -4,12 +4,16 @@
 //! things. Only `load` reads files, and it asks the environment through a function that its caller brings. Everything
 //! wrong is said at once, each with file, line, column, path and what to do.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod cache;
 mod check;
 mod error;
 mod expand;
+mod hook;
 mod key;
 mod listen;
 mod load;
@@ -29,8 +33,10 @@ mod timeouts;
 mod tree;
 mod value;
 
-pub use check::{Known, check};
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
+pub use check::{HookCheck, Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
+pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};
 pub use listen::{Admin, Drain, Limits, Listen, Tls};
 pub use load::{Loaded, builtin, load, parse};
@@ -48,6 +54,18 @@ pub use value::{ByteSize, Duration, DurationOrOff, Expiry, Secret, Usd};
 
 /// How the environment is asked for a variable. None when it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where policies are looked for; `scripts` beside the configuration unless written.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct HooksDir(pub PathBuf);
+
+impl Default for HooksDir {
+    fn default() -> Self {
+        HooksDir("scripts".into())
+    }
+}
 
 /// The configuration of Portcullis. Every key may be left out; keys that begin with `x-` are free for YAML anchors.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -67,8 +85,14 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// How callers are recognised.
     pub auth: Auth,
+    /// Answers kept for requests that come again.
+    pub cache: Cache,
     /// How long each part of an exchange may take.
     pub timeouts: Timeouts,
+    /// Policies, in the order in which they run.
+    pub hooks: Vec<Hook>,
+    /// Folder of the policies, from the folder of this file.
+    pub hooks_dir: HooksDir,
     /// How streams behave towards the client.
     pub stream: Stream,
     /// What tokens cost where the catalogue does not know it or is wrong.

@@ -10,10 +10,13 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::auth::Principal;
+use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::Target;
+use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
 
 /// Everything known of an exchange.
@@ -49,6 +52,10 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What guests know and keep of it; None when the generation has none.
+    pub guests: Option<Box<hook::Open>>,
+    /// Its business with the cache; None where nothing is cached.
+    pub cache: Option<Box<Visit>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
@@ -69,14 +76,153 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Attempt {
     pub target: Arc<Target>,
+    /// Alias of the credential, where the provider has a pool of them.
+    pub key: Option<Arc<str>>,
+    pub role: Role,
     /// When it began, from the exchange's start.
     pub at: Duration,
     /// Until its answer was good, or it failed.
     pub took: Duration,
+    /// What was waited before it, because a provider or the backoff wanted it so.
+    pub waited: Duration,
     /// The upstream's status, where it gave one.
     pub status: Option<u16>,
     /// Why it was not the last.
     pub fault: Option<Fault>,
+    /// Another target was faster, so it was given up.
+    pub cancelled: bool,
+    /// Its place at the target, and at the credential; taken when it is known how it ended.
+    pub flight: Option<Flight>,
+    pub key_flight: Option<Flight>,
+}
+
+/// Why an attempt was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    First,
+    /// The same target once more.
+    Again,
+    /// The same target with another credential.
+    Key,
+    /// Another target, because one failed.
+    Next,
+    /// Another target, because one was slow.
+    Hedge,
+    /// Another target went on where a stream broke off.
+    Continuation,
+}
+
+impl Role {
+    /// The word in the log and the trace.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::First => "first",
+            Role::Again => "again",
+            Role::Key => "key",
+            Role::Next => "next",
+            Role::Hedge => "hedge",
+            Role::Continuation => "continuation",
+        }
+    }
+}
+
+impl Attempt {
+    /// One that begins now.
+    pub fn begin(target: Arc<Target>, role: Role, at: Duration) -> Self {
+        Attempt {
+            target,
+            key: None,
+            role,
+            at,
+            took: Duration::ZERO,
+            waited: Duration::ZERO,
+            status: None,
+            fault: None,
+            cancelled: false,
+            flight: None,
+            key_flight: None,
+        }
+    }
+
+    /// Tells the health of the target, and of the credential where there are several, how it ended. What one credential
+    /// of a pool is refused for says nothing of the target, and the other way round.
+    pub fn end(&mut self, now: Millis, end: End) {
+        let pooled = self.key_flight.is_some();
+        let of_key = matches!(&end, End::Failed { kind, .. } if kind.is_of_credential());
+        let (target, key) = match end {
+            End::Failed { .. } if pooled && of_key => (End::Cancelled, end),
+            End::Failed { .. } => (end, End::Cancelled),
+            End::Good { .. } | End::Cancelled => (end, end),
+        };
+        for (flight, end) in [(self.flight.take(), target), (self.key_flight.take(), key)] {
+            if let Some(flight) = flight {
+                flight.end(now, end);
+            }
+        }
+    }
+
+    /// For the trace.
+    pub fn describe(&self) -> serde_json::Value {
+        let mut what = serde_json::json!({
+            "target": self.target.name(),
+            "role": self.role.as_str(),
+            "at_ms": self.at.as_millis() as u64,
+            "took_ms": self.took.as_millis() as u64,
+        });
+        let mut add = |name: &str, value: Option<serde_json::Value>| {
+            if let (Some(value), Some(object)) = (value, what.as_object_mut()) {
+                object.insert(name.to_owned(), value);
+            }
+        };
+        add("key", self.key.as_deref().map(Into::into));
+        add("waited_ms", (!self.waited.is_zero()).then(|| (self.waited.as_millis() as u64).into()));
+        add("status", self.status.map(Into::into));
+        add("fault", self.fault.as_ref().map(|fault| fault.code().into()));
+        add("cancelled", self.cancelled.then_some(true.into()));
+        what
+    }
+
+    /// It failed.
+    pub fn fail(&mut self, now: Millis, fault: &Fault) {
+        self.end(now, End::Failed { kind: fault.kind, retry_after: fault.retry_after });
+        self.fault = Some(fault.clone());
+    }
+}
+
+/// What an attempt may know of its exchange. Apart from what attempts change, so that two may run at once.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub id: &'a str,
+    pub request_id: &'a str,
+    pub started: Instant,
+    pub started_ms: u64,
+    pub endpoint: &'static str,
+    pub dialect: &'static dyn Dialect,
+    pub op: Op,
+    pub stream: bool,
+    pub model: &'a str,
+    pub principal: Option<&'a Arc<Principal>>,
+    pub bytes_in: u64,
+    pub usage_cost: bool,
+    /// Its business with the cache.
+    pub visit: Option<&'a Visit>,
+}
+
+/// What trying changes of an exchange while it goes on.
+#[derive(Debug)]
+pub struct Tried<'a> {
+    pub attempts: &'a mut SmallVec<[Attempt; 1]>,
+    pub trace: &'a mut Option<Box<Trace>>,
+    started: Instant,
+}
+
+impl Tried<'_> {
+    /// Notes a decision, where somebody will read it.
+    pub fn note(&mut self, stage: &'static str, what: impl FnOnce() -> serde_json::Value) {
+        if let Some(trace) = self.trace {
+            trace.note(self.started.elapsed(), stage, what());
+        }
+    }
 }
 
 /// What went by of the answer.
@@ -103,14 +249,43 @@ impl Exchange {
         }
     }
 
-    /// The target that answered, or that failed last.
-    pub fn target(&self) -> Option<&Arc<Target>> {
-        self.attempts.last().map(|attempt| &attempt.target)
+    /// The exchange in two: what stays as it is while targets are tried, and what does not.
+    pub fn split(&mut self) -> (Subject<'_>, Tried<'_>) {
+        let subject = Subject {
+            id: &self.id,
+            request_id: &self.request_id,
+            started: self.started,
+            started_ms: self.started_ms,
+            endpoint: self.endpoint,
+            dialect: self.dialect,
+            op: self.op,
+            stream: self.stream,
+            model: &self.model,
+            principal: self.principal.as_ref(),
+            bytes_in: self.bytes_in,
+            usage_cost: self.usage_cost,
+            visit: self.cache.as_deref(),
+        };
+        (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }
 
-    /// Time spent in this process until now: what is left when waiting for upstreams is taken away.
+    /// The target that answered, or that failed last.
+    pub fn target(&self) -> Option<&Arc<Target>> {
+        // With a hedge the newest attempt need not be the one that answered.
+        let good = self.attempts.iter().rfind(|attempt| !attempt.cancelled && attempt.fault.is_none());
+        good.or(self.attempts.last()).map(|attempt| &attempt.target)
+    }
+
+    /// Time spent in this process until now: what is left when waiting for upstreams is taken away. Attempts of a hedge
+    /// overlap; what both waited counts once.
     pub fn overhead(&self, now: Instant) -> Duration {
-        let waited: Duration = self.attempts.iter().map(|attempt| attempt.took).sum();
+        let mut waited = Duration::ZERO;
+        let mut until = Duration::ZERO;
+        for attempt in &self.attempts {
+            let end = attempt.at + attempt.took;
+            waited += attempt.waited + end.saturating_sub(attempt.at.max(until));
+            until = until.max(end);
+        }
         now.duration_since(self.started).saturating_sub(waited)
     }
 }

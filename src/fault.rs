@@ -46,6 +46,7 @@ pub enum Kind {
     InvalidJson,
     InvalidRequest,
     AmbiguousRequest,
+    UnsupportedEncoding,
     UnsupportedFeature,
     UnknownEndpoint,
     MethodNotAllowed,
@@ -81,6 +82,9 @@ pub enum Kind {
     NoTargetFits,
     Draining,
     ClientGone,
+    PolicyRejected,
+    PolicyFailed,
+    PolicyFault,
     Internal,
 }
 
@@ -118,6 +122,7 @@ faults! {
     InvalidJson "invalid_json" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send one JSON object as the body.";
     InvalidRequest "invalid_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     AmbiguousRequest "ambiguous_request" 400 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send each field once, in lower case, so that what is authorised is what is sent.";
+    UnsupportedEncoding "unsupported_encoding" 415 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Send the body as it is, without `content-encoding`.";
     UnsupportedFeature "unsupported_feature" 400 Client Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Use a model whose provider supports it.";
     UnknownEndpoint "unknown_endpoint" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "See the README for the paths this gateway serves.";
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
@@ -153,6 +158,9 @@ faults! {
     NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
+    PolicyRejected "policy_rejected" 403 Guest Never "invalid_request_error" "permission_error" "PERMISSION_DENIED" "";
+    PolicyFailed "policy_failed" 500 Guest Never "server_error" "api_error" "INTERNAL" "The operator finds the reason in the log and under GET /admin/guests; `fail: open` of the hook goes on without the policy.";
+    PolicyFault "policy_fault" 502 Guest Next "server_error" "api_error" "INTERNAL" "";
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
 }
 
@@ -161,6 +169,23 @@ impl Kind {
     pub fn row(self) -> &'static Row {
         // The table's order is the enum's; `table_is_in_order_and_codes_are_unique` holds it.
         &FAULTS[self as usize]
+    }
+
+    /// Whether it says something of the gateway's credential rather than of the target: another one may do.
+    pub fn is_of_credential(self) -> bool {
+        matches!(self, Kind::UpstreamCredential | Kind::UpstreamForbidden | Kind::QuotaExceeded | Kind::RateLimited)
+    }
+
+    /// Whether a target missed one of its clocks.
+    pub fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Kind::ConnectTimeout
+                | Kind::HeadTimeout
+                | Kind::FirstTokenTimeout
+                | Kind::IdleTimeout
+                | Kind::AttemptTimeout
+        )
     }
 
     /// The kind that `code` names.
@@ -205,11 +230,20 @@ pub struct Fault {
     /// The cause, for the log only.
     pub source: Option<String>,
     pub refusal: Option<Box<Refusal>>,
+    /// What a policy says of it in its own words.
+    pub own: Option<Box<Own>>,
+}
+
+/// A policy's own code and status, for the caller; the log and the metrics keep to the table's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    pub code: String,
+    pub status: Option<u16>,
 }
 
 impl Fault {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Fault { kind, message: message.into(), param: None, retry_after: None, source: None, refusal: None }
+        Fault { kind, message: message.into(), param: None, retry_after: None, source: None, refusal: None, own: None }
     }
 
     /// Names the request field at fault.
@@ -242,6 +276,11 @@ impl Fault {
         self.kind.row().code
     }
 
+    /// The code that callers see: a policy's own, or the table's.
+    pub fn told_code(&self) -> &str {
+        self.own.as_ref().map_or(self.code(), |own| &own.code)
+    }
+
     pub fn side(&self) -> Side {
         self.kind.row().side
     }
@@ -255,6 +294,9 @@ impl Fault {
     /// statuses (an empty account, a full context) the table's. An upstream that refused *our* credential is a bad gateway,
     /// not the caller's 401.
     pub fn status(&self, dialect: &str) -> u16 {
+        if let Some(status) = self.own.as_ref().and_then(|own| own.status) {
+            return status;
+        }
         let table = self.kind.row().status;
         let Some(refusal) = self.refusal.as_deref().filter(|refusal| (400..600).contains(&refusal.status)) else {
             return table;

@@ -2,6 +2,8 @@
 //!
 //! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
 
+mod caching;
+mod hooks;
 mod plugins;
 mod providers;
 mod routes;
@@ -18,13 +20,16 @@ use arc_swap::ArcSwap;
 
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
+use crate::cache;
 use crate::config::{self, Config, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
+use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
 use crate::route::{Plan, Provider, Routes, Target};
 use crate::server::{connection, tls};
+use crate::state::State;
 
 /// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
 const MAX_PLANS: usize = 1000;
@@ -42,6 +47,8 @@ pub struct Generation {
     pub fingerprint: u64,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// Policies, in the order in which they run.
+    pub hooks: Arc<Hooks>,
     /// Proxies whose word on the caller's address is taken.
     pub trusted: Trusted,
     pub routes: Routes,
@@ -52,6 +59,8 @@ pub struct Generation {
     pub max_event_bytes: usize,
     /// Silence after which a waiting stream gets a comment.
     pub keep_alive: Option<Duration>,
+    /// What is cached; None where nothing is.
+    pub cache: Option<cache::Rules>,
     catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
@@ -95,6 +104,13 @@ impl Generation {
         let (overrides, timeouts) = (provider.overrides.clone(), provider.timeouts);
         let card = self.card(provider, model);
         Some(Arc::new(Target::new(provider.clone(), model.to_owned(), overrides, timeouts, card)))
+    }
+
+    /// Makes the rooms that this generation needs in what outlives it. Called before it is in force.
+    pub fn activate(&self, state: &State) {
+        if let Some(rules) = &self.cache {
+            state.cache.resize(rules.max_bytes);
+        }
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
@@ -157,7 +173,7 @@ impl Builder {
     pub fn load(&self) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let known = Known { providers: &providers, dialects: &dialects };
+        let known = Known { providers: &providers, dialects: &dialects, hooks: &hooks::check };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),
@@ -170,7 +186,9 @@ impl Builder {
     /// # Errors
     /// Why nothing was built, a line each.
     pub fn build(&self, number: u64) -> Result<Generation, String> {
-        let files: Vec<PathBuf> = self.path.iter().cloned().chain(self.load()?.config.files()).collect();
+        let config = self.load()?.config;
+        let files = self.path.iter().cloned().chain(config.files()).chain(hooks::files(&config));
+        let files: Vec<PathBuf> = files.collect();
         // Taken before the reading that counts: whatever changes from here on will be seen to have changed.
         let fingerprint = fingerprint(&files);
         let loaded = self.load()?;
@@ -192,6 +210,7 @@ impl Builder {
             loaded: SystemTime::now(),
             files,
             fingerprint,
+            hooks: Arc::new(hooks::build(&config, &mut warnings)?),
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,
@@ -212,6 +231,7 @@ impl Builder {
             max_answer_bytes: limits.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
+            cache: caching::build(&config),
             catalogue,
             descriptions,
             plans: ArcSwap::default(),

@@ -1,6 +1,142 @@
-//! Guests: code that operators bring along, and what it is lent.
+//! Guests: policies that are not part of this program. Loading, leases and conversion only, one engine a file.
 //!
-//! Engines are rooms of their own; nothing outside them names one.
+//! A runaway, an error or an out-of-memory costs the call it happened in, never the process or another guest. What a
+//! verdict does to the exchange is the `hook` stage's; what a guest may call is `host`'s.
 
+pub mod bundle;
+pub mod lua;
+pub mod verdict;
+pub mod view;
 #[cfg(feature = "wasm")]
 pub mod wasm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::host::{Cx, Guest, Killed, Phase, Phases};
+
+pub use bundle::{Bundle, Manifest, StreamMode};
+pub use verdict::Verdict;
+pub use view::Subject;
+
+/// Why a call of a guest gave no verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// It went past its lease.
+    pub killed: Option<Killed>,
+    /// What happened, with file and line where the engine knows them.
+    pub message: String,
+}
+
+/// A loaded guest, whatever its language.
+#[derive(Debug)]
+pub enum Engine {
+    Lua(lua::Script),
+}
+
+/// What a call used.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Used {
+    /// Time it ran; waiting is not counted.
+    pub cpu: Duration,
+    pub safepoints: u64,
+    pub host_calls: u32,
+    /// Bytes of its machine afterwards.
+    pub memory: usize,
+    /// The machine could not be trusted any more and was replaced.
+    pub replaced: bool,
+}
+
+/// What is loaded together: the wanted guests, in order.
+pub struct Wanted {
+    pub guest: Arc<Guest>,
+    pub bundle: Arc<Bundle>,
+    /// Its settings, checked.
+    pub config: Value,
+    /// Guests of one domain share a machine.
+    pub domain: Option<String>,
+}
+
+/// Loads every wanted guest, `slots` machines each, and lets each validate its settings.
+///
+/// # Errors
+/// What does not compile or refuses its settings, a line each, with file and line.
+pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Engine>, Vec<(usize, String)>> {
+    Ok(lua::load(wanted, slots)?.into_iter().map(Engine::Lua).collect())
+}
+
+impl Engine {
+    /// The phases that it has functions for.
+    pub fn phases(&self) -> Phases {
+        match self {
+            Engine::Lua(script) => script.phases(),
+        }
+    }
+
+    /// Whether its calls may wait for others.
+    pub fn awaits(&self) -> bool {
+        match self {
+            Engine::Lua(script) => script.awaits(),
+        }
+    }
+
+    /// Calls it where it may wait.
+    ///
+    /// # Errors
+    /// It failed; nothing it did takes effect.
+    pub async fn call(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+        match self {
+            Engine::Lua(script) => script.call(cx, subject).await,
+        }
+    }
+
+    /// Calls it where it may not wait.
+    ///
+    /// # Errors
+    /// As [`Engine::call`].
+    pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+        match self {
+            Engine::Lua(script) => script.call_now(cx, subject),
+        }
+    }
+}
+
+impl Failed {
+    pub fn new(message: impl Into<String>) -> Self {
+        Failed { killed: None, message: message.into() }
+    }
+}
+
+/// Checks that a verdict means something where it was given.
+///
+/// # Errors
+/// It does not; the text says where it would.
+pub fn fits(verdict: Verdict, phase: Phase) -> Result<Verdict, Failed> {
+    if verdict.phases().has(phase) {
+        return Ok(verdict);
+    }
+    let (name, there) = (verdict.name(), verdict.phases());
+    Err(Failed::new(format!("on_{} cannot answer with `{name}`; that is for {there}", phase.name())))
+}
+
+thread_local! {
+    static SEAT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+}
+static NEXT_SEAT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Gives this thread the machines of a worker. Threads that were given none share them in turn.
+pub fn sit(worker: usize) {
+    SEAT.set(worker);
+}
+
+/// The place of this thread among the machines of a guest.
+pub fn seat() -> usize {
+    SEAT.with(|seat| {
+        if seat.get() == usize::MAX {
+            seat.set(NEXT_SEAT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+        seat.get()
+    })
+}

@@ -7,6 +7,7 @@ pub mod scan;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -20,7 +21,8 @@ const GUARDED: &[&str] = &["model", "models", "stream", "stream_options", "previ
 #[derive(Debug, Clone)]
 pub struct Envelope {
     body: Bytes,
-    fields: Vec<Field>,
+    // Shared: each attempt makes its own edits to a copy.
+    fields: Arc<Vec<Field>>,
     /// Position just after the opening brace.
     open: usize,
     sealed: bool,
@@ -78,7 +80,7 @@ impl Envelope {
                 return Err(Fault::new(Kind::AmbiguousRequest, text).param(*guarded));
             }
         }
-        Ok(Envelope { body, fields, open, sealed, edits: SmallVec::new() })
+        Ok(Envelope { body, fields: Arc::new(fields), open, sealed, edits: SmallVec::new() })
     }
 
     pub fn body(&self) -> &Bytes {
@@ -159,7 +161,7 @@ impl Envelope {
             (None, None) => whole,
         };
         self.edit(at, Bytes::new());
-        self.fields.remove(index);
+        Arc::make_mut(&mut self.fields).remove(index);
     }
 
     /// The body with every edit made; untouched parts are slices of the original.

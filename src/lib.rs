@@ -13,8 +13,11 @@
 //! * [`api`] is the table of paths; [`exchange`] the value that travels.
 //! * [`auth`] names the caller from the head; [`route`] turns a model name into targets; [`attempt`] tries them, and is
 //!   the only code that tries again.
+//! * [`cache`] answers asks that come again from what is kept, and lets identical ones share one upstream call.
 //! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`] and [`embed`]; [`provider`] one
 //!   row an upstream. [`sse`], [`json`] and [`cost`] are pure.
+//! * [`hook`] calls guests between the stages and does what they decide; [`guest`] loads and leases them, one engine a
+//!   file; [`host`] is what they may call, written once for every language.
 //! * [`stream`] carries frames past the commit point; [`reply`] makes the answer; [`settle`] ends the exchange.
 //! * [`fault`] is the one table of errors; [`trace`] says what was decided and why.
 //! * [`config`] is what was written, [`generation`] what runs of it, [`reload`] swaps one for the next; [`state`] outlives
@@ -34,6 +37,7 @@ pub mod api;
 pub mod attempt;
 pub mod auth;
 pub mod body;
+pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod config;
@@ -44,6 +48,8 @@ pub mod exchange;
 pub mod fault;
 pub mod generation;
 pub mod guest;
+pub mod hook;
+pub mod host;
 pub mod json;
 pub mod mock;
 pub mod pipeline;

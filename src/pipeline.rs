@@ -8,17 +8,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
 use crate::api::{self, Endpoint, Matched, Serve};
-use crate::attempt;
+use crate::auth::Principal;
 use crate::body::{Inbound, ReadError};
+use crate::cache;
 use crate::chat::Ask;
 use crate::dialect::{Dialect, Op, RawAsk};
 use crate::exchange::{Exchange, Outcome, Seen};
 use crate::fault::{Fault, Kind};
 use crate::generation::Generation;
+use crate::hook;
 use crate::json::Envelope;
 use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
@@ -69,6 +71,25 @@ impl Call {
         }
     }
 
+    /// The same call with another body.
+    #[must_use]
+    pub fn with(&self, envelope: Envelope) -> Self {
+        Call {
+            headers: self.headers.clone(),
+            model_in_path: self.model_in_path.clone(),
+            stream: self.stream,
+            framing: self.framing,
+            include_usage: self.include_usage,
+            ..Call::new(envelope, HeaderMap::new())
+        }
+    }
+
+    /// Puts another body in place of the client's.
+    pub fn rewrite(&mut self, envelope: Envelope) {
+        self.envelope = envelope;
+        self.decoded = OnceLock::new();
+    }
+
     pub fn raw_ask(&self, op: Op) -> RawAsk<'_> {
         RawAsk { op, body: self.envelope.body(), model: self.model_in_path.as_deref(), stream: self.stream }
     }
@@ -103,14 +124,18 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
 /// Where the stages before the first upstream lead.
 enum Next {
     Reply(Reply),
-    Attempt { call: Box<Call>, plan: Plan },
+    Attempt { call: Arc<Call>, plan: Plan },
 }
 
 /// Everything before an upstream is asked.
 async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, matched: &Matched) -> Result<Next, Fault> {
     let generation = &cx.generation;
+    x.guests = hook::Open::begin(cx, x, 0);
     // A stranger never makes us read a body.
-    x.principal = Some(generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?);
+    x.principal = Some(match hook::auth(x, &head).await? {
+        Some(principal) => principal,
+        None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
+    });
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
@@ -123,38 +148,95 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     x.bytes_in = ask.len() as u64;
     let mut call = api::ask::read(x, ask, head, matched)?;
     api::responses::recall(cx, x, &mut call)?;
-    let plan = plan(cx, x, &call)?;
-    Ok(Next::Attempt { call: Box::new(call), plan })
+    ask_on(cx, x, call).await
 }
 
-/// The targets for a call: authorised by the very name that decides where it goes.
-fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
+/// From an ask that was read to its plan: who may, what policies make of it, where it goes.
+async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
+    authorise(x, &call)?;
+    let mut call = Arc::new(call);
+    if let Some(reply) = hook::request(cx, x, &mut call).await? {
+        return Ok(Next::Reply(reply));
+    }
+    // A policy that looks at answers must see every one: what was kept has not passed it.
+    if !hook::sees_answers(x) {
+        // Nobody else holds it by now, unless a policy's machine is late in letting go.
+        let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
+        if let Some(reply) = cache::look(cx, x, &mut own).await? {
+            return Ok(Next::Reply(reply));
+        }
+        call = Arc::new(own);
+    }
+    let mut plan = plan(cx, x, &call)?;
+    if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
+        return Ok(Next::Reply(reply));
+    }
+    Ok(Next::Attempt { call, plan })
+}
+
+/// Whether the caller may use every model that it names. What a policy makes of the name later is the operator's word.
+fn authorise(x: &Exchange, call: &Call) -> Result<(), Fault> {
     let principal =
         x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
     principal.may_use(&x.model)?;
     for other in api::ask::other_models(call) {
         principal.may_use(&other)?;
     }
+    Ok(())
+}
+
+/// The targets for a call, by the very name that was authorised.
+fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
     api::responses::follow(cx, x, call, cx.generation.plan(&x.model)?)
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
-async fn attempt(cx: Cx, mut settle: Settle, call: Box<Call>, plan: Plan) -> Response<Outbound> {
+async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Response<Outbound> {
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+        let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
         return reply::finish(outcome, settle);
     };
     let late = Late::head(&settle);
-    let mut attempt = Box::pin(async move {
-        let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
-        (outcome, settle)
-    });
+    let mut attempt = Box::pin(cache::serve::run(cx, settle, call, plan));
     match timeout(after, &mut attempt).await {
         Ok((outcome, settle)) => reply::finish(outcome, settle),
         Err(_) => late.respond(attempt, after),
     }
+}
+
+/// An ask that a policy makes, as the caller of its exchange: through the same stages, with the same accounts. Gives
+/// status and body.
+///
+/// # Errors
+/// It was answered by a stream.
+pub async fn inner(
+    cx: Cx,
+    principal: Arc<Principal>,
+    path: &'static str,
+    body: bytes::Bytes,
+    depth: u8,
+) -> Result<(u16, bytes::Bytes), &'static str> {
+    let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
+    let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
+    let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
+    settle.guests = hook::Open::begin(&cx, &settle, depth);
+    settle.principal = Some(principal);
+    settle.bytes_in = body.len() as u64;
+    let outcome = match api::ask::read(&mut settle, body, head, &matched) {
+        Ok(call) => ask_on(&cx, &mut settle, call).await,
+        Err(fault) => Err(fault),
+    };
+    let (outcome, settle) = match outcome {
+        Ok(Next::Attempt { call, plan }) => cache::serve::run(cx, settle, call, plan).await,
+        Ok(Next::Reply(reply)) => (Ok(reply), settle),
+        Err(fault) => (Err(fault), settle),
+    };
+    let response = reply::finish(outcome, settle);
+    let status = response.status().as_u16();
+    // Taking the body settles the exchange.
+    response.into_body().into_whole().map(|body| (status, body)).ok_or("it was answered by a stream")
 }
 
 /// Reads a body within its bounds.
@@ -181,7 +263,7 @@ pub struct Limits {
 }
 
 /// A fresh exchange.
-fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
+pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
     let id = cx.state.records.id();
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {
@@ -204,18 +286,24 @@ fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        guests: None,
+        cache: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,
     }
 }
 
+/// Headers in which callers send an id of their own.
+const CALLER_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("x-client-request-id")];
+
 /// Longest request id that is taken over from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The caller's own id, where it is fit for logs and headers.
 fn caller_id(headers: &HeaderMap) -> Option<String> {
-    let value = ["x-request-id", "x-client-request-id"].iter().find_map(|name| headers.get(*name))?;
+    let value = CALLER_IDS.iter().find_map(|name| headers.get(name))?;
     let text = value.to_str().ok()?;
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());

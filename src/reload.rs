@@ -45,6 +45,7 @@ impl Reloader {
                 for warning in &generation.warnings {
                     tracing::warn!("{warning}");
                 }
+                generation.activate(&self.state);
                 self.current.store(Arc::new(generation));
                 self.state.reloaded(Ok(number));
                 tracing::info!("generation {number} is in force");

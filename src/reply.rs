@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::cache::Visit;
 use crate::cost;
 use crate::dialect::Dialect;
 use crate::exchange::{Exchange, Outcome};
@@ -31,6 +32,10 @@ const X_MODEL: HeaderName = HeaderName::from_static("x-portcullis-model");
 const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-portcullis-attempts");
 const X_COST: HeaderName = HeaderName::from_static("x-portcullis-cost");
 const X_OVERHEAD: HeaderName = HeaderName::from_static("x-portcullis-overhead-ms");
+const X_CACHE: HeaderName = HeaderName::from_static("x-portcullis-cache");
+const X_CACHE_KEY: HeaderName = HeaderName::from_static("x-portcullis-cache-key");
+const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-portcullis-cache-age");
+const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
@@ -62,6 +67,18 @@ impl Reply {
         let mut headers = HeaderMap::with_capacity(12);
         stream_headers(&mut headers, sse);
         Reply { status: StatusCode::OK, headers, content: Content::Stream(Box::new(relay)) }
+    }
+
+    pub fn is_stream(&self) -> bool {
+        matches!(self.content, Content::Stream(_))
+    }
+
+    /// The whole body; empty for a stream.
+    pub fn bytes(&self) -> Bytes {
+        match &self.content {
+            Content::Whole(bytes) => bytes.clone(),
+            Content::Stream(_) => Bytes::new(),
+        }
     }
 
     /// A fault as the caller's dialect writes it.
@@ -118,7 +135,28 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
             headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
         }
     }
+    if let Some(visit) = &exchange.cache {
+        visited(headers, visit);
+    }
     headers.insert(X_OVERHEAD, millis(exchange.overhead_at_head));
+}
+
+/// What the cache had to do with it.
+fn visited(headers: &mut HeaderMap, visit: &Visit) {
+    headers.insert(X_CACHE, HeaderValue::from_static(visit.status.as_str()));
+    if let Some(key) = &visit.key {
+        headers.insert(X_CACHE_KEY, text(&key.to_string()));
+        headers.insert(X_CACHE_TTL, number(visit.ttl.as_secs()));
+    }
+    if let Some(age) = visit.age {
+        headers.insert(X_CACHE_AGE, number(age.as_secs()));
+    }
+    if let Some(source) = &visit.source {
+        headers.insert(X_PROVIDER, text(&source.provider));
+        headers.insert(X_MODEL, text(&source.model));
+        headers.insert(X_ATTEMPTS, number(0));
+        headers.insert(X_COST, number(0));
+    }
 }
 
 /// The ids that can be told before anything is known of the answer.
@@ -175,6 +213,19 @@ pub enum Outbound {
 impl Outbound {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Outbound::Whole { bytes: Some(bytes.into()), settle: None }
+    }
+}
+
+impl Outbound {
+    /// The whole body, taken as a client would take it; None for a stream.
+    pub fn into_whole(mut self) -> Option<Bytes> {
+        let Outbound::Whole { bytes, settle } = &mut self else { return None };
+        if let Some(settle) = settle
+            && matches!(settle.outcome, Outcome::Open)
+        {
+            settle.outcome = Outcome::Complete;
+        }
+        bytes.take()
     }
 }
 

@@ -37,8 +37,36 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// Prefixes of bare model names that belong to this provider.
     pub owns: &'static [&'static str],
+    /// The pool of credentials, where there are several; each has its own [`Auth`] for every face.
+    pub keys: Vec<Key>,
     /// Breaker and places of its targets.
     pub health: Settings,
+}
+
+/// One credential of a pool.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in logs, traces and health.
+    pub alias: Arc<str>,
+    /// Its share of the requests, against the other keys'; 0 takes none.
+    pub weight: u32,
+    /// Used only when every other key is out.
+    pub last_resort: bool,
+    /// How it is sent, one a face, in the order of `Provider.faces`.
+    pub auth: Vec<Auth>,
+    /// `provider#alias` in `state::health`.
+    pub record: OnceLock<Arc<Record>>,
+}
+
+impl Provider {
+    /// How the gateway proves itself at a face, with the key of this index where there is a pool.
+    pub fn auth<'a>(&'a self, face: &'a Face, key: usize) -> &'a Auth {
+        if self.keys.is_empty() {
+            return &face.auth;
+        }
+        let at = self.faces.iter().position(|other| std::ptr::eq(other, face)).unwrap_or(0);
+        self.keys.get(key).and_then(|key| key.auth.get(at)).unwrap_or(&face.auth)
+    }
 }
 
 /// One dialect at one base URL.
@@ -153,8 +181,8 @@ pub struct Address {
     pub headers: HeaderMap,
 }
 
-/// A form of request: the dialect's name, what is wanted, whether as a stream.
-type Form = (&'static str, Op, bool);
+/// A form of request: the dialect's name, what is wanted, whether as a stream, and the index of the credential.
+type Form = (&'static str, Op, bool, usize);
 
 /// The addresses of a target, each made when it is first needed: joining and parsing them costs more than a request's
 /// routing. Forms are few, so neither is there an end to set nor a map to keep.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::generation::Generation;
+use crate::guest;
 use crate::state::State;
 use crate::upstream::{Pools, Proxies, Upstream};
 
@@ -83,6 +84,7 @@ pub fn start(shared: &Shared, listener: &TcpListener, workers: usize) -> io::Res
             let listener = listener.try_clone()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                guest::sit(number);
                 runtime.block_on(accept(shared, listener));
                 // Cuts what still runs, which settles it; a name lookup that hangs is not waited for.
                 runtime.shutdown_background();

@@ -6,11 +6,14 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::chat::Usage;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Attempt, Exchange, Outcome};
 use crate::fault::{Fault, Kind};
+use crate::hook;
+use crate::state::health::End;
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -36,6 +39,16 @@ pub struct Settled<'a> {
     pub fault: Option<&'a Fault>,
     /// HTTP status as it ended: a stream that broke is a failure although its head said 200.
     pub status: u16,
+    /// What policies add to the log.
+    pub policy: Option<Map<String, Value>>,
+}
+
+impl Settled<'_> {
+    /// What an attempt that was given up may have cost: its input, by our estimate; it said nothing that we know of.
+    pub fn cost_given_up(&self, attempt: &Attempt) -> Option<u64> {
+        let input = self.exchange.bytes_in / BYTES_PER_TOKEN;
+        attempt.target.cost(&Usage { input, ..Usage::default() })
+    }
 }
 
 impl Settle {
@@ -46,6 +59,14 @@ impl Settle {
 
     pub fn state(&self) -> &Arc<State> {
         &self.state
+    }
+
+    /// Ends the exchange's business with the cache.
+    fn end_visit(&mut self) {
+        let Exchange { cache, outcome, seen, model, .. } = &mut *self.exchange;
+        if let Some(visit) = cache {
+            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+        }
     }
 }
 
@@ -72,8 +93,21 @@ impl Drop for Settle {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
         }
+        self.end_visit();
+        land(&mut self.exchange, &self.state);
         settle(&self.exchange, &self.state);
     }
+}
+
+/// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.
+fn land(exchange: &mut Exchange, state: &State) {
+    let end = match &exchange.outcome {
+        Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
+        Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
+        Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
+    };
+    let now = state.now();
+    exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
 
 fn settle(exchange: &Exchange, state: &State) {
@@ -81,17 +115,30 @@ fn settle(exchange: &Exchange, state: &State) {
         Outcome::Failed(fault) => Some(fault),
         Outcome::Open | Outcome::Complete => None,
     };
-    let (usage, estimated) = usage(exchange);
-    let cost = exchange.target().and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    let (usage, estimated, cost) = bill(exchange);
     let status = match fault {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
-    let settled = Settled { exchange, ended: Instant::now(), usage, estimated, cost_nano_usd: cost, fault, status };
+    let ended = Instant::now();
+    let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
+    settled.policy = hook::done(&settled);
     state.metrics.end(&settled);
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());
     state.log.send(line);
+}
+
+/// Usage, whether it is estimated, and cost: nothing for an answer that another exchange has paid for.
+fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
+    let visit = exchange.cache.as_deref();
+    if visit.is_some_and(|visit| !visit.bears()) {
+        return (None, false, Some(0));
+    }
+    let (usage, estimated) = usage(exchange);
+    let target = exchange.target().or_else(|| visit?.target());
+    let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    (usage, estimated, cost)
 }
 
 /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a

@@ -3,12 +3,16 @@
 //! Owned once by the process and lent to every generation; nothing here is rebuilt when the configuration changes.
 
 pub mod affinity;
+pub mod cache;
+pub mod guests;
 pub mod health;
+pub mod hedge;
 pub mod items;
 pub mod kv;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,12 +21,16 @@ use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use affinity::Affinity;
+use cache::Cache;
+use guests::Guests;
 use health::{Health, Millis};
+use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use tally::Tally;
 
 /// The process's memory.
 #[derive(Debug)]
@@ -31,12 +39,17 @@ pub struct State {
     pub records: Records,
     pub affinity: Affinity,
     pub health: Health,
+    pub hedges: Hedges,
     pub items: Items,
+    pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
     /// What guests keep and can do without.
     pub guest_cache: Kv,
     pub log: Log,
+    pub guests: Guests,
+    /// Metrics that policies declare.
+    pub tally: Tally,
     draining: AtomicBool,
     ending: AtomicBool,
     started: Instant,
@@ -52,10 +65,14 @@ impl State {
             records: Records::new(keep),
             affinity: Affinity::new(),
             health: Health::default(),
+            hedges: Hedges::default(),
             items: Items::new(),
+            cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
             log,
+            guests: Guests::default(),
+            tally: Tally::default(),
             draining: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             started: Instant::now(),

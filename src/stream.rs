@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
-use crate::chat::{Event, Usage};
-use crate::dialect::{Decoder, Dialect, Encoder, Sniffer};
-use crate::exchange::{Exchange, Seen};
+use crate::chat::event;
+use crate::chat::{Answer, Event, Usage};
+use crate::dialect::{Asked, Decoder, Dialect, Encoder, Sniffer};
+use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
@@ -59,13 +60,13 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The nearer of the exchange's limit and that of an attempt which began just now.
-    pub fn of(x: &Exchange, target: &Target, began: Instant) -> Self {
+    /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
+    pub fn of(started: Instant, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
-        if began + attempt < x.started + total {
+        if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }
-        Deadline { at: x.started + total, limit: total, kind: Kind::TotalTimeout }
+        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout }
     }
 
     /// The fault of an answer that is late.
@@ -136,6 +137,40 @@ pub struct Relay {
     array_open: bool,
 }
 
+/// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
+pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> Relay {
+    let Said { dialect, request_id, limit } = setting;
+    let mut encoder = dialect.encoder(asked);
+    let mut out = Vec::new();
+    for event in event::replay(answer) {
+        encoder.event(&event, &mut out);
+    }
+    encoder.finish(&mut out);
+    let mode = Mode::Raw { sniffer: dialect.sniffer(asked.op), hide_usage: false };
+    let at = Instant::now() + limit;
+    let setting = Setting {
+        dialect,
+        framing,
+        request_id,
+        idle: limit,
+        first_token: (at, limit),
+        deadline: Deadline { at, limit, kind: Kind::TotalTimeout },
+        keep_alive: None,
+        // It is whole and bounded already.
+        max_event_bytes: usize::MAX,
+        add_cost: None,
+        at_end: None,
+    };
+    Relay::new(Inbound::Ready(Some(out.into())), mode, setting)
+}
+
+/// For whom [`said`] speaks, and how long it may take to be read.
+pub struct Said {
+    pub dialect: &'static dyn Dialect,
+    pub request_id: String,
+    pub limit: Duration,
+}
+
 impl Relay {
     pub fn new(body: Inbound, mode: Mode, setting: Setting) -> Self {
         let now = Instant::now();
@@ -164,7 +199,12 @@ impl Relay {
     /// Whatever went wrong before; nothing has been sent to the client.
     pub async fn commit(&mut self) -> Result<(), Fault> {
         while !self.committed && !self.ended {
-            std::future::poll_fn(|cx| self.poll_upstream(cx)).await?;
+            match std::future::poll_fn(|cx| self.poll_upstream(cx)).await {
+                Ok(_) => {}
+                // Content and what went wrong after it came in one piece: it counts as if they had come one by one.
+                Err(fault) if self.committed => self.fail(fault),
+                Err(fault) => return Err(fault),
+            }
         }
         self.committed = true;
         self.spoke = Instant::now();

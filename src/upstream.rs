@@ -4,11 +4,14 @@
 //! into the keep-alive race, because no attempt was made as far as the upstream knows.
 
 mod connect;
+mod http1;
+mod lane;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -18,6 +21,9 @@ use crate::body::{Inbound, Outgoing, error_chain};
 use crate::fault::{Fault, Kind};
 
 pub use connect::{Connector, Proxies, Wire, trust_roots};
+pub use http1::Body;
+use http1::{Conn, Lost};
+use lane::Lane;
 
 /// How long an idle connection is kept. Below the idle limits of the big providers' front ends (60 s and more); peers
 /// with shorter ones (Node closes after 5 s) are covered by the replay of [`Pools::send`].
@@ -63,7 +69,7 @@ pub trait Upstream: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::UpstreamUnreachable`], [`Kind::ConnectTimeout`], [`Kind::HeadTimeout`].
-    fn send(&self, dial: &Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'_>;
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a>;
 }
 
 /// The pending head of an answer.
@@ -73,15 +79,47 @@ type Client = legacy::Client<Connector, Outgoing>;
 
 /// The connection pools of one worker thread. They outlive reloads: a target whose dialling did not change keeps its
 /// warm connections.
+///
+/// Where HTTP/1.1 is certain the connections are our own ([`http1`]); where TLS may choose HTTP/2, or the operator has,
+/// they are hyper-util's, which know how to share one connection.
 pub struct Pools {
-    // Each worker has its own, so the lock is never contended; it is there because futures must be `Send`.
+    // Each worker has its own, so the locks are never contended; they are there because futures must be `Send`.
+    lanes: Mutex<Vec<Way>>,
     clients: Mutex<HashMap<Arc<Dial>, Client>>,
     proxies: Arc<Proxies>,
 }
 
+/// The lane to one address.
+struct Way {
+    dial: Arc<Dial>,
+    scheme: Option<Scheme>,
+    authority: Option<http::uri::Authority>,
+    lane: Arc<Lane>,
+}
+
 impl Pools {
     pub fn new(proxies: Arc<Proxies>) -> Self {
-        Pools { clients: Mutex::new(HashMap::new()), proxies }
+        Pools { lanes: Mutex::default(), clients: Mutex::default(), proxies }
+    }
+
+    /// The lane to an address. Found by the identity of its dial, which is cheaper to compare than what is in it; after
+    /// a reload by its content, once.
+    fn lane(&self, dial: &Arc<Dial>, uri: &Uri) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let leads = |way: &Way| way.authority.as_ref() == uri.authority() && way.scheme.as_ref() == uri.scheme();
+        if let Some(way) = lanes.iter().find(|way| Arc::ptr_eq(&way.dial, dial) && leads(way)) {
+            return way.lane.clone();
+        }
+        if let Some(way) = lanes.iter_mut().find(|way| way.dial == *dial && leads(way)) {
+            way.dial = dial.clone();
+            return way.lane.clone();
+        }
+        // Those of earlier generations that nobody uses any more: one reference is here.
+        lanes.retain(|way| Arc::strong_count(&way.lane) > 1 || Arc::strong_count(&way.dial) > 1);
+        let (scheme, authority) = (uri.scheme().cloned(), uri.authority().cloned());
+        let lane = Arc::new(Lane::default());
+        lanes.push(Way { dial: dial.clone(), scheme, authority, lane: lane.clone() });
+        lane
     }
 
     fn client(&self, dial: &Arc<Dial>) -> Client {
@@ -103,46 +141,75 @@ impl Pools {
         client
     }
 
-    async fn send_once(&self, client: &Client, request: &Outbound) -> Result<Response<Inbound>, legacy::Error> {
-        let mut outgoing = Request::new(request.body.clone());
-        *outgoing.method_mut() = request.method.clone();
-        *outgoing.uri_mut() = request.uri.clone();
-        *outgoing.headers_mut() = request.headers.clone();
-        client.request(outgoing).await.map(|response| response.map(Inbound::Socket))
-    }
-}
-
-impl Upstream for Pools {
-    fn send(&self, dial: &Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'_> {
-        let client = self.client(dial);
-        let connect_timeout = dial.connect_timeout;
-        Box::pin(async move {
-            let exchange = async {
-                match self.send_once(&client, &request).await {
-                    Err(error) if connect::fell_into_race(&error) => self.send_once(&client, &request).await,
-                    other => other,
-                }
-            };
-            match timeout(head_timeout, exchange).await {
-                Ok(Ok(response)) => Ok(response),
-                Ok(Err(error)) => Err(fault(&error, connect_timeout)),
-                Err(_) => {
-                    let text = format!("The provider sent no answer within {head_timeout:?}.");
-                    Err(Fault::new(Kind::HeadTimeout, text))
-                }
+    async fn send_http1(&self, dial: &Arc<Dial>, request: &Outbound) -> Result<Response<Inbound>, Fault> {
+        let lane = self.lane(dial, &request.uri);
+        if let Some(conn) = lane.take() {
+            match conn.send(request, lane.clone()).await {
+                Err(Lost { raced: true, .. }) => {}
+                answered => return answered.map(direct).map_err(|lost| closed(lost.why)),
             }
+        }
+        // Boxed: dialling is rare, and its future is larger than all others of a request together.
+        let connector = Connector::new(dial.clone(), self.proxies.clone());
+        let io = Box::pin(connector.dial(request.uri.clone())).await;
+        let io = io.map_err(|error| unreachable(&*error, dial.connect_timeout))?;
+        Conn::new(io).send(request, lane).await.map(direct).map_err(|lost| closed(lost.why))
+    }
+
+    async fn send_negotiated(&self, dial: &Arc<Dial>, request: &Outbound) -> Result<Response<Inbound>, Fault> {
+        let client = self.client(dial);
+        let once = async || {
+            let mut outgoing = Request::new(request.body.clone());
+            *outgoing.method_mut() = request.method.clone();
+            *outgoing.uri_mut() = request.uri.clone();
+            *outgoing.headers_mut() = request.headers.clone();
+            client.request(outgoing).await.map(|response| response.map(Inbound::Socket))
+        };
+        let answered = match once().await {
+            Err(error) if connect::fell_into_race(&error) => once().await,
+            other => other,
+        };
+        answered.map_err(|error| match error.is_connect() {
+            true => unreachable(&error, dial.connect_timeout),
+            false => closed(error_chain(&error)),
         })
     }
 }
 
-fn fault(error: &legacy::Error, connect_timeout: Duration) -> Fault {
-    let chain = error_chain(error);
-    if error.is_connect() {
-        if connect::timed_out(error) {
-            let text = format!("No connection to the provider within {connect_timeout:?}.");
-            return Fault::new(Kind::ConnectTimeout, text).because(chain);
-        }
-        return Fault::new(Kind::UpstreamUnreachable, "No connection to the provider.").because(chain);
+impl Upstream for Pools {
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+        Box::pin(async move {
+            let answered = if speaks_http1(dial, &request.uri) {
+                timeout(head_timeout, self.send_http1(dial, &request)).await
+            } else {
+                timeout(head_timeout, Box::pin(self.send_negotiated(dial, &request))).await
+            };
+            answered.unwrap_or_else(|_| {
+                let text = format!("The provider sent no answer within {head_timeout:?}.");
+                Err(Fault::new(Kind::HeadTimeout, text))
+            })
+        })
     }
-    Fault::new(Kind::UpstreamUnreachable, "The provider closed the connection before it answered.").because(chain)
+}
+
+/// Whether the upstream is spoken to in HTTP/1.1 whatever it offers.
+fn speaks_http1(dial: &Dial, uri: &Uri) -> bool {
+    let negotiated = dial.wire == Wire::Network && uri.scheme() == Some(&Scheme::HTTPS) && !dial.http1_only;
+    !dial.http2_only && !negotiated
+}
+
+fn direct(response: Response<Body>) -> Response<Inbound> {
+    response.map(|body| Inbound::Direct(Box::new(body)))
+}
+
+fn unreachable(error: &(dyn std::error::Error + 'static), connect_timeout: Duration) -> Fault {
+    if connect::timed_out(error) {
+        let text = format!("No connection to the provider within {connect_timeout:?}.");
+        return Fault::new(Kind::ConnectTimeout, text).because(error_chain(error));
+    }
+    Fault::new(Kind::UpstreamUnreachable, "No connection to the provider.").because(error_chain(error))
+}
+
+fn closed(why: String) -> Fault {
+    Fault::new(Kind::UpstreamUnreachable, "The provider closed the connection before it answered.").because(why)
 }

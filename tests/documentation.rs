@@ -3,6 +3,10 @@
 
 #[path = "documentation/dialects.rs"]
 mod dialects;
+#[path = "documentation/plugins.rs"]
+mod plugins;
+#[path = "documentation/policies.rs"]
+mod policies;
 
 use std::fmt::Write;
 use std::fs;

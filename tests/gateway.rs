@@ -4,9 +4,11 @@
 
 mod gateway {
     mod auth;
+    mod cache;
     mod catalogue;
     mod clients;
     mod clocks;
+    mod coalesce;
     mod commit;
     mod dialect;
     mod drain;
@@ -15,6 +17,8 @@ mod gateway {
     mod limits;
     mod money;
     mod pairs;
+    #[cfg(feature = "wasm")]
+    mod plugins;
     mod races;
     mod raw;
     mod reload;

@@ -3,7 +3,9 @@
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
 use bytes::Bytes;
+use http::header::CONTENT_ENCODING;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,7 +17,7 @@ use crate::pipeline::Call;
 use crate::stream::Framing;
 
 /// Asks for the cost in the usage of the answer, for clients that cannot put `usage: {include: true}` in the body.
-const USAGE_COST: &str = "x-portcullis-usage-cost";
+const USAGE_COST: HeaderName = HeaderName::from_static("x-portcullis-usage-cost");
 
 #[derive(Deserialize)]
 struct StreamOptions {
@@ -32,8 +34,9 @@ struct UsageOptions {
 /// Reads the ask and notes in the exchange what it is for.
 ///
 /// # Errors
-/// [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
+/// [`Kind::UnsupportedEncoding`], [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
 pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
+    plain(&head.headers)?;
     let mut call = Call::new(Envelope::read(body)?, head.headers);
     let envelope = &call.envelope;
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
@@ -56,6 +59,17 @@ pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Re
     }
     call.stream = x.stream;
     Ok(call)
+}
+
+/// Compressed bodies are not read: what is small on the wire must not be large in memory.
+fn plain(headers: &HeaderMap) -> Result<(), Fault> {
+    match headers.get(CONTENT_ENCODING).map(|value| String::from_utf8_lossy(value.as_bytes())) {
+        Some(coding) if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") => Err(Fault::new(
+            Kind::UnsupportedEncoding,
+            format!("The body is compressed (`content-encoding: {coding}`)."),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn model(envelope: &Envelope) -> Result<String, Fault> {

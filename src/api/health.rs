@@ -24,15 +24,18 @@ pub fn ready(cx: &Cx, _: &Matched) -> Response<Outbound> {
 /// A summary for people.
 pub fn summary(cx: &Cx, _: &Matched) -> Response<Outbound> {
     let draining = cx.state.draining();
-    let body = json!({
+    let mut body = json!({
         "status": if draining { "draining" } else { "ok" },
         "version": env!("CARGO_PKG_VERSION"),
         "generation": cx.generation.number,
-        "providers": cx.generation.routes.providers.iter().map(|provider| &provider.name).collect::<Vec<_>>(),
         "uptime_seconds": cx.state.uptime().as_secs(),
         "in_flight": cx.state.metrics.in_flight(),
-        "last_reload_error": cx.state.reload_error(),
     });
+    // Where callers need keys, strangers learn nothing of the configuration; the admin API tells.
+    if cx.generation.keys.is_open() {
+        body["providers"] = cx.generation.routes.providers.iter().map(|provider| provider.name.clone()).collect();
+        body["last_reload_error"] = json!(cx.state.reload_error());
+    }
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     super::answer(Reply::json(status, body.to_string()))
 }

@@ -13,20 +13,20 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, sleep};
 
-use super::answer::{self, Reading};
+use super::answer::{self, Good, Reading};
 use super::encode::{self, Meaning};
+use super::once::{MAX_ERROR_BYTES, Once};
 use super::{asked, estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::chat::event::Collector;
 use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written};
 use crate::dialect::{Op, refusal};
-use crate::exchange::Exchange;
+use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
-use crate::reply::Reply;
 use crate::route::{Auth, Face, Target};
-use crate::stream::{Adapted, Deadline, Mode};
+use crate::stream::{Adapted, Mode};
 use crate::upstream::Outbound;
 
 /// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
@@ -48,133 +48,135 @@ const NOT_THE_GUESTS: &[HeaderName] = &[
 ];
 
 /// The face to use for this caller, where that face's wire form is taught.
-pub(super) fn by_adapter<'t>(x: &Exchange, target: &'t Target) -> Option<(&'t Face, &'t Arc<dyn Adapter>)> {
+pub(super) fn by_adapter<'t>(x: &Subject<'_>, target: &'t Target) -> Option<(&'t Face, &'t Arc<dyn Adapter>)> {
     let face = target.face_for(x.dialect, x.op)?;
     face.adapter.as_ref().map(|adapter| (face, adapter))
 }
 
 /// One try.
-pub(super) async fn once(
-    cx: &Cx,
-    x: &mut Exchange,
-    call: &Call,
-    target: &Arc<Target>,
-    (face, adapter): (&Face, &Arc<dyn Adapter>),
-    deadline: Deadline,
-) -> Result<Reply, Fault> {
-    x.dropped.clear();
-    let (meaning, mut written) = match x.op {
-        Op::CountTokens => return Ok(estimated_count(x, call)),
-        Op::Generate | Op::Complete => {
-            let ask = call.ask(x.dialect, x.op)?;
-            let written = adapter.encode(&target.model, Asking::Chat(&ask)).await?;
-            (Meaning::Chat(asked(x, x.op, ask)), written)
+pub(super) struct Try<'a> {
+    pub cx: &'a Cx,
+    pub x: &'a Subject<'a>,
+    pub call: &'a Call,
+    pub once: &'a Once,
+    pub face: &'a Face,
+    pub adapter: &'a Arc<dyn Adapter>,
+}
+
+impl Try<'_> {
+    /// Tries. The upstream's status goes to `status` as soon as it is known.
+    ///
+    /// # Errors
+    /// As [`Once::run`].
+    pub async fn run(&self, status: &mut Option<u16>) -> Result<Good, Fault> {
+        let (x, target) = (self.x, &self.once.target);
+        let (meaning, mut written) = match x.op {
+            Op::CountTokens => return Ok(Good::new(estimated_count(x, self.call))),
+            Op::Generate | Op::Complete => {
+                let ask = self.call.ask(x.dialect, x.op)?;
+                let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+                (Meaning::Chat(asked(x, x.op, ask)), written)
+            }
+            Op::Embed | Op::EmbedBatch => {
+                let ask = x.dialect.decode_embed(&self.call.raw_ask(x.op))?;
+                let written = self.adapter.encode(&target.model, Asking::Embed(&ask)).await?;
+                (Meaning::Embed(Arc::new(ask)), written)
+            }
+        };
+        for (field, why) in &written.dropped {
+            tracing::debug!(adapter = self.adapter.name(), field, why, "left out");
         }
-        Op::Embed | Op::EmbedBatch => {
-            let ask = x.dialect.decode_embed(&call.raw_ask(x.op))?;
-            let written = adapter.encode(&target.model, Asking::Embed(&ask)).await?;
-            (Meaning::Embed(Arc::new(ask)), written)
+        for _ in 0..=MAX_FOLLOW_UPS {
+            let streamed = written.streamed;
+            let sent = Instant::now();
+            let response = self.send(written, status).await?;
+            if !response.status().is_success() {
+                return Err(refused(response, self.adapter, target).await);
+            }
+            let (head, body) = response.into_parts();
+            if streamed {
+                return self.stream(body, sent, &meaning).await;
+            }
+            let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
+            let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
+            let read = self.adapter.decode(x.op, came).await?;
+            let reading = self.reading(&meaning, sent);
+            match (read, &meaning) {
+                (Read::Chat(answer), Meaning::Chat(_)) if x.stream => return reading.replayed(&answer).await,
+                (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(self.cx, &answer, asked)),
+                (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
+                (Read::FollowUp(next, wait), _) => {
+                    sleep(wait).await;
+                    written = *next;
+                }
+                _ => return Err(self.nonsense()),
+            }
         }
-    };
-    if !written.dropped.is_empty() {
-        x.note("dropped", || serde_json::json!({ "adapter": adapter.name(), "fields": written.dropped }));
+        Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
     }
-    for _ in 0..=MAX_FOLLOW_UPS {
-        let streamed = written.streamed;
-        let sent = Instant::now();
-        let response = send(cx, x, call, target, face, written).await?;
-        if !response.status().is_success() {
-            return Err(refused(response, adapter, target).await);
-        }
-        let (head, body) = response.into_parts();
-        let asked = match &meaning {
+
+    fn nonsense(&self) -> Fault {
+        let text = format!("{} answered another question than it was asked.", self.adapter.name());
+        Fault::new(Kind::GuestFailed, text)
+    }
+
+    fn reading(&self, meaning: &Meaning, sent: Instant) -> Reading<'_> {
+        let asked = match meaning {
             Meaning::Chat(asked) => Meaning::Chat(asked.clone()),
             Meaning::Embed(ask) => Meaning::Embed(ask.clone()),
-            Meaning::Raw | Meaning::Count => return Err(nonsense(adapter)),
+            Meaning::Raw => Meaning::Raw,
+            Meaning::Count => Meaning::Count,
         };
-        let mut reading = Reading { x, call, target, from: &TAUGHT, asked, sent, deadline };
-        if streamed {
-            return stream(cx, reading, body, adapter, &meaning).await;
+        let (target, deadline) = (&self.once.target, self.once.deadline);
+        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline }
+    }
+
+    /// A stream for the client, or, where it wants none, all of it at once.
+    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning) -> Result<Good, Fault> {
+        let Meaning::Chat(asked) = meaning else { return Err(self.nonsense()) };
+        let decoder = self.adapter.decoder().await?;
+        let reading = self.reading(meaning, sent);
+        if self.x.stream {
+            let encoder = self.x.dialect.encoder(asked);
+            let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
+            return reading.relay(self.cx, Inbound::Ready(None), mode).await;
         }
-        let bytes = answer::whole(body, cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
-        let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-        let read = adapter.decode(reading.x.op, came).await?;
-        match (read, &meaning) {
-            (Read::Chat(answer), Meaning::Chat(_)) if reading.x.stream => return reading.replayed(&answer).await,
-            (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(cx, &answer, asked)),
-            (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
-            (Read::FollowUp(next, wait), _) => {
-                sleep(wait).await;
-                written = *next;
-            }
-            _ => return Err(nonsense(adapter)),
+        let timeouts = &self.once.target.timeouts;
+        let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;
+        let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
+        let mut collector = Collector::default();
+        events.into_iter().try_for_each(|event| collector.event(event))?;
+        Ok(reading.answered(self.cx, &collector.finish(), asked))
+    }
+
+    async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
+        let (target, face) = (&self.once.target, self.face);
+        check_path(&written.path)?;
+        let mut address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new())?;
+        let credential = target.provider.auth(face, self.once.key);
+        let own = |name: &HeaderName| {
+            matches!(credential, Auth::Header(credential, _) if credential == name)
+                || target.provider.headers.contains_key(name)
+                || NOT_THE_GUESTS.contains(name)
+        };
+        for (name, value) in written.headers.iter().filter(|(name, _)| !own(name)) {
+            address.headers.insert(name.clone(), value.clone());
         }
+        let body = if written.body.is_empty() {
+            address.headers.remove(http::header::CONTENT_TYPE);
+            Outgoing::default()
+        } else if target.overrides.is_empty() {
+            Outgoing::new(smallvec::smallvec![written.body])
+        } else {
+            overridden(target, written.body)?
+        };
+        let timeouts = &target.timeouts;
+        let head_timeout = if self.call.stream { timeouts.first_token } else { timeouts.head };
+        let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
+        let response = self.cx.upstream().send(&face.dial, request, head_timeout).await?;
+        *status = Some(response.status().as_u16());
+        Ok(response)
     }
-    Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
-}
-
-fn nonsense(adapter: &Arc<dyn Adapter>) -> Fault {
-    Fault::new(Kind::GuestFailed, format!("{} answered another question than it was asked.", adapter.name()))
-}
-
-/// A stream for the client, or, where it wants none, all of it at once.
-async fn stream(
-    cx: &Cx,
-    mut reading: Reading<'_>,
-    body: Inbound,
-    adapter: &Arc<dyn Adapter>,
-    meaning: &Meaning,
-) -> Result<Reply, Fault> {
-    let Meaning::Chat(asked) = meaning else { return Err(nonsense(adapter)) };
-    let decoder = adapter.decoder().await?;
-    if reading.x.stream {
-        let encoder = reading.x.dialect.encoder(asked);
-        let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
-        return reading.relay(cx, Inbound::Ready(None), mode).await;
-    }
-    let limits = (cx.generation.max_answer_bytes, reading.sent, reading.target.timeouts);
-    let bytes = answer::whole(body, limits.0, limits.1, &limits.2).await?;
-    let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
-    let mut collector = Collector::default();
-    events.into_iter().try_for_each(|event| collector.event(event))?;
-    Ok(reading.answered(cx, &collector.finish(), asked))
-}
-
-async fn send(
-    cx: &Cx,
-    x: &mut Exchange,
-    call: &Call,
-    target: &Target,
-    face: &Face,
-    written: Written,
-) -> Result<Response<Inbound>, Fault> {
-    check_path(&written.path)?;
-    let mut address = encode::address_once(face, target, &written.path, &HeaderMap::new())?;
-    let own = |name: &HeaderName| {
-        let credential = matches!(&face.auth, Auth::Header(credential, _) if credential == name);
-        credential || target.provider.headers.contains_key(name) || NOT_THE_GUESTS.contains(name)
-    };
-    for (name, value) in written.headers.iter().filter(|(name, _)| !own(name)) {
-        address.headers.insert(name.clone(), value.clone());
-    }
-    let bodyless = written.body.is_empty();
-    if bodyless {
-        address.headers.remove(http::header::CONTENT_TYPE);
-    }
-    let body = if target.overrides.is_empty() || bodyless {
-        Outgoing::new(smallvec::smallvec![written.body])
-    } else {
-        overridden(target, written.body)?
-    };
-    let body = if bodyless { Outgoing::default() } else { body };
-    let timeouts = &target.timeouts;
-    let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
-    let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
-    let response = cx.upstream().send(&face.dial, request, head_timeout).await?;
-    if let Some(attempt) = x.attempts.last_mut() {
-        attempt.status = Some(response.status().as_u16());
-    }
-    Ok(response)
 }
 
 /// The operator's changes hold for taught wire forms too, where the body is a JSON object.
@@ -212,7 +214,7 @@ async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target
     let wait = retry_after(&head.headers, std::time::SystemTime::now());
     let idle = target.timeouts.idle;
     let patience = Patience { first: Instant::now() + idle, idle };
-    let bytes = body.read(super::MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
+    let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
     let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
     let mut said = adapter.decode_error(came).await;
     // The status is a fact; the guest reads words.
@@ -231,9 +233,19 @@ mod tests {
         for good in ["/v2/chat", "/v1/models/a%2Fb:run?x=1&y=..", "/a.b/...", "/"] {
             assert!(check_path(good).is_ok(), "{good}");
         }
-        for bad in
-            ["", "v2", "@evil.example/", "//evil.example/", "/../x", "/a/%2e%2E/b", "/a/./b", "/a\\b", "/a b", "/a\r\nb", "/#"]
-        {
+        for bad in [
+            "",
+            "v2",
+            "@evil.example/",
+            "//evil.example/",
+            "/../x",
+            "/a/%2e%2E/b",
+            "/a/./b",
+            "/a\\b",
+            "/a b",
+            "/a\r\nb",
+            "/#",
+        ] {
             assert_eq!(check_path(bad).expect_err(bad).kind, Kind::GuestFailed);
         }
     }

@@ -6,30 +6,48 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::encode::Meaning;
+use super::encode::{Dropped, Meaning};
 use crate::body::{Inbound, Patience, ReadError};
-use crate::chat::Answer;
+use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
+use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{Asked, Dialect, Op};
 use crate::embed::{EmbedAnswer, EmbedAsk};
-use crate::exchange::Exchange;
+use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
+use crate::state::cache::Form;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
+
+/// A good answer up to its commit point.
+pub(super) struct Good {
+    pub reply: Reply,
+    /// What went by; of a stream the relay keeps the account.
+    pub seen: Seen,
+    pub dropped: Dropped,
+    /// What the cache is to keep of it.
+    pub said: Option<Recorded>,
+}
+
+impl Good {
+    pub fn new(reply: Reply) -> Self {
+        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None }
+    }
+}
 
 /// A good head whose body is still to be read.
 pub(super) struct Reading<'a> {
-    pub x: &'a mut Exchange,
+    pub x: &'a Subject<'a>,
     pub call: &'a Call,
     pub target: &'a Arc<Target>,
     /// The dialect the answer comes in.
@@ -41,9 +59,13 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Reply, Fault> {
+    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Good, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
-        let (_, body) = response.into_parts();
+        let (head, body) = response.into_parts();
+        if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+            let text = format!("The provider compressed its answer ({coding:?}), although it was asked not to.");
+            return Err(Fault::new(Kind::BadAnswer, text));
+        }
         match (self.x.stream, streams) {
             (true, true) => self.stream(cx, body).await,
             (false, false) => self.whole(cx, body).await,
@@ -53,7 +75,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let mode = match &self.asked {
             Meaning::Chat(asked) => Mode::Translate {
                 decoder: self.from.decoder(),
@@ -62,16 +84,18 @@ impl Reading<'_> {
             },
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
-        self.relay(cx, body, mode).await
+        let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
+        let good = self.relay(cx, body, mode).await?;
+        Ok(Good { said, ..good })
     }
 
     /// Relays a stream once it has its first content.
-    pub(super) async fn relay(self, cx: &Cx, body: Inbound, mode: Mode) -> Result<Reply, Fault> {
+    pub(super) async fn relay(self, cx: &Cx, body: Inbound, mode: Mode) -> Result<Good, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,
-            request_id: self.x.request_id.clone(),
+            request_id: self.x.request_id.to_owned(),
             idle: timeouts.idle,
             first_token: (self.sent + timeouts.first_token, timeouts.first_token),
             deadline: self.deadline,
@@ -83,16 +107,16 @@ impl Reading<'_> {
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+        Ok(Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)))
     }
 
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
     fn remember(&self, cx: &Cx, id: Option<&str>) {
-        if let (Some(id), Some(principal), true) = (id, &self.x.principal, self.from.answers_are_stored()) {
+        if let (Some(id), Some(principal), true) = (id, self.x.principal, self.from.answers_are_stored()) {
             let maker = Maker {
                 provider: self.target.provider.name.clone(),
                 model: self.target.model.clone(),
-                asked: self.x.model.clone(),
+                asked: self.x.model.to_owned(),
                 key: principal.key.clone(),
             };
             cx.state.affinity.remember(id, maker);
@@ -104,7 +128,7 @@ impl Reading<'_> {
     fn item_keeper(&self, cx: &Cx) -> Option<AtEnd> {
         let Meaning::Chat(asked) = &self.asked else { return None };
         let dialect = self.x.dialect;
-        let principal = self.x.principal.clone()?;
+        let principal = self.x.principal?.clone();
         let kept = dialect.answers_are_stored() && asked.ask.store != Some(false);
         let state = cx.state.clone();
         let keep = move |body: &[u8]| {
@@ -118,6 +142,7 @@ impl Reading<'_> {
     fn cost_writer(&self) -> Option<CostWriter> {
         let target = self.target.clone();
         target.card.as_ref().filter(|_| self.x.usage_cost)?;
+        let free = self.is_free();
         Some(Box::new(move |frame, usage| {
             let view = Frame(frame);
             // Cheap for the many frames without usage.
@@ -125,7 +150,7 @@ impl Reading<'_> {
                 return None;
             }
             let mut value: Value = serde_json::from_slice(&view.data()).ok()?;
-            if !add_cost(&mut value, target.cost(usage)?) {
+            if !add_cost(&mut value, if free { 0 } else { target.cost(usage)? }) {
                 return None;
             }
             let mut out = Vec::with_capacity(frame.len() + 24);
@@ -134,53 +159,86 @@ impl Reading<'_> {
         }))
     }
 
-    async fn whole(mut self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
-        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
-        let bytes = match &self.asked {
-            Meaning::Chat(asked) => {
-                let answer = self.from.decode_answer(&bytes)?;
-                let asked = asked.clone();
-                return Ok(self.answered(cx, &answer, &asked));
-            }
-            Meaning::Raw => {
-                let summary = self.from.summary(self.x.op, &bytes)?;
-                self.remember(cx, summary.id.as_deref());
-                let seen = &mut self.x.seen;
-                (seen.usage, seen.finish) = (summary.usage, summary.finish);
-                (seen.id, seen.model) = (summary.id, summary.model);
-                bytes
-            }
-            Meaning::Embed(ask) => {
-                let (answer, ask) = (self.from.decode_embed_answer(&bytes)?, ask.clone());
-                return Ok(self.embedded(&answer, &ask));
-            }
-            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&bytes)?).into(),
-        };
-        Ok(Reply::json(StatusCode::OK, self.with_cost(bytes)))
+    /// Whether somebody else has paid for the answer.
+    fn is_free(&self) -> bool {
+        self.x.visit.is_some_and(|visit| visit.is_free())
     }
 
-    /// The reply that a decoded answer makes.
-    pub(super) fn answered(&mut self, cx: &Cx, answer: &Answer, asked: &Asked) -> Reply {
-        note(self.x, answer);
-        let body = self.x.dialect.encode_answer(answer, asked);
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        if self.is_free() { Some(0) } else { self.target.cost(usage) }
+    }
+
+    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let said = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let mut seen = Seen::default();
+        let bytes = match &self.asked {
+            Meaning::Chat(asked) => {
+                let answer = self.from.decode_answer(&said)?;
+                seen = noted(&answer);
+                let body = self.x.dialect.encode_answer(&answer, asked);
+                if let Some(keep) = self.item_keeper(cx) {
+                    keep(&body);
+                }
+                body.into()
+            }
+            Meaning::Raw => {
+                let summary = self.from.summary(self.x.op, &said)?;
+                self.remember(cx, summary.id.as_deref());
+                (seen.usage, seen.finish) = (summary.usage, summary.finish);
+                (seen.id, seen.model) = (summary.id, summary.model);
+                said.clone()
+            }
+            Meaning::Embed(ask) => {
+                let answer = self.from.decode_embed_answer(&said)?;
+                seen.usage = answer.usage;
+                seen.model = Some(answer.model.clone());
+                self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
+            }
+            Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
+        };
+        let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
+        Ok(Good { seen, said: self.record(Form::Whole, &said), ..Good::new(reply) })
+    }
+
+    /// The reply that an answer makes which an adapter decoded. Recorded in the caller's own form: the upstream's could
+    /// not be read again without the adapter.
+    pub(super) fn answered(&self, cx: &Cx, answer: &Answer, asked: &Asked) -> Good {
+        let body = Bytes::from(self.x.dialect.encode_answer(answer, asked));
         if let Some(keep) = self.item_keeper(cx) {
             keep(&body);
         }
-        Reply::json(StatusCode::OK, self.with_cost(body.into()))
+        self.made(body, noted(answer))
     }
 
-    /// The reply that a decoded answer to embeddings makes.
-    pub(super) fn embedded(&mut self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Reply {
-        self.x.seen.usage = answer.usage;
-        self.x.seen.model = Some(answer.model.clone());
+    /// The same of embeddings.
+    pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Good {
         let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
-        Reply::json(StatusCode::OK, self.with_cost(body.into()))
+        let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+        self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
+    }
+
+    fn made(&self, body: Bytes, seen: Seen) -> Good {
+        let said = self.x.visit.filter(|visit| visit.records()).map(|_| Recorded::Whole {
+            dialect: self.x.dialect,
+            target: self.target.clone(),
+            form: Form::Whole,
+            body: body.clone(),
+        });
+        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
+        Good { seen, said, ..Good::new(reply) }
+    }
+
+    /// What the upstream said, for those who ask the same.
+    fn record(&self, form: Form, said: &Bytes) -> Option<Recorded> {
+        self.x.visit.filter(|visit| visit.records())?;
+        let (dialect, target) = (self.from, self.target.clone());
+        Some(Recorded::Whole { dialect, target, form, body: said.clone() })
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
-    fn with_cost(&self, body: Bytes) -> Bytes {
-        let usage = self.x.seen.usage.as_ref().filter(|_| self.x.usage_cost);
-        let Some(cost) = usage.and_then(|usage| self.target.cost(usage)) else { return body };
+    fn with_cost(&self, body: Bytes, seen: &Seen) -> Bytes {
+        let usage = seen.usage.as_ref().filter(|_| self.x.usage_cost);
+        let Some(cost) = usage.and_then(|usage| self.cost(usage)) else { return body };
         match serde_json::from_slice::<Value>(&body) {
             Ok(mut value) => {
                 add_cost(&mut value, cost);
@@ -191,12 +249,12 @@ impl Reading<'_> {
     }
 
     /// The upstream streams although a whole answer was asked for.
-    async fn collect(mut self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
         let mut events = Vec::new();
-        scanner.push(bytes);
+        scanner.push(bytes.clone());
         while scanner.scan()? {
             decoder.frame(&Frame(scanner.last()), &mut events)?;
         }
@@ -209,20 +267,24 @@ impl Reading<'_> {
         events.into_iter().try_for_each(|event| collector.event(event))?;
         let answer = collector.finish();
         let asked = self.meaning()?;
-        Ok(self.answered(cx, &answer, &asked))
+        let seen = noted(&answer);
+        let body = self.x.dialect.encode_answer(&answer, &asked).into();
+        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
+        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
     }
 
     /// The upstream answered whole although a stream was asked for.
-    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Reply, Fault> {
+    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
-        self.replayed(&answer).await
+        let good = self.replayed(&answer).await?;
+        Ok(Good { said: self.record(Form::Whole, &bytes), ..good })
     }
 
     /// The stream that would have made a whole answer.
-    pub(super) async fn replayed(self, answer: &Answer) -> Result<Reply, Fault> {
+    pub(super) async fn replayed(&self, answer: &Answer) -> Result<Good, Fault> {
         let asked = self.meaning()?;
-        note(self.x, answer);
+        let seen = noted(answer);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
         for event in event::replay(answer) {
@@ -234,7 +296,7 @@ impl Reading<'_> {
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,
-            request_id: self.x.request_id.clone(),
+            request_id: self.x.request_id.to_owned(),
             idle: self.target.timeouts.idle,
             first_token: (self.deadline.at, self.target.timeouts.total),
             deadline: self.deadline,
@@ -246,7 +308,7 @@ impl Reading<'_> {
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;
-        Ok(Reply::stream(relay, self.call.framing == Framing::Sse))
+        Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
@@ -262,11 +324,14 @@ impl Reading<'_> {
     }
 }
 
-fn note(x: &mut Exchange, answer: &Answer) {
-    x.seen.usage = answer.usage;
-    x.seen.finish = answer.choices.first().and_then(|choice| choice.finish);
-    x.seen.id = Some(answer.id.clone()).filter(|id| !id.is_empty());
-    x.seen.model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+fn noted(answer: &Answer) -> Seen {
+    Seen {
+        usage: answer.usage,
+        finish: answer.choices.first().and_then(|choice| choice.finish),
+        id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
+        model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
+        ..Seen::default()
+    }
 }
 
 /// Reads a whole answer. Many providers send its head at once and think before its body, so that the first piece may

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde_json::Value;
 
 use super::{asked, estimated_count};
 use crate::body::Outgoing;
-use crate::dialect::{Asked, Encoding, Op};
+use crate::dialect::{Asked, Dialect, Encoding, Op};
 use crate::embed::EmbedAsk;
-use crate::exchange::Exchange;
+use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
 use crate::pipeline::Call;
@@ -22,6 +22,9 @@ use crate::reply::Reply;
 use crate::route::{Address, Auth, Face, Overrides, Target};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+
+/// Fields that a target could not express: (field, why).
+pub(super) type Dropped = Vec<(&'static str, &'static str)>;
 
 /// What came of preparing.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
@@ -47,29 +50,34 @@ pub(super) enum Meaning {
     Count,
 }
 
-/// Builds the request for a target.
-pub(super) fn prepare<'t>(x: &mut Exchange, call: &Call, target: &'t Target) -> Result<(&'t Face, Prepared), Fault> {
+/// Builds the request for a target, with the credential of this index. What the target cannot express is added to
+/// `dropped`.
+pub(super) fn prepare<'t>(
+    x: &Subject<'_>,
+    call: &Call,
+    target: &'t Target,
+    key: usize,
+    dropped: &mut Dropped,
+) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
     let relayed = match face.dialect == x.dialect && !face.dialect.holds_sealed(&call.envelope) {
-        true => address(face, target, x.op, x.stream)?,
+        true => address(face, target, key, x.op, x.stream)?,
         false => None,
     };
-    // An attempt before may have had to leave something out; this one may not.
-    x.dropped.clear();
     let request = match relayed {
         Some(address) => splice(x, call, target, face, &address)?,
-        None => translate(x, call, target, face)?,
+        None => translate(x, call, target, face, key, dropped)?,
     };
     Ok((face, request))
 }
 
-pub(super) fn unserved(x: &Exchange, target: &Target) -> Fault {
+pub(super) fn unserved(x: &Subject<'_>, target: &Target) -> Fault {
     let text = format!("The provider `{}` cannot serve {}.", target.provider.name, x.endpoint);
     Fault::new(Kind::UnsupportedFeature, text)
 }
 
 /// The raw path: the client's bytes with the model, and what else must change, spliced in.
-fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face, address: &Address) -> Result<Prepared, Fault> {
+fn splice(x: &Subject<'_>, call: &Call, target: &Target, face: &Face, address: &Address) -> Result<Prepared, Fault> {
     let mut envelope = call.envelope.clone();
     face.dialect.splice(&mut envelope, &target.model, &face.quirks);
     if x.usage_cost {
@@ -84,7 +92,14 @@ fn splice(x: &Exchange, call: &Call, target: &Target, face: &Face, address: &Add
 }
 
 /// The decoded path: neutral form, then the target's.
-fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Result<Prepared, Fault> {
+fn translate(
+    x: &Subject<'_>,
+    call: &Call,
+    target: &Target,
+    face: &Face,
+    key: usize,
+    dropped: &mut Dropped,
+) -> Result<Prepared, Fault> {
     let mut to = Encoding::new(&target.model, &face.quirks);
     let (op, body, meaning) = match x.op {
         Op::Generate | Op::Complete => {
@@ -107,10 +122,10 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
             }
         }
     };
-    let address = address(face, target, op, x.stream)?.ok_or_else(|| unserved(x, target))?;
+    let address = address(face, target, key, op, x.stream)?.ok_or_else(|| unserved(x, target))?;
     let mut headers = address.headers.clone();
     headers.extend(to.headers);
-    x.dropped = to.dropped;
+    *dropped = to.dropped;
     let body = if target.overrides.is_empty() {
         Outgoing::from(body)
     } else {
@@ -121,26 +136,44 @@ fn translate(x: &mut Exchange, call: &Call, target: &Target, face: &Face) -> Res
     Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: meaning }))
 }
 
+/// What an answer in this dialect means to the client's, when the ask itself went out for another exchange.
+pub(super) fn meaning(x: &Subject<'_>, call: &Call, from: &'static dyn Dialect) -> Result<Meaning, Fault> {
+    if from == x.dialect {
+        return Ok(Meaning::Raw);
+    }
+    Ok(match x.op {
+        Op::Generate | Op::Complete => Meaning::Chat(asked(x, x.op, call.ask(x.dialect, x.op)?)),
+        Op::Embed | Op::EmbedBatch => Meaning::Embed(Arc::new(x.dialect.decode_embed(&call.raw_ask(x.op))?)),
+        Op::CountTokens => Meaning::Count,
+    })
+}
+
 /// Address and headers of one form of request, as far as they do not depend on the client; made once for a target. None
 /// when the dialect has no such operation.
-fn address(face: &Face, target: &Target, op: Op, stream: bool) -> Result<Option<Arc<Address>>, Fault> {
-    let form = (face.dialect.name(), op, stream);
+fn address(face: &Face, target: &Target, key: usize, op: Op, stream: bool) -> Result<Option<Arc<Address>>, Fault> {
+    let form = (face.dialect.name(), op, stream, key);
     if let Some(known) = target.addresses.get(form) {
         return Ok(Some(known));
     }
     let Some(path) = face.dialect.path(op, &target.model, stream) else { return Ok(None) };
-    made(face, target, &path).map(|address| Some(target.addresses.keep(form, address)))
+    made(face, target, key, &path).map(|address| Some(target.addresses.keep(form, address)))
 }
 
 /// Address and headers of a request that only this client makes. Of its headers those that belong to the wire form go
 /// along.
-pub(super) fn address_once(face: &Face, target: &Target, path: &str, client: &HeaderMap) -> Result<Address, Fault> {
-    let mut address = made(face, target, path)?;
+pub(super) fn address_once(
+    face: &Face,
+    target: &Target,
+    key: usize,
+    path: &str,
+    client: &HeaderMap,
+) -> Result<Address, Fault> {
+    let mut address = made(face, target, key, path)?;
     forward(&mut address.headers, face, client);
     Ok(address)
 }
 
-fn made(face: &Face, target: &Target, path: &str) -> Result<Address, Fault> {
+fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address, Fault> {
     let provider = &target.provider;
     let mut url = join_url(&name_model(&face.base_url, &target.model), path);
     let mut query = |text: &str| {
@@ -153,12 +186,14 @@ fn made(face: &Face, target: &Target, path: &str) -> Result<Address, Fault> {
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    // Without it a server may choose any coding, and answers are read and relayed as they are.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, AGENT);
     for (name, value) in face.dialect.headers() {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     headers.extend(provider.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    match &face.auth {
+    match provider.auth(face, key) {
         Auth::None => {}
         Auth::Header(name, value) => {
             headers.insert(name.clone(), value.clone());

@@ -71,6 +71,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     };
     let (log, writer) = access_log(config)?;
     let state = Arc::new(State::new(config.records.keep, log));
+    generation.activate(&state);
     state.reloaded(Ok(generation.number));
     for warning in &generation.warnings {
         tracing::warn!("{warning}");

@@ -4,22 +4,28 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use super::error::{Issue, nearest};
 use super::path::KeyPath;
 use super::value::Secret;
-use super::{Config, Demand, Key};
+use super::{Config, Demand, Hook, Key};
 
 mod upstream;
 
 pub(super) use upstream::without_user;
 
 /// Names that other modules own: the rows of the built-in provider table, and the dialects.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
     pub dialects: &'a [&'a str],
+    /// Looks at the policy behind a hook: its files, its manifest, and whether its settings fit.
+    pub hooks: HookCheck<'a>,
 }
+
+/// Says what is wrong with a hook whose policies are in a folder: the way to it inside the hook, and what to do.
+pub type HookCheck<'a> = &'a dyn Fn(&Hook, &Path) -> Vec<(Vec<String>, String)>;
 
 /// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
 pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
@@ -32,6 +38,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     upstream::models(config, known, &mut issues);
     upstream::prices(config, known, &mut issues);
     plugins(config, &mut issues);
+    hooks(config, &mut issues);
     issues
 }
 
@@ -82,6 +89,48 @@ fn addresses(config: &Config, issues: &mut Vec<Issue>) {
     }
 }
 
+/// Hooks as far as the file alone tells; their policies are looked at by [`Known::hooks`].
+fn hooks(config: &Config, issues: &mut Vec<Issue>) {
+    let mut names = HashMap::new();
+    for (index, hook) in config.hooks.iter().enumerate() {
+        let path = KeyPath::of(&["hooks"]).index(index);
+        let Some(name) = hook.title() else {
+            issues.push(Issue::error(path, "names no policy; write `lua: NAME`"));
+            continue;
+        };
+        if names.insert(name, index).is_some() {
+            let message = format!("another hook is called `{name}`; give one of them a `name` of its own");
+            issues.push(Issue::error(path.clone(), message));
+        }
+        let zero = [
+            (hook.budget.cpu.is_zero(), "cpu"),
+            (hook.budget.total.is_zero(), "total"),
+            (hook.budget.safepoints == 0, "safepoints"),
+        ];
+        for (_, field) in zero.iter().filter(|(zero, _)| *zero) {
+            issues.push(Issue::error(path.key("budget").key(field), "is zero, so nothing could run; write more"));
+        }
+        if hook.budget.memory.get() < MIN_HOOK_MEMORY {
+            let path = path.key("budget").key("memory");
+            issues.push(Issue::error(path, "is less than an empty machine takes; write 2MiB or more"));
+        }
+        for (at, host) in hook.grants.http.iter().enumerate() {
+            let bare = !host.is_empty() && !host.contains(['/', ' ', '@', '?']);
+            if !bare
+                || host.rfind('*').is_some_and(|star| star > 0)
+                || (host.starts_with('*') && !host.starts_with("*."))
+            {
+                let message =
+                    format!("`{host}` is no host; write api.example.com, api.example.com:8443 or *.example.com");
+                issues.push(Issue::error(path.key("grants").key("http").index(at), message));
+            }
+        }
+    }
+}
+
+/// What a Luau machine with the host's functions in it takes, with room for a policy.
+const MIN_HOOK_MEMORY: u64 = 2 << 20;
+
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let port = text.rsplit_once(':').map(|(_, port)| port).filter(|port| port.parse::<u16>().is_ok());
@@ -110,6 +159,7 @@ fn is_network(text: &str) -> bool {
 fn amounts(config: &Config, issues: &mut Vec<Issue>) {
     let limits = &config.listen.limits;
     let timeouts = &config.timeouts;
+    let exact = config.cache.exact.as_ref();
     let zero = |value: Option<std::time::Duration>| value.is_some_and(|value| value.is_zero());
     for (is_zero, path) in [
         (config.listen.workers == Some(0), &["listen", "workers"][..]),
@@ -129,6 +179,10 @@ fn amounts(config: &Config, issues: &mut Vec<Issue>) {
         (zero(timeouts.total.get()), &["timeouts", "total"]),
         (zero(config.stream.keep_alive.get()), &["stream", "keep_alive"]),
         (config.stream.max_event_bytes.get() == 0, &["stream", "max_event_bytes"]),
+        (exact.is_some_and(|exact| exact.ttl.is_zero()), &["cache", "exact", "ttl"]),
+        (exact.is_some_and(|exact| exact.max_ttl.is_zero()), &["cache", "exact", "max_ttl"]),
+        (exact.is_some_and(|exact| exact.max_bytes.get() == 0), &["cache", "exact", "max_bytes"]),
+        (exact.is_some_and(|exact| exact.max_entry_bytes.get() == 0), &["cache", "exact", "max_entry_bytes"]),
     ] {
         if is_zero {
             let off = matches!(path, ["timeouts", last] if *last != "connect") || path == ["stream", "keep_alive"];

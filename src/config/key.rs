@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache::CacheOverrides;
 use super::value::{Expiry, Secret, optional_secret};
 
 /// One caller's key, given by exactly one of `key`, `env`, `file` and `hash`.
@@ -35,6 +36,9 @@ pub struct Key {
     /// Free labels, for logs and policies.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// What differs for this key's answers in the cache.
+    #[serde(default)]
+    pub cache: CacheOverrides,
     /// Date or moment after which the key is refused; when not set, never.
     #[serde(default)]
     pub expires: Option<Expiry>,

@@ -86,6 +86,7 @@ pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<
     resolve_secrets(&mut config, env, &mut issues);
     check_sendable(&config, &mut issues);
     check_files(&config, &mut issues);
+    check_hooks(&config, known, &mut issues);
     for issue in issues {
         found.issue(&tree, issue);
     }
@@ -111,7 +112,8 @@ impl Config {
 
     /// Every component that is named, and where its signature would lie.
     fn plugin_files(&self) -> Vec<PathBuf> {
-        let dialects = self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
+        let dialects =
+            self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
         let names = dialects.filter_map(|dialect| dialect.strip_prefix("wasm:"));
         let files = names.map(|name| self.plugin_file(name));
         files.flat_map(|file| [file.clone(), PathBuf::from(format!("{}.sig", file.display()))]).collect()
@@ -122,7 +124,7 @@ impl Config {
         let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
         let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
-        let others = [self.prices.file.as_mut(), self.log.file.as_mut()];
+        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0)];
         let plugins = [Some(&mut self.plugins.folder), self.plugins.compiled.as_mut()];
         let components = self.plugins.settings.iter_mut().map(|(_, plugin)| plugin.file.as_mut());
         tls.chain(providers).chain(keys).chain(others).chain(plugins).chain(components).flatten().collect()
@@ -282,6 +284,16 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
             && let Err(error) = open(file)
         {
             issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+        }
+    }
+}
+
+/// Says what is wrong with the policies that hooks name.
+fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (index, hook) in config.hooks.iter().enumerate() {
+        for (inside, message) in (known.hooks)(hook, &config.hooks_dir.0) {
+            let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
+            issues.push(Issue::error(path, message));
         }
     }
 }

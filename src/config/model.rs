@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::cache::CacheOverrides;
 use super::timeouts::TimeoutOverrides;
 
 /// What a model name stands for: one target, or several to be tried in order. The text `provider/model` alone is short for `{target: provider/model}`.
@@ -23,6 +24,8 @@ pub struct Model {
     pub drop: Vec<String>,
     /// Timeouts that differ from the provider's and the general ones.
     pub timeouts: TimeoutOverrides,
+    /// What differs for this model's answers in the cache.
+    pub cache: CacheOverrides,
     /// What the model is for; shown in the list of models.
     pub description: Option<String>,
 }

@@ -16,7 +16,7 @@ use super::tree::resolve;
 pub fn print(config: &Config) -> String {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     hide_resolved(&mut value);
-    for entries in [&["providers"][..], &["models"], &["prices", "models"], &["keys"]] {
+    for entries in [&["providers"][..], &["models"], &["prices", "models"], &["keys"], &["hooks"]] {
         let entries = entries.iter().try_fold(&mut value, |value, name| value.get_mut(name));
         match entries {
             Some(Value::Object(entries)) => entries.values_mut().for_each(drop_unset),
@@ -82,7 +82,7 @@ fn drop_unset(value: &mut Value) {
 
 /// The keys under which parameters of any kind stand.
 fn is_parameters(name: &str) -> bool {
-    matches!(name, "set" | "default")
+    matches!(name, "set" | "default" | "config")
 }
 
 /// The entries of a mapping, each on its own line or lines.

@@ -1,81 +1,171 @@
 //! What an upstream's refusal means: one classification for the error bodies of every dialect.
 //!
-//! Dialects read their own bodies into a [`Refusal`]; the words that providers use for the same thing are gathered here.
+//! Dialects read their own bodies into a [`Refusal`]; the words that providers use for the same thing are gathered in one
+//! table, [`WORDINGS`]. Codes are compared whole and messages by phrases that stand in no message about something else:
+//! providers repeat what callers sent, so a single word proves nothing. `tests/fixtures/dialect/refusals/` has a body for
+//! every row.
 
 use std::time::Duration;
 
 use crate::fault::{Fault, Kind, Refusal};
 
-/// Wordings of "the conversation does not fit", as seen from OpenAI, Anthropic, Gemini, Mistral, OpenRouter, vLLM,
-/// llama.cpp and Ollama.
-const CONTEXT_WORDS: &[&str] = &[
-    "context_length_exceeded",
-    "maximum context length",
-    "context window",
-    "prompt is too long",
-    "exceeds the maximum number of tokens",
-    "exceed_context_size",
-    "exceeds the available context size",
-    "input is too long",
-    "too many tokens",
-    "input length and `max_tokens` exceed context limit",
-];
+/// How a provider says something.
+#[derive(Debug)]
+enum Says {
+    /// Its `type`, `status` or `code` is this, whatever the case.
+    Code(&'static str),
+    /// Its message holds all of these, in lower case.
+    Words(&'static [&'static str]),
+    /// Its message begins with the first and holds the second.
+    Begins(&'static str, &'static str),
+}
 
-/// Wordings of "we will not answer this".
-const POLICY_WORDS: &[&str] = &[
-    "content_policy",
-    "content_filter",
-    "responsibleaipolicyviolation",
-    "content management policy",
-    "safety system",
-    "usage polic",
-    "invalid_prompt",
-    "output blocked by content filtering",
-];
+use Says::{Begins, Code, Words};
 
-/// Wordings of "the account is empty", as against "too fast".
-const QUOTA_WORDS: &[&str] = &[
-    "insufficient_quota",
-    "credit balance is too low",
-    "exceeded your current quota",
-    "billing_hard_limit",
-    "billing_not_active",
-];
+/// Statuses under which a meaning comes. 200 stands for an error inside a stream.
+const CONTEXT: &[u16] = &[200, 400, 413, 422, 429, 500];
+const POLICY: &[u16] = &[200, 400, 403, 422];
+const QUOTA: &[u16] = &[200, 400, 403, 429];
+const CREDENTIAL: &[u16] = &[200, 400, 403];
+const MODEL: &[u16] = &[200, 400, 422];
+const BUSY: &[u16] = &[200, 429, 498, 500];
 
-/// Wordings of "our key is wrong" under statuses other than 401.
-const CREDENTIAL_WORDS: &[&str] = &["api_key_invalid", "api key not valid", "invalid_api_key", "incorrect api key"];
+/// Who says what, and what it means. The first row that fits counts. Sources: the providers' error references and what
+/// their servers were seen to send.
+const WORDINGS: &[(Kind, &[u16], Says)] = &[
+    // OpenAI, Azure, Groq, Fireworks: https://platform.openai.com/docs/guides/error-codes
+    (Kind::ContextLength, CONTEXT, Code("context_length_exceeded")),
+    (Kind::ContextLength, CONTEXT, Code("string_above_max_length")),
+    // OpenAI, DeepSeek, OpenRouter, vLLM, SGLang, Together: "This model's maximum context length is 8192 tokens."
+    (Kind::ContextLength, CONTEXT, Words(&["maximum context length is", "tokens"])),
+    // OpenAI Responses: "Your input exceeds the context window of this model."
+    (Kind::ContextLength, CONTEXT, Words(&["input exceeds the context window"])),
+    // OpenAI, Groq: a single request above the account's tokens a minute; no wait makes it fit.
+    (Kind::ContextLength, CONTEXT, Words(&["request too large for", "tokens per min"])),
+    // Anthropic: https://docs.anthropic.com/en/api/errors
+    (Kind::ContextLength, CONTEXT, Words(&["prompt is too long", "tokens >"])),
+    (Kind::ContextLength, CONTEXT, Words(&["input length and `max_tokens` exceed context limit"])),
+    // Gemini, Vertex: "The input token count (…) exceeds the maximum number of tokens allowed (…)."
+    (Kind::ContextLength, CONTEXT, Words(&["input token count", "exceeds the maximum number of tokens allowed"])),
+    // Bedrock: https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html
+    (Kind::ContextLength, CONTEXT, Words(&["input is too long for requested model"])),
+    // Mistral: "Prompt contains 40123 tokens and 0 draft tokens, too large for model with 32768 maximum context length"
+    (Kind::ContextLength, CONTEXT, Words(&["prompt contains", "too large for model with", "maximum context length"])),
+    // Cohere: https://docs.cohere.com/reference/errors
+    (Kind::ContextLength, CONTEXT, Begins("too many tokens: ", "tokens in the prompt cannot exceed")),
+    (Kind::ContextLength, CONTEXT, Begins("too many tokens: ", "size limit exceeded")),
+    // llama.cpp: tools/server/server.cpp
+    (Kind::ContextLength, CONTEXT, Code("exceed_context_size_error")),
+    (Kind::ContextLength, CONTEXT, Words(&["exceeds the available context size"])),
+    // Ollama: server/routes.go
+    (Kind::ContextLength, CONTEXT, Words(&["input length exceeds the context length"])),
+    // Hugging Face TGI: "`inputs` tokens + `max_new_tokens` must be <= 4096."
+    (Kind::ContextLength, CONTEXT, Words(&["`inputs` tokens + `max_new_tokens` must be <="])),
+    // xAI: "This model's maximum prompt length is 131072 but the request contains 180000 tokens."
+    (Kind::ContextLength, CONTEXT, Words(&["maximum prompt length is", "the request contains"])),
+    // OpenAI: safety refusals of images and of reasoning models.
+    (Kind::ContentPolicy, POLICY, Code("content_policy_violation")),
+    (Kind::ContentPolicy, POLICY, Code("invalid_prompt")),
+    (Kind::ContentPolicy, POLICY, Code("moderation_blocked")),
+    (Kind::ContentPolicy, POLICY, Words(&["rejected as a result of our safety system"])),
+    // Azure: https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter
+    (Kind::ContentPolicy, POLICY, Code("content_filter")),
+    (Kind::ContentPolicy, POLICY, Code("responsibleaipolicyviolation")),
+    (Kind::ContentPolicy, POLICY, Words(&["azure openai's content management policy"])),
+    // Anthropic, also by way of Bedrock.
+    (Kind::ContentPolicy, POLICY, Words(&["output blocked by content filtering policy"])),
+    // Vertex: https://cloud.google.com/vertex-ai/generative-ai/docs/multimodal/configure-safety-filters
+    (Kind::ContentPolicy, POLICY, Words(&["violate google's responsible ai practices"])),
+    // OpenRouter: https://openrouter.ai/docs/api-reference/errors
+    (Kind::ContentPolicy, POLICY, Words(&["requires moderation on", "your input was flagged for"])),
+    // DeepSeek, DashScope.
+    (Kind::ContentPolicy, POLICY, Words(&["content exists risk"])),
+    (Kind::ContentPolicy, POLICY, Code("data_inspection_failed")),
+    // Cohere: "blocked output: please check your prompt"
+    (Kind::ContentPolicy, POLICY, Begins("blocked output", "")),
+    (Kind::ContentPolicy, POLICY, Begins("blocked input", "")),
+    // OpenAI: the account is empty, as against "too fast".
+    (Kind::QuotaExceeded, QUOTA, Code("insufficient_quota")),
+    (Kind::QuotaExceeded, QUOTA, Code("billing_hard_limit_reached")),
+    (Kind::QuotaExceeded, QUOTA, Code("billing_not_active")),
+    // OpenAI, Gemini: "You exceeded your current quota, please check your plan and billing details."
+    (Kind::QuotaExceeded, QUOTA, Words(&["exceeded your current quota"])),
+    // Anthropic.
+    (Kind::QuotaExceeded, QUOTA, Code("billing_error")),
+    (Kind::QuotaExceeded, QUOTA, Words(&["your credit balance is too low"])),
+    (Kind::QuotaExceeded, QUOTA, Words(&["reached your specified api usage limits"])),
+    // Bedrock: "Too many tokens per day, please wait before trying again."
+    (Kind::QuotaExceeded, QUOTA, Begins("too many tokens per day", "")),
+    // Cohere: trial keys. "… limited to 1000 API calls / month …"
+    (Kind::QuotaExceeded, QUOTA, Words(&["using a trial key", "api calls / month"])),
+    // OpenRouter.
+    (Kind::QuotaExceeded, QUOTA, Begins("rate limit exceeded: free-models-per-day", "")),
+    // OpenAI and compatible servers.
+    (Kind::UpstreamCredential, CREDENTIAL, Code("invalid_api_key")),
+    (Kind::UpstreamCredential, CREDENTIAL, Begins("incorrect api key provided", "")),
+    (Kind::UpstreamCredential, CREDENTIAL, Code("authentication_error")),
+    // Gemini: https://ai.google.dev/gemini-api/docs/troubleshooting
+    (Kind::UpstreamCredential, CREDENTIAL, Code("api_key_invalid")),
+    (Kind::UpstreamCredential, CREDENTIAL, Begins("api key not valid", "")),
+    (Kind::UpstreamCredential, CREDENTIAL, Begins("your api key was reported as leaked", "")),
+    // Bedrock.
+    (Kind::UpstreamCredential, CREDENTIAL, Words(&["the security token included in the request is"])),
+    // Groq.
+    (Kind::UpstreamCredential, CREDENTIAL, Code("organization_restricted")),
+    // Models under a status that says something else.
+    (Kind::UpstreamNotFound, MODEL, Code("model_not_found")),
+    // Mistral, OpenRouter, DeepSeek, Bedrock.
+    (Kind::UpstreamNotFound, MODEL, Code("invalid_model")),
+    (Kind::UpstreamNotFound, MODEL, Words(&["is not a valid model id"])),
+    (Kind::UpstreamNotFound, MODEL, Begins("model not exist", "")),
+    (Kind::UpstreamNotFound, MODEL, Words(&["the provided model identifier is invalid"])),
+    // Anthropic's streams, Groq's flex tier, Gemini, OpenAI.
+    (Kind::Overloaded, BUSY, Code("overloaded_error")),
+    (Kind::Overloaded, BUSY, Code("capacity_exceeded")),
+    (Kind::Overloaded, BUSY, Code("unavailable")),
+    (Kind::Overloaded, BUSY, Words(&["model is currently overloaded"])),
+    // Only streams need a code for it: elsewhere the status is 429.
+    (Kind::RateLimited, &[200], Code("rate_limit_error")),
+    (Kind::RateLimited, &[200], Code("rate_limit_exceeded")),
+    (Kind::RateLimited, &[200], Code("resource_exhausted")),
+    (Kind::UpstreamRejected, &[200], Code("invalid_request_error")),
+    (Kind::UpstreamRejected, &[200], Code("invalid_argument")),
+];
 
 /// Names what a refusal with this status means.
 pub fn classify(refusal: &Refusal) -> Kind {
-    let words = [refusal.kind.as_deref(), refusal.code.as_deref(), Some(refusal.message.as_str())];
-    let text = words.into_iter().flatten().collect::<Vec<_>>().join(" ").to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let told = || {
+        let message = refusal.message.to_lowercase();
+        let fits = |says: &Says| says.fits(refusal, &message);
+        let rows = WORDINGS.iter().filter(|(_, statuses, _)| statuses.contains(&refusal.status));
+        rows.filter(|(_, _, says)| fits(says)).map(|(kind, ..)| *kind).next()
+    };
     match refusal.status {
         401 => Kind::UpstreamCredential,
-        400 | 403 if says(CREDENTIAL_WORDS) => Kind::UpstreamCredential,
-        400 | 413 | 422 | 500 if says(CONTEXT_WORDS) => Kind::ContextLength,
-        400 | 403 | 422 if says(POLICY_WORDS) => Kind::ContentPolicy,
         402 => Kind::QuotaExceeded,
         // Gemini has the same words for an empty account and for too many requests; only the latter is worth a wait.
-        429 if refusal.retry_after.is_some() => Kind::RateLimited,
-        400 | 403 | 429 if says(QUOTA_WORDS) => Kind::QuotaExceeded,
-        429 => Kind::RateLimited,
-        403 => Kind::UpstreamForbidden,
-        404 => Kind::UpstreamNotFound,
-        503 | 529 => Kind::Overloaded,
-        400..=499 => Kind::UpstreamRejected,
-        // Errors inside a stream come with status 200; their type is all there is to go by.
-        200 => match () {
-            () if says(&["overloaded"]) => Kind::Overloaded,
-            () if says(&["rate_limit", "resource_exhausted"]) => Kind::RateLimited,
-            () if says(QUOTA_WORDS) => Kind::QuotaExceeded,
-            () if says(CREDENTIAL_WORDS) => Kind::UpstreamCredential,
-            () if says(CONTEXT_WORDS) => Kind::ContextLength,
-            () if says(POLICY_WORDS) => Kind::ContentPolicy,
-            () if says(&["invalid_request", "invalid_argument"]) => Kind::UpstreamRejected,
-            () => Kind::UpstreamError,
+        429 if refusal.retry_after.is_some() => match told() {
+            Some(kind) if kind != Kind::QuotaExceeded => kind,
+            _ => Kind::RateLimited,
         },
-        _ => Kind::UpstreamError,
+        status => told().unwrap_or(match status {
+            429 => Kind::RateLimited,
+            403 => Kind::UpstreamForbidden,
+            404 => Kind::UpstreamNotFound,
+            503 | 529 => Kind::Overloaded,
+            400..=499 => Kind::UpstreamRejected,
+            _ => Kind::UpstreamError,
+        }),
+    }
+}
+
+impl Says {
+    fn fits(&self, refusal: &Refusal, message: &str) -> bool {
+        match self {
+            Code(code) => [&refusal.kind, &refusal.code].into_iter().flatten().any(|is| is.eq_ignore_ascii_case(code)),
+            Words(all) => all.iter().all(|words| message.contains(words)),
+            Begins(first, then) => message.starts_with(first) && message.contains(then),
+        }
     }
 }
 
@@ -94,35 +184,81 @@ pub fn fault(refusal: Refusal, retry_after: Option<Duration>) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
+    use std::time::SystemTime;
 
-    fn kind(status: u16, kind: &str, code: &str, message: &str) -> Kind {
-        classify(&Refusal {
-            status,
-            kind: Some(kind.to_owned()),
-            code: Some(code.to_owned()),
-            message: message.to_owned(),
-            ..Refusal::default()
-        })
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderName};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::dialect;
+
+    /// Every file of the corpus: its name and what is in it.
+    fn corpus() -> Vec<(String, Value)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialect/refusals");
+        let files = std::fs::read_dir(&folder).expect("the corpus");
+        let mut corpus: Vec<_> = files
+            .map(|file| {
+                let path = file.expect("a file").path();
+                let text = std::fs::read_to_string(&path).expect("is text");
+                let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+                let case = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+                (name, case)
+            })
+            .collect();
+        corpus.sort_by(|a, b| a.0.cmp(&b.0));
+        corpus
+    }
+
+    fn refusal(case: &Value) -> Refusal {
+        let status = case["status"].as_u64().expect("a status") as u16;
+        let body = match &case["body"] {
+            Value::String(text) => text.clone(),
+            body => body.to_string(),
+        };
+        let dialect = dialect::find(case["dialect"].as_str().expect("a dialect")).expect("one of ours");
+        dialect.decode_error(status, &Bytes::from(body))
     }
 
     #[test]
-    fn wordings_of_several_providers_are_told_apart() {
-        let context = "This model's maximum context length is 8192 tokens.";
-        assert_eq!(kind(400, "invalid_request_error", "context_length_exceeded", context), Kind::ContextLength);
-        assert_eq!(
-            kind(400, "invalid_request_error", "", "prompt is too long: 210000 tokens > 200000"),
-            Kind::ContextLength
-        );
-        assert_eq!(
-            kind(429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota"),
-            Kind::QuotaExceeded
-        );
-        assert_eq!(kind(429, "rate_limit_error", "", "slow down"), Kind::RateLimited);
-        assert_eq!(kind(529, "overloaded_error", "", "Overloaded"), Kind::Overloaded);
-        assert_eq!(kind(400, "INVALID_ARGUMENT", "API_KEY_INVALID", "API key not valid."), Kind::UpstreamCredential);
-        assert_eq!(kind(400, "invalid_request_error", "content_filter", "filtered"), Kind::ContentPolicy);
-        assert_eq!(kind(200, "overloaded_error", "", "Overloaded"), Kind::Overloaded);
-        assert_eq!(kind(400, "invalid_request_error", "", "tools: bad"), Kind::UpstreamRejected);
+    fn what_providers_send_is_understood() {
+        let corpus = corpus();
+        assert!(corpus.len() > 70, "{} files", corpus.len());
+        let mut wrong = Vec::new();
+        for (name, case) in &corpus {
+            let mut headers = HeaderMap::new();
+            for (name, value) in case["headers"].as_object().expect("headers") {
+                let name: HeaderName = name.parse().expect("a header name");
+                headers.insert(name, value.as_str().expect("text").parse().expect("a header value"));
+            }
+            let wait = crate::attempt::retry_after(&headers, SystemTime::UNIX_EPOCH);
+            let fault = fault(refusal(case), wait);
+            if fault.code() != case["expect"]["code"] {
+                wrong.push(format!("{name}: {} where {} is right: {}", fault.code(), case["expect"]["code"], fault));
+            }
+            let wait = fault.retry_after.map(|wait| wait.as_millis() as u64);
+            if wait != case["expect"]["retry_after_ms"].as_u64() {
+                wrong.push(format!("{name}: wait of {wait:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn every_wording_was_seen() {
+        let refusals: Vec<Refusal> = corpus().iter().map(|(_, case)| refusal(case)).collect();
+        let unseen: Vec<&Says> = WORDINGS
+            .iter()
+            .filter(|(kind, statuses, says)| {
+                !refusals.iter().any(|refusal| {
+                    statuses.contains(&refusal.status)
+                        && classify(refusal) == *kind
+                        && says.fits(refusal, &refusal.message.to_lowercase())
+                })
+            })
+            .map(|(_, _, says)| says)
+            .collect();
+        assert!(unseen.is_empty(), "no fixture has {unseen:?}");
     }
 }

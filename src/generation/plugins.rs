@@ -148,7 +148,9 @@ mod with_engine {
             Some(pin) if pin.eq_ignore_ascii_case(found) => {}
             Some(_) => return Err(format!("{file}: is not the pinned file: its sha256 is {found}")),
             None if demand == Demand::Pinned => {
-                return Err(format!("{file}: is not pinned; add `sha256: {found}` to its settings if it is the right file"));
+                return Err(format!(
+                    "{file}: is not pinned; add `sha256: {found}` to its settings if it is the right file"
+                ));
             }
             None => {}
         }

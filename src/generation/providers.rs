@@ -80,7 +80,9 @@ pub(super) fn build(
         let base = if in_process { MOCK_BASE.to_owned() } else { base_url(name, written, row, dialect_name, env)? };
         let scheme = match (&written.auth, from_env.filter(|_| written.api_key.is_none())) {
             (Some(scheme), _) => Scheme::Written(scheme),
-            _ if taught.is_some() => taught.as_ref().map_or(Scheme::Row(AuthScheme::None), |taught| wanted(&taught.auth)),
+            _ if taught.is_some() => {
+                taught.as_ref().map_or(Scheme::Row(AuthScheme::None), |taught| wanted(&taught.auth))
+            }
             (None, Some((_, scheme))) if *dialect_name == names[0] => Scheme::Row(scheme),
             (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
         };
@@ -114,6 +116,7 @@ pub(super) fn build(
         models,
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
+        keys: Vec::new(),
         health: Settings { breaker: Some(Breaker::default()), ..Settings::default() },
     })))
 }

@@ -14,7 +14,12 @@ use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
 ///
 /// # Errors
 /// Each thing that does not fit, a line each.
-pub(super) fn build(config: &Config, env: Env<'_>, shelf: &Shelf, warnings: &mut Vec<String>) -> Result<Routes, String> {
+pub(super) fn build(
+    config: &Config,
+    env: Env<'_>,
+    shelf: &Shelf,
+    warnings: &mut Vec<String>,
+) -> Result<Routes, String> {
     let mut routes = Routes::default();
     let mut wrong = Vec::new();
     let mut add = |name: &str, written: &Written, routes: &mut Routes| match providers::build(

@@ -77,9 +77,23 @@ struct AttemptLabels {
     code: &'static str,
 }
 
+/// What is paid apart from the exchanges themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApartLabels {
+    /// `hedge`: an attempt that was given up because another target was faster. `mirror`: a silent copy.
+    why: &'static str,
+    provider: String,
+    code: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    status: &'static str,
 }
 
 /// Makes histograms with one set of buckets.
@@ -116,11 +130,18 @@ pub struct Metrics {
     costs: Family<ModelLabels, Counter<f64, AtomicU64>>,
     requests: Family<RequestLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
+    apart: Family<ApartLabels, Counter>,
+    apart_costs: Family<ApartLabels, Counter<f64, AtomicU64>>,
     overhead: Histogram,
     in_flight: Gauge<i64, AtomicI64>,
     reloads: Family<ReloadLabels, Counter>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    cached: Family<CacheLabels, Counter>,
+    saved: Counter<f64, AtomicU64>,
+    cache_answers: Gauge<i64, AtomicI64>,
+    cache_bytes: Gauge<i64, AtomicI64>,
+    cache_listening: Gauge<i64, AtomicI64>,
     // Copied when a new pair appears, so that the request path reads it without a lock.
     meters: ArcSwap<HashMap<MeterKey, Arc<Meters>>>,
 }
@@ -137,11 +158,18 @@ impl Metrics {
         let costs = Family::default();
         let requests = Family::default();
         let attempts = Family::default();
+        let apart = Family::default();
+        let apart_costs = Family::default();
         let overhead = Histogram::new(OVERHEAD.iter().copied());
         let in_flight = Gauge::default();
         let reloads = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let cached = Family::default();
+        let saved = Counter::default();
+        let cache_answers = Gauge::default();
+        let cache_bytes = Gauge::default();
+        let cache_listening = Gauge::default();
         macro_rules! register {
             ($name:literal, $help:literal, $metric:ident) => {
                 registry.register($name, $help, $metric.clone())
@@ -154,10 +182,17 @@ impl Metrics {
         register!("portcullis_cost_usd", "Cost of exchanges with a known price", costs);
         register!("portcullis_requests", "Exchanges by endpoint, status as they ended, and error code", requests);
         register!("portcullis_attempts", "Tries of upstreams by provider and error code", attempts);
+        register!("portcullis_apart", "Tries beside the exchanges: hedges given up and mirrors", apart);
+        register!("portcullis_apart_cost_usd", "What those cost, hedges by an estimate of their input", apart_costs);
         register!("portcullis_overhead_seconds", "Time spent in this process before the head of the answer", overhead);
         register!("portcullis_in_flight", "Exchanges under way", in_flight);
         register!("portcullis_reloads", "Reloads by result", reloads);
         register!("portcullis_generation", "Number of the generation in force", generation);
+        register!("portcullis_cache_requests", "Exchanges that the cache had to do with, by what it did", cached);
+        register!("portcullis_cache_saved_usd", "Cost of answers that were not asked for again", saved);
+        register!("portcullis_cache_answers", "Answers in the memory cache", cache_answers);
+        register!("portcullis_cache_bytes", "Bytes of the memory cache in use", cache_bytes);
+        register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         Metrics {
             registry,
@@ -168,11 +203,18 @@ impl Metrics {
             costs,
             requests,
             attempts,
+            apart,
+            apart_costs,
             overhead,
             in_flight,
             reloads,
             generation,
             log_dropped,
+            cached,
+            saved,
+            cache_answers,
+            cache_bytes,
+            cache_listening,
             meters: ArcSwap::default(),
         }
     }
@@ -191,13 +233,31 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
         self.overhead.observe(x.overhead_at_head.as_secs_f64());
         for attempt in &x.attempts {
+            if attempt.cancelled {
+                self.apart("hedge", &attempt.target.provider.name, "", settled.cost_given_up(attempt));
+            }
             let code = attempt.fault.as_ref().map_or("", |fault| fault.code());
             let labels = AttemptLabels { provider: attempt.target.provider.name.clone(), code };
             self.attempts.get_or_create(&labels).inc();
         }
+        if let Some(visit) = &x.cache {
+            self.cached.get_or_create(&CacheLabels { status: visit.status.as_str() }).inc();
+            if let Some(saved) = visit.saved_nano_usd {
+                self.saved.inc_by(saved as f64 / 1e9);
+            }
+        }
         if let Some(target) = x.target() {
             let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, target.provider.otel);
             meters.observe(settled);
+        }
+    }
+
+    /// A try beside an exchange ended, with the code of its fault, if it had one.
+    pub fn apart(&self, why: &'static str, provider: &str, code: &'static str, nano_usd: Option<u64>) {
+        let labels = ApartLabels { why, provider: provider.to_owned(), code };
+        self.apart.get_or_create(&labels).inc();
+        if let Some(nano) = nano_usd {
+            self.apart_costs.get_or_create(&labels).inc_by(nano as f64 / 1e9);
         }
     }
 
@@ -251,6 +311,13 @@ impl Metrics {
         if let Some(number) = generation {
             self.generation.set(number as i64);
         }
+    }
+
+    /// How much the memory cache holds, for the next scrape.
+    pub fn cache_holds(&self, answers: u64, bytes: u64, listening: usize) {
+        self.cache_listening.set(listening as i64);
+        self.cache_answers.set(answers as i64);
+        self.cache_bytes.set(bytes as i64);
     }
 
     pub fn in_flight(&self) -> i64 {

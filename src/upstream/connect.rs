@@ -1,9 +1,10 @@
 //! Dialling: TCP, TLS, Unix sockets, proxies and the built-in mock, behind one connector.
 //!
-//! Never pools; hyper-util's client does, keyed by what is dialled.
+//! Never pools: lanes do, and hyper-util's client, keyed by what is dialled.
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ pub enum Wire {
     /// Host and port come from the request's URI; so does whether it is TLS.
     Network,
     Unix(PathBuf),
+    /// This very address, whatever the URI's host resolves to by now; its name still counts for TLS.
+    Address(SocketAddr),
     /// The mock provider inside this process.
     Mock,
 }
@@ -116,7 +119,16 @@ impl Connector {
         Connector { dial, proxies, http }
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<Io>, BoxError> {
+    /// Connects, within the dial's time.
+    pub async fn dial(self, uri: Uri) -> Result<Io, BoxError> {
+        // One bound for name lookup, TCP, proxy and TLS together.
+        match tokio::time::timeout(self.dial.connect_timeout, self.connect(uri)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    async fn connect(&self, uri: Uri) -> Result<Io, BoxError> {
         let (stream, proxied) = match &self.dial.wire {
             Wire::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
             Wire::Mock => {
@@ -125,8 +137,13 @@ impl Connector {
                 (Stream::Duplex(near), false)
             }
             Wire::Network => self.network(&uri).await?,
+            Wire::Address(address) => {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                (self.secured(&uri, tcp).await?, false)
+            }
         };
-        Ok(TokioIo::new(Io { stream, proxied, trail: Trail::default() }))
+        Ok(Io { stream, proxied, trail: Trail::default() })
     }
 
     async fn network(&self, uri: &Uri) -> Result<(Stream, bool), BoxError> {
@@ -143,19 +160,24 @@ impl Connector {
             }
             Some(proxy) => (http.call(proxy.uri().clone()).await?, true),
         };
-        let tcp = tcp.into_inner();
-        if !tls {
-            return Ok((Stream::Tcp(tcp), proxied));
+        Ok((self.secured(uri, tcp.into_inner()).await?, proxied))
+    }
+
+    /// The connection, under TLS where the URI asks for it.
+    async fn secured(&self, uri: &Uri, tcp: TcpStream) -> Result<Stream, BoxError> {
+        if uri.scheme_str() != Some("https") {
+            return Ok(Stream::Tcp(tcp));
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())?;
         let connector =
             TlsConnector::from(if self.dial.http1_only { self.proxies.tls()?.http1 } else { self.proxies.tls()?.any });
-        Ok((Stream::Tls(Box::new(connector.connect(name, tcp).await?)), false))
+        Ok(Stream::Tls(Box::new(connector.connect(name, tcp).await?)))
     }
 }
 
-type BoxError = Box<dyn StdError + Send + Sync>;
+/// Whatever went wrong while connecting.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<Io>;
@@ -168,19 +190,13 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move {
-            // One bound for name lookup, TCP, proxy and TLS together.
-            match tokio::time::timeout(this.dial.connect_timeout, this.connect(uri)).await {
-                Ok(connected) => connected,
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            }
-        })
+        Box::pin(async move { this.dial(uri).await.map(TokioIo::new) })
     }
 }
 
 /// Whether the connection could not be made in time.
-pub fn timed_out(error: &legacy::Error) -> bool {
-    let mut source = error.source();
+pub fn timed_out(error: &(dyn StdError + 'static)) -> bool {
+    let mut source = Some(error);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::TimedOut) {
             return true;
@@ -235,6 +251,13 @@ pub struct Io {
     stream: Stream,
     proxied: bool,
     trail: Trail,
+}
+
+impl Io {
+    /// Whether a proxy reads the request's address.
+    pub fn is_proxied(&self) -> bool {
+        self.proxied
+    }
 }
 
 enum Stream {

@@ -23,7 +23,8 @@ models:
         for stream in [false, true] {
             let began = Instant::now();
             let reply = gateway.post(&from.path("slow", stream), from.ask("slow", stream, Turn::Text, "Hi")).await;
-            assert_eq!((reply.status(), reply.head.attempts()), (504, 2), "{from:?}: {}", reply.text());
+            assert_eq!(reply.status(), 504, "{from:?}: {}", reply.text());
+            assert!(reply.head.attempts() >= 2, "{from:?}");
             assert_eq!(reply.head.header("x-portcullis-error"), Some("total_timeout"), "{from:?}");
             assert!(began.elapsed() < Duration::from_millis(2500), "{from:?}: {:?}", began.elapsed());
         }

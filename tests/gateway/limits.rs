@@ -279,3 +279,22 @@ async fn older_and_hastier_clients_are_served_too() {
     assert!(Chat.read(&reply).done);
     assert_eq!(json!(reply.whole), true);
 }
+
+#[tokio::test]
+async fn a_compressed_body_gets_415_and_a_probe_by_head_no_body() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    for from in ALL {
+        let path = from.path("chat/mock-fast", false);
+        let reply = gateway.call("POST", &path, &[("content-encoding", "gzip")], b"\x1f\x8b\x08").await;
+        assert_eq!(reply.status(), 415, "{from:?}");
+        assert!(from.error(&reply.json()).contains("content-encoding"), "{from:?}: {}", reply.text());
+        let plain = [("content-encoding", "identity")];
+        let asked = from.ask("chat/mock-fast", false, Turn::Text, "Hi");
+        assert_eq!(gateway.call("POST", &path, &plain, asked).await.status(), 200, "{from:?}");
+    }
+    let mut conn = Conn::open(gateway.address).await;
+    conn.send(b"HEAD /readyz HTTP/1.1\r\nhost: gateway\r\n\r\nGET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
+    assert_eq!(conn.head().await.status, 200);
+    assert_eq!(conn.reply().await.json(), json!({"status": "ok"}), "the next answer follows at once");
+}

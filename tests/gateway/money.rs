@@ -169,7 +169,7 @@ async fn the_meters_can_be_read_and_count_what_happened() {
         let usage = said.usage.expect("usage");
         (input, output, cost) = (input + usage.0, output + usage.1, cost + nano(usage));
     }
-    gateway.post("/v1/messages", Anthropic.ask("chat/x:fault=429", false, Turn::Text, "Hello")).await;
+    gateway.post("/v1/messages", Anthropic.ask("chat/x:fault=429=70", false, Turn::Text, "Hello")).await;
     gateway.post("/v1/chat/completions", "{").await;
     gateway.settled().await;
     let reply = gateway.admin("GET", "/metrics").await;

@@ -1,4 +1,5 @@
-//! Connections to upstreams that close at the wrong moment.
+//! Connections to upstreams that close at the wrong moment. What the pool repeats is no attempt; what the attempt loop
+//! repeats is one.
 
 use serde_json::Value;
 
@@ -53,17 +54,19 @@ async fn a_request_that_meets_a_closing_connection_is_sent_again_once_and_answer
 }
 
 #[tokio::test]
-async fn a_request_that_was_being_answered_is_not_sent_again() {
+async fn a_request_that_was_being_answered_is_sent_again_by_a_second_attempt_alone() {
     let (gateway, upstream, _mock) =
         second_request(|| Act::AnswerAndClose(b"HTTP/1.1 200 OK\r\ncontent-le".to_vec())).await;
     let reply = ask(&gateway, "second").await;
-    assert_eq!(reply.status(), 502, "{}", reply.text());
-    assert_eq!(reply.head.header("x-portcullis-error"), Some("upstream_unreachable"));
-    assert_eq!(upstream.seen().len(), 2, "the request was sent again");
+    assert_eq!((reply.status(), reply.head.attempts()), (200, 2), "{}", reply.text());
+    assert_eq!(upstream.seen().len(), 3, "the request was sent again by the pool");
+    let line = gateway.logged(reply.head.id()).await;
+    assert_eq!(line["attempts"][0]["error"], "upstream_unreachable");
+    assert_eq!(line["attempts"][1]["role"], "again");
 }
 
 #[tokio::test]
-async fn a_fresh_connection_that_closes_unanswered_is_not_tried_again() {
+async fn a_fresh_connection_that_closes_unanswered_costs_an_attempt_each_time() {
     for act in [|| Act::Close, || Act::Reset] {
         let mock = Mock::start().await;
         let upstream = Upstream::start(move |_| act()).await;
@@ -72,7 +75,8 @@ async fn a_fresh_connection_that_closes_unanswered_is_not_tried_again() {
         assert_eq!(reply.status(), 502, "{}", reply.text());
         assert_eq!(reply.head.header("x-portcullis-error"), Some("upstream_unreachable"));
         Chat.error(&reply.json());
-        assert_eq!(upstream.seen().len(), 1, "the request was sent again");
+        assert_eq!(reply.head.attempts(), 2);
+        assert_eq!(upstream.seen().len(), 2, "the request was sent again by the pool");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses};
+use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
 use super::support::{Gateway, Mock};
-use super::upstream::Upstream;
+use super::upstream::{Act, Upstream};
 
 /// Numbers that a parser would respell, keys in no order, escapes, non-ASCII and white space that mean nothing.
 const ODD: &str = " \"zeta\" : 1.50e+2 ,\r\n\t\"alpha\":{ \"b\" : -0.0,\"a\":[12345678901234567890123 , 0.10, 1E5],\"x_nested\":{\"y\":null,\"b\":{},\"a\":[ ]}},\"gr\u{fc}n\u{df}\":\"Gr\\u00fc\\u00dfe \\/ \u{6f22}\u{5b57} \\ud83d\\ude00 \u{1f600}\" ";
@@ -174,5 +174,19 @@ async fn a_stream_is_relayed_unchanged_however_the_upstream_cuts_it() {
             said
         });
         assert_eq!(said[0], said[1], "{dialect:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_asked_for_uncompressed_and_compressed_ones_are_named_as_the_fault() {
+    let mock = Mock::start().await;
+    let squeezed = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\n\x1f\x8b\x08";
+    let upstream = Upstream::start(move |_| Act::Answer(squeezed.to_vec())).await;
+    let gateway = gateway(&mock, Chat, &upstream).await;
+    for from in ALL {
+        let reply = gateway.post(&from.path("raw/m", false), from.ask("raw/m", false, Turn::Text, "Hi")).await;
+        assert_eq!((reply.status(), reply.head.header("x-portcullis-error")), (502, Some("bad_upstream_answer")));
+        assert!(from.error(&reply.json()).contains("gzip"), "{from:?}: {}", reply.text());
+        assert!(upstream.last().head.to_ascii_lowercase().contains("accept-encoding: identity"), "{from:?}");
     }
 }

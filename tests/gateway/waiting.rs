@@ -86,14 +86,14 @@ async fn a_failure_behind_an_early_head_is_an_error_event() {
     let gateway = &gateway;
     let faults = [
         ("head=400ms,fault=500", "upstream_error"),
-        ("head=400ms,fault=429", "rate_limited"),
+        ("head=400ms,fault=429=70", "rate_limited"),
         ("head=400ms,fault=400", "upstream_rejected"),
         ("fault=stall-first", "first_token_timeout"),
         ("head=400ms,fault=cut-first", "stream_broken"),
     ];
     together(ALL.into_iter().flat_map(|from| faults.map(|(fault, code)| (from, fault, code))).map(
         |(from, fault, code)| async move {
-            let (head, _, mut conn) = open(gateway, from, &format!("chat/x:{fault}")).await;
+            let (head, _, mut conn) = open(gateway, from, &format!("chat/x:{fault},key={from:?}")).await;
             assert_eq!(head.status, 200, "{from:?} {fault}");
             let (bytes, whole) = conn.rest().await;
             let text = String::from_utf8(bytes).expect("UTF-8");
@@ -134,13 +134,15 @@ async fn what_has_no_comments_waits_in_silence_and_keeps_its_true_status() {
     let reply = gateway.post(&path, Gemini.ask(model, true, Turn::Text, "Hello")).await;
     assert!(reply.json().as_array().is_some_and(|chunks| chunks.len() > 2));
     assert!(!reply.text().starts_with('\n') && !reply.text().contains("keep-alive"));
-    let model = "chat/x:head=400ms,fault=429=7";
+    // A model of its own each time: a target that asks for a pause gets it.
+    let model = "chat/x:head=400ms,fault=429=70";
     let path = format!("/v1beta/models/{model}:streamGenerateContent");
     let reply = gateway.post(&path, Gemini.ask(model, true, Turn::Text, "Hello")).await;
-    assert_eq!((reply.status(), reply.head.header("retry-after")), (429, Some("7")));
+    assert_eq!((reply.status(), reply.head.header("retry-after")), (429, Some("70")));
     for from in ALL {
+        let model = &format!("{model},key={from:?}");
         let reply = gateway.post(&from.path(model, false), from.ask(model, false, Turn::Text, "Hello")).await;
-        assert_eq!((reply.status(), reply.head.header("retry-after")), (429, Some("7")), "{from:?}");
+        assert_eq!((reply.status(), reply.head.header("retry-after")), (429, Some("70")), "{from:?}");
     }
 }
 

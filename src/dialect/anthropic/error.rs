@@ -86,7 +86,7 @@ fn object(fault: &Fault, request_id: &str) -> Value {
     error.insert("message".to_owned(), fault.text().into());
     // The provider's own errors stay as its SDK knows them.
     if refusal.is_none() {
-        error.insert("code".to_owned(), fault.code().into());
+        error.insert("code".to_owned(), fault.told_code().into());
     }
     if fault.kind == Kind::UnsupportedFeature && fault.param.as_deref() == Some(THREAD) {
         // What makes the SDK send the whole conversation instead.

@@ -36,7 +36,8 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
         ask.system = instruction_blocks(instruction)?;
     }
     ask.messages = messages(take_list(&mut body, "contents"))?;
-    if ask.messages.is_empty() {
+    // A system prompt alone is a complete ask: SDKs send an empty text beside it.
+    if ask.messages.is_empty() && ask.system.is_empty() {
         return Err(Fault::new(Kind::InvalidRequest, "`contents` must hold at least one part.").param("contents"));
     }
     ask.tools = tools::decode(take_list(&mut body, "tools"))?;

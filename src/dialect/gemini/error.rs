@@ -102,7 +102,7 @@ fn status(fault: &Fault) -> Vec<u8> {
     let word = own.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.kind.row().gemini);
     let (reason, domain) = match own.and_then(|refusal| refusal.code.clone()) {
         Some(reason) => (reason, "googleapis.com"),
-        None => (fault.code().to_ascii_uppercase(), "portcullis"),
+        None => (fault.told_code().to_ascii_uppercase(), "portcullis"),
     };
     let mut details = vec![json!({
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",

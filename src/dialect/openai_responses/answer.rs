@@ -106,7 +106,7 @@ pub(super) fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
         error: error.as_ref(),
         output: &output(choice, answer.source, asked),
         usage: answer.usage.as_ref(),
-        service_tier: answer.service_tier.as_deref(),
+        service_tier: answer.service_tier.as_deref().filter(|word| own || usage::tier(word).is_some()),
         echo: &Echo::new(&asked.ask, &extra),
     };
     // Maps with string keys into memory: cannot fail.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::ask::ROLE;
 use super::item::{self, MESSAGE, PART, is_made};
 use super::tools::{self, put};
-use super::{NAME, looks_reasoning};
+use super::{NAME, looks_reasoning, usage};
 use crate::chat::reasoning::for_target;
 use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
 use crate::dialect::Encoding;
@@ -83,7 +83,10 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     let renamed = own && ask.extra.get("safety_identifier").and_then(Value::as_str) == ask.user.as_deref();
     put(&mut body, "user", user(ask, to).filter(|_| !renamed));
     put(&mut body, "prompt_cache_key", ask.cache_key.as_deref());
-    put(&mut body, "service_tier", ask.service_tier.as_deref());
+    let own = ask.source == NAME;
+    let tier = ask.service_tier.as_deref().filter(|word| own || usage::tier(word).is_some());
+    to.drop_if(tier.is_none() && ask.service_tier.is_some(), "service_tier", "the Responses form has no such tier");
+    put(&mut body, "service_tier", tier);
     put(&mut body, "previous_response_id", ask.previous_response.as_deref());
     if own {
         for (key, value) in &ask.extra {

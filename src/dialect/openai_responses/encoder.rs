@@ -196,7 +196,10 @@ impl ResponsesEncoder {
             error,
             output: &self.output,
             usage: self.usage.as_ref().filter(|_| status != "in_progress"),
-            service_tier: start.service_tier.as_deref(),
+            service_tier: start
+                .service_tier
+                .as_deref()
+                .filter(|word| start.source == NAME || usage::tier(word).is_some()),
             echo: &self.echo,
         };
         sse::write(out, kind, &ResponseEvent { kind, sequence_number, response });

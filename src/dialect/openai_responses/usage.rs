@@ -49,6 +49,14 @@ impl From<Counts> for Usage {
     }
 }
 
+/// Tiers that the form knows. Typed clients refuse others (Groq's `on_demand`), and OpenAI does.
+const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority"];
+
+/// A tier in this form's words.
+pub(super) fn tier(word: &str) -> Option<&str> {
+    TIERS.contains(&word).then_some(word)
+}
+
 /// Reads `usage`; None when it is absent, null or no object.
 pub(super) fn decode(usage: Option<&Value>) -> Option<Usage> {
     let usage = usage.filter(|usage| usage.is_object())?;

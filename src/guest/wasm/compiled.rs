@@ -104,7 +104,10 @@ fn settings(engine: &Engine) -> u64 {
     hasher.finish()
 }
 
-#[expect(unsafe_code, reason = "the engine trusts compiled code; `load` has verified that this process's user wrote it")]
+#[expect(
+    unsafe_code,
+    reason = "the engine trusts compiled code; `load` has verified that this process's user wrote it"
+)]
 fn deserialize(engine: &Engine, verified: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the bytes are those that `serialize` gave: only a holder of the key can have made their keyed hash, and
     // they are in memory, where nobody changes them after the check.

@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn events_are_whole_at_any_split() {
-        let pieces = at_every_split(Framing::Events, "event: a\ndata: {\"x\":\ndata: 1}\n\n: quiet\n\ndata: é\n\ndata: end");
+        let pieces =
+            at_every_split(Framing::Events, "event: a\ndata: {\"x\":\ndata: 1}\n\n: quiet\n\ndata: é\n\ndata: end");
         assert_eq!(pieces.len(), 3, "{pieces:?}");
     }
 

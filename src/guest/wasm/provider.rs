@@ -159,7 +159,8 @@ impl Taught {
         let mut headers = HeaderMap::with_capacity(request.headers.len());
         for wit::Header { name, value } in request.headers {
             let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&value).ok());
-            let (name, value) = parsed.ok_or_else(|| self.failed(format!("wrote a header `{name}` that cannot be sent")))?;
+            let (name, value) =
+                parsed.ok_or_else(|| self.failed(format!("wrote a header `{name}` that cannot be sent")))?;
             headers.append(name, value);
         }
         let body = match request.body {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::chat::{Finish, Usage};
 use crate::cost;
-use crate::exchange::{Attempt, Exchange};
+use crate::exchange::{Attempt, Exchange, Role};
 use crate::fault::Fault;
 use crate::settle::Settled;
 
@@ -50,8 +50,11 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     record.text("dialect", x.dialect.name());
     record.text("operation", x.op.as_str());
     record.text("model", &x.model);
-    record.text_or_null("provider", target.map(|target| target.provider.name.as_str()));
-    record.text_or_null("target_model", target.map(|target| target.model.as_str()));
+    let source = x.cache.as_ref().and_then(|visit| visit.source.as_ref());
+    let provider = target.map(|target| target.provider.name.as_str());
+    let target_model = target.map(|target| target.model.as_str());
+    record.text_or_null("provider", provider.or_else(|| source.map(|source| source.provider.as_str())));
+    record.text_or_null("target_model", target_model.or_else(|| source.map(|source| source.model.as_str())));
     record.text_or_null("upstream_model", x.seen.model.as_deref());
     record.text_or_null("upstream_id", x.seen.id.as_deref());
     record.flag("stream", x.stream);
@@ -71,6 +74,12 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     record.optional("cost_usd", settled.cost_nano_usd, |out, nano| {
         out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
     });
+    if let Some(visit) = &x.cache {
+        record.text("cache", visit.status.as_str());
+        if let Some(saved) = visit.saved_nano_usd {
+            record.with("saved_usd", |out| out.extend_from_slice(cost::nano_to_decimal(saved).as_bytes()));
+        }
+    }
     record.number("bytes_in", x.bytes_in);
     record.number("bytes_out", x.bytes_out);
     record.with("attempts", |out| {
@@ -79,12 +88,15 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
             if position > 0 {
                 out.push(b',');
             }
-            tried(out, attempt);
+            tried(out, settled, attempt);
         }
         out.push(b']');
     });
     if !x.dropped.is_empty() {
         record.json("dropped", &x.dropped);
+    }
+    if let Some(policy) = &settled.policy {
+        record.json("policy", policy);
     }
     record.number("generation", x.generation);
 }
@@ -100,16 +112,31 @@ fn error(out: &mut Vec<u8>, fault: &Fault) {
     error.close();
 }
 
-fn tried(out: &mut Vec<u8>, attempt: &Attempt) {
+fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     let mut tried = Object::open(out);
     tried.text("provider", &attempt.target.provider.name);
     tried.text("model", &attempt.target.model);
+    if let Some(key) = &attempt.key {
+        tried.text("key", key);
+    }
+    if attempt.role != Role::First {
+        tried.text("role", attempt.role.as_str());
+    }
+    if !attempt.waited.is_zero() {
+        tried.with("waited_ms", |out| millis(out, attempt.waited));
+    }
     tried.with("at_ms", |out| millis(out, attempt.at));
     tried.with("took_ms", |out| millis(out, attempt.took));
     tried.optional("status", attempt.status, |out, status| digits(out, status.into()));
     if let Some(fault) = &attempt.fault {
         tried.text("error", fault.code());
         tried.text("message", &fault.message);
+    }
+    if attempt.cancelled {
+        tried.flag("cancelled", true);
+        tried.optional("estimated_cost_usd", settled.cost_given_up(attempt), |out, nano| {
+            out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
+        });
     }
     tried.close();
 }
@@ -132,7 +159,8 @@ fn usage(out: &mut Vec<u8>, usage: Usage) {
     counts.close();
 }
 
-/// A JSON object under way. Names are ours and need no escaping.
+/// A JSON object under way. Names are ours and need no escaping. Its methods are inlined so that a name with the marks
+/// around it is stored as a constant: there are thirty a line.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
     empty: bool,
@@ -148,6 +176,7 @@ impl<'a> Object<'a> {
         self.out.push(b'}');
     }
 
+    #[inline(always)]
     fn with(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
         self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
         self.out.extend_from_slice(name.as_bytes());
@@ -156,6 +185,7 @@ impl<'a> Object<'a> {
         value(self.out);
     }
 
+    #[inline(always)]
     fn optional<T>(&mut self, name: &str, value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
         self.with(name, |out| match value {
             Some(value) => write(out, value),
@@ -163,18 +193,22 @@ impl<'a> Object<'a> {
         });
     }
 
+    #[inline(always)]
     fn text(&mut self, name: &str, value: &str) {
         self.with(name, |out| quoted(out, value));
     }
 
+    #[inline(always)]
     fn text_or_null(&mut self, name: &str, value: Option<&str>) {
         self.optional(name, value, quoted);
     }
 
+    #[inline(always)]
     fn number(&mut self, name: &str, value: u64) {
         self.with(name, |out| digits(out, value));
     }
 
+    #[inline(always)]
     fn flag(&mut self, name: &str, value: bool) {
         self.with(name, |out| out.extend_from_slice(if value { b"true" } else { b"false" }));
     }

@@ -367,3 +367,15 @@ fn refused_parameters_of_a_provider_are_left_out() {
     assert_eq!(body["generationConfig"], value!({"candidateCount": 1}));
     assert!(body.get("serviceTier").is_none());
 }
+
+#[test]
+fn an_empty_text_beside_instructions_is_a_complete_ask() {
+    let ask = decoded(
+        Op::Generate,
+        br#"{"systemInstruction":{"parts":[{"text":"Tell a joke."}]},"contents":[{"role":"user","parts":[{"text":""}]}]}"#,
+    );
+    assert!(ask.messages.is_empty() && ask.system.len() == 1);
+    let empty =
+        RawAsk { op: Op::Generate, body: br#"{"contents":[{"parts":[{"text":""}]}]}"#, model: None, stream: false };
+    assert_eq!(Gemini.decode_ask(&empty).expect_err("nothing is asked").kind, Kind::InvalidRequest);
+}

@@ -255,3 +255,9 @@ fn a_model_that_declined_without_words_for_it_is_filtered() {
         (&json!("incomplete"), &json!("content_filter"))
     );
 }
+
+#[test]
+fn a_tier_that_the_form_does_not_know_is_the_default() {
+    let answer = Answer { service_tier: Some("on_demand".into()), source: "openai_chat", ..Answer::default() };
+    assert_eq!(encoded(&answer, &plain_asked())["service_tier"], "default");
+}

@@ -181,9 +181,7 @@ fn image(source: &Media, detail: Option<&String>) -> wit::Image {
 fn media(media: &Media) -> wit::Media {
     match media {
         Media::Url { url, .. } => wit::Media::Url(url.clone()),
-        Media::Inline { mime, data } => {
-            wit::Media::Inline(wit::InlineMedia { mime: mime.clone(), data: data.clone() })
-        }
+        Media::Inline { mime, data } => wit::Media::Inline(wit::InlineMedia { mime: mime.clone(), data: data.clone() }),
         Media::Id(id) => wit::Media::Id(id.clone()),
         Media::Text(text) => wit::Media::Text(text.clone()),
     }

@@ -1,0 +1,107 @@
+//! Hedging: when the first target is slower than it usually is, the next one is started beside it.
+//!
+//! The first good first token, or whole good answer, wins; the other attempt is dropped, which closes its connection. One
+//! hedge an exchange, and no more of them than the model's share of traffic allows.
+
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+
+use super::answer::Good;
+use super::once::Once;
+use super::trying::{Failed, Started, Trying};
+use crate::exchange::{Role, Subject};
+use crate::fault::Fault;
+use crate::pipeline::{Call, Cx};
+use crate::route::HedgeAfter;
+use crate::state::health::End;
+
+/// What came of a try, with the upstream's status.
+type Came = (Option<u16>, Result<Good, Fault>);
+
+async fn tried(once: Once, cx: &Cx, x: &Subject<'_>, call: &Call) -> Came {
+    let mut status = None;
+    let outcome = once.run(cx, x, call, &mut status).await;
+    (status, outcome)
+}
+
+impl Trying<'_> {
+    /// After which time this try is to get company; None when it never is.
+    pub(super) fn hedge_after(&self, started: &Started) -> Option<Duration> {
+        let hedge = self.plan.rules.hedge?;
+        let first = self.tried.attempts.len() == 1;
+        if first {
+            self.cx.state.hedges.bucket(self.x.model).earn(hedge.budget);
+        }
+        if !first || self.roster.untried().is_none() || self.plan.rules.retry.max_attempts < 2 {
+            return None;
+        }
+        let share = match hedge.after {
+            HedgeAfter::Fixed(after) => return Some(after),
+            HedgeAfter::Quantile(share) => share,
+        };
+        let state = &self.cx.state;
+        let measure = started.once.target.record(&state.health).measure(state.now());
+        let usual = if self.x.stream { measure.ttft } else { measure.duration };
+        // Nothing is known of the target yet: no hedge without a reason.
+        usual.at(share).map(|millis| Duration::from_secs_f64(millis.max(1.0) / 1000.0))
+    }
+
+    /// One try that gets company when it is slow.
+    pub(super) async fn raced(&mut self, first: Started, after: Duration) -> Result<Good, Box<Failed>> {
+        let (cx, x, call) = (self.cx, self.x, self.call.clone());
+        let mut one = Box::pin(tried(first.once.clone(), cx, &x, &call));
+        let second = match timeout_at(first.once.began + after, &mut one).await {
+            Ok((status, outcome)) => return self.close(first, status, outcome),
+            Err(_) => self.company(),
+        };
+        let Some(second) = second else {
+            let (status, outcome) = one.await;
+            return self.close(first, status, outcome);
+        };
+        let mut two = Box::pin(tried(second.once.clone(), cx, &x, &call));
+        let (first_came, came) = tokio::select! {
+            biased;
+            came = &mut one => (true, came),
+            came = &mut two => (false, came),
+        };
+        let (ended, other) = if first_came { (first, second) } else { (second, first) };
+        let (status, outcome) = came;
+        if outcome.is_ok() {
+            // Dropped here, before anything else is waited for.
+            drop((one, two));
+            self.cancel(&other);
+            return self.close(ended, status, outcome);
+        }
+        let failed = self.close(ended, status, outcome);
+        let (status, outcome) = if first_came { two.await } else { one.await };
+        if let (Err(failed), Err(_)) = (&failed, &outcome) {
+            self.mark(&failed.started, &failed.fault);
+        }
+        self.close(other, status, outcome)
+    }
+
+    /// Starts the next target beside the one that is slow, if the model's share allows it and one takes it.
+    fn company(&mut self) -> Option<Started> {
+        if !self.cx.state.hedges.bucket(self.x.model).spend() {
+            self.tried.note("hedge", || "the share of traffic is used up".into());
+            return None;
+        }
+        while let Some(at) = self.roster.untried() {
+            match self.roster.begin(at, &self.cx.state) {
+                Ok(places) => return Some(self.start(at, Role::Hedge, Duration::ZERO, places)),
+                Err(refused) => self.note_refused(at, refused),
+            }
+        }
+        None
+    }
+
+    /// Notes that another target was faster.
+    fn cancel(&mut self, loser: &Started) {
+        let attempt = &mut self.tried.attempts[loser.attempt];
+        attempt.took = loser.once.began.elapsed();
+        attempt.cancelled = true;
+        attempt.end(self.cx.state.now(), End::Cancelled);
+        self.note_attempt(loser.attempt);
+    }
+}

@@ -1,0 +1,208 @@
+//! Who may still be tried: the plan's targets with what became of each, and the credentials of their pools.
+//!
+//! Never sends and never waits; moments are brought in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use crate::fault::{Fault, Kind, Retry as Class};
+use crate::route::{Provider, Target};
+use crate::state::State;
+use crate::state::health::{Flight, Refused, RefusedBy};
+
+/// How urgent an exchange is in the queue for a place; higher is more urgent.
+const PRIORITY: u8 = 0;
+
+/// The targets of one exchange.
+pub(super) struct Roster {
+    entries: SmallVec<[Entry; 2]>,
+}
+
+struct Entry {
+    target: Arc<Target>,
+    tries: u32,
+    /// It takes nothing more of this exchange.
+    out: bool,
+    /// When it may be asked again, where it must not be asked now.
+    ready: Option<Instant>,
+    /// Every place is taken; it may be waited for.
+    full: bool,
+    /// Credentials that were refused in this exchange, by index.
+    dead: SmallVec<[u16; 4]>,
+}
+
+/// Places taken at a target.
+pub(super) struct Places {
+    /// Index of the credential.
+    pub key: usize,
+    pub alias: Option<Arc<str>>,
+    pub flight: Flight,
+    pub key_flight: Option<Flight>,
+}
+
+impl Roster {
+    pub fn new<'a>(targets: impl IntoIterator<Item = &'a Arc<Target>>) -> Self {
+        let entry = |target: &Arc<Target>| Entry {
+            target: target.clone(),
+            tries: 0,
+            out: false,
+            ready: None,
+            full: false,
+            dead: SmallVec::new(),
+        };
+        Roster { entries: targets.into_iter().map(entry).collect() }
+    }
+
+    pub fn target(&self, at: usize) -> &Arc<Target> {
+        &self.entries[at].target
+    }
+
+    pub fn tries(&self, at: usize) -> u32 {
+        self.entries[at].tries
+    }
+
+    /// The first target that was not tried and may be asked now.
+    pub fn untried(&self) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none())
+    }
+
+    /// The first target that would take the exchange if a place came free.
+    pub fn full(&self) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.full)
+    }
+
+    /// The target, other than this one, that may be asked again first, and how long until then.
+    pub fn elsewhere(&self, than: usize, per_target: u32, now: Instant) -> Option<(usize, Duration)> {
+        let others = self.entries.iter().enumerate().filter(|(at, _)| *at != than);
+        let open = others.filter(|(_, entry)| !entry.out && entry.tries < per_target);
+        open.filter_map(|(at, entry)| Some((at, entry.ready?.saturating_duration_since(now))))
+            .min_by_key(|(_, wait)| *wait)
+    }
+
+    /// Takes a place at a target and at one of its credentials.
+    ///
+    /// # Errors
+    /// Why it takes nothing now.
+    pub fn begin(&mut self, at: usize, state: &State) -> Result<Places, Refused> {
+        let entry = &mut self.entries[at];
+        let taken = entry.target.record(&state.health).begin(state.now());
+        entry.taken(taken, state)
+    }
+
+    /// The same, but waits in the target's queue where every place is taken.
+    ///
+    /// # Errors
+    /// As [`Roster::begin`], at the end of patience.
+    pub async fn enter(&mut self, at: usize, state: &State, patience: Duration) -> Result<Places, Refused> {
+        let entry = &mut self.entries[at];
+        entry.full = false;
+        let taken = entry.target.record(&state.health).enter(state.now(), PRIORITY, patience).await;
+        entry.taken(taken, state)
+    }
+
+    /// Notes that a try failed: what that means for the target and for the credential it was made with.
+    pub fn failed(&mut self, at: usize, key: usize, fault: &Fault, ready: Instant) {
+        let entry = &mut self.entries[at];
+        entry.ready = Some(ready);
+        if fault.kind.is_of_credential()
+            && let Ok(key) = u16::try_from(key)
+        {
+            entry.dead.push(key);
+        }
+        // What the target said no to, it will say no to again.
+        entry.out |= fault.retry() != Class::Same && !(fault.kind.is_of_credential() && entry.keys_left());
+    }
+
+    /// Whether the target's pool has a credential that was not refused yet.
+    pub fn keys_left(&self, at: usize) -> bool {
+        self.entries[at].keys_left()
+    }
+
+    /// Forgets which credentials were limited: after a wait they may be asked again.
+    pub fn rested(&mut self, at: usize, fault: &Fault) {
+        if fault.kind == Kind::RateLimited {
+            self.entries[at].dead.clear();
+        }
+    }
+}
+
+impl Entry {
+    fn taken(&mut self, taken: Result<Flight, Refused>, state: &State) -> Result<Places, Refused> {
+        let provider = &self.target.provider;
+        let taken = taken.and_then(|flight| {
+            let (key, key_flight) = key(provider, &self.dead, state)?;
+            Ok(Places { key, alias: provider.keys.get(key).map(|key| key.alias.clone()), flight, key_flight })
+        });
+        match &taken {
+            Ok(_) => self.tries += 1,
+            Err(refused) => {
+                self.full = refused.why == RefusedBy::Full;
+                self.ready = refused.retry_after.map(|wait| Instant::now() + wait);
+                self.out = self.ready.is_none();
+            }
+        }
+        taken
+    }
+
+    fn keys_left(&self) -> bool {
+        let keys = self.target.provider.keys.iter().enumerate();
+        keys.filter(|(_, key)| key.weight > 0).any(|(at, _)| !self.dead.iter().any(|dead| usize::from(*dead) == at))
+    }
+}
+
+/// Picks a credential of the pool and takes a place at it: by weight, those of last resort only when all others are out.
+/// Nothing to pick where the provider has one.
+fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Option<Flight>), Refused> {
+    if provider.keys.is_empty() {
+        return Ok((0, None));
+    }
+    let mut passed: SmallVec<[usize; 8]> = SmallVec::new();
+    let mut refused: Option<Refused> = None;
+    loop {
+        let left = |last: bool| {
+            let keys = provider.keys.iter().enumerate();
+            keys.filter(move |(_, key)| key.last_resort == last && key.weight > 0)
+                .filter(|(at, _)| !passed.contains(at) && !dead.iter().any(|dead| usize::from(*dead) == *at))
+                .map(|(at, key)| (at, key.weight))
+        };
+        let Some(at) = drawn(left(false)).or_else(|| drawn(left(true))) else { break };
+        let key = &provider.keys[at];
+        let record = key.record.get_or_init(|| state.health.record(&format!("{}#{}", provider.name, key.alias)));
+        match record.begin(state.now()) {
+            Ok(flight) => return Ok((at, Some(flight))),
+            Err(why) => {
+                passed.push(at);
+                refused = Some(refused.map_or(why, |known| sooner(known, why)));
+            }
+        }
+    }
+    Err(refused.unwrap_or(Refused { why: RefusedBy::Open, retry_after: None }))
+}
+
+/// The refusal that ends sooner: that is what a caller wants to know.
+pub(super) fn sooner(one: Refused, other: Refused) -> Refused {
+    match (one.retry_after, other.retry_after) {
+        (Some(a), Some(b)) if b < a => other,
+        (None, Some(_)) => other,
+        _ => one,
+    }
+}
+
+/// One of several by weight.
+fn drawn(of: impl Iterator<Item = (usize, u32)> + Clone) -> Option<usize> {
+    let total: u64 = of.clone().map(|(_, weight)| u64::from(weight)).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut ticket = fastrand::u64(..total);
+    for (at, weight) in of {
+        match ticket.checked_sub(u64::from(weight)) {
+            Some(rest) => ticket = rest,
+            None => return Some(at),
+        }
+    }
+    None
+}

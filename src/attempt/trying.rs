@@ -1,0 +1,260 @@
+//! Trying a plan: takes places, tries, decides what comes next, waits where it must.
+//!
+//! The attempts of the exchange are noted as they begin, so that they are there also when the client leaves. Nothing
+//! here has been sent to the client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::answer::Good;
+use super::decide::{self, Decision, Tally};
+use super::once::Once;
+use super::roster::{Places, Roster, sooner};
+use crate::exchange::{Attempt, Role, Subject, Tried};
+use crate::fault::{Fault, Kind};
+use crate::pipeline::{Call, Cx};
+use crate::route::{Plan, Target};
+use crate::state::health::{Refused, Standing};
+
+/// One exchange being tried.
+pub(super) struct Trying<'a> {
+    pub(super) cx: &'a Cx,
+    pub(super) x: Subject<'a>,
+    pub(super) call: &'a Arc<Call>,
+    pub(super) plan: &'a Plan,
+    pub(super) tried: Tried<'a>,
+    pub(super) roster: Roster,
+    /// All waits so far.
+    waited: Duration,
+    /// A chain of its own has taken over.
+    chained: bool,
+    /// The soonest end of what kept targets from taking the exchange.
+    refused: Option<Refused>,
+}
+
+/// A try that failed. Boxed, because it is the rarer and larger half of a result.
+pub(super) struct Failed {
+    pub started: Started,
+    pub fault: Fault,
+}
+
+/// A try under way.
+pub(super) struct Started {
+    /// Its place in the roster, and among the exchange's attempts.
+    pub at: usize,
+    pub attempt: usize,
+    pub once: Once,
+}
+
+impl<'a> Trying<'a> {
+    pub fn new(cx: &'a Cx, x: Subject<'a>, tried: Tried<'a>, call: &'a Arc<Call>, plan: &'a Plan) -> Self {
+        let targets = if plan.rules.fallbacks { plan.targets.len() } else { 1 };
+        let roster = Roster::new(plan.targets.iter().take(targets));
+        Trying { cx, x, call, plan, tried, roster, waited: Duration::ZERO, chained: false, refused: None }
+    }
+
+    /// Tries until an answer is good or nothing is left to try.
+    ///
+    /// # Errors
+    /// The last fault; [`Kind::NoTarget`] when no target took the exchange.
+    pub async fn run(mut self) -> Result<Good, Fault> {
+        let mut last = None;
+        let (mut role, mut waited) = (Role::First, Duration::ZERO);
+        let mut next = self.roster.untried();
+        while let Some(at) = next {
+            let Some(started) = self.begin(at, role, waited).await else {
+                next = self.roster.untried();
+                role = if last.is_some() { Role::Next } else { Role::First };
+                continue;
+            };
+            let Failed { started: failed, fault } = match self.round(started).await {
+                Ok(good) => return Ok(good),
+                Err(failed) => *failed,
+            };
+            (next, role, waited) = self.after(&failed, &fault);
+            if waited > Duration::ZERO {
+                self.waited += waited;
+                sleep(waited).await;
+                self.roster.rested(failed.at, &fault);
+            }
+            last = Some(fault);
+        }
+        Err(last.unwrap_or_else(|| self.nobody()))
+    }
+
+    /// Takes a place at a target, waiting for one only where no other target is left. None when it takes nothing now.
+    async fn begin(&mut self, at: usize, role: Role, waited: Duration) -> Option<Started> {
+        let mut at = at;
+        let mut taken = self.roster.begin(at, &self.cx.state);
+        if taken.is_err()
+            && self.roster.untried().is_none()
+            && let Some(full) = self.roster.full()
+        {
+            let target = self.roster.target(full);
+            let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
+            at = full;
+            taken = self.roster.enter(full, &self.cx.state, left).await;
+        }
+        match taken {
+            Ok(places) => Some(self.start(at, role, waited, places)),
+            Err(refused) => {
+                self.note_refused(at, refused);
+                self.refused = Some(self.refused.map_or(refused, |known| sooner(known, refused)));
+                None
+            }
+        }
+    }
+
+    /// Notes an attempt that begins.
+    pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
+        let Places { key, alias, flight, key_flight } = places;
+        let once = Once::new(&self.x, self.roster.target(at).clone(), key);
+        let attempt = Attempt {
+            key: alias,
+            waited,
+            flight: Some(flight),
+            key_flight,
+            ..Attempt::begin(once.target.clone(), role, once.began - self.x.started)
+        };
+        self.tried.attempts.push(attempt);
+        Started { at, attempt: self.tried.attempts.len() - 1, once }
+    }
+
+    /// One try, or two when a hedge is due.
+    async fn round(&mut self, started: Started) -> Result<Good, Box<Failed>> {
+        if let Some(after) = self.hedge_after(&started) {
+            return self.raced(started, after).await;
+        }
+        let mut status = None;
+        let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
+        self.close(started, status, outcome)
+    }
+
+    /// Notes how a try ended.
+    pub(super) fn close(
+        &mut self,
+        started: Started,
+        status: Option<u16>,
+        outcome: Result<Good, Fault>,
+    ) -> Result<Good, Box<Failed>> {
+        let now = self.cx.state.now();
+        let attempt = &mut self.tried.attempts[started.attempt];
+        attempt.took = started.once.began.elapsed();
+        attempt.status = status;
+        match outcome {
+            Ok(good) => {
+                if self.x.stream
+                    && let Some(flight) = &mut attempt.flight
+                {
+                    flight.first_content(now);
+                }
+                self.note_attempt(started.attempt);
+                Ok(good)
+            }
+            Err(fault) => {
+                attempt.fail(now, &fault);
+                self.note_attempt(started.attempt);
+                Err(Box::new(Failed { started, fault }))
+            }
+        }
+    }
+
+    /// Where to go after a failed try: a place in the roster, as what, after which wait.
+    fn after(&mut self, failed: &Started, fault: &Fault) -> (Option<usize>, Role, Duration) {
+        let now = Instant::now();
+        let rules = &self.plan.rules.retry;
+        let at = failed.at;
+        let dice = fastrand::f64();
+        let of_target = self.roster.tries(at);
+        let stated = self.mark(failed, fault);
+        let elsewhere = self.roster.elsewhere(at, rules.per_target, now);
+        let tally = Tally {
+            attempts: self.tried.attempts.len() as u32,
+            of_target,
+            stated,
+            waited: self.waited,
+            left: (self.x.started + failed.once.target.timeouts.total).saturating_duration_since(now),
+            keys: self.roster.keys_left(at),
+            untried: self.roster.untried().is_some(),
+            chain: !self.chain(fault.kind).is_empty(),
+            elsewhere: elsewhere.map(|(_, wait)| wait),
+            dice,
+        };
+        let decision = decide::next(fault, &tally, rules);
+        self.tried.note("retry", || decision.describe());
+        match decision {
+            Decision::Stop => (None, Role::Next, Duration::ZERO),
+            Decision::Key => (Some(at), Role::Key, Duration::ZERO),
+            Decision::Again(wait) => (Some(at), Role::Again, wait),
+            Decision::Next => (self.roster.untried(), Role::Next, Duration::ZERO),
+            Decision::Back(wait) => (elsewhere.map(|(at, _)| at), Role::Next, wait),
+            Decision::Chain => {
+                self.roster = Roster::new(self.chain(fault.kind));
+                self.chained = true;
+                (self.roster.untried(), Role::Next, Duration::ZERO)
+            }
+        }
+    }
+
+    /// Notes in the roster that a try failed, and gives the wait that the provider or the breaker wants.
+    pub(super) fn mark(&mut self, failed: &Started, fault: &Fault) -> Option<Duration> {
+        let at = failed.at;
+        let stated = fault.retry_after.or_else(|| self.cooling(at));
+        let backoff = || decide::backoff(self.roster.tries(at), 1.0, &self.plan.rules.retry);
+        let ready = Instant::now() + stated.unwrap_or_else(backoff);
+        self.roster.failed(at, failed.once.key, fault, ready);
+        stated
+    }
+
+    /// How long the target's breaker keeps it from being asked again.
+    fn cooling(&self, at: usize) -> Option<Duration> {
+        let now = self.cx.state.now();
+        match self.roster.target(at).record(&self.cx.state.health).standing(now) {
+            Standing::Open { until: Some(until) } => Some(Duration::from_millis(until.saturating_sub(now))),
+            _ => None,
+        }
+    }
+
+    /// The chain for a kind of fault, unless it or another one has taken over already.
+    fn chain(&self, kind: Kind) -> &'a [Arc<Target>] {
+        match kind {
+            _ if self.chained || !self.plan.rules.fallbacks => &[],
+            Kind::ContextLength => &self.plan.on_context_length,
+            Kind::ContentPolicy => &self.plan.on_content_policy,
+            _ => &[],
+        }
+    }
+
+    /// Why there was nobody to try.
+    fn nobody(&self) -> Fault {
+        if self.plan.targets.is_empty() {
+            return Fault::new(Kind::ModelNotFound, "The model has no targets.");
+        }
+        let text = format!("No target of the model `{}` takes requests now.", self.x.model);
+        Fault::new(Kind::NoTarget, text).retry_after(self.refused.and_then(|refused| refused.retry_after))
+    }
+
+    pub(super) fn note_refused(&mut self, at: usize, refused: Refused) {
+        let Trying { roster, tried, .. } = self;
+        tried.note("skip", || {
+            json!({
+                "target": roster.target(at).name(),
+                "why": format!("{:?}", refused.why).to_lowercase(),
+                "retry_after_ms": refused.retry_after.map(|wait| wait.as_millis() as u64),
+            })
+        });
+    }
+
+    /// Notes an attempt that is over.
+    pub(super) fn note_attempt(&mut self, at: usize) {
+        let Tried { attempts, .. } = &self.tried;
+        if self.tried.trace.is_none() {
+            return;
+        }
+        let what = attempts[at].describe();
+        self.tried.note("attempt", || what);
+    }
+}

@@ -1,0 +1,224 @@
+//! The stage that answers asks from what is kept, and lets identical asks at the same time share one upstream call.
+//!
+//! What is kept is what the upstream said, before any hook and in its own wire form; giving it again is reading it again,
+//! so a hit is translated, framed and guarded as the first answer was. Comes after authorisation, never before.
+
+pub mod canon;
+pub mod controls;
+pub mod policy;
+pub mod record;
+pub mod serve;
+pub mod visit;
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::attempt::{self, Heard};
+use crate::body::Inbound;
+use crate::dialect::Op;
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind};
+use crate::json::Envelope;
+use crate::pipeline::{Call, Cx, unix_ms};
+use crate::reply::Reply;
+use crate::state::cache::{Entry, Form, Key};
+
+use controls::Controls;
+use policy::Policy;
+pub use policy::Rules;
+use visit::{Role, Source};
+pub use visit::{Status, Visit};
+
+/// Looks the ask up. Gives the answer when it is kept; else notes in the exchange what is to become of its own.
+///
+/// # Errors
+/// [`Kind::InvalidRequest`] when what the request says of the cache cannot be understood.
+pub async fn look(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Option<Reply>, Fault> {
+    let Some(rules) = &cx.generation.cache else { return Ok(None) };
+    let Some(principal) = x.principal.clone() else { return Ok(None) };
+    let Some(policy) = rules.policy(&x.model, &principal.key).filter(|_| is_cacheable(x.op)) else { return Ok(None) };
+    let controls = controls::read(&call.headers, &call.envelope, &policy)?;
+    strip(call)?;
+    let partition = policy.partition.name(&principal);
+    if depends_on_more(x, call) || !(controls.read || controls.write) {
+        x.cache = Some(Box::new(Visit::bypass(partition, policy, controls.ttl)));
+        noted(x);
+        return Ok(None);
+    }
+    let key = key(cx, x, call, &partition, &policy, &controls);
+    let mut visit = Visit::new(key, partition, policy, &controls);
+    if controls.read {
+        let now = unix_ms();
+        let kept = cx.state.cache.find(key, now);
+        let kept = kept.filter(|entry| controls.max_age.is_none_or(|oldest| entry.age(now) <= oldest));
+        if let Some(entry) = kept
+            && let Some(target) = Given::of(cx, x, &entry)
+        {
+            visit.hit(Status::Hit, &entry, now);
+            x.seen.finish = entry.finish;
+            x.cache = Some(Box::new(visit));
+            noted(x);
+            return give(cx, x, call, &entry, target).await.map(Some);
+        }
+    }
+    x.cache = Some(Box::new(visit));
+    serve::board(cx, x, &controls);
+    noted(x);
+    Ok(None)
+}
+
+/// What the cache decided, for the decision trace.
+fn noted(x: &mut Exchange) {
+    if x.trace.is_none() {
+        return;
+    }
+    let Some(visit) = &x.cache else { return };
+    let what = serde_json::json!({
+        "status": visit.status.as_str(),
+        "key": visit.key.map(|key| key.to_string()),
+        "age_s": visit.age.map(|age| age.as_secs()),
+        "listens": visit.role.listens(),
+    });
+    x.note("cache", || what);
+}
+
+/// Operations whose answers mean the same tomorrow.
+fn is_cacheable(op: Op) -> bool {
+    match op {
+        Op::Generate | Op::Complete | Op::Embed | Op::EmbedBatch => true,
+        // It costs nothing and is asked in order to plan.
+        Op::CountTokens => false,
+    }
+}
+
+/// Takes the cache's own field out of the body: no upstream knows it.
+fn strip(call: &mut Call) -> Result<(), Fault> {
+    if call.envelope.raw(controls::FIELD).is_none() {
+        return Ok(());
+    }
+    let mut envelope = call.envelope.clone();
+    envelope.remove(controls::FIELD);
+    call.rewrite(Envelope::read(envelope.pieces().concat().into())?);
+    Ok(())
+}
+
+/// Whether the answer depends on what only the provider has: an earlier response, a conversation it keeps, or the world
+/// that its own tools look at.
+fn depends_on_more(x: &Exchange, call: &Call) -> bool {
+    let says = |name: &str| call.envelope.raw(name).is_some_and(|raw| raw != b"null" && raw != b"false");
+    if ["previous_response_id", "conversation", "background", "container", "cachedContent", "web_search_options"]
+        .into_iter()
+        .any(says)
+    {
+        return true;
+    }
+    // Tools that providers run are rare, and only a decoded ask tells them from functions.
+    says("tools")
+        && x.op == Op::Generate
+        && call
+            .ask(x.dialect, x.op)
+            .is_ok_and(|ask| ask.tools.iter().any(|tool| matches!(tool, crate::chat::Tool::Hosted(_))))
+}
+
+/// The key of an ask. A body that was seen before leads to it without being decoded.
+fn key(cx: &Cx, x: &Exchange, call: &Call, partition: &str, policy: &Policy, controls: &Controls) -> Key {
+    let general = &policy.general;
+    let fingerprint = general.fingerprint();
+    let headers: Vec<&[u8]> = x
+        .dialect
+        .forwarded_headers()
+        .iter()
+        // One is sent with every request, the other belongs to a single one.
+        .filter(|name| !matches!(**name, "anthropic-version" | "idempotency-key"))
+        .filter_map(|name| call.headers.get(*name).map(http::HeaderValue::as_bytes))
+        .collect();
+    let scope: [&[u8]; 5] = [
+        partition.as_bytes(),
+        controls.namespace.as_bytes(),
+        fingerprint.as_bytes(),
+        x.op.as_str().as_bytes(),
+        x.model.as_bytes(),
+    ];
+    let pieces = call.envelope.pieces();
+    let form = [b"raw".as_slice(), x.dialect.name().as_bytes(), if x.op == Op::EmbedBatch { b"batch" } else { b"" }];
+    let raw =
+        Key::of(form.into_iter().chain(scope).chain(headers.iter().copied()).chain(pieces.iter().map(AsRef::as_ref)));
+    if let Some(key) = cx.state.cache.alias(raw) {
+        return key;
+    }
+    let rules = canon::Rules {
+        order: general.order_insensitive,
+        ignore: &general.ignore,
+        echoed: x.dialect.answers_are_stored(),
+    };
+    let spelling = match x.op {
+        Op::Embed | Op::EmbedBatch => {
+            x.dialect.decode_embed(&call.raw_ask(x.op)).map(|ask| canon::embed(&ask, rules)).ok()
+        }
+        _ => call.ask(x.dialect, x.op).map(|ask| canon::ask(&ask, rules)).ok(),
+    };
+    // What this dialect cannot read may still be good for the upstream; it is then only like itself.
+    let Some(spelling) = spelling else { return raw };
+    let key = Key::of(
+        [b"ask".as_slice()].into_iter().chain(scope).chain(headers.iter().copied()).chain([spelling.as_slice()]),
+    );
+    cx.state.cache.keep_alias(raw, key, controls.ttl);
+    key
+}
+
+/// How a kept answer is given.
+enum Given {
+    /// As it is: same wire form, same form, and nobody wants to look into it.
+    AsIs,
+    /// Read again, as if this target said it now.
+    Read(Arc<crate::route::Target>),
+}
+
+impl Given {
+    /// None when it cannot be given any more: the provider that made it is no longer there to read it by.
+    fn of(cx: &Cx, x: &Exchange, entry: &Entry) -> Option<Given> {
+        let same = entry.form == Form::Whole && !x.stream && entry.dialect == x.dialect;
+        if same && !x.usage_cost && !x.dialect.answers_are_stored() {
+            return Some(Given::AsIs);
+        }
+        cx.generation.target(&entry.provider, &entry.model).map(Given::Read)
+    }
+}
+
+async fn give(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry, given: Given) -> Result<Reply, Fault> {
+    match given {
+        Given::AsIs => Ok(Reply::json(StatusCode::OK, entry.fresh_body())),
+        Given::Read(target) => {
+            // Later asks name stored answers by their id, which must stay what it is.
+            let named = entry.dialect.answers_are_stored() && x.dialect.answers_are_stored();
+            let body = Inbound::Ready(Some(if named { entry.body.clone() } else { entry.fresh_body() }));
+            let heard = Heard { target, dialect: entry.dialect, stream: entry.form == Form::Stream, body };
+            attempt::hear(cx, x, call, heard).await
+        }
+    }
+}
+
+/// Gives an answer that another exchange has just got.
+///
+/// # Errors
+/// As [`attempt::hear`].
+pub(crate) async fn share(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry) -> Result<Reply, Fault> {
+    let given = Given::of(cx, x, entry).ok_or_else(|| {
+        Fault::new(Kind::ModelNotFound, format!("The provider `{}` is no longer configured.", entry.provider))
+    })?;
+    give(cx, x, call, entry, given).await
+}
+
+impl From<&Entry> for Source {
+    fn from(entry: &Entry) -> Source {
+        Source { provider: entry.provider.clone(), model: entry.model.clone() }
+    }
+}
+
+impl Role {
+    /// Whether somebody else's answer is waited for.
+    pub fn listens(&self) -> bool {
+        matches!(self, Role::Listen(_))
+    }
+}

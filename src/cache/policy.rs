@@ -1,0 +1,162 @@
+//! What is kept, for how long and for whom: the rules of a generation, asked for one caller and model.
+//!
+//! Plain values; built by `generation`, never changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::Principal;
+use crate::chat::Finish;
+use crate::route;
+
+/// Who shares answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partition {
+    Key,
+    Project,
+    Global,
+}
+
+impl Partition {
+    /// The name of the caller's partition. Prefixes keep a key and a project of one name apart.
+    pub fn name(self, principal: &Principal) -> String {
+        match (self, &principal.project) {
+            (Partition::Global, _) => "global".to_owned(),
+            (Partition::Project, Some(project)) => format!("project:{project}"),
+            // A key without a project is a project of its own.
+            (Partition::Project, None) | (Partition::Key, _) => format!("key:{}", principal.key),
+        }
+    }
+}
+
+/// How one ask is cached.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    pub ttl: Duration,
+    pub partition: Partition,
+    pub general: Arc<General>,
+}
+
+/// What is the same for every model and key.
+#[derive(Debug)]
+pub struct General {
+    /// The longest time that a request may ask for.
+    pub max_ttl: Duration,
+    pub max_entry_bytes: usize,
+    /// The order of keys inside JSON objects makes no difference.
+    pub order_insensitive: bool,
+    /// Top-level fields that make no difference.
+    pub ignore: Vec<String>,
+    /// Ends with which an answer is kept.
+    pub finishes: Vec<Finish>,
+    pub single_flight: bool,
+    /// Requests may steer.
+    pub client_control: bool,
+}
+
+impl General {
+    /// Part of every key: answers found under other rules are not found under these.
+    pub fn fingerprint(&self) -> String {
+        format!("{};{}", u8::from(self.order_insensitive), self.ignore.join(","))
+    }
+}
+
+/// What differs for one model or key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Overrides {
+    pub enabled: Option<bool>,
+    pub ttl: Option<Duration>,
+    pub partition: Option<Partition>,
+}
+
+/// The rules of a generation.
+#[derive(Debug)]
+pub struct Rules {
+    pub max_bytes: u64,
+    pub enabled: bool,
+    pub ttl: Duration,
+    pub partition: Partition,
+    pub general: Arc<General>,
+    pub models: HashMap<String, Overrides>,
+    /// Model names with one `*`.
+    pub patterns: Vec<(String, Overrides)>,
+    pub keys: HashMap<String, Overrides>,
+}
+
+impl Rules {
+    /// How an ask of this caller for this model is cached; None when it is not.
+    pub fn policy(&self, model: &str, key: &str) -> Option<Policy> {
+        let nothing = Overrides::default();
+        let of_pattern = || self.patterns.iter().find(|(pattern, _)| route::matched(pattern, model).is_some());
+        let model = match self.models.get(model) {
+            Some(of_model) => of_model,
+            None => of_pattern().map_or(&nothing, |(_, overrides)| overrides),
+        };
+        let key = self.keys.get(key).unwrap_or(&nothing);
+        if !key.enabled.or(model.enabled).unwrap_or(self.enabled) {
+            return None;
+        }
+        Some(Policy {
+            ttl: key.ttl.or(model.ttl).unwrap_or(self.ttl),
+            partition: key.partition.or(model.partition).unwrap_or(self.partition),
+            general: self.general.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(enabled: bool) -> Rules {
+        let off = Overrides { enabled: Some(false), ..Overrides::default() };
+        let hour = Overrides { enabled: Some(true), ttl: Some(Duration::from_secs(3600)), partition: None };
+        Rules {
+            max_bytes: 1 << 20,
+            enabled,
+            ttl: Duration::from_secs(60),
+            partition: Partition::Key,
+            general: Arc::new(General {
+                max_ttl: Duration::from_secs(600),
+                max_entry_bytes: 1000,
+                order_insensitive: false,
+                ignore: vec![],
+                finishes: vec![Finish::Stop],
+                single_flight: true,
+                client_control: true,
+            }),
+            models: [("slow".to_owned(), hour)].into(),
+            patterns: vec![("live/*".to_owned(), off.clone())],
+            keys: [("private".to_owned(), off)].into(),
+        }
+    }
+
+    #[test]
+    fn the_keys_word_counts_before_the_models_and_the_general_one() {
+        let ttl = |rules: &Rules, model, key| rules.policy(model, key).map(|policy| policy.ttl.as_secs());
+        let on = rules(true);
+        assert_eq!(ttl(&on, "fast", "k"), Some(60));
+        assert_eq!(ttl(&on, "slow", "k"), Some(3600));
+        assert_eq!(ttl(&on, "live/x", "k"), None);
+        assert_eq!(ttl(&on, "slow", "private"), None);
+        let off = rules(false);
+        assert_eq!((ttl(&off, "fast", "k"), ttl(&off, "slow", "k")), (None, Some(3600)));
+    }
+
+    #[test]
+    fn partitions_never_meet() {
+        let principal = |key: &str, project: Option<&str>| Principal {
+            key: key.into(),
+            project: project.map(str::to_owned),
+            models: vec![],
+            metadata: Default::default(),
+            expires: None,
+        };
+        let (a, b, c) = (principal("a", Some("p")), principal("b", Some("p")), principal("p", None));
+        assert_ne!(Partition::Key.name(&a), Partition::Key.name(&b));
+        assert_eq!(Partition::Project.name(&a), Partition::Project.name(&b));
+        assert_ne!(Partition::Project.name(&a), Partition::Project.name(&c));
+        assert_eq!(Partition::Global.name(&a), Partition::Global.name(&c));
+    }
+}

@@ -1,0 +1,169 @@
+//! Identical asks at the same time: one leads and asks the upstreams, the others listen.
+//!
+//! The rules. The leader's attempt runs in a task of its own, which is ended only when the leader's client *and* every
+//! listener have gone. A stream is pulled by whoever reads it fastest, from its first content on. A leader that fails
+//! before anything was heard: its fault is told to all when another try is of no use, else one listener leads anew, three
+//! leaders in all. What was heard in part and breaks off, breaks off for all who heard it. Nobody listens who does not
+//! want to be answered from the cache, or to have its own answer kept.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
+
+use super::controls::Controls;
+use super::visit::{Role, Source};
+use crate::attempt::{self, Heard};
+use crate::body::Inbound;
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind};
+use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
+use crate::route::Plan;
+use crate::settle::Settle;
+use crate::state::cache::flight::Listener;
+use crate::state::cache::{Flight, Join, Landing};
+
+/// What an attempt comes to, with the exchange that made it.
+type Ended = (Result<Reply, Fault>, Settle);
+
+/// Finds the ask its part among identical ones.
+pub(super) fn board(cx: &Cx, x: &mut Exchange, controls: &Controls) {
+    if let Some(visit) = &mut x.cache
+        && controls.read
+        && controls.write
+        && visit.policy.general.single_flight
+        && let Some(key) = visit.key
+    {
+        visit.role = match cx.state.cache.join(key) {
+            Join::Lead(lead) => Role::Lead(lead),
+            Join::Listen(listener) => Role::Listen(listener),
+        };
+    }
+}
+
+/// Gets the answer: from the upstreams, or from the exchange that asks them.
+pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
+    loop {
+        let role = settle.cache.as_mut().map(|visit| std::mem::take(&mut visit.role)).unwrap_or_default();
+        match role {
+            Role::Alone => {
+                let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+                return (outcome, settle);
+            }
+            Role::Lead(lead) => {
+                let flight = lead.flight().clone();
+                if let Some(visit) = &mut settle.cache {
+                    visit.role = Role::Lead(lead);
+                }
+                return Led::start(flight, lead_on(cx, settle, call, plan)).await;
+            }
+            Role::Listen(listener) => match listen(&cx, &mut settle, &call, &plan, listener).await {
+                Some(outcome) => return (outcome, settle),
+                None => again(&cx, &mut settle),
+            },
+        }
+    }
+}
+
+async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
+    let outcome = attempt::run(&cx, &mut settle, &call, &plan).await;
+    if let (Err(fault), Some(visit)) = (&outcome, &settle.cache)
+        && let Role::Lead(lead) = &visit.role
+    {
+        lead.fail(fault);
+    }
+    (outcome, settle)
+}
+
+/// The flight was given up: somebody leads the next one.
+fn again(cx: &Cx, x: &mut Exchange) {
+    if let Some(visit) = &mut x.cache
+        && let Some(key) = visit.key
+    {
+        visit.role = match cx.state.cache.join(key) {
+            Join::Lead(lead) => Role::Lead(lead),
+            Join::Listen(listener) => Role::Listen(listener),
+        };
+    }
+}
+
+/// Waits for the leader. None when it was given up.
+async fn listen(
+    cx: &Cx,
+    x: &mut Exchange,
+    call: &Arc<Call>,
+    plan: &Plan,
+    listener: Listener,
+) -> Option<Result<Reply, Fault>> {
+    // Each keeps to its own time: the leader may have begun long before, or may take longer than this one can wait.
+    let total = plan.targets.first().map(|target| target.timeouts.total);
+    let landed = match total {
+        Some(total) => timeout_at(x.started + total, listener.flight().landed()).await.map_err(|_| total),
+        None => Ok(listener.flight().landed().await),
+    };
+    match landed {
+        Err(total) => {
+            let text = format!("The exchange took longer than {total:?}.");
+            Some(Err(Fault::new(Kind::TotalTimeout, text)))
+        }
+        Ok(Landing::Failed(fault)) => Some(Err(fault)),
+        Ok(Landing::Done(entry)) => {
+            let visit = x.cache.as_mut()?;
+            visit.coalesced((&*entry).into());
+            visit.saved_nano_usd = entry.cost_nano_usd;
+            Some(super::share(cx, x, call, &entry).await)
+        }
+        Ok(Landing::Streaming(stream)) => {
+            let Some(reader) = stream.listen() else {
+                // It is too long to be heard from its beginning: this one asks for itself.
+                return Some(attempt::run(cx, x, call, plan).await);
+            };
+            let visit = x.cache.as_mut()?;
+            let target = stream.target.clone();
+            visit.coalesced(Source { provider: target.provider.name.clone(), model: target.model.clone() });
+            let dialect = stream.dialect;
+            visit.stream = Some(stream);
+            // Kept to the end: as long as somebody listens, later ones may.
+            visit.role = Role::Listen(listener);
+            let heard = Heard { target, dialect, stream: true, body: Inbound::Shared(reader) };
+            Some(attempt::hear(cx, x, call, heard).await)
+        }
+        Ok(Landing::Trying | Landing::GivenUp) => None,
+    }
+}
+
+/// A leader's attempt in a task of its own, so that it outlives the leader's client where others listen.
+struct Led {
+    flight: Arc<Flight>,
+    task: JoinHandle<Ended>,
+}
+
+impl Led {
+    fn start(flight: Arc<Flight>, attempt: impl Future<Output = Ended> + Send + 'static) -> Self {
+        Led { flight, task: tokio::spawn(attempt) }
+    }
+}
+
+impl Future for Led {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        match std::task::ready!(Pin::new(&mut self.task).poll(cx)) {
+            Ok(ended) => Poll::Ready(ended),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only the end of the runtime cancels it while somebody waits, and then nobody is asked again.
+                Err(_) => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl Drop for Led {
+    fn drop(&mut self) {
+        self.flight.leave(self.task.abort_handle());
+    }
+}

@@ -1,0 +1,181 @@
+//! From written hooks to loaded policies.
+//!
+//! Reads the policies' files; whatever is wrong with any of them refuses the whole generation.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::config::{self, Config};
+use crate::guest::bundle::{self, Bundle};
+use crate::guest::{self, Manifest, Wanted};
+use crate::hook::{Fail, Hook, Hooks, Matcher};
+use crate::host::{Budget, Grants, Guest};
+use crate::route::Secret;
+
+/// What is wrong with a hook as written: the way to it inside the hook, and what to do.
+pub(super) fn check(hook: &config::Hook, folder: &Path) -> Vec<(Vec<String>, String)> {
+    let Some(name) = hook.lua.as_deref() else { return Vec::new() };
+    let at = |key: &str, message: String| (vec![key.to_owned()], message);
+    let bundle = match bundle::read(name, folder) {
+        Ok(bundle) => bundle,
+        Err(error) => return vec![at("lua", error)],
+    };
+    if let Err(error) = guest::lua::compiles(&bundle) {
+        return vec![at("lua", error)];
+    }
+    settings(&bundle.manifest, &hook.config).err().unwrap_or_default()
+}
+
+/// The settings with the schema's defaults in them.
+fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Result<Value, Vec<(Vec<String>, String)>> {
+    let mut settings = written.clone();
+    let Some(schema) = &manifest.config else { return Ok(Value::Object(settings)) };
+    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        if let Some(default) = property.get("default") {
+            settings.entry(name).or_insert_with(|| default.clone());
+        }
+    }
+    let settings = Value::Object(settings);
+    let whole = |message: String| vec![(vec!["lua".to_owned()], message)];
+    let validator = jsonschema::validator_for(schema)
+        .map_err(|error| whole(format!("the manifest's `config` is no JSON Schema: {error}")))?;
+    let wrong: Vec<_> = validator
+        .iter_errors(&settings)
+        .map(|error| {
+            let place = error.instance_path().to_string();
+            let inside = place.split('/').filter(|part| !part.is_empty() && part.parse::<usize>().is_err());
+            let path = std::iter::once("config").chain(inside).map(str::to_owned).collect();
+            (path, format!("does not fit the policy's schema: {error}"))
+        })
+        .collect();
+    if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
+}
+
+/// Every file of every policy, for the watcher.
+pub(super) fn files(config: &Config) -> Vec<PathBuf> {
+    let names = config.hooks.iter().filter_map(|hook| hook.lua.as_deref());
+    names.flat_map(|name| bundle::files(name, &config.hooks_dir.0)).collect()
+}
+
+/// Loads every hook.
+///
+/// # Errors
+/// What is missing, does not compile or refuses its settings, a line each.
+pub(super) fn build(config: &Config, warnings: &mut Vec<String>) -> Result<Hooks, String> {
+    let mut wanted = Vec::new();
+    let mut drafts = Vec::new();
+    let mut wrong = Vec::new();
+    for written in &config.hooks {
+        match draft(written, &config.hooks_dir.0) {
+            Ok((want, draft)) => {
+                wanted.push(want);
+                drafts.push(draft);
+            }
+            Err(error) => wrong.push(format!("hooks.{}: {error}", written.title().unwrap_or_default())),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n"));
+    }
+    let slots = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let engines = guest::load(wanted, slots).map_err(|errors| {
+        let line = |(at, error): (usize, String)| {
+            let name = drafts.get(at).map_or("", |draft| &draft.guest.name);
+            format!("hooks.{name}: {error}")
+        };
+        errors.into_iter().map(line).collect::<Vec<_>>().join("\n")
+    })?;
+    let hooks = drafts.into_iter().zip(engines).map(|(draft, engine)| draft.finish(engine, warnings)).collect();
+    Ok(Hooks::new(hooks))
+}
+
+/// A hook without its engine.
+struct Draft {
+    guest: Arc<Guest>,
+    bundle: Arc<Bundle>,
+    matcher: Matcher,
+    priority: i32,
+    fail: Fail,
+    shadow: bool,
+    share: u16,
+}
+
+impl Draft {
+    fn finish(self, engine: guest::Engine, warnings: &mut Vec<String>) -> Hook {
+        let Draft { guest, bundle, matcher, priority, fail, shadow, share } = self;
+        let manifest = &bundle.manifest;
+        let reads_streams = engine.phases().has(crate::host::Phase::Event);
+        let name = &guest.name;
+        match (reads_streams, manifest.stream) {
+            (true, guest::StreamMode::None) => warnings.push(format!(
+                "hooks.{name}: has on_event, but its manifest says no `stream`, so it sees none; add stream = \"event\""
+            )),
+            (false, guest::StreamMode::None) if manifest.guard && engine.phases().has(crate::host::Phase::Answer) => {
+                warnings
+                    .push(format!("hooks.{name}: is a guard of answers without a stream mode; streams pass it unseen"));
+            }
+            (false, guest::StreamMode::Event | guest::StreamMode::Buffer) => {
+                warnings.push(format!("hooks.{name}: asks for streams, but has no on_event"));
+            }
+            _ => {}
+        }
+        Hook::new(guest, bundle, engine, matcher, priority, fail, shadow, share)
+    }
+}
+
+fn draft(written: &config::Hook, folder: &Path) -> Result<(Wanted, Draft), String> {
+    let name = written.lua.as_deref().ok_or("names no policy; write `lua: NAME`")?;
+    let bundle = Arc::new(bundle::read(name, folder)?);
+    let settings = settings(&bundle.manifest, &written.config).map_err(|errors| {
+        let line = |(path, error): (Vec<String>, String)| format!("{}: {error}", path.join("."));
+        errors.into_iter().map(line).collect::<Vec<_>>().join("\n")
+    })?;
+    let guest = Arc::new(Guest {
+        name: written.title().unwrap_or(name).into(),
+        grants: grants(&written.grants),
+        budget: budget(&written.budget),
+        metrics: bundle.manifest.metrics.clone(),
+    });
+    let draft = Draft {
+        guest: guest.clone(),
+        bundle: bundle.clone(),
+        matcher: Matcher {
+            models: written.on.models.clone(),
+            keys: written.on.keys.clone(),
+            projects: written.on.projects.clone(),
+        },
+        priority: written.priority,
+        fail: match written.fail {
+            config::Fail::Default => Fail::Default,
+            config::Fail::Open => Fail::Open,
+            config::Fail::Closed => Fail::Closed,
+        },
+        shadow: written.shadow,
+        share: written.share.map_or(10_000, config::Percent::basis_points),
+    };
+    Ok((Wanted { guest, bundle, config: settings, domain: written.domain.clone() }, draft))
+}
+
+fn grants(written: &config::Grants) -> Grants {
+    let secrets = written.secrets.iter().map(|(name, secret)| (name.clone(), Secret(secret.expose().to_owned())));
+    Grants {
+        http: written.http.clone(),
+        private_addresses: written.private_addresses,
+        secrets: secrets.collect(),
+        kv: written.kv.clone(),
+        models: written.models.clone(),
+    }
+}
+
+fn budget(written: &config::Budget) -> Budget {
+    Budget {
+        cpu: written.cpu.into(),
+        total: written.total.into(),
+        memory: written.memory.as_usize(),
+        safepoints: written.safepoints,
+        host_calls: written.host_calls,
+        output: written.output.as_usize(),
+    }
+}

@@ -1,0 +1,277 @@
+//! A policy on disk: a folder with a manifest, or a single file with the manifest in its first comment.
+//!
+//! Reads and checks; runs nothing. Everything that is read here counts for the watcher.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::host::hash;
+use crate::host::metrics::Declared;
+
+/// The largest source file. What is larger takes long to compile and is no policy.
+const MAX_SOURCE_BYTES: u64 = 256 << 10;
+/// Most modules of one policy.
+const MAX_MODULES: usize = 64;
+/// What begins the manifest of a single file; `]]` on a line of its own ends it.
+const HEADER: &str = "--[[manifest";
+/// The version of hooks and host functions that this gateway has.
+const API: u32 = 1;
+
+/// A policy as read.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The manifest's name, or that of the folder or file.
+    pub name: String,
+    pub manifest: Manifest,
+    pub main: Source,
+    /// Further files of the folder by the name that `require` takes.
+    pub modules: BTreeMap<String, Source>,
+    /// Every file that was read.
+    pub files: Vec<PathBuf>,
+    /// The first half of the SHA-256 of everything that was read.
+    pub digest: String,
+}
+
+/// A source file.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// As it stands in messages.
+    pub label: String,
+    pub text: String,
+}
+
+/// What a policy says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manifest {
+    pub name: Option<String>,
+    pub version: Option<String>,
+    pub description: Option<String>,
+    /// The version of hooks and host functions it is written for.
+    pub api: Option<u32>,
+    /// It protects somebody: where it fails, requests are refused unless the operator says otherwise.
+    pub guard: bool,
+    pub stream: StreamMode,
+    pub coalesce: Option<Coalesce>,
+    /// How often `on_tick` is called, such as `30s`.
+    pub tick: Option<String>,
+    pub metrics: BTreeMap<String, Declared>,
+    /// JSON Schema of its settings.
+    pub config: Option<Value>,
+}
+
+/// What it wants to see of streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamMode {
+    /// Nothing; streams stay as they are.
+    #[default]
+    None,
+    /// Text as it comes.
+    Event,
+    /// Text once it is whole; the caller waits.
+    Buffer,
+}
+
+/// How much text is put together before `on_event` sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Coalesce {
+    /// Events of the provider; 1 when not given.
+    #[serde(default = "one")]
+    pub events: u32,
+    /// Longest time the first of them waits.
+    #[serde(default)]
+    pub ms: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Manifest {
+    /// How often `on_tick` is called.
+    pub fn tick(&self) -> Option<Duration> {
+        self.tick.as_deref().and_then(|tick| humantime::parse_duration(tick).ok())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if let Some(api) = self.api.filter(|api| *api != API) {
+            return Err(format!("is written for api {api}; this gateway has api {API}"));
+        }
+        if let Some(tick) = &self.tick
+            && self.tick().is_none_or(|span| span < Duration::from_millis(100))
+        {
+            return Err(format!("tick `{tick}` is no span of 100ms or more; write 30s or 5m"));
+        }
+        if self.coalesce.is_some() && self.stream == StreamMode::None {
+            return Err("has `coalesce` but no stream mode; add stream = \"event\"".to_owned());
+        }
+        if self.coalesce.is_some_and(|coalesce| coalesce.events == 0) {
+            return Err("coalesce.events is 0; write 1 or more".to_owned());
+        }
+        for (name, metric) in &self.metrics {
+            metric.check(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a policy is: the main file of a folder, or the file itself.
+fn locate(name: &str, folder: &Path) -> Result<(PathBuf, bool), String> {
+    let direct = Path::new(name);
+    if direct.extension().is_some_and(|end| end == "luau" || end == "lua") {
+        let path = folder.join(direct);
+        return if path.is_file() { Ok((path, false)) } else { Err(missing(&[path])) };
+    }
+    let main = folder.join(name).join("main.luau");
+    if main.is_file() {
+        return Ok((main, true));
+    }
+    let single = folder.join(format!("{name}.luau"));
+    if single.is_file() { Ok((single, false)) } else { Err(missing(&[main, single])) }
+}
+
+fn missing(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
+    format!("there is no {}; check the name and `hooks_dir`", paths.join(" and no "))
+}
+
+/// Every file of a policy, as far as it can be found: for the watcher, also when the policy is broken.
+pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
+    match locate(name, folder) {
+        Ok((main, true)) => {
+            let own = main.parent().map(sources).unwrap_or_default();
+            let manifest = main.with_file_name("manifest.toml");
+            own.into_iter().map(|(_, path)| path).chain([manifest]).collect()
+        }
+        Ok((main, false)) => vec![main],
+        // Watched for its coming.
+        Err(_) => vec![folder.join(name).join("main.luau"), folder.join(format!("{name}.luau"))],
+    }
+}
+
+/// The sources of a folder and its folders, tests apart, by the name that `require` takes.
+fn sources(folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(String::new(), folder.to_owned())];
+    while let Some((prefix, folder)) = waiting.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            if path.is_dir() && prefix.is_empty() {
+                waiting.push((format!("{stem}/"), path));
+            } else if path.extension().is_some_and(|end| end == "luau") && !stem.ends_with("_test") {
+                found.push((format!("{prefix}{stem}"), path));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Reads a policy.
+///
+/// # Errors
+/// What is missing or wrong, with the file.
+pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
+    let (main, in_folder) = locate(name, folder)?;
+    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name).to_owned();
+    let mut files = vec![main.clone()];
+    let source = source(&main)?;
+    let mut modules = BTreeMap::new();
+    let manifest = if in_folder {
+        let path = main.with_file_name("manifest.toml");
+        for (name, path) in main.parent().map(sources).unwrap_or_default() {
+            if path != main {
+                modules.insert(name, self::source(&path)?);
+                files.push(path);
+            }
+        }
+        if modules.len() > MAX_MODULES {
+            return Err(format!("has more than {MAX_MODULES} modules beside `{}`", main.display()));
+        }
+        files.push(path.clone());
+        match std::fs::read_to_string(&path) {
+            Ok(text) => manifest(&text, &path.display().to_string(), 0)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Manifest::default(),
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        }
+    } else {
+        match header(&source.text) {
+            Some((text, line)) => manifest(text, &source.label, line)?,
+            None => Manifest::default(),
+        }
+    };
+    let mut all = format!("{manifest:?}");
+    for source in std::iter::once(&source).chain(modules.values()) {
+        all.push_str(&source.label);
+        all.push_str(&source.text);
+    }
+    let mut digest = hash::sha256(all.as_bytes());
+    digest.truncate(32);
+    Ok(Bundle { name: manifest.name.clone().unwrap_or(stem), manifest, main: source, modules, files, digest })
+}
+
+/// The manifest in the first comment, and the line before it.
+fn header(text: &str) -> Option<(&str, usize)> {
+    let start = text.find(HEADER)?;
+    let before = &text[..start];
+    // Directives such as `--!strict` may come before it.
+    if !before.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with("--!")) {
+        return None;
+    }
+    let inside = &text[start + HEADER.len()..];
+    Some((&inside[..inside.find("\n]]")?], before.lines().count()))
+}
+
+/// `above` is the number of lines above the text in its file.
+fn manifest(text: &str, label: &str, above: usize) -> Result<Manifest, String> {
+    let at = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1 + above;
+    let manifest: Manifest = toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1 + above, |span| at(span.start));
+        format!("{label}:{line}: {}", error.message())
+    })?;
+    manifest.check().map_err(|error| format!("{label}: {error}"))?;
+    Ok(manifest)
+}
+
+fn source(path: &Path) -> Result<Source, String> {
+    let label = path.display().to_string();
+    let length = std::fs::metadata(path).map_err(|error| format!("{label} cannot be read: {error}"))?.len();
+    if length > MAX_SOURCE_BYTES {
+        return Err(format!("{label} is longer than {MAX_SOURCE_BYTES} bytes; split it into modules"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{label} cannot be read: {error}"))?;
+    Ok(Source { label, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_file_carries_its_manifest_in_its_first_comment() {
+        let text = "--!strict\n--[[manifest\nversion = \"1.2\"\nguard = true\nstream = \"event\"\n]]\nreturn {}\n";
+        let (inside, above) = header(text).expect("a header");
+        let manifest = manifest(inside, "x.luau", above).expect("reads");
+        assert_eq!(
+            (manifest.version.as_deref(), manifest.guard, manifest.stream),
+            (Some("1.2"), true, StreamMode::Event)
+        );
+        assert!(header("local x = 1\n--[[manifest\n]]").is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_manifest_is_said_with_its_line() {
+        let wrong = |text: &str| manifest(text, "m.toml", 0).expect_err(text);
+        assert!(wrong("version = \"1\"\nstrem = \"event\"\n").starts_with("m.toml:2: unknown field `strem`"));
+        assert!(wrong("api = 9").contains("api 9"));
+        assert!(wrong("tick = \"often\"").contains("30s"));
+        assert!(wrong("coalesce = { events = 4 }").contains("stream = \"event\""));
+    }
+}

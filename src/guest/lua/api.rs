@@ -1,0 +1,457 @@
+//! `gw`: the host's functions as scripts call them. Conversion only; what each does is `host`'s.
+//!
+//! Every row of `FUNCTIONS` has an entry here and nothing else has: [`modules`] fails to build otherwise.
+
+use std::sync::Arc;
+
+use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
+
+use super::convert::{Left, to_json, to_lua};
+use super::views::SecretHandle;
+use super::{Running, running};
+use crate::host::log::Level;
+use crate::host::table::find;
+use crate::host::{Cx, FUNCTIONS, HostError, hash, http, llm, log, metrics, pick, re, secret, targets, time};
+use crate::state::tally::Kind;
+
+/// The modules of `gw` and its constructors of verdicts, read-only.
+pub(super) fn modules(lua: &Lua) -> Result<Table> {
+    let gw = Gw { lua, modules: lua.create_table()? };
+    looking(&gw)?;
+    texts(&gw)?;
+    saying(&gw)?;
+    clocks(&gw)?;
+    outside(&gw)?;
+    for function in FUNCTIONS {
+        let (module, name) = split(function.name);
+        let table: Option<Table> = gw.modules.raw_get(module)?;
+        if !table.is_some_and(|table| table.raw_get::<Lv>(name).is_ok_and(|value| !value.is_nil())) {
+            return Err(Error::runtime(format!("gw.{} is in no engine", function.name)));
+        }
+    }
+    gw.modules.for_each(|_: Lv, module: Lv| {
+        if let Lv::Table(module) = module {
+            module.set_readonly(true);
+        }
+        Ok(())
+    })?;
+    verdicts(&gw)?;
+    Ok(gw.modules)
+}
+
+struct Gw<'a> {
+    lua: &'a Lua,
+    modules: Table,
+}
+
+fn split(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or((name, ""))
+}
+
+impl Gw<'_> {
+    fn put(&self, name: &str, function: Function) -> Result<()> {
+        let (module, name) = split(name);
+        let table = match self.modules.raw_get::<Option<Table>>(module)? {
+            Some(table) => table,
+            None => {
+                let table = self.lua.create_table()?;
+                self.modules.raw_set(module, &table)?;
+                table
+            }
+        };
+        table.raw_set(name, function)
+    }
+
+    /// Registers a function of the table.
+    fn add<A, R, F>(&self, name: &'static str, body: F) -> Result<()>
+    where
+        A: FromLuaMulti,
+        R: IntoLuaMulti,
+        F: Fn(&Lua, &Cx, A) -> Result<R> + Send + 'static,
+    {
+        let row = find(name).ok_or_else(|| Error::runtime(format!("gw.{name} is in no table")))?;
+        let function = self.lua.create_function(move |lua, args: A| {
+            super::RUNNING.with_borrow(Clone::clone).map_or_else(
+                || Err(Error::runtime("nothing of the gateway's is running")),
+                |running: Arc<Running>| {
+                    running.cx.enter(row).map_err(refused)?;
+                    body(lua, &running.cx, args)
+                },
+            )
+        })?;
+        self.put(name, function)
+    }
+
+    /// Registers a function that waits.
+    fn add_waiting<A, R, F, Fut>(&self, name: &'static str, body: F) -> Result<()>
+    where
+        A: FromLuaMulti + Send + 'static,
+        R: IntoLuaMulti + Send + 'static,
+        F: Fn(Lua, Arc<Running>, A) -> Fut + Send + Sync + Clone + 'static,
+        Fut: Future<Output = Result<R>> + Send + 'static,
+    {
+        let row = find(name).ok_or_else(|| Error::runtime(format!("gw.{name} is in no table")))?;
+        let waiting = self.lua.create_async_function(move |lua, args: A| {
+            let body = body.clone();
+            // Looked at now, on the first poll: later ones may run while another call does.
+            let entered = running().and_then(|running| running.cx.enter(row).map_err(refused).map(|()| running));
+            async move { body(lua, entered?, args).await }
+        })?;
+        self.put(name, waiting)
+    }
+}
+
+fn refused(error: HostError) -> Error {
+    Error::runtime(error.0)
+}
+
+fn looking(gw: &Gw<'_>) -> Result<()> {
+    gw.add("targets.get", |lua, cx, name: String| {
+        targets::get(cx, &name).map_err(refused)?.map(|view| target(lua, &view)).transpose()
+    })?;
+    gw.add("targets.list", |lua, cx, model: String| {
+        let views = targets::list(cx, &model).map_err(refused)?;
+        views.iter().map(|view| target(lua, view)).collect::<Result<Vec<_>>>()
+    })?;
+    gw.add("targets.models", |_, cx, ()| Ok(cx.world().map_err(refused)?.models()))?;
+    gw.add("pick.weighted", |_, cx, (weights, key): (Table, Option<LuaString>)| {
+        let mut list: Vec<(String, f64)> = Vec::new();
+        weights.for_each(|name: String, weight: f64| {
+            list.push((name, weight));
+            Ok(())
+        })?;
+        // Lua's order of names is its own.
+        list.sort_by(|a, b| a.0.cmp(&b.0));
+        let point = match key {
+            Some(key) => pick::point(&key.as_bytes()),
+            None => random(cx),
+        };
+        Ok(pick::weighted(&list, point).map(str::to_owned))
+    })?;
+    gw.add("pick.hash", |_, _, (names, key): (Vec<String>, LuaString)| {
+        Ok(pick::hash(&names, &key.as_bytes()).map(str::to_owned))
+    })?;
+    gw.add("cost.estimate", |_, cx, (name, input, output): (String, f64, f64)| {
+        targets::cost(cx, &name, input.max(0.0) as u64, output.max(0.0) as u64).map_err(refused)
+    })?;
+    gw.add("tokens.estimate", |_, _, text: LuaString| Ok(targets::tokens(&text.as_bytes())))
+}
+
+fn random(cx: &Cx) -> f64 {
+    cx.world.as_ref().map_or_else(fastrand::f64, |world| world.random())
+}
+
+/// A target as a table.
+pub(super) fn target(lua: &Lua, view: &targets::View) -> Result<Table> {
+    let table = lua.create_table_with_capacity(0, 24)?;
+    let measure = &view.measure;
+    table.raw_set("name", view.name.as_str())?;
+    table.raw_set("provider", view.provider.as_str())?;
+    table.raw_set("model", view.model.as_str())?;
+    table.raw_set("healthy", view.healthy())?;
+    table.raw_set("standing", view.standing())?;
+    table.raw_set("in_flight", measure.in_flight)?;
+    table.raw_set("error_rate", measure.error_rate)?;
+    table.raw_set("samples", measure.samples)?;
+    for (name, value) in [
+        ("ttft_ms", measure.ttft_ewma_ms),
+        ("ttft_p50_ms", measure.ttft.p50),
+        ("ttft_p95_ms", measure.ttft.p95),
+        ("latency_ms", measure.duration_ewma_ms),
+        ("latency_p50_ms", measure.duration.p50),
+        ("latency_p95_ms", measure.duration.p95),
+        ("tokens_per_s", measure.throughput.p50),
+        ("tool_validity", measure.tool_validity),
+        ("usage_left", measure.usage_left),
+        ("price_in", view.price_in),
+        ("price_out", view.price_out),
+        ("context", view.context.map(|tokens| tokens as f64)),
+        ("max_output", view.max_output.map(|tokens| tokens as f64)),
+    ] {
+        if let Some(value) = value {
+            table.raw_set(name, value)?;
+        }
+    }
+    let can = [
+        ("tools", view.tools),
+        ("vision", view.vision),
+        ("reasoning", view.reasoning),
+        ("json_schema", view.json_schema),
+    ];
+    for (name, value) in can {
+        if let Some(value) = value {
+            table.raw_set(name, value)?;
+        }
+    }
+    Ok(table)
+}
+
+fn texts(gw: &Gw<'_>) -> Result<()> {
+    gw.add("json.decode", |lua, _, text: LuaString| {
+        let value: serde_json::Value =
+            serde_json::from_slice(&text.as_bytes()).map_err(|error| Error::runtime(format!("no JSON: {error}")))?;
+        to_lua(lua, &value)
+    })?;
+    gw.add("json.encode", |_, cx, value: Lv| {
+        let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
+        Ok(value.to_string())
+    })?;
+    gw.add("re.test", |_, _, (pattern, text): (LuaString, LuaString)| {
+        re::test(&pattern.to_str()?, &text.to_str()?).map_err(refused)
+    })?;
+    gw.add("re.match", |_, _, (pattern, text): (LuaString, LuaString)| {
+        let text = text.to_str()?;
+        let groups = re::first(&pattern.to_str()?, &text).map_err(refused)?;
+        Ok(groups.map(|groups| groups.into_iter().map(str::to_owned).collect::<Vec<_>>()))
+    })?;
+    gw.add("re.find", |lua, _, (pattern, text, max): (LuaString, LuaString, Option<usize>)| {
+        let text = text.to_str()?;
+        let found = re::find(&pattern.to_str()?, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
+        let tables = found.into_iter().map(|found| {
+            let table = lua.create_table_with_capacity(0, 3)?;
+            table.raw_set("first", found.first + 1)?;
+            table.raw_set("last", found.end)?;
+            table.raw_set("text", &text[found.first..found.end])?;
+            Ok(table)
+        });
+        tables.collect::<Result<Vec<_>>>()
+    })?;
+    gw.add("re.replace", |_, _, (pattern, text, with): (LuaString, LuaString, LuaString)| {
+        re::replace(&pattern.to_str()?, &text.to_str()?, &with.to_str()?).map_err(refused)
+    })?;
+    gw.add("hash.sha256", |_, _, text: LuaString| Ok(hash::sha256(&text.as_bytes())))?;
+    gw.add("hash.hmac_sha256", |_, cx, (key, text): (Lv, LuaString)| match key {
+        Lv::String(key) => Ok(hash::hmac_sha256(&key.as_bytes(), &text.as_bytes())),
+        Lv::UserData(data) => {
+            let key = data.borrow::<SecretHandle>()?;
+            let key = key.0.expose(cx).map_err(refused)?;
+            Ok(hash::hmac_sha256(key.as_bytes(), &text.as_bytes()))
+        }
+        other => Err(Error::runtime(format!("the key is a {}; give a text or a secret", other.type_name()))),
+    })?;
+    gw.add("hash.base64", |_, _, text: LuaString| Ok(hash::base64(&text.as_bytes())))?;
+    gw.add("hash.unbase64", |lua, _, text: LuaString| {
+        hash::unbase64(&text.as_bytes()).map(|bytes| lua.create_string(bytes)).transpose()
+    })
+}
+
+fn saying(gw: &Gw<'_>) -> Result<()> {
+    for (name, level) in
+        [("log.debug", Level::Debug), ("log.info", Level::Info), ("log.warn", Level::Warn), ("log.error", Level::Error)]
+    {
+        gw.add(name, move |_, cx, (message, fields): (LuaString, Option<Table>)| {
+            let mut left = Left::new(cx.lease.budget().output);
+            let fields = fields.map(|fields| to_json(&Lv::Table(fields), &mut left)).transpose()?;
+            log::line(cx, level, &message.to_string_lossy(), fields.as_ref()).map_err(refused)
+        })?;
+    }
+    gw.add("trace.note", |_, cx, what: Lv| {
+        let what = to_json(&what, &mut Left::new(cx.lease.budget().output))?;
+        let bytes = what.to_string().len();
+        log::note(cx, what, bytes).map_err(refused)
+    })?;
+    gw.add("metrics.count", |_, cx, (name, by, labels): (String, Option<f64>, Option<Table>)| {
+        metrics::record(cx, &name, Kind::Counter, by.unwrap_or(1.0), &pairs(labels)?).map_err(refused)
+    })?;
+    gw.add("metrics.gauge", |_, cx, (name, value, labels): (String, f64, Option<Table>)| {
+        metrics::record(cx, &name, Kind::Gauge, value, &pairs(labels)?).map_err(refused)
+    })?;
+    gw.add("metrics.observe", |_, cx, (name, value, labels): (String, f64, Option<Table>)| {
+        metrics::record(cx, &name, Kind::Histogram, value, &pairs(labels)?).map_err(refused)
+    })
+}
+
+fn pairs(table: Option<Table>) -> Result<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    if let Some(table) = table {
+        table.for_each(|name: String, value: String| {
+            pairs.push((name, value));
+            Ok(())
+        })?;
+    }
+    Ok(pairs)
+}
+
+fn clocks(gw: &Gw<'_>) -> Result<()> {
+    gw.add("time.now_ms", |_, cx, ()| Ok(time::now_ms(cx) as f64))?;
+    gw.add("time.elapsed_ms", |_, cx, ()| Ok(cx.visit.started.elapsed().as_secs_f64() * 1000.0))?;
+    gw.add("time.date", |lua, cx, (ms, offset): (Option<f64>, Option<f64>)| {
+        let ms = ms.unwrap_or_else(|| time::now_ms(cx) as f64);
+        // Within what calendars are made for; beyond it the arithmetic would overflow.
+        if !(ms.abs() < 1e15 && offset.unwrap_or(0.0).abs() < 1e6) {
+            return Err(Error::runtime("time.date takes Unix milliseconds and minutes"));
+        }
+        let date = time::date(ms as i64, offset.unwrap_or(0.0) as i64);
+        let table = lua.create_table_with_capacity(0, 7)?;
+        table.raw_set("year", date.year)?;
+        for (name, value) in [
+            ("month", date.month),
+            ("day", date.day),
+            ("hour", date.hour),
+            ("minute", date.minute),
+            ("second", date.second),
+            ("weekday", date.weekday),
+        ] {
+            table.raw_set(name, value)?;
+        }
+        Ok(table)
+    })?;
+    gw.add_waiting("time.sleep", |_, _, ms: f64| async move { time::sleep(ms).await.map_err(refused) })?;
+    gw.add("rand.number", |_, cx, ()| Ok(random(cx)))?;
+    gw.add("rand.int", |_, cx, (first, last): (i64, i64)| {
+        if first > last {
+            return Err(Error::runtime(format!("rand.int: {first} is above {last}")));
+        }
+        let span = (last as f64) - (first as f64) + 1.0;
+        Ok(((first as f64) + (random(cx) * span).floor()).min(last as f64))
+    })?;
+    gw.add("rand.id", |_, cx, ()| {
+        let half = |cx: &Cx| (random(cx) * (1u64 << 48) as f64) as u64;
+        Ok(format!("{:012x}{:012x}", half(cx), half(cx)))
+    })
+}
+
+fn outside(gw: &Gw<'_>) -> Result<()> {
+    gw.add("secret.get", |_, cx, name: String| secret::get(cx, &name).map(SecretHandle).map_err(refused))?;
+    gw.add_waiting("http.fetch", |lua, running, request: Table| {
+        let prepared = fetch(&running.cx, &request);
+        async move {
+            let answer = http::fetch(&running.cx, prepared?).await.map_err(refused)?;
+            let table = lua.create_table_with_capacity(0, 3)?;
+            table.raw_set("status", answer.status)?;
+            let headers = lua.create_table()?;
+            for (name, value) in &answer.headers {
+                headers.raw_set(name.as_str(), lua.create_string(value.as_bytes())?)?;
+            }
+            table.raw_set("headers", headers)?;
+            table.raw_set("body", lua.create_string(&answer.body)?)?;
+            Ok(table)
+        }
+    })?;
+    gw.add_waiting("llm.ask", |lua, running, ask: Table| {
+        let prepared = to_json(&Lv::Table(ask), &mut Left::new(running.cx.lease.budget().output));
+        async move {
+            let answer = llm::ask(&running.cx, prepared?).await.map_err(refused)?;
+            to_lua(&lua, &answer)
+        }
+    })?;
+    gw.add_waiting("llm.embed", |_, running, (model, texts): (String, Vec<String>)| async move {
+        llm::embed(&running.cx, &model, texts).await.map_err(refused)
+    })
+}
+
+/// A request of `http.fetch`.
+fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
+    let mut left = Left::new(cx.lease.budget().output);
+    let mut request = http::Request::default();
+    table.for_each(|name: String, value: Lv| {
+        match (name.as_str(), &value) {
+            ("url", Lv::String(url)) => request.url = url.to_str()?.to_owned(),
+            ("method", Lv::String(method)) => request.method = Some(method.to_str()?.to_owned()),
+            ("headers", Lv::Table(headers)) => request.headers = super::read::headers(headers, &mut left)?,
+            ("body", Lv::String(body)) => {
+                left.take(body.as_bytes().len())?;
+                request.body = body.as_bytes().to_vec();
+            }
+            ("json", value) => {
+                request.body = to_json(value, &mut left)?.to_string().into_bytes();
+                request
+                    .headers
+                    .entry("content-type".into())
+                    .or_insert_with(|| Some(crate::guest::verdict::Header::Text("application/json".into())));
+            }
+            ("timeout_ms", value) => request.timeout_ms = value.as_f64().or(value.as_integer().map(|ms| ms as f64)),
+            (name, value) => {
+                let text = format!(
+                    "http.fetch takes no {} as `{name}`; it has: url, method, headers, body, json, timeout_ms",
+                    value.type_name()
+                );
+                return Err(Error::runtime(text));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(request)
+}
+
+/// What makes verdicts: tables with one name that says which.
+fn verdicts(gw: &Gw<'_>) -> Result<()> {
+    let lua = gw.lua;
+    let wrap = |lua: &Lua, name: &str, inner: Table| -> Result<Table> {
+        let table = lua.create_table_with_capacity(0, 1)?;
+        table.raw_set(name, inner)?;
+        Ok(table)
+    };
+    let set = |name: &str, function: Function| gw.modules.raw_set(name, function);
+    set(
+        "respond",
+        lua.create_function(move |lua, (status, body, headers): (f64, Lv, Option<Table>)| {
+            let inner = lua.create_table_with_capacity(0, 3)?;
+            inner.raw_set("status", status)?;
+            inner.raw_set("body", body)?;
+            inner.raw_set("headers", headers)?;
+            wrap(lua, "respond", inner)
+        })?,
+    )?;
+    set(
+        "say",
+        lua.create_function(move |lua, text: LuaString| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("say", text)?;
+            wrap(lua, "respond", inner)
+        })?,
+    )?;
+    set(
+        "reject",
+        lua.create_function(move |lua, (code, message, status): (LuaString, LuaString, Option<f64>)| {
+            let inner = lua.create_table_with_capacity(0, 3)?;
+            inner.raw_set("code", code)?;
+            inner.raw_set("message", message)?;
+            inner.raw_set("status", status)?;
+            wrap(lua, "reject", inner)
+        })?,
+    )?;
+    set(
+        "same",
+        lua.create_function(move |lua, after_ms: Option<f64>| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("after_ms", after_ms.unwrap_or(0.0))?;
+            wrap(lua, "same", inner)
+        })?,
+    )?;
+    set(
+        "stop",
+        lua.create_function(move |lua, inner: Option<Table>| {
+            let inner = inner.map_or_else(|| lua.create_table(), Ok)?;
+            wrap(lua, "stop", inner)
+        })?,
+    )?;
+    set(
+        "fault",
+        lua.create_function(move |lua, message: Option<LuaString>| {
+            let inner = lua.create_table_with_capacity(0, 1)?;
+            inner.raw_set("message", message)?;
+            wrap(lua, "fault", inner)
+        })?,
+    )?;
+    set(
+        "drop",
+        lua.create_function(move |lua, ()| {
+            let table = lua.create_table_with_capacity(0, 1)?;
+            table.raw_set("drop", true)?;
+            Ok(table)
+        })?,
+    )?;
+    gw.modules.raw_set("null", lua.null())
+}
+
+/// `print` goes where `gw.log.info` goes.
+pub(super) fn print(lua: &Lua) -> Result<Function> {
+    let row = find("log.info").ok_or_else(|| Error::runtime("gw.log.info is in no table"))?;
+    lua.create_function(move |_, values: mlua::MultiValue| {
+        let running = running()?;
+        running.cx.enter(row).map_err(refused)?;
+        let words: Result<Vec<String>> = values.iter().map(Lv::to_string).collect();
+        log::line(&running.cx, Level::Info, &words?.join("\t"), None).map_err(refused)
+    })
+}

@@ -1,0 +1,130 @@
+//! Between Lua values and JSON, within bounds.
+//!
+//! Tables are read raw: a metatable of the guest's never runs here.
+
+use mlua::{Error, Lua, LuaSerdeExt, Result, Table, Value as Lv};
+use serde_json::{Map, Number, Value};
+
+use crate::host::lease::MAX_DEPTH;
+
+/// A value on its way to Lua. Nulls are absent in objects and `gw.null` in arrays.
+pub fn to_lua(lua: &Lua, value: &Value) -> Result<Lv> {
+    Ok(match value {
+        Value::Null => lua.null(),
+        Value::Bool(bool) => Lv::Boolean(*bool),
+        Value::Number(number) => Lv::Number(number.as_f64().unwrap_or(f64::NAN)),
+        Value::String(text) => Lv::String(lua.create_string(text)?),
+        Value::Array(items) => {
+            let table = lua.create_table_with_capacity(items.len(), 0)?;
+            for (at, item) in items.iter().enumerate() {
+                table.raw_seti(at + 1, to_lua(lua, item)?)?;
+            }
+            table.set_metatable(Some(lua.array_metatable()))?;
+            Lv::Table(table)
+        }
+        Value::Object(entries) => {
+            let table = lua.create_table_with_capacity(0, entries.len())?;
+            for (key, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
+                table.raw_set(key.as_str(), to_lua(lua, value)?)?;
+            }
+            Lv::Table(table)
+        }
+    })
+}
+
+/// What is left to read of a value.
+pub struct Left {
+    bytes: usize,
+}
+
+impl Left {
+    pub fn new(bytes: usize) -> Self {
+        Left { bytes }
+    }
+
+    /// Takes so many bytes of what is left.
+    ///
+    /// # Errors
+    /// There are not so many.
+    pub fn take(&mut self, bytes: usize) -> Result<()> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or_else(|| Error::runtime(TOO_LARGE))?;
+        Ok(())
+    }
+}
+
+/// The text of the error of a value that is larger than it may be.
+pub const TOO_LARGE: &str = "the value is larger than `budget.output` allows";
+
+/// A value on its way from Lua.
+pub fn to_json(value: &Lv, left: &mut Left) -> Result<Value> {
+    nested(value, left, 0)
+}
+
+fn nested(value: &Lv, left: &mut Left, depth: usize) -> Result<Value> {
+    left.take(8)?;
+    if depth > MAX_DEPTH {
+        return Err(Error::runtime(format!("a value is nested deeper than {MAX_DEPTH} tables")));
+    }
+    Ok(match value {
+        Lv::Nil => Value::Null,
+        Lv::LightUserData(data) if data.0.is_null() => Value::Null,
+        Lv::Boolean(bool) => Value::Bool(*bool),
+        Lv::Integer(number) => Value::from(*number),
+        Lv::Number(number) => self::number(*number)?,
+        Lv::String(text) => {
+            left.take(text.as_bytes().len())?;
+            Value::String(text.to_str()?.to_owned())
+        }
+        Lv::Table(table) => table_to_json(table, left, depth)?,
+        other => return Err(Error::runtime(format!("a {} is no JSON", other.type_name()))),
+    })
+}
+
+/// Whole numbers stay whole.
+pub fn number(number: f64) -> Result<Value> {
+    if number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0 {
+        return Ok(Value::from(number as i64));
+    }
+    let number = Number::from_f64(number).ok_or_else(|| Error::runtime(format!("{number} is no JSON number")))?;
+    Ok(Value::Number(number))
+}
+
+fn table_to_json(table: &Table, left: &mut Left, depth: usize) -> Result<Value> {
+    let length = table.raw_len();
+    let marked = length == 0 && table.has_metatable() && is_array(table);
+    if length > 0 || marked {
+        let mut items = Vec::with_capacity(length.min(1024));
+        for at in 1..=length {
+            items.push(nested(&table.raw_get::<Lv>(at)?, left, depth + 1)?);
+        }
+        // A table that is both would lose half of itself.
+        let mut others = 0;
+        table.for_each(|key: Lv, _: Lv| {
+            others += usize::from(!matches!(key, Lv::Integer(_) | Lv::Number(_)));
+            Ok(())
+        })?;
+        if others > 0 {
+            return Err(Error::runtime("a table with both a list and names in it is no JSON"));
+        }
+        return Ok(Value::Array(items));
+    }
+    let mut entries = Map::new();
+    table.for_each(|key: Lv, value: Lv| {
+        let Lv::String(key) = key else {
+            return Err(Error::runtime(format!("a key of type {} is no JSON", key.type_name())));
+        };
+        left.take(key.as_bytes().len())?;
+        let key = key.to_str()?.to_owned();
+        entries.insert(key, nested(&value, left, depth + 1)?);
+        Ok(())
+    })?;
+    // Lua's order is its own; a sorted one is the same on every machine.
+    entries.sort_keys();
+    Ok(Value::Object(entries))
+}
+
+/// Whether an empty table came from a JSON array.
+fn is_array(table: &Table) -> bool {
+    let array = table.weak_lua().try_upgrade().map(|lua| lua.array_metatable());
+    table.metatable() == array
+}

@@ -1,0 +1,343 @@
+//! A sandboxed machine with the scripts of one domain in it.
+//!
+//! Each script has an environment of its own: the safe libraries, `gw`, and `require` for its own bundle. After loading
+//! it is read-only, so that what one request leaves in a global cannot reach another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mlua::chunk::{ChunkMode, Compiler};
+use mlua::{Error, Function, Lua, LuaOptions, StdLib, Table, Value as Lv, VmState};
+use serde_json::Value;
+
+use super::super::verdict::Verdict;
+use super::super::view::Subject;
+use super::super::{Bundle, Wanted};
+use super::{Returned, Running, Turn, api, convert, function_name, read, running, views};
+use crate::guest::bundle::Source;
+use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
+
+/// Coroutines kept for reuse: about as many as calls wait at a time.
+const THREAD_POOL: usize = 16;
+
+/// What scripts find as globals beside `gw` and `require`. Whatever reads files, loads code, measures the host's memory
+/// or reaches into others' environments is not here.
+const GLOBALS: &[&str] = &[
+    "_VERSION",
+    "assert",
+    "error",
+    "getmetatable",
+    "ipairs",
+    "next",
+    "pairs",
+    "pcall",
+    "rawequal",
+    "rawget",
+    "rawlen",
+    "rawset",
+    "select",
+    "setmetatable",
+    "tonumber",
+    "tostring",
+    "type",
+    "typeof",
+    "unpack",
+    "xpcall",
+    "math",
+    "string",
+    "table",
+    "coroutine",
+    "utf8",
+    "bit32",
+    "buffer",
+];
+
+/// Everything that a script is made from, again and again.
+pub(super) struct Recipe {
+    pub guest: Arc<Guest>,
+    bundle: Arc<Bundle>,
+    config: Value,
+    main: Vec<u8>,
+    modules: HashMap<String, (String, Vec<u8>)>,
+}
+
+impl Recipe {
+    /// Compiles.
+    ///
+    /// # Errors
+    /// File, line and what is wrong.
+    pub fn new(wanted: Wanted) -> Result<Recipe, String> {
+        let Wanted { guest, bundle, config, .. } = wanted;
+        let main = compile(&bundle.main)?;
+        let mut modules = HashMap::new();
+        for (name, source) in &bundle.modules {
+            modules.insert(name.clone(), (source.label.clone(), compile(source)?));
+        }
+        Ok(Recipe { guest, bundle, config, main, modules })
+    }
+
+    /// Whether one of the words stands anywhere in the sources.
+    pub fn mentions(&self, words: &[&str]) -> bool {
+        let sources = std::iter::once(&self.bundle.main).chain(self.bundle.modules.values());
+        sources.into_iter().any(|source| words.iter().any(|word| source.text.contains(word)))
+    }
+}
+
+/// Whether every source of a bundle compiles.
+///
+/// # Errors
+/// File, line and what is wrong.
+pub fn compiles(bundle: &Bundle) -> Result<(), String> {
+    compile(&bundle.main)?;
+    bundle.modules.values().try_for_each(|source| compile(source).map(drop))
+}
+
+fn compile(source: &Source) -> Result<Vec<u8>, String> {
+    let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1);
+    compiler.compile(&source.text).map_err(|error| match &error {
+        Error::SyntaxError { message, .. } => format!("{}:{}", source.label, message.trim_start_matches(':')),
+        other => format!("{}: {other}", source.label),
+    })
+}
+
+/// A machine.
+pub(super) struct Machine {
+    // Declared before `lua`: its handles must not outlive the machine they belong to.
+    scripts: Vec<Loaded>,
+    context: mlua::AnyUserData,
+    lua: Lua,
+}
+
+/// One script's functions.
+struct Loaded {
+    hooks: [Option<Function>; Phase::ALL.len()],
+}
+
+impl Machine {
+    /// Builds a machine and loads every script in it.
+    ///
+    /// # Errors
+    /// The place of the script that failed, and why.
+    pub fn build(recipes: &[Recipe], memory: usize) -> Result<Machine, (usize, String)> {
+        let libraries = StdLib::MATH
+            | StdLib::STRING
+            | StdLib::TABLE
+            | StdLib::COROUTINE
+            | StdLib::UTF8
+            | StdLib::BIT
+            | StdLib::BUFFER;
+        // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
+        let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
+        let first = |error: Error| (0, error.to_string());
+        let lua = Lua::new_with(libraries, options).map_err(first)?;
+        for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
+            lua.globals().raw_remove(name).map_err(first)?;
+        }
+        let modules = api::modules(&lua).map_err(first)?;
+        let context = lua.create_userdata(views::Context).map_err(first)?;
+        views::register(&lua).map_err(first)?;
+        lua.sandbox(true).map_err(first)?;
+        lua.set_memory_limit(memory).map_err(first)?;
+        lua.set_interrupt(|_| {
+            super::RUNNING.with_borrow(|running| match running {
+                Some(running) => match running.cx.lease.safepoint() {
+                    Ok(()) => Ok(VmState::Continue),
+                    Err(killed) => Err(Error::runtime(running.cx.lease.explain(killed))),
+                },
+                None => Ok(VmState::Continue),
+            })
+        });
+        let mut scripts = Vec::with_capacity(recipes.len());
+        for (at, recipe) in recipes.iter().enumerate() {
+            scripts.push(load(&lua, recipe, &modules).map_err(|error| (at, error))?);
+        }
+        Ok(Machine { scripts, context, lua })
+    }
+
+    /// The phases that the script at this place has functions for.
+    pub fn phases(&self, at: usize) -> Phases {
+        let hooks = &self.scripts[at].hooks;
+        Phase::ALL
+            .into_iter()
+            .filter(|phase| hooks[*phase as usize].is_some())
+            .fold(Phases::NONE, |set, phase| set.with(Phases::of(&[phase])))
+    }
+
+    /// Bytes in use.
+    pub fn memory(&self) -> usize {
+        self.lua.used_memory()
+    }
+
+    /// Collects garbage. False when even that failed.
+    pub fn collect(&self) -> bool {
+        self.lua.gc_collect().is_ok()
+    }
+
+    /// Calls a script's function and reads what it decided.
+    pub fn call(&self, at: usize, running: &Arc<Running>, subject: &Subject) -> mlua::Result<Verdict> {
+        let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(Verdict::Pass) };
+        let value = match views::show(&self.lua, running, subject)? {
+            Some(view) => hook.call::<Lv>((view, &self.context))?,
+            None => hook.call::<Lv>(&self.context)?,
+        };
+        self.read(&running.cx, value)
+    }
+
+    /// Begins a call that may wait. None when there is no such function.
+    pub fn start(
+        &self,
+        at: usize,
+        running: &Arc<Running>,
+        subject: &Subject,
+    ) -> mlua::Result<Option<impl Future<Output = Returned> + Send + use<>>> {
+        let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(None) };
+        Ok(Some(match views::show(&self.lua, running, subject)? {
+            Some(view) => hook.call_async::<Lv>((view, &self.context)),
+            None => hook.call_async::<Lv>(&self.context),
+        }))
+    }
+
+    /// The verdict in a returned value.
+    pub fn read(&self, cx: &Cx, value: Lv) -> mlua::Result<Verdict> {
+        read::verdict(cx.phase, cx.lease.budget().output, &value)
+    }
+}
+
+/// Loads one script under the lease of its loading, and lets it look at its settings.
+fn load(lua: &Lua, recipe: &Recipe, modules: &Table) -> Result<Loaded, String> {
+    let guest = &recipe.guest;
+    let cx = Cx {
+        guest: guest.clone(),
+        phase: Phase::Init,
+        visit: Arc::new(Visit::nobody(0)),
+        world: None,
+        lease: Lease::new(guest.budget.of(Phase::Init)),
+        awaits: false,
+    };
+    let running = Arc::new(Running { cx, shown: Default::default() });
+    let turn = Turn::take(&running, std::time::Duration::ZERO);
+    let loaded = run(lua, recipe, modules);
+    drop(turn);
+    let killed = running.cx.lease.killed();
+    loaded.map_err(|error| match killed {
+        Some(killed) => format!("{}: loading it {}", recipe.bundle.main.label, running.cx.lease.explain(killed)),
+        None => read::message(&error),
+    })
+}
+
+fn run(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Loaded> {
+    let env = environment(lua, recipe, modules)?;
+    let main = chunk(lua, &recipe.bundle.main.label, &recipe.main, &env)?;
+    let returned: Lv = main.call(())?;
+    let hooks = match &returned {
+        Lv::Table(table) => table.clone(),
+        Lv::Nil => env.clone(),
+        other => {
+            let text = format!(
+                "{}: returns a {}; return nothing, or a table of `on_` functions",
+                recipe.bundle.main.label,
+                other.type_name()
+            );
+            return Err(Error::runtime(text));
+        }
+    };
+    let mut functions: [Option<Function>; Phase::ALL.len()] = Default::default();
+    for phase in Phase::ALL {
+        let name = function_name(phase);
+        functions[phase as usize] = match hooks.raw_get::<Lv>(name.as_str())? {
+            Lv::Nil => None,
+            Lv::Function(function) => Some(function),
+            other => return Err(Error::runtime(format!("{name} is a {}, not a function", other.type_name()))),
+        };
+    }
+    misspelt(&hooks, &recipe.bundle.main.label)?;
+    if functions[1..].iter().all(Option::is_none) {
+        let text = format!("{}: has no `on_` function, so it would never run", recipe.bundle.main.label);
+        return Err(Error::runtime(text));
+    }
+    if let Some(init) = &functions[Phase::Init as usize] {
+        init.call::<()>(convert::to_lua(lua, &recipe.config)?)?;
+    }
+    env.set_readonly(true);
+    Ok(Loaded { hooks: functions })
+}
+
+/// A function that is called like a hook and is none would never run, and nobody would know.
+fn misspelt(hooks: &Table, label: &str) -> mlua::Result<()> {
+    hooks.for_each(|key: Lv, value: Lv| {
+        let (Lv::String(key), Lv::Function(_)) = (key, value) else { return Ok(()) };
+        let key = key.to_string_lossy();
+        let known = Phase::ALL.iter().any(|phase| function_name(*phase) == key);
+        if !key.starts_with("on_") || known {
+            return Ok(());
+        }
+        let names: Vec<String> = Phase::ALL.iter().map(|phase| function_name(*phase)).collect();
+        Err(Error::runtime(format!("{label}: `{key}` is no hook; there are: {}", names.join(", "))))
+    })
+}
+
+fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table) -> mlua::Result<Function> {
+    // `=` keeps the name as it is: messages then begin with file and line.
+    lua.load(code)
+        .set_name(format!("={label}"))
+        .set_mode(ChunkMode::Binary)
+        .set_environment(env.clone())
+        .into_function()
+}
+
+/// What a script finds around it.
+fn environment(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Table> {
+    let (env, globals) = (lua.create_table()?, lua.globals());
+    for name in GLOBALS {
+        env.raw_set(*name, globals.get::<Lv>(*name)?)?;
+    }
+    let gw = lua.create_table()?;
+    modules.for_each(|name: mlua::LuaString, module: Lv| gw.raw_set(name, module))?;
+    let config = convert::to_lua(lua, &recipe.config)?;
+    if let Lv::Table(config) = &config {
+        freeze(config)?;
+    }
+    gw.raw_set("config", config)?;
+    gw.set_readonly(true);
+    env.raw_set("gw", gw)?;
+    env.raw_set("print", api::print(lua)?)?;
+    env.raw_set("require", require(lua, recipe, &env)?)?;
+    // Lets the compiler's shortcuts to builtins and `gw.module.name` work: nothing above changes any more.
+    env.set_safeenv(true);
+    Ok(env)
+}
+
+fn freeze(table: &Table) -> mlua::Result<()> {
+    table.for_each(|_: Lv, value: Lv| if let Lv::Table(inner) = value { freeze(&inner) } else { Ok(()) })?;
+    table.set_readonly(true);
+    Ok(())
+}
+
+/// `require` of files beside the script, each run once; while the script is loaded only.
+fn require(lua: &Lua, recipe: &Recipe, env: &Table) -> mlua::Result<Function> {
+    let modules = recipe.modules.clone();
+    let done = lua.create_table()?;
+    let env = env.clone();
+    lua.create_function(move |lua, name: String| -> Returned {
+        if running()?.cx.phase != Phase::Init {
+            return Err(Error::runtime("require works while a policy is loaded; call it at the top of the file"));
+        }
+        let bare = name.trim_start_matches("./").trim_end_matches(".luau").to_owned();
+        let Some((label, code)) = modules.get(&bare) else {
+            let mut known: Vec<&str> = modules.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let text = format!("this policy has no module `{name}`; it has: {}", known.join(", "));
+            return Err(Error::runtime(text));
+        };
+        match done.raw_get::<Lv>(bare.as_str())? {
+            Lv::Nil => {}
+            Lv::Boolean(false) => return Err(Error::runtime(format!("the module `{name}` requires itself"))),
+            known => return Ok(known),
+        }
+        done.raw_set(bare.as_str(), false)?;
+        let value: Lv = chunk(lua, label, code, &env)?.call(())?;
+        let value = if value.is_nil() { Lv::Boolean(true) } else { value };
+        done.raw_set(bare.as_str(), &value)?;
+        Ok(value)
+    })
+}

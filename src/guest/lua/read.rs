@@ -1,0 +1,450 @@
+//! What a script decided, read from what it returned.
+//!
+//! Raw reads within bounds: a metatable of the script's never runs here. A name that a verdict does not have is an
+//! error: a typing mistake must not become "no change".
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mlua::{Error, LuaString, Result, Table, Value as Lv};
+use serde_json::Value;
+
+use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
+use super::convert::{Left, to_json};
+use super::views::SecretHandle;
+use crate::host::Phase;
+
+/// The verdict in a value that `on_<phase>` returned.
+pub(super) fn verdict(phase: Phase, bytes: usize, value: &Lv) -> Result<Verdict> {
+    let mut reader = Reader { left: Left::new(bytes) };
+    match value {
+        Lv::Nil => Ok(Verdict::Pass),
+        // What loading and timers return says nothing.
+        _ if matches!(phase, Phase::Init | Phase::Tick) => Ok(Verdict::Pass),
+        Lv::String(text) => reader.word(phase, text),
+        Lv::Table(table) => reader.table(phase, table),
+        Lv::Boolean(true) if phase == Phase::Request => Ok(Verdict::Pass),
+        other => {
+            Err(Error::runtime(format!("on_{} returned a {}; return nil or a table", phase.name(), other.type_name())))
+        }
+    }
+}
+
+/// Whether it was memory that ran out, however deep inside.
+pub(super) fn is_memory(error: &Error) -> bool {
+    match error {
+        Error::MemoryError(_) => true,
+        Error::CallbackError { cause, .. } | Error::BadArgument { cause, .. } | Error::WithContext { cause, .. } => {
+            is_memory(cause)
+        }
+        // A script's own error value may carry the engine's words when it was caught and thrown again.
+        Error::RuntimeError(text) => text.contains("not enough memory"),
+        _ => false,
+    }
+}
+
+/// An error's own words: the first line that a person wants to see, with file and line.
+pub(super) fn message(error: &Error) -> String {
+    const MAX: usize = 500;
+    let text = match error {
+        Error::CallbackError { traceback, cause } => {
+            let place = traceback.lines().find_map(place);
+            let cause = message(cause);
+            match place {
+                Some(place) if !cause.contains(place) => format!("{place}: {cause}"),
+                _ => cause,
+            }
+        }
+        Error::RuntimeError(text) | Error::MemoryError(text) | Error::SyntaxError { message: text, .. } => {
+            text.split("\nstack traceback:").next().unwrap_or(text).to_owned()
+        }
+        Error::BadArgument { pos, cause, .. } => format!("argument {pos}: {}", message(cause)),
+        other => other.to_string(),
+    };
+    let text = text.strip_prefix("runtime error: ").unwrap_or(&text);
+    text.char_indices().nth(MAX).map_or(text, |(end, _)| &text[..end]).trim_end().to_owned()
+}
+
+/// `file:line` at the head of a line of a traceback, where it is a script's.
+fn place(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let at = line.find(".luau:")? + ".luau:".len();
+    let digits = line[at..].bytes().take_while(u8::is_ascii_digit).count();
+    (digits > 0).then(|| &line[..at + digits])
+}
+
+struct Reader {
+    left: Left,
+}
+
+impl Reader {
+    fn word(&mut self, phase: Phase, text: &LuaString) -> Result<Verdict> {
+        let text = text.to_str()?;
+        match (phase, &*text) {
+            (Phase::Event, _) => {
+                self.left_for(&text)?;
+                Ok(Verdict::Text(text.to_owned()))
+            }
+            (Phase::Fault, "same") => Ok(Verdict::Same(Duration::ZERO)),
+            (Phase::Fault, "next") => Ok(Verdict::Next),
+            (Phase::Fault, "stop") => Ok(Verdict::Stop(Stop::default())),
+            (Phase::Route, name) => Ok(Verdict::Plan(Wish { steps: vec![named(name)], ..Wish::default() })),
+            (Phase::Fault, word) => Err(Error::runtime(format!(
+                "on_fault returned `{word}`; it knows \"same\", \"next\" and \"stop\", or a table"
+            ))),
+            (phase, word) => {
+                Err(Error::runtime(format!("on_{} returned the text `{word}`; return a table", phase.name())))
+            }
+        }
+    }
+
+    fn table(&mut self, phase: Phase, table: &Table) -> Result<Verdict> {
+        if let Some(inner) = sub(table, "respond")? {
+            return self.respond(&inner);
+        }
+        if let Some(inner) = sub(table, "reject")? {
+            return self.reject(&inner).map(Verdict::Reject);
+        }
+        if let Some(inner) = sub(table, "stop")? {
+            return self.stop(&inner);
+        }
+        if let Some(inner) = sub(table, "same")? {
+            return Ok(Verdict::Same(ms(&inner, "after_ms")?.unwrap_or_default()));
+        }
+        if phase == Phase::Answer
+            && let Some(inner) = sub(table, "fault")?
+        {
+            return Ok(Verdict::Fault(text(&inner, "message")?.unwrap_or_default()));
+        }
+        match phase {
+            Phase::Auth => self.who(table).map(Verdict::Principal),
+            Phase::Route | Phase::Fault => self.wish(table).map(Verdict::Plan),
+            Phase::Request | Phase::Attempt | Phase::Answer => {
+                let patch = self.patch(phase, table)?;
+                Ok(if patch.is_empty() { Verdict::Pass } else { Verdict::Patch(Box::new(patch)) })
+            }
+            Phase::Done => match self.json(&Lv::Table(table.clone()))? {
+                Value::Object(fields) => Ok(Verdict::Fields(fields)),
+                _ => Err(Error::runtime("on_done returns names and values for the log")),
+            },
+            Phase::Event => {
+                known(table, "an answer of on_event", &["drop", "text"])?;
+                match (text(table, "text")?, table.raw_get::<Lv>("drop")?) {
+                    (_, Lv::Boolean(true)) => Ok(Verdict::Text(String::new())),
+                    (Some(text), _) => Ok(Verdict::Text(text)),
+                    (None, _) => Ok(Verdict::Pass),
+                }
+            }
+            Phase::Init | Phase::Tick => Ok(Verdict::Pass),
+        }
+    }
+
+    fn json(&mut self, value: &Lv) -> Result<Value> {
+        to_json(value, &mut self.left)
+    }
+
+    fn respond(&mut self, table: &Table) -> Result<Verdict> {
+        known(table, "respond", &["status", "body", "say", "headers"])?;
+        let status = number(table, "status")?.unwrap_or(200.0);
+        if !(200.0..600.0).contains(&status) || status.fract() != 0.0 {
+            return Err(Error::runtime(format!("respond: {status} is no HTTP status from 200 to 599")));
+        }
+        let body = match (text(table, "say")?, table.raw_get::<Lv>("body")?) {
+            (Some(say), Lv::Nil) => Body::Say(say),
+            (None, Lv::Nil) => Body::Raw(String::new()),
+            (None, body @ Lv::String(_)) => match self.json(&body)? {
+                Value::String(text) => Body::Raw(text),
+                other => Body::Json(other),
+            },
+            (None, body) => Body::Json(self.json(&body)?),
+            (Some(_), _) => return Err(Error::runtime("respond: give `say` or `body`, not both")),
+        };
+        let headers = match sub(table, "headers")? {
+            Some(headers) => self.texts(&headers, "respond.headers")?,
+            None => BTreeMap::new(),
+        };
+        Ok(Verdict::Respond(Respond { status: status as u16, body, headers }))
+    }
+
+    fn reject(&mut self, table: &Table) -> Result<Reject> {
+        known(table, "reject", &["code", "message", "status", "retry_after_ms"])?;
+        let status = number(table, "status")?;
+        if status.is_some_and(|status| !(400.0..600.0).contains(&status) || status.fract() != 0.0) {
+            return Err(Error::runtime("reject: status is from 400 to 599"));
+        }
+        let code = text(table, "code")?.unwrap_or_else(|| "policy_rejected".to_owned());
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if code.is_empty() || code.len() > 64 || !code.chars().all(word) {
+            return Err(Error::runtime("reject: write the code as one word of letters, digits, `_`, `-` and `.`"));
+        }
+        let message = text(table, "message")?.unwrap_or_else(|| "A policy of this gateway refused it.".to_owned());
+        self.left_for(&message)?;
+        Ok(Reject {
+            code,
+            message,
+            status: status.map(|status| status as u16),
+            retry_after: ms(table, "retry_after_ms")?,
+        })
+    }
+
+    fn left_for(&mut self, text: &str) -> Result<()> {
+        self.left.take(text.len())
+    }
+
+    fn stop(&mut self, table: &Table) -> Result<Verdict> {
+        known(table, "stop", &["message", "code", "text"])?;
+        let stop = Stop { message: text(table, "message")?, code: text(table, "code")?, text: text(table, "text")? };
+        for text in [&stop.message, &stop.text].into_iter().flatten() {
+            self.left_for(text)?;
+        }
+        Ok(Verdict::Stop(stop))
+    }
+
+    fn who(&mut self, table: &Table) -> Result<Who> {
+        known(table, "a caller", &["key", "project", "models", "metadata"])?;
+        let key = text(table, "key")?.filter(|key| !key.is_empty());
+        let key = key.ok_or_else(|| Error::runtime("a caller needs `key`: its name in logs, limits and metrics"))?;
+        let models = match sub(table, "models")? {
+            Some(models) => list(&models, "models", |value| match value {
+                Lv::String(name) => Ok(name.to_str()?.to_owned()),
+                other => Err(wrong("models", "names", other)),
+            })?,
+            None => Vec::new(),
+        };
+        let metadata = match sub(table, "metadata")? {
+            Some(metadata) => self.texts(&metadata, "metadata")?,
+            None => BTreeMap::new(),
+        };
+        Ok(Who { key, project: text(table, "project")?, models, metadata })
+    }
+
+    fn wish(&mut self, table: &Table) -> Result<Wish> {
+        // A bare list of names is a plan too.
+        let steps = if table.raw_len() > 0 { Some(table.clone()) } else { sub(table, "steps")? };
+        if table.raw_len() == 0 {
+            known(table, "a plan", &["steps", "mode", "max_attempts", "deadline_ms"])?;
+        }
+        let steps = steps.ok_or_else(|| Error::runtime("a plan needs `steps`: { \"provider/model\", … }"))?;
+        let steps = list(&steps, "steps", |value| match value {
+            Lv::String(name) => Ok(named(&name.to_str()?)),
+            Lv::Table(step) => self.step(step),
+            other => Err(wrong("steps", "names or tables", other)),
+        })?;
+        if steps.is_empty() {
+            return Err(Error::runtime("a plan without steps would ask nobody; return nil, or gw.reject(…)"));
+        }
+        let mode = match text(table, "mode")?.as_deref() {
+            None | Some("ordered") => Mode::Ordered,
+            Some("weighted") => Mode::Weighted,
+            Some(other) => return Err(Error::runtime(format!("mode `{other}`: write \"ordered\" or \"weighted\""))),
+        };
+        let max_attempts = number(table, "max_attempts")?.map(|count| count.clamp(1.0, 1000.0) as u32);
+        Ok(Wish { steps, mode, max_attempts, deadline: ms(table, "deadline_ms")? })
+    }
+
+    fn step(&mut self, table: &Table) -> Result<Step> {
+        known(table, "a step", &["target", "weight", "params", "timeout_ms", "first_token_ms"])?;
+        let target =
+            text(table, "target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
+        let params = match sub(table, "params")? {
+            Some(params) => self.values(&params, "params")?,
+            None => BTreeMap::new(),
+        };
+        Ok(Step {
+            target,
+            weight: number(table, "weight")?,
+            params,
+            timeout: ms(table, "timeout_ms")?,
+            first_token: ms(table, "first_token_ms")?,
+        })
+    }
+
+    fn patch(&mut self, phase: Phase, table: &Table) -> Result<Patch> {
+        let (what, fields): (&str, &[&str]) = match phase {
+            Phase::Request => ("a patch of on_request", &["model", "params", "system", "messages", "texts"]),
+            Phase::Attempt => ("a patch of on_attempt", &["model", "params", "headers"]),
+            _ => ("a patch of on_answer", &["headers", "texts", "text", "body"]),
+        };
+        known(table, what, fields)?;
+        let mut patch = Patch { model: text(table, "model")?, ..Patch::default() };
+        if let Some(params) = sub(table, "params")? {
+            patch.params = self.values(&params, "params")?;
+        }
+        if let Some(headers) = sub(table, "headers")? {
+            patch.headers = self.headers(&headers)?;
+        }
+        patch.system = text(table, "system")?;
+        patch.text = text(table, "text")?;
+        for text in [&patch.system, &patch.text].into_iter().flatten() {
+            self.left_for(text)?;
+        }
+        if let Some(messages) = sub(table, "messages")? {
+            patch.messages = Some(list(&messages, "messages", |value| self.turn(value))?);
+        }
+        if let Some(texts) = sub(table, "texts")? {
+            texts.for_each(|index: Lv, value: Lv| {
+                let (Some(index), Lv::String(value)) = (index.as_usize(), &value) else {
+                    return Err(Error::runtime("texts: write [number] = \"new text\""));
+                };
+                let value = value.to_str()?.to_owned();
+                self.left_for(&value)?;
+                patch.texts.insert(index, value);
+                Ok(())
+            })?;
+        }
+        patch.body = match table.raw_get::<Lv>("body")? {
+            Lv::Nil => None,
+            body => Some(self.json(&body)?),
+        };
+        Ok(patch)
+    }
+
+    fn turn(&mut self, value: &Lv) -> Result<Turn> {
+        match value {
+            Lv::Integer(_) | Lv::Number(_) => {
+                let index = value.as_usize().filter(|index| *index > 0);
+                index.map(Turn::Keep).ok_or_else(|| Error::runtime("messages: turns are counted from 1"))
+            }
+            Lv::Table(turn) => {
+                let content = match text(turn, "text")? {
+                    Some(text) => Some(text),
+                    None => text(turn, "content")?,
+                };
+                // What `messages()` gave may come back as it was, whatever blocks it has.
+                let index = turn.raw_get::<Lv>("index")?.as_usize();
+                match (index, text(turn, "role")?, content) {
+                    (Some(index), _, _) => Ok(Turn::Keep(index)),
+                    (None, Some(role), Some(text)) if ["user", "assistant", "system"].contains(&role.as_str()) => {
+                        self.left_for(&text)?;
+                        Ok(Turn::Say { role, text })
+                    }
+                    _ => Err(Error::runtime(
+                        "messages: write { role = \"user\" | \"assistant\" | \"system\", text = … }, or a turn's number to keep it",
+                    )),
+                }
+            }
+            other => Err(wrong("messages", "turns or numbers", other)),
+        }
+    }
+
+    fn values(&mut self, table: &Table, what: &str) -> Result<BTreeMap<String, Option<Value>>> {
+        let mut values = BTreeMap::new();
+        table.for_each(|name: Lv, value: Lv| {
+            let Lv::String(name) = name else { return Err(wrong(what, "names", &name)) };
+            let value = Some(self.json(&value)?).filter(|value| !value.is_null());
+            values.insert(name.to_str()?.to_owned(), value);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    fn texts(&mut self, table: &Table, what: &str) -> Result<BTreeMap<String, String>> {
+        let mut texts = BTreeMap::new();
+        table.for_each(|name: Lv, value: Lv| {
+            let (Lv::String(name), Lv::String(value)) = (&name, &value) else {
+                return Err(wrong(what, "names and texts", &value));
+            };
+            let value = value.to_str()?.to_owned();
+            self.left_for(&value)?;
+            texts.insert(name.to_str()?.to_owned(), value);
+            Ok(())
+        })?;
+        Ok(texts)
+    }
+
+    fn headers(&mut self, table: &Table) -> Result<BTreeMap<String, Option<Header>>> {
+        headers(table, &mut self.left)
+    }
+}
+
+/// Headers of a table: texts, secrets, and `gw.null` for what is to go.
+pub(super) fn headers(table: &Table, left: &mut Left) -> Result<BTreeMap<String, Option<Header>>> {
+    let mut headers = BTreeMap::new();
+    table.for_each(|name: Lv, value: Lv| {
+        let Lv::String(name) = &name else { return Err(wrong("headers", "names", &name)) };
+        let value = match &value {
+            Lv::UserData(data) => Some(Header::Secret(data.borrow::<SecretHandle>()?.0.name().to_owned())),
+            Lv::LightUserData(data) if data.0.is_null() => None,
+            other => match to_json(other, left)? {
+                Value::String(text) => Some(Header::Text(text)),
+                number @ Value::Number(_) => Some(Header::Text(number.to_string())),
+                _ => return Err(wrong("headers", "texts", other)),
+            },
+        };
+        headers.insert(name.to_str()?.to_ascii_lowercase(), value);
+        Ok(())
+    })?;
+    Ok(headers)
+}
+
+/// Every name in the table must be one of these.
+fn known(table: &Table, what: &str, names: &[&str]) -> Result<()> {
+    table.for_each(|key: Lv, _: Lv| {
+        let Lv::String(key) = &key else {
+            return Err(Error::runtime(format!("{what} has names only: {}", names.join(", "))));
+        };
+        let key = key.to_string_lossy();
+        if names.contains(&key.as_str()) {
+            return Ok(());
+        }
+        let near = names.iter().map(|name| (strsim::jaro_winkler(name, &key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+        Err(Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
+            Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
+            None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
+        }))
+    })
+}
+
+fn named(name: &str) -> Step {
+    Step { target: name.to_owned(), ..Step::default() }
+}
+
+fn sub(table: &Table, name: &str) -> Result<Option<Table>> {
+    match table.raw_get::<Lv>(name)? {
+        Lv::Nil => Ok(None),
+        Lv::Table(inner) => Ok(Some(inner)),
+        other => Err(wrong(name, "a table", &other)),
+    }
+}
+
+fn text(table: &Table, name: &str) -> Result<Option<String>> {
+    match table.raw_get::<Lv>(name)? {
+        Lv::Nil => Ok(None),
+        Lv::String(text) => Ok(Some(text.to_str()?.to_owned())),
+        other => Err(wrong(name, "a text", &other)),
+    }
+}
+
+fn number(table: &Table, name: &str) -> Result<Option<f64>> {
+    match table.raw_get::<Lv>(name)? {
+        Lv::Nil => Ok(None),
+        value => match value.as_f64().or_else(|| value.as_integer().map(|whole| whole as f64)) {
+            Some(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(wrong(name, "a number", &value)),
+        },
+    }
+}
+
+fn ms(table: &Table, name: &str) -> Result<Option<Duration>> {
+    let Some(ms) = number(table, name)? else { return Ok(None) };
+    let span = Duration::try_from_secs_f64(ms / 1000.0).ok().filter(|span| *span <= MAX_SPAN);
+    span.map(Some).ok_or_else(|| Error::runtime(format!("{name}: {ms} is no number of milliseconds up to a day")))
+}
+
+/// Longest time that a verdict may name.
+const MAX_SPAN: Duration = Duration::from_secs(24 * 3600);
+
+/// Most entries of a list in a verdict.
+const MAX_ENTRIES: usize = 10_000;
+
+fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
+    let length = table.raw_len();
+    if length > MAX_ENTRIES {
+        return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+    }
+    (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
+}
+
+fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
+    Error::runtime(format!("{what}: a {} stands where {wanted} should", found.type_name()))
+}

@@ -1,0 +1,5 @@
+//! Scripts as they run: what they see, what they may decide, and that none of them hurts anybody.
+
+mod hostile;
+mod phases;
+mod support;

@@ -1,0 +1,272 @@
+//! Scripts that want to hurt. None survives its budget by much, none takes the process or its machine along.
+
+use serde_json::json;
+
+use super::support::{Bench, load, try_load};
+use crate::guest::Verdict;
+use crate::host::{Budget, Killed, Phase};
+
+/// The sixteen runaways: each runs until it is stopped.
+const RUNAWAYS: &[(&str, &str)] = &[
+    ("a loop", "while true do end"),
+    ("a counting loop", "local i = 0 repeat i += 1 until false"),
+    ("a loop of calls", "while true do math.sin(1) end"),
+    ("a loop under pcall", "while true do pcall(function() while true do end end) end"),
+    ("pcall in pcall", "local function f() pcall(f) pcall(f) end f() while true do pcall(f) end"),
+    ("a coroutine", "local co = coroutine.wrap(function() while true do end end) co()"),
+    (
+        "coroutines that yield",
+        "while true do local co = coroutine.create(function() while true do coroutine.yield() end end) for i = 1, 100 do coroutine.resume(co) end end",
+    ),
+    (
+        "a pattern that blows up",
+        "string.find(string.rep('a', 5000), string.rep('a?', 40) .. string.rep('a', 5001)) while true do string.find(string.rep('a', 2000), '.-.-.-.-b') end",
+    ),
+    ("a callback of gsub", "string.gsub(string.rep('x', 100), 'x', function() while true do end end)"),
+    (
+        "a callback of sort",
+        "local t = {} for i = 1, 100 do t[i] = i end table.sort(t, function(a, b) while true do end return a < b end)",
+    ),
+    (
+        "an index metamethod",
+        "local t = setmetatable({}, { __index = function(t, k) while true do end end }) local x = t.y",
+    ),
+    ("a tostring metamethod", "tostring(setmetatable({}, { __tostring = function() while true do end end }))"),
+    ("big concats", "local t = {} for i = 1, 10000 do t[i] = 'xxxxxxxxxx' end while true do table.concat(t) end"),
+    ("big reps", "while true do string.rep('x', 1000000) end"),
+    (
+        "a returned table whose metatable loops",
+        "return setmetatable({}, { __index = function() while true do end end, __iter = function() while true do end end, __len = function() while true do end end })",
+    ),
+    (
+        "an error value whose tostring loops",
+        "error(setmetatable({}, { __tostring = function() while true do end end }))",
+    ),
+];
+
+/// What may pass until a script of 5 ms is over: the deadline, and how late a loaded machine may be.
+const LATE: std::time::Duration = std::time::Duration::from_millis(250);
+
+#[expect(clippy::disallowed_types, reason = "measures the real time that a real script takes")]
+fn contained(bench: &Bench, what: &str, phase: Phase) -> Option<Killed> {
+    let began = std::time::Instant::now();
+    let outcome = bench.call(phase);
+    let took = began.elapsed();
+    assert!(took < LATE, "{what} went on for {took:?}");
+    outcome.err().and_then(|failed| failed.killed)
+}
+
+fn with(body: &str) -> Bench {
+    let text = format!("function on_request(req, ctx) {body} end\nfunction on_route() return 'a/b' end");
+    try_load(&text, Budget::default(), json!({})).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn is_well(bench: &Bench, what: &str) {
+    assert!(matches!(bench.call(Phase::Route), Ok(Verdict::Plan(_))), "the machine is not well after {what}");
+}
+
+#[test]
+fn every_runaway_is_stopped_and_the_machine_goes_on() {
+    for (what, body) in RUNAWAYS {
+        // Ends like `return …` must stand last in their block.
+        let bench = with(&format!("do {body} end"));
+        let killed = contained(&bench, what, Phase::Request);
+        if !what.contains("returned table") {
+            assert!(killed.is_some(), "{what} was not stopped");
+        }
+        is_well(&bench, what);
+    }
+}
+
+#[test]
+fn safepoints_are_counted_the_same_every_time() {
+    let bench = with("for i = 1, 1000 do end");
+    let counts: Vec<u64> = (0..3).map(|_| bench.call_with(Phase::Request, bench.request()).1.safepoints).collect();
+    assert!(counts[0] >= 1000 && counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    let budget = Budget { safepoints: 500, ..Budget::default() };
+    let bench = try_load("function on_request() for i = 1, 1000 do end end", budget, json!({})).expect("loads");
+    assert_eq!(contained(&bench, "a loop", Phase::Request), Some(Killed::Safepoints));
+}
+
+#[test]
+fn memory_has_an_end_and_a_full_machine_is_replaced() {
+    for (what, body) in [
+        ("a growing table", "local t = {} while true do t[#t + 1] = { #t } end"),
+        ("a growing text", "local s = 'x' while true do s = s .. s end"),
+        ("one huge text", "return string.rep('x', 1e9)"),
+        ("one huge buffer", "return buffer.create(1e9)"),
+        ("many closures", "local t = {} while true do t[#t + 1] = function() return t end end"),
+        (
+            "memory caught",
+            "local keep = {} pcall(function() while true do keep[#keep + 1] = string.rep('x', 100000) .. #keep end end) while true do keep[#keep + 1] = {} end",
+        ),
+    ] {
+        let budget = Budget {
+            safepoints: u64::MAX / 200,
+            cpu: std::time::Duration::from_secs(2),
+            total: std::time::Duration::from_secs(4),
+            ..Budget::default()
+        };
+        let text = format!("function on_request() do {body} end end\nfunction on_route() return 'a/b' end");
+        let bench = try_load(&text, budget, json!({})).expect("loads");
+        let failed = bench.call(Phase::Request).expect_err(what);
+        assert_eq!(failed.killed, Some(Killed::Memory), "{what}: {failed:?}");
+        is_well(&bench, what);
+    }
+    // What a script keeps beyond its call fills the machine; then it is built anew.
+    let budget = Budget { memory: 4 << 20, ..Budget::default() };
+    let text = "local kept = {}\nfunction on_request() for i = 1, 200 do kept[#kept + 1] = string.rep('x', 30000) .. #kept end end\n\
+                function on_route() return 'a/b' end";
+    let bench = try_load(text, budget, json!({})).expect("loads");
+    let replaced = (0..5).any(|_| bench.call_with(Phase::Request, bench.request()).1.replaced);
+    assert!(replaced);
+    is_well(&bench, "a leak");
+}
+
+#[test]
+fn recursion_and_odd_sources_do_not_reach_the_native_stack() {
+    for (what, body) in [
+        ("recursion", "local function f() return 1 + f() end f()"),
+        ("recursion through pcall", "local function f() local ok, e = pcall(f) error(e) end f()"),
+        ("recursion through gsub", "local function f() string.gsub('x', 'x', f) end f()"),
+        (
+            "recursion through sort",
+            "local function f() table.sort({ 2, 1 }, function(a, b) f() return a < b end) end f()",
+        ),
+        ("nested coroutines", "local function f() coroutine.wrap(f)() end f()"),
+        (
+            "recursion through tostring",
+            "local m = {} m.__tostring = function(t) return tostring(setmetatable({}, m)) end tostring(setmetatable({}, m))",
+        ),
+        (
+            "recursion through index",
+            "local m = {} m.__index = function(t, k) return setmetatable({}, m)[k] end return setmetatable({}, m).x",
+        ),
+        (
+            "a deep table",
+            "local t = {} local inner = t for i = 1, 100000 do inner.params = {} inner = inner.params end return { params = t }",
+        ),
+        ("a table in itself", "local t = {} t.params = t return t"),
+    ] {
+        let bench = with(&format!("do {body} end"));
+        contained(&bench, what, Phase::Request);
+        assert!(bench.call(Phase::Request).is_err(), "{what}");
+        is_well(&bench, what);
+    }
+    for (what, text) in [
+        ("deep parentheses", format!("local x = {}1{}", "(".repeat(20_000), ")".repeat(20_000))),
+        ("deep blocks", format!("{}{}", "do ".repeat(20_000), "end ".repeat(20_000))),
+        (
+            "a long chain of elseif",
+            format!(
+                "if x == 0 then {} end",
+                (0..20_000).map(|at| format!("elseif x == {at} then ")).collect::<String>()
+            ),
+        ),
+        ("deep tables", format!("local x = {}{}", "{".repeat(20_000), "}".repeat(20_000))),
+        ("deep functions", format!("local x = {}{}", "function() return ".repeat(20_000), "end ".repeat(20_000))),
+        ("a long concat", format!("local x = 'a'{}", " .. 'a'".repeat(60_000))),
+    ] {
+        assert!(
+            try_load(&format!("{text}\nfunction on_request() end"), Budget::default(), json!({})).is_err(),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn host_calls_and_output_have_an_end() {
+    let storm = with("for i = 1, 1000000 do pcall(gw.time.now_ms) end");
+    assert_eq!(contained(&storm, "a million host calls", Phase::Request), Some(Killed::HostCalls));
+    is_well(&storm, "a storm");
+    let budget = Budget { output: 1000, ..Budget::default() };
+    for body in [
+        "return { params = { x = string.rep('x', 2000) } }",
+        "gw.log.debug(string.rep('x', 2000))",
+        "gw.trace.note(string.rep('x', 2000))",
+        "local t = {} for i = 1, 1000 do t[i] = i end return { params = { x = t } }",
+        "return { texts = { [1] = string.rep('x', 2000) } }",
+    ] {
+        let text = format!("function on_request() {body} end");
+        assert!(try_load(&text, budget, json!({})).expect("loads").call(Phase::Request).is_err(), "{body}");
+    }
+}
+
+#[test]
+fn an_error_thrown_in_any_phase_is_that_calls_alone() {
+    let functions: Vec<String> =
+        Phase::ALL[1..].iter().map(|phase| format!("function on_{}() error('boom') end", phase.name())).collect();
+    let bench = load(&functions.join("\n"));
+    for phase in &Phase::ALL[1..] {
+        for value in [bench.call(*phase), bench.call(*phase)] {
+            let failed = value.expect_err(phase.name());
+            assert!(failed.message.ends_with("boom") && failed.killed.is_none(), "{failed:?}");
+        }
+    }
+    for value in ["nil", "3", "{}", "setmetatable({}, { __tostring = 3 })", "function() end", "gw.null"] {
+        assert!(with(&format!("error({value})")).call(Phase::Request).is_err(), "{value}");
+    }
+}
+
+#[test]
+fn there_is_no_way_out_of_the_sandbox() {
+    for body in [
+        "_G.string = nil",
+        "_G.x = 1",
+        "string.upper = nil",
+        "getmetatable('').__index.upper = nil",
+        "getmetatable('').__index = nil",
+        "setmetatable(string, {})",
+        "rawset(string, 'upper', nil)",
+        "rawset(gw, 'json', nil)",
+        "gw.json.encode = nil",
+        "gw.config = nil",
+        "table.insert(gw, 1)",
+        "getfenv(1).x = 1",
+        "setfenv(1, {})",
+        "loadstring('return 1')()",
+        "load('return 1')()",
+        "require('io')",
+        "dofile('/etc/passwd')",
+        "loadfile('/etc/passwd')()",
+        "io.open('/etc/passwd')",
+        "os.execute('true')",
+        "os.getenv('HOME')",
+        "debug.getinfo(1)",
+        "debug.sethook()",
+        "newproxy(true)",
+        "collectgarbage('count')",
+        "string.dump(function() end)",
+        "getmetatable(req).__index = nil",
+        "setmetatable(req, {})",
+        "req.model = 'x'",
+        "rawset(req, 'model', 'x')",
+        "ctx.get = nil",
+        "coroutine.wrap(function() gw.time.sleep(1) end)()  error('went on')",
+    ] {
+        let bench = with(body);
+        assert!(bench.call(Phase::Request).is_err(), "`{body}` went through");
+        is_well(&bench, body);
+    }
+    // Bytecode is refused as source.
+    assert!(try_load("\u{1b}Lua\u{6}", Budget::default(), json!({})).is_err());
+    assert!(try_load("\u{6}\u{1}", Budget::default(), json!({})).is_err());
+}
+
+#[test]
+fn the_bound_of_the_exchange_holds_over_all_its_calls() {
+    let budget = Budget {
+        cpu: std::time::Duration::from_millis(20),
+        total: std::time::Duration::from_millis(30),
+        safepoints: u64::MAX / 200,
+        ..Budget::default()
+    };
+    let bench = try_load("function on_request() while true do end end", budget, json!({})).expect("loads");
+    for _ in 0..2 {
+        assert_eq!(bench.call(Phase::Request).expect_err("stopped").killed, Some(Killed::Deadline));
+    }
+    assert!(bench.visit.spent() >= std::time::Duration::from_millis(25), "{:?}", bench.visit.spent());
+    contained(&bench, "a spent exchange", Phase::Request);
+    let left = bench.visit.spent();
+    assert!(left < std::time::Duration::from_millis(250), "{left:?}");
+}

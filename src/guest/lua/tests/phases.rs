@@ -1,0 +1,262 @@
+//! What scripts see and decide.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::support::{bundle, load, load_bundle, try_load};
+use crate::guest::bundle::Source;
+use crate::guest::verdict::{Body, Mode, Turn};
+use crate::guest::{Failed, Verdict};
+use crate::host::{Budget, Grants, Phase};
+
+/// Runs a script whose `on_request` returns a value as text, and gives the text.
+fn shown(expression: &str) -> String {
+    let text = format!("function on_request(req, ctx)\n  return gw.respond(200, tostring({expression}))\nend");
+    match load(&text).call(Phase::Request) {
+        Ok(Verdict::Respond(respond)) => match respond.body {
+            Body::Raw(text) => text,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{expression}: {other:?}"),
+    }
+}
+
+fn failure(text: &str, phase: Phase) -> String {
+    match load(text).call(phase) {
+        Err(Failed { message, .. }) => message,
+        Ok(verdict) => panic!("{text}: {verdict:?}"),
+    }
+}
+
+#[test]
+fn fields_of_a_request_are_read_where_they_are_named() {
+    for (expression, value) in [
+        ("req.id", "gen-1"),
+        ("req.model", "fast"),
+        ("req.stream", "true"),
+        ("req.max_tokens", "64"),
+        ("req.temperature", "0.5"),
+        ("req.message_count", "4"),
+        ("req.tool_count", "1"),
+        ("req.key", "search-prod"),
+        ("req.project", "search"),
+        ("req.peer", "10.0.0.1"),
+        ("req:header('X-Team')", "blue"),
+        ("req:header('authorization')", "nil"),
+        ("req:metadata('tier')", "gold"),
+        ("req:metadata('none')", "nil"),
+        ("req:param('max_tokens')", "64"),
+        ("req:param('tools')[1]['function'].name", "f"),
+        ("req:system()", "Be short."),
+        ("req:message(1).text", "Hello"),
+        ("req:message(-1).text", "Which day is it?"),
+        ("req:message(9)", "nil"),
+        ("#req:messages()", "3"),
+        ("req:last_user()", "Which day is it?"),
+        ("req:texts()[1].role", "system"),
+        ("#req:plan()", "0"),
+    ] {
+        assert_eq!(shown(expression), value, "{expression}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_there_is_an_error_with_the_nearest_one() {
+    let error = failure("function on_request(req)\n  return req.modell\nend", Phase::Request);
+    assert!(error.starts_with("test.luau:2:") && error.contains("did you mean `model`?"), "{error}");
+    let error = failure("function on_request(req)\n  return { modell = 'x' }\nend", Phase::Request);
+    assert!(error.contains("did you mean `model`?"), "{error}");
+}
+
+#[test]
+fn host_functions_give_what_they_say() {
+    for (expression, value) in [
+        ("gw.json.encode({ a = { 1, 2 }, b = 'x' })", "{\"a\":[1,2],\"b\":\"x\"}"),
+        (
+            "gw.json.encode(gw.json.decode('{\"a\":[],\"b\":{},\"c\":null,\"d\":[null]}'))",
+            "{\"a\":[],\"b\":{},\"d\":[null]}",
+        ),
+        ("gw.re.match('(a+)(b)', 'xaab')[2]", "aa"),
+        ("gw.re.test('^x', 'yx')", "false"),
+        ("gw.re.find('a', 'banana')[2].first", "4"),
+        ("select(2, gw.re.replace('[0-9]', 'a1b2', '#'))", "2"),
+        ("gw.hash.sha256('abc'):sub(1, 8)", "ba7816bf"),
+        ("gw.hash.unbase64(gw.hash.base64('hey'))", "hey"),
+        ("gw.hash.hmac_sha256(gw.secret.get('pepper'), 'x') == gw.hash.hmac_sha256('hush', 'x')", "true"),
+        ("gw.secret.get('pepper')", "secret(pepper)"),
+        ("pcall(function() return gw.secret.get('pepper') .. '' end)", "false"),
+        ("pcall(gw.secret.get, 'other')", "false"),
+        ("gw.time.now_ms()", "1700000000000"),
+        ("gw.time.date().weekday", "2"),
+        ("gw.rand.int(1, 3)", "2"),
+        ("#gw.rand.id()", "24"),
+        ("gw.pick.weighted({ a = 1, b = 0 })", "a"),
+        ("gw.pick.hash({ 'a' }, 'k')", "a"),
+        ("gw.tokens.estimate('abcdefgh')", "2"),
+        ("gw.targets.models()[1]", "fast"),
+        ("gw.targets.get('nobody/x')", "nil"),
+        ("(gw.trace.note({ why = 'x' }))", "nil"),
+    ] {
+        assert_eq!(shown(expression), value, "{expression}");
+    }
+}
+
+#[test]
+fn verdicts_are_read_whole() {
+    let bench = load(
+        "return {
+           on_request = function(req)
+             return { model = 'smart', params = { temperature = 0, top_p = gw.null }, system = 'S',
+                      messages = { 1, { role = 'user', text = 'More' } }, texts = { [2] = 'x' } }
+           end,
+           on_route = function(req)
+             return { steps = { 'a/x', { target = 'b/y', weight = 3, timeout_ms = 500, params = { seed = 1 } } },
+                      mode = 'weighted', max_attempts = 2, deadline_ms = 9000 }
+           end,
+           on_fault = function(f) return gw.same(250) end,
+         }",
+    );
+    let Ok(Verdict::Patch(patch)) = bench.call(Phase::Request) else { panic!("no patch") };
+    assert_eq!(patch.model.as_deref(), Some("smart"));
+    assert_eq!(patch.params["temperature"], Some(json!(0)));
+    assert_eq!(patch.params["top_p"], None);
+    assert_eq!(patch.messages.as_ref().map(Vec::len), Some(2));
+    assert_eq!(patch.messages.as_ref().and_then(|turns| turns.first()), Some(&Turn::Keep(1)));
+    let Ok(Verdict::Plan(wish)) = bench.call(Phase::Route) else { panic!("no plan") };
+    assert_eq!((wish.steps.len(), wish.mode, wish.max_attempts), (2, Mode::Weighted, Some(2)));
+    assert_eq!(wish.steps[1].timeout, Some(Duration::from_millis(500)));
+    assert_eq!(bench.call(Phase::Fault), Ok(Verdict::Same(Duration::from_millis(250))));
+}
+
+#[test]
+fn short_forms_of_plans_are_plans() {
+    for (text, steps) in [("'a/x'", 1), ("{ 'a/x', 'b/y' }", 2), ("{ steps = { 'a/x' } }", 1)] {
+        let Ok(Verdict::Plan(wish)) = load(&format!("function on_route() return {text} end")).call(Phase::Route) else {
+            panic!("{text}")
+        };
+        assert_eq!(wish.steps.len(), steps, "{text}");
+    }
+    for text in
+        ["{}", "{ steps = {} }", "42", "{ steps = 'x' }", "{ { target = 1 } }", "{ mode = 'x', steps = { 'a/b' } }"]
+    {
+        assert!(load(&format!("function on_route() return {text} end")).call(Phase::Route).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_verdict_of_another_phase_is_an_error_that_says_where_it_belongs() {
+    let error = failure("function on_request() return gw.stop{} end", Phase::Request);
+    assert!(error.contains("on_request cannot answer with `stop`") && error.contains("on_event"), "{error}");
+}
+
+#[test]
+fn what_a_script_keeps_is_there_in_later_phases_and_is_its_own() {
+    let bench = load(
+        "function on_request(req, ctx) ctx:set('tier', 'gold') ctx:set('n', 3) ctx:set('gone', true) ctx:set('gone', nil) end
+         function on_route(req, ctx) return ctx:get('tier') .. '/' .. ctx:get('n') .. tostring(ctx:get('gone')) end",
+    );
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let Ok(Verdict::Plan(wish)) = bench.call(Phase::Route) else { panic!("no plan") };
+    assert_eq!(wish.steps[0].target, "gold/3nil");
+}
+
+#[test]
+fn globals_are_for_loading_only() {
+    let bench = load(
+        "limit = 3\nlocal count = 0\nfunction on_init(config) factor = 2 end\n\
+         function on_request() count += 1 return gw.respond(200, tostring(limit * factor)) end\n\
+         function on_route() leaked = 1 end",
+    );
+    assert!(matches!(bench.call(Phase::Request), Ok(Verdict::Respond(_))));
+    let error = bench.call(Phase::Route).expect_err("refused").message;
+    assert!(error.contains("readonly"), "{error}");
+}
+
+#[test]
+fn a_view_is_gone_when_its_call_has_ended() {
+    let bench = load(
+        "local kept = {}\nfunction on_request(req) kept[1] = req end\nfunction on_route() return kept[1].model end",
+    );
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let error = bench.call(Phase::Route).expect_err("refused").message;
+    assert!(error.contains("destructed") || error.contains("ended"), "{error}");
+}
+
+#[test]
+fn settings_are_checked_by_the_script_and_are_read_only() {
+    let text = "function on_init(config) if not config.target then error('target is missing') end end\n\
+                function on_request() gw.config.target = 'y' end";
+    let error = try_load(text, Budget::default(), json!({})).err().expect("refused");
+    assert_eq!(error, "test.luau:1: target is missing");
+    let bench = try_load(text, Budget::default(), json!({ "target": "x" })).expect("loads");
+    assert!(bench.call(Phase::Request).expect_err("refused").message.contains("readonly"));
+}
+
+#[test]
+fn what_does_not_load_says_where() {
+    let error = |text: &str| try_load(text, Budget::default(), json!({})).err().unwrap_or_else(|| panic!("{text}"));
+    assert!(error("local x = \nfunction on_request() end").starts_with("test.luau:2:"), "{}", error("local x = \nend"));
+    assert!(error("x.y = 1").starts_with("test.luau:1: attempt to index nil"), "{}", error("x.y = 1"));
+    assert!(error("return 3").contains("returns a"));
+    assert!(error("local x = 1").contains("has no `on_` function"));
+    assert!(error("function on_reqest() end").contains("`on_reqest` is no hook"));
+    assert!(error("on_request = 3").contains("not a function"));
+    assert!(error("while true do end").contains("raise `budget."));
+}
+
+#[test]
+fn modules_of_the_bundle_can_be_required_and_nothing_else() {
+    let with = |main: &str| {
+        let mut bundle = bundle(main);
+        let module =
+            Source { label: "words.luau".into(), text: "loads = (loads or 0) + 1\nreturn { n = loads }".into() };
+        bundle.modules.insert("words".into(), module);
+        load_bundle(bundle, Budget::default(), json!({}), Grants::default())
+    };
+    let bench = with(
+        "local a, b = require('./words'), require('words')\n\
+                      function on_request() return gw.respond(200, tostring(a == b) .. a.n) end",
+    );
+    let Ok(Verdict::Respond(respond)) = bench.expect("loads").call(Phase::Request) else { panic!("no answer") };
+    assert_eq!(respond.body, Body::Raw("true1".into()));
+    let error = with("require('/etc/passwd')\nfunction on_request() end").err().expect("refused");
+    assert!(error.contains("has no module `/etc/passwd`; it has: words"), "{error}");
+    let late = with("function on_request() require('words') end").expect("loads");
+    assert!(late.call(Phase::Request).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_script_waits_and_others_go_on_meanwhile() {
+    let bench = load(
+        "function on_request(req, ctx) ctx:set('a', 1) gw.time.sleep(50) return gw.llm.ask{ model = 'judge', prompt = 'ok?' }.text == 'yes' and { model = 'm' } or nil end",
+    );
+    let (first, second) = tokio::join!(bench.wait(Phase::Request), bench.wait(Phase::Request));
+    for (verdict, used) in [first, second] {
+        assert!(matches!(verdict, Ok(Verdict::Patch(_))), "{verdict:?}");
+        assert!(used.host_calls >= 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
+    let bench = load(
+        "function on_request()
+           local ok, why = pcall(gw.llm.ask, { model = 'judge', prompt = 'fail' })
+           return gw.reject('judge_gone', tostring(why), 503)
+         end
+         function on_route() gw.llm.ask{ model = 'other', prompt = 'x' } end",
+    );
+    let (Ok(Verdict::Reject(reject)), _) = bench.wait(Phase::Request).await else { panic!("no refusal") };
+    assert!(reject.message.contains("it failed"), "{}", reject.message);
+    let error = bench.wait(Phase::Route).await.0.expect_err("ungranted").message;
+    assert!(error.contains("`grants.models`"), "{error}");
+}
+
+#[test]
+fn a_function_is_there_in_its_phases_only() {
+    let error = failure("function on_done() gw.time.sleep(1) end", Phase::Done);
+    assert!(error.contains("gw.time.sleep cannot be called in on_done"), "{error}");
+    let error = try_load("gw.targets.models()\nfunction on_request() end", Budget::default(), json!({}));
+    assert!(error.err().expect("refused").contains("on_init"), "targets at load");
+}

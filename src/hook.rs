@@ -1,0 +1,342 @@
+//! The stage between the pipeline and its guests: who is called when, what a failure means, and what was decided.
+//!
+//! Guests are called in order, each sees what those before it decided. A verdict takes effect after the guest has
+//! returned, all of it or nothing; one in shadow is noted and takes none. Whatever subscribes to no phase costs a bit.
+
+mod apply;
+mod stages;
+mod world;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::fault::{Fault, Kind};
+use crate::guest::{Bundle, Engine, Failed, Subject, Used, Verdict};
+use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit, World, lease, pick};
+use crate::route;
+use crate::state::State;
+use crate::state::guests::{Outcome, Record};
+
+pub use stages::{Open, answer, attempt, auth, done, fault, request, route as plan, sees_answers};
+
+/// Failures within the window after which a guest is switched off, and for how long.
+const BREAKER_FAILURES: u32 = 10;
+const BREAKER_WINDOW: Duration = Duration::from_secs(60);
+const BREAKER_OFF: Duration = Duration::from_secs(30);
+
+/// Every guest of a generation.
+#[derive(Debug, Default)]
+pub struct Hooks {
+    /// In the order in which they run.
+    list: Vec<Hook>,
+    phases: Phases,
+}
+
+/// One attached guest.
+#[derive(Debug)]
+pub struct Hook {
+    pub guest: Arc<Guest>,
+    pub bundle: Arc<Bundle>,
+    engine: Engine,
+    matcher: Matcher,
+    priority: i32,
+    fail: Fail,
+    pub shadow: bool,
+    /// Hundredths of a percent of exchanges.
+    share: u16,
+    record: OnceLock<Arc<Record>>,
+    breaker: Breaker,
+}
+
+/// Where a hook runs; an empty list lets everything through.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    pub models: Vec<String>,
+    pub keys: Vec<String>,
+    pub projects: Vec<String>,
+}
+
+/// What the operator wants of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fail {
+    Default,
+    Open,
+    Closed,
+}
+
+impl Hooks {
+    pub fn new(mut list: Vec<Hook>) -> Self {
+        // Stable: of the same priority, the operator's order.
+        list.sort_by_key(|hook| std::cmp::Reverse(hook.priority));
+        let phases = list.iter().fold(Phases::NONE, |set, hook| set.with(hook.phases()));
+        Hooks { list, phases }
+    }
+
+    pub fn has(&self, phase: Phase) -> bool {
+        self.phases.has(phase)
+    }
+
+    /// Whether any guest is called for an exchange at all.
+    pub fn any(&self) -> bool {
+        !self.list.is_empty()
+    }
+
+    pub fn all(&self) -> &[Hook] {
+        &self.list
+    }
+}
+
+impl Matcher {
+    fn fits(&self, visit: &Visit, model: &str) -> bool {
+        let of =
+            |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
+        let principal = visit.principal();
+        of(&self.models, Some(model))
+            && of(&self.keys, principal.map(|principal| principal.key.as_str()))
+            && of(&self.projects, principal.and_then(|principal| principal.project.as_deref()))
+    }
+}
+
+impl Hook {
+    #[expect(clippy::too_many_arguments, reason = "each is one key of the configuration")]
+    pub fn new(
+        guest: Arc<Guest>,
+        bundle: Arc<Bundle>,
+        engine: Engine,
+        matcher: Matcher,
+        priority: i32,
+        fail: Fail,
+        shadow: bool,
+        share: u16,
+    ) -> Self {
+        Hook {
+            guest,
+            bundle,
+            engine,
+            matcher,
+            priority,
+            fail,
+            shadow,
+            share,
+            record: OnceLock::new(),
+            breaker: Breaker::default(),
+        }
+    }
+
+    pub fn phases(&self) -> Phases {
+        self.engine.phases()
+    }
+
+    /// Whether it runs for this exchange at this phase.
+    fn wants(&self, phase: Phase, visit: &Visit, model: &str) -> bool {
+        self.phases().has(phase) && self.matcher.fits(visit, model) && self.shares(visit)
+    }
+
+    /// Whether the exchange falls into its share.
+    fn shares(&self, visit: &Visit) -> bool {
+        self.share >= 10_000 || pick::point(visit.id.as_bytes()) * 10_000.0 < f64::from(self.share)
+    }
+
+    /// Whether a failure at this phase refuses the request.
+    fn closed(&self, phase: Phase) -> bool {
+        match (self.fail, phase) {
+            (_, Phase::Init | Phase::Done | Phase::Tick) => false,
+            (Fail::Open, _) => false,
+            (Fail::Closed, _) => true,
+            (Fail::Default, Phase::Auth) => true,
+            (Fail::Default, Phase::Request | Phase::Event) => self.bundle.manifest.guard,
+            (Fail::Default, _) => false,
+        }
+    }
+
+    fn record(&self, state: &State) -> &Arc<Record> {
+        self.record.get_or_init(|| state.guests.record(&self.guest.name))
+    }
+
+    fn cx(&self, phase: Phase, visit: &Arc<Visit>, world: &Arc<dyn World>) -> Cx {
+        Cx {
+            guest: self.guest.clone(),
+            phase,
+            visit: visit.clone(),
+            world: Some(world.clone()),
+            lease: Lease::new(self.guest.budget.of(phase)),
+            awaits: false,
+        }
+    }
+
+    /// Calls it where it may wait. [`Verdict::Pass`] also when it decided something in shadow.
+    ///
+    /// # Errors
+    /// It failed and its failure refuses the request.
+    async fn call(
+        &self,
+        phase: Phase,
+        visit: &Arc<Visit>,
+        world: &Arc<dyn World>,
+        subject: Subject,
+    ) -> Result<Verdict, Fault> {
+        if self.breaker.is_off() {
+            return self.off(phase, visit, world.state());
+        }
+        let (outcome, used) = self.engine.call(self.cx(phase, visit, world), subject).await;
+        self.judge(phase, visit, world.state(), outcome, used)
+    }
+
+    /// Calls it where it may not wait.
+    ///
+    /// # Errors
+    /// As [`Hook::call`].
+    fn call_now(
+        &self,
+        phase: Phase,
+        visit: &Arc<Visit>,
+        world: &Arc<dyn World>,
+        subject: Subject,
+    ) -> Result<Verdict, Fault> {
+        if self.breaker.is_off() {
+            return self.off(phase, visit, world.state());
+        }
+        let (outcome, used) = self.engine.call_now(self.cx(phase, visit, world), subject);
+        self.judge(phase, visit, world.state(), outcome, used)
+    }
+
+    fn off(&self, phase: Phase, visit: &Visit, state: &State) -> Result<Verdict, Fault> {
+        self.record(state).phase(phase as usize).add(Outcome::Off, Duration::ZERO, 0);
+        self.fail_with(phase, visit, "is switched off: it failed too often")
+    }
+
+    fn judge(
+        &self,
+        phase: Phase,
+        visit: &Visit,
+        state: &State,
+        outcome: Result<Verdict, Failed>,
+        used: Used,
+    ) -> Result<Verdict, Fault> {
+        let record = self.record(state);
+        record.memory.store(used.memory as u64, Relaxed);
+        if used.replaced {
+            record.replaced.fetch_add(1, Relaxed);
+        }
+        let kind = match &outcome {
+            Ok(Verdict::Pass) => Outcome::Pass,
+            Ok(_) if self.shadow => Outcome::Shadow,
+            Ok(_) => Outcome::Acted,
+            Err(Failed { killed: Some(_), .. }) => Outcome::Killed,
+            Err(_) => Outcome::Error,
+        };
+        record.phase(phase as usize).add(kind, used.cpu, used.safepoints);
+        match outcome {
+            Ok(Verdict::Pass) => Ok(Verdict::Pass),
+            Ok(verdict) => {
+                self.note(phase, visit, &used, || describe(&verdict));
+                Ok(if self.shadow { Verdict::Pass } else { verdict })
+            }
+            Err(failed) => {
+                let text = failed.message;
+                tracing::warn!("{} in on_{}: {text} {}", self.guest.name, phase.name(), visit.id);
+                self.note(phase, visit, &used, || json!({ "failed": text.clone() }));
+                record.last_error.store(Some(Arc::new(text.clone())));
+                if self.breaker.failed() {
+                    record.switched_off.fetch_add(1, Relaxed);
+                    tracing::error!("{} is switched off for {BREAKER_OFF:?}: it failed too often", self.guest.name);
+                }
+                self.fail_with(phase, visit, &text)
+            }
+        }
+    }
+
+    fn note(&self, phase: Phase, visit: &Visit, used: &Used, what: impl FnOnce() -> Value) {
+        visit.note(&self.guest.name, || {
+            let mut note = json!({ "phase": phase.name(), "us": used.cpu.as_micros() as u64, "decided": what() });
+            if self.shadow {
+                note["shadow"] = true.into();
+            }
+            note
+        });
+    }
+
+    /// A verdict that could not be done: counts as a failure, and refuses where failures do.
+    fn misjudged(&self, phase: Phase, visit: &Visit, state: &State, why: &str) -> Result<(), Fault> {
+        tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
+        let record = self.record(state);
+        record.last_error.store(Some(Arc::new(why.to_owned())));
+        record.phase(phase as usize).add(Outcome::Error, Duration::ZERO, 0);
+        self.fail_with(phase, visit, why).map(drop)
+    }
+
+    fn fail_with(&self, phase: Phase, visit: &Visit, why: &str) -> Result<Verdict, Fault> {
+        if self.shadow || !self.closed(phase) {
+            return Ok(Verdict::Pass);
+        }
+        let text = format!("The policy `{}` failed in on_{}.", self.guest.name, phase.name());
+        Err(Fault::new(Kind::PolicyFailed, text).because(format!("{why} ({})", visit.id)))
+    }
+}
+
+/// A verdict for the trace: what was decided, never a prompt.
+fn describe(verdict: &Verdict) -> Value {
+    match verdict {
+        Verdict::Plan(wish) => {
+            let steps: Vec<&str> = wish.steps.iter().map(|step| step.target.as_str()).collect();
+            json!({ "plan": steps })
+        }
+        Verdict::Patch(patch) => {
+            let mut what = json!({});
+            if let Some(model) = &patch.model {
+                what["model"] = model.as_str().into();
+            }
+            if !patch.params.is_empty() {
+                what["params"] = patch.params.keys().cloned().collect::<Vec<_>>().into();
+            }
+            if !patch.headers.is_empty() {
+                what["headers"] = patch.headers.keys().cloned().collect::<Vec<_>>().into();
+            }
+            if patch.edits_text() {
+                what["text"] = "edited".into();
+            }
+            json!({ "patch": what })
+        }
+        Verdict::Reject(reject) => json!({ "reject": reject.code }),
+        Verdict::Respond(respond) => json!({ "respond": respond.status }),
+        Verdict::Principal(who) => json!({ "principal": who.key }),
+        Verdict::Same(after) => json!({ "same": { "after_ms": after.as_millis() as u64 } }),
+        other => other.name().into(),
+    }
+}
+
+/// Switches a guest off that fails again and again.
+#[derive(Debug, Default)]
+struct Breaker {
+    failures: AtomicU32,
+    /// Tick at which the present window began, and until which it is off.
+    window: AtomicU64,
+    until: AtomicU64,
+}
+
+impl Breaker {
+    fn is_off(&self) -> bool {
+        // Nearly always zero: the clock is not looked at.
+        let until = self.until.load(Relaxed);
+        until != 0 && lease::now() < until
+    }
+
+    /// Notes a failure. True when it was one too many.
+    fn failed(&self) -> bool {
+        let now = lease::now();
+        if now.saturating_sub(self.window.load(Relaxed)) > BREAKER_WINDOW.as_millis() as u64 {
+            self.window.store(now, Relaxed);
+            self.failures.store(0, Relaxed);
+        }
+        if self.failures.fetch_add(1, Relaxed) + 1 < BREAKER_FAILURES {
+            return false;
+        }
+        self.failures.store(0, Relaxed);
+        self.until.store(now + BREAKER_OFF.as_millis() as u64, Relaxed);
+        true
+    }
+}

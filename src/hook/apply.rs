@@ -1,0 +1,350 @@
+//! What verdicts do: patched asks, tries and answers, plans by names, answers and refusals.
+//!
+//! Each function makes the whole change or none of it. What cannot be done is the guest's failure, not the caller's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::Value;
+
+use super::Hook;
+use crate::chat::{self, Answer, Block, Choice, Finish, Message, Role};
+use crate::dialect::{self, Asked, Dialect, Encoding, Op, Quirks};
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind, Own};
+use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Turn, Wish};
+use crate::guest::view;
+use crate::host::pick;
+use crate::json::Envelope;
+use crate::pipeline::{Call, Cx};
+use crate::reply::{Content, Reply};
+use crate::route::{Overrides, Plan, Target};
+use crate::stream;
+
+/// Fields in which dialects hold the conversation; the rest of a body stays byte for byte when a turn is edited.
+const CONVERSATION: &[&str] =
+    &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction", "prompt"];
+
+/// A refusal in a guest's own words.
+pub(super) fn rejected(reject: Reject, kind: Kind, hook: &Hook) -> Fault {
+    let mut fault = Fault::new(kind, reject.message).because(format!("by the policy {}", hook.guest.name));
+    fault.retry_after = reject.retry_after;
+    fault.own = Some(Box::new(Own { code: reject.code, status: reject.status }));
+    fault
+}
+
+/// The failure of a guest whose verdict cannot be done.
+fn misjudged(hook: &Hook, why: &str) -> Fault {
+    Fault::new(Kind::PolicyFailed, format!("The policy `{}` asked for what cannot be done.", hook.guest.name))
+        .because(why)
+}
+
+/// The ask with a patch in it.
+///
+/// # Errors
+/// It cannot be done; the ask stays as it was.
+pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &Hook) -> Result<Call, Fault> {
+    let mut envelope = call.envelope.clone();
+    if patch.edits_text() {
+        let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
+        edit(&mut ask, &patch, hook)?;
+        let mut to = Encoding::new(&x.model, &Quirks::NONE);
+        let encoded = x.dialect.encode_ask(&ask, &mut to).map_err(|fault| misjudged(hook, &fault.message))?;
+        let encoded = Envelope::read(Bytes::from(encoded))?;
+        for name in CONVERSATION {
+            match encoded.raw(name) {
+                Some(value) => envelope.set(name, Bytes::copy_from_slice(value)),
+                None => envelope.remove(name),
+            }
+        }
+    }
+    for name in ["model", "stream"] {
+        if patch.params.contains_key(name) {
+            return Err(misjudged(hook, &format!("`{name}` is no parameter; patch `model`, and leave `stream` alone")));
+        }
+    }
+    for (name, value) in &patch.params {
+        if value.is_none() {
+            envelope.remove(name);
+        }
+    }
+    for (name, value) in &patch.params {
+        if let Some(value) = value {
+            envelope.set(name, serde_json::to_vec(value).unwrap_or_default());
+        }
+    }
+    let edited = !patch.params.is_empty() || patch.edits_text();
+    // Read anew: later stages and guests must see what was changed, and an envelope shows its body as it came.
+    let envelope = if edited { Envelope::read(envelope.pieces().concat().into())? } else { envelope };
+    if let Some(model) = patch.model {
+        x.model = model;
+    }
+    Ok(call.with(envelope))
+}
+
+fn edit(ask: &mut chat::Ask, patch: &Patch, hook: &Hook) -> Result<(), Fault> {
+    if !patch.texts.is_empty() {
+        let mut count = 0;
+        view::texts(ask, |index, _, text| {
+            count = index;
+            if let Some(new) = patch.texts.get(&index) {
+                text.clone_from(new);
+            }
+        });
+        if let Some(index) = patch.texts.keys().find(|index| **index == 0 || **index > count) {
+            return Err(misjudged(hook, &format!("texts[{index}]: the conversation has {count} texts")));
+        }
+    }
+    if let Some(turns) = &patch.messages {
+        let old = std::mem::take(&mut ask.messages);
+        for turn in turns {
+            ask.messages.push(match turn {
+                Turn::Keep(index) => old.get(index - 1).cloned().ok_or_else(|| {
+                    misjudged(hook, &format!("messages: the conversation has {} turns, not {index}", old.len()))
+                })?,
+                Turn::Say { role, text } => {
+                    let role = match role.as_str() {
+                        "assistant" => Role::Assistant,
+                        "system" => Role::System,
+                        _ => Role::User,
+                    };
+                    Message::new(role, vec![Block::text(text.as_str())])
+                }
+            });
+        }
+    }
+    if let Some(system) = &patch.system {
+        ask.system = if system.is_empty() { Vec::new() } else { vec![Block::text(system.as_str())] };
+    }
+    Ok(())
+}
+
+/// A target with a patch of one try in it.
+pub(super) fn to_target(target: &Arc<Target>, patch: &Patch) -> Arc<Target> {
+    if patch.model.is_none() && patch.params.is_empty() {
+        return target.clone();
+    }
+    // Another model has another price, which is not looked up here: unknown, rather than wrong.
+    let card = target.card.clone().filter(|_| patch.model.as_ref().is_none_or(|model| *model == target.model));
+    let model = patch.model.clone().unwrap_or_else(|| target.model.clone());
+    let overrides = target.overrides.with(&overrides(&patch.params));
+    Arc::new(Target::new(target.provider.clone(), model, overrides, target.timeouts, card))
+}
+
+fn overrides(params: &std::collections::BTreeMap<String, Option<Value>>) -> Overrides {
+    let mut overrides = Overrides::default();
+    for (name, value) in params {
+        match value {
+            Some(value) => drop(overrides.set.insert(name.clone(), value.clone())),
+            None => overrides.drop.push(name.clone()),
+        }
+    }
+    overrides
+}
+
+/// A header to set, or with None to take out.
+pub type Set = (HeaderName, Option<HeaderValue>);
+
+/// The headers of a patch of one try.
+///
+/// # Errors
+/// One of them cannot be sent.
+pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Fault> {
+    let set = patch.headers.iter().map(|(name, value)| {
+        let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misjudged(hook, "no such header"))?;
+        if !super::stages::may_answer_with(known.as_str(), &Default::default()) || known == http::header::HOST {
+            return Err(misjudged(hook, &format!("the header `{known}` is the gateway's")));
+        }
+        let text = match value {
+            None => return Ok((known, None)),
+            Some(Header::Text(text)) => text.as_str(),
+            Some(Header::Secret(secret)) => {
+                let granted = hook.guest.grants.secrets.get(secret);
+                granted
+                    .map(|secret| secret.0.as_str())
+                    .ok_or_else(|| misjudged(hook, "a secret that is not granted"))?
+            }
+        };
+        let mut value = HeaderValue::from_str(text).map_err(|_| misjudged(hook, "no header can hold that"))?;
+        value.set_sensitive(matches!(patch.headers.get(name), Some(Some(Header::Secret(_)))));
+        Ok((known, Some(value)))
+    });
+    set.collect()
+}
+
+/// A plan by names.
+///
+/// # Errors
+/// The first name that is not there.
+pub(super) fn plan(cx: &Cx, native: &Plan, wish: &Wish, id: &str) -> Result<Plan, String> {
+    let mut steps: Vec<&Step> = wish.steps.iter().collect();
+    if wish.mode == Mode::Weighted {
+        weigh(&mut steps, id);
+    }
+    let mut targets: Vec<Arc<Target>> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let found = native.targets.iter().find(|target| is_named(target, &step.target));
+        let found = match found {
+            Some(target) => vec![target.clone()],
+            None => cx.generation.plan(&step.target).map_err(|fault| fault.message)?.targets,
+        };
+        targets.extend(found.into_iter().map(|target| stepped(target, step, wish)));
+    }
+    let mut plan = Plan { targets, ..native.clone() };
+    if let Some(max) = wish.max_attempts {
+        let rules = Arc::make_mut(&mut plan.rules);
+        rules.retry.max_attempts = max;
+    }
+    Ok(plan)
+}
+
+/// Whether a target is called so, without making its name.
+fn is_named(target: &Target, name: &str) -> bool {
+    let rest = name.strip_prefix(target.provider.name.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    rest == Some(target.model.as_str())
+}
+
+/// The first by weight, the rest in order of weight.
+fn weigh(steps: &mut Vec<&Step>, id: &str) {
+    let weights: Vec<(String, f64)> =
+        steps.iter().enumerate().map(|(at, step)| (at.to_string(), step.weight.unwrap_or(1.0))).collect();
+    let first = pick::weighted(&weights, pick::point(id.as_bytes())).and_then(|at| at.parse::<usize>().ok());
+    let first = first.map(|at| steps.remove(at));
+    steps.sort_by(|a, b| b.weight.unwrap_or(1.0).total_cmp(&a.weight.unwrap_or(1.0)));
+    if let Some(first) = first {
+        steps.insert(0, first);
+    }
+}
+
+fn stepped(target: Arc<Target>, step: &Step, wish: &Wish) -> Arc<Target> {
+    if step.params.is_empty() && step.timeout.is_none() && step.first_token.is_none() && wish.deadline.is_none() {
+        return target;
+    }
+    let mut timeouts = target.timeouts;
+    timeouts.attempt = step.timeout.unwrap_or(timeouts.attempt);
+    timeouts.first_token = step.first_token.unwrap_or(timeouts.first_token);
+    timeouts.total = wish.deadline.map_or(timeouts.total, |deadline| deadline.min(timeouts.total));
+    let overrides = target.overrides.with(&overrides(&step.params));
+    Arc::new(Target::new(target.provider.clone(), target.model.clone(), overrides, timeouts, target.card.clone()))
+}
+
+/// An answer in a guest's own words.
+///
+/// # Errors
+/// It cannot be written in the caller's dialect.
+pub(super) async fn respond(
+    cx: &Cx,
+    x: &mut Exchange,
+    call: &Arc<Call>,
+    respond: Respond,
+    hook: &Hook,
+) -> Result<Reply, Fault> {
+    let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
+    let mut reply = match respond.body {
+        Body::Say(text) => say(cx, x, call, text).await?,
+        Body::Json(value) => Reply::json(status, value.to_string()),
+        Body::Raw(text) => Reply::json(status, text),
+    };
+    if !reply.is_stream() {
+        reply.status = status;
+    }
+    for (name, value) in &respond.headers {
+        set_header(&mut reply, name, Some(value), hook)?;
+    }
+    Ok(reply)
+}
+
+fn set_header(reply: &mut Reply, name: &str, value: Option<&str>, hook: &Hook) -> Result<(), Fault> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misjudged(hook, "no such header"))?;
+    if !super::stages::may_answer_with(name.as_str(), &reply.headers) {
+        return Err(misjudged(hook, &format!("the header `{name}` is the gateway's")));
+    }
+    match value {
+        Some(value) => {
+            let value = HeaderValue::from_str(value).map_err(|_| misjudged(hook, "no header can hold that"))?;
+            reply.headers.insert(name, value);
+        }
+        None => drop(reply.headers.remove(name)),
+    }
+    Ok(())
+}
+
+/// An answer that says this, in the caller's dialect, as a stream where one was asked for.
+async fn say(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, text: String) -> Result<Reply, Fault> {
+    let ask = call.ask(x.dialect, x.op)?;
+    let asked = Asked { op: x.op, ask, id: x.id.clone(), now: x.started_ms / 1000 };
+    let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };
+    let answer = Answer { id: x.id.clone(), model: x.model.clone(), choices: vec![choice], ..Answer::default() };
+    x.seen.finish = Some(Finish::Stop);
+    if !call.stream {
+        return Ok(Reply::json(StatusCode::OK, x.dialect.encode_answer(&answer, &asked)));
+    }
+    let said =
+        stream::Said { dialect: x.dialect, request_id: x.request_id.clone(), limit: cx.generation.limits.body_timeout };
+    let mut relay = stream::said(&answer, &asked, call.framing, said);
+    relay.commit().await?;
+    Ok(Reply::stream(relay, call.framing == stream::Framing::Sse))
+}
+
+/// Reads an answer of the dialect with this name.
+pub(super) fn decode_answer(dialect: &str, body: &[u8]) -> Option<Answer> {
+    dialect::find(dialect)?.decode_answer(body).ok()
+}
+
+/// A whole answer with a patch in it.
+///
+/// # Errors
+/// It cannot be done; the answer stays as it was.
+pub(super) fn to_reply(
+    x: &Exchange,
+    call: &Arc<Call>,
+    reply: &mut Reply,
+    patch: Patch,
+    hook: &Hook,
+) -> Result<(), Fault> {
+    let body = match (&patch.body, patch.edits_text()) {
+        (Some(body), _) => Some(body.to_string().into()),
+        (None, true) => Some(edited(x, call, &reply.bytes(), &patch, hook)?),
+        (None, false) => None,
+    };
+    if body.is_some() && reply.is_stream() {
+        return Err(misjudged(hook, "a stream's text is edited in on_event"));
+    }
+    for (name, value) in &patch.headers {
+        match value {
+            None => set_header(reply, name, None, hook)?,
+            Some(Header::Text(text)) => set_header(reply, name, Some(text), hook)?,
+            Some(Header::Secret(_)) => return Err(misjudged(hook, "a secret goes upstream only, never to a caller")),
+        }
+    }
+    if let Some(body) = body {
+        reply.content = Content::Whole(body);
+    }
+    Ok(())
+}
+
+fn edited(x: &Exchange, call: &Arc<Call>, body: &[u8], patch: &Patch, hook: &Hook) -> Result<Bytes, Fault> {
+    let dialect: &dyn Dialect = x.dialect;
+    if !matches!(x.op, Op::Generate | Op::Complete) {
+        return Err(misjudged(hook, "this answer holds no conversation"));
+    }
+    let mut answer = dialect.decode_answer(body)?;
+    let mut texts = patch.texts.clone();
+    if let Some(text) = &patch.text {
+        texts.insert(1, text.clone());
+    }
+    let mut count = 0;
+    view::answer_texts(&mut answer, |index, text| {
+        count = index;
+        if let Some(new) = texts.get(&index) {
+            text.clone_from(new);
+        }
+    });
+    if let Some(index) = texts.keys().find(|index| **index == 0 || **index > count) {
+        return Err(misjudged(hook, &format!("texts[{index}]: the answer has {count} texts")));
+    }
+    let ask = call.ask(dialect, x.op)?;
+    let asked = Asked { op: x.op, ask, id: x.id.clone(), now: x.started_ms / 1000 };
+    Ok(dialect.encode_answer(&answer, &asked).into())
+}

@@ -1,0 +1,403 @@
+//! One function a phase: what a guest is shown there, and what its verdict does.
+//!
+//! The order of guests is that of [`Hooks`]; the first that answers or refuses ends the phase.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::request::Parts;
+use serde_json::{Map, Value};
+
+use super::apply;
+use super::world::{Held, World as Gate};
+use super::{Hook, Hooks};
+use crate::auth::Principal;
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Kind};
+use crate::guest::verdict::Verdict;
+use crate::guest::view::{self, Subject};
+use crate::host::visit::Facts;
+use crate::host::{Phase, Visit, World};
+use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
+use crate::route::{Plan, Target};
+use crate::settle::Settled;
+
+/// What an exchange with guests carries along.
+pub struct Open {
+    pub visit: Arc<Visit>,
+    pub hooks: Arc<Hooks>,
+    world: Arc<dyn World>,
+    /// The ask as guests were last shown it.
+    request: Option<Arc<view::Request>>,
+}
+
+impl std::fmt::Debug for Open {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Open").field("visit", &self.visit.id).finish_non_exhaustive()
+    }
+}
+
+impl Open {
+    /// Opens an exchange for guests; None when there are none. `depth` counts the asks of guests it stands inside of.
+    pub fn begin(cx: &Cx, x: &Exchange, depth: u8) -> Option<Box<Open>> {
+        let hooks = &cx.generation.hooks;
+        if !hooks.any() {
+            return None;
+        }
+        let facts = Facts {
+            id: x.id.clone(),
+            request_id: x.request_id.clone(),
+            endpoint: x.endpoint,
+            dialect: x.dialect.name(),
+            op: x.op.as_str(),
+            peer: x.peer,
+            started: x.started,
+            started_ms: x.started_ms,
+            generation: x.generation,
+            depth,
+            traced: x.trace.is_some(),
+        };
+        Some(Box::new(Open {
+            visit: Arc::new(Visit::new(facts)),
+            hooks: hooks.clone(),
+            world: Arc::new(Gate::new(cx.clone())),
+            request: None,
+        }))
+    }
+
+    fn wanting<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = &'a Hook> {
+        self.hooks.all().iter().filter(move |hook| hook.wants(phase, &self.visit, model))
+    }
+}
+
+/// The exchange's guests, where any of them listens at the phase.
+fn open(x: &Exchange, phase: Phase) -> Option<&Open> {
+    x.guests.as_deref().filter(|open| open.hooks.has(phase))
+}
+
+/// Moves what guests noted into the trace.
+fn take_notes(x: &mut Exchange) {
+    if x.trace.is_none() {
+        return;
+    }
+    let notes = x.guests.as_ref().map(|open| open.visit.take_notes()).unwrap_or_default();
+    for note in notes {
+        x.note("hook", || serde_json::json!({ "guest": &*note.guest, "note": note.what }));
+    }
+}
+
+/// `on_auth`: the caller, where a guest names one.
+///
+/// # Errors
+/// A guest refused, or failed where that refuses.
+pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>, Fault> {
+    let Some(open) = open(x, Phase::Auth) else { return Ok(None) };
+    let view = Arc::new(view::Head {
+        visit: open.visit.clone(),
+        method: head.method.as_str().to_owned(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().map(str::to_owned),
+        headers: head.headers.clone(),
+    });
+    let mut found = None;
+    for hook in open.hooks.all().iter().filter(|hook| hook.phases().has(Phase::Auth) && hook.shares(&open.visit)) {
+        match hook.call(Phase::Auth, &open.visit, &open.world, Subject::Head(view.clone())).await? {
+            Verdict::Principal(who) => {
+                found = Some(Arc::new(Principal {
+                    key: who.key,
+                    project: who.project,
+                    models: who.models,
+                    metadata: who.metadata,
+                    expires: None,
+                }));
+                break;
+            }
+            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::InvalidCredential, hook)),
+            _ => {}
+        }
+    }
+    take_notes(x);
+    Ok(found)
+}
+
+/// `on_request`: the ask as guests want it, or an answer of theirs.
+///
+/// # Errors
+/// A guest refused, or failed where that refuses.
+pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Option<Reply>, Fault> {
+    if let Some(open) = &x.guests
+        && let Some(principal) = &x.principal
+    {
+        open.visit.identify(principal.clone());
+    }
+    if open(x, Phase::Request).is_none() {
+        return Ok(None);
+    }
+    let count = cx.generation.hooks.all().len();
+    for at in 0..count {
+        let Some(open) = open(x, Phase::Request) else { return Ok(None) };
+        let hook = &cx.generation.hooks.all()[at];
+        if !hook.wants(Phase::Request, &open.visit, &x.model) {
+            continue;
+        }
+        let view = shown(open, x, call, &[]);
+        let verdict = hook.call(Phase::Request, &open.visit, &open.world, Subject::Request(view)).await;
+        take_notes(x);
+        match verdict? {
+            Verdict::Patch(patch) => *call = Arc::new(apply::to_call(x, call, *patch, hook)?),
+            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await.map(Some),
+            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The ask as guests are shown it.
+fn shown(open: &Open, x: &Exchange, call: &Arc<Call>, plan: &[Arc<Target>]) -> Arc<view::Request> {
+    let held = Held { call: call.clone(), model: x.model.clone(), dialect: x.dialect, op: x.op };
+    Arc::new(view::Request { visit: open.visit.clone(), call: Arc::new(held), plan: plan.to_vec() })
+}
+
+/// `on_route`: the plan as guests want it, or an answer of theirs.
+///
+/// # Errors
+/// A guest refused, or failed where that refuses, or named a target that is not there.
+pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) -> Result<Option<Reply>, Fault> {
+    if let Some(open) = &mut x.guests
+        && open.hooks.phases.has_any(LATER)
+    {
+        let held = Held { call: call.clone(), model: x.model.clone(), dialect: x.dialect, op: x.op };
+        let (visit, plan) = (open.visit.clone(), plan.targets.clone());
+        open.request = Some(Arc::new(view::Request { visit, call: Arc::new(held), plan }));
+    }
+    if open(x, Phase::Route).is_none() {
+        return Ok(None);
+    }
+    for at in 0..cx.generation.hooks.all().len() {
+        let Some(open) = open(x, Phase::Route) else { return Ok(None) };
+        let hook = &cx.generation.hooks.all()[at];
+        if !hook.wants(Phase::Route, &open.visit, &x.model) {
+            continue;
+        }
+        let view = shown(open, x, call, &plan.targets);
+        let visit = open.visit.clone();
+        let verdict = hook.call(Phase::Route, &visit, &open.world, Subject::Request(view)).await;
+        take_notes(x);
+        match verdict? {
+            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, &x.id) {
+                Ok(wanted) => *plan = wanted,
+                // A name that is not there is the guest's failure, and the native plan stands.
+                Err(error) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
+            },
+            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await.map(Some),
+            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Phases after planning that are shown the ask again.
+const LATER: crate::host::Phases = crate::host::Phases::of(&[Phase::Attempt, Phase::Fault, Phase::Answer]);
+
+/// A target as guests want it for one try, and headers to send with it.
+pub type Tuned = (Arc<Target>, Vec<apply::Set>);
+
+/// `on_attempt`: the target as guests want it for this try, and headers to send with it.
+///
+/// # Errors
+/// A guest failed where that refuses.
+pub fn attempt(x: &mut Exchange, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
+    let Some(open) = open(x, Phase::Attempt) else { return Ok(None) };
+    let Some(request) = open.request.clone() else { return Ok(None) };
+    let mut target = target.clone();
+    let mut headers = Vec::new();
+    for hook in open.wanting(Phase::Attempt, &x.model) {
+        let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
+        let subject = Subject::Try(Arc::new(view));
+        if let Verdict::Patch(patch) = hook.call_now(Phase::Attempt, &open.visit, &open.world, subject)? {
+            headers.extend(apply::headers(&patch, hook)?);
+            target = apply::to_target(&target, &patch);
+        }
+    }
+    take_notes(x);
+    Ok(Some((target, headers)))
+}
+
+/// What a guest wants after a failed try.
+pub enum After {
+    /// The same target again, after a while.
+    Same(Duration),
+    /// The plan's next target.
+    Next,
+    /// These targets.
+    Plan(Plan),
+    Reply(Reply),
+    /// Nothing more, with this fault.
+    Stop(Fault),
+}
+
+/// What is known of a failed try.
+pub struct FailedTry<'a> {
+    pub fault: &'a Fault,
+    pub target: &'a Arc<Target>,
+    pub number: u32,
+    pub took: Duration,
+    pub left: Duration,
+    /// Targets of the plan that were not asked yet.
+    pub remaining: &'a [Arc<Target>],
+}
+
+/// `on_fault`: what a guest wants now; None leaves it to the plan.
+///
+/// # Errors
+/// A guest refused, or failed where that refuses.
+pub async fn fault(
+    cx: &Cx,
+    x: &mut Exchange,
+    call: &Arc<Call>,
+    plan: &Plan,
+    failed: FailedTry<'_>,
+) -> Result<Option<After>, Fault> {
+    if open(x, Phase::Fault).is_none() {
+        return Ok(None);
+    }
+    for at in 0..cx.generation.hooks.all().len() {
+        let Some(open) = open(x, Phase::Fault) else { return Ok(None) };
+        let Some(request) = open.request.clone() else { return Ok(None) };
+        let hook = &cx.generation.hooks.all()[at];
+        if !hook.wants(Phase::Fault, &open.visit, &x.model) {
+            continue;
+        }
+        let view = view::Failure {
+            visit: open.visit.clone(),
+            request,
+            fault: failed.fault.clone(),
+            target: failed.target.clone(),
+            number: failed.number,
+            took: failed.took,
+            left: failed.left,
+            remaining: failed.remaining.len(),
+        };
+        let subject = Subject::Failure(Arc::new(view));
+        let visit = open.visit.clone();
+        let verdict = hook.call(Phase::Fault, &visit, &open.world, subject).await;
+        take_notes(x);
+        let after = match verdict? {
+            Verdict::Same(after) => After::Same(after),
+            Verdict::Next => After::Next,
+            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, &x.id) {
+                Ok(wanted) => After::Plan(wanted),
+                Err(error) => {
+                    hook.misjudged(Phase::Fault, &visit, &cx.state, &error)?;
+                    continue;
+                }
+            },
+            Verdict::Respond(respond) => After::Reply(apply::respond(cx, x, call, respond, hook).await?),
+            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
+            Verdict::Stop(_) => After::Stop(failed.fault.clone()),
+            _ => continue,
+        };
+        return Ok(Some(after));
+    }
+    Ok(None)
+}
+
+/// `on_answer`: the answer as guests want it. A guest that treats it as failed gives a fault that the plan goes on from.
+///
+/// # Errors
+/// A guest refused it, or failed where that refuses.
+pub async fn answer(
+    cx: &Cx,
+    x: &mut Exchange,
+    call: &Arc<Call>,
+    target: &Arc<Target>,
+    number: u32,
+    mut reply: Reply,
+) -> Result<Reply, Fault> {
+    if open(x, Phase::Answer).is_none() {
+        return Ok(reply);
+    }
+    for at in 0..cx.generation.hooks.all().len() {
+        let Some(open) = open(x, Phase::Answer) else { return Ok(reply) };
+        let Some(request) = open.request.clone() else { return Ok(reply) };
+        let hook = &cx.generation.hooks.all()[at];
+        if !hook.wants(Phase::Answer, &open.visit, &x.model) {
+            continue;
+        }
+        let view = view::Answer {
+            visit: open.visit.clone(),
+            request,
+            target: target.clone(),
+            status: reply.status.as_u16(),
+            stream: reply.is_stream(),
+            body: reply.bytes(),
+            usage: x.seen.usage,
+            finish: x.seen.finish,
+            number,
+            decode: apply::decode_answer,
+            decoded: Default::default(),
+        };
+        let subject = Subject::Answer(Arc::new(view));
+        let verdict = hook.call(Phase::Answer, &open.visit, &open.world, subject).await;
+        take_notes(x);
+        match verdict? {
+            Verdict::Patch(patch) => apply::to_reply(x, call, &mut reply, *patch, hook)?,
+            Verdict::Fault(message) => {
+                let text = if message.is_empty() { "A policy would not have this answer.".to_owned() } else { message };
+                return Err(Fault::new(Kind::PolicyFault, text));
+            }
+            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await,
+            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
+            _ => {}
+        }
+    }
+    Ok(reply)
+}
+
+/// `on_done`, and fields for the log. Runs wherever the exchange ends, also when the client has gone.
+pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
+    let x = settled.exchange;
+    let open = open(x, Phase::Done)?;
+    let view = Arc::new(view::Done {
+        visit: open.visit.clone(),
+        model: x.model.clone(),
+        stream: x.stream,
+        status: settled.status,
+        code: settled.fault.map(Fault::code),
+        target: x.target().map(|target| target.name()),
+        attempts: x.attempts.len(),
+        usage: settled.usage,
+        estimated: settled.estimated,
+        cost_nano_usd: settled.cost_nano_usd,
+        finish: x.seen.finish,
+        took: settled.ended.duration_since(x.started),
+        first_content: x.seen.first_content.map(|first| first.duration_since(x.started)),
+        bytes_in: x.bytes_in,
+        bytes_out: x.bytes_out,
+    });
+    let mut fields = Map::new();
+    for hook in open.wanting(Phase::Done, &x.model) {
+        let verdict = hook.call_now(Phase::Done, &open.visit, &open.world, Subject::Done(view.clone()));
+        if let Ok(Verdict::Fields(more)) = verdict {
+            fields.extend(more);
+        }
+    }
+    (!fields.is_empty()).then_some(fields)
+}
+
+/// Whether a guest looks at this exchange's answer.
+pub fn sees_answers(x: &Exchange) -> bool {
+    [Phase::Answer, Phase::Event]
+        .into_iter()
+        .any(|phase| open(x, phase).is_some_and(|open| open.wanting(phase, &x.model).next().is_some()))
+}
+
+/// Response headers that a guest may not set: they are the connection's or the gateway's own word.
+pub fn may_answer_with(name: &str, _: &HeaderMap) -> bool {
+    !["connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"].contains(&name)
+        && !name.starts_with("x-portcullis-")
+}

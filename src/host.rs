@@ -1,0 +1,161 @@
+//! What guests may call: every host function once, in plain Rust types, whatever language the guest is written in.
+//!
+//! [`FUNCTIONS`] is the one table of them: the engines register its rows, the documentation is made from it, and
+//! [`Cx::enter`] checks phase, grant and lease by it. Never knows an engine; effects on the exchange are the verdict's.
+
+pub mod hash;
+pub mod http;
+pub mod lease;
+pub mod llm;
+pub mod log;
+pub mod metrics;
+pub mod phase;
+pub mod pick;
+pub mod re;
+pub mod secret;
+pub mod table;
+pub mod targets;
+pub mod time;
+pub mod visit;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::route::{Secret, Target};
+use crate::state::State;
+use crate::upstream::Upstream;
+
+pub use lease::{Budget, Killed, Lease};
+pub use phase::{Phase, Phases};
+pub use table::{FUNCTIONS, Function};
+pub use visit::Visit;
+
+/// A guest as the host knows it: its name and what the operator lets it do.
+#[derive(Debug)]
+pub struct Guest {
+    /// Name of the hook; its namespace in `ctx`, cache and kv.
+    pub name: Arc<str>,
+    pub grants: Grants,
+    pub budget: Budget,
+    /// The metrics its manifest declares, by name.
+    pub metrics: BTreeMap<String, metrics::Declared>,
+}
+
+/// What the operator lets a guest reach.
+#[derive(Debug, Default)]
+pub struct Grants {
+    /// Hosts of `http`: `host`, `host:port` or `*.host`.
+    pub http: Vec<String>,
+    /// Private, loopback and link-local addresses may be reached through those hosts.
+    pub private_addresses: bool,
+    pub secrets: BTreeMap<String, Secret>,
+    /// Namespaces of cache and kv beside its own.
+    pub kv: Vec<String>,
+    /// Models of `llm`.
+    pub models: Vec<String>,
+}
+
+/// The gateway as guests may use it; implemented by the stage that runs hooks, and by test runners.
+pub trait World: Send + Sync {
+    fn state(&self) -> &Arc<State>;
+
+    /// The targets behind a configured model or `provider/model`.
+    ///
+    /// # Errors
+    /// No model is called so, in the words for a caller.
+    fn targets(&self, model: &str) -> Result<Vec<Arc<Target>>, String>;
+
+    /// Every name that is configured.
+    fn models(&self) -> Vec<String>;
+
+    fn upstream(&self) -> Arc<dyn Upstream>;
+
+    /// Puts an ask for a model through the gateway as the visit's own caller.
+    fn ask(&self, visit: Arc<Visit>, ask: llm::Ask) -> Pending<llm::Answer>;
+
+    /// Now, in Unix milliseconds.
+    fn unix_ms(&self) -> u64 {
+        time::unix_ms()
+    }
+
+    /// A number from 0 up to, not including, 1.
+    fn random(&self) -> f64 {
+        fastrand::f64()
+    }
+}
+
+/// What an awaiting host function gives back in the end.
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, HostError>> + Send>>;
+
+/// One call of a guest, as host functions see it.
+pub struct Cx {
+    pub guest: Arc<Guest>,
+    pub phase: Phase,
+    pub visit: Arc<Visit>,
+    /// Absent while a guest is loaded: then there is no gateway around it yet.
+    pub world: Option<Arc<dyn World>>,
+    pub lease: Lease,
+    /// Whether this call runs where awaiting functions can wait.
+    pub awaits: bool,
+}
+
+impl Cx {
+    /// The one door to every host function: whether this phase, these grants and this lease allow it now.
+    ///
+    /// # Errors
+    /// What is in the way and what to do about it.
+    pub fn enter(&self, function: &Function) -> Result<(), HostError> {
+        if !function.phases.has(self.phase) {
+            let text = format!(
+                "gw.{} cannot be called in on_{}; it is there in {}",
+                function.name,
+                self.phase.name(),
+                function.phases
+            );
+            return Err(HostError(text));
+        }
+        if function.awaits && !self.awaits {
+            let module = function.name.split('.').next().unwrap_or_default();
+            let text = format!(
+                "gw.{} waits, and this policy is not known to wait; write `gw.{module}` out in its source",
+                function.name
+            );
+            return Err(HostError(text));
+        }
+        self.lease.host_call()
+    }
+
+    /// The gateway around this call.
+    ///
+    /// # Errors
+    /// The guest is being loaded, so there is none.
+    pub fn world(&self) -> Result<&Arc<dyn World>, HostError> {
+        self.world.as_ref().ok_or_else(|| HostError::new("is not there while the policy is loaded"))
+    }
+}
+
+impl fmt::Debug for Cx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cx({} in {})", self.guest.name, self.phase.name())
+    }
+}
+
+/// Why a host function did not do it; the guest may catch it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostError(pub String);
+
+impl HostError {
+    pub fn new(text: impl Into<String>) -> Self {
+        HostError(text.into())
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HostError {}

@@ -1,0 +1,291 @@
+//! How much one call of a guest may use, and the clock that ends it.
+//!
+//! Counts are the same on every machine; the deadline is read off one shared ticker, so that looking at it at every
+//! safepoint costs a load. A lease that was overrun stays overrun: catching the error does not help a guest.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::thread::Thread;
+use std::time::Duration;
+
+use super::{HostError, Phase};
+
+/// What one call of a guest may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Time one call may run.
+    pub cpu: Duration,
+    /// Time that all calls of one exchange may run together.
+    pub total: Duration,
+    /// Bytes of its machine.
+    pub memory: usize,
+    pub safepoints: u64,
+    pub host_calls: u32,
+    /// Bytes that a call may return, and that it may log.
+    pub output: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget {
+            cpu: Duration::from_millis(5),
+            total: Duration::from_millis(50),
+            memory: 16 << 20,
+            safepoints: 200_000,
+            host_calls: 1000,
+            output: 1 << 20,
+        }
+    }
+}
+
+/// Deepest nesting of what a guest returns.
+pub const MAX_DEPTH: usize = 16;
+
+impl Budget {
+    /// The budget of a call in a phase: a stream event's is a tenth, loading gets a hundred times as much.
+    #[must_use]
+    pub fn of(self, phase: Phase) -> Budget {
+        match phase {
+            Phase::Event => Budget { cpu: self.cpu / 10, safepoints: self.safepoints / 10, ..self },
+            Phase::Init => Budget {
+                cpu: self.cpu * 100,
+                total: self.cpu * 100,
+                safepoints: self.safepoints.saturating_mul(100),
+                host_calls: self.host_calls.saturating_mul(100),
+                ..self
+            },
+            Phase::Tick => Budget { cpu: self.cpu * 10, safepoints: self.safepoints.saturating_mul(10), ..self },
+            _ => self,
+        }
+    }
+}
+
+/// Why a call was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Killed {
+    Safepoints = 1,
+    Deadline = 2,
+    HostCalls = 3,
+    Memory = 4,
+    Output = 5,
+}
+
+impl Killed {
+    /// The word in metrics and the trace.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Killed::Safepoints => "safepoints",
+            Killed::Deadline => "deadline",
+            Killed::HostCalls => "host_calls",
+            Killed::Memory => "memory",
+            Killed::Output => "output",
+        }
+    }
+}
+
+/// A guest that ran through fewer safepoints than this when its time was up was hardly running: a millisecond holds some
+/// ten thousand. Threads that wait for a core lose more than a budget's few milliseconds.
+const GRACE_SAFEPOINTS: u64 = 5000;
+/// What it gets then; with it, nothing outlives its budget by more than 20 ms.
+const GRACE_TICKS: u64 = 15;
+
+/// One call's use of its budget.
+#[derive(Debug)]
+pub struct Lease {
+    budget: Budget,
+    safepoints: AtomicU64,
+    host_calls: AtomicU32,
+    output: AtomicU64,
+    /// The tick at which the present burst must be over.
+    deadline: AtomicU64,
+    graced: AtomicBool,
+    killed: AtomicU8,
+}
+
+impl Lease {
+    pub fn new(budget: Budget) -> Self {
+        Lease {
+            budget,
+            safepoints: AtomicU64::new(0),
+            host_calls: AtomicU32::new(0),
+            output: AtomicU64::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+            graced: AtomicBool::new(false),
+            killed: AtomicU8::new(0),
+        }
+    }
+
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The guest runs from now on, having run for `spent` before.
+    pub fn resume(&self, spent: Duration) {
+        let left = self.budget.cpu.saturating_sub(spent);
+        // Ticks are whole milliseconds and the present one has begun: one more is never too early.
+        self.deadline.store(now() + left.as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// The guest does not run: it waits, or has ended.
+    pub fn pause(&self) {
+        self.deadline.store(u64::MAX, Relaxed);
+    }
+
+    /// Called by the engine at every loop turn and call.
+    ///
+    /// # Errors
+    /// The budget is used up.
+    pub fn safepoint(&self) -> Result<(), Killed> {
+        // One thread runs a guest at a time, so a load and a store will do.
+        let count = self.safepoints.load(Relaxed) + 1;
+        self.safepoints.store(count, Relaxed);
+        if count > self.budget.safepoints {
+            return Err(self.kill(Killed::Safepoints));
+        }
+        if TICK.load(Relaxed) >= self.deadline.load(Relaxed) { self.late(count) } else { Ok(()) }
+    }
+
+    /// The deadline has passed. A guest that has hardly run was kept from it by the machine, and gets a little more, once.
+    #[cold]
+    fn late(&self, count: u64) -> Result<(), Killed> {
+        if count < GRACE_SAFEPOINTS && !self.graced.swap(true, Relaxed) {
+            self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
+            return Ok(());
+        }
+        Err(self.kill(Killed::Deadline))
+    }
+
+    /// Counts a call of a host function.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn host_call(&self) -> Result<(), HostError> {
+        let count = self.host_calls.load(Relaxed) + 1;
+        self.host_calls.store(count, Relaxed);
+        if count > self.budget.host_calls {
+            self.kill(Killed::HostCalls);
+        }
+        self.dead()
+    }
+
+    /// Counts bytes that the guest puts out.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn output(&self, bytes: usize) -> Result<(), HostError> {
+        let sum = self.output.load(Relaxed).saturating_add(bytes as u64);
+        self.output.store(sum, Relaxed);
+        if sum > self.budget.output as u64 {
+            self.kill(Killed::Output);
+        }
+        self.dead()
+    }
+
+    fn dead(&self) -> Result<(), HostError> {
+        match self.killed() {
+            Some(killed) => Err(HostError(self.explain(killed))),
+            None => Ok(()),
+        }
+    }
+
+    /// Marks the call as ended. The first reason stands.
+    pub fn kill(&self, why: Killed) -> Killed {
+        let _ = self.killed.compare_exchange(0, why as u8, Relaxed, Relaxed);
+        self.killed().unwrap_or(why)
+    }
+
+    pub fn killed(&self) -> Option<Killed> {
+        match self.killed.load(Relaxed) {
+            1 => Some(Killed::Safepoints),
+            2 => Some(Killed::Deadline),
+            3 => Some(Killed::HostCalls),
+            4 => Some(Killed::Memory),
+            5 => Some(Killed::Output),
+            _ => None,
+        }
+    }
+
+    pub fn safepoints(&self) -> u64 {
+        self.safepoints.load(Relaxed)
+    }
+
+    pub fn host_calls(&self) -> u32 {
+        self.host_calls.load(Relaxed)
+    }
+
+    /// What went past the budget, and which key of the configuration raises it.
+    pub fn explain(&self, killed: Killed) -> String {
+        let budget = &self.budget;
+        match killed {
+            Killed::Safepoints => {
+                format!("ran through {} loop turns and calls; raise `budget.safepoints`", budget.safepoints)
+            }
+            Killed::Deadline => format!("ran longer than {:?}; raise `budget.cpu` or `budget.total`", budget.cpu),
+            Killed::HostCalls => {
+                format!("called more than {} host functions; raise `budget.host_calls`", budget.host_calls)
+            }
+            Killed::Memory => format!("needed more than {} bytes; raise `budget.memory`", budget.memory),
+            Killed::Output => format!("put out more than {} bytes; raise `budget.output`", budget.output),
+        }
+    }
+}
+
+/// Milliseconds since the ticker was started.
+static TICK: AtomicU64 = AtomicU64::new(0);
+/// Raised by every burst; what the ticker tells idleness by.
+static BURSTS: AtomicU32 = AtomicU32::new(0);
+static ASLEEP: AtomicBool = AtomicBool::new(true);
+static TICKER: OnceLock<Thread> = OnceLock::new();
+
+/// Turns without a burst after which the ticker stops: an idle process is not woken a thousand times a second.
+const IDLE_TURNS: u32 = 1000;
+
+/// The present tick; wakes the ticker when it sleeps.
+pub fn now() -> u64 {
+    BURSTS.fetch_add(1, Relaxed);
+    if ASLEEP.load(Relaxed) {
+        let ticker = TICKER.get_or_init(|| {
+            let started = std::thread::Builder::new().name("ticker".into()).spawn(tick);
+            // Without a thread there is no clock; counts still end every guest.
+            started.map_or_else(|_| std::thread::current(), |handle| handle.thread().clone())
+        });
+        ASLEEP.store(false, Relaxed);
+        ticker.unpark();
+    }
+    TICK.load(Relaxed)
+}
+
+/// The tick as engines read it between bursts.
+pub fn tick_now() -> u64 {
+    TICK.load(Relaxed)
+}
+
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a thread of its own that does nothing else")]
+fn tick() {
+    let mut idle = 0;
+    let mut bursts = BURSTS.load(Relaxed);
+    let mut last = std::time::Instant::now();
+    loop {
+        std::thread::sleep(Duration::from_millis(1));
+        // A sleep takes longer than it should on a busy machine; the tick keeps up with real time.
+        let passed = last.elapsed().as_millis() as u64;
+        if passed > 0 {
+            last += Duration::from_millis(passed);
+            TICK.fetch_add(passed, Relaxed);
+        }
+        let seen = BURSTS.load(Relaxed);
+        idle = if seen == bursts { idle + 1 } else { 0 };
+        bursts = seen;
+        if idle >= IDLE_TURNS {
+            ASLEEP.store(true, Relaxed);
+            // A burst that began in between has seen the flag, or is seen here.
+            if BURSTS.load(Relaxed) == seen {
+                std::thread::park();
+            }
+            ASLEEP.store(false, Relaxed);
+            last = std::time::Instant::now();
+            idle = 0;
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What guests say: lines of the process's own log, and notes in the decision trace.
+//!
+//! Bounded by the lease's output; never holds a secret, because guests have none to say.
+
+use serde_json::Value;
+
+use super::{Cx, HostError};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// A line with the guest's name and the exchange's id.
+///
+/// # Errors
+/// The call has put out too much.
+pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Result<(), HostError> {
+    let fields = fields.map(Value::to_string).unwrap_or_default();
+    cx.lease.output(message.len() + fields.len())?;
+    let (guest, id) = (&cx.guest.name, &cx.visit.id);
+    match level {
+        Level::Debug => tracing::debug!("{guest}: {message} {fields} {id}"),
+        Level::Info => tracing::info!("{guest}: {message} {fields} {id}"),
+        Level::Warn => tracing::warn!("{guest}: {message} {fields} {id}"),
+        Level::Error => tracing::error!("{guest}: {message} {fields} {id}"),
+    }
+    Ok(())
+}
+
+/// A note in the decision trace.
+///
+/// # Errors
+/// The call has put out too much.
+pub fn note(cx: &Cx, what: Value, bytes: usize) -> Result<(), HostError> {
+    cx.lease.output(bytes)?;
+    cx.visit.note(&cx.guest.name, || what);
+    Ok(())
+}

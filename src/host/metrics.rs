@@ -1,0 +1,83 @@
+//! Metrics of guests: names that their manifest declares, with few labels and a bound on series.
+//!
+//! Counting is `state`'s; here it is checked that a guest counts only what it declared.
+
+use serde::Deserialize;
+
+use super::{Cx, HostError};
+use crate::state::tally::{Kind, Series};
+
+/// Most metrics and labels that a manifest may declare.
+const MAX_LABELS: usize = 4;
+const MAX_LABEL_BYTES: usize = 128;
+
+/// A metric as a manifest declares it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declared {
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    #[serde(default)]
+    pub help: String,
+    /// Names of its labels.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Upper ends of a histogram's buckets.
+    #[serde(default)]
+    pub buckets: Vec<f64>,
+}
+
+impl Declared {
+    /// # Errors
+    /// What does not fit a metric.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        let word = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_lowercase())
+                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        };
+        if !word(name) || !self.labels.iter().all(|label| word(label)) {
+            return Err(format!("metric `{name}`: write names of lower-case letters, digits and `_`"));
+        }
+        if self.labels.len() > MAX_LABELS {
+            return Err(format!("metric `{name}` has more than {MAX_LABELS} labels"));
+        }
+        if self.kind != Kind::Histogram && !self.buckets.is_empty() {
+            return Err(format!("metric `{name}`: only a histogram has buckets"));
+        }
+        if !self.buckets.is_sorted() {
+            return Err(format!("metric `{name}`: write its buckets in ascending order"));
+        }
+        Ok(())
+    }
+}
+
+/// Counts, sets or observes.
+///
+/// # Errors
+/// The manifest declares no such metric, of this type, with these labels.
+pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, String)]) -> Result<(), HostError> {
+    let declared = cx.guest.metrics.get(name).ok_or_else(|| {
+        let known: Vec<&str> = cx.guest.metrics.keys().map(String::as_str).collect();
+        HostError(format!("the manifest declares no metric `{name}`; it has: {}", known.join(", ")))
+    })?;
+    if declared.kind != kind {
+        return Err(HostError(format!("the metric `{name}` is a {}", declared.kind.as_str())));
+    }
+    if kind == Kind::Counter && !(value.is_finite() && value >= 0.0) {
+        return Err(HostError(format!("a counter only grows; {value} is no amount to add")));
+    }
+    if let Some((unknown, _)) = labels.iter().find(|(label, _)| !declared.labels.contains(label)) {
+        return Err(HostError(format!("the metric `{name}` has no label `{unknown}`; declare it in the manifest")));
+    }
+    let value_of = |label: &String| {
+        let given = labels.iter().find(|(known, _)| known == label);
+        given.map_or("", |(_, value)| value.get(..MAX_LABEL_BYTES).unwrap_or(value)).to_owned()
+    };
+    let series = Series {
+        guest: cx.guest.name.clone(),
+        name: name.to_owned(),
+        labels: declared.labels.iter().map(|label| (label.clone(), value_of(label))).collect(),
+    };
+    cx.world()?.state().tally.record(series, kind, &declared.help, &declared.buckets, value);
+    Ok(())
+}

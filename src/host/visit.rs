@@ -1,0 +1,186 @@
+//! What guests leave behind in one exchange: their `ctx`, their notes, and the time they have used.
+//!
+//! Host-side, so that it outlives a machine that is replaced and is the same on every attempt. Bounded: a guest cannot
+//! grow an exchange.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::HostError;
+use crate::auth::Principal;
+
+/// Entries that all guests together may keep in one exchange, and bytes of one value.
+const MAX_KEPT: usize = 256;
+const MAX_VALUE_BYTES: usize = 16 << 10;
+/// Notes of one exchange; further ones are dropped.
+const MAX_NOTES: usize = 64;
+
+/// One exchange, as its guests share it.
+#[derive(Debug)]
+pub struct Visit {
+    pub id: String,
+    pub request_id: String,
+    pub endpoint: &'static str,
+    /// The caller's wire form.
+    pub dialect: &'static str,
+    pub op: &'static str,
+    pub peer: Option<SocketAddr>,
+    pub started: Instant,
+    pub started_ms: u64,
+    /// Number of the generation that serves it.
+    pub generation: u64,
+    /// How many asks of guests this one is inside of.
+    pub depth: u8,
+    /// Whether somebody will read what guests decided.
+    traced: bool,
+    principal: OnceLock<Arc<Principal>>,
+    /// Nanoseconds that guests have run.
+    spent: AtomicU64,
+    kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
+    notes: Mutex<Vec<Note>>,
+}
+
+/// A value of `ctx`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    Bool(bool),
+    Number(f64),
+    Text(Vec<u8>),
+}
+
+/// Something a guest wrote into the decision trace.
+#[derive(Debug, Clone)]
+pub struct Note {
+    pub guest: Arc<str>,
+    pub what: Value,
+}
+
+/// What the pipeline knows of an exchange when its first guest is called.
+#[derive(Debug)]
+pub struct Facts {
+    pub id: String,
+    pub request_id: String,
+    pub endpoint: &'static str,
+    pub dialect: &'static str,
+    pub op: &'static str,
+    pub peer: Option<SocketAddr>,
+    pub started: Instant,
+    pub started_ms: u64,
+    pub generation: u64,
+    pub depth: u8,
+    pub traced: bool,
+}
+
+impl Visit {
+    pub fn new(facts: Facts) -> Self {
+        let Facts { id, request_id, endpoint, dialect, op, peer, started, started_ms, generation, depth, traced } =
+            facts;
+        Visit {
+            id,
+            request_id,
+            endpoint,
+            dialect,
+            op,
+            peer,
+            started,
+            started_ms,
+            generation,
+            depth,
+            traced,
+            principal: OnceLock::new(),
+            spent: AtomicU64::new(0),
+            kept: Mutex::default(),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// A visit without an exchange: for loading, timers and tests.
+    pub fn nobody(generation: u64) -> Self {
+        Visit::new(Facts {
+            id: String::new(),
+            request_id: String::new(),
+            endpoint: "",
+            dialect: "",
+            op: "",
+            peer: None,
+            started: Instant::now(),
+            started_ms: super::time::unix_ms(),
+            generation,
+            depth: 0,
+            traced: false,
+        })
+    }
+
+    /// Who is calling; None until the key check is done.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.get()
+    }
+
+    /// Names the caller. Only the first one counts.
+    pub fn identify(&self, principal: Arc<Principal>) {
+        let _ = self.principal.set(principal);
+    }
+
+    pub fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Relaxed))
+    }
+
+    pub fn spend(&self, time: Duration) {
+        self.spent.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// A value that this guest keeps.
+    pub fn get(&self, guest: &Arc<str>, key: &str) -> Option<Kept> {
+        let kept = lock(&self.kept);
+        kept.iter().find(|(of, name, _)| of == guest && name == key).map(|(_, _, value)| value.clone())
+    }
+
+    /// Keeps a value, or with None forgets it.
+    ///
+    /// # Errors
+    /// There are too many, or it is too large.
+    pub fn set(&self, guest: &Arc<str>, key: &str, value: Option<Kept>) -> Result<(), HostError> {
+        if let Some(Kept::Text(text)) = &value
+            && text.len() > MAX_VALUE_BYTES
+        {
+            return Err(HostError(format!("ctx takes texts of at most {MAX_VALUE_BYTES} bytes, not {}", text.len())));
+        }
+        let mut kept = lock(&self.kept);
+        let at = kept.iter().position(|(of, name, _)| of == guest && name == key);
+        match (at, value) {
+            (Some(at), Some(value)) => kept[at].2 = value,
+            (Some(at), None) => drop(kept.swap_remove(at)),
+            (None, None) => {}
+            (None, Some(_)) if kept.len() >= MAX_KEPT => {
+                return Err(HostError(format!("ctx is full: it takes {MAX_KEPT} values")));
+            }
+            (None, Some(value)) => kept.push((guest.clone(), key.to_owned(), value)),
+        }
+        Ok(())
+    }
+
+    /// Adds a note for the decision trace.
+    pub fn note(&self, guest: &Arc<str>, what: impl FnOnce() -> Value) {
+        if !self.traced {
+            return;
+        }
+        let mut notes = lock(&self.notes);
+        if notes.len() < MAX_NOTES {
+            notes.push(Note { guest: guest.clone(), what: what() });
+        }
+    }
+
+    /// The notes since the last time.
+    pub fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut *lock(&self.notes))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,105 @@
+//! Answers kept for asks that come again: the memory tier, and the asks under way that others may listen to.
+//!
+//! Holds what upstreams said, byte for byte, under keys made elsewhere; what is in a key decides who shares. Never gives
+//! an answer beyond its time.
+
+pub mod entry;
+pub mod flight;
+pub mod store;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use std::sync::Arc;
+
+pub use entry::{Entry, Form, Key};
+use flight::Flights;
+pub use flight::{Flight, Join, Landing, Lead};
+pub use store::Store;
+
+/// The cache of the process.
+#[derive(Debug, Default)]
+pub struct Cache {
+    /// None until a generation asks for one.
+    store: ArcSwapOption<Store>,
+    flights: Flights,
+    pub counts: Counts,
+}
+
+/// What happened since the process began.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Answers kept.
+    pub kept: AtomicU64,
+    /// Answers that were longer than `max_entry_bytes`.
+    pub too_long: AtomicU64,
+    /// Answers taken out by the operator.
+    pub purged: AtomicU64,
+}
+
+impl Cache {
+    /// Makes room for `max_bytes`. What is kept moves along when the bound changes; the oldest may not fit any more.
+    pub fn resize(&self, max_bytes: u64) {
+        let current = self.store.load();
+        if current.as_ref().is_some_and(|store| store.max_bytes() == max_bytes) {
+            return;
+        }
+        let fresh = Store::new(max_bytes);
+        if let Some(current) = current.as_ref() {
+            current.pour_into(&fresh);
+        }
+        self.store.store(Some(Arc::new(fresh)));
+    }
+
+    /// The answer under a key, unless its time is over.
+    pub fn find(&self, key: Key, now: u64) -> Option<Arc<Entry>> {
+        self.store.load().as_ref()?.find(key, now)
+    }
+
+    /// The key that a body stands for, where the same body has been seen before.
+    pub fn alias(&self, raw: Key) -> Option<Key> {
+        self.store.load().as_ref()?.alias(raw)
+    }
+
+    /// Notes that a body stands for a key.
+    pub fn keep_alias(&self, raw: Key, key: Key, ttl: std::time::Duration) {
+        if let Some(store) = self.store.load().as_ref() {
+            store.keep_alias(raw, key, ttl);
+        }
+    }
+
+    pub fn keep(&self, entry: Arc<Entry>) {
+        if let Some(store) = self.store.load().as_ref() {
+            self.counts.kept.fetch_add(1, Ordering::Relaxed);
+            store.keep(entry);
+        }
+    }
+
+    /// Listens to the ask under way under this key, or leads it where there is none.
+    pub fn join(&self, key: Key) -> Join {
+        self.flights.join(key)
+    }
+
+    /// Asks under way that others may listen to.
+    pub fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Exchanges that listen to one of them.
+    pub fn listening(&self) -> usize {
+        self.flights.listening()
+    }
+
+    /// Takes out what fits; gives how many answers that were.
+    pub fn purge(&self, fits: impl Fn(&Entry) -> bool) -> usize {
+        let purged = self.store.load().as_ref().map_or(0, |store| store.purge(fits));
+        self.counts.purged.fetch_add(purged as u64, Ordering::Relaxed);
+        purged
+    }
+
+    /// Answers, bytes of all that is kept, and the bound.
+    pub fn size(&self) -> (u64, u64, u64) {
+        self.store.load().as_ref().map_or((0, 0, 0), |store| store.size())
+    }
+}

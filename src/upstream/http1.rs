@@ -1,0 +1,260 @@
+//! HTTP/1.1 to an upstream, driven by whoever waits for the answer.
+//!
+//! No task and no channel stand between the socket and the exchange: the task that serves the client polls the
+//! upstream's socket itself. That saves two wake-ups a request and one a chunk, and a connection that waits for its next
+//! chunk holds no buffer. Never retries; says whether it would be safe.
+
+mod framing;
+mod head;
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Outbound;
+use super::connect::Io;
+use super::lane::Lane;
+use framing::{Framing, Malformed};
+
+/// Bytes read at once.
+const SCRATCH: usize = 64 << 10;
+
+thread_local! {
+    /// Where all connections of a worker read to; what is read is worked off before anybody else reads.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
+/// One connection.
+pub struct Conn {
+    io: Io,
+    /// What of the request is still to be written.
+    unsent: Unsent,
+    /// An earlier request was answered on it.
+    answered: bool,
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub struct Lost {
+    pub why: String,
+    /// The upstream closed a kept connection at the very moment we used it: no byte came back, so the request was not
+    /// served and may be sent again.
+    pub raced: bool,
+}
+
+/// The body of an answer. Dropped before its end it closes the connection, which tells the upstream to stop.
+pub struct Body {
+    conn: Option<Box<Conn>>,
+    framing: Framing,
+    /// What came along with the head.
+    first: Bytes,
+    keep: bool,
+    lane: Arc<Lane>,
+}
+
+impl Conn {
+    pub fn new(io: Io) -> Box<Self> {
+        Box::new(Conn { io, unsent: Unsent::default(), answered: false })
+    }
+
+    /// Whether the connection is as it was left. Anything that comes in between, an end most of all, ends its use.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Sends a request and waits for the head of its answer. The connection goes to `lane` when the body has been read.
+    ///
+    /// # Errors
+    /// [`Lost`] when none came.
+    pub async fn send(mut self: Box<Self>, request: &Outbound, lane: Arc<Lane>) -> Result<Response<Body>, Lost> {
+        self.unsent = Unsent::of(head::write(request, self.io.is_proxied()), request);
+        // A head that comes in pieces; mostly it does not.
+        let mut held = Vec::new();
+        let mut heard = false;
+        let answered = std::future::poll_fn(|cx| self.poll_head(cx, &mut held, &mut heard)).await;
+        let (head, first, framed) = match answered {
+            Ok(answered) => answered,
+            Err(why) => return Err(Lost { why, raced: self.answered && !heard }),
+        };
+        let mut body = Body { conn: Some(self), framing: head.framing, first, keep: head.keep, lane };
+        if body.framing.is_over() {
+            body.release(framed);
+        }
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        Ok(response)
+    }
+
+    /// Writes and reads until a head is there: the head, the first of the body, and whether nothing came after it.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        held: &mut Vec<u8>,
+        heard: &mut bool,
+    ) -> Poll<Result<(head::Head, Bytes, bool), String>> {
+        // An upstream may answer before it has read everything, and close: what it says counts more than our failure.
+        let written = self.unsent.poll(&mut self.io, cx);
+        loop {
+            let read = self.poll_read(cx, |bytes| {
+                *heard |= !bytes.is_empty();
+                if bytes.is_empty() {
+                    return Err("the connection closed before the answer".to_owned());
+                }
+                let text = if held.is_empty() {
+                    bytes
+                } else {
+                    held.extend_from_slice(bytes);
+                    &held[..]
+                };
+                let Some((mut head, length)) = head::read(text).map_err(said)? else {
+                    if held.is_empty() {
+                        held.extend_from_slice(bytes);
+                    }
+                    return Ok(None);
+                };
+                let (first, taken) = head.framing.take(&text[length..]).map_err(said)?;
+                Ok(Some((head, first, length + taken == text.len())))
+            });
+            match (read, &written) {
+                (Poll::Ready(Ok(Ok(Some(answered)))), _) => return Poll::Ready(Ok(answered)),
+                (Poll::Ready(Ok(Ok(None))), _) => {}
+                (Poll::Ready(Ok(Err(why))), _) => return Poll::Ready(Err(why)),
+                (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error.to_string())),
+                (Poll::Ready(Err(error)), _) => return Poll::Ready(Err(error.to_string())),
+                (Poll::Pending, _) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads what is there and has it worked off.
+    fn poll_read<T>(&mut self, cx: &mut Context<'_>, work: impl FnOnce(&[u8]) -> T) -> Poll<io::Result<T>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+            Poll::Ready(Ok(work(buffer.filled())))
+        })
+    }
+}
+
+impl Body {
+    /// The next piece; None at the end. Errors: the connection broke, or is not framed as HTTP/1.1.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
+        }
+        loop {
+            let Some(conn) = &mut self.conn else { return Poll::Ready(None) };
+            // Its failure is not ours to judge: the upstream has answered already.
+            let _ = conn.unsent.poll(&mut conn.io, cx);
+            let framing = &mut self.framing;
+            let read = conn.poll_read(cx, |bytes| {
+                if bytes.is_empty() {
+                    return match framing {
+                        Framing::Close => Ok(None),
+                        _ => Err("the connection closed before the answer was complete".to_owned()),
+                    };
+                }
+                let (piece, taken) = framing.take(bytes).map_err(said)?;
+                Ok(Some((piece, taken == bytes.len())))
+            });
+            let (piece, framed) = match ready!(read).map_err(|error| error.to_string()).flatten() {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    self.conn = None;
+                    return Poll::Ready(None);
+                }
+                Err(why) => {
+                    self.conn = None;
+                    return Poll::Ready(Some(Err(why)));
+                }
+            };
+            if self.framing.is_over() {
+                self.release(framed);
+            }
+            if !piece.is_empty() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+        }
+    }
+
+    /// What is left to come, where its length was stated.
+    pub fn left(&self) -> Option<u64> {
+        self.framing.left().map(|left| left + self.first.len() as u64)
+    }
+
+    /// The body has been read to its end: the connection serves others, if nothing is wrong with it.
+    fn release(&mut self, framed: bool) {
+        if let Some(mut conn) = self.conn.take().filter(|conn| self.keep && framed && conn.unsent.is_done()) {
+            conn.answered = true;
+            self.lane.put(conn);
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Body").field("framing", &self.framing).finish_non_exhaustive()
+    }
+}
+
+fn said(malformed: Malformed) -> String {
+    malformed.0.to_owned()
+}
+
+/// Bytes on their way out, in slices that are never joined.
+#[derive(Default)]
+struct Unsent {
+    pieces: SmallVec<[Bytes; 6]>,
+    at: usize,
+    flushed: bool,
+}
+
+impl Unsent {
+    fn of(head: Bytes, request: &Outbound) -> Self {
+        let mut pieces = SmallVec::with_capacity(1 + request.body.pieces().len());
+        pieces.push(head);
+        pieces.extend(request.body.pieces().iter().cloned());
+        Unsent { pieces, at: 0, flushed: false }
+    }
+
+    fn is_done(&self) -> bool {
+        self.at >= self.pieces.len() && self.flushed
+    }
+
+    fn poll(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.at < self.pieces.len() {
+            let mut written = {
+                let slices: SmallVec<[IoSlice<'_>; 6]> =
+                    self.pieces[self.at..].iter().map(|piece| IoSlice::new(piece)).collect();
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            while let Some(piece) = self.pieces.get_mut(self.at).filter(|_| written > 0) {
+                let part = written.min(piece.len());
+                piece.advance(part);
+                written -= part;
+                self.at += usize::from(piece.is_empty());
+            }
+        }
+        if !self.flushed {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.flushed = true;
+            // What was sent is not held until the answer has ended.
+            self.pieces.clear();
+            self.at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

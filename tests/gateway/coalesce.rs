@@ -1,0 +1,242 @@
+//! Identical asks at the same time: one upstream call, whoever leaves and whatever fails.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cache::same;
+use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses};
+use super::support::{Gateway, Mock, SOON, together};
+use super::wire::{Conn, Reply, request};
+
+const ON: &str = "cache: { exact: { ttl: 10m, max_bytes: 16MiB } }\n";
+
+fn cache(reply: &Reply) -> String {
+    reply.head.header("x-portcullis-cache").unwrap_or("").to_owned()
+}
+
+async fn ask(gateway: &Gateway, dialect: Dialect, model: &str, stream: bool) -> Reply {
+    gateway.post(&dialect.path(model, stream), same(dialect, model, stream, "Hello")).await
+}
+
+/// Sends an ask and leaves its answer to be read.
+async fn begin(gateway: &Gateway, dialect: Dialect, model: &str, stream: bool) -> Conn {
+    let mut conn = Conn::open(gateway.address).await;
+    let body = same(dialect, model, stream, "Hello");
+    conn.send(&request("POST", &dialect.path(model, stream), &[], &body)).await;
+    conn
+}
+
+/// Waits until so many exchanges listen to another.
+async fn listening(gateway: &Gateway, count: u32) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let now = gateway.metric("portcullis_cache_listening").await;
+        if now == Some(f64::from(count)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {count} exchanges listen, but {now:?}: {:?}", gateway.log().last());
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The requests that reached the mock for a model.
+async fn asked(mock: &Mock, mark: &str) -> Vec<Value> {
+    let seen = |entry: &Value| {
+        ["body", "target"].iter().any(|key| entry[*key].as_str().is_some_and(|text| text.contains(mark)))
+    };
+    mock.journal().await.into_iter().filter(seen).collect()
+}
+
+/// What one log line says was used and paid, of all that name this model.
+async fn payers(gateway: &Gateway, model: &str, lines: usize) -> Vec<Value> {
+    gateway.settled().await;
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut log = gateway.log();
+        log.retain(|line| line["model"] == model);
+        if log.len() == lines {
+            log.retain(|line| !line["usage"].is_null());
+            return log;
+        }
+        assert!(Instant::now() < deadline, "{} lines for {model}", log.len());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn sixty_four_identical_asks_of_every_dialect_and_form_make_one_upstream_call() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    for (to, leader) in [(Chat, true), (Anthropic, true), (Responses, false), (Gemini, true)] {
+        let model = format!("{}/mock-fast:chunks=20,delay=10ms,head=100ms,key=all{to:?}", to.account());
+        let asks = (0..64).map(|n| {
+            let (dialect, stream) = if n == 0 { (to, leader) } else { (ALL[n % 4], n % 3 > 0) };
+            let (gateway, model) = (&gateway, &model);
+            async move { (dialect, ask(gateway, dialect, model, stream).await) }
+        });
+        let replies = together(asks).await;
+        let text = replies[0].0.read(&replies[0].1).text;
+        assert!(text.starts_with("You said"), "{text}");
+        let mut led = 0;
+        for (dialect, reply) in &replies {
+            assert_eq!(reply.status(), 200, "{to:?}: {}", reply.text());
+            let said = dialect.read(reply);
+            assert!(reply.whole && said.done && said.error.is_none(), "{to:?} {dialect:?}: {}", reply.text());
+            assert_eq!(said.text, text, "{to:?} {dialect:?}");
+            assert_eq!(said.finish, dialect.finishes().0, "{to:?} {dialect:?}");
+            led += usize::from(cache(reply) == "miss");
+        }
+        assert_eq!((led, asked(&mock, &format!("all{to:?}")).await.len()), (1, 1), "{to:?}");
+        assert_eq!(payers(&gateway, &model, 64).await.len(), 1, "{to:?}: paid more than once");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_leaves_at_any_point_takes_nobody_along_and_the_answer_is_paid_once() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let pieces = 8;
+    // Before the head, before the first content, and after each piece.
+    for point in 0..pieces + 2 {
+        for (dialect, stream) in [(Chat, true), (Anthropic, true), (Gemini, false)] {
+            let key = format!("point{point}{dialect:?}");
+            let wait = match point {
+                0 => "head=300ms",
+                1 => "ttft=300ms",
+                _ => "delay=50ms",
+            };
+            let model = format!("chat/mock-fast:chunks={pieces},length=200,{wait},key={key}");
+            let mut leader = begin(&gateway, Chat, &model, true).await;
+            mock.seen(&key, |_| true).await;
+            let follower = begin(&gateway, dialect, &model, stream).await;
+            listening(&gateway, 1).await;
+            if point > 1 {
+                assert_eq!(leader.head().await.status, 200);
+                for _ in 0..point - 1 {
+                    leader.until("\"content\":\"").await;
+                }
+            }
+            drop(leader);
+            let mut follower = follower;
+            let reply = timeout(SOON, follower.reply()).await.unwrap_or_else(|_| panic!("{key}: the follower hangs"));
+            assert_eq!((reply.status(), cache(&reply).as_str()), (200, "coalesced"), "{key}: {}", reply.text());
+            let said = dialect.read(&reply);
+            assert!(reply.whole && said.done && said.error.is_none(), "{key}: {}", reply.text());
+            assert!(said.text.len() >= 200, "{key}: {}", said.text);
+            let calls = asked(&mock, &key).await;
+            assert_eq!(calls.len(), 1, "{key}: {calls:?}");
+            assert_eq!(calls[0]["outcome"], "complete", "{key}: {calls:?}");
+            drop(follower);
+            let paid = payers(&gateway, &model, 2).await;
+            assert_eq!(paid.len(), 1, "{key}: {paid:?}");
+            assert!(paid[0]["usage_estimated"].is_null(), "{key}: {paid:?}");
+            // What the follower heard to its end is kept.
+            assert_eq!(cache(&ask(&gateway, Anthropic, &model, false).await), "hit", "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_upstream_is_cut_off_when_the_last_listener_leaves_and_not_before() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let cases = [("head=20s", ""), ("ttft=20s", ""), ("chunks=400,delay=20ms,length=8000", "You said")];
+    for (number, (wait, mark)) in cases.into_iter().enumerate() {
+        let key = format!("key=last{number}");
+        let model = format!("chat/mock-fast:{wait},{key}");
+        let mut conns = Vec::new();
+        for dialect in [Chat, Responses, Anthropic] {
+            conns.push(begin(&gateway, dialect, &model, true).await);
+            mock.seen(&key, |_| true).await;
+        }
+        listening(&gateway, 2).await;
+        for conn in conns.iter_mut().filter(|_| !mark.is_empty()) {
+            assert_eq!(conn.head().await.status, 200);
+            conn.until(mark).await;
+        }
+        conns.remove(0);
+        conns.remove(0);
+        listening(&gateway, 1).await;
+        assert_eq!(asked(&mock, &key).await[0]["outcome"], "open", "{wait}");
+        drop(conns);
+        mock.seen(&key, |entry| entry["outcome"] == "client_gone").await;
+        assert_eq!(asked(&mock, &key).await.len(), 1, "{wait}");
+        let paid = payers(&gateway, &model, 3).await;
+        assert_eq!(paid.len(), usize::from(!mark.is_empty()), "{wait}: {paid:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_fails_hands_over_and_what_fails_for_all_is_told_to_all() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    for (fault, status, calls) in [("400", 400, 1), ("500", 0, 3)] {
+        let model = format!("chat/mock-fast:head=100ms,fault={fault},key=f{fault}");
+        let replies = together((0..12).map(|n| ask(&gateway, ALL[n % 4], &model, n % 2 == 0))).await;
+        for reply in &replies {
+            assert!(reply.status() >= 400, "{fault}: {}", reply.text());
+            assert!(status == 0 || reply.status() == status, "{fault}: {}", reply.text());
+        }
+        let made = asked(&mock, &format!("f{fault}")).await.len();
+        assert!(made >= 1 && made <= calls * 2, "{fault}: {made} calls for 12 asks");
+    }
+    // The first call fails, whoever made it; everybody else is served by the second.
+    let model = "chat/mock-fast:head=100ms,fault=500,times=1,key=once";
+    let replies = together((0..12).map(|n| ask(&gateway, ALL[n % 4], model, n % 2 == 0))).await;
+    let failed = replies.iter().filter(|reply| reply.status() >= 400).count();
+    assert!(failed <= 1, "{failed} failed with the leader");
+    assert!(asked(&mock, "key=once").await.len() <= 3);
+}
+
+#[tokio::test]
+async fn what_breaks_off_breaks_off_for_all_who_heard_it_and_is_not_kept() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let model = "chat/mock-fast:chunks=20,delay=10ms,head=100ms,fault=cut-mid,key=cut";
+    let replies = together((0..6).map(|n| ask(&gateway, ALL[n % 3], model, true))).await;
+    for (n, reply) in replies.iter().enumerate() {
+        let said = ALL[n % 3].read(reply);
+        assert!(said.error.is_some(), "{n}: {}", reply.text());
+    }
+    gateway.settled().await;
+    assert_eq!(gateway.metric("portcullis_cache_answers").await, Some(0.0));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nobody_back() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let model = "chat/mock-fast:chunks=300,length=800000,head=100ms,key=slow";
+    let mut slow = begin(&gateway, Chat, model, true).await;
+    mock.seen("key=slow", |_| true).await;
+    let fast = together((0..4).map(|n| ask(&gateway, ALL[n], model, true))).await;
+    for (n, reply) in fast.iter().enumerate() {
+        let said = ALL[n].read(reply);
+        assert!(said.done && said.text.len() >= 800_000, "{n}: {}", said.text.len());
+    }
+    // It gets everything all the same, when it reads at last.
+    let reply = slow.reply().await;
+    assert!(Chat.read(&reply).text.len() >= 800_000);
+    assert_eq!(asked(&mock, "key=slow").await.len(), 1);
+}
+
+#[tokio::test]
+async fn asks_that_want_nothing_shared_are_on_their_own() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    for (n, word) in ["no-store", "refresh", "no-cache, no-store"].into_iter().enumerate() {
+        let model = format!("chat/mock-fast:head=100ms,key=own{n}");
+        let headers = [("x-portcullis-cache", word), ("content-type", "application/json")];
+        let body = same(Chat, &model, false, "Hello");
+        let replies = together((0..3).map(|_| gateway.call("POST", "/v1/chat/completions", &headers, &body))).await;
+        assert!(replies.iter().all(|reply| reply.status() == 200 && cache(reply) != "coalesced"), "{word}");
+        assert_eq!(asked(&mock, &format!("own{n}")).await.len(), 3, "{word}");
+    }
+    let apart = Gateway::start(&mock, "cache: { exact: { single_flight: false } }\n").await;
+    let model = "chat/mock-fast:head=100ms,key=apart";
+    together((0..3).map(|_| ask(&apart, Chat, model, false))).await;
+    assert_eq!(asked(&mock, "key=apart").await.len(), 3);
+    assert_eq!(json!(cache(&ask(&apart, Chat, model, true).await)), "hit");
+}
