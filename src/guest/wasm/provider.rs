@@ -304,7 +304,7 @@ impl Decoding {
         for event in events.map_err(|said| refused(convert::refusal(said, label)))? {
             match convert::step(event, label) {
                 Ok(step) => self.assembler.step(step, out)?,
-                Err(said) => return Err(refused(said)),
+                Err(said) => return Err(refused(*said)),
             }
         }
         Ok(())

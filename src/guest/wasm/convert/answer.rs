@@ -45,7 +45,7 @@ pub fn embed_answer(answer: wit::EmbedAnswer, adapter: &'static str) -> EmbedAns
 }
 
 /// The step that an event is; a refusal is the upstream's report that ends the stream.
-pub fn step(event: wit::Event, adapter: &'static str) -> Result<Step, Refusal> {
+pub fn step(event: wit::Event, adapter: &'static str) -> Result<Step, Box<Refusal>> {
     Ok(match event {
         wit::Event::Start(start) => Step::Start { id: start.id, model: start.model },
         wit::Event::Choice(index) => Step::Choice(index),
@@ -59,7 +59,7 @@ pub fn step(event: wit::Event, adapter: &'static str) -> Result<Step, Refusal> {
         wit::Event::Finish(finish) => self::finish(finish),
         wit::Event::Usage(counts) => Step::Usage(usage(counts)),
         wit::Event::Ping => Step::Ping,
-        wit::Event::Fault(said) => return Err(refusal(said, adapter)),
+        wit::Event::Fault(said) => return Err(Box::new(refusal(said, adapter))),
     })
 }
 
