@@ -15,11 +15,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::pipeline::unix_ms;
 use crate::reload::Reloader;
 use crate::server::Shared;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Partitions of a rule that `GET /admin/limits` shows: the fullest ones.
+const LIMITS_SHOWN: usize = 20;
 
 /// What the admin API needs.
 pub struct Admin {
@@ -91,6 +95,12 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/limits") => {
+            let generation = admin.shared.generation.load();
+            let rules: Vec<_> = generation.rules.iter().cloned().collect();
+            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
+        }
+        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -99,10 +109,28 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             ),
         },
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation and POST /admin/reload.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/limits, and POST \
+                        /admin/reload, /admin/limits/reset.";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
+}
+
+/// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
+fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
+        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
+    };
+    let rule = value("rule").unwrap_or_default();
+    let generation = admin.shared.generation.load();
+    if !generation.rules.iter().any(|known| *known.name == *rule) {
+        let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
+        return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
+    }
+    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
+    json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 
 /// Whether the head carries the token, compared in constant time.

@@ -3,6 +3,7 @@
 //! A path is claimed by one dialect. Where two dialects share one (`/v1/models`), the caller's headers decide.
 
 pub mod ask;
+pub mod feedback;
 pub mod generation;
 pub mod health;
 pub mod models;
@@ -10,6 +11,7 @@ pub mod responses;
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response};
@@ -42,6 +44,8 @@ pub enum Serve {
     Stored,
     /// Answered here, for callers with a key.
     Keyed(fn(&Cx, &Exchange, &Matched) -> Result<Reply, Fault>),
+    /// Answered here out of the body that came, for callers with a key.
+    Posted(fn(&Cx, &mut Exchange, &Bytes, &Matched) -> Result<Reply, Fault>),
     /// Answered here, for everybody.
     Open(fn(&Cx, &Matched) -> Response<Outbound>),
 }
@@ -79,6 +83,7 @@ endpoints! {
     GET "/v1beta/models/{*model}" "gemini", Serve::Keyed(models::one);
     POST "/v1beta/models/{*model}" "gemini", Serve::Verb;
     GET "/v1/generation" ANY, Serve::Keyed(generation::get);
+    POST "/v1/feedback" ANY, Serve::Posted(feedback::post);
     GET "/livez" ANY, Serve::Open(health::live);
     GET "/readyz" ANY, Serve::Open(health::ready);
     GET "/health" ANY, Serve::Open(health::summary);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
+use crate::admit;
 use crate::body::{Inbound, Outgoing};
 use crate::cache::record;
 use crate::dialect::{Asked, Dialect, Op};
@@ -77,6 +78,7 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
 fn take(cx: &Cx, x: &mut Exchange, good: Good) -> Reply {
     x.seen = good.seen;
     x.dropped = good.dropped;
+    admit::entered(x, good.hold);
     if let Some(said) = good.said {
         record::answered(x, &cx.state, said);
     }

@@ -15,6 +15,7 @@ mod error;
 mod expand;
 mod hook;
 mod key;
+mod limit;
 mod listen;
 mod load;
 mod log;
@@ -38,6 +39,7 @@ pub use check::{HookCheck, Known, check};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};
+pub use limit::{Algorithm, Away, Limit, Match, MoneyBudget, OnExhausted, Queue, Redis, Store, Unpriced};
 pub use listen::{Admin, Drain, Limits, Listen, Tls};
 pub use load::{Loaded, builtin, load, parse};
 pub use log::{Level, Log, Records, Stdout};
@@ -50,7 +52,9 @@ pub use print::print;
 pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
 pub use schema::{reference, schema};
 pub use timeouts::{Stream, TimeoutOverrides, Timeouts};
-pub use value::{ByteSize, Duration, DurationOrOff, Expiry, Secret, Usd};
+pub use value::{
+    ByteSize, Duration, DurationOrOff, Expiry, Portion, Quota, Quotas, Secret, Span, Spends, Texts, Usd, Zone,
+};
 
 /// How the environment is asked for a variable. None when it is not set.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -85,6 +89,14 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// How callers are recognised.
     pub auth: Auth,
+    /// How much callers may use in which time.
+    pub limits: Vec<Limit>,
+    /// How much may be spent, and who is told.
+    pub budgets: Vec<MoneyBudget>,
+    /// Where counts are kept that outlive the process.
+    pub store: Store,
+    /// What several processes share.
+    pub redis: Redis,
     /// Answers kept for requests that come again.
     pub cache: Cache,
     /// How long each part of an exchange may take.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use crate::admit::Admitted;
 use crate::auth::Principal;
 use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::route::Target;
 use crate::state::health::{End, Flight, Millis};
@@ -52,15 +53,28 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// What it holds of limits and budgets; None where there are none.
+    pub admitted: Option<Box<Admitted>>,
     /// What guests know and keep of it; None when the generation has none.
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What the caller said of an earlier exchange, where that is what it came for.
+    pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.
     pub trace: Option<Box<Trace>>,
     /// Status of the head that was or would have been sent.
     pub status: u16,
     pub outcome: Outcome,
+}
+
+/// What a caller thinks of an earlier answer.
+#[derive(Debug, serde::Serialize)]
+pub struct Feedback {
+    /// The exchange that is judged.
+    pub id: String,
+    /// From -1, as bad as can be, to 1.
+    pub score: f64,
 }
 
 /// How an exchange ended.
@@ -184,7 +198,10 @@ impl Attempt {
 
     /// It failed.
     pub fn fail(&mut self, now: Millis, fault: &Fault) {
-        self.end(now, End::Failed { kind: fault.kind, retry_after: fault.retry_after });
+        // A limit of ours says nothing of the target's health: it was not asked.
+        let ours = matches!(fault.kind, Kind::TargetLimited | Kind::LimitsUnavailable);
+        let failed = End::Failed { kind: fault.kind, retry_after: fault.retry_after };
+        self.end(now, if ours { End::Cancelled } else { failed });
         self.fault = Some(fault.clone());
     }
 }
@@ -206,6 +223,9 @@ pub struct Subject<'a> {
     pub usage_cost: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
+    pub peer: Option<SocketAddr>,
+    /// What it holds of limits and budgets.
+    pub admitted: Option<&'a Admitted>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -265,6 +285,8 @@ impl Exchange {
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
             visit: self.cache.as_deref(),
+            peer: self.peer,
+            admitted: self.admitted.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

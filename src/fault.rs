@@ -59,6 +59,11 @@ pub enum Kind {
     BodyTimeout,
     ContextLength,
     ContentPolicy,
+    LimitExceeded,
+    BudgetExceeded,
+    PriceUnknown,
+    TargetLimited,
+    LimitsUnavailable,
     RateLimited,
     QuotaExceeded,
     Overloaded,
@@ -135,6 +140,11 @@ faults! {
     BodyTimeout "body_timeout" 408 Client Never "invalid_request_error" "timeout_error" "DEADLINE_EXCEEDED" "The body arrived too slowly; the operator sets `listen.limits.body_timeout`.";
     ContextLength "context_length_exceeded" 400 Upstream Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Shorten the conversation or use a model with a longer context.";
     ContentPolicy "content_policy" 400 Upstream Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "The provider refused the content.";
+    LimitExceeded "limit_exceeded" 429 Client Never "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says, send less, or ask the operator to raise the limit.";
+    BudgetExceeded "budget_exceeded" 429 Client Never "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "Ask the operator to raise the budget under `budgets:`, or wait for its next window.";
+    PriceUnknown "price_unknown" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Use a model with a price; the operator states one under `prices.models`, or sets `unpriced: free` for the limit.";
+    TargetLimited "target_limited" 429 Gateway Next "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says; the operator limits what goes to this target under `limits:`.";
+    LimitsUnavailable "limits_unavailable" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again shortly; the operator checks `redis:`, or sets `redis.away` to local or open.";
     RateLimited "rate_limited" 429 Upstream Same "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says.";
     QuotaExceeded "quota_exceeded" 429 Upstream Next "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "The account at the provider has no quota left.";
     Overloaded "upstream_overloaded" 503 Upstream Same "server_error" "overloaded_error" "UNAVAILABLE" "The provider is overloaded; try again shortly.";
@@ -322,7 +332,10 @@ impl Fault {
 
     /// Whether the caller's SDK should try again by itself (`x-should-retry`).
     pub fn should_retry(&self) -> bool {
-        self.retry() == Retry::Same || matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable)
+        let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited | Kind::LimitsUnavailable)
+            && self.retry_after.is_some();
+        let soon = matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable);
+        self.retry() == Retry::Same || soon || room
     }
 }
 

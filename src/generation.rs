@@ -4,6 +4,7 @@
 
 mod caching;
 mod hooks;
+mod limits;
 mod plugins;
 mod providers;
 mod routes;
@@ -30,6 +31,7 @@ use crate::provider::PROVIDERS;
 use crate::route::{Plan, Provider, Routes, Target};
 use crate::server::{connection, tls};
 use crate::state::State;
+use crate::state::limit::rule::Rules;
 
 /// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
 const MAX_PLANS: usize = 1000;
@@ -53,6 +55,8 @@ pub struct Generation {
     pub trusted: Trusted,
     pub routes: Routes,
     pub limits: pipeline::Limits,
+    /// Limits and budgets.
+    pub rules: Rules,
     pub server: connection::Limits,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub max_answer_bytes: usize,
@@ -166,6 +170,11 @@ impl Builder {
         Builder { path, env, plugins: plugins::Shelf::default() }
     }
 
+    /// A file of this name beside the configuration.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.path.as_ref().and_then(|path| path.parent()).unwrap_or(std::path::Path::new("")).join(name)
+    }
+
     /// Reads what is written.
     ///
     /// # Errors
@@ -199,7 +208,7 @@ impl Builder {
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();
-        let limits = &config.listen.limits;
+        let bounds = &config.listen.limits;
         let tls = match &config.listen.tls {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
@@ -215,20 +224,21 @@ impl Builder {
             keys: keys(&config)?,
             trusted: trusted(&config)?,
             routes,
+            rules: limits::build(&config)?,
             limits: pipeline::Limits {
-                max_body_bytes: limits.max_body_bytes.as_usize(),
-                body_timeout: limits.body_timeout.into(),
+                max_body_bytes: bounds.max_body_bytes.as_usize(),
+                body_timeout: bounds.body_timeout.into(),
             },
             server: connection::Limits {
-                max_connections: limits.max_connections,
-                max_head_bytes: limits.max_head_bytes.as_usize(),
-                max_headers: limits.max_headers,
-                head_timeout: limits.head_timeout.into(),
-                keep_alive_timeout: limits.keep_alive_timeout.into(),
-                max_streams: limits.max_streams,
+                max_connections: bounds.max_connections,
+                max_head_bytes: bounds.max_head_bytes.as_usize(),
+                max_headers: bounds.max_headers,
+                head_timeout: bounds.head_timeout.into(),
+                keep_alive_timeout: bounds.keep_alive_timeout.into(),
+                max_streams: bounds.max_streams,
             },
             tls,
-            max_answer_bytes: limits.max_answer_bytes.as_usize(),
+            max_answer_bytes: bounds.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
             cache: caching::build(&config),

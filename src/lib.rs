@@ -11,7 +11,7 @@
 //! * [`server`] accepts: TLS, HTTP/1.1 and HTTP/2, clocks for slow clients, the drain.
 //! * [`pipeline`] calls every stage by name, in order; the page to read first.
 //! * [`api`] is the table of paths; [`exchange`] the value that travels.
-//! * [`auth`] names the caller from the head; [`route`] turns a model name into targets; [`attempt`] tries them, and is
+//! * [`auth`] names the caller from the head; [`admit`] holds it to its limits; [`route`] turns a model name into targets; [`attempt`] tries them, and is
 //!   the only code that tries again.
 //! * [`cache`] answers asks that come again from what is kept, and lets identical ones share one upstream call.
 //! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`] and [`embed`]; [`provider`] one
@@ -33,6 +33,8 @@
 //! * `dialect`, `chat`, `route`, `cost`, `sse` and `json` know neither a runtime nor a socket.
 
 pub mod admin;
+pub mod admit;
+pub mod alert;
 pub mod api;
 pub mod attempt;
 pub mod auth;

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, timeout};
 
+use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
 use crate::auth::Principal;
 use crate::body::{Inbound, ReadError};
@@ -138,9 +139,15 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     });
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
+        Serve::Posted(answer) => {
+            let bytes = read(&mut body, generation.limits).await?;
+            x.bytes_in = bytes.len() as u64;
+            return answer(cx, x, &bytes, matched).map(Next::Reply);
+        }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
+            admit::admit_plain(cx, x, &head.headers).await?;
             return api::responses::stored(cx, x, head, bytes, matched).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
@@ -154,12 +161,19 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
     authorise(x, &call)?;
+    // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
+    let admitted = match cx.generation.rules.is_empty() {
+        true => None,
+        false => Some((x.model.clone(), admit::admit(cx, x, &call, plan(cx, x, &call)?).await?)),
+    };
+    // What another model answers is not kept under this one's name.
+    let routed = x.admitted.as_ref().is_some_and(|admitted| admitted.routed);
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
     // A policy that looks at answers must see every one: what was kept has not passed it.
-    if !hook::sees_answers(x) {
+    if !routed && !hook::sees_answers(x) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go.
         let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
         if let Some(reply) = cache::look(cx, x, &mut own).await? {
@@ -167,7 +181,10 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
         }
         call = Arc::new(own);
     }
-    let mut plan = plan(cx, x, &call)?;
+    let mut plan = match admitted {
+        Some((model, plan)) if model == x.model => plan,
+        _ => plan(cx, x, &call)?,
+    };
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
         return Ok(Next::Reply(reply));
     }
@@ -286,8 +303,10 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        admitted: None,
         guests: None,
         cache: None,
+        feedback: None,
         trace: None,
         status: 0,
         outcome: Outcome::Open,

@@ -12,11 +12,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::admit::headers as limits;
 use crate::cache::Visit;
 use crate::cost;
 use crate::dialect::Dialect;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
+use crate::pipeline::unix_ms;
 use crate::settle::Settle;
 use crate::stream::Relay;
 
@@ -134,6 +136,9 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
         {
             headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
         }
+    }
+    if let Some(admitted) = &exchange.admitted {
+        limits::write(headers, &admitted.standing, exchange.dialect, unix_ms());
     }
     if let Some(visit) = &exchange.cache {
         visited(headers, visit);
@@ -344,18 +349,24 @@ pub struct Late {
     dialect: &'static dyn Dialect,
     id: String,
     request_id: String,
+    limits: HeaderMap,
 }
 
 impl Late {
     /// Takes down what the head will need, while the exchange is still at hand.
     pub fn head(exchange: &Exchange) -> Self {
-        Late { dialect: exchange.dialect, id: exchange.id.clone(), request_id: exchange.request_id.clone() }
+        let mut limits = HeaderMap::new();
+        if let Some(admitted) = &exchange.admitted {
+            limits::write(&mut limits, &admitted.standing, exchange.dialect, unix_ms());
+        }
+        Late { dialect: exchange.dialect, id: exchange.id.clone(), request_id: exchange.request_id.clone(), limits }
     }
 
     /// Answers 200 now and goes on with `attempt`, a comment every `interval` until it is done.
     pub fn respond(self, attempt: Behind, interval: Duration) -> Response<Outbound> {
         let mut headers = HeaderMap::with_capacity(8);
         stream_headers(&mut headers, true);
+        headers.extend(self.limits);
         identify(&mut headers, self.dialect, &self.id, &self.request_id);
         let waiting = Waiting {
             attempt,

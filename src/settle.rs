@@ -9,11 +9,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Attempt, Exchange, Outcome};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::state::health::End;
+use crate::state::store::Entry;
 use crate::state::{State, log};
 
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
@@ -95,7 +97,7 @@ impl Drop for Settle {
         }
         self.end_visit();
         land(&mut self.exchange, &self.state);
-        settle(&self.exchange, &self.state);
+        settle(&mut self.exchange, &self.state);
     }
 }
 
@@ -110,12 +112,14 @@ fn land(exchange: &mut Exchange, state: &State) {
     exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
 
-fn settle(exchange: &Exchange, state: &State) {
+fn settle(exchange: &mut Exchange, state: &State) {
+    let (usage, estimated, cost) = bill(exchange);
+    admit::settle(exchange, usage.as_ref(), cost);
+    let exchange = &*exchange;
     let fault = match &exchange.outcome {
         Outcome::Failed(fault) => Some(fault),
         Outcome::Open | Outcome::Complete => None,
     };
-    let (usage, estimated, cost) = bill(exchange);
     let status = match fault {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
@@ -124,9 +128,31 @@ fn settle(exchange: &Exchange, state: &State) {
     let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
     settled.policy = hook::done(&settled);
     state.metrics.end(&settled);
+    enter(&settled, state);
     let line = log::line(&settled);
     state.records.keep(&exchange.id, line.clone());
     state.log.send(line);
+}
+
+/// The exchange's row in the ledger, where one is kept and somebody was asked.
+fn enter(settled: &Settled<'_>, state: &State) {
+    let x = settled.exchange;
+    let asked = !x.attempts.is_empty() || settled.usage.is_some();
+    let Some(store) = state.store.get().filter(|store| asked && store.keeps_ledger()) else { return };
+    let principal = x.principal.as_deref();
+    store.enter(Entry {
+        id: x.id.clone(),
+        time: x.started_ms,
+        key: principal.map(|principal| principal.key.clone()).unwrap_or_default(),
+        project: principal.and_then(|principal| principal.project.clone()),
+        model: x.model.clone(),
+        target: x.target().map(|target| target.name()),
+        input: settled.usage.map(|usage| usage.input),
+        output: settled.usage.map(|usage| usage.output),
+        cost: settled.cost_nano_usd,
+        status: settled.status,
+        code: settled.fault.map(Fault::code),
+    });
 }
 
 /// Usage, whether it is estimated, and cost: nothing for an answer that another exchange has paid for.

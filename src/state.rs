@@ -9,12 +9,16 @@ pub mod health;
 pub mod hedge;
 pub mod items;
 pub mod kv;
+pub mod limit;
 pub mod log;
 pub mod metrics;
 pub mod records;
+pub mod redis;
+pub mod store;
 pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -27,9 +31,12 @@ use health::{Health, Millis};
 use hedge::Hedges;
 use items::Items;
 use kv::{Kv, WhenFull};
+use limit::Limits;
 use log::Log;
 use metrics::Metrics;
 use records::Records;
+use redis::Link;
+use store::Store;
 use tally::Tally;
 
 /// The process's memory.
@@ -41,6 +48,11 @@ pub struct State {
     pub health: Health,
     pub hedges: Hedges,
     pub items: Items,
+    pub limits: Arc<Limits>,
+    /// Where counts are kept that outlive the process; set once, before anything is served.
+    pub store: OnceLock<Store>,
+    /// What several processes share; set once, before anything is served.
+    pub redis: OnceLock<Arc<Link>>,
     pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
@@ -67,6 +79,9 @@ impl State {
             health: Health::default(),
             hedges: Hedges::default(),
             items: Items::new(),
+            limits: Arc::new(Limits::new()),
+            store: OnceLock::new(),
+            redis: OnceLock::new(),
             cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
             guest_cache: Kv::new(WhenFull::Forget),
@@ -110,7 +125,7 @@ impl State {
     /// Notes how a reload went, for `/health` and the metrics.
     pub fn reloaded(&self, outcome: Result<u64, String>) {
         self.metrics.reloaded(outcome.as_ref().ok().copied());
-        self.reload_error.store(outcome.err().map(std::sync::Arc::new));
+        self.reload_error.store(outcome.err().map(Arc::new));
     }
 
     pub fn reload_error(&self) -> Option<String> {

@@ -19,6 +19,7 @@ mod gateway {
     mod pairs;
     #[cfg(feature = "wasm")]
     mod plugins;
+    mod quota;
     mod races;
     mod raw;
     mod reload;

@@ -12,20 +12,28 @@ use crate::reply::Reply;
 /// The record of one exchange, for the caller that made it.
 ///
 /// # Errors
-/// [`Kind::InvalidRequest`] without an id, [`Kind::UpstreamNotFound`] for ids unknown or of other callers.
+/// [`Kind::InvalidRequest`] without an id, [`Kind::ResponseNotFound`] for ids unknown or of other callers.
 pub fn get(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.query.as_deref().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("id=")));
     let Some(id) = id.filter(|id| !id.is_empty()) else {
         return Err(Fault::new(Kind::InvalidRequest, "Name the exchange: ?id=gen-….").param("id"));
     };
-    let key = x.principal.as_ref().map(|principal| principal.key.as_str());
-    let record = cx.state.records.find(id).filter(|record| record["key"].as_str() == key);
-    let Some(record) = record else {
-        let text = format!("No exchange `{id}` is remembered here; the newest {} are.", cx.state.records.capacity());
-        return Err(Fault::new(Kind::ResponseNotFound, text).param("id"));
-    };
-    let body = json!({ "data": shape(&record) });
+    let body = json!({ "data": shape(&find(cx, x, id)?) });
     Ok(Reply::json(StatusCode::OK, body.to_string()))
+}
+
+/// The record of the caller's own exchange, by the gateway's id or by the one that the answer itself has.
+///
+/// # Errors
+/// [`Kind::ResponseNotFound`], also for exchanges of other callers.
+pub(super) fn find(cx: &Cx, x: &Exchange, id: &str) -> Result<Value, Fault> {
+    let key = x.principal.as_ref().map(|principal| principal.key.as_str());
+    let records = &cx.state.records;
+    let found = records.find(id).or_else(|| records.find_upstream(id));
+    found.filter(|record| record["key"].as_str() == key).ok_or_else(|| {
+        let text = format!("No exchange `{id}` is remembered here; the newest {} are.", records.capacity());
+        Fault::new(Kind::ResponseNotFound, text).param("id")
+    })
 }
 
 /// The log record under the names that OpenRouter's clients know.
@@ -53,5 +61,6 @@ fn shape(record: &Value) -> Value {
         "usage_estimated": record["usage_estimated"],
         "total_cost": record["cost_usd"],
         "attempts": record["attempts"],
+        "feedback": record["feedback"],
     })
 }

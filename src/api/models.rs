@@ -10,6 +10,7 @@ use crate::fault::{Fault, Kind};
 use crate::generation::Listed;
 use crate::pipeline::Cx;
 use crate::reply::Reply;
+use crate::state::health::Measure;
 
 /// Every model that this caller may use.
 ///
@@ -49,6 +50,7 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
                     "dialects": target.provider.faces.iter().map(|face| face.form()).collect::<Vec<_>>(),
                     "pricing": target.card.as_deref().map_or(Value::Null, pricing),
                     "context_length": target.card.as_ref().and_then(|card| card.context),
+                    "health": health(&target.record(&cx.state.health).measure(cx.state.now())),
                 })
             })
             .collect();
@@ -126,6 +128,19 @@ impl Shape {
             }),
         }
     }
+}
+
+/// How a target is doing now. What was not measured yet is null.
+fn health(measure: &Measure) -> Value {
+    json!({
+        "standing": measure.standing.as_str(),
+        "in_flight": measure.in_flight,
+        "error_rate": measure.error_rate,
+        "attempts": measure.samples,
+        "ttft_ms": measure.ttft.p50,
+        "duration_ms": measure.duration.p50,
+        "tokens_per_second": measure.throughput.p50,
+    })
 }
 
 /// USD per token as decimal strings, as OpenRouter lists them.

@@ -27,6 +27,7 @@ use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
 use crate::state::cache::Form;
+use crate::state::limit::Hold;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
 /// A good answer up to its commit point.
@@ -37,11 +38,13 @@ pub(super) struct Good {
     pub dropped: Dropped,
     /// What the cache is to keep of it.
     pub said: Option<Recorded>,
+    /// What the limits of the target hold for it.
+    pub hold: Option<Hold>,
 }
 
 impl Good {
     pub fn new(reply: Reply) -> Self {
-        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None }
+        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None, hold: None }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::adapted;
 use super::answer::{Good, Reading, retry_after};
 use super::encode::{self, Dropped, Prepared};
+use crate::admit;
 use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
 use crate::exchange::Subject;
@@ -44,9 +45,14 @@ impl Once {
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
     pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
-        match timeout_at(self.deadline.at, self.send(cx, x, call, status)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(self.deadline.missed()),
+        let hold = admit::enter(cx, x, call, &self.target).await?;
+        let sent = timeout_at(self.deadline.at, self.send(cx, x, call, status)).await;
+        match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
+            Ok(good) => Ok(Good { hold, ..good }),
+            Err(fault) => {
+                admit::leave(hold);
+                Err(fault)
+            }
         }
     }
 

@@ -14,14 +14,18 @@ use tokio::sync::watch;
 use super::welcome::Welcome;
 use super::{REFUSED, config_path, diagnostics, env, fail};
 use crate::admin::{self, Admin};
+use crate::alert;
 use crate::config::{Config, Stdout};
 use crate::generation::{Builder, Generation};
 use crate::mock;
+use crate::pipeline::unix_ms;
 use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
 use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
+use crate::state::redis::Link;
+use crate::state::store::Store;
 use crate::upstream::Proxies;
 
 /// How long the access log may take to be written out when the process ends.
@@ -71,6 +75,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     };
     let (log, writer) = access_log(config)?;
     let state = Arc::new(State::new(config.records.keep, log));
+    let ledger = keep(config, &builder, &generation, &state)?;
     generation.activate(&state);
     state.reloaded(Ok(generation.number));
     for warning in &generation.warnings {
@@ -93,6 +98,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     greet(&greeting);
 
     let status = runtime.block_on(async {
+        alert::start(&state.limits, shared.proxies.clone());
         let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
         tokio::spawn(reloader.clone().watch());
         if let Some(listener) = admin_listener {
@@ -106,7 +112,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     announce.send_replace(Stage::Ending);
     // What the workers cut is settled before the log is closed.
     wait_until(WORKERS_END, || workers.iter().all(std::thread::JoinHandle::is_finished));
-    finish(shared, state, runtime, writer);
+    finish(shared, state, runtime, [writer, ledger]);
     Ok(status)
 }
 
@@ -172,11 +178,14 @@ async fn run_until_told(
 }
 
 /// Lets go of everything that holds the log, so that its writer ends, and waits for that.
-fn finish(shared: Shared, state: Arc<State>, runtime: tokio::runtime::Runtime, writer: Option<Writer>) {
+fn finish(shared: Shared, state: Arc<State>, runtime: tokio::runtime::Runtime, writers: [Option<Writer>; 2]) {
     state.log.close();
+    if let Some(store) = state.store.get() {
+        store.close();
+    }
     drop((shared, state, runtime));
     // A sink that is stuck must not keep the process: lines beyond this time are lost with it.
-    wait_until(LOG_FLUSH, || writer.as_ref().is_none_or(Writer::is_finished));
+    wait_until(LOG_FLUSH, || writers.iter().flatten().all(Writer::is_finished));
 }
 
 /// Waits for other threads at the process's end, when no runtime is left to wait in.
@@ -186,6 +195,33 @@ fn wait_until(limit: std::time::Duration, done: impl Fn() -> bool) {
     while !done() && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// Opens what keeps or shares the counts of limits and budgets, before anything is served.
+fn keep(config: &Config, builder: &Builder, generation: &Generation, state: &State) -> io::Result<Option<Writer>> {
+    if let Some(url) = config.redis.url.as_ref().filter(|url| !url.is_empty()) {
+        let link = Link::start(url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
+        let _ = state.redis.set(link);
+    }
+    let lasting = generation.rules.iter().any(|rule| rule.lasts());
+    let path = match &config.store.path {
+        Some(path) if path.as_os_str() == "off" => {
+            if lasting && state.redis.get().is_none() {
+                tracing::warn!(
+                    "`store.path` is off: limits and budgets longer than a minute begin anew at every start"
+                );
+            }
+            return Ok(None);
+        }
+        Some(path) => path.clone(),
+        None if lasting && state.redis.get().is_none() => builder.beside("portcullis.db"),
+        None => return Ok(None),
+    };
+    let ledger = config.store.ledger.unwrap_or(true);
+    let (store, writer) = Store::open(&path, ledger, &state.limits, unix_ms()).map_err(io::Error::other)?;
+    tracing::info!("counts of limits and budgets are kept in {}", path.display());
+    let _ = state.store.set(store);
+    Ok(Some(writer))
 }
 
 fn address(text: &str) -> io::Result<SocketAddr> {

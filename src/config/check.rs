@@ -11,6 +11,7 @@ use super::path::KeyPath;
 use super::value::Secret;
 use super::{Config, Demand, Hook, Key};
 
+mod limits;
 mod upstream;
 
 pub(super) use upstream::without_user;
@@ -38,6 +39,8 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     upstream::models(config, known, &mut issues);
     upstream::prices(config, known, &mut issues);
     plugins(config, &mut issues);
+    limits::limits(config, known, &mut issues);
+    limits::shared(config, &mut issues);
     hooks(config, &mut issues);
     issues
 }

@@ -124,7 +124,8 @@ impl Config {
         let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
         let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
-        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0)];
+        let store = self.store.path.as_mut().filter(|path| path.as_os_str() != "off");
+        let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0), store];
         let plugins = [Some(&mut self.plugins.folder), self.plugins.compiled.as_mut()];
         let components = self.plugins.settings.iter_mut().map(|(_, plugin)| plugin.file.as_mut());
         tls.chain(providers).chain(keys).chain(others).chain(plugins).chain(components).flatten().collect()

@@ -16,7 +16,9 @@ use super::tree::resolve;
 pub fn print(config: &Config) -> String {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     hide_resolved(&mut value);
-    for entries in [&["providers"][..], &["models"], &["prices", "models"], &["keys"], &["hooks"]] {
+    for entries in
+        [&["providers"][..], &["models"], &["prices", "models"], &["keys"], &["limits"], &["budgets"], &["hooks"]]
+    {
         let entries = entries.iter().try_fold(&mut value, |value, name| value.get_mut(name));
         match entries {
             Some(Value::Object(entries)) => entries.values_mut().for_each(drop_unset),

@@ -144,6 +144,15 @@ const WORDS: &[(&str, &str)] = &[
     ("Reasoning", "word"),
     ("Stdout", "word"),
     ("Level", "word"),
+    ("Quotas", "quota or list"),
+    ("Spends", "money or list"),
+    ("Texts", "text or list"),
+    ("Portion", "percentage"),
+    ("Zone", "`UTC` or distance"),
+    ("Algorithm", "word"),
+    ("Unpriced", "word"),
+    ("OnExhausted", "word or mapping"),
+    ("Away", "word"),
 ];
 
 /// The definition that a schema refers to, also when null may stand instead.

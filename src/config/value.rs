@@ -324,6 +324,11 @@ macro_rules! text_value {
     };
 }
 
+// Stands below the macro that it uses.
+mod quota;
+
+pub use quota::{Portion, Quota, Quotas, Span, Spends, Texts, Zone};
+
 text_value!(Duration, "a duration", {
     "type": "string",
     "description": "A length of time with its unit: 250ms, 4s, 2m, 1h, 1m30s, 7d.",

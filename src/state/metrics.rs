@@ -77,6 +77,23 @@ struct AttemptLabels {
     code: &'static str,
 }
 
+/// What a limit did to an exchange, other than let it pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Refused,
+    Queued,
+    Routed,
+    /// Refused or let pass because the shared counts were away.
+    Away,
+}
+
+/// Labels of [`Decision`]s; rules are named by the operator, so they have an end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    rule: String,
+    decision: &'static str,
+}
+
 /// What is paid apart from the exchanges themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ApartLabels {
@@ -137,6 +154,7 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    limited: Family<LimitLabels, Counter>,
     cached: Family<CacheLabels, Counter>,
     saved: Counter<f64, AtomicU64>,
     cache_answers: Gauge<i64, AtomicI64>,
@@ -165,6 +183,7 @@ impl Metrics {
         let reloads = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let limited = Family::default();
         let cached = Family::default();
         let saved = Counter::default();
         let cache_answers = Gauge::default();
@@ -194,6 +213,7 @@ impl Metrics {
         register!("portcullis_cache_bytes", "Bytes of the memory cache in use", cache_bytes);
         register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
+        register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
         Metrics {
             registry,
             durations,
@@ -210,6 +230,7 @@ impl Metrics {
             reloads,
             generation,
             log_dropped,
+            limited,
             cached,
             saved,
             cache_answers,
@@ -302,6 +323,17 @@ impl Metrics {
             output: self.tokens.get_or_create_owned(&tokens("output")),
             cost: self.costs.get_or_create_owned(labels),
         }
+    }
+
+    /// A limit did not simply let an exchange pass.
+    pub fn limited(&self, rule: &str, decision: Decision) {
+        let decision = match decision {
+            Decision::Refused => "refused",
+            Decision::Queued => "queued",
+            Decision::Routed => "routed",
+            Decision::Away => "away",
+        };
+        self.limited.get_or_create(&LimitLabels { rule: rule.to_owned(), decision }).inc();
     }
 
     /// A reload ended: in this generation, or not at all.

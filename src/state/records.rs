@@ -47,6 +47,32 @@ impl Records {
         (record["id"] == id).then_some(record)
     }
 
+    /// The newest record whose answer has this id at its provider: what clients find in the answer itself. Looks through
+    /// the whole ring.
+    pub fn find_upstream(&self, id: &str) -> Option<Value> {
+        let quoted = serde_json::to_string(id).ok()?;
+        let mark = format!("\"upstream_id\":{quoted}");
+        let finder = memchr::memmem::Finder::new(&mark);
+        let lines = self.slots.iter().map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let found = lines.filter(|line| finder.find(line).is_some());
+        let records = found.filter_map(|line| serde_json::from_slice::<Value>(&line).ok());
+        records.filter(|record| record["upstream_id"] == id).max_by(|a, b| a["time"].as_str().cmp(&b["time"].as_str()))
+    }
+
+    /// Adds a field to the record with this id, if it is still there. False when it is not.
+    pub fn amend(&self, id: &str, field: &str, value: Value) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
+        let mut line = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match serde_json::from_slice::<Value>(&line) {
+            Ok(mut record) if record["id"] == id => {
+                record[field] = value;
+                *line = record.to_string().into();
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub fn capacity(&self) -> usize {
         self.slots.len()
     }
@@ -71,6 +97,21 @@ mod tests {
         }
         assert!(records.find(&ids[0]).is_none());
         assert!(records.find(&ids[1]).is_some() && records.find(&ids[2]).is_some());
+    }
+
+    #[test]
+    fn a_record_is_found_by_the_providers_id_and_can_be_amended() {
+        let records = Records::new(4);
+        let ids: Vec<String> = (0..2).map(|_| records.id()).collect();
+        for (at, id) in ids.iter().enumerate() {
+            let line = format!("{{\"time\":\"{at}\",\"id\":\"{id}\",\"upstream_id\":\"resp_1\"}}");
+            records.keep(id, line.into());
+        }
+        assert_eq!(records.find_upstream("resp_1").expect("a record")["id"], ids[1].as_str(), "the newest counts");
+        assert!(records.find_upstream("resp_").is_none() && records.find_upstream("").is_none());
+        assert!(records.amend(&ids[0], "feedback", 1.into()));
+        assert_eq!(records.find(&ids[0]).expect("a record")["feedback"], 1);
+        assert!(!records.amend("gen-000000000000000000000000", "feedback", 1.into()));
     }
 
     #[test]

@@ -91,9 +91,62 @@ async fn the_record_of_an_exchange_is_told_to_the_caller_that_made_it() {
         }
         let other = [("authorization", "Bearer sk-all")];
         assert_eq!(gateway.call("GET", &format!("/v1/generation?id={id}"), &other, b"").await.status(), 404);
+        // The answer's own id is as good; it is the one that a stream's first event has.
+        let upstream = gateway.logged(id).await["upstream_id"].as_str().expect("an id").to_owned();
+        let path = format!("/v1/generation?id={upstream}");
+        assert_eq!(gateway.call("GET", &path, &[FEW], b"").await.json()["data"]["upstream_id"], json!(upstream));
+        assert_eq!(gateway.call("GET", &path, &other, b"").await.status(), 404);
     }
     assert_eq!(gateway.call("GET", "/v1/generation", &[FEW], b"").await.status(), 400);
     assert_eq!(gateway.call("GET", "/v1/generation?id=gen-0", &[FEW], b"").await.status(), 404);
+}
+
+#[tokio::test]
+async fn the_endpoints_of_a_model_are_told_with_their_health() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let endpoints = async || {
+        gateway.call("GET", "/v1/models/fast/endpoints", &[FEW], b"").await.json()["data"]["endpoints"].clone()
+    };
+    let health = &endpoints().await[0]["health"];
+    assert_eq!((&health["standing"], &health["attempts"]), (&json!("closed"), &json!(0)), "{health}");
+    let asked = Chat.ask("fast", false, Turn::Text, "Hello");
+    let reply = gateway.call("POST", &Chat.path("fast", false), &[FEW], asked).await;
+    gateway.logged(reply.head.id()).await;
+    let health = &endpoints().await[0]["health"];
+    assert_eq!((&health["attempts"], &health["error_rate"], &health["in_flight"]), (&json!(1), &json!(0.0), &json!(0)));
+    assert!(health["duration_ms"].as_f64().is_some_and(|millis| millis > 0.0), "{health}");
+}
+
+#[tokio::test]
+async fn feedback_stays_with_the_record_of_the_callers_own_exchange() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let asked = Chat.ask("fast", false, Turn::Text, "Hello");
+    let reply = gateway.call("POST", &Chat.path("fast", false), &[FEW], asked).await;
+    let id = reply.head.id();
+    gateway.logged(id).await;
+    let judge = async |key, body: Value| gateway.call("POST", "/v1/feedback", &[key], body.to_string()).await;
+    let kept = judge(FEW, json!({"id": id, "score": -0.5, "comment": "It rhymes."})).await;
+    assert_eq!((kept.status(), &kept.json()["id"]), (200, &json!(id)), "{}", kept.text());
+    let line = gateway.logged(kept.head.id()).await;
+    assert_eq!(
+        (&line["feedback"], line["endpoint"].as_str()),
+        (&json!({"id": id, "score": -0.5}), Some("/v1/feedback"))
+    );
+    assert!(!line.to_string().contains("rhymes"), "what people write stays out of the log: {line}");
+    let record = gateway.call("GET", &format!("/v1/generation?id={id}"), &[FEW], b"").await.json();
+    assert_eq!(record["data"]["feedback"]["comment"], "It rhymes.");
+    assert_eq!(judge(("authorization", "Bearer sk-all"), json!({"id": id, "score": 1})).await.status(), 404);
+    for (wrong, word) in [
+        (json!({"id": id}), "score"),
+        (json!({"id": id, "score": 7}), "score"),
+        (json!({"id": id, "score": 0, "stars": 5}), "stars"),
+        (json!({"id": id, "score": 0, "comment": "x".repeat(5000)}), "comment"),
+    ] {
+        let refused = judge(FEW, wrong).await;
+        assert_eq!((refused.status(), refused.text().contains(word)), (400, true), "{}", refused.text());
+    }
 }
 
 #[tokio::test]

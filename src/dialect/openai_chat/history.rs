@@ -30,7 +30,21 @@ pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<Value>, Faul
         match first.role {
             Role::User => writer.user_turns(turn)?,
             Role::System => writer.system(&first.blocks, Some(first))?,
-            Role::Assistant => writer.assistant(first)?,
+            Role::Assistant => {
+                let run = after.iter().take_while(|message| message.role == Role::Assistant).count();
+                match run {
+                    0 => writer.assistant(first)?,
+                    // Elsewhere a turn may come in pieces; here results must follow the calls of their message.
+                    _ if !writer.own => {
+                        let (more, after) = after.split_at(run);
+                        rest = after;
+                        let pieces = std::iter::once(first).chain(more);
+                        let blocks = pieces.flat_map(|message| message.blocks.iter().cloned()).collect();
+                        writer.assistant(&Message { blocks, ..first.clone() })?;
+                    }
+                    _ => writer.assistant(first)?,
+                }
+            }
         }
     }
     Ok(writer.out)
@@ -69,6 +83,10 @@ impl Writer<'_, '_, '_> {
             }
             let mut parts = std::mem::take(&mut pictures);
             parts.extend(self.parts(&spoken)?);
+            // All that it held is known to its own provider only.
+            if parts.is_empty() && !spoken.is_empty() && !self.own {
+                continue;
+            }
             let content = self.content(parts, false);
             self.push("user", vec![("content", content)], Some(turn));
         }
@@ -127,6 +145,11 @@ impl Writer<'_, '_, '_> {
             }
         }
         let parts = self.parts(&spoken)?;
+        let nothing = parts.is_empty() && calls.is_empty() && refusal.is_none() && audio.is_none();
+        if nothing && !message.blocks.is_empty() && !self.own {
+            self.thoughts(&thoughts, entries, &mut Vec::new());
+            return Ok(());
+        }
         let silent = parts.is_empty() && (!calls.is_empty() || refusal.is_some() || audio.is_some());
         let content = if silent { Value::Null } else { self.assistant_content(parts) };
         let mut fields = vec![("content", content)];

@@ -92,6 +92,9 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
         }
         out.push(b']');
     });
+    if let Some(feedback) = &x.feedback {
+        record.json("feedback", feedback);
+    }
     if !x.dropped.is_empty() {
         record.json("dropped", &x.dropped);
     }

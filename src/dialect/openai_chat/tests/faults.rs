@@ -76,9 +76,9 @@ fn an_error_inside_a_stream_is_a_fault_and_the_end() {
             "Slow down",
         ),
         (
-            r#"data: {"object":"error","message":"too many tokens","type":"BadRequestError","code":400}"#,
+            r#"data: {"object":"error","message":"This model's maximum context length is 8 tokens.","type":"BadRequestError","code":400}"#,
             Kind::ContextLength,
-            "too many tokens",
+            "This model's maximum context length is 8 tokens.",
         ),
         ("event: error\ndata: {\"message\":\"gone\"}", Kind::UpstreamError, "gone"),
         (r#"error: {"code":500,"message":"slot lost","type":"server_error"}"#, Kind::UpstreamError, "slot lost"),

@@ -70,6 +70,33 @@ fn turns_of_another_dialect_become_messages() {
 }
 
 #[test]
+fn pieces_of_a_turn_are_one_message_and_what_holds_nothing_is_none() {
+    let call =
+        |id: &str| Block::new(Content::ToolCall(ToolCall { id: id.into(), name: "f".into(), ..Default::default() }));
+    let result = |id: &str| Block::new(Content::ToolResult(ToolResult { id: id.into(), ..ToolResult::default() }));
+    let foreign_only = || vec![Block::new(Content::Other(json!({"type": "server_tool_use"})))];
+    let ask = Ask {
+        messages: vec![
+            Message::new(Role::User, vec![Block::text("go")]),
+            Message::new(Role::Assistant, vec![call("a")]),
+            Message::new(Role::Assistant, vec![call("b")]),
+            Message::new(Role::User, vec![result("a"), result("b")]),
+            Message::new(Role::Assistant, foreign_only()),
+            Message::new(Role::User, foreign_only()),
+            Message::new(Role::User, vec![Block::text("on")]),
+        ],
+        source: "anthropic",
+        ..Ask::default()
+    };
+    let (body, dropped) = written(&ask, &OPENAI);
+    let roles: Vec<&str> =
+        body["messages"].as_array().into_iter().flatten().filter_map(|m| m["role"].as_str()).collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "tool", "user"]);
+    assert_eq!(body["messages"][1]["tool_calls"].as_array().map(Vec::len), Some(2));
+    assert!(dropped.contains(&"messages.content"));
+}
+
+#[test]
 fn marks_and_reasoning_go_where_they_are_understood() {
     let quirks = Quirks { cache_control: true, reasoning: ReasoningStyle::Object, ..Quirks::NONE };
     let (body, dropped) = written(&foreign(), &quirks);

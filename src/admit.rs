@@ -1,0 +1,261 @@
+//! Admission: what the limits and budgets say to an exchange before it begins, to each target it is about to try, and
+//! what they are told when it ends.
+//!
+//! One way for every endpoint. Decides nothing about counts (`state::limit` does) and costs nothing without rules.
+
+mod estimate;
+pub mod headers;
+mod refuse;
+mod wait;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::auth::Principal;
+use crate::exchange::{Exchange, Outcome, Subject};
+use crate::fault::{Fault, Kind};
+use crate::pipeline::{Call, Cx, unix_ms};
+use crate::route::{Plan, Target};
+use crate::state::limit::rule::{Exhausted, Facts, Rule};
+use crate::state::limit::{Amounts, Charge, Hold, Refusal, Standing};
+use crate::state::metrics::Decision;
+
+/// How often one exchange may be sent on to another model by its limits: rules that send each other round end here.
+const MAX_ROUTES: usize = 4;
+
+/// What an exchange holds.
+#[derive(Debug)]
+pub struct Admitted {
+    hold: Option<Hold>,
+    /// Of the target that is being tried, or that answered.
+    target: Option<Hold>,
+    estimate: Amounts,
+    /// The end user, where a rule asks.
+    user: Option<String>,
+    /// How the windows stood, for headers.
+    pub standing: Vec<Standing>,
+    /// An exhausted limit sent it to another model.
+    pub routed: bool,
+}
+
+/// Checks the limits of an exchange and takes its estimate from all of them, or from none. Gives the plan to go on with:
+/// the one it got, or that of the model which an exhausted rule names.
+///
+/// # Errors
+/// [`Kind::LimitExceeded`], [`Kind::BudgetExceeded`], [`Kind::PriceUnknown`].
+pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result<Plan, Fault> {
+    let rules = &cx.generation.rules;
+    if rules.is_empty() {
+        return Ok(plan);
+    }
+    let user = rules.wants_user.then(|| estimate::user(call)).flatten();
+    let mut admission = Admission { plan, model: x.model.clone(), past: SmallVec::new(), output_stated: true };
+    loop {
+        let (estimate, stated) = estimate::amounts(x, call, &admission.plan, rules.wants_tokens);
+        let estimate = Amounts { output: if admission.output_stated { estimate.output } else { 0 }, ..estimate };
+        let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, &admission.model);
+        let facts = Facts { user: user.as_deref(), ..known };
+        let charges = admission.charges(cx, &facts, unix_ms());
+        priced(&charges, &estimate, &admission.model)?;
+        match wait::reserve(cx, &charges, &estimate).await {
+            Ok((hold, waited)) => {
+                if waited > 0 {
+                    x.note("limit", || serde_json::json!({"queued_ms": waited}));
+                }
+                let standing = hold.standing.clone();
+                x.admitted = Some(Box::new(Admitted {
+                    hold: Some(hold),
+                    target: None,
+                    estimate,
+                    user,
+                    standing,
+                    routed: !admission.past.is_empty(),
+                }));
+                return Ok(admission.plan);
+            }
+            Err(refusal) => {
+                // Nobody said how long the answer may become: that must not make it too long for the limit.
+                if !stated && admission.output_stated && refusal.amount > refusal.limit {
+                    admission.output_stated = false;
+                    continue;
+                }
+                admission.go_on(cx, x, *refusal, estimate, user.clone())?;
+            }
+        }
+    }
+}
+
+/// Where an admission has got to.
+struct Admission {
+    plan: Plan,
+    /// The model whose limits count: as asked for, or as an exhausted rule says.
+    model: String,
+    /// Rules that have sent the exchange on; they are out of it.
+    past: SmallVec<[Arc<str>; 1]>,
+    output_stated: bool,
+}
+
+impl Admission {
+    fn charges<'a>(&self, cx: &'a Cx, facts: &Facts<'_>, now: u64) -> SmallVec<[Charge<'a>; 6]> {
+        let mut charges = cx.state.limits.charges(&cx.generation.rules.of_exchange, facts, now);
+        charges.retain(|charge| !self.past.contains(&charge.rule.name));
+        charges
+    }
+
+    /// What a refusal leads to: another model, where the rule names one.
+    fn go_on(
+        &mut self,
+        cx: &Cx,
+        x: &mut Exchange,
+        refusal: Refusal,
+        estimate: Amounts,
+        user: Option<String>,
+    ) -> Result<(), Fault> {
+        let rule = refusal.rule.clone();
+        if let Exhausted::Route(model) = &rule.exhausted
+            && self.past.len() < MAX_ROUTES
+        {
+            // The operator's rule is the authority: the caller did not name this model and need not be allowed to.
+            self.plan = cx.generation.plan(model)?;
+            x.note("limit", || serde_json::json!({"rule": &*rule.name, "route": model}));
+            cx.state.metrics.limited(&rule.name, Decision::Routed);
+            self.model.clone_from(model);
+            self.past.push(rule.name.clone());
+            return Ok(());
+        }
+        x.note("limit", || serde_json::json!({"rule": &*rule.name, "refused": refusal.unit.as_str()}));
+        cx.state.metrics.limited(&rule.name, Decision::Refused);
+        let fault = refuse::fault(&refusal);
+        let standing = refusal.standing;
+        x.admitted = Some(Box::new(Admitted { hold: None, target: None, estimate, user, standing, routed: false }));
+        Err(fault)
+    }
+}
+
+/// Checks the limits of an exchange that asks no model: a request is counted, tokens and money are not.
+///
+/// # Errors
+/// As [`admit`].
+pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -> Result<(), Fault> {
+    if cx.generation.rules.of_exchange.is_empty() {
+        return Ok(());
+    }
+    let estimate = Amounts { requests: 1, money: Some(0), ..Amounts::default() };
+    let facts = facts(x.principal.as_ref(), x.endpoint, x.peer, headers, &x.model);
+    let charges = cx.state.limits.charges(&cx.generation.rules.of_exchange, &facts, unix_ms());
+    let held = wait::reserve(cx, &charges, &estimate).await;
+    let (hold, standing, refused) = match held {
+        Ok((hold, _)) => {
+            let standing = hold.standing.clone();
+            (Some(hold), standing, None)
+        }
+        Err(refusal) => {
+            cx.state.metrics.limited(&refusal.rule.name, Decision::Refused);
+            let fault = refuse::fault(&refusal);
+            (None, refusal.standing, Some(fault))
+        }
+    };
+    x.admitted = Some(Box::new(Admitted { hold, target: None, estimate, user: None, standing, routed: false }));
+    refused.map_or(Ok(()), Err)
+}
+
+/// Checks the limits of a target that is about to be tried, and takes the estimate from them.
+///
+/// # Errors
+/// [`Kind::TargetLimited`]: the next target may have room.
+pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
+    let rules = &cx.generation.rules.of_target;
+    let Some(admitted) = x.admitted.filter(|_| !rules.is_empty()) else { return Ok(None) };
+    let estimate = Amounts { money: estimate::money(&admitted.estimate, target), ..admitted.estimate };
+    let name = target.name();
+    let facts = Facts {
+        user: admitted.user.as_deref(),
+        provider: Some(&target.provider.name),
+        target: Some(&name),
+        ..facts(x.principal, x.endpoint, x.peer, &call.headers, x.model)
+    };
+    let charges = cx.state.limits.charges(rules, &facts, unix_ms());
+    if charges.is_empty() {
+        return Ok(None);
+    }
+    // Another target may have a price.
+    priced(&charges, &estimate, &name).map_err(|fault| Fault { kind: Kind::TargetLimited, ..fault })?;
+    wait::once(cx, &charges, &estimate).await.map(Some).map_err(|refusal| {
+        cx.state.metrics.limited(&refusal.rule.name, Decision::Refused);
+        refuse::target(&refusal)
+    })
+}
+
+/// Keeps what the limits of the target that answered hold, until the exchange is settled.
+pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
+    if let (Some(admitted), Some(hold)) = (&mut x.admitted, hold) {
+        admitted.target = Some(hold);
+    }
+}
+
+/// Gives back what the limits of a target held for an attempt that failed. Its request stays counted: it was made.
+pub fn leave(hold: Option<Hold>) {
+    if let Some(hold) = hold {
+        hold.settle(&Amounts { requests: 1, money: Some(0), ..Amounts::default() }, unix_ms());
+    }
+}
+
+/// Puts what an exchange really used in the place of its estimate. `usage` is None where nothing was used, `cost` where
+/// the price is unknown.
+pub fn settle(x: &mut Exchange, usage: Option<&crate::chat::Usage>, cost: Option<u64>) {
+    let Some(admitted) = x.admitted.take() else { return };
+    // Refused before anybody was asked: as if it had never come.
+    if x.attempts.is_empty() && usage.is_none() && !matches!(x.outcome, Outcome::Complete) {
+        return;
+    }
+    let actual = Amounts {
+        requests: 1,
+        input: usage.map_or(0, |usage| usage.input),
+        output: usage.map_or(0, |usage| usage.output),
+        money: if usage.is_some() { cost } else { Some(0) },
+    };
+    let now = unix_ms();
+    for hold in [admitted.hold, admitted.target].into_iter().flatten() {
+        hold.settle(&actual, now);
+    }
+}
+
+fn facts<'a>(
+    principal: Option<&'a Arc<Principal>>,
+    endpoint: &'a str,
+    peer: Option<SocketAddr>,
+    headers: &'a http::HeaderMap,
+    model: &'a str,
+) -> Facts<'a> {
+    static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+    Facts {
+        key: principal.map_or("", |principal| &principal.key),
+        project: principal.and_then(|principal| principal.project.as_deref()),
+        user: None,
+        model,
+        endpoint,
+        ip: peer.map(|peer| peer.ip()),
+        headers,
+        metadata: principal.map_or(&NO_LABELS, |principal| &principal.metadata),
+        provider: None,
+        target: None,
+    }
+}
+
+/// An unknown price is not zero: a hard limit in money lets it pass only where its rule says so.
+fn priced(charges: &[Charge<'_>], estimate: &Amounts, model: &str) -> Result<(), Fault> {
+    let wants = |rule: &Rule| rule.hard && !rule.unpriced && rule.counts_money();
+    match charges.iter().find(|charge| estimate.money.is_none() && wants(charge.rule)) {
+        None => Ok(()),
+        Some(charge) => {
+            let text = format!(
+                "The limit `{}` is in money, and the price of the model `{model}` is not known.",
+                charge.rule.name
+            );
+            Err(Fault::new(Kind::PriceUnknown, text).param("model"))
+        }
+    }
+}

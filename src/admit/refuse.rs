@@ -1,0 +1,67 @@
+//! Refusals as faults: which rule, what is left of it, and what to do.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::cost;
+use crate::fault::{Fault, Kind};
+use crate::state::limit::Refusal;
+use crate::state::limit::meter::{Unit, Wait};
+
+/// What to wait where nothing says when something that is under way ends.
+const RELEASE_WAIT: Duration = Duration::from_secs(1);
+
+pub(super) fn fault(refusal: &Refusal) -> Fault {
+    let kind = if refusal.rule.budget.is_some() { Kind::BudgetExceeded } else { Kind::LimitExceeded };
+    Fault::new(kind, text(refusal)).retry_after(retry_after(refusal.wait))
+}
+
+/// The refusal of a rule that is for targets: another target may have room.
+pub(super) fn target(refusal: &Refusal) -> Fault {
+    Fault::new(Kind::TargetLimited, text(refusal)).retry_after(retry_after(refusal.wait))
+}
+
+fn retry_after(wait: Wait) -> Option<Duration> {
+    match wait {
+        Wait::Millis(millis) => Some(Duration::from_millis(millis)),
+        Wait::Release => Some(RELEASE_WAIT),
+        Wait::Never => None,
+    }
+}
+
+fn text(refusal: &Refusal) -> String {
+    let Refusal { rule, unit, limit, used, amount: asked, .. } = refusal;
+    let windows = rule.windows.iter().find(|window| window.unit == *unit && window.limit == *limit);
+    let time = windows.map(|window| window.shape.words()).unwrap_or_default();
+    let what = if rule.budget.is_some() { "budget" } else { "limit" };
+    let mut text = format!("The {what} `{}` allows {}", rule.name, amount(*unit, *limit));
+    // Writing into a string does not fail.
+    let _ = match unit {
+        Unit::Concurrency => write!(text, " at the same time, and {used} are under way."),
+        _ => write!(text, " per {time}; {} used", amount(*unit, *used)),
+    };
+    if *unit != Unit::Concurrency {
+        let _ = match refusal.wait {
+            Wait::Never if asked > limit => {
+                write!(
+                    text,
+                    ", and this request was estimated at {}, more than all of it; send less, or a smaller bound of output tokens.",
+                    amount(*unit, *asked)
+                )
+            }
+            _ if matches!(unit, Unit::Requests) => write!(text, "."),
+            _ => write!(text, ", and this request was estimated at {}.", amount(*unit, *asked)),
+        };
+    }
+    text
+}
+
+fn amount(unit: Unit, amount: u64) -> String {
+    match unit {
+        Unit::Money => format!("${}", cost::nano_to_decimal(amount)),
+        Unit::Requests | Unit::Concurrency => format!("{amount} requests"),
+        Unit::InputTokens => format!("{amount} input tokens"),
+        Unit::OutputTokens => format!("{amount} output tokens"),
+        Unit::Tokens => format!("{amount} tokens"),
+    }
+}

@@ -1,0 +1,98 @@
+//! Taking room, and waiting for it where a rule says so: one queue for each partition, first come, first served.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::pipeline::{Cx, unix_ms};
+use crate::state::limit::cell::{Cell, Gate};
+use crate::state::limit::meter::Wait;
+use crate::state::limit::rule::Exhausted;
+use crate::state::limit::{Amounts, Charge, Hold, Refusal};
+use crate::state::metrics::Decision;
+
+/// Longest sleep of the first in a queue before it looks again: what ends elsewhere does not always ring here.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Takes room now or not at all.
+pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> Result<Hold, Box<Refusal>> {
+    cx.state.limits.reserve(charges, amounts, unix_ms())
+}
+
+/// Takes room; where a rule lets wait, also after a while. Gives the milliseconds waited.
+pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> Result<(Hold, u64), Box<Refusal>> {
+    // Who comes now stands behind those who wait.
+    let ahead = charges.iter().find(|charge| queue(charge).is_some() && charge.cell.is_queued());
+    let (cell, refusal) = match ahead {
+        Some(charge) => (charge.cell.clone(), None),
+        None => match once(cx, charges, amounts).await {
+            Ok(hold) => return Ok((hold, 0)),
+            Err(refusal) => (refusal.cell.clone(), Some(refusal)),
+        },
+    };
+    let charge = charges.iter().find(|charge| std::sync::Arc::ptr_eq(&charge.cell, &cell));
+    let (charge, wait, max) = match (charge.and_then(|charge| Some((charge, queue(charge)?))), refusal) {
+        (Some((charge, (wait, max))), refusal) => match refusal {
+            // Waiting does not make room for what is larger than all of it.
+            Some(refusal) if refusal.wait == Wait::Never => return Err(refusal),
+            _ => (charge, wait, max),
+        },
+        (None, Some(refusal)) => return Err(refusal),
+        (None, None) => return once(cx, charges, amounts).await.map(|hold| (hold, 0)),
+    };
+    let began = Instant::now();
+    let Some(_place) = Place::take(&cell, max) else {
+        return once(cx, charges, amounts).await.map(|hold| (hold, 0));
+    };
+    cx.state.metrics.limited(&charge.rule.name, Decision::Queued);
+    let deadline = began + wait;
+    let gate = cell.gate();
+    let turn = timeout_at(deadline, gate.turn.lock()).await;
+    loop {
+        let freed = gate.freed.notified();
+        let refusal = match once(cx, charges, amounts).await {
+            Ok(hold) => return Ok((hold, began.elapsed().as_millis() as u64)),
+            Err(refusal) => refusal,
+        };
+        let here = std::sync::Arc::ptr_eq(&refusal.cell, &cell);
+        if turn.is_err() || !here || Instant::now() >= deadline {
+            return Err(refusal);
+        }
+        let hint = match refusal.wait {
+            Wait::Millis(millis) => Duration::from_millis(millis).min(LOOK_AGAIN),
+            Wait::Release => LOOK_AGAIN,
+            Wait::Never => return Err(refusal),
+        };
+        tokio::select! {
+            () = freed => {}
+            () = sleep(hint.min(deadline.saturating_duration_since(Instant::now()))) => {}
+        }
+    }
+}
+
+fn queue(charge: &Charge<'_>) -> Option<(Duration, usize)> {
+    match charge.rule.exhausted {
+        Exhausted::Queue { wait_ms, max } => Some((Duration::from_millis(wait_ms), max)),
+        _ => None,
+    }
+}
+
+/// A place in a queue, given up when it is dropped.
+struct Place<'a>(&'a Gate);
+
+impl<'a> Place<'a> {
+    fn take(cell: &'a Cell, max: usize) -> Option<Self> {
+        let gate = cell.gate();
+        let taken = gate
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |waiting| (waiting < max).then_some(waiting + 1));
+        taken.ok().map(|_| Place(gate))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}

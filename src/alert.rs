@@ -1,0 +1,105 @@
+//! Budget alerts on their way out: to the process's log, and to the webhook that the budget names.
+//!
+//! Fed by the limiter through a bounded queue, served by one task; the request path never waits for a webhook. Each alert
+//! is tried a few times and then given up, with a word in the log.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
+
+use crate::body::Outgoing;
+use crate::cost::nano_to_decimal;
+use crate::state::limit::{Alert, Limits};
+use crate::upstream::{Dial, Outbound, Pools, Proxies, Proxy, Upstream, Wire};
+
+/// Alerts that may wait; each budget gives a handful a window.
+const QUEUE: usize = 1024;
+
+/// Webhooks called at the same time.
+const AT_ONCE: usize = 8;
+
+/// Tries of one alert, and the wait before the second; doubled each time.
+const TRIES: u32 = 6;
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest wait for a webhook's answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes the limiter's alerts from now on. The task ends with the runtime.
+pub fn start(limits: &Limits, proxies: Arc<Proxies>) {
+    let (sender, mut alerts) = mpsc::channel::<Alert>(QUEUE);
+    limits.tell(Box::new(move |alert| {
+        if sender.try_send(alert).is_err() {
+            tracing::error!("a budget's alert was dropped: {QUEUE} others wait for their webhooks");
+        }
+    }));
+    tokio::spawn(async move {
+        let upstream = Arc::new(Pools::new(proxies));
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        while let Some(alert) = alerts.recv().await {
+            let budget = &alert.rule.name;
+            tracing::warn!(budget = %budget, partition = %alert.partition, "{}% of the budget are spent", alert.percent);
+            let url = alert.rule.budget.as_ref().and_then(|budget| budget.webhook.clone());
+            let Some(url) = url else { continue };
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                if let Err(error) = deliver(upstream.as_ref(), &url, &alert).await {
+                    // The address may hold a credential.
+                    tracing::error!(budget = %alert.rule.name, "the webhook was not reached: {error}");
+                }
+                drop(place);
+            });
+        }
+    });
+}
+
+/// Posts an alert until it is taken.
+async fn deliver(upstream: &dyn Upstream, url: &str, alert: &Alert) -> Result<(), String> {
+    let uri: Uri = url.parse().map_err(|_| "it is no address".to_owned())?;
+    let dial = Arc::new(Dial {
+        wire: Wire::Network,
+        connect_timeout: TIMEOUT,
+        http2_only: false,
+        http1_only: false,
+        proxy: Proxy::Environment,
+    });
+    let body = Bytes::from(message(alert).to_string());
+    let mut wait = FIRST_WAIT;
+    let mut last = String::new();
+    for tried in 0..TRIES {
+        if tried > 0 {
+            sleep(wait).await;
+            wait *= 2;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = Outgoing::new(smallvec::smallvec![body.clone()]);
+        let request = Outbound { method: Method::POST, uri: uri.clone(), headers, body };
+        last = match upstream.send(&dial, request, TIMEOUT).await {
+            Ok(response) if response.status().is_success() => return Ok(()),
+            Ok(response) => format!("it answered {}", response.status()),
+            Err(fault) => fault.message,
+        };
+    }
+    Err(last)
+}
+
+fn message(alert: &Alert) -> Value {
+    let begin = UNIX_EPOCH + Duration::from_millis(alert.window_start);
+    json!({
+        "event": "budget_threshold",
+        "budget": &*alert.rule.name,
+        "partition": alert.partition,
+        "percent": alert.percent,
+        "limit_usd": nano_to_decimal(alert.limit),
+        "spent_usd": nano_to_decimal(alert.used),
+        "window_start": humantime::format_rfc3339_seconds(begin).to_string(),
+    })
+}

@@ -1,0 +1,166 @@
+//! Checks of limits, budgets and what their counts are kept in.
+
+use std::collections::HashMap;
+
+use super::super::Config;
+use super::super::error::{Issue, nearest};
+use super::super::limit::{Limit, Match, OnExhausted};
+use super::super::path::KeyPath;
+use super::super::value::Texts;
+use super::{Known, is_header_name, is_network, unknown_model};
+
+/// What may be counted apart; `header.NAME` and `metadata.NAME` besides.
+const PARTS: &[&str] = &["key", "project", "user", "model", "endpoint", "ip", "provider", "target"];
+
+/// Longest name of a rule: it is a label of metrics and a part of every key.
+const MAX_NAME_BYTES: usize = 120;
+
+pub(super) fn limits(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    let mut names: HashMap<String, KeyPath> = HashMap::new();
+    for (index, limit) in config.limits.iter().enumerate() {
+        let path = KeyPath::of(&["limits"]).index(index);
+        name(limit.name.as_deref(), limit.name(), &path, &mut names, issues);
+        common(config, known, &limit.matches, &limit.per, &limit.on_exhausted, &path, issues);
+        windows(limit, &path, issues);
+        shares(limit, &path, issues);
+    }
+    for (index, budget) in config.budgets.iter().enumerate() {
+        let path = KeyPath::of(&["budgets"]).index(index);
+        name(budget.name.as_deref(), budget.name(), &path, &mut names, issues);
+        common(config, known, &budget.matches, &budget.per, &budget.on_exhausted, &path, issues);
+        if budget.money.0.is_empty() {
+            issues.push(Issue::error(path.clone(), "has no amount; add `money`, such as `money: $500 / month`"));
+        }
+        if budget.thresholds.iter().any(|threshold| threshold.permille() % 10 != 0) {
+            issues.push(Issue::error(path.key("thresholds"), "holds parts of a percent; write whole ones"));
+        }
+    }
+}
+
+fn name(
+    given: Option<&str>,
+    name: String,
+    path: &KeyPath,
+    names: &mut HashMap<String, KeyPath>,
+    issues: &mut Vec<Issue>,
+) {
+    let at = path.key("name");
+    if given.is_some_and(|name| name.trim().is_empty() || name.contains(':') || name.len() > MAX_NAME_BYTES) {
+        let message = "is not a name; write up to 120 letters without a colon";
+        issues.push(Issue::error(at, message));
+    } else if let Some(first) = names.get(&name) {
+        let place = if given.is_some() { at } else { path.clone() };
+        let message = format!("would share its counts with {first}, as both are called `{name}`; give it a `name`");
+        issues.push(Issue::error(place, message));
+    } else {
+        names.insert(name, path.clone());
+    }
+}
+
+fn common(
+    config: &Config,
+    known: &Known<'_>,
+    matches: &Match,
+    per: &Texts,
+    exhausted: &OnExhausted,
+    path: &KeyPath,
+    issues: &mut Vec<Issue>,
+) {
+    for (index, part) in per.0.iter().enumerate() {
+        if let Err(message) = check_part(part) {
+            issues.push(Issue::error(path.key("per").index(index), message));
+        }
+    }
+    let of = path.key("match");
+    for (index, network) in matches.ip.0.iter().enumerate().filter(|(_, network)| !is_network(network)) {
+        let message = format!("`{network}` is neither an address nor a network; write 10.0.0.1 or 10.0.0.0/8");
+        issues.push(Issue::error(of.key("ip").index(index), message));
+    }
+    for header in matches.header.keys().filter(|header| !is_header_name(header)) {
+        issues.push(Issue::error(of.key("header"), format!("`{header}` is not a header name; write one")));
+    }
+    for key in matches.key.0.iter().filter(|key| !key.contains('*')) {
+        let names = config.keys.iter().map(|known| known.name.as_str());
+        if !names.clone().any(|name| name == key) && !config.keys.is_empty() {
+            let hint =
+                nearest(key, names).map_or("add it under `keys`".to_owned(), |near| format!("did you mean `{near}`?"));
+            issues.push(Issue::warning(of.key("key"), format!("there is no key `{key}`; {hint}")));
+        }
+    }
+    let at = path.key("on_exhausted");
+    match exhausted {
+        OnExhausted::Reject => {}
+        OnExhausted::Queue(queue) if queue.wait.is_zero() || queue.max == 0 => {
+            issues.push(Issue::error(at, "lets nobody wait; write more, or reject"));
+        }
+        OnExhausted::Queue(_) => {}
+        OnExhausted::Route(model) => {
+            if let Some(message) = unknown_model(config, known, model) {
+                issues.push(Issue::error(at, message));
+            }
+        }
+    }
+}
+
+fn check_part(part: &str) -> Result<(), String> {
+    let named = part.split_once('.').is_some_and(|(of, name)| match of {
+        "header" => is_header_name(name),
+        "metadata" => !name.is_empty(),
+        _ => false,
+    });
+    if named || PARTS.contains(&part) {
+        return Ok(());
+    }
+    let what = match nearest(part, PARTS.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("write one of: {}, header.NAME, metadata.NAME", PARTS.join(", ")),
+    };
+    Err(format!("nothing is counted by `{part}`; {what}"))
+}
+
+fn windows(limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let counts = [&limit.requests, &limit.tokens, &limit.input_tokens, &limit.output_tokens];
+    let none = counts.iter().all(|quotas| quotas.0.is_empty()) && limit.money.0.is_empty();
+    if none && limit.concurrency.is_none() {
+        let message =
+            "limits nothing; add `requests`, `tokens`, `input_tokens`, `output_tokens`, `money` or `concurrency`";
+        issues.push(Issue::error(path.clone(), message));
+    }
+    if limit.concurrency == Some(0) {
+        issues.push(Issue::error(path.key("concurrency"), "lets nothing through; write more"));
+    }
+}
+
+fn shares(limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>) {
+    if let Some(class) = &limit.class {
+        let wrong = match check_part(class) {
+            Ok(()) if matches!(class.as_str(), "ip" | "provider" | "target") => {
+                Some(format!("`{class}` tells no share; write another part, such as metadata.tier"))
+            }
+            Ok(()) if limit.shares.is_empty() => Some("tells a share, but there are no `shares`; add them".to_owned()),
+            Ok(()) => None,
+            Err(message) => Some(message),
+        };
+        issues.extend(wrong.map(|message| Issue::error(path.key("class"), message)));
+    } else if !limit.shares.is_empty() {
+        let message = "need to know whose they are; add `class`, such as `class: metadata.tier`";
+        issues.push(Issue::error(path.key("shares"), message));
+    }
+    if limit.shares.values().map(|share| share.permille()).sum::<u64>() > 1000 {
+        issues.push(Issue::error(path.key("shares"), "are more than 100% together; write less"));
+    }
+}
+
+/// Checks of what several processes share.
+pub(super) fn shared(config: &Config, issues: &mut Vec<Issue>) {
+    let path = KeyPath::of(&["redis"]);
+    if config.redis.timeout.is_zero() {
+        issues.push(Issue::error(path.key("timeout"), "is zero; write a time"));
+    }
+    if config.redis.prefix.contains(['{', '}', '*', ' ']) || config.redis.prefix.is_empty() {
+        issues.push(Issue::error(path.key("prefix"), "is empty or holds braces, stars or spaces; write a plain word"));
+    }
+    if config.store.path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+        issues.push(Issue::error(KeyPath::of(&["store", "path"]), "is empty; write a file, or off"));
+    }
+}

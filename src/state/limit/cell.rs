@@ -1,0 +1,209 @@
+//! The counts of one rule for one partition, and the map that holds all of them.
+//!
+//! Bounded: idle counts are forgotten, and past [`MAX_CELLS`] new partitions of a rule share one. Never forgets a count
+//! that somebody holds a part of.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::meter::{Meter, Shape, Unit};
+
+/// Partitions that are counted apart, all rules together; about 400 bytes each.
+pub const MAX_CELLS: usize = 1 << 19;
+
+/// Shards of the map. Callers of different partitions rarely meet in one of 64.
+const SHARDS: usize = 64;
+
+/// Least time between two looks for idle cells in one shard: a flood of new partitions must not look each time.
+const SWEEP_PAUSE_MS: u64 = 1000;
+
+/// The partition that those share who came when the map was full.
+pub const OTHERS: &str = "(others)";
+
+/// One window's count within a cell.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    pub unit: Unit,
+    pub shape: Shape,
+    /// The share it counts; empty for the whole.
+    pub share: Arc<str>,
+    /// The limit it was last held against.
+    pub limit: u64,
+    pub meter: Meter,
+    /// Hundredths of the limit that were told of in the present window.
+    pub told: u64,
+    /// The window that `told` is of.
+    pub told_start: u64,
+}
+
+impl Slot {
+    pub fn roll(&mut self, now: u64) {
+        self.meter.roll(self.shape, self.limit, now);
+    }
+}
+
+/// What a cell's lock guards.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Only ever grows while the cell is held, so that places in it stay true.
+    pub slots: SmallVec<[Slot; 2]>,
+    /// When each share last asked, by its name.
+    pub asked: SmallVec<[(Arc<str>, u64); 2]>,
+}
+
+impl Counts {
+    /// The place of a window's count, made when it is new.
+    pub fn place(&mut self, unit: Unit, shape: Shape, share: &Arc<str>, limit: u64) -> usize {
+        let same = |slot: &Slot| slot.unit == unit && slot.shape == shape && slot.share == *share;
+        if let Some(place) = self.slots.iter().position(same) {
+            self.slots[place].limit = limit;
+            return place;
+        }
+        let slot = Slot { unit, shape, share: share.clone(), limit, meter: Meter::default(), told: 0, told_start: 0 };
+        self.slots.push(slot);
+        self.slots.len() - 1
+    }
+}
+
+/// Those who wait for room, one behind the other.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// Held by the first of the queue; fair.
+    pub turn: tokio::sync::Mutex<()>,
+    pub waiting: AtomicUsize,
+    /// Rung when something under way ends.
+    pub freed: Notify,
+}
+
+/// The counts of one partition.
+#[derive(Debug)]
+pub struct Cell {
+    pub rule: Arc<str>,
+    pub partition: Box<str>,
+    counts: Mutex<Counts>,
+    /// Changed since it was last written down.
+    pub dirty: AtomicBool,
+    gate: OnceLock<Box<Gate>>,
+}
+
+impl Cell {
+    fn new(rule: Arc<str>, partition: &str) -> Self {
+        let (counts, dirty) = (Mutex::default(), AtomicBool::new(false));
+        Cell { rule, partition: partition.into(), counts, dirty, gate: OnceLock::new() }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn gate(&self) -> &Gate {
+        self.gate.get_or_init(Box::default)
+    }
+
+    /// Lets the first of the queue look again.
+    pub fn ring(&self) {
+        if let Some(gate) = self.gate.get() {
+            gate.freed.notify_one();
+        }
+    }
+
+    /// Whether anybody waits for room here.
+    pub fn is_queued(&self) -> bool {
+        self.gate.get().is_some_and(|gate| gate.waiting.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether forgetting it changes nothing.
+    fn is_idle(&self, now: u64) -> bool {
+        if self.dirty.load(Ordering::Relaxed) || self.is_queued() {
+            return false;
+        }
+        self.lock().slots.iter_mut().all(|slot| {
+            slot.roll(now);
+            slot.meter.is_empty()
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    cells: HashMap<Box<str>, Arc<Cell>>,
+    /// Size at which idle cells are looked for; twice what was left the last time.
+    sweep_at: usize,
+    /// When that was done last.
+    swept: u64,
+}
+
+/// Every cell by rule and partition.
+#[derive(Debug)]
+pub struct Cells {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    per_shard: usize,
+}
+
+impl Cells {
+    pub fn new(most: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Cells { shards, hasher: RandomState::new(), per_shard: (most / SHARDS).max(1) }
+    }
+
+    /// The cell of a partition, made when it is new. `key` is scratch.
+    pub fn get(&self, rule: &Arc<str>, partition: &str, now: u64, key: &mut String) -> Arc<Cell> {
+        name(rule, partition, key);
+        let mut shard = self.shard(key);
+        if let Some(cell) = shard.cells.get(key.as_str()) {
+            return cell.clone();
+        }
+        let due = shard.cells.len() >= shard.sweep_at.max(64).min(self.per_shard);
+        if due && now.abs_diff(shard.swept) >= SWEEP_PAUSE_MS {
+            shard.swept = now;
+            // A count of one is the map's own: under the shard's lock nobody else can come by it.
+            shard.cells.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.is_idle(now));
+            shard.sweep_at = shard.cells.len() * 2;
+        }
+        if shard.cells.len() >= self.per_shard && partition != OTHERS {
+            drop(shard);
+            return self.get(rule, OTHERS, now, key);
+        }
+        let cell = Arc::new(Cell::new(rule.clone(), partition));
+        shard.cells.insert(key.as_str().into(), cell.clone());
+        cell
+    }
+
+    /// The cell of a partition, if it is there.
+    pub fn find(&self, rule: &str, partition: &str) -> Option<Arc<Cell>> {
+        let mut key = String::new();
+        name(rule, partition, &mut key);
+        self.shard(&key).cells.get(key.as_str()).cloned()
+    }
+
+    /// Every cell, a shard at a time.
+    pub fn each(&self, mut look: impl FnMut(&Arc<Cell>)) {
+        for shard in &self.shards {
+            let cells: Vec<Arc<Cell>> =
+                shard.lock().unwrap_or_else(PoisonError::into_inner).cells.values().cloned().collect();
+            cells.iter().for_each(&mut look);
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).cells.len()).sum()
+    }
+
+    fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
+        let at = self.hasher.hash_one(key) as usize % self.shards.len();
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn name(rule: &str, partition: &str, key: &mut String) {
+    key.clear();
+    key.push_str(rule);
+    key.push('\u{1f}');
+    key.push_str(partition);
+}

@@ -1,0 +1,201 @@
+//! What the counts say to others: rows that outlive the process, and the state that operators ask for.
+//!
+//! Rows hold what was settled, never what is only reserved: a process that dies owes nothing to what died with it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::calendar::{Calendar, Period};
+use super::cell::{Cell, Counts};
+use super::meter::{Meter, Shape, Unit};
+use super::rule::Rule;
+use super::{Limits, WHOLE};
+
+/// One window's count as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub rule: String,
+    pub partition: String,
+    pub unit: Unit,
+    pub shape: Shape,
+    pub share: String,
+    pub limit: u64,
+    pub start: u64,
+    pub cur: u128,
+    pub prev: u128,
+    pub told: u64,
+    pub told_start: u64,
+}
+
+impl Shape {
+    /// As text, for rows and keys of a store.
+    pub fn text(self) -> String {
+        match self {
+            Shape::Fixed(length) => format!("fixed:{length}"),
+            Shape::Sliding(length) => format!("sliding:{length}"),
+            Shape::Bucket(length) => format!("bucket:{length}"),
+            Shape::Calendar(calendar) => format!("{}:{}", calendar.period.as_str(), calendar.offset),
+            Shape::Total => "total".to_owned(),
+            Shape::InFlight => "in_flight".to_owned(),
+        }
+    }
+
+    /// Reads what [`Shape::text`] wrote.
+    pub fn from_text(text: &str) -> Option<Shape> {
+        let (word, number) = match text {
+            "total" => return Some(Shape::Total),
+            "in_flight" => return Some(Shape::InFlight),
+            _ => text.split_once(':')?,
+        };
+        let length = || number.parse().ok().filter(|length| *length > 0);
+        Some(match word {
+            "fixed" => Shape::Fixed(length()?),
+            "sliding" => Shape::Sliding(length()?),
+            "bucket" => Shape::Bucket(length()?),
+            _ => {
+                let period = Period::ALL.into_iter().find(|period| period.as_str() == word)?;
+                Shape::Calendar(Calendar { period, offset: number.parse().ok()? })
+            }
+        })
+    }
+
+    /// For people: `1m`, `day`, `total`.
+    pub fn words(self) -> String {
+        match self {
+            Shape::Fixed(length) | Shape::Sliding(length) | Shape::Bucket(length) => {
+                humantime::format_duration(std::time::Duration::from_millis(length)).to_string().replace(' ', "")
+            }
+            Shape::Calendar(calendar) => calendar.period.as_str().to_owned(),
+            Shape::Total => "total".to_owned(),
+            Shape::InFlight => "in flight".to_owned(),
+        }
+    }
+}
+
+impl Limits {
+    /// The lasting counts that changed since the last call.
+    pub fn changed(&self) -> Vec<Row> {
+        let cells = std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut rows = Vec::with_capacity(cells.len());
+        for cell in cells {
+            // Before reading: what changes from here on makes it dirty again.
+            cell.dirty.store(false, Ordering::Release);
+            write_down(&cell, &cell.lock(), &mut rows);
+        }
+        rows
+    }
+
+    /// Puts counts back that were written down.
+    pub fn restore(&self, rows: Vec<Row>, now: u64) {
+        for row in rows {
+            let name: Arc<str> = Arc::from(row.rule.as_str());
+            let cell = self.cells.get(&name, &row.partition, now, &mut String::new());
+            let mut counts = cell.lock();
+            let place = counts.place(row.unit, row.shape, &Arc::from(row.share.as_str()), row.limit);
+            let slot = &mut counts.slots[place];
+            let (cur, prev, start) = (row.cur, row.prev, row.start);
+            slot.meter = Meter { start, cur, prev, ..Meter::default() };
+            (slot.told, slot.told_start) = (row.told, row.told_start);
+        }
+    }
+
+    /// The rules with how full their fullest partitions are.
+    pub fn state(&self, rules: &[Arc<Rule>], now: u64, top: usize) -> Value {
+        let rules = rules.iter().map(|rule| {
+            let mut partitions = Vec::new();
+            let mut count = 0;
+            self.cells.each(|cell| {
+                if cell.rule == rule.name {
+                    count += 1;
+                    partitions.push(partition(cell, rule, now));
+                }
+            });
+            partitions.sort_by(|a: &(f64, Value), b| b.0.total_cmp(&a.0));
+            partitions.truncate(top);
+            let windows = rule.windows.iter().map(
+                |window| json!({"unit": window.unit.as_str(), "limit": window.limit, "window": window.shape.words()}),
+            );
+            json!({
+                "name": &*rule.name,
+                "hard": rule.hard,
+                "windows": windows.collect::<Vec<_>>(),
+                "partitions": count,
+                "fullest": partitions.into_iter().map(|(_, state)| state).collect::<Vec<_>>(),
+            })
+        });
+        json!({"keys": self.keys(), "rules": rules.collect::<Vec<_>>()})
+    }
+
+    /// Partitions counted apart, all rules together.
+    pub fn keys(&self) -> usize {
+        self.cells.count()
+    }
+
+    /// Sets counts of a rule to nothing used: of one partition, or of all. What is reserved now stays so. Gives the number
+    /// of partitions.
+    pub fn reset(&self, rule: &str, partition: Option<&str>) -> usize {
+        let mut count = 0;
+        let mut reset = |cell: &Arc<Cell>| {
+            for slot in &mut cell.lock().slots {
+                let meter = &mut slot.meter;
+                (meter.cur, meter.prev) = (meter.held, meter.held_prev);
+                (slot.told, slot.told_start) = (0, 0);
+            }
+            cell.ring();
+            self.changed_in(cell);
+            count += 1;
+        };
+        match partition {
+            Some(partition) => self.cells.find(rule, partition).iter().for_each(&mut reset),
+            None => self.cells.each(|cell| {
+                if &*cell.rule == rule {
+                    reset(cell);
+                }
+            }),
+        }
+        count
+    }
+}
+
+/// How full the fullest window is, and the state of all of them.
+fn partition(cell: &Cell, rule: &Rule, now: u64) -> (f64, Value) {
+    let mut counts = cell.lock();
+    let mut fullest: f64 = 0.0;
+    let mut windows = Vec::new();
+    for window in &rule.windows {
+        let place = counts.place(window.unit, window.shape, &WHOLE, window.limit);
+        let slot = &mut counts.slots[place];
+        slot.roll(now);
+        let (used, settled) = (slot.meter.used(window.shape, now), slot.meter.settled(window.shape, now));
+        fullest = fullest.max(used as f64 / window.limit.max(1) as f64);
+        windows.push(json!({
+            "unit": window.unit.as_str(),
+            "window": window.shape.words(),
+            "used": used,
+            "reserved": used.saturating_sub(settled),
+            "remaining": window.limit.saturating_sub(used),
+            "reset_ms": slot.meter.reset(window.shape, window.limit, now),
+        }));
+    }
+    (fullest, json!({"partition": &*cell.partition, "windows": windows}))
+}
+
+fn write_down(cell: &Cell, counts: &Counts, rows: &mut Vec<Row>) {
+    for slot in counts.slots.iter().filter(|slot| slot.shape.lasts()) {
+        rows.push(Row {
+            rule: cell.rule.to_string(),
+            partition: cell.partition.to_string(),
+            unit: slot.unit,
+            shape: slot.shape,
+            share: slot.share.to_string(),
+            limit: slot.limit,
+            start: slot.meter.start,
+            cur: slot.meter.cur - slot.meter.held,
+            prev: slot.meter.prev - slot.meter.held_prev,
+            told: slot.told,
+            told_start: slot.told_start,
+        });
+    }
+}

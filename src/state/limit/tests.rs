@@ -1,0 +1,255 @@
+//! The engine as a whole: many rules, many callers, and what is left when they are gone.
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicU64;
+
+use http::HeaderMap;
+use smallvec::smallvec;
+
+use super::calendar::{Calendar, Period};
+use super::rule::{Budget, Exhausted, Part, Share};
+use super::*;
+
+const NOW: u64 = 1_700_000_000_000;
+
+fn rule(name: &str, windows: &[(Unit, Shape, u64)]) -> Rule {
+    Rule {
+        name: name.into(),
+        conditions: vec![],
+        per: vec![],
+        windows: windows
+            .iter()
+            .map(|(unit, shape, limit)| Window { unit: *unit, shape: *shape, limit: *limit })
+            .collect(),
+        exhausted: Exhausted::Reject,
+        class: Part::Key,
+        shares: vec![],
+        hard: true,
+        unpriced: false,
+        budget: None,
+    }
+}
+
+fn requests(name: &str, limit: u64) -> Arc<Rule> {
+    Arc::new(rule(name, &[(Unit::Requests, Shape::Sliding(60_000), limit)]))
+}
+
+fn reserve(
+    limits: &Arc<Limits>,
+    rules: &[Arc<Rule>],
+    key: &str,
+    amounts: &Amounts,
+    now: u64,
+) -> Result<Hold, Box<Refusal>> {
+    let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
+    let facts = Facts {
+        key,
+        project: None,
+        user: None,
+        model: "m",
+        endpoint: "/",
+        ip: None,
+        headers: &headers,
+        metadata: &metadata,
+        provider: None,
+        target: None,
+    };
+    let charges = limits.charges(rules, &facts, now);
+    limits.reserve(&charges, amounts, now)
+}
+
+const ONE: Amounts = Amounts { requests: 1, input: 10, output: 20, money: Some(1000) };
+
+#[test]
+fn of_64_callers_a_limit_of_n_admits_exactly_n() {
+    const CALLERS: usize = 64;
+    let limits = Arc::new(Limits::new());
+    let bucket = rule("bucket", &[(Unit::Requests, Shape::Bucket(86_400_000), 997)]);
+    let fixed = rule("fixed", &[(Unit::Tokens, Shape::Fixed(86_400_000), 30 * 1500)]);
+    // In another order for each caller: nobody may wait for somebody who waits for him.
+    let rules = [requests("sliding", 1200), Arc::new(bucket), Arc::new(fixed)];
+    let (admitted, start) = (AtomicU64::new(0), Barrier::new(CALLERS));
+    std::thread::scope(|scope| {
+        for caller in 0..CALLERS {
+            let (limits, admitted, start) = (limits.clone(), &admitted, &start);
+            let mut mine = rules.to_vec();
+            mine.rotate_left(caller % 3);
+            scope.spawn(move || {
+                start.wait();
+                for _ in 0..100 {
+                    if let Ok(hold) = reserve(&limits, &mine, "k", &ONE, NOW) {
+                        admitted.fetch_add(1, Ordering::Relaxed);
+                        hold.settle(&ONE, NOW);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(admitted.into_inner(), 997);
+    // What was refused by the bucket has taken nothing from the others.
+    let sliding = [rules[0].clone()];
+    let left =
+        (0..1200).filter(|_| reserve(&limits, &sliding, "k", &ONE, NOW).map(|hold| hold.settle(&ONE, NOW)).is_ok());
+    assert_eq!(left.count(), 1200 - 997);
+}
+
+#[test]
+fn what_is_dropped_is_given_back_and_what_is_settled_is_counted() {
+    let limits = Arc::new(Limits::new());
+    let rules = [Arc::new(rule(
+        "r",
+        &[
+            (Unit::Requests, Shape::Fixed(60_000), 10),
+            (Unit::Tokens, Shape::Sliding(60_000), 100),
+            (Unit::Money, Shape::Calendar(Calendar { period: Period::Day, offset: 0 }), 5000),
+            (Unit::Concurrency, Shape::InFlight, 2),
+        ],
+    ))];
+    let first = reserve(&limits, &rules, "k", &ONE, NOW).expect("has room");
+    let second = reserve(&limits, &rules, "k", &ONE, NOW).expect("has room");
+    let refused = reserve(&limits, &rules, "k", &ONE, NOW).map(drop).expect_err("two are under way");
+    assert_eq!((refused.unit, refused.wait), (Unit::Concurrency, Wait::Release));
+    drop(first);
+    second.settle(&Amounts { requests: 1, input: 50, output: 45, money: Some(4500) }, NOW);
+    let refused = reserve(&limits, &rules, "k", &ONE, NOW).map(drop).expect_err("95 tokens are used");
+    // The day is longer than the minute, but of money 500 are left and 1000 are wanted.
+    assert_eq!((refused.unit, refused.used, refused.amount), (Unit::Money, 4500, 1000));
+    let small = Amounts { requests: 1, input: 2, output: 3, money: Some(500) };
+    let hold = reserve(&limits, &rules, "k", &small, NOW).expect("fits exactly");
+    let left: Vec<u64> = hold.standing.iter().map(|standing| standing.remaining).collect();
+    assert_eq!(left, [8, 0, 0, 1]);
+}
+
+#[test]
+fn a_reload_with_other_limits_keeps_the_counts() {
+    let limits = Arc::new(Limits::new());
+    let take =
+        |limit: u64| reserve(&limits, &[requests("r", limit)], "k", &ONE, NOW).map(|hold| hold.settle(&ONE, NOW));
+    assert!(take(2).is_ok() && take(2).is_ok() && take(2).is_err());
+    assert!(take(3).is_ok() && take(3).is_err());
+    assert!(take(1).is_err());
+}
+
+#[test]
+fn partitions_are_counted_apart_and_their_number_has_an_end() {
+    let limits = Arc::new(Limits::bounded(64));
+    let mut each = rule("each", &[(Unit::Requests, Shape::Fixed(60_000), 1)]);
+    each.per = vec![Part::Key];
+    let rules = [Arc::new(each)];
+    let take = |key: &str, now| reserve(&limits, &rules, key, &ONE, now).map(|hold| hold.settle(&ONE, now)).is_ok();
+    let admitted = (0..10_000).filter(|key| take(&key.to_string(), NOW)).count();
+    assert!(limits.keys() <= 64 + 64, "{} cells", limits.keys());
+    // Each that has a count of its own, and the one that the others share in each shard.
+    assert!((2..=128).contains(&admitted), "{admitted}");
+    assert!(!take("0", NOW), "a count that is not idle was forgotten");
+    // A window later they are idle, and give way to new ones.
+    assert!((0..32).filter(|key| take(&format!("new-{key}"), NOW + 120_000)).count() > 8);
+}
+
+#[test]
+fn shares_are_kept_for_those_who_ask_and_borrowed_while_they_do_not() {
+    let limits = Arc::new(Limits::new());
+    let mut shared = rule("shared", &[(Unit::Requests, Shape::Fixed(60_000), 10)]);
+    shared.shares = vec![Share { name: "gold".into(), permille: 600 }, Share { name: "rest".into(), permille: 400 }];
+    let rules = [Arc::new(shared)];
+    let now = NOW - NOW % 60_000;
+    let take = |key: &str, now| reserve(&limits, &rules, key, &ONE, now).map(|hold| hold.settle(&ONE, now)).is_ok();
+    // Gold is idle: the others have all of it.
+    assert_eq!((0..20).filter(|_| take("someone", now)).count(), 10);
+    assert!(!take("gold", now + 1));
+    // It has asked now: in the next window its part is kept.
+    assert_eq!((0..20).filter(|_| take("someone", now + 60_000)).count(), 4);
+    assert_eq!((0..20).filter(|_| take("gold", now + 60_001)).count(), 6);
+    // After a while without asking, it is borrowed again.
+    assert_eq!((0..20).filter(|_| take("someone", now + 180_000)).count(), 10);
+}
+
+#[test]
+fn thresholds_are_told_once_a_window() {
+    let limits = Arc::new(Limits::new());
+    let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+    let tell = told.clone();
+    limits.tell(Box::new(move |alert| tell.lock().expect("unpoisoned").push((alert.percent, alert.used))));
+    let mut soft = rule("b", &[(Unit::Money, Shape::Fixed(60_000), 10_000)]);
+    soft.hard = false;
+    soft.budget = Some(Budget { thresholds: vec![50, 80, 100], webhook: None });
+    let rules = [Arc::new(soft)];
+    let now = NOW - NOW % 60_000;
+    for at in [now, now + 60_000] {
+        for _ in 0..15 {
+            reserve(&limits, &rules, "k", &ONE, at).expect("a soft budget refuses nobody").settle(&ONE, at);
+        }
+    }
+    let once = [(50, 5000), (80, 8000), (100, 10_000)];
+    assert_eq!(*told.lock().expect("unpoisoned"), [once, once].concat());
+}
+
+#[test]
+fn what_is_written_down_is_what_was_settled_and_reads_back() {
+    let day = Shape::Calendar(Calendar { period: Period::Day, offset: 60 });
+    let rules = [Arc::new(rule("r", &[(Unit::Money, day, 5000), (Unit::Requests, Shape::Sliding(60_000), 10)]))];
+    let limits = Arc::new(Limits::new());
+    limits.watch();
+    let held = reserve(&limits, &rules, "k", &ONE, NOW).expect("has room");
+    reserve(&limits, &rules, "k", &ONE, NOW).expect("has room").settle(&Amounts { money: Some(2500), ..ONE }, NOW);
+    let rows = limits.changed();
+    let lasting: Vec<_> = rows.iter().map(|row| (row.unit, row.shape, row.cur)).collect();
+    assert_eq!(lasting, [(Unit::Money, day, 2500)], "a minute's window, or what is only reserved, was written");
+    assert!(limits.changed().is_empty());
+    drop(held);
+    for shape in [day, Shape::Total, Shape::Fixed(5), Shape::Sliding(6), Shape::Bucket(7)] {
+        assert_eq!(Shape::from_text(&shape.text()), Some(shape));
+    }
+    let again = Arc::new(Limits::new());
+    again.restore(rows, NOW);
+    let two = Amounts { money: Some(2501), ..ONE };
+    assert!(reserve(&again, &rules, "k", &two, NOW).is_err());
+    assert!(reserve(&again, &rules, "k", &Amounts { money: Some(2500), ..ONE }, NOW).is_ok());
+}
+
+#[test]
+fn an_operator_sees_and_resets_the_counts() {
+    let rules = [requests("r", 4)];
+    let limits = Arc::new(Limits::new());
+    reserve(&limits, &rules, "k", &ONE, NOW).expect("has room").settle(&ONE, NOW);
+    let _held = reserve(&limits, &rules, "k", &ONE, NOW).expect("has room");
+    let window = limits.state(&rules, NOW, 10)["rules"][0]["fullest"][0]["windows"][0].clone();
+    assert_eq!((window["used"].as_u64(), window["reserved"].as_u64()), (Some(2), Some(1)), "{window}");
+    assert_eq!(limits.reset("r", Some("")), 1);
+    assert_eq!(limits.reset("other", None), 0);
+    let window = limits.state(&rules, NOW, 10)["rules"][0]["fullest"][0]["windows"][0].clone();
+    assert_eq!(window["used"].as_u64(), Some(1), "{window}");
+}
+
+#[test]
+fn guests_count_in_windows_of_their_own() {
+    let limits = Arc::new(Limits::new());
+    let of = Adhoc { namespace: "policy", key: "tenant", shape: Shape::Fixed(60_000), limit: 3 };
+    assert!(limits.take(&of, 2, NOW).allowed);
+    assert_eq!(limits.peek(&of, 1, NOW).remaining, 1);
+    assert!(!limits.take(&of, 2, NOW).allowed);
+    let held = limits.hold(&of, 1, NOW).expect("has room");
+    assert!(!limits.peek(&of, 1, NOW).allowed);
+    drop(held);
+    limits.hold(&of, 1, NOW).expect("has room").settle(0, NOW);
+    assert!(limits.peek(&of, 1, NOW).allowed);
+    assert_eq!(limits.peek(&Adhoc { namespace: "other", ..of }, 3, NOW).remaining, 3);
+}
+
+#[test]
+fn the_refusal_with_the_longest_wait_is_told() {
+    let limits = Arc::new(Limits::new());
+    let rules = [
+        Arc::new(rule("minute", &[(Unit::Requests, Shape::Fixed(60_000), 1)])),
+        Arc::new(rule("hour", &[(Unit::Requests, Shape::Fixed(3_600_000), 1)])),
+    ];
+    reserve(&limits, &rules, "k", &ONE, NOW).expect("has room").settle(&ONE, NOW);
+    let refused = reserve(&limits, &rules, "k", &ONE, NOW).map(drop).expect_err("nothing is left");
+    assert_eq!(&*refused.rule.name, "hour");
+    let Wait::Millis(wait) = refused.wait else { panic!("{:?}", refused.wait) };
+    assert!(reserve(&limits, &rules, "k", &ONE, NOW + wait - 1).is_err());
+    assert!(reserve(&limits, &rules, "k", &ONE, NOW + wait).is_ok());
+    let none: SmallVec<[Charge<'_>; 6]> = smallvec![];
+    assert!(limits.reserve(&none, &ONE, NOW).is_ok());
+}

@@ -1,0 +1,226 @@
+//! Limits as callers meet them: who is refused, when room comes back, and what the headers say.
+
+use serde_json::{Value, json};
+
+use super::support::{Gateway, Mock, together};
+use super::wire::Reply;
+
+const KEYS: &str =
+    "keys: [{ name: a, key: sk-a, project: search }, { name: b, key: sk-b, metadata: { tier: gold } }]\n";
+
+async fn chat(gateway: &Gateway, key: &str, model: &str, more: Value) -> Reply {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let auth = format!("Bearer {key}");
+    let headers = [("content-type", "application/json"), ("authorization", auth.as_str())];
+    gateway.call("POST", "/v1/chat/completions", &headers, body.to_string()).await
+}
+
+fn code(reply: &Reply) -> String {
+    reply.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn of_64_concurrent_callers_a_limit_of_n_admits_n() {
+    let mock = Mock::start().await;
+    let yaml = format!("{KEYS}limits: [{{ name: hourly, per: key, requests: 20 / 1h }}]\nstore: {{ path: off }}\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let replies = together((0..64).map(|_| chat(&gateway, "sk-a", "chat/mock-fast", json!({})))).await;
+    let admitted = replies.iter().filter(|reply| reply.status() == 200).count();
+    assert_eq!(admitted, 20);
+    let refused = replies.iter().find(|reply| reply.status() == 429).expect("44 are refused");
+    assert_eq!(code(refused), "limit_exceeded");
+    assert!(refused.text().contains("`hourly`"), "{}", refused.text());
+    let wait: u64 = refused.head.header("retry-after").expect("a time").parse().expect("seconds");
+    assert!((1..=7200).contains(&wait), "{wait}");
+    assert_eq!(chat(&gateway, "sk-b", "chat/mock-fast", json!({})).await.status(), 200, "keys are counted apart");
+    assert_eq!(mock.journal().await.len(), 21, "a refused exchange reached the upstream");
+    assert_eq!(
+        gateway.metric("portcullis_limit_decisions_total{rule=\"hourly\",decision=\"refused\"}").await,
+        Some(44.0)
+    );
+}
+
+#[tokio::test]
+async fn headers_tell_the_limits_in_each_dialect_on_success_and_refusal() {
+    let mock = Mock::start().await;
+    let yaml = format!("{KEYS}limits: [{{ name: r, requests: 2 / 1m, tokens: 100k / 1m, algorithm: fixed }}]\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let reply = chat(&gateway, "sk-a", "chat/mock-fast", json!({"max_tokens": 100})).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    let header = |reply: &Reply, name: &str| reply.head.header(name).unwrap_or_default().to_owned();
+    assert_eq!(header(&reply, "x-ratelimit-limit-requests"), "2");
+    assert_eq!(header(&reply, "x-ratelimit-remaining-requests"), "1");
+    assert!(header(&reply, "x-ratelimit-reset-requests").ends_with('s'));
+    assert_eq!(header(&reply, "x-ratelimit-limit-tokens"), "100000");
+    let left: u64 = header(&reply, "x-ratelimit-remaining-tokens").parse().expect("a number");
+    assert!((99_800..99_900).contains(&left), "{left}");
+    assert_eq!(header(&reply, "ratelimit-policy"), "\"r requests\";q=2;w=60, \"r tokens\";q=100000;w=60");
+    assert!(header(&reply, "ratelimit").starts_with("\"r requests\";r=1;t="), "{}", header(&reply, "ratelimit"));
+    let body =
+        json!({"model": "anthropic/mock-fast", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+    let headers = [("content-type", "application/json"), ("x-api-key", "sk-a")];
+    let ask = || gateway.call("POST", "/v1/messages", &headers, body.to_string());
+    let reply = ask().await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert_eq!(header(&reply, "anthropic-ratelimit-requests-remaining"), "0");
+    assert!(header(&reply, "anthropic-ratelimit-tokens-reset").ends_with('Z'));
+    assert_eq!(header(&reply, "x-ratelimit-limit-requests"), "");
+    let reply = ask().await;
+    assert_eq!(reply.status(), 429);
+    assert_eq!(reply.json()["error"]["type"], "rate_limit_error");
+    assert_eq!(header(&reply, "anthropic-ratelimit-requests-remaining"), "0");
+    assert_eq!(header(&reply, "x-should-retry"), "true");
+    assert!(header(&reply, "retry-after").parse::<u64>().expect("seconds") <= 60);
+    // An SDK must not be told of limits that nobody set.
+    let bare = Gateway::start(&mock, KEYS).await;
+    let reply = chat(&bare, "sk-a", "chat/mock-fast", json!({})).await;
+    assert!(!reply.text().is_empty() && header(&reply, "x-ratelimit-limit-requests").is_empty());
+}
+
+#[tokio::test]
+async fn tokens_are_settled_with_what_was_used_and_given_back_on_failure() {
+    let mock = Mock::start().await;
+    let yaml = format!("{KEYS}limits: [{{ name: t, tokens: 2000 / 1h, algorithm: fixed }}]\nstore: {{ path: off }}\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let used = async || {
+        gateway.settled().await;
+        let state = gateway.admin("GET", "/admin/limits").await.json();
+        let window = state["rules"][0]["fullest"][0]["windows"][0].clone();
+        (window["used"].as_u64().unwrap_or(0), window["reserved"].as_u64().unwrap_or(0))
+    };
+    let reply = chat(&gateway, "sk-a", "chat/x:fault=500", json!({"max_tokens": 1500})).await;
+    assert!(reply.status() >= 500, "{}", reply.text());
+    assert_eq!(used().await, (0, 0), "a failed exchange keeps tokens");
+    let reply = chat(&gateway, "sk-a", "chat/mock-fast", json!({"max_tokens": 1500})).await;
+    let usage = reply.json()["usage"]["total_tokens"].as_u64().expect("a usage");
+    assert_eq!(used().await, (usage, 0));
+    let reply = chat(&gateway, "sk-a", "chat/mock-fast", json!({"max_tokens": 5000})).await;
+    assert_eq!((reply.status(), code(&reply).as_str()), (429, "limit_exceeded"));
+    assert!(reply.head.header("retry-after").is_none(), "no wait makes room for more than the whole limit");
+    // Who states no bound is not refused for our guess of one.
+    let reply = chat(&gateway, "sk-a", "chat/mock-fast", json!({})).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+}
+
+#[tokio::test]
+async fn an_exhausted_limit_goes_on_with_another_model() {
+    let mock = Mock::start().await;
+    let yaml = "
+keys: [{ name: a, key: sk-a, models: [dear] }]
+models: { dear: chat/mock-fast, cheap: responses/mock-slow }
+limits:
+  - { name: dear, match: { model: dear }, requests: 1 / 1h, on_exhausted: { route: cheap } }
+  - { name: cheap, match: { model: cheap }, requests: 1 / 1h }
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let providers = [("chat", 200), ("responses", 200), ("", 429)];
+    for (provider, status) in providers {
+        let reply = chat(&gateway, "sk-a", "dear", json!({})).await;
+        assert_eq!(reply.status(), status, "{}", reply.text());
+        assert_eq!(reply.head.header("x-portcullis-provider").unwrap_or_default(), provider);
+    }
+}
+
+#[tokio::test]
+async fn a_target_without_room_is_passed_over() {
+    let mock = Mock::start().await;
+    let yaml = "
+models: { both: { fallback: [chat/mock-fast, responses/mock-fast] } }
+limits:
+  - { name: first, match: { provider: chat }, per: provider, requests: 1 / 1h }
+  - { name: second, match: { target: responses/mock-fast }, requests: 2 / 1h }
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    for (provider, status) in [("chat", 200), ("responses", 200), ("responses", 200), ("responses", 429)] {
+        let reply = chat(&gateway, "sk-a", "both", json!({})).await;
+        assert_eq!(reply.status(), status, "{}", reply.text());
+        assert_eq!(reply.head.header("x-portcullis-provider").unwrap_or_default(), provider);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_waits_for_room_in_order_and_not_for_ever() {
+    let mock = Mock::start().await;
+    let yaml = "limits: [{ name: one, concurrency: 1, on_exhausted: { queue: { wait: 20s, max: 5 } } }]\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let replies = together((0..12).map(|_| chat(&gateway, "sk-a", "chat/x:head=100ms", json!({})))).await;
+    let count = |status: u16| replies.iter().filter(|reply| reply.status() == status).count();
+    assert_eq!((count(200), count(429)), (6, 6), "one under way and five in the queue");
+    gateway.settled().await;
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    assert_eq!(state["rules"][0]["fullest"][0]["windows"][0]["used"], 0, "{state}");
+    assert_eq!(chat(&gateway, "sk-a", "chat/mock-fast", json!({})).await.status(), 200);
+}
+
+#[tokio::test]
+async fn money_is_held_to_the_price_and_unknown_prices_are_not_zero() {
+    let mock = Mock::start().await;
+    let yaml = "
+prices: { models: { chat/mock-fast: { input: 1000, output: 1000 } } }
+limits: [{ name: m, money: $1 / 1h }]
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    // 1000 dollars a million tokens: a tenth of a cent each, so that a thousand are a dollar.
+    let reply = chat(&gateway, "", "chat/mock-fast", json!({"max_tokens": 2000})).await;
+    assert_eq!((reply.status(), code(&reply).as_str()), (429, "limit_exceeded"), "{}", reply.text());
+    assert!(reply.text().contains("$1 "), "{}", reply.text());
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({"max_tokens": 100})).await.status(), 200);
+    let reply = chat(&gateway, "", "responses/unheard-of", json!({"max_tokens": 100})).await;
+    assert_eq!((reply.status(), code(&reply).as_str()), (403, "price_unknown"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn counts_outlive_a_reload_and_an_operator_may_reset_them() {
+    let mock = Mock::start().await;
+    let yaml = |limit: u32| format!("limits: [{{ name: r, requests: {limit} / 1h }}]\nstore: {{ path: off }}\n");
+    let gateway = Gateway::start(&mock, &yaml(1)).await;
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({})).await.status(), 200);
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({})).await.status(), 429);
+    gateway.configure(&yaml(2));
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({})).await.status(), 200);
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({})).await.status(), 429);
+    let reply = gateway.admin("POST", "/admin/limits/reset?rule=r").await;
+    assert_eq!(reply.json()["partitions"], 1, "{}", reply.text());
+    assert_eq!(chat(&gateway, "", "chat/mock-fast", json!({})).await.status(), 200);
+    assert_eq!(gateway.admin("POST", "/admin/limits/reset?rule=x").await.status(), 404);
+}
+
+#[tokio::test]
+async fn addresses_users_and_headers_are_counted_apart() {
+    let mock = Mock::start().await;
+    let yaml = "
+listen: { address: LISTEN, trusted_proxies: [127.0.0.1] }
+limits:
+  - { name: ip, per: ip, match: { ip: 203.0.113.0/24 }, requests: 1 / 1h }
+  - { name: user, per: user, match: { user: \"*\" }, requests: 1 / 1h }
+  - { name: team, per: header.x-team, match: { header: { x-team: \"t*\" } }, requests: 1 / 1h }
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let call = async |headers: &[(&str, &str)], user: Option<&str>| {
+        let body = json!({"model": "chat/mock-fast", "user": user, "messages": [{"role": "user", "content": "Hi"}]});
+        gateway.call("POST", "/v1/chat/completions", headers, body.to_string()).await.status()
+    };
+    for (headers, user, status) in [
+        (&[("x-forwarded-for", "203.0.113.1")][..], None, 200),
+        (&[("x-forwarded-for", "203.0.113.1")], None, 429),
+        (&[("x-forwarded-for", "203.0.113.2")], None, 200),
+        (&[("x-forwarded-for", "198.51.100.1")], None, 200),
+        (&[("x-forwarded-for", "198.51.100.1")], None, 200),
+        (&[], Some("ann"), 200),
+        (&[], Some("ann"), 429),
+        (&[], Some("bob"), 200),
+        (&[("x-team", "t1")], None, 200),
+        (&[("x-team", "t1")], None, 429),
+        (&[("x-team", "t2")], None, 200),
+        (&[("x-team", "other")], None, 200),
+        (&[("x-team", "other")], None, 200),
+    ] {
+        assert_eq!(call(headers, user).await, status, "{headers:?} {user:?}");
+    }
+}
