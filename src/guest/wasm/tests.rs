@@ -192,13 +192,15 @@ fn what_is_no_component_is_named() {
         Taught::load(&loading, &bytes).map(drop)
     };
     assert!(told(b"text").expect_err("no wasm").contains("not WebAssembly"));
-    let module = wat::parse_str("(module)").expect("parses");
-    assert!(told(&module).expect_err("a module").contains("core module"));
-    let empty = wat::parse_str("(component)").expect("parses");
-    assert!(told(&empty).expect_err("no adapter").contains("must export portcullis:gateway/adapter"));
-    let greedy = r#"(component (import "evil:host/power" (instance (export "take" (func)))))"#;
-    let greedy = wat::parse_str(greedy).expect("parses");
-    assert!(told(&greedy).expect_err("wants more").contains("wants what the gateway does not give"));
+    assert!(told(b"\0asm\x01\0\0\0").expect_err("a module").contains("core module"));
+    let empty = b"\0asm\x0d\0\x01\0";
+    assert!(told(empty).expect_err("no adapter").contains("must export portcullis:gateway/adapter"));
+    // (component (import "evil:host/power" (instance (export "take" (func)))))
+    let types = b"\x07\x11\x01\x42\x02\x01\x40\0\x01\0\x04\0\x04take\x01\0";
+    let imports = b"\x0a\x14\x01\0\x0fevil:host/power\x05\0";
+    let greedy = [&empty[..], types, imports].concat();
+    let said = told(&greedy).expect_err("wants more");
+    assert!(said.contains("wants what the gateway does not give"), "{said}");
     std::fs::remove_dir_all(&folder).expect("is there");
 }
 
