@@ -34,9 +34,9 @@ fn load(name: &str, lease: Lease, config: &str) -> Result<Arc<Taught>, String> {
     Taught::load(&loading, &bytes)
 }
 
-/// Little time, so that tests are short.
+/// Little of everything, so that tests are short.
 fn tight() -> Lease {
-    Lease { cpu: Duration::from_millis(30), ..Lease::default() }
+    Lease { cpu: Duration::from_millis(30), host_calls: 2_000, output: 4 << 20, ..Lease::default() }
 }
 
 fn hostile() -> Arc<Taught> {
