@@ -11,6 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::portcullis::gateway::{hash, json, log, rand, time};
 use super::engine::{Machine, TICK};
+use crate::host;
 
 /// How much one call of a guest may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,43 +192,32 @@ impl json::Host for Held {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 impl hash::Host for Held {
     fn sha256(&mut self, data: Vec<u8>) -> wasmtime::Result<String> {
         self.call(data.len())?;
-        Ok(hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &data).as_ref()))
+        Ok(host::hash::sha256(&data))
     }
 
     fn hmac_sha256(&mut self, key: Vec<u8>, data: Vec<u8>) -> wasmtime::Result<String> {
         self.call(key.len() + data.len())?;
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key);
-        Ok(hex(aws_lc_rs::hmac::sign(&key, &data).as_ref()))
+        Ok(host::hash::hmac_sha256(&key, &data))
     }
 
     fn base64_encode(&mut self, data: Vec<u8>) -> wasmtime::Result<String> {
-        use base64::Engine;
         self.call(data.len())?;
-        Ok(base64::engine::general_purpose::STANDARD.encode(data))
+        Ok(host::hash::base64(&data))
     }
 
     fn base64_decode(&mut self, text: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        use base64::Engine;
         self.call(text.len())?;
-        Ok(base64::engine::general_purpose::STANDARD.decode(text).ok())
+        Ok(host::hash::unbase64(text.as_bytes()))
     }
 }
 
 impl time::Host for Held {
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
         self.call(0)?;
-        Ok(crate::pipeline::unix_ms())
+        Ok(host::time::unix_ms())
     }
 }
 
