@@ -97,7 +97,10 @@ impl Guest for Cohere {
             Ok(body) => text(&body["message"]).unwrap_or_else(|| body.to_string()),
             Err(_) => sdk::text(&answer).chars().take(200).collect(),
         };
-        sdk::refusal(answer.status, message)
+        // It has no codes, only words.
+        let too_long = message.starts_with("too many tokens");
+        let code = too_long.then(|| "context_length_exceeded".to_owned());
+        Refusal { code, ..sdk::refusal(answer.status, message) }
     }
 }
 

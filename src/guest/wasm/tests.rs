@@ -78,7 +78,7 @@ async fn what_broke_is_named() {
     let plugin = hostile();
     let why = |fault: Fault| fault.message;
     assert!(why(encode(&plugin, "loop").await.expect_err("stops")).contains("30ms of processor time"));
-    assert!(why(encode(&plugin, "recurse").await.expect_err("stops")).contains("stack"));
+    assert!(why(encode(&plugin, "trap").await.expect_err("stops")).contains("broke: "));
     assert!(why(encode(&plugin, "storm").await.expect_err("stops")).contains("host calls"));
 }
 
