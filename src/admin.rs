@@ -1,5 +1,9 @@
 //! The admin API on its own listener: metrics, health, reload. Its credential is the admin token, never a caller's key.
 
+mod cache;
+mod guests;
+mod targets;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -15,8 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use cache::Purge;
+
 use crate::pipeline::unix_ms;
-use crate::reload::Reloader;
+use crate::reload::{Reloader, history};
 use crate::server::Shared;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
@@ -76,8 +82,15 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
     match (request.method(), path) {
         (&Method::GET, "/metrics") => {
             let (answers, bytes, _) = state.cache.size();
+            state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
-            let mut response = Response::new(Full::from(state.metrics.render(state.log.dropped())));
+            let mut text = state.metrics.render(state.log.dropped());
+            // The end mark comes after what policies add.
+            let end = text.rfind("# EOF").map(|at| text.split_off(at)).unwrap_or_default();
+            state.guests.render(&guests::phases(), &mut text);
+            state.tally.render(&mut text);
+            text.push_str(&end);
+            let mut response = Response::new(Full::from(text));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS));
             response
         }
@@ -95,12 +108,30 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 }),
             )
         }
+        (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
+        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
+            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
+            Err(why) => json_reply(
+                StatusCode::BAD_REQUEST,
+                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
+            ),
+        },
         (&Method::GET, "/admin/limits") => {
             let generation = admin.shared.generation.load();
             let rules: Vec<_> = generation.rules.iter().cloned().collect();
             json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
         }
         (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
+        (&Method::GET, "/admin/guests") => {
+            json_reply(StatusCode::OK, &guests::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::GET, "/admin/generations") => {
+            let in_force = admin.shared.generation.load().number;
+            let mut list = admin.reloader.history.list(in_force);
+            list["last_reload_error"] = state.reload_error().into();
+            json_reply(StatusCode::OK, &list)
+        }
+        (method, path) if path.starts_with("/admin/generations/") => generation(admin, method, path).await,
         (&Method::POST, "/admin/reload") => match admin.reloader.reload().await {
             Ok(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
             Err(error) => json_reply(
@@ -108,9 +139,19 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
                 &json!({"error": {"code": "reload_refused", "message": error}}),
             ),
         },
+        (&Method::GET, "/admin/targets") => {
+            json_reply(StatusCode::OK, &targets::list(&admin.shared.generation.load(), state))
+        }
+        (&Method::POST, path)
+            if let Some((status, body)) = targets::act(path, &admin.shared.generation.load(), state) =>
+        {
+            json_reply(status, &body)
+        }
         _ => {
-            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/generation, /admin/limits, and POST \
-                        /admin/reload, /admin/limits/reset.";
+            let text = "The admin API serves GET /metrics, /livez, /readyz, /admin/cache, /admin/generation, \
+                        /admin/generations, /admin/generations/N/diff, /admin/guests, /admin/limits, /admin/targets, \
+                        and POST /admin/cache/purge, /admin/generations/N/rollback, /admin/limits/reset, \
+                        /admin/reload, /admin/targets/NAME/drain (or open, close).";
             json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
         }
     }
@@ -131,6 +172,31 @@ fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
     }
     let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
     json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
+}
+
+/// `/admin/generations/{n}/diff` and `/rollback`.
+async fn generation(admin: &Admin, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let rest = path.trim_start_matches("/admin/generations/");
+    let parts = rest.split_once('/').and_then(|(number, verb)| Some((number.parse::<u64>().ok()?, verb)));
+    match (method, parts) {
+        (&Method::GET, Some((number, "diff"))) => match admin.reloader.history.find(number) {
+            Some(known) => json_reply(StatusCode::OK, &history::diff(&known, &admin.shared.generation.load())),
+            None => unknown_generation(number),
+        },
+        (&Method::POST, Some((number, "rollback"))) => match admin.reloader.rollback(number).await {
+            Some(number) => json_reply(StatusCode::OK, &json!({"generation": number})),
+            None => unknown_generation(number),
+        },
+        _ => {
+            let text = "Write GET /admin/generations/N/diff or POST /admin/generations/N/rollback.";
+            json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_endpoint", "message": text}}))
+        }
+    }
+}
+
+fn unknown_generation(number: u64) -> Response<Full<Bytes>> {
+    let text = format!("Generation {number} is not kept; GET /admin/generations lists those that are.");
+    json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_generation", "message": text}}))
 }
 
 /// Whether the head carries the token, compared in constant time.

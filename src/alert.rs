@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use crate::body::Outgoing;
 use crate::cost::nano_to_decimal;
 use crate::state::limit::{Alert, Limits};
+use crate::state::redis::Link;
 use crate::upstream::{Dial, Outbound, Pools, Proxies, Proxy, Upstream, Wire};
 
 /// Alerts that may wait; each budget gives a handful a window.
@@ -28,11 +29,14 @@ const AT_ONCE: usize = 8;
 const TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// How long processes that share budgets remember what one of them told: longer than a year, the longest window.
+const TOLD_SECONDS: u64 = 400 * 86_400;
+
 /// Longest wait for a webhook's answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes the limiter's alerts from now on. The task ends with the runtime.
-pub fn start(limits: &Limits, proxies: Arc<Proxies>) {
+pub fn start(limits: &Limits, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
     let (sender, mut alerts) = mpsc::channel::<Alert>(QUEUE);
     limits.tell(Box::new(move |alert| {
         if sender.try_send(alert).is_err() {
@@ -43,6 +47,9 @@ pub fn start(limits: &Limits, proxies: Arc<Proxies>) {
         let upstream = Arc::new(Pools::new(proxies));
         let places = Arc::new(Semaphore::new(AT_ONCE));
         while let Some(alert) = alerts.recv().await {
+            if !first(redis.as_deref(), &alert).await {
+                continue;
+            }
             let budget = &alert.rule.name;
             tracing::warn!(budget = %budget, partition = %alert.partition, "{}% of the budget are spent", alert.percent);
             let url = alert.rule.budget.as_ref().and_then(|budget| budget.webhook.clone());
@@ -58,6 +65,16 @@ pub fn start(limits: &Limits, proxies: Arc<Proxies>) {
             });
         }
     });
+}
+
+/// Whether no other process has told of it. When nobody can say, it is told: twice is better than never.
+async fn first(redis: Option<&Link>, alert: &Alert) -> bool {
+    let Some(link) = redis else { return true };
+    let Alert { rule, partition, percent, window_start, .. } = alert;
+    let key = format!("{{{}}}:told:{}:{partition}:{window_start}:{percent}", link.prefix, rule.name);
+    let mut command = ::redis::cmd("SET");
+    command.arg(key).arg(1).arg("NX").arg("EX").arg(TOLD_SECONDS);
+    !matches!(link.run(&command).await, Ok(::redis::Value::Nil))
 }
 
 /// Posts an alert until it is taken.

@@ -9,6 +9,7 @@ mod decide;
 mod encode;
 mod hedge;
 mod once;
+mod onward;
 mod roster;
 mod trying;
 
@@ -27,6 +28,7 @@ use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Address, Plan, Target};
 use crate::stream::Deadline;
+use crate::trace;
 use crate::upstream::Outbound;
 
 pub use answer::retry_after;
@@ -40,6 +42,7 @@ use trying::Trying;
 /// The last target's fault, when none answered; [`Kind::TotalTimeout`] when time ran out; [`Kind::NoTarget`] when no
 /// target takes requests now.
 pub async fn run(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
+    x.note("plan", || trace::plan(plan));
     let (subject, tried) = x.split();
     let good = Trying::new(cx, subject, tried, call, plan).run().await?;
     Ok(take(cx, x, good))
@@ -65,11 +68,12 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     let now = Instant::now();
     let (subject, _) = x.split();
     let asked = encode::meaning(&subject, call, dialect)?;
-    let deadline = Deadline::of(subject.started, &target, now);
+    let deadline = Deadline::of(subject.started, subject.patience, &target, now);
     let mut response = Response::new(body);
     let form = if stream { "text/event-stream" } else { "application/json" };
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
-    let reading = Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline };
+    let reading =
+        Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after: None };
     let good = reading.read(cx, response).await?;
     Ok(take(cx, x, good))
 }

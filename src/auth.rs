@@ -17,7 +17,7 @@ use crate::route;
 const MAX_CREDENTIAL_BYTES: usize = 4096;
 
 /// Who is calling: a key, and what it stands for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Principal {
     /// Name of the key.
     pub key: String,
@@ -27,6 +27,10 @@ pub struct Principal {
     pub metadata: BTreeMap<String, String>,
     /// Unix seconds after which the key is refused.
     pub expires: Option<u64>,
+    /// No other target is tried when the first fails.
+    pub disable_fallbacks: bool,
+    /// It may ask for the decision trace.
+    pub trace: bool,
 }
 
 impl Principal {
@@ -59,8 +63,9 @@ impl Keys {
     pub fn new(pepper: Option<&[u8]>, headers: Vec<HeaderName>) -> Self {
         let mut random = [0; 32];
         let secret = pepper.unwrap_or_else(|| {
-            // Failure leaves zeroes, which still keeps keys out of the table; the system's source does not fail.
-            let _ = aws_lc_rs::rand::fill(&mut random);
+            // The system's source itself: aws-lc measures the processor's jitter for 40 ms before its first number, which
+            // would be most of the time to start. Failure leaves zeroes, which still keeps keys out of the table.
+            let _ = getrandom::fill(&mut random);
             &random
         });
         Keys { pepper: hmac::Key::new(hmac::HMAC_SHA256, secret), principals: HashMap::new(), headers, anyone: None }
@@ -160,7 +165,15 @@ mod tests {
     use super::*;
 
     fn principal(name: &str) -> Principal {
-        Principal { key: name.into(), project: None, models: vec![], metadata: BTreeMap::new(), expires: None }
+        Principal {
+            key: name.into(),
+            project: None,
+            models: vec![],
+            metadata: BTreeMap::new(),
+            expires: None,
+            disable_fallbacks: false,
+            trace: false,
+        }
     }
 
     fn keys() -> Keys {

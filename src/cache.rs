@@ -37,6 +37,7 @@ pub use visit::{Status, Visit};
 pub async fn look(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Option<Reply>, Fault> {
     let Some(rules) = &cx.generation.cache else { return Ok(None) };
     let Some(principal) = x.principal.clone() else { return Ok(None) };
+    x.marks_prompt = x.op == Op::Generate && rules.marks_prompt(&x.model, &principal.key);
     let Some(policy) = rules.policy(&x.model, &principal.key).filter(|_| is_cacheable(x.op)) else { return Ok(None) };
     let controls = controls::read(&call.headers, &call.envelope, &policy)?;
     strip(call)?;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod generations;
 mod key;
 mod mock;
 #[cfg(feature = "wasm")]
@@ -48,6 +49,8 @@ enum Command {
     /// Make, look at, test and sign WebAssembly plugins.
     #[cfg(feature = "wasm")]
     Plugin(plugin::Args),
+    /// List, compare and put back what was in force in a running gateway.
+    Generations(generations::Args),
 }
 
 /// Runs the command line.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Key(args) => key::run(args),
         #[cfg(feature = "wasm")]
         Command::Plugin(args) => plugin::run(args),
+        Command::Generations(args) => generations::run(args),
     }
 }
 

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 mod cache;
 mod check;
+mod condition;
 mod error;
 mod expand;
+mod guard;
 mod hook;
 mod key;
 mod limit;
@@ -27,6 +29,7 @@ mod prices;
 mod print;
 mod provider;
 mod read;
+mod routing;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -34,26 +37,33 @@ mod timeouts;
 mod tree;
 mod value;
 
-pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition};
+pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition, PromptMarks};
 pub use check::{HookCheck, Known, check};
+pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};
+pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Tags};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};
 pub use limit::{Algorithm, Away, Limit, Match, MoneyBudget, OnExhausted, Queue, Redis, Store, Unpriced};
 pub use listen::{Admin, Drain, Limits, Listen, Tls};
 pub use load::{Loaded, builtin, load, parse};
 pub use log::{Level, Log, Records, Stdout};
-pub use model::{Model, Target};
+pub use model::{Balance, Branch, By, Model, Node, Split};
 pub use named::Named;
 pub use path::{KeyPath, Seg};
 pub use plugins::{Demand, Plugin, Plugins};
 pub use prices::{PriceOverride, PriceTier, Prices};
 pub use print::print;
 pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
+pub use routing::{
+    Ability, Affinity, DataCollection, Hedge, Lock, MaxPrice, Mirror, RequestPolicy, Require, Retry, RetryOverrides,
+    Routing,
+};
 pub use schema::{reference, schema};
 pub use timeouts::{Stream, TimeoutOverrides, Timeouts};
 pub use value::{
-    ByteSize, Duration, DurationOrOff, Expiry, Portion, Quota, Quotas, Secret, Span, Spends, Texts, Usd, Zone,
+    After, ByteSize, Duration, DurationOrOff, Expiry, Portion, Quota, Quotas, Secret, Share, Source, Span, Spends,
+    Texts, Usd, Zone,
 };
 
 /// How the environment is asked for a variable. None when it is not set.
@@ -85,6 +95,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// Model names that clients send, and what each stands for. A name may hold one `*` for any text. `provider/model` works without being written.
     pub models: Named<Model>,
+    /// How models are tried where they say nothing else, and what requests may say about it.
+    pub routing: Routing,
     /// The callers. Without any, everybody is served, which is allowed only on a loopback address or with `auth.open`.
     pub keys: Vec<Key>,
     /// How callers are recognised.

@@ -250,6 +250,11 @@ pub trait Dialect: Send + Sync {
         envelope.holds_sealed()
     }
 
+    /// Whether this model goes on from a last turn of its own instead of beginning a new one.
+    fn prefills(&self, _model: &str) -> bool {
+        false
+    }
+
     /// What may be written between two frames to keep a waiting connection open.
     fn keep_alive(&self) -> &'static [u8] {
         b": keep-alive\n\n"
@@ -261,6 +266,12 @@ pub trait Dialect: Send + Sync {
     /// Replaces in the envelope what a relayed body must not carry as the client sent it: the model, and what the
     /// gateway needs in streams. Dialects that name the model in the path leave the body alone.
     fn splice(&self, envelope: &mut Envelope, model: &str, quirks: &Quirks);
+
+    /// Sets prompt-cache marks in a body that goes out, where this dialect's providers need them and there are none. True
+    /// when there are any.
+    fn mark_prompt(&self, _envelope: &mut Envelope, _model: &str) -> bool {
+        false
+    }
 
     /// Errors: the body does not fit the dialect; the message names the field.
     fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault>;

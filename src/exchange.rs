@@ -53,8 +53,14 @@ pub struct Exchange {
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,
+    /// Prompt-cache marks are set for providers that need them, where the caller set none.
+    pub marks_prompt: bool,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// The conversation it belongs to, where conversations are kept at a target.
+    pub session: Option<Session>,
+    /// How long the caller waits at most, where it says so.
+    pub patience: Option<Duration>,
     /// What guests know and keep of it; None when the generation has none.
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
@@ -75,6 +81,14 @@ pub struct Feedback {
     pub id: String,
     /// From -1, as bad as can be, to 1.
     pub score: f64,
+}
+
+/// A conversation that is kept at one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    pub key: u64,
+    /// How long after its last request it is remembered.
+    pub ttl: Duration,
 }
 
 /// How an exchange ended.
@@ -105,6 +119,8 @@ pub struct Attempt {
     pub fault: Option<Fault>,
     /// Another target was faster, so it was given up.
     pub cancelled: bool,
+    /// What it used before it was cut and another one went on.
+    pub part: Option<Usage>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
     pub flight: Option<Flight>,
     pub key_flight: Option<Flight>,
@@ -153,6 +169,7 @@ impl Attempt {
             status: None,
             fault: None,
             cancelled: false,
+            part: None,
             flight: None,
             key_flight: None,
         }
@@ -206,12 +223,77 @@ impl Attempt {
     }
 }
 
+/// What an attempt may know of its exchange after that has moved on: for what goes on behind it.
+#[derive(Debug, Clone)]
+pub struct Owned {
+    id: String,
+    request_id: String,
+    started: Instant,
+    started_ms: u64,
+    endpoint: &'static str,
+    dialect: &'static dyn Dialect,
+    op: Op,
+    stream: bool,
+    model: String,
+    principal: Option<Arc<Principal>>,
+    bytes_in: u64,
+    patience: Option<Duration>,
+}
+
+impl Owned {
+    /// Without the cache and the caller's wish for costs: neither concerns what goes on behind.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            id: &self.id,
+            request_id: &self.request_id,
+            started: self.started,
+            started_ms: self.started_ms,
+            endpoint: self.endpoint,
+            dialect: self.dialect,
+            op: self.op,
+            stream: self.stream,
+            model: &self.model,
+            principal: self.principal.as_ref(),
+            bytes_in: self.bytes_in,
+            patience: self.patience,
+            usage_cost: false,
+            visit: None,
+            // The limits of single targets hold for the attempts of the exchange itself.
+            admitted: None,
+            peer: None,
+            // Policies have had their say about this exchange.
+            guests: None,
+            marks_prompt: false,
+        }
+    }
+}
+
+impl Subject<'_> {
+    pub fn owned(&self) -> Owned {
+        Owned {
+            id: self.id.to_owned(),
+            request_id: self.request_id.to_owned(),
+            started: self.started,
+            started_ms: self.started_ms,
+            endpoint: self.endpoint,
+            dialect: self.dialect,
+            op: self.op,
+            stream: self.stream,
+            model: self.model.to_owned(),
+            principal: self.principal.cloned(),
+            bytes_in: self.bytes_in,
+            patience: self.patience,
+        }
+    }
+}
+
 /// What an attempt may know of its exchange. Apart from what attempts change, so that two may run at once.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     pub id: &'a str,
     pub request_id: &'a str,
     pub started: Instant,
+    pub patience: Option<Duration>,
     pub started_ms: u64,
     pub endpoint: &'static str,
     pub dialect: &'static dyn Dialect,
@@ -221,11 +303,14 @@ pub struct Subject<'a> {
     pub principal: Option<&'a Arc<Principal>>,
     pub bytes_in: u64,
     pub usage_cost: bool,
+    pub marks_prompt: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
     pub peer: Option<SocketAddr>,
     /// What it holds of limits and budgets.
     pub admitted: Option<&'a Admitted>,
+    /// What guests know and keep of it.
+    pub guests: Option<&'a hook::Open>,
 }
 
 /// What trying changes of an exchange while it goes on.
@@ -275,6 +360,7 @@ impl Exchange {
             id: &self.id,
             request_id: &self.request_id,
             started: self.started,
+            patience: self.patience,
             started_ms: self.started_ms,
             endpoint: self.endpoint,
             dialect: self.dialect,
@@ -284,9 +370,11 @@ impl Exchange {
             principal: self.principal.as_ref(),
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
+            marks_prompt: self.marks_prompt,
             visit: self.cache.as_deref(),
             peer: self.peer,
             admitted: self.admitted.as_deref(),
+            guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })
     }

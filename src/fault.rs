@@ -240,6 +240,8 @@ pub struct Fault {
     /// The cause, for the log only.
     pub source: Option<String>,
     pub refusal: Option<Box<Refusal>>,
+    /// Which targets there were and what removed each; goes into the error's body.
+    pub availability: Option<Box<serde_json::Value>>,
     /// What a policy says of it in its own words.
     pub own: Option<Box<Own>>,
 }
@@ -253,7 +255,16 @@ pub struct Own {
 
 impl Fault {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Fault { kind, message: message.into(), param: None, retry_after: None, source: None, refusal: None, own: None }
+        Fault {
+            kind,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            source: None,
+            refusal: None,
+            availability: None,
+            own: None,
+        }
     }
 
     /// Names the request field at fault.

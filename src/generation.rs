@@ -8,6 +8,7 @@ mod limits;
 mod plugins;
 mod providers;
 mod routes;
+mod strategy;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,13 +29,13 @@ use crate::fault::Fault;
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
-use crate::route::{Plan, Provider, Routes, Target};
+use crate::route::{Plan, Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
 use crate::state::State;
 use crate::state::limit::rule::Rules;
 
-/// Plans kept for names that callers send. Past it plans are made anew each time, which costs a microsecond or two.
-const MAX_PLANS: usize = 1000;
+/// Trees kept for names that callers send. Past it they are made anew each time, which costs a microsecond or two.
+const MAX_TREES: usize = 1000;
 
 /// A snapshot in force.
 pub struct Generation {
@@ -49,6 +50,8 @@ pub struct Generation {
     pub fingerprint: u64,
     pub warnings: Vec<String>,
     pub keys: Keys,
+    /// What was written, secrets masked: the configuration in force and every policy, by name.
+    pub sources: Vec<(String, String)>,
     /// Policies, in the order in which they run.
     pub hooks: Arc<Hooks>,
     /// Proxies whose word on the caller's address is taken.
@@ -65,11 +68,13 @@ pub struct Generation {
     pub keep_alive: Option<Duration>,
     /// What is cached; None where nothing is.
     pub cache: Option<cache::Rules>,
+    /// Every exchange keeps its decision trace, for the log.
+    pub log_trace: bool,
     catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
     // Copied when a name is new, so that the request path reads it without a lock.
-    plans: ArcSwap<HashMap<String, Plan>>,
+    trees: ArcSwap<HashMap<String, Arc<Tree>>>,
 }
 
 /// One model that callers may ask for.
@@ -83,23 +88,32 @@ pub struct Listed {
 }
 
 impl Generation {
-    /// The targets for a model name.
+    /// The tree for a model name.
     ///
     /// # Errors
     /// [`crate::fault::Kind::ModelNotFound`].
-    pub fn plan(&self, model: &str) -> Result<Plan, Fault> {
-        if let Some(plan) = self.plans.load().get(model) {
-            return Ok(plan.clone());
+    pub fn tree(&self, model: &str) -> Result<Arc<Tree>, Fault> {
+        if let Some(tree) = self.trees.load().get(model) {
+            return Ok(tree.clone());
         }
-        let plan = self.routes.plan(model, &|provider, model| self.card(provider, model))?;
-        self.plans.rcu(|known| {
+        let tree = Arc::new(self.routes.tree(model, &|provider, model| self.card(provider, model))?);
+        self.trees.rcu(|known| {
             let mut more = HashMap::clone(known);
-            if more.len() < MAX_PLANS {
-                more.insert(model.to_owned(), plan.clone());
+            if more.len() < MAX_TREES {
+                more.insert(model.to_owned(), tree.clone());
             }
             more
         });
-        Ok(plan)
+        Ok(tree)
+    }
+
+    /// Every target of a model name, in the order written, whatever a request or their health may say: for lists.
+    ///
+    /// # Errors
+    /// As [`Generation::tree`].
+    pub fn plan(&self, model: &str) -> Result<Plan, Fault> {
+        let tree = self.tree(model)?;
+        Ok(Plan { targets: tree.targets(), rules: tree.rules.clone(), ..Plan::default() })
     }
 
     /// The target at a provider for one of its models, past every configured name.
@@ -213,13 +227,15 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
+        let hooks = Arc::new(hooks::build(&config, &mut warnings)?);
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
             loaded: SystemTime::now(),
             files,
             fingerprint,
-            hooks: Arc::new(hooks::build(&config, &mut warnings)?),
+            sources: sources(&config, &hooks),
+            hooks,
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,
@@ -241,12 +257,25 @@ impl Builder {
             max_answer_bytes: bounds.max_answer_bytes.as_usize(),
             max_event_bytes: config.stream.max_event_bytes.as_usize(),
             keep_alive: config.stream.keep_alive.get(),
+            log_trace: config.log.trace,
             cache: caching::build(&config),
             catalogue,
             descriptions,
-            plans: ArcSwap::default(),
+            trees: ArcSwap::default(),
         })
     }
+}
+
+/// The texts by which two generations are compared.
+fn sources(config: &Config, hooks: &Hooks) -> Vec<(String, String)> {
+    let mut sources = vec![("configuration".to_owned(), config::print(config))];
+    for hook in hooks.all() {
+        let all = std::iter::once(&hook.bundle.main).chain(hook.bundle.modules.values());
+        sources.extend(all.map(|source| (source.label.clone(), source.text.clone())));
+    }
+    sources.sort();
+    sources.dedup();
+    sources
 }
 
 fn trusted(config: &Config) -> Result<Trusted, String> {
@@ -280,6 +309,8 @@ fn keys(config: &Config) -> Result<Keys, String> {
             project: key.project.clone(),
             models: key.models.clone(),
             metadata: key.metadata.clone(),
+            disable_fallbacks: key.disable_fallbacks,
+            trace: key.trace,
             expires: key.expires.as_ref().map(|expiry| u64::try_from(expiry.unix()).unwrap_or(0)),
         };
         match (&key.key, &key.hash) {
@@ -300,6 +331,8 @@ fn keys(config: &Config) -> Result<Keys, String> {
             models: vec![],
             metadata: Default::default(),
             expires: None,
+            disable_fallbacks: false,
+            trace: true,
         });
     }
     Ok(keys)

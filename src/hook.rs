@@ -5,6 +5,8 @@
 
 mod apply;
 mod stages;
+mod stream;
+pub mod tick;
 mod world;
 
 use std::sync::Arc;
@@ -21,7 +23,11 @@ use crate::route;
 use crate::state::State;
 use crate::state::guests::{Outcome, Record};
 
-pub use stages::{Open, answer, attempt, auth, done, fault, request, route as plan, sees_answers};
+pub use apply::Set;
+pub use stages::{
+    After, Answered, FailedTry, Open, answer, attempt, auth, done, events, fault, identify, request, route as plan,
+    sees_answers, take_notes,
+};
 
 /// Failures within the window after which a guest is switched off, and for how long.
 const BREAKER_FAILURES: u32 = 10;
@@ -151,6 +157,11 @@ impl Hook {
             (Fail::Default, Phase::Request | Phase::Event) => self.bundle.manifest.guard,
             (Fail::Default, _) => false,
         }
+    }
+
+    /// Whether it is switched off for failing too often.
+    pub fn is_off(&self) -> bool {
+        self.breaker.is_off()
     }
 
     fn record(&self, state: &State) -> &Arc<Record> {

@@ -3,9 +3,12 @@
 //! All the branching of the data path is on this page; stages are plain functions in their own rooms. Never retries:
 //! `attempt` does.
 
+mod plan;
+mod view;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response};
@@ -27,7 +30,9 @@ use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
 use crate::settle::Settle;
 use crate::state::State;
+pub use crate::state::unix_ms;
 use crate::stream::Framing;
+use crate::trace::{self, Trace};
 use crate::upstream::Upstream;
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
@@ -57,6 +62,8 @@ pub struct Call {
     /// The client wants the usage event of its stream.
     pub include_usage: bool,
     decoded: OnceLock<Arc<Ask>>,
+    /// The decoded ask is not what the body says: the body must not be relayed.
+    pub is_rewritten: bool,
 }
 
 impl Call {
@@ -69,6 +76,19 @@ impl Call {
             framing: Framing::Sse,
             include_usage: true,
             decoded: OnceLock::new(),
+            is_rewritten: false,
+        }
+    }
+
+    /// The same call with another ask in its place.
+    pub fn with_ask(&self, ask: Ask) -> Call {
+        Call {
+            envelope: self.envelope.clone(),
+            headers: self.headers.clone(),
+            model_in_path: self.model_in_path.clone(),
+            decoded: OnceLock::from(Arc::new(ask)),
+            is_rewritten: true,
+            ..*self
         }
     }
 
@@ -137,6 +157,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Some(principal) => principal,
         None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
     });
+    x.trace = traced(cx, x, &head.headers);
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Posted(answer) => {
@@ -159,21 +180,25 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 }
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
-async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
-    authorise(x, &call)?;
+async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault> {
+    hook::identify(x);
+    let wishes = plan::wishes(cx, x, &mut call)?;
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
-        false => Some((x.model.clone(), admit::admit(cx, x, &call, plan(cx, x, &call)?).await?)),
+        false => {
+            let planned = plan::plan(cx, x, &call, &wishes)?;
+            Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
+        }
     };
-    // What another model answers is not kept under this one's name.
-    let routed = x.admitted.as_ref().is_some_and(|admitted| admitted.routed);
+    // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
+    let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed) || !wishes.is_none();
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
     // A policy that looks at answers must see every one: what was kept has not passed it.
-    if !routed && !hook::sees_answers(x) {
+    if !elsewhere && !hook::sees_answers(x) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go.
         let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
         if let Some(reply) = cache::look(cx, x, &mut own).await? {
@@ -183,7 +208,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
     }
     let mut plan = match admitted {
         Some((model, plan)) if model == x.model => plan,
-        _ => plan(cx, x, &call)?,
+        _ => plan::plan(cx, x, &call, &wishes)?,
     };
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
         return Ok(Next::Reply(reply));
@@ -191,20 +216,11 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, call: Call) -> Result<Next, Fault> {
     Ok(Next::Attempt { call, plan })
 }
 
-/// Whether the caller may use every model that it names. What a policy makes of the name later is the operator's word.
-fn authorise(x: &Exchange, call: &Call) -> Result<(), Fault> {
-    let principal =
-        x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
-    principal.may_use(&x.model)?;
-    for other in api::ask::other_models(call) {
-        principal.may_use(&other)?;
-    }
-    Ok(())
-}
-
-/// The targets for a call, by the very name that was authorised.
-fn plan(cx: &Cx, x: &Exchange, call: &Call) -> Result<Plan, Fault> {
-    api::responses::follow(cx, x, call, cx.generation.plan(&x.model)?)
+/// A decision trace, where somebody will read it.
+fn traced(cx: &Cx, x: &Exchange, headers: &HeaderMap) -> Option<Box<Trace>> {
+    let may = |principal: &Arc<Principal>| principal.trace || cx.generation.keys.is_open();
+    let asked = trace::is_asked_for(headers) && x.principal.as_ref().is_some_and(may);
+    (asked || cx.generation.log_trace).then(|| Box::new(Trace::new(asked)))
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
@@ -303,11 +319,14 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         dropped: Vec::new(),
         usage_cost: false,
         seen: Seen::default(),
+        marks_prompt: false,
         admitted: None,
         guests: None,
         cache: None,
         feedback: None,
         trace: None,
+        session: None,
+        patience: None,
         status: 0,
         outcome: Outcome::Open,
     }
@@ -327,9 +346,4 @@ fn caller_id(headers: &HeaderMap) -> Option<String> {
     let fit =
         !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
     fit.then(|| text.to_owned())
-}
-
-/// Now, in Unix milliseconds.
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

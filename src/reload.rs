@@ -2,8 +2,11 @@
 //!
 //! A generation that cannot be built leaves the old one in force and says why. Never touches an exchange under way.
 
+pub mod history;
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,11 +17,16 @@ use tokio::time::{sleep, timeout};
 use crate::generation::{Builder, Generation, fingerprint};
 use crate::state::State;
 
+use history::History;
+
 /// How long files must be quiet before a change counts: editors write in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// How often files are compared by content as well. Catches what inotify cannot see: network and overlay file systems.
 const POLL: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether an old generation is still used.
+const REAP: Duration = Duration::from_millis(500);
 
 /// Builds and swaps generations, one at a time.
 pub struct Reloader {
@@ -26,11 +34,40 @@ pub struct Reloader {
     current: Arc<ArcSwap<Generation>>,
     state: Arc<State>,
     turn: Mutex<()>,
+    pub history: History,
+    /// The highest number given so far, and what the files held when they were last taken up or set aside.
+    number: AtomicU64,
+    handled: AtomicU64,
 }
 
 impl Reloader {
     pub fn new(builder: Builder, current: Arc<ArcSwap<Generation>>, state: Arc<State>) -> Self {
-        Reloader { builder, current, state, turn: Mutex::new(()) }
+        let history = History::default();
+        let first = current.load_full();
+        let (number, handled) = (AtomicU64::new(first.number), AtomicU64::new(first.fingerprint));
+        history.add(first);
+        Reloader { builder, current, state, turn: Mutex::new(()), history, number, handled }
+    }
+
+    /// Puts a generation back in force that is still kept. The files as they are now are set aside: the next change of
+    /// one of them is taken up again.
+    pub async fn rollback(&self, number: u64) -> Option<u64> {
+        let _turn = self.turn.lock().await;
+        let old = self.history.find(number)?;
+        self.handled.store(fingerprint(&old.files), Relaxed);
+        old.activate(&self.state);
+        self.current.store(old);
+        self.state.reloaded(Ok(number));
+        tracing::warn!("generation {number} is in force again; the next change of a file ends that");
+        Some(number)
+    }
+
+    /// Lets go of old generations, off the request path, as soon as nobody uses them.
+    pub async fn reap(self: Arc<Self>) {
+        loop {
+            sleep(REAP).await;
+            self.history.reap();
+        }
     }
 
     /// Builds a generation from what the files hold now and puts it in force. Gives its number.
@@ -39,20 +76,27 @@ impl Reloader {
     /// Why the files were refused; the old generation stays.
     pub async fn reload(&self) -> Result<u64, String> {
         let _turn = self.turn.lock().await;
-        let number = self.current.load().number + 1;
+        let number = self.number.load(Relaxed) + 1;
         match self.builder.build(number) {
             Ok(generation) => {
                 for warning in &generation.warnings {
                     tracing::warn!("{warning}");
                 }
                 generation.activate(&self.state);
-                self.current.store(Arc::new(generation));
+                self.number.store(number, Relaxed);
+                self.handled.store(generation.fingerprint, Relaxed);
+                let generation = Arc::new(generation);
+                self.history.add(generation.clone());
+                self.current.store(generation);
                 self.state.reloaded(Ok(number));
                 tracing::info!("generation {number} is in force");
                 Ok(number)
             }
             Err(errors) => {
-                tracing::error!("the reload was refused, generation {} stays in force:\n{errors}", number - 1);
+                tracing::error!(
+                    "the reload was refused, generation {} stays in force:\n{errors}",
+                    self.current.load().number
+                );
                 self.state.reloaded(Err(errors.clone()));
                 Err(errors)
             }
@@ -92,7 +136,7 @@ impl Reloader {
             let current = self.current.load_full();
             let now = fingerprint(&current.files);
             // A file that is again as it was is reloaded too: it is no longer refused.
-            let changed = now != current.fingerprint || refused.is_some();
+            let changed = now != self.handled.load(Relaxed) || refused.is_some();
             if changed && refused != Some(now) {
                 refused = self.reload().await.err().map(|_| now);
             }

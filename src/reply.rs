@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use serde_json::json;
 use tokio::time::{Instant, Sleep};
 
 use crate::admit::headers as limits;
@@ -21,6 +22,7 @@ use crate::fault::{Fault, Kind};
 use crate::pipeline::unix_ms;
 use crate::settle::Settle;
 use crate::stream::Relay;
+use crate::stream::onward::Turn;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -38,6 +40,7 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-portcullis-cache");
 const X_CACHE_KEY: HeaderName = HeaderName::from_static("x-portcullis-cache-key");
 const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-portcullis-cache-age");
 const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl");
+const X_TRACE: HeaderName = HeaderName::from_static("x-portcullis-trace");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
@@ -144,6 +147,9 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
         visited(headers, visit);
     }
     headers.insert(X_OVERHEAD, millis(exchange.overhead_at_head));
+    if let Some(trace) = exchange.trace.as_ref().filter(|trace| trace.answered) {
+        headers.insert(X_TRACE, text(&trace.header()));
+    }
 }
 
 /// What the cache had to do with it.
@@ -237,6 +243,7 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Outbound::Stream { relay, settle } = self {
+            turns(relay, settle);
             if matches!(settle.outcome, Outcome::Open) && relay.has_said_all() {
                 settle.outcome = Outcome::Complete;
             }
@@ -261,6 +268,7 @@ impl Body for Outbound {
             }
             Outbound::Stream { relay, settle } => {
                 let next = ready!(relay.poll_bytes(cx));
+                turns(relay, settle);
                 settle.bytes_out += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 if matches!(settle.outcome, Outcome::Open)
                     && let Some(ending) = relay.ending()
@@ -292,6 +300,27 @@ impl Body for Outbound {
         match self {
             Outbound::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Outbound::Stream { .. } | Outbound::Late(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Notes what happened to the exchange's attempts inside its stream.
+fn turns(relay: &mut Relay, settle: &mut Settle) {
+    for turn in relay.turns() {
+        let now = settle.state().now();
+        match turn {
+            Turn::Cut(fault, used) => {
+                settle.note("cut", || json!({ "fault": fault.code(), "output_tokens": used.output }));
+                let answering = settle.attempts.iter_mut().rfind(|attempt| attempt.flight.is_some());
+                if let Some(attempt) = answering {
+                    attempt.fail(now, &fault);
+                    attempt.part = Some(used);
+                }
+            }
+            Turn::Tried(attempt) => {
+                settle.note("attempt", || attempt.describe());
+                settle.attempts.push(*attempt);
+            }
         }
     }
 }

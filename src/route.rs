@@ -2,6 +2,14 @@
 //!
 //! Never looks at a clock, a socket or a body. The routes are built by `generation`; trying them is `attempt`'s.
 
+pub mod availability;
+pub mod condition;
+pub mod facts;
+mod filter;
+pub mod planner;
+pub mod policy;
+pub mod tree;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,6 +25,9 @@ use crate::dialect::{Dialect, Op, Quirks};
 use crate::fault::{Fault, Kind};
 use crate::state::health::{Health, Record, Settings};
 use crate::upstream::Dial;
+use policy::Locks;
+
+pub use tree::{General, Node, Require, Route, RouteTarget, Tags, Tree};
 
 /// One upstream account and wire form, ready to be sent to.
 #[derive(Debug)]
@@ -41,6 +52,8 @@ pub struct Provider {
     pub keys: Vec<Key>,
     /// Breaker and places of its targets.
     pub health: Settings,
+    /// What constraints know of it.
+    pub tags: Tags,
 }
 
 /// One credential of a pool.
@@ -50,6 +63,8 @@ pub struct Key {
     pub alias: Arc<str>,
     /// Its share of the requests, against the other keys'; 0 takes none.
     pub weight: u32,
+    /// Keys of a higher order are used only when all of a lower one are out.
+    pub order: u32,
     /// Used only when every other key is out.
     pub last_resort: bool,
     /// How it is sent, one a face, in the order of `Provider.faces`.
@@ -353,21 +368,6 @@ pub struct Verdict {
     pub retry_after: Option<Duration>,
 }
 
-/// A configured model name and what stands behind it.
-#[derive(Debug, Clone)]
-pub struct Route {
-    pub targets: Vec<RouteTarget>,
-}
-
-/// A target as written: its upstream model may hold the part of the name that a wildcard matched.
-#[derive(Debug, Clone)]
-pub struct RouteTarget {
-    pub provider: Arc<Provider>,
-    pub model: String,
-    pub overrides: Overrides,
-    pub timeouts: Timeouts,
-}
-
 /// Every way from a model name to targets.
 #[derive(Debug, Default)]
 pub struct Routes {
@@ -377,45 +377,39 @@ pub struct Routes {
     pub wildcards: Vec<(String, Route)>,
     /// Live providers by name, in the order of the configuration.
     pub providers: Vec<Arc<Provider>>,
+    /// Rules for names that are not configured.
+    pub general: General,
+    /// What requests may say about their own routing.
+    pub locks: Locks,
     /// Names that the built-in table knows but that have no credential, for the error text: (name, variable to set).
     pub dormant: Vec<(String, String)>,
 }
 
 impl Routes {
-    /// The targets for a model name: configured names first, then wildcards, then `provider/model` split at the first
+    /// The tree for a model name: configured names first, then wildcards, then `provider/model` split at the first
     /// slash, then the provider that bare name belongs to, then the only provider there is.
     ///
     /// # Errors
     /// [`Kind::ModelNotFound`], with the nearest names.
-    pub fn plan(&self, model: &str, cards: &dyn Fn(&Provider, &str) -> Option<Arc<ModelCard>>) -> Result<Plan, Fault> {
-        let targets = self.targets(model).ok_or_else(|| self.not_found(model))?;
-        let targets = targets
-            .into_iter()
-            .map(|target| {
-                let card = cards(&target.provider, &target.model);
-                let RouteTarget { provider, model, overrides, timeouts } = target;
-                Arc::new(Target::new(provider, model, overrides, timeouts, card))
-            })
-            .collect();
-        Ok(Plan { targets, ..Plan::default() })
-    }
-
-    fn targets(&self, model: &str) -> Option<Vec<RouteTarget>> {
+    pub fn tree(&self, model: &str, cards: Cards<'_>) -> Result<Tree, Fault> {
         if let Some(route) = self.models.get(model) {
-            return Some(route.targets.clone());
+            return Ok(ready(route, "", cards));
         }
         for (pattern, route) in &self.wildcards {
             if let Some(part) = matched(pattern, model) {
-                let fill =
-                    |target: &RouteTarget| RouteTarget { model: target.model.replacen('*', part, 1), ..target.clone() };
-                return Some(route.targets.iter().map(fill).collect());
+                return Ok(ready(route, part, cards));
             }
         }
+        let direct = self.direct(model).ok_or_else(|| self.not_found(model))?;
+        Ok(ready(&Route::to(direct, &self.general), "", cards))
+    }
+
+    fn direct(&self, model: &str) -> Option<RouteTarget> {
         if let Some((name, rest)) = model.split_once('/')
             && let Some(provider) = self.providers.iter().find(|provider| provider.name == name)
             && !rest.is_empty()
         {
-            return Some(vec![direct(provider, rest)]);
+            return Some(direct(provider, rest));
         }
         // The name means a provider that has no key: another one must not answer in its place.
         if model.split_once('/').is_some_and(|(name, _)| self.dormant.iter().any(|(dormant, _)| dormant == name)) {
@@ -427,7 +421,7 @@ impl Routes {
             (None, [only]) => only,
             _ => return None,
         };
-        (!model.is_empty()).then(|| vec![direct(provider, model)])
+        (!model.is_empty()).then(|| direct(provider, model))
     }
 
     fn not_found(&self, model: &str) -> Fault {
@@ -450,6 +444,34 @@ impl Routes {
         let hint = near.map(|(_, name)| format!(" Did you mean `{name}`?")).unwrap_or_default();
         Fault::new(Kind::ModelNotFound, format!("No model is called `{model}`.{hint}")).param("model")
     }
+}
+
+/// Looks up what the catalogue says of a provider's model.
+pub type Cards<'a> = &'a dyn Fn(&Provider, &str) -> Option<Arc<ModelCard>>;
+
+/// The route's tree with its targets made, for a name whose `*` stood for `part`.
+fn ready(route: &Route, part: &str, cards: Cards<'_>) -> Tree {
+    let make = |target: &RouteTarget| {
+        let RouteTarget { provider, model, overrides, timeouts } = target.clone();
+        let model = if part.is_empty() { model } else { model.replacen('*', part, 1) };
+        let card = cards(&provider, &model);
+        Arc::new(Target::new(provider, model, overrides, timeouts, card))
+    };
+    let chain = |nodes: &[Node<RouteTarget>]| nodes.iter().map(|node| node.map(&mut |target| make(target))).collect();
+    let rules = Rules {
+        retry: route.retry,
+        hedge: route.hedge,
+        continue_on_cut: route.continue_on_cut,
+        fallbacks: true,
+        mirror: route.mirror.as_ref().map(|(target, share)| Mirror { target: make(target), share: *share }),
+    };
+    Tree::new(
+        route.root.map(&mut |target| make(target)),
+        [chain(&route.on_context_length), chain(&route.on_content_policy)],
+        rules,
+        route.require.clone(),
+        route.affinity.clone(),
+    )
 }
 
 /// A target straight at a provider, without a configured name between.

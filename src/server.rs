@@ -1,7 +1,9 @@
 //! Listeners, worker threads and the drain: from a socket to `pipeline::run`.
 //!
-//! One single-threaded runtime per core, each accepting from the same listener, instead of one multi-threaded runtime.
-//! RUNTIME-FIGURES
+//! One single-threaded runtime per core, each accepting from the same listener, instead of one multi-threaded runtime:
+//! a worker's connections, timers and upstream pools are its own, so that nothing on the way of a request is shared with
+//! another core. The scheduler itself is no reason: the bare pass-through of `benches/` on one core at saturation spends
+//! 40 to 42 µs of CPU a request on the one (medians of 4 runs on a loaded machine), 38 to 45 µs on the other.
 
 pub mod connection;
 pub mod tls;

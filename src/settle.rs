@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Attempt, Exchange, Outcome};
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, Side};
 use crate::hook;
 use crate::state::health::End;
 use crate::state::store::Entry;
@@ -65,9 +65,11 @@ impl Settle {
 
     /// Ends the exchange's business with the cache.
     fn end_visit(&mut self) {
-        let Exchange { cache, outcome, seen, model, .. } = &mut *self.exchange;
+        let Exchange { cache, outcome, seen, model, attempts, .. } = &mut *self.exchange;
         if let Some(visit) = cache {
-            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+            // What another upstream went on with is on no tape.
+            let whole = attempts.iter().all(|attempt| attempt.part.is_none());
+            visit.end(model, whole && matches!(outcome, Outcome::Complete), seen, &self.state);
         }
     }
 }
@@ -97,6 +99,7 @@ impl Drop for Settle {
         }
         self.end_visit();
         land(&mut self.exchange, &self.state);
+        hook::take_notes(&mut self.exchange);
         settle(&mut self.exchange, &self.state);
     }
 }
@@ -124,6 +127,13 @@ fn settle(exchange: &mut Exchange, state: &State) {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
+    if let Some(session) = exchange.session {
+        match (&exchange.outcome, exchange.target()) {
+            (Outcome::Complete, Some(target)) => state.affinity.keep(session.key, &target.name(), session.ttl),
+            (Outcome::Failed(fault), _) if fault.side() == Side::Upstream => state.affinity.forget(session.key),
+            _ => {}
+        }
+    }
     let ended = Instant::now();
     let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
     settled.policy = hook::done(&settled);
@@ -161,9 +171,17 @@ fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
     if visit.is_some_and(|visit| !visit.bears()) {
         return (None, false, Some(0));
     }
-    let (usage, estimated) = usage(exchange);
+    let (mut usage, mut estimated) = usage(exchange);
     let target = exchange.target().or_else(|| visit?.target());
-    let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    let mut cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+    // A stream that broke off and was gone on with has a part at each target.
+    for attempt in &exchange.attempts {
+        if let Some(part) = &attempt.part {
+            usage = Some(usage.map_or(*part, |usage| usage.plus(part)));
+            cost = cost.zip(attempt.target.cost(part)).map(|(cost, part)| cost + part);
+            estimated = true;
+        }
+    }
     (usage, estimated, cost)
 }
 

@@ -19,7 +19,7 @@ pub mod tally;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
@@ -38,6 +38,11 @@ use records::Records;
 use redis::Link;
 use store::Store;
 use tally::Tally;
+
+/// Now, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// The process's memory.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 //! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
 
 mod adapted;
+pub mod onward;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -17,10 +18,11 @@ use crate::body::Inbound;
 use crate::chat::event;
 use crate::chat::{Answer, Event, Usage};
 use crate::dialect::{Asked, Decoder, Dialect, Encoder, Sniffer};
-use crate::exchange::Seen;
+use crate::exchange::{Attempt, Seen};
 use crate::fault::{Fault, Kind};
 use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
+use onward::{Onward, Opening, Turn};
 
 pub use adapted::Adapted;
 
@@ -61,8 +63,10 @@ pub struct Deadline {
 
 impl Deadline {
     /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
-    pub fn of(started: Instant, target: &Target, began: Instant) -> Self {
+    /// `patience` is the caller's own limit, where it has one.
+    pub fn of(started: Instant, patience: Option<Duration>, target: &Target, began: Instant) -> Self {
         let Timeouts { attempt, total, .. } = target.timeouts;
+        let total = patience.map_or(total, |patience| patience.min(total));
         if began + attempt < started + total {
             return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
         }
@@ -96,6 +100,32 @@ pub struct Setting {
     pub add_cost: Option<CostWriter>,
     /// Is shown the data of the last frames of a translated stream.
     pub at_end: Option<AtEnd>,
+    /// Lets another upstream go on where this one breaks off; only with [`Mode::Translate`].
+    pub onward: Option<Box<Onward>>,
+    /// What the ask counts as where the provider does not say it.
+    pub input_tokens: u64,
+    /// Changes what goes by; only decoded streams have one.
+    pub filter: Option<Box<dyn Filter>>,
+}
+
+/// Looks at the events of a stream between decoder and encoder, and may change them.
+pub trait Filter: Send {
+    /// Changes events in place; it may hold text back. Gives the way on.
+    ///
+    /// # Errors
+    /// The stream must not go on; what was said so far stands.
+    fn events(&mut self, events: &mut Vec<Event>) -> Result<Flow, Fault>;
+
+    /// When text that is held back must go out, whether or not more comes.
+    fn due(&self) -> Option<Instant>;
+}
+
+/// The way on after a look at events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    On,
+    /// The stream ends well here, with these events.
+    End,
 }
 
 /// Looks at the data of the frames that end a stream.
@@ -160,6 +190,9 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         max_event_bytes: usize::MAX,
         add_cost: None,
         at_end: None,
+        filter: None,
+        onward: None,
+        input_tokens: 0,
     };
     Relay::new(Inbound::Ready(Some(out.into())), mode, setting)
 }
@@ -202,7 +235,12 @@ impl Relay {
             match std::future::poll_fn(|cx| self.poll_upstream(cx)).await {
                 Ok(_) => {}
                 // Content and what went wrong after it came in one piece: it counts as if they had come one by one.
-                Err(fault) if self.committed => self.fail(fault),
+                Err(fault) if self.committed => {
+                    if !self.goes_on(&fault) {
+                        self.fail(fault);
+                    }
+                    break;
+                }
                 Err(fault) => return Err(fault),
             }
         }
@@ -224,6 +262,7 @@ impl Relay {
             match ready!(self.poll_upstream(cx)) {
                 Ok(Step::Worked) => {}
                 Ok(Step::Silence) => self.out.push_back(Bytes::from_static(self.setting.dialect.keep_alive())),
+                Err(fault) if self.goes_on(&fault) => {}
                 Err(fault) => self.fail(fault),
             }
         }
@@ -247,6 +286,12 @@ impl Relay {
 
     /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        if let Some(going) = self.setting.onward.as_mut().and_then(|onward| onward.going.as_mut()) {
+            return match going.as_mut().poll(cx) {
+                Poll::Ready((attempt, opened)) => Poll::Ready(self.opened(attempt, opened).map(|()| Step::Worked)),
+                Poll::Pending => self.poll_deadlines(cx),
+            };
+        }
         if let Mode::Adapt { source, events, .. } = &mut self.mode {
             let Poll::Ready(worked) = source.poll_events(cx, events) else { return self.poll_deadlines(cx) };
             self.waiting = None;
@@ -340,6 +385,18 @@ impl Relay {
         let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
             return Ok(());
         };
+        if let Some(onward) = &mut self.setting.onward {
+            let theirs = std::mem::take(events);
+            theirs.into_iter().for_each(|event| onward.said.pass(event, events));
+        }
+        let mut flow = Flow::On;
+        if let Some(filter) = &mut self.setting.filter {
+            // The upstream has spoken, whatever is held back of it.
+            if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
+                self.seen.first_content = Some(Instant::now());
+            }
+            flow = filter.events(events)?;
+        }
         let mut bytes = Vec::new();
         let mut reported = None;
         for event in events.drain(..) {
@@ -354,7 +411,14 @@ impl Relay {
                     self.seen.id = Some(start.id.clone()).filter(|id| !id.is_empty());
                     self.seen.model = Some(start.model.clone()).filter(|model| !model.is_empty());
                 }
-                Event::Usage(usage) => self.seen.usage.get_or_insert_default().update(usage),
+                Event::Usage(usage) => {
+                    let so_far = self.seen.usage.get_or_insert_default();
+                    so_far.update(usage);
+                    if let Some(onward) = &self.setting.onward {
+                        encoder.event(&Event::Usage(onward.told(*so_far)), &mut bytes);
+                        continue;
+                    }
+                }
                 Event::Finish { reason, .. } => self.seen.finish = Some(*reason),
                 Event::Fault(fault) => {
                     reported = Some(fault.clone());
@@ -364,9 +428,69 @@ impl Relay {
             }
             encoder.event(&event, &mut bytes);
         }
+        if flow == Flow::End {
+            encoder.finish(&mut bytes);
+        }
         let bytes = self.with_cost(bytes.into());
         self.push(bytes);
+        if flow == Flow::End && !self.ended {
+            // Nothing more is read: dropping the body stops the upstream.
+            self.body = Inbound::Ready(None);
+            self.close_array();
+            self.ended = true;
+        }
         reported.map_or(Ok(()), Err)
+    }
+
+    /// After the commit: begins to ask another upstream to go on, if there may and can be one.
+    fn goes_on(&mut self, fault: &Fault) -> bool {
+        let tokens = self.seen.usage.map_or(0, |usage| usage.output).max(self.seen.frames);
+        let begun = self.setting.onward.as_mut().is_some_and(|onward| onward.begin(fault, tokens));
+        if begun {
+            self.waiting = None;
+        }
+        begun
+    }
+
+    /// Another upstream was asked to go on.
+    fn opened(&mut self, attempt: Option<Attempt>, opened: Result<Opening, Fault>) -> Result<(), Fault> {
+        let Some(onward) = &mut self.setting.onward else { return Ok(()) };
+        onward.going = None;
+        let opening = match opened {
+            Ok(opening) => opening,
+            Err(fault) => {
+                onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
+                return Err(fault);
+            }
+        };
+        let used = self.seen.usage.take().unwrap_or_default();
+        let input = if used.input > 0 { used.input } else { self.setting.input_tokens };
+        onward.cut(Usage { input, output: used.output.max(self.seen.frames), ..used });
+        onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
+        self.seen.frames = 0;
+        self.body = opening.body;
+        self.scanner = Scanner::bounded(self.setting.max_event_bytes);
+        self.setting.idle = opening.idle;
+        self.setting.deadline = opening.deadline;
+        self.waiting = None;
+        let closes = onward.said.cut();
+        let comments = self.setting.framing == Framing::Sse && self.setting.dialect.keep_alive().starts_with(b":");
+        if comments {
+            self.push(format!(": continued by {}\n\n", opening.name).into());
+        }
+        let Mode::Translate { decoder, encoder, events } = &mut self.mode else { return Ok(()) };
+        *decoder = opening.decoder;
+        let mut bytes = Vec::new();
+        closes.iter().for_each(|event| encoder.event(event, &mut bytes));
+        // What the part before had left is void.
+        *events = opening.events;
+        self.push(bytes.into());
+        self.encode()
+    }
+
+    /// What happened to the exchange's attempts since this was last asked.
+    pub fn turns(&mut self) -> Vec<Turn> {
+        self.setting.onward.as_mut().map(|onward| std::mem::take(&mut onward.turns)).unwrap_or_default()
     }
 
     /// Shows the data of the last frames to whoever wants to keep something of them.
@@ -427,6 +551,9 @@ impl Relay {
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
+                if self.ended {
+                    return Ok(());
+                }
                 self.finish_encoder();
             }
             Mode::Adapt { .. } => self.finish_encoder(),
@@ -462,6 +589,9 @@ impl Relay {
 
     /// After the commit: the failure becomes the last event.
     fn fail(&mut self, fault: Fault) {
+        // Where another upstream was asked to go on in vain, the cut itself is what the client hears of.
+        let cut = self.setting.onward.as_mut().and_then(|onward| onward.fault.take());
+        let fault = cut.unwrap_or(fault);
         let mut bytes = Vec::new();
         self.setting.dialect.encode_stream_error(&fault, &self.setting.request_id, &mut bytes);
         self.push(bytes.into());
@@ -511,11 +641,20 @@ impl Relay {
 
     /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
     fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        // hyper polls a few times for each chunk. Within one wait the timer stands at the first deadline or before it,
+        // so until it rings neither the clock nor the deadlines need to be read again.
+        if self.waiting.is_some() {
+            ready!(self.timer.as_mut().poll(cx));
+        }
         loop {
             let now = Instant::now();
             let waiting = *self.waiting.get_or_insert(now);
             if let Some(fault) = self.overdue(now, waiting) {
                 return Poll::Ready(Err(fault));
+            }
+            let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
+            if held.is_some_and(|due| due <= now) {
+                return Poll::Ready(self.encode().map(|()| Step::Worked));
             }
             let keep_alive = self.keep_alive_due();
             if keep_alive.is_some_and(|due| due <= now) {
@@ -525,7 +664,10 @@ impl Relay {
                 None => self.setting.first_token.0,
                 Some(_) => waiting + self.setting.idle,
             };
-            let next = upstream.min(self.setting.deadline.at).min(keep_alive.unwrap_or(upstream));
+            let next = upstream
+                .min(self.setting.deadline.at)
+                .min(keep_alive.unwrap_or(upstream))
+                .min(held.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);

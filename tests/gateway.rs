@@ -12,20 +12,25 @@ mod gateway {
     mod commit;
     mod dialect;
     mod drain;
+    mod drill;
     mod faults;
     mod first;
+    mod lasting;
     mod limits;
     mod money;
     mod pairs;
     #[cfg(feature = "wasm")]
     mod plugins;
+    mod policies;
     mod quota;
     mod races;
     mod raw;
     mod reload;
+    mod shared;
     mod stored;
     mod support;
     mod tls;
+    mod trace;
     mod transports;
     mod upstream;
     mod waiting;

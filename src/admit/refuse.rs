@@ -12,12 +12,23 @@ use crate::state::limit::meter::{Unit, Wait};
 const RELEASE_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) fn fault(refusal: &Refusal) -> Fault {
+    if refusal.away {
+        return away(refusal);
+    }
     let kind = if refusal.rule.budget.is_some() { Kind::BudgetExceeded } else { Kind::LimitExceeded };
     Fault::new(kind, text(refusal)).retry_after(retry_after(refusal.wait))
 }
 
+fn away(refusal: &Refusal) -> Fault {
+    let text = format!("The counts of the limit `{}` cannot be reached.", refusal.rule.name);
+    Fault::new(Kind::LimitsUnavailable, text).retry_after(retry_after(refusal.wait))
+}
+
 /// The refusal of a rule that is for targets: another target may have room.
 pub(super) fn target(refusal: &Refusal) -> Fault {
+    if refusal.away {
+        return away(refusal);
+    }
     Fault::new(Kind::TargetLimited, text(refusal)).retry_after(retry_after(refusal.wait))
 }
 

@@ -17,7 +17,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Takes room now or not at all.
 pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> Result<Hold, Box<Refusal>> {
-    cx.state.limits.reserve(charges, amounts, unix_ms())
+    let limits = &cx.state.limits;
+    let now = limits.time(unix_ms());
+    let held = match limits.shared() {
+        Some(shared) => shared.reserve(limits, charges, amounts, now).await,
+        None => limits.reserve(charges, amounts, now),
+    };
+    if let (Ok(Hold { away: true, .. }), Some(charge)) = (&held, charges.first()) {
+        cx.state.metrics.limited(&charge.rule.name, Decision::Away);
+    }
+    held
 }
 
 /// Takes room; where a rule lets wait, also after a while. Gives the milliseconds waited.

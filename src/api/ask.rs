@@ -85,9 +85,24 @@ fn wrong(field: &str, what: &str) -> Fault {
     Fault::new(Kind::InvalidRequest, format!("The field `{field}` {what}.")).param(field)
 }
 
-/// Other models that the body names beside `model`, as aggregators read them (`models`, `fallbacks`): a caller may not
-/// reach through them what it may not name.
-pub fn other_models(call: &Call) -> Vec<String> {
-    let lists = ["models", "fallbacks"].into_iter().filter_map(|key| call.envelope.get::<Vec<Value>>(key));
-    lists.flatten().map(|entry| entry.as_str().map_or_else(|| entry.to_string(), str::to_owned)).collect()
+/// Other models that the body names beside `model`, as aggregators read them: `models` is a list of names, `fallbacks`
+/// one of names or of objects with `model`.
+///
+/// # Errors
+/// [`Kind::InvalidRequest`] when they are something else.
+pub fn other_models(call: &Call) -> Result<Vec<String>, Fault> {
+    let mut others = Vec::new();
+    for key in ["models", "fallbacks"] {
+        let list = call.envelope.raw(key).filter(|raw| *raw != b"null");
+        let Some(list) = list else { continue };
+        let what = "must be a list of model names";
+        let entries: Vec<Value> = serde_json::from_slice(list).map_err(|_| wrong(key, what))?;
+        for entry in entries {
+            let name = entry.as_str().or_else(|| entry["model"].as_str()).ok_or_else(|| wrong(key, what))?;
+            others.push(name.to_owned());
+        }
+    }
+    // The first of `models` is often the model itself.
+    others.retain(|other| Some(other.as_str()) != call.envelope.str("model").as_deref());
+    Ok(others)
 }

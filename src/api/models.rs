@@ -44,8 +44,16 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
             .targets
             .iter()
             .map(|target| {
+                let measure = target.record(&cx.state.health).measure(cx.state.now());
                 json!({
                     "provider_name": target.provider.name,
+                    "standing": measure.standing.as_str(),
+                    "in_flight": measure.in_flight,
+                    "error_rate": measure.error_rate,
+                    "first_content_ms": measure.ttft.described(),
+                    "duration_ms": measure.duration.described(),
+                    "tokens_per_second": measure.throughput.described(),
+                    "tool_validity": measure.tool_validity,
                     "model": target.model,
                     "dialects": target.provider.faces.iter().map(|face| face.form()).collect::<Vec<_>>(),
                     "pricing": target.card.as_deref().map_or(Value::Null, pricing),

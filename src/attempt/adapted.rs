@@ -23,6 +23,7 @@ use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written};
 use crate::dialect::{Op, refusal};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::route::{Auth, Face, Target};
@@ -128,7 +129,8 @@ impl Try<'_> {
             Meaning::Count => Meaning::Count,
         };
         let (target, deadline) = (&self.once.target, self.once.deadline);
-        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline }
+        let after = self.once.after.clone();
+        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline, after }
     }
 
     /// A stream for the client, or, where it wants none, all of it at once.
@@ -139,7 +141,8 @@ impl Try<'_> {
         if self.x.stream {
             let encoder = self.x.dialect.encoder(asked);
             let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
-            return reading.relay(self.cx, Inbound::Ready(None), mode).await;
+            // It does not go on elsewhere when it is cut: the text so far is known here, but not to another decoder.
+            return reading.relay(self.cx, Inbound::Ready(None), mode, (hook::events(self.x), None)).await;
         }
         let timeouts = &self.once.target.timeouts;
         let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;
@@ -161,6 +164,12 @@ impl Try<'_> {
         };
         for (name, value) in written.headers.iter().filter(|(name, _)| !own(name)) {
             address.headers.insert(name.clone(), value.clone());
+        }
+        for (name, value) in &self.once.headers {
+            match value {
+                Some(value) => drop(address.headers.insert(name.clone(), value.clone())),
+                None => drop(address.headers.remove(name)),
+            }
         }
         let body = if written.body.is_empty() {
             address.headers.remove(http::header::CONTENT_TYPE);

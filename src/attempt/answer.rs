@@ -12,6 +12,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::encode::{Dropped, Meaning};
+use super::once::Successors;
+use super::onward;
 use crate::body::{Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
@@ -21,6 +23,7 @@ use crate::dialect::{Asked, Dialect, Op};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
@@ -28,7 +31,8 @@ use crate::sse::{Frame, Scanner};
 use crate::state::affinity::Maker;
 use crate::state::cache::Form;
 use crate::state::limit::Hold;
-use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
+use crate::stream::onward::Onward;
+use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Relay, Setting};
 
 /// A good answer up to its commit point.
 pub(super) struct Good {
@@ -59,6 +63,8 @@ pub(super) struct Reading<'a> {
     /// When the request went out.
     pub sent: Instant,
     pub deadline: Deadline,
+    /// Who may go on where a stream breaks off.
+    pub after: Option<Arc<Successors>>,
 }
 
 impl Reading<'_> {
@@ -79,21 +85,33 @@ impl Reading<'_> {
     }
 
     async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let filter = hook::events(self.x);
+        let onward = onward::of(cx, self.x, self.after.as_ref());
+        let translate = |asked: &Asked| Mode::Translate {
+            decoder: self.from.decoder(),
+            encoder: self.x.dialect.encoder(asked),
+            events: Vec::new(),
+        };
         let mode = match &self.asked {
-            Meaning::Chat(asked) => Mode::Translate {
-                decoder: self.from.decoder(),
-                encoder: self.x.dialect.encoder(asked),
-                events: Vec::new(),
-            },
+            Meaning::Chat(asked) => translate(asked),
+            // What may have to go on elsewhere must be understood; and where a guest edits text, what a dialect repeats of
+            // it later must be edited alike.
+            _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
-        let good = self.relay(cx, body, mode).await?;
+        let good = self.relay(cx, body, mode, (filter, onward)).await?;
         Ok(Good { said, ..good })
     }
 
     /// Relays a stream once it has its first content.
-    pub(super) async fn relay(self, cx: &Cx, body: Inbound, mode: Mode) -> Result<Good, Fault> {
+    pub(super) async fn relay(
+        self,
+        cx: &Cx,
+        body: Inbound,
+        mode: Mode,
+        (filter, onward): (Option<Box<dyn Filter>>, Option<Box<Onward>>),
+    ) -> Result<Good, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
@@ -106,6 +124,9 @@ impl Reading<'_> {
             max_event_bytes: cx.generation.max_event_bytes,
             add_cost: self.cost_writer(),
             at_end: self.item_keeper(cx),
+            filter,
+            onward,
+            input_tokens: self.x.bytes_in / 4,
         };
         let mut relay = Relay::new(body, mode, setting);
         relay.commit().await?;
@@ -308,6 +329,9 @@ impl Reading<'_> {
             max_event_bytes: usize::MAX,
             add_cost: None,
             at_end: None,
+            filter: hook::events(self.x),
+            onward: None,
+            input_tokens: 0,
         };
         let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
         relay.commit().await?;

@@ -60,7 +60,8 @@ pub(super) fn prepare<'t>(
     dropped: &mut Dropped,
 ) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
-    let relayed = match face.dialect == x.dialect && !face.dialect.holds_sealed(&call.envelope) {
+    let same = face.dialect == x.dialect && !call.is_rewritten;
+    let relayed = match same && !face.dialect.holds_sealed(&call.envelope) {
         true => address(face, target, key, x.op, x.stream)?,
         false => None,
     };
@@ -83,6 +84,9 @@ fn splice(x: &Subject<'_>, call: &Call, target: &Target, face: &Face, address: &
     if x.usage_cost {
         // OpenRouter's `usage: {include: true}` is for the gateway; strict providers refuse it.
         envelope.remove("usage");
+    }
+    if x.marks_prompt {
+        face.dialect.mark_prompt(&mut envelope, &target.model);
     }
     apply(&mut envelope, &target.overrides)?;
     let mut headers = address.headers.clone();
@@ -126,10 +130,13 @@ fn translate(
     let mut headers = address.headers.clone();
     headers.extend(to.headers);
     *dropped = to.dropped;
-    let body = if target.overrides.is_empty() {
+    let body = if target.overrides.is_empty() && !x.marks_prompt {
         Outgoing::from(body)
     } else {
         let mut envelope = Envelope::read(Bytes::from(body))?;
+        if x.marks_prompt {
+            face.dialect.mark_prompt(&mut envelope, &target.model);
+        }
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };

@@ -3,6 +3,7 @@
 //! The first good first token, or whole good answer, wins; the other attempt is dropped, which closes its connection. One
 //! hedge an exchange, and no more of them than the model's share of traffic allows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout_at;
@@ -19,7 +20,7 @@ use crate::state::health::End;
 /// What came of a try, with the upstream's status.
 type Came = (Option<u16>, Result<Good, Fault>);
 
-async fn tried(once: Once, cx: &Cx, x: &Subject<'_>, call: &Call) -> Came {
+async fn tried(once: Once, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>) -> Came {
     let mut status = None;
     let outcome = once.run(cx, x, call, &mut status).await;
     (status, outcome)

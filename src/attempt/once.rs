@@ -9,13 +9,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::adapted;
 use super::answer::{Good, Reading, retry_after};
-use super::encode::{self, Dropped, Prepared};
+use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience};
 use crate::dialect::{Dialect, refusal};
 use crate::exchange::Subject;
 use crate::fault::Fault;
+use crate::hook;
 use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
 use crate::stream::Deadline;
 use crate::upstream::Outbound;
@@ -31,20 +33,47 @@ pub(super) struct Once {
     pub key: usize,
     pub began: Instant,
     pub deadline: Deadline,
+    /// Which try of the exchange it is, from 1.
+    number: u32,
+    /// Headers that guests want on this try.
+    pub headers: Vec<hook::Set>,
+    /// A guest would not have this try at all.
+    refused: Option<Fault>,
+    /// Who may go on where its stream breaks off; None where the model does not ask for it.
+    pub after: Option<Arc<Successors>>,
+}
+
+/// What a stream needs to go on with another target.
+pub(super) struct Successors {
+    pub call: Arc<Call>,
+    pub targets: Vec<Arc<Target>>,
 }
 
 impl Once {
-    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize) -> Self {
+    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
-        let deadline = Deadline::of(x.started, &target, began);
-        Once { target, key, began, deadline }
+        let deadline = Deadline::of(x.started, x.patience, &target, began);
+        let (headers, refused, after) = (Vec::new(), None, None);
+        let mut once = Once { target, key, began, deadline, number, headers, refused, after };
+        match hook::attempt(x, &once.target, number) {
+            Ok(None) => {}
+            Ok(Some((target, headers))) => (once.target, once.headers) = (target, headers),
+            Err(fault) => once.refused = Some(fault),
+        }
+        once
     }
 
     /// Tries. The upstream's status goes to `status` as soon as it is known.
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
+    pub async fn run(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Arc<Call>,
+        status: &mut Option<u16>,
+    ) -> Result<Good, Fault> {
         let hold = admit::enter(cx, x, call, &self.target).await?;
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, status)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
@@ -56,20 +85,68 @@ impl Once {
         }
     }
 
-    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Call, status: &mut Option<u16>) -> Result<Good, Fault> {
-        let target = &self.target;
-        if let Some((face, adapter)) = adapted::by_adapter(x, target) {
-            return adapted::Try { cx, x, call, once: self, face, adapter }.run(status).await;
+    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+        if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
+            if let Some(fault) = &self.refused {
+                return Err(fault.clone());
+            }
+            let good = adapted::Try { cx, x, call, once: self, face, adapter }.run(status).await?;
+            return self.shown(cx, x, call, good).await;
         }
         let mut dropped = Dropped::new();
-        let (face, prepared) = encode::prepare(x, call, target, self.key, &mut dropped)?;
+        let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
+            Head::Upstream(head, asked, sent) => (head, asked, sent),
+            Head::Answered(reply) => return Ok(Good::new(*reply)),
+        };
+        let (response, from) = head;
+        let (target, after) = (&self.target, self.after.clone());
+        let reading = Reading { x, call, target, from, asked, sent, deadline: self.deadline, after };
+        let good = reading.read(cx, response).await?;
+        self.shown(cx, x, call, Good { dropped, ..good }).await
+    }
+
+    /// Shows a good answer to the policies.
+    async fn shown(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, good: Good) -> Result<Good, Fault> {
+        let (usage, finish) = (good.seen.usage, good.seen.finish);
+        let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };
+        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
+        Ok(Good { reply, ..good })
+    }
+
+    /// Sends and waits for a good head.
+    ///
+    /// # Errors
+    /// As [`Once::run`].
+    pub async fn head(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Call,
+        dropped: &mut Dropped,
+        status: &mut Option<u16>,
+    ) -> Result<Head, Fault> {
+        if let Some(fault) = &self.refused {
+            return Err(fault.clone());
+        }
+        let target = &self.target;
+        if adapted::by_adapter(x, target).is_some() {
+            // Only a whole try goes through an adapter; who wants a head alone takes another target.
+            return Err(encode::unserved(x, target));
+        }
+        let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {
             Prepared::Send(prepared) => prepared,
-            Prepared::Answered(reply) => return Ok(Good::new(*reply)),
+            Prepared::Answered(reply) => return Ok(Head::Answered(reply)),
         };
         let sent = Instant::now();
-        let request =
-            Outbound { method: http::Method::POST, uri: prepared.uri, headers: prepared.headers, body: prepared.body };
+        let mut headers = prepared.headers;
+        for (name, value) in &self.headers {
+            match value {
+                Some(value) => drop(headers.insert(name.clone(), value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+        let request = Outbound { method: http::Method::POST, uri: prepared.uri, headers, body: prepared.body };
         let timeouts = &target.timeouts;
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
@@ -78,11 +155,17 @@ impl Once {
         if !response.status().is_success() {
             return Err(refused(response, face.dialect, timeouts).await);
         }
-        let reading =
-            Reading { x, call, target, from: face.dialect, asked: prepared.asked, sent, deadline: self.deadline };
-        let good = reading.read(cx, response).await?;
-        Ok(Good { dropped, ..good })
+        Ok(Head::Upstream((response, face.dialect), prepared.asked, sent))
     }
+}
+
+/// What came of sending.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
+pub(super) enum Head {
+    /// A good head in this dialect, to a request of this meaning that was sent then.
+    Upstream((Response<Inbound>, &'static dyn Dialect), Meaning, Instant),
+    /// No upstream was needed.
+    Answered(Box<Reply>),
 }
 
 /// Reads an error answer.

@@ -69,6 +69,17 @@ impl Roster {
         self.entries.iter().position(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none())
     }
 
+    /// How many targets were not tried and may be asked now.
+    pub fn untried_count(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.tries == 0 && !entry.out && entry.ready.is_none()).count()
+    }
+
+    /// Who may go on when a stream of this target breaks off: those that were not tried, and at last itself again.
+    pub fn after(&self, at: usize) -> Vec<Arc<Target>> {
+        let untried = self.entries.iter().enumerate().filter(|(other, entry)| *other != at && entry.tries == 0);
+        untried.map(|(_, entry)| entry.target.clone()).chain([self.entries[at].target.clone()]).collect()
+    }
+
     /// The first target that would take the exchange if a place came free.
     pub fn full(&self) -> Option<usize> {
         self.entries.iter().position(|entry| entry.full)
@@ -153,7 +164,8 @@ impl Entry {
     }
 }
 
-/// Picks a credential of the pool and takes a place at it: by weight, those of last resort only when all others are out.
+/// Picks a credential of the pool and takes a place at it: by weight among those of the lowest order, those of last
+/// resort only when all others are out.
 /// Nothing to pick where the provider has one.
 fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Option<Flight>), Refused> {
     if provider.keys.is_empty() {
@@ -162,13 +174,13 @@ fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Optio
     let mut passed: SmallVec<[usize; 8]> = SmallVec::new();
     let mut refused: Option<Refused> = None;
     loop {
-        let left = |last: bool| {
-            let keys = provider.keys.iter().enumerate();
-            keys.filter(move |(_, key)| key.last_resort == last && key.weight > 0)
-                .filter(|(at, _)| !passed.contains(at) && !dead.iter().any(|dead| usize::from(*dead) == *at))
-                .map(|(at, key)| (at, key.weight))
+        let left = || {
+            let keys = provider.keys.iter().enumerate().filter(|(_, key)| key.weight > 0);
+            keys.filter(|(at, _)| !passed.contains(at) && !dead.iter().any(|dead| usize::from(*dead) == *at))
         };
-        let Some(at) = drawn(left(false)).or_else(|| drawn(left(true))) else { break };
+        let tier = left().map(|(_, key)| (key.last_resort, key.order)).min();
+        let first = left().filter(|(_, key)| Some((key.last_resort, key.order)) == tier);
+        let Some(at) = drawn(first.map(|(at, key)| (at, key.weight))) else { break };
         let key = &provider.keys[at];
         let record = key.record.get_or_init(|| state.health.record(&format!("{}#{}", provider.name, key.alias)));
         match record.begin(state.now()) {

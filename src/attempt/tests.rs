@@ -1,16 +1,19 @@
 //! The attempt loop over a scripted upstream and a paused clock. The names of the seeds are those of the acceptance list.
 
+mod onward;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::run;
-use crate::body::Inbound;
+use crate::body::{Inbound, Outgoing};
 use crate::exchange::{Exchange, Outcome, Role};
 use crate::fault::{Fault, Kind};
 use crate::generation::Builder;
@@ -62,11 +65,12 @@ pub(super) fn late(by: Duration, act: Act) -> Act {
 }
 
 /// One request as the script saw it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub host: String,
     pub at: Duration,
     pub key: Option<String>,
+    pub body: String,
 }
 
 /// Plays its acts in order, for each host; past the last one it answers well.
@@ -116,11 +120,22 @@ impl Drop for Waits {
     }
 }
 
+/// A request's body, which is at hand as a whole.
+fn text(mut body: Outgoing) -> String {
+    let mut text = Vec::new();
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    while let std::task::Poll::Ready(Some(Ok(frame))) = std::pin::Pin::new(&mut body).poll_frame(&mut cx) {
+        text.extend_from_slice(&frame.into_data().expect("data"));
+    }
+    String::from_utf8(text).expect("UTF-8")
+}
+
 impl Upstream for Script {
     fn send(&self, _: &Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'_> {
         let host = request.uri.host().unwrap_or_default().to_owned();
         let key = request.headers.get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        self.seen.lock().expect("whole").push(Seen { host: host.clone(), at: self.began.elapsed(), key });
+        let body = text(request.body);
+        self.seen.lock().expect("whole").push(Seen { host: host.clone(), at: self.began.elapsed(), key, body });
         let next = self.acts.lock().expect("whole").get_mut(host.as_str()).and_then(VecDeque::pop_front);
         let mut act = next.unwrap_or_else(|| good(&format!("from {host}")));
         let waits = Waits(self.dropped.clone(), false);
@@ -199,7 +214,11 @@ providers:
     }
 
     pub fn exchange(&self, body: serde_json::Value) -> (Exchange, Arc<Call>) {
-        let request = Request::post("/v1/chat/completions").body(()).expect("a request");
+        self.exchange_at("/v1/chat/completions", body)
+    }
+
+    pub fn exchange_at(&self, path: &str, body: serde_json::Value) -> (Exchange, Arc<Call>) {
+        let request = Request::post(path).body(()).expect("a request");
         let (head, ()) = request.into_parts();
         let Ok(matched) = crate::api::find(&head) else { panic!("no path") };
         let mut x = pipeline::begin(&self.cx, &head, &matched);
@@ -215,6 +234,7 @@ fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target> {
     let keys = keys.iter().map(|(alias, weight, last_resort)| Key {
         alias: Arc::from(*alias),
         weight: *weight,
+        order: 0,
         last_resort: *last_resort,
         auth: vec![Auth::Header("authorization".parse().expect("a name"), alias.parse().expect("a value"))],
         record: OnceLock::new(),
@@ -238,6 +258,7 @@ fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target> {
         timeouts: provider.timeouts,
         owns: provider.owns,
         keys: keys.collect(),
+        tags: Default::default(),
         health: provider.health.clone(),
     };
     Arc::new(Target::new(

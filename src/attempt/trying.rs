@@ -11,11 +11,13 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::Once;
+use super::once::{Once, Successors};
 use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
+use crate::hook::{self, After};
 use crate::pipeline::{Call, Cx};
+use crate::reply::Reply;
 use crate::route::{Plan, Target};
 use crate::state::health::{Refused, Standing};
 
@@ -39,6 +41,13 @@ pub(super) struct Trying<'a> {
 pub(super) struct Failed {
     pub started: Started,
     pub fault: Fault,
+}
+
+/// What a guest wants after a failed try.
+enum Wanted {
+    /// A place in the roster, as what, after which wait.
+    On(Option<usize>, Role, Duration),
+    Reply(Box<Reply>),
 }
 
 /// A try under way.
@@ -74,7 +83,11 @@ impl<'a> Trying<'a> {
                 Ok(good) => return Ok(good),
                 Err(failed) => *failed,
             };
-            (next, role, waited) = self.after(&failed, &fault);
+            (next, role, waited) = match self.guests_want(&failed, &fault).await? {
+                Some(Wanted::Reply(reply)) => return Ok(Good::new(*reply)),
+                Some(Wanted::On(next, role, waited)) => (next, role, waited),
+                None => self.after(&failed, &fault),
+            };
             if waited > Duration::ZERO {
                 self.waited += waited;
                 sleep(waited).await;
@@ -111,7 +124,11 @@ impl<'a> Trying<'a> {
     /// Notes an attempt that begins.
     pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
         let Places { key, alias, flight, key_flight } = places;
-        let once = Once::new(&self.x, self.roster.target(at).clone(), key);
+        let number = self.tried.attempts.len() as u32 + 1;
+        let mut once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        if self.plan.rules.continue_on_cut && self.x.stream {
+            once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
+        }
         let attempt = Attempt {
             key: alias,
             waited,
@@ -162,6 +179,53 @@ impl<'a> Trying<'a> {
         }
     }
 
+    /// What a guest wants after a failed try, within the bounds of the exchange; None leaves it to the rules.
+    ///
+    /// # Errors
+    /// It refused.
+    async fn guests_want(&mut self, failed: &Started, fault: &Fault) -> Result<Option<Wanted>, Fault> {
+        let rules = &self.plan.rules.retry;
+        let attempts = self.tried.attempts.len() as u32;
+        if self.x.guests.is_none() || attempts >= rules.max_attempts {
+            return Ok(None);
+        }
+        let target = &failed.once.target;
+        let left = (self.x.started + self.patience(target)).saturating_duration_since(Instant::now());
+        let described = hook::FailedTry {
+            fault,
+            target,
+            number: attempts,
+            took: failed.once.began.elapsed(),
+            left,
+            remaining: self.roster.untried_count(),
+        };
+        let Some(after) = hook::fault(self.cx, &self.x, self.call, self.plan, described).await? else {
+            return Ok(None);
+        };
+        // A wait that does not fit is never begun.
+        if matches!(after, After::Same(wait) if self.waited + wait > rules.max_wait || wait >= left) {
+            return Ok(None);
+        }
+        self.mark(failed, fault);
+        Ok(Some(match after {
+            After::Same(wait) => Wanted::On(Some(failed.at), Role::Again, wait),
+            After::Next => Wanted::On(self.roster.untried(), Role::Next, Duration::ZERO),
+            After::Plan(plan) => {
+                self.roster = Roster::new(&plan.targets);
+                self.chained = true;
+                Wanted::On(self.roster.untried(), Role::Next, Duration::ZERO)
+            }
+            After::Stop => Wanted::On(None, Role::Next, Duration::ZERO),
+            After::Reply(reply) => Wanted::Reply(Box::new(reply)),
+        }))
+    }
+
+    /// What the whole exchange may take.
+    fn patience(&self, target: &Target) -> Duration {
+        let total = target.timeouts.total;
+        self.x.patience.map_or(total, |patience| patience.min(total))
+    }
+
     /// Where to go after a failed try: a place in the roster, as what, after which wait.
     fn after(&mut self, failed: &Started, fault: &Fault) -> (Option<usize>, Role, Duration) {
         let now = Instant::now();
@@ -176,7 +240,7 @@ impl<'a> Trying<'a> {
             of_target,
             stated,
             waited: self.waited,
-            left: (self.x.started + failed.once.target.timeouts.total).saturating_duration_since(now),
+            left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),
             keys: self.roster.keys_left(at),
             untried: self.roster.untried().is_some(),
             chain: !self.chain(fault.kind).is_empty(),

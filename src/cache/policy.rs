@@ -68,6 +68,7 @@ pub struct Overrides {
     pub enabled: Option<bool>,
     pub ttl: Option<Duration>,
     pub partition: Option<Partition>,
+    pub prompt: Option<bool>,
 }
 
 /// The rules of a generation.
@@ -75,6 +76,8 @@ pub struct Overrides {
 pub struct Rules {
     pub max_bytes: u64,
     pub enabled: bool,
+    /// Prompt-cache marks are set.
+    pub prompt: bool,
     pub ttl: Duration,
     pub partition: Partition,
     pub general: Arc<General>,
@@ -87,13 +90,7 @@ pub struct Rules {
 impl Rules {
     /// How an ask of this caller for this model is cached; None when it is not.
     pub fn policy(&self, model: &str, key: &str) -> Option<Policy> {
-        let nothing = Overrides::default();
-        let of_pattern = || self.patterns.iter().find(|(pattern, _)| route::matched(pattern, model).is_some());
-        let model = match self.models.get(model) {
-            Some(of_model) => of_model,
-            None => of_pattern().map_or(&nothing, |(_, overrides)| overrides),
-        };
-        let key = self.keys.get(key).unwrap_or(&nothing);
+        let [key, model] = self.overrides(model, key);
         if !key.enabled.or(model.enabled).unwrap_or(self.enabled) {
             return None;
         }
@@ -103,6 +100,23 @@ impl Rules {
             general: self.general.clone(),
         })
     }
+
+    /// Whether prompt-cache marks are set in asks of this caller for this model.
+    pub fn marks_prompt(&self, model: &str, key: &str) -> bool {
+        let [key, model] = self.overrides(model, key);
+        key.prompt.or(model.prompt).unwrap_or(self.prompt)
+    }
+
+    /// What the key says, then what the model says.
+    fn overrides(&self, model: &str, key: &str) -> [&Overrides; 2] {
+        static NOTHING: Overrides = Overrides { enabled: None, ttl: None, partition: None, prompt: None };
+        let of_pattern = || self.patterns.iter().find(|(pattern, _)| route::matched(pattern, model).is_some());
+        let of_model = match self.models.get(model) {
+            Some(of_model) => of_model,
+            None => of_pattern().map_or(&NOTHING, |(_, overrides)| overrides),
+        };
+        [self.keys.get(key).unwrap_or(&NOTHING), of_model]
+    }
 }
 
 #[cfg(test)]
@@ -111,10 +125,11 @@ mod tests {
 
     fn rules(enabled: bool) -> Rules {
         let off = Overrides { enabled: Some(false), ..Overrides::default() };
-        let hour = Overrides { enabled: Some(true), ttl: Some(Duration::from_secs(3600)), partition: None };
+        let hour = Overrides { enabled: Some(true), ttl: Some(Duration::from_secs(3600)), ..Overrides::default() };
         Rules {
             max_bytes: 1 << 20,
             enabled,
+            prompt: false,
             ttl: Duration::from_secs(60),
             partition: Partition::Key,
             general: Arc::new(General {
@@ -152,6 +167,7 @@ mod tests {
             models: vec![],
             metadata: Default::default(),
             expires: None,
+            ..Principal::default()
         };
         let (a, b, c) = (principal("a", Some("p")), principal("b", Some("p")), principal("p", None));
         assert_ne!(Partition::Key.name(&a), Partition::Key.name(&b));

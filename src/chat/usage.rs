@@ -35,6 +35,29 @@ impl Usage {
         self.stated_total.unwrap_or(self.input + self.output)
     }
 
+    /// Both together: two parts of one answer.
+    #[must_use]
+    pub fn plus(&self, other: &Usage) -> Usage {
+        let both = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (None, None) => None,
+            _ => Some(a.unwrap_or(0) + b.unwrap_or(0)),
+        };
+        Usage {
+            input: self.input + other.input,
+            output: self.output + other.output,
+            cache_read: both(self.cache_read, other.cache_read),
+            cache_write: both(self.cache_write, other.cache_write),
+            cache_write_1h: both(self.cache_write_1h, other.cache_write_1h),
+            reasoning: both(self.reasoning, other.reasoning),
+            input_audio: both(self.input_audio, other.input_audio),
+            output_audio: both(self.output_audio, other.output_audio),
+            accepted_prediction: both(self.accepted_prediction, other.accepted_prediction),
+            rejected_prediction: both(self.rejected_prediction, other.rejected_prediction),
+            // Stated for one part alone it would be wrong for both.
+            stated_total: None,
+        }
+    }
+
     /// Takes over what a later report says, as SDKs do: a count that it states replaces the earlier one, also where it
     /// is smaller (Gemini corrects its prompt downwards). Streams may state the input at the start and the output at the
     /// end, so nought states nothing.

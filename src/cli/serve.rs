@@ -15,18 +15,20 @@ use super::welcome::Welcome;
 use super::{REFUSED, config_path, diagnostics, env, fail};
 use crate::admin::{self, Admin};
 use crate::alert;
-use crate::config::{Config, Stdout};
+use crate::config::{Away, Config, Stdout};
 use crate::generation::{Builder, Generation};
+use crate::hook;
 use crate::mock;
 use crate::pipeline::unix_ms;
 use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
+use crate::state::limit::{self, shared::Policy};
 use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
 use crate::state::redis::Link;
 use crate::state::store::Store;
-use crate::upstream::Proxies;
+use crate::upstream::{Pools, Proxies, Upstream};
 
 /// How long the access log may take to be written out when the process ends.
 const LOG_FLUSH: std::time::Duration = std::time::Duration::from_secs(2);
@@ -98,9 +100,20 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
     greet(&greeting);
 
     let status = runtime.block_on(async {
-        alert::start(&state.limits, shared.proxies.clone());
-        let reloader = Arc::new(Reloader::new(builder, current, state.clone()));
+        alert::start(&state.limits, state.redis.get().cloned(), shared.proxies.clone());
+        if let Some(link) = state.redis.get() {
+            let policy = match config.redis.away {
+                Away::Local => Policy::Local,
+                Away::Open => Policy::Open,
+                Away::Closed => Policy::Closed,
+            };
+            limit::shared::Shared::start(&state.limits, link.clone(), policy);
+        }
+        let reloader = Arc::new(Reloader::new(builder, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
+        tokio::spawn(reloader.clone().reap());
+        let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
+        tokio::spawn(hook::tick::run(current, state.clone(), pools));
         if let Some(listener) = admin_listener {
             let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
@@ -218,7 +231,9 @@ fn keep(config: &Config, builder: &Builder, generation: &Generation, state: &Sta
         None => return Ok(None),
     };
     let ledger = config.store.ledger.unwrap_or(true);
-    let (store, writer) = Store::open(&path, ledger, &state.limits, unix_ms()).map_err(io::Error::other)?;
+    // What Redis keeps must not come back from here as well.
+    let counts = state.redis.get().is_none().then_some(&state.limits);
+    let (store, writer) = Store::open(&path, ledger, counts, unix_ms()).map_err(io::Error::other)?;
     tracing::info!("counts of limits and budgets are kept in {}", path.display());
     let _ = state.store.set(store);
     Ok(Some(writer))

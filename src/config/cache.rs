@@ -11,6 +11,19 @@ use super::value::{ByteSize, Duration};
 pub struct Cache {
     /// Answers to asks that mean the same word for word, whatever dialect they come in. Off unless written.
     pub exact: Option<ExactCache>,
+    /// Marks for the providers' own prompt caches, where a provider needs them (Anthropic): `auto` sets them after long tools, system prompts and conversations of requests that have none of their own.
+    pub prompt: PromptMarks,
+}
+
+/// Who sets prompt-cache marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptMarks {
+    Auto,
+    // Tools that still speak YAML 1.1 write `off` back as `false`.
+    #[default]
+    #[serde(alias = "false")]
+    Off,
 }
 
 /// The exact cache.
@@ -90,4 +103,6 @@ pub struct CacheOverrides {
     pub ttl: Option<Duration>,
     /// Who shares answers.
     pub partition: Option<Partition>,
+    /// Whether prompt-cache marks are set.
+    pub prompt: Option<PromptMarks>,
 }

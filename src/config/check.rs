@@ -12,6 +12,7 @@ use super::value::Secret;
 use super::{Config, Demand, Hook, Key};
 
 mod limits;
+mod routing;
 mod upstream;
 
 pub(super) use upstream::without_user;
@@ -36,7 +37,8 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     auth(config, &mut issues);
     keys(config, known, &mut issues);
     upstream::providers(config, known, &mut issues);
-    upstream::models(config, known, &mut issues);
+    routing::models(config, known, &mut issues);
+    routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
     plugins(config, &mut issues);
     limits::limits(config, known, &mut issues);

@@ -82,7 +82,7 @@ pub struct Grants {
 pub struct Budget {
     /// Time a call may run; waiting for others is not counted.
     pub cpu: Duration,
-    /// Time that all calls of one exchange may run together.
+    /// Time that all calls of one exchange may run together, stream events apart.
     pub total: Duration,
     /// Memory of the policy's machine, one a worker.
     pub memory: ByteSize,

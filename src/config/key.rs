@@ -42,6 +42,12 @@ pub struct Key {
     /// Date or moment after which the key is refused; when not set, never.
     #[serde(default)]
     pub expires: Option<Expiry>,
+    /// No other target is tried when the first fails, whatever the model says.
+    #[serde(default)]
+    pub disable_fallbacks: bool,
+    /// The key may ask for the decision trace with `x-portcullis-trace: 1`. It names targets, prices and rules.
+    #[serde(default)]
+    pub trace: bool,
 }
 
 /// How callers are recognised.

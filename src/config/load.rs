@@ -98,9 +98,10 @@ impl Config {
     pub fn files(&self) -> Vec<PathBuf> {
         let tls = self.listen.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
         let providers = self.providers.iter().map(|(_, provider)| provider.api_key_file.as_ref());
+        let pools = self.providers.iter().flat_map(|(_, provider)| provider.keys.iter().map(|key| key.file.as_ref()));
         let keys = self.keys.iter().map(|key| key.file.as_ref());
         let prices = std::iter::once(self.prices.file.as_ref());
-        let files = tls.chain(providers).chain(keys).chain(prices).flatten().cloned();
+        let files = tls.chain(providers).chain(pools).chain(keys).chain(prices).flatten().cloned();
         files.chain(self.plugin_files()).collect()
     }
 
@@ -122,7 +123,9 @@ impl Config {
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         let tls = self.listen.tls.iter_mut();
         let tls = tls.flat_map(|tls| [Some(&mut tls.cert), Some(&mut tls.key), tls.client_ca.as_mut()]);
-        let providers = self.providers.iter_mut().map(|(_, provider)| provider.api_key_file.as_mut());
+        let providers = self.providers.iter_mut().flat_map(|(_, provider)| {
+            std::iter::once(provider.api_key_file.as_mut()).chain(provider.keys.iter_mut().map(|key| key.file.as_mut()))
+        });
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
         let store = self.store.path.as_mut().filter(|path| path.as_os_str() != "off");
         let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0), store];
@@ -208,6 +211,17 @@ fn resolve_secrets(config: &mut Config, env: Env<'_>, issues: &mut Vec<Issue>) {
             let path = KeyPath::of(&["providers", name, "api_key_file"]);
             provider.api_key = take(read_secret(file), path, issues);
         }
+        for (index, key) in provider.keys.iter_mut().enumerate() {
+            let path = KeyPath::of(&["providers", name, "keys"]).index(index);
+            match (&key.key, &key.env, &key.file) {
+                // One whose variable is not set is left out, and the rest of the pool serves.
+                (None, Some(variable), None) => {
+                    key.key = env(variable).filter(|value| !value.is_empty()).map(Secret::new);
+                }
+                (None, None, Some(file)) => key.key = take(read_secret(file), path.key("file"), issues),
+                _ => {}
+            }
+        }
     }
     for (index, key) in config.keys.iter_mut().enumerate() {
         let path = KeyPath::of(&["keys"]).index(index);
@@ -260,12 +274,16 @@ fn check_sendable(config: &Config, issues: &mut Vec<Issue>) {
         let from = if provider.api_key_file.is_some() { "api_key_file" } else { "api_key" };
         (KeyPath::of(&["providers", name, from]), provider.api_key.as_ref())
     });
+    let pools = config.providers.iter().flat_map(|(name, provider)| {
+        let path = KeyPath::of(&["providers", name, "keys"]);
+        provider.keys.iter().enumerate().map(move |(index, key)| (path.index(index), key.key.as_ref()))
+    });
     let keys = config.keys.iter().enumerate().map(|(index, key)| {
         let sources = [("env", key.env.is_some()), ("file", key.file.is_some())];
         let from = sources.iter().find(|(_, given)| *given).map_or("key", |(name, _)| *name);
         (KeyPath::of(&["keys"]).index(index).key(from), key.key.as_ref())
     });
-    for (path, secret) in token.into_iter().chain(providers).chain(keys) {
+    for (path, secret) in token.into_iter().chain(providers).chain(pools).chain(keys) {
         if secret.is_some_and(|secret| http::HeaderValue::from_str(secret.expose()).is_err()) {
             let message = "holds a line end or another character that no header can carry; check where it comes from";
             issues.push(Issue::error(path, message));

@@ -27,6 +27,8 @@ pub struct Log {
     pub stdout: Stdout,
     /// File that the access log is appended to, besides standard output.
     pub file: Option<PathBuf>,
+    /// Keep the decision trace of every exchange in its line: every candidate, every attempt, with why and when. Without it only those that a caller asked for have it.
+    pub trace: bool,
     /// The least important messages of the process itself that are written, to standard error.
     pub level: Level,
 }

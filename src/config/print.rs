@@ -55,6 +55,11 @@ fn hide_resolved(value: &mut Value) {
         if !provider["api_key_file"].is_null() {
             provider["api_key"] = Value::Null;
         }
+        for key in provider["keys"].as_array_mut().into_iter().flatten() {
+            if !key["file"].is_null() || !key["env"].is_null() {
+                key["key"] = Value::Null;
+            }
+        }
     }
     for key in value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten() {
         if !key["file"].is_null() || !key["env"].is_null() {

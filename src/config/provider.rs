@@ -11,6 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::guard::{BreakerOrOff, Concurrency, PlaceQueue, PoolKey, Tags};
 use super::print::mask_provider;
 use super::timeouts::TimeoutOverrides;
 use super::value::{Secret, optional_secret};
@@ -32,6 +33,8 @@ pub struct Provider {
     pub api_key: Option<Secret>,
     /// File with the key, read at every load; a line end at its end is cut off.
     pub api_key_file: Option<PathBuf>,
+    /// Several keys, of which each request uses one; instead of `api_key`.
+    pub keys: Vec<PoolKey>,
     /// How the key is sent: `bearer`, `x-api-key`, `api-key`, `x-goog-api-key`, `query-key` (`?key=`), `none`, or `{header: NAME, prefix: TEXT}`; when not set, the preset's.
     pub auth: Option<AuthScheme>,
     /// Headers added to every request. Those whose names tell of a credential are masked in print.
@@ -60,6 +63,16 @@ pub struct Provider {
     pub resource: Option<String>,
     /// Account at Cloudflare.
     pub account: Option<String>,
+    /// Requests under way at a time, all models of the provider together; when not set, any number.
+    pub max_inflight: Option<u32>,
+    /// A bound on the requests under way at each model, learnt from its latency; when not set, none.
+    pub concurrency: Option<Concurrency>,
+    /// Requests that wait for a place when all are taken; when not set, none does.
+    pub queue: Option<PlaceQueue>,
+    /// When a model of the provider, or one of its keys, is given a rest; or `off`.
+    pub breaker: BreakerOrOff,
+    /// What constraints know of the provider.
+    pub tags: Tags,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.
     pub quirks: QuirkOverrides,
 }

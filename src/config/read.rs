@@ -20,7 +20,7 @@ use super::tree::{Entry, Gone, Node, Place, Scalar, Value, resolve};
 const MAX_ERRORS: usize = 100;
 
 /// Structs for which one scalar may stand: the field that it is then the value of. The types' schemas say the same.
-const SHORTHANDS: &[(&str, &str)] = &[("Model", "target"), ("Target", "target")];
+const SHORTHANDS: &[(&str, &str)] = &[("Model", "target"), ("Node", "target"), ("PoolKey", "env")];
 
 /// Reads the tree as `T` and says everything that is wrong. None when what is left is not enough for a `T`.
 pub(super) fn read<T: DeserializeOwned>(tree: &mut Node, wrong: &mut dyn FnMut(&KeyPath, Place, String)) -> Option<T> {

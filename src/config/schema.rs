@@ -153,6 +153,14 @@ const WORDS: &[(&str, &str)] = &[
     ("Unpriced", "word"),
     ("OnExhausted", "word or mapping"),
     ("Away", "word"),
+    ("Share", "percentage"),
+    ("After", "duration or quantile"),
+    ("Source", "text"),
+    ("When", "condition"),
+    ("By", "word"),
+    ("Lock", "word"),
+    ("Ability", "word"),
+    ("DataCollection", "word"),
 ];
 
 /// The definition that a schema refers to, also when null may stand instead.

@@ -13,10 +13,12 @@ use serde::ser::{Serialize, Serializer};
 
 mod expiry;
 mod secret;
+mod share;
 
 pub use expiry::Expiry;
 pub use secret::Secret;
 pub(super) use secret::optional as optional_secret;
+pub use share::{After, Share, Source};
 
 /// The longest duration that may be written: a year. Timers overflow on absurd ones.
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
@@ -355,6 +357,22 @@ text_value!(Expiry, "a date", {
     "type": "string",
     "description": "A date (2027-01-31, its end in UTC) or a moment (2027-01-31T18:00:00Z).",
     "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?$",
+});
+
+text_value!(Share, "a share", {
+    "type": "string",
+    "description": "A share as a percentage: 10%, 0.5%.",
+    "pattern": "^[0-9]+(\\.[0-9]{1,3})?%$",
+});
+text_value!(After, "a time or a quantile", {
+    "type": "string",
+    "description": "A length of time (800ms), or a quantile of the target's own time to the first content: p50, p75, p90, p95, p99.",
+    "pattern": "^(p(50|75|90|95|99)|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$",
+});
+text_value!(Source, "what of a request is meant", {
+    "type": "string",
+    "description": "What of a request a rule looks at: header.NAME, param.FIELD, metadata.NAME, principal.key, principal.project, model, session, prompt_cache_key, messages, tokens.",
+    "pattern": "^((header|param|body|metadata)\\..+|principal\\.(key|project)|model|session|prompt_cache_key|messages|tokens)$",
 });
 
 #[cfg(test)]

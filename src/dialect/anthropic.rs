@@ -12,6 +12,7 @@ mod cite;
 mod decoder;
 mod encoder;
 mod error;
+mod marks;
 mod models;
 mod params;
 mod prompt;
@@ -49,6 +50,14 @@ impl Dialect for Anthropic {
         &["anthropic-version", "anthropic-beta"]
     }
 
+    /// Claude up to 4.5 does; from 4.6 on a last assistant turn is refused. Names that are not known are taken for new.
+    fn prefills(&self, model: &str) -> bool {
+        const OLD: &[&str] = &["claude-2", "claude-3", "claude-instant"];
+        const FOUR: &[&str] = &["-4-0", "-4-1", "-4-5", "-4-2025"];
+        let old = OLD.iter().any(|name| model.contains(name));
+        old || (model.contains("claude-") && FOUR.iter().any(|version| model.contains(version)))
+    }
+
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
         match op {
             Op::Generate => Some("/v1/messages".to_owned()),
@@ -60,6 +69,10 @@ impl Dialect for Anthropic {
     /// The model alone: usage comes with every stream unasked.
     fn splice(&self, envelope: &mut Envelope, model: &str, _quirks: &Quirks) {
         envelope.set_str("model", model);
+    }
+
+    fn mark_prompt(&self, envelope: &mut Envelope, model: &str) -> bool {
+        marks::place(envelope, model)
     }
 
     fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {

@@ -45,9 +45,13 @@ pub(crate) fn object(fault: &Fault) -> Value {
         // A stated type says that the server speaks the form properly; then an absent code means null.
         Some(Refusal { kind: Some(kind), code, .. }) => (kind.as_str(), code.as_deref()),
         Some(Refusal { code: Some(code), .. }) => (row.openai, Some(code.as_str())),
-        _ => (row.openai, Some(row.code)),
+        _ => (row.openai, Some(fault.told_code())),
     };
-    json!({ "message": fault.text(), "type": kind, "param": fault.param, "code": code })
+    let mut object = json!({ "message": fault.text(), "type": kind, "param": fault.param, "code": code });
+    if let Some(availability) = &fault.availability {
+        object["availability"] = Value::clone(availability);
+    }
+    object
 }
 
 /// What an upstream of an OpenAI form said to the caller (not to us, as a refused credential is).

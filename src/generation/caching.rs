@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::policy::{General, Overrides, Partition, Rules};
 use crate::chat::Finish;
-use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written};
+use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, PromptMarks};
 
 /// The rules; None when nobody's answers are kept.
 pub(super) fn build(config: &Config) -> Option<Rules> {
@@ -15,7 +15,8 @@ pub(super) fn build(config: &Config) -> Option<Rules> {
     let keys: Vec<_> = keys.filter(|(_, said)| *said != Overrides::default()).collect();
     let enabled = config.cache.exact.as_ref().is_some_and(|exact| exact.enabled);
     let mut said = models.iter().chain(&patterns).chain(&keys);
-    if !enabled && !said.any(|(_, said)| said.enabled == Some(true)) {
+    let prompt = config.cache.prompt == PromptMarks::Auto;
+    if !enabled && !prompt && !said.any(|(_, said)| said.enabled == Some(true) || said.prompt == Some(true)) {
         return None;
     }
     let exact = config.cache.exact.clone().unwrap_or_default();
@@ -27,6 +28,7 @@ pub(super) fn build(config: &Config) -> Option<Rules> {
     Some(Rules {
         max_bytes: exact.max_bytes.get(),
         enabled,
+        prompt,
         ttl: exact.ttl.get(),
         partition: partition(exact.partition),
         models: models.into_iter().collect(),
@@ -49,6 +51,7 @@ fn overrides(written: &CacheOverrides) -> Overrides {
         enabled: written.enabled,
         ttl: written.ttl.map(Into::into),
         partition: written.partition.map(partition),
+        prompt: written.prompt.map(|marks| marks == PromptMarks::Auto),
     }
 }
 

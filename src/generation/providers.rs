@@ -1,7 +1,7 @@
 //! From a written provider and its built-in row to one that can be sent to.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -11,8 +11,8 @@ use crate::config;
 use crate::dialect::adapter::TAUGHT;
 use crate::dialect::{self, Dialect, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
-use crate::route::{Auth, Face, Overrides, Provider, Secret, Timeouts};
-use crate::state::health::{Breaker, Settings};
+use crate::route::{Auth, Face, Key, Overrides, Provider, Secret, Tags, Timeouts};
+use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
 use crate::upstream::{Dial, Proxy, Wire};
 
 /// The environment, as the builder was given it.
@@ -47,8 +47,13 @@ pub(super) fn build(
 ) -> Result<Built, String> {
     let at = |field: &str| format!("providers.{name}.{field}");
     let row = provider::find(written.preset.as_deref().unwrap_or(name));
-    let from_env = row.and_then(|row| row.key_from_env(env));
+    let from_env = row.and_then(|row| row.key_from_env(env)).filter(|_| written.keys.is_empty());
+    let pool: Vec<&config::PoolKey> =
+        written.keys.iter().filter(|key| key.key.as_ref().is_some_and(|key| !key.is_empty())).collect();
     let key = match &written.api_key {
+        _ if !written.keys.is_empty() => {
+            pool.first().and_then(|key| key.key.as_ref()).map(|key| key.expose().to_owned())
+        }
         Some(key) if !key.is_empty() => Some(key.expose().to_owned()),
         // Written but empty: `${OPENAI_API_KEY:-}` without the variable.
         Some(_) => None,
@@ -56,7 +61,8 @@ pub(super) fn build(
     };
     let keyless = row.is_none_or(|row| row.keyless) || written.auth == Some(config::AuthScheme::None);
     if key.is_none() && !keyless {
-        let variable = row.and_then(|row| row.env.first()).copied().unwrap_or("its api_key");
+        let of_pool = written.keys.iter().find_map(|key| key.env.as_deref());
+        let variable = of_pool.or(row.and_then(|row| row.env.first()).copied()).unwrap_or("its api_key");
         return Ok(Built::Dormant(variable.to_owned()));
     }
     let names = dialects(written, row);
@@ -67,6 +73,8 @@ pub(super) fn build(
     let timeouts = timeouts(&of_exchange.over(general), written.timeouts.total);
     let mut faces = Vec::with_capacity(names.len());
     let mut models = written.models.clone();
+    // How each key of the pool is sent, one a face.
+    let mut pooled: Vec<Vec<Auth>> = pool.iter().map(|_| Vec::with_capacity(names.len())).collect();
     for dialect_name in &names {
         let taught = dialect_name.strip_prefix(plugins::PREFIX).map(plugin).transpose();
         let taught = taught.map_err(|error| format!("{}: {error}", at("dialect")))?;
@@ -86,7 +94,11 @@ pub(super) fn build(
             (None, Some((_, scheme))) if *dialect_name == names[0] => Scheme::Row(scheme),
             (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
         };
-        let auth = auth(&scheme, key.as_deref()).map_err(|error| format!("{}: {error}", at("api_key")))?;
+        let sent = |key: Option<&str>| auth(&scheme, key).map_err(|error| format!("{}: {error}", at("api_key")));
+        for (auths, key) in pooled.iter_mut().zip(&pool) {
+            auths.push(sent(key.key.as_ref().map(config::Secret::expose))?);
+        }
+        let auth = sent(key.as_deref())?;
         let (wire, base_url) = wire(&base, in_process).map_err(|error| format!("{}: {error}", at("base_url")))?;
         let dial = Arc::new(Dial {
             wire,
@@ -106,6 +118,16 @@ pub(super) fn build(
         let adapter = taught.map(|taught| taught.adapter);
         faces.push(Face { dialect, adapter, base_url, dial, query, auth, quirks });
     }
+    let keys = pool.iter().zip(pooled).map(|(key, auth)| Key {
+        alias: alias(written, key).into(),
+        weight: key.weight,
+        order: key.order,
+        last_resort: key.last_resort,
+        auth,
+        record: OnceLock::new(),
+    });
+    // One key alone is no pool: there is none to change to.
+    let keys = if pool.len() > 1 { keys.collect() } else { Vec::new() };
     Ok(Built::Live(Box::new(Provider {
         name: name.to_owned(),
         otel: row.map_or("custom", Row::otel_name),
@@ -116,9 +138,48 @@ pub(super) fn build(
         models,
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
-        keys: Vec::new(),
-        health: Settings { breaker: Some(Breaker::default()), ..Settings::default() },
+        keys,
+        health: health(written),
+        tags: tags(&written.tags, written.region.as_deref()),
     })))
+}
+
+/// The name of a key: its alias, or its place in the list, from 1.
+fn alias(written: &config::Provider, key: &config::PoolKey) -> String {
+    let place = written.keys.iter().position(|other| std::ptr::eq(other, key)).unwrap_or(0) + 1;
+    key.alias.clone().unwrap_or_else(|| place.to_string())
+}
+
+fn health(written: &config::Provider) -> Settings {
+    let breaker = match &written.breaker {
+        config::BreakerOrOff::Off(_) => None,
+        config::BreakerOrOff::On(breaker) => Some(Breaker {
+            failure_rate: breaker.failure_rate.get(),
+            min_samples: breaker.min_samples,
+            window: breaker.window.get(),
+            consecutive: breaker.consecutive,
+            cool_down: breaker.cool_down.get(),
+            max_cool_down: breaker.max_cool_down.get(),
+            probes: breaker.probes,
+        }),
+    };
+    let queue = written.queue.map(|queue| QueueSettings { size: queue.size, wait: queue.wait.get() });
+    Settings {
+        breaker,
+        max_inflight: written.max_inflight,
+        adaptive: written.concurrency.map(|bounds| Adaptive { min: bounds.min, max: bounds.max }),
+        queue: queue.unwrap_or_default(),
+    }
+}
+
+/// A cloud region that the provider is addressed by is where it runs, unless the tags say otherwise.
+fn tags(written: &config::Tags, region: Option<&str>) -> Tags {
+    Tags {
+        region: written.region.as_deref().or(region).map(str::to_owned),
+        zdr: written.zdr == Some(true),
+        data_deny: written.data_collection == Some(config::DataCollection::Deny),
+        labels: written.labels.clone().into_iter().collect(),
+    }
 }
 
 fn dialect_names() -> String {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::plugins::Shelf;
 use super::providers::{self, Built, Env, MOCK};
-use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, TimeoutOverrides, Usd};
+use super::strategy;
+use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, Usd};
 use crate::cost::{Catalogue, Stated};
 use crate::provider::live_from_env;
-use crate::route::{Overrides, Provider, Route, RouteTarget, Routes, Timeouts};
+use crate::route::Routes;
 
 /// Builds every provider and model.
 ///
@@ -44,34 +45,19 @@ pub(super) fn build(
     if routes.providers.is_empty() && !config.providers.contains(MOCK) {
         add(MOCK, &Written::default(), &mut routes);
     }
+    routes.general = strategy::general(&config.routing);
+    routes.locks = strategy::locks(&config.routing.request_policy);
     for (name, model) in config.models.iter() {
-        let targets = model.targets();
-        let mut built = Vec::with_capacity(targets.len());
-        let mut left_out = Vec::new();
-        for target in &targets {
-            let Some((provider, upstream)) = target.split() else {
-                wrong.push(format!("models.{name}: `{}` is no target; write provider/model", target.target));
-                continue;
-            };
-            let Some(provider) = routes.providers.iter().find(|live| live.name == provider) else {
-                match routes.dormant.iter().find(|(dormant, _)| dormant == provider) {
-                    Some((_, variable)) => left_out.push(format!("{} ({variable})", target.target)),
-                    None => wrong.push(format!("models.{name}: no provider is called `{provider}`")),
-                }
-                continue;
-            };
-            let of_model = providers::overrides(&model.set, &model.default, &model.drop);
-            let own = of_model.with(&providers::overrides(&target.set, &target.default, &target.drop));
-            built.push(route_target(provider, upstream, &own, [target.timeouts, model.timeouts], config));
-        }
+        let mut built =
+            strategy::Build { config, routes: &routes, name, model, left_out: Vec::new(), wrong: Vec::new() };
+        let route = built.route();
+        let strategy::Build { left_out, wrong: wrong_here, .. } = built;
+        wrong.extend(wrong_here);
         if !left_out.is_empty() {
             warnings.push(format!("models.{name}: left out, because their key is not set: {}", left_out.join(", ")));
         }
         // A model none of whose targets is live is unknown to callers; the warning above says why.
-        if built.is_empty() {
-            continue;
-        }
-        let route = Route { targets: built };
+        let Some(route) = route else { continue };
         if name.contains('*') {
             routes.wildcards.push((name.to_owned(), route));
         } else {
@@ -80,25 +66,6 @@ pub(super) fn build(
     }
     routes.wildcards.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
     if wrong.is_empty() { Ok(routes) } else { Err(wrong.join("\n")) }
-}
-
-fn route_target(
-    provider: &Arc<Provider>,
-    model: &str,
-    own: &Overrides,
-    [target, of_model]: [TimeoutOverrides; 2],
-    config: &Config,
-) -> RouteTarget {
-    let written = config.providers.get(&provider.name).map(|written| written.timeouts).unwrap_or_default();
-    // Only a model's own `total` is for all its targets together.
-    let merged = TimeoutOverrides { total: of_model.total, ..target.or(of_model).or(written) };
-    let timeouts: Timeouts = providers::timeouts(&merged.over(&config.timeouts), target.total.or(written.total));
-    RouteTarget {
-        provider: provider.clone(),
-        model: provider.models.get(model).cloned().unwrap_or_else(|| model.to_owned()),
-        overrides: provider.overrides.with(own),
-        timeouts,
-    }
 }
 
 /// The price catalogue: built in, then the operator's file, then single prices.

@@ -233,6 +233,10 @@ impl Script {
 
     /// What of the call's own time counts as used before it began: as much as the exchange's bound is nearer than its own.
     fn used_before(&self, cx: &Cx, spent: Duration) -> Duration {
+        // A stream has as many events as it has; each is bounded by itself.
+        if cx.phase == Phase::Event {
+            return Duration::ZERO;
+        }
         let budget = cx.lease.budget();
         budget.cpu.saturating_sub(budget.total.saturating_sub(spent))
     }
@@ -254,7 +258,9 @@ impl Script {
         for view in running.shown.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = view.destroy();
         }
-        cx.visit.spend(cpu);
+        if cx.phase != Phase::Event {
+            cx.visit.spend(cpu);
+        }
         let mut out_of_memory = false;
         let outcome = match outcome {
             // A script that caught its own end has still ended.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Hook;
 use crate::chat::{self, Answer, Block, Choice, Finish, Message, Role};
 use crate::dialect::{self, Asked, Dialect, Encoding, Op, Quirks};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Turn, Wish};
 use crate::guest::view;
@@ -235,7 +235,7 @@ fn stepped(target: Arc<Target>, step: &Step, wish: &Wish) -> Arc<Target> {
 /// It cannot be written in the caller's dialect.
 pub(super) async fn respond(
     cx: &Cx,
-    x: &mut Exchange,
+    x: &Subject<'_>,
     call: &Arc<Call>,
     respond: Respond,
     hook: &Hook,
@@ -271,17 +271,19 @@ fn set_header(reply: &mut Reply, name: &str, value: Option<&str>, hook: &Hook) -
 }
 
 /// An answer that says this, in the caller's dialect, as a stream where one was asked for.
-async fn say(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, text: String) -> Result<Reply, Fault> {
+async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String) -> Result<Reply, Fault> {
     let ask = call.ask(x.dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.clone(), now: x.started_ms / 1000 };
+    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };
-    let answer = Answer { id: x.id.clone(), model: x.model.clone(), choices: vec![choice], ..Answer::default() };
-    x.seen.finish = Some(Finish::Stop);
+    let answer = Answer { id: x.id.to_owned(), model: x.model.to_owned(), choices: vec![choice], ..Answer::default() };
     if !call.stream {
         return Ok(Reply::json(StatusCode::OK, x.dialect.encode_answer(&answer, &asked)));
     }
-    let said =
-        stream::Said { dialect: x.dialect, request_id: x.request_id.clone(), limit: cx.generation.limits.body_timeout };
+    let said = stream::Said {
+        dialect: x.dialect,
+        request_id: x.request_id.to_owned(),
+        limit: cx.generation.limits.body_timeout,
+    };
     let mut relay = stream::said(&answer, &asked, call.framing, said);
     relay.commit().await?;
     Ok(Reply::stream(relay, call.framing == stream::Framing::Sse))
@@ -297,7 +299,7 @@ pub(super) fn decode_answer(dialect: &str, body: &[u8]) -> Option<Answer> {
 /// # Errors
 /// It cannot be done; the answer stays as it was.
 pub(super) fn to_reply(
-    x: &Exchange,
+    x: &Subject<'_>,
     call: &Arc<Call>,
     reply: &mut Reply,
     patch: Patch,
@@ -324,7 +326,7 @@ pub(super) fn to_reply(
     Ok(())
 }
 
-fn edited(x: &Exchange, call: &Arc<Call>, body: &[u8], patch: &Patch, hook: &Hook) -> Result<Bytes, Fault> {
+fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch, hook: &Hook) -> Result<Bytes, Fault> {
     let dialect: &dyn Dialect = x.dialect;
     if !matches!(x.op, Op::Generate | Op::Complete) {
         return Err(misjudged(hook, "this answer holds no conversation"));
@@ -345,6 +347,6 @@ fn edited(x: &Exchange, call: &Arc<Call>, body: &[u8], patch: &Patch, hook: &Hoo
         return Err(misjudged(hook, &format!("texts[{index}]: the answer has {count} texts")));
     }
     let ask = call.ask(dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.clone(), now: x.started_ms / 1000 };
+    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())
 }

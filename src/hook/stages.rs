@@ -10,19 +10,22 @@ use http::request::Parts;
 use serde_json::{Map, Value};
 
 use super::apply;
+use super::stream::Sieve;
 use super::world::{Held, World as Gate};
 use super::{Hook, Hooks};
 use crate::auth::Principal;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
+use crate::guest::StreamMode;
 use crate::guest::verdict::Verdict;
-use crate::guest::view::{self, Subject};
+use crate::guest::view;
 use crate::host::visit::Facts;
 use crate::host::{Phase, Visit, World};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Plan, Target};
 use crate::settle::Settled;
+use crate::stream::Filter;
 
 /// What an exchange with guests carries along.
 pub struct Open {
@@ -77,15 +80,13 @@ fn open(x: &Exchange, phase: Phase) -> Option<&Open> {
     x.guests.as_deref().filter(|open| open.hooks.has(phase))
 }
 
-/// Moves what guests noted into the trace.
-fn take_notes(x: &mut Exchange) {
-    if x.trace.is_none() {
-        return;
+/// Moves what guests noted into the trace, each to its moment.
+pub fn take_notes(x: &mut Exchange) {
+    let (Some(trace), Some(open)) = (&mut x.trace, &x.guests) else { return };
+    for note in open.visit.take_notes() {
+        trace.note(note.at, "hook", serde_json::json!({ "guest": &*note.guest, "note": note.what }));
     }
-    let notes = x.guests.as_ref().map(|open| open.visit.take_notes()).unwrap_or_default();
-    for note in notes {
-        x.note("hook", || serde_json::json!({ "guest": &*note.guest, "note": note.what }));
-    }
+    trace.steps.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
 }
 
 /// `on_auth`: the caller, where a guest names one.
@@ -103,7 +104,7 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
     });
     let mut found = None;
     for hook in open.hooks.all().iter().filter(|hook| hook.phases().has(Phase::Auth) && hook.shares(&open.visit)) {
-        match hook.call(Phase::Auth, &open.visit, &open.world, Subject::Head(view.clone())).await? {
+        match hook.call(Phase::Auth, &open.visit, &open.world, view::Subject::Head(view.clone())).await? {
             Verdict::Principal(who) => {
                 found = Some(Arc::new(Principal {
                     key: who.key,
@@ -111,6 +112,7 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
                     models: who.models,
                     metadata: who.metadata,
                     expires: None,
+                    ..Principal::default()
                 }));
                 break;
             }
@@ -122,16 +124,18 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
     Ok(found)
 }
 
+/// Tells guests who is calling.
+pub fn identify(x: &Exchange) {
+    if let (Some(open), Some(principal)) = (&x.guests, &x.principal) {
+        open.visit.identify(principal.clone());
+    }
+}
+
 /// `on_request`: the ask as guests want it, or an answer of theirs.
 ///
 /// # Errors
 /// A guest refused, or failed where that refuses.
 pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Option<Reply>, Fault> {
-    if let Some(open) = &x.guests
-        && let Some(principal) = &x.principal
-    {
-        open.visit.identify(principal.clone());
-    }
     if open(x, Phase::Request).is_none() {
         return Ok(None);
     }
@@ -143,11 +147,11 @@ pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<
             continue;
         }
         let view = shown(open, x, call, &[]);
-        let verdict = hook.call(Phase::Request, &open.visit, &open.world, Subject::Request(view)).await;
+        let verdict = hook.call(Phase::Request, &open.visit, &open.world, view::Subject::Request(view)).await;
         take_notes(x);
         match verdict? {
             Verdict::Patch(patch) => *call = Arc::new(apply::to_call(x, call, *patch, hook)?),
-            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await.map(Some),
+            Verdict::Respond(respond) => return apply::respond(cx, &x.split().0, call, respond, hook).await.map(Some),
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
@@ -184,7 +188,7 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
         }
         let view = shown(open, x, call, &plan.targets);
         let visit = open.visit.clone();
-        let verdict = hook.call(Phase::Route, &visit, &open.world, Subject::Request(view)).await;
+        let verdict = hook.call(Phase::Route, &visit, &open.world, view::Subject::Request(view)).await;
         take_notes(x);
         match verdict? {
             Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, &x.id) {
@@ -192,7 +196,7 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
                 // A name that is not there is the guest's failure, and the native plan stands.
                 Err(error) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
             },
-            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await.map(Some),
+            Verdict::Respond(respond) => return apply::respond(cx, &x.split().0, call, respond, hook).await.map(Some),
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
@@ -210,21 +214,32 @@ pub type Tuned = (Arc<Target>, Vec<apply::Set>);
 ///
 /// # Errors
 /// A guest failed where that refuses.
-pub fn attempt(x: &mut Exchange, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
-    let Some(open) = open(x, Phase::Attempt) else { return Ok(None) };
-    let Some(request) = open.request.clone() else { return Ok(None) };
+pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
+    let Some((open, request)) = shown_again(x, Phase::Attempt) else { return Ok(None) };
     let mut target = target.clone();
     let mut headers = Vec::new();
-    for hook in open.wanting(Phase::Attempt, &x.model) {
+    for hook in open.wanting(Phase::Attempt, x.model) {
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
-        let subject = Subject::Try(Arc::new(view));
+        let subject = view::Subject::Try(Arc::new(view));
         if let Verdict::Patch(patch) = hook.call_now(Phase::Attempt, &open.visit, &open.world, subject)? {
-            headers.extend(apply::headers(&patch, hook)?);
+            match apply::headers(&patch, hook) {
+                Ok(more) => headers.extend(more),
+                Err(fault) => {
+                    let why = fault.source.unwrap_or(fault.message);
+                    hook.misjudged(Phase::Attempt, &open.visit, open.world.state(), &why)?;
+                    continue;
+                }
+            }
             target = apply::to_target(&target, &patch);
         }
     }
-    take_notes(x);
     Ok(Some((target, headers)))
+}
+
+/// The guests that listen at a phase after planning, with the ask as they are shown it.
+fn shown_again<'a>(x: &Subject<'a>, phase: Phase) -> Option<(&'a Open, &'a Arc<view::Request>)> {
+    let open = x.guests.filter(|open| open.hooks.has(phase))?;
+    Some((open, open.request.as_ref()?))
 }
 
 /// What a guest wants after a failed try.
@@ -236,19 +251,21 @@ pub enum After {
     /// These targets.
     Plan(Plan),
     Reply(Reply),
-    /// Nothing more, with this fault.
-    Stop(Fault),
+    /// Nothing more.
+    Stop,
 }
 
 /// What is known of a failed try.
 pub struct FailedTry<'a> {
     pub fault: &'a Fault,
     pub target: &'a Arc<Target>,
+    /// Counted from 1.
     pub number: u32,
     pub took: Duration,
+    /// Until the exchange must be over.
     pub left: Duration,
     /// Targets of the plan that were not asked yet.
-    pub remaining: &'a [Arc<Target>],
+    pub remaining: usize,
 }
 
 /// `on_fault`: what a guest wants now; None leaves it to the plan.
@@ -257,48 +274,37 @@ pub struct FailedTry<'a> {
 /// A guest refused, or failed where that refuses.
 pub async fn fault(
     cx: &Cx,
-    x: &mut Exchange,
+    x: &Subject<'_>,
     call: &Arc<Call>,
     plan: &Plan,
     failed: FailedTry<'_>,
 ) -> Result<Option<After>, Fault> {
-    if open(x, Phase::Fault).is_none() {
-        return Ok(None);
-    }
-    for at in 0..cx.generation.hooks.all().len() {
-        let Some(open) = open(x, Phase::Fault) else { return Ok(None) };
-        let Some(request) = open.request.clone() else { return Ok(None) };
-        let hook = &cx.generation.hooks.all()[at];
-        if !hook.wants(Phase::Fault, &open.visit, &x.model) {
-            continue;
-        }
+    let Some((open, request)) = shown_again(x, Phase::Fault) else { return Ok(None) };
+    for hook in open.wanting(Phase::Fault, x.model) {
         let view = view::Failure {
             visit: open.visit.clone(),
-            request,
+            request: request.clone(),
             fault: failed.fault.clone(),
             target: failed.target.clone(),
             number: failed.number,
             took: failed.took,
             left: failed.left,
-            remaining: failed.remaining.len(),
+            remaining: failed.remaining,
         };
-        let subject = Subject::Failure(Arc::new(view));
-        let visit = open.visit.clone();
-        let verdict = hook.call(Phase::Fault, &visit, &open.world, subject).await;
-        take_notes(x);
-        let after = match verdict? {
+        let subject = view::Subject::Failure(Arc::new(view));
+        let after = match hook.call(Phase::Fault, &open.visit, &open.world, subject).await? {
             Verdict::Same(after) => After::Same(after),
             Verdict::Next => After::Next,
-            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, &x.id) {
+            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, x.id) {
                 Ok(wanted) => After::Plan(wanted),
                 Err(error) => {
-                    hook.misjudged(Phase::Fault, &visit, &cx.state, &error)?;
+                    hook.misjudged(Phase::Fault, &open.visit, &cx.state, &error)?;
                     continue;
                 }
             },
             Verdict::Respond(respond) => After::Reply(apply::respond(cx, x, call, respond, hook).await?),
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
-            Verdict::Stop(_) => After::Stop(failed.fault.clone()),
+            Verdict::Stop(_) => After::Stop,
             _ => continue,
         };
         return Ok(Some(after));
@@ -306,45 +312,43 @@ pub async fn fault(
     Ok(None)
 }
 
-/// `on_answer`: the answer as guests want it. A guest that treats it as failed gives a fault that the plan goes on from.
+/// An answer that is good as far as its form goes.
+pub struct Answered<'a> {
+    pub target: &'a Arc<Target>,
+    /// Counted from 1.
+    pub number: u32,
+    pub usage: Option<crate::chat::Usage>,
+    pub finish: Option<crate::chat::Finish>,
+}
+
+/// `on_answer`: the answer as guests want it.
 ///
 /// # Errors
-/// A guest refused it, or failed where that refuses.
+/// A guest would not have it, and the plan goes on; or refused, or failed where that refuses.
 pub async fn answer(
     cx: &Cx,
-    x: &mut Exchange,
+    x: &Subject<'_>,
     call: &Arc<Call>,
-    target: &Arc<Target>,
-    number: u32,
+    answered: Answered<'_>,
     mut reply: Reply,
 ) -> Result<Reply, Fault> {
-    if open(x, Phase::Answer).is_none() {
-        return Ok(reply);
-    }
-    for at in 0..cx.generation.hooks.all().len() {
-        let Some(open) = open(x, Phase::Answer) else { return Ok(reply) };
-        let Some(request) = open.request.clone() else { return Ok(reply) };
-        let hook = &cx.generation.hooks.all()[at];
-        if !hook.wants(Phase::Answer, &open.visit, &x.model) {
-            continue;
-        }
+    let Some((open, request)) = shown_again(x, Phase::Answer) else { return Ok(reply) };
+    for hook in open.wanting(Phase::Answer, x.model) {
         let view = view::Answer {
             visit: open.visit.clone(),
-            request,
-            target: target.clone(),
+            request: request.clone(),
+            target: answered.target.clone(),
             status: reply.status.as_u16(),
             stream: reply.is_stream(),
             body: reply.bytes(),
-            usage: x.seen.usage,
-            finish: x.seen.finish,
-            number,
+            usage: answered.usage,
+            finish: answered.finish,
+            number: answered.number,
             decode: apply::decode_answer,
             decoded: Default::default(),
         };
-        let subject = Subject::Answer(Arc::new(view));
-        let verdict = hook.call(Phase::Answer, &open.visit, &open.world, subject).await;
-        take_notes(x);
-        match verdict? {
+        let subject = view::Subject::Answer(Arc::new(view));
+        match hook.call(Phase::Answer, &open.visit, &open.world, subject).await? {
             Verdict::Patch(patch) => apply::to_reply(x, call, &mut reply, *patch, hook)?,
             Verdict::Fault(message) => {
                 let text = if message.is_empty() { "A policy would not have this answer.".to_owned() } else { message };
@@ -356,6 +360,25 @@ pub async fn answer(
         }
     }
     Ok(reply)
+}
+
+/// `on_event`: what looks at this exchange's stream; None when nobody does.
+pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
+    let open = x.guests.filter(|open| open.hooks.has(Phase::Event))?;
+    let places: Vec<usize> = open
+        .hooks
+        .all()
+        .iter()
+        .enumerate()
+        .filter(|(_, hook)| {
+            hook.wants(Phase::Event, &open.visit, x.model) && hook.bundle.manifest.stream != StreamMode::None
+        })
+        .map(|(at, _)| at)
+        .collect();
+    if places.is_empty() {
+        return None;
+    }
+    Some(Box::new(Sieve::new(open.hooks.clone(), places, open.visit.clone(), open.world.clone())))
 }
 
 /// `on_done`, and fields for the log. Runs wherever the exchange ends, also when the client has gone.
@@ -381,7 +404,7 @@ pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
     });
     let mut fields = Map::new();
     for hook in open.wanting(Phase::Done, &x.model) {
-        let verdict = hook.call_now(Phase::Done, &open.visit, &open.world, Subject::Done(view.clone()));
+        let verdict = hook.call_now(Phase::Done, &open.visit, &open.world, view::Subject::Done(view.clone()));
         if let Ok(Verdict::Fields(more)) = verdict {
             fields.extend(more);
         }

@@ -84,11 +84,18 @@ impl Killed {
     }
 }
 
-/// A guest that ran through fewer safepoints than this when its time was up was hardly running: a millisecond holds some
-/// ten thousand. Threads that wait for a core lose more than a budget's few milliseconds.
-const GRACE_SAFEPOINTS: u64 = 5000;
-/// What it gets then; with it, nothing outlives its budget by more than 20 ms.
-const GRACE_TICKS: u64 = 15;
+/// What a late call may still run, in the thread's own time; with the ticks between two looks, nothing that has a core
+/// to itself outlives its budget by more than 20 ms.
+const GRACE_US: u64 = 4000;
+/// Ticks between two looks, and the number of looks after which a call ends whatever its thread got.
+const GRACE_TICKS: u64 = 5;
+const GRACE_TURNS: u32 = 40;
+
+/// Time that this thread has been running on a core, in microseconds; None where the system does not say.
+fn thread_time_us() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split(' ').next()?.parse::<u64>().ok().map(|nanos| nanos / 1000)
+}
 
 /// One call's use of its budget.
 #[derive(Debug)]
@@ -99,7 +106,9 @@ pub struct Lease {
     output: AtomicU64,
     /// The tick at which the present burst must be over.
     deadline: AtomicU64,
-    graced: AtomicBool,
+    /// The thread's own time when the deadline was first missed; 0 before.
+    late_since_us: AtomicU64,
+    late_turns: AtomicU32,
     killed: AtomicU8,
 }
 
@@ -111,7 +120,8 @@ impl Lease {
             host_calls: AtomicU32::new(0),
             output: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
-            graced: AtomicBool::new(false),
+            late_since_us: AtomicU64::new(0),
+            late_turns: AtomicU32::new(0),
             killed: AtomicU8::new(0),
         }
     }
@@ -143,17 +153,23 @@ impl Lease {
         if count > self.budget.safepoints {
             return Err(self.kill(Killed::Safepoints));
         }
-        if TICK.load(Relaxed) >= self.deadline.load(Relaxed) { self.late(count) } else { Ok(()) }
+        if TICK.load(Relaxed) >= self.deadline.load(Relaxed) { self.late() } else { Ok(()) }
     }
 
-    /// The deadline has passed. A guest that has hardly run was kept from it by the machine, and gets a little more, once.
+    /// The deadline has passed in real time. A thread that waits for a core loses more of that than a budget holds, so
+    /// from here on it is the thread's own time that counts, for a little longer.
     #[cold]
-    fn late(&self, count: u64) -> Result<(), Killed> {
-        if count < GRACE_SAFEPOINTS && !self.graced.swap(true, Relaxed) {
-            self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
-            return Ok(());
+    fn late(&self) -> Result<(), Killed> {
+        let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
+        let began = self.late_since_us.load(Relaxed);
+        let turns = self.late_turns.fetch_add(1, Relaxed);
+        if began == 0 {
+            self.late_since_us.store(now.max(1), Relaxed);
+        } else if now - began.min(now) >= GRACE_US || turns >= GRACE_TURNS {
+            return Err(self.kill(Killed::Deadline));
         }
-        Err(self.kill(Killed::Deadline))
+        self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
+        Ok(())
     }
 
     /// Counts a call of a host function.

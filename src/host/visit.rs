@@ -56,6 +56,8 @@ pub enum Kept {
 /// Something a guest wrote into the decision trace.
 #[derive(Debug, Clone)]
 pub struct Note {
+    /// Since the exchange began.
+    pub at: Duration,
     pub guest: Arc<str>,
     pub what: Value,
 }
@@ -171,7 +173,7 @@ impl Visit {
         }
         let mut notes = lock(&self.notes);
         if notes.len() < MAX_NOTES {
-            notes.push(Note { guest: guest.clone(), what: what() });
+            notes.push(Note { at: self.started.elapsed(), guest: guest.clone(), what: what() });
         }
     }
 

@@ -37,6 +37,10 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
+/// Most bytes read at once, and kept for a client that is slow to take them. A prompt that fits is never copied: hyper
+/// grows to this only on connections that send such.
+const READ_BYTES: usize = 128 << 10;
+
 /// Bounds of a connection, as the generation in force has them when it begins.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -120,7 +124,7 @@ where
         .header_read_timeout(None)
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_head_bytes)
-        .max_buf_size(limits.max_head_bytes.max(64 << 10))
+        .max_buf_size(limits.max_head_bytes.max(READ_BYTES))
         .serve_connection(io, service);
     let late = drive(shared, activity, limits, Pin::new(&mut conn), |conn| conn.graceful_shutdown()).await;
     if late {

@@ -38,6 +38,21 @@ pub struct Counts {
     pub purged: AtomicU64,
 }
 
+impl Counts {
+    pub fn snapshot(&self) -> Snapshot {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Snapshot { kept: read(&self.kept), too_long: read(&self.too_long), purged: read(&self.purged) }
+    }
+}
+
+/// [`Counts`] at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot {
+    pub kept: u64,
+    pub too_long: u64,
+    pub purged: u64,
+}
+
 impl Cache {
     /// Makes room for `max_bytes`. What is kept moves along when the bound changes; the oldest may not fit any more.
     pub fn resize(&self, max_bytes: u64) {

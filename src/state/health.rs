@@ -208,6 +208,17 @@ pub struct Quantiles {
 impl Quantiles {
     pub const NONE: Quantiles = Quantiles { p50: None, p75: None, p90: None, p95: None, p99: None };
 
+    /// As JSON, with one decimal; null before the first sample.
+    pub fn described(&self) -> serde_json::Value {
+        let rounded = |value: Option<f64>| value.map(|value| (value * 10.0).round() / 10.0);
+        let Quantiles { p50, p75, p90, p95, p99 } = *self;
+        p50.map_or(serde_json::Value::Null, |_| {
+            serde_json::json!({
+                "p50": rounded(p50), "p75": rounded(p75), "p90": rounded(p90), "p95": rounded(p95), "p99": rounded(p99),
+            })
+        })
+    }
+
     /// The nearest of the quantiles that are kept; `share` is 0 to 1.
     pub fn at(&self, share: f64) -> Option<f64> {
         match share {
@@ -291,6 +302,13 @@ impl Record {
 
     /// Whether it gets requests now. The one thing that planning asks of a target that has no rival.
     pub fn standing(&self, now: Millis) -> Standing {
+        // What the operator wants of the whole provider.
+        if let Some(parent) = &*self.parent.load() {
+            match parent.circuit.standing(now) {
+                Standing::Closed | Standing::HalfOpen => {}
+                wanted => return wanted,
+            }
+        }
         match self.circuit.standing(now) {
             Standing::HalfOpen => {
                 let settings = self.settings.load();
@@ -452,6 +470,11 @@ impl Record {
     pub fn totals(&self) -> (u64, Vec<(Kind, u64)>) {
         let failed = FAULTS.iter().zip(&self.failed).map(|(row, count)| (row.kind, count.load(Ordering::Relaxed)));
         (self.good.load(Ordering::Relaxed), failed.filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Attempts that ended since the process began.
+    pub fn attempts(&self) -> u64 {
+        self.good.load(Ordering::Relaxed) + self.failed.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>()
     }
 
     /// Attempts that wait for a place at this provider.

@@ -10,6 +10,7 @@ mod hold;
 pub mod meter;
 pub mod report;
 pub mod rule;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use hold::Taken;
 pub use hold::{Hold, Standing};
 use meter::{Shape, Unit, Wait};
 use rule::{Facts, Rule, Window};
+use shared::Shared;
 
 /// How long a share that asks for nothing keeps its part from being borrowed, at most; shorter windows keep it for their
 /// own length.
@@ -77,6 +79,8 @@ pub struct Refusal {
     pub amount: u64,
     /// When all that refused would have room.
     pub wait: Wait,
+    /// Nothing is exhausted; what is shared is away.
+    pub away: bool,
     /// How every window stood.
     pub standing: Vec<Standing>,
 }
@@ -104,6 +108,18 @@ pub struct Limits {
     /// Whether anybody writes them down.
     lasting: OnceLock<()>,
     tell: OnceLock<Tell>,
+    shared: OnceLock<Arc<Shared>>,
+}
+
+/// How far the counts of this process decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Alone.
+    Full,
+    /// Others have decided: they only count.
+    Never,
+    /// Of the limit by this many processes.
+    Part(u64),
 }
 
 /// No share: the whole.
@@ -116,7 +132,28 @@ impl Limits {
 
     /// With room for so many partitions.
     pub fn bounded(most: usize) -> Self {
-        Limits { cells: Cells::new(most), dirty: Mutex::default(), lasting: OnceLock::new(), tell: OnceLock::new() }
+        Limits {
+            cells: Cells::new(most),
+            dirty: Mutex::default(),
+            lasting: OnceLock::new(),
+            tell: OnceLock::new(),
+            shared: OnceLock::new(),
+        }
+    }
+
+    /// Shares the counts from now on. False when they are shared already.
+    fn share(&self, shared: Arc<Shared>) -> bool {
+        self.shared.set(shared).is_ok()
+    }
+
+    /// What shares the counts, where something does.
+    pub fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.get()
+    }
+
+    /// The time that windows go by: the shared server's, where there is one.
+    pub fn time(&self, now: u64) -> u64 {
+        self.shared().map_or(now, |shared| shared.time(now))
     }
 
     /// Sends alerts to `tell` from now on. Only the first call counts.
@@ -152,6 +189,16 @@ impl Limits {
         amounts: &Amounts,
         now: u64,
     ) -> Result<Hold, Box<Refusal>> {
+        self.reserve_as(charges, amounts, now, Check::Full)
+    }
+
+    fn reserve_as(
+        self: &Arc<Self>,
+        charges: &[Charge<'_>],
+        amounts: &Amounts,
+        now: u64,
+        how: Check,
+    ) -> Result<Hold, Box<Refusal>> {
         // One order for all callers, so that two never wait for each other.
         let mut order: SmallVec<[usize; 6]> = (0..charges.len()).collect();
         order.sort_unstable_by_key(|at| Arc::as_ptr(&charges[*at].cell));
@@ -160,12 +207,17 @@ impl Limits {
         for (at, counts) in &mut locked {
             for window in &charges[*at].rule.windows {
                 let amount = amounts.of(window.unit);
-                let asked = check(counts, &charges[*at], window, amount, now);
+                let part = match how {
+                    Check::Part(nodes) => Window { limit: (window.limit / nodes).max(1), ..window.clone() },
+                    _ => window.clone(),
+                };
+                let asked = check(counts, &charges[*at], &part, amount, now);
                 if let Err((used, wait)) = asked
                     && charges[*at].rule.hard
+                    && how != Check::Never
                     && refused.as_ref().is_none_or(|(.., known)| later(*known, wait))
                 {
-                    refused = Some((*at, window.unit, window.limit, used, wait));
+                    refused = Some((*at, part.unit, part.limit, used, wait));
                 }
             }
         }
@@ -176,7 +228,7 @@ impl Limits {
             }
             let Charge { rule, cell, .. } = &charges[at];
             let (rule, cell, amount) = (Arc::clone(rule), cell.clone(), amounts.of(unit));
-            return Err(Box::new(Refusal { rule, cell, unit, limit, used, amount, wait, standing }));
+            return Err(Box::new(Refusal { rule, cell, unit, limit, used, amount, wait, away: false, standing }));
         }
         let mut taken = Vec::with_capacity(charges.len() * 2);
         let mut standing = Vec::with_capacity(charges.len() * 2);
@@ -188,6 +240,24 @@ impl Limits {
         Ok(Hold::new(self.clone(), taken, standing))
     }
 
+    /// The refusal of the first charge because what is shared is away.
+    fn refuse(&self, charges: &[Charge<'_>], amounts: &Amounts) -> Box<Refusal> {
+        let Charge { rule, cell, .. } = &charges[0];
+        let window = rule.windows.first();
+        let unit = window.map_or(Unit::Requests, |window| window.unit);
+        Box::new(Refusal {
+            rule: Arc::clone(rule),
+            cell: cell.clone(),
+            unit,
+            limit: window.map_or(0, |window| window.limit),
+            used: 0,
+            amount: amounts.of(unit),
+            wait: Wait::Millis(1000),
+            away: true,
+            standing: Vec::new(),
+        })
+    }
+
     /// Notes that a cell with lasting windows changed.
     fn changed_in(&self, cell: &Arc<Cell>) {
         if self.lasting.get().is_some() && !cell.dirty.swap(true, Ordering::AcqRel) {
@@ -195,9 +265,27 @@ impl Limits {
         }
     }
 
+    /// The same for counts that are shared, which know of all processes: whoever sees it first tells.
+    fn watch_there(&self, taken: &Taken, used: u64, window_start: u64) {
+        let (Some(budget), Some(tell)) = (&taken.rule.budget, self.tell.get()) else { return };
+        let mut counts = taken.cell.lock();
+        let slot = &mut counts.slots[taken.place];
+        if slot.told_start != window_start {
+            (slot.told, slot.told_start) = (0, window_start);
+        }
+        let reached = budget.thresholds.iter().copied().filter(|percent| {
+            *percent > slot.told && u128::from(used) * 100 >= u128::from(slot.limit) * u128::from(*percent)
+        });
+        if let Some(percent) = reached.max() {
+            slot.told = percent;
+            let (rule, partition, limit) = (taken.rule.clone(), taken.cell.partition.to_string(), slot.limit);
+            tell(Alert { rule, partition, percent, limit, used, window_start });
+        }
+    }
+
     /// Tells of the thresholds of a budget that were reached.
     fn watch_budget(&self, rule: &Arc<Rule>, cell: &Cell, counts: &mut Counts, place: usize, now: u64) {
-        let (Some(budget), Some(tell)) = (&rule.budget, self.tell.get()) else { return };
+        let (Some(budget), Some(tell), None) = (&rule.budget, self.tell.get(), self.shared()) else { return };
         let slot = &mut counts.slots[place];
         if !slot.share.is_empty() || slot.limit == 0 {
             return;
@@ -297,6 +385,8 @@ fn take(counts: &mut Counts, charge: &Charge<'_>, amounts: &Amounts, taken: &mut
                 shape: window.shape,
                 mark,
                 amount,
+                there: None,
+                whole: name.is_empty(),
             });
         }
     }

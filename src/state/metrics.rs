@@ -18,6 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::settle::Settled;
+use crate::state::health::{Health, Millis, Standing};
 
 /// Most pairs of provider and model that get series of their own. Callers choose model names, so this must have an end.
 pub const MAX_SERIES: usize = 500;
@@ -104,6 +105,11 @@ struct ApartLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TargetLabels {
+    target: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
 }
@@ -152,6 +158,11 @@ pub struct Metrics {
     overhead: Histogram,
     in_flight: Gauge<i64, AtomicI64>,
     reloads: Family<ReloadLabels, Counter>,
+    target_standing: Family<TargetLabels, Gauge>,
+    target_in_flight: Family<TargetLabels, Gauge>,
+    target_places: Family<TargetLabels, Gauge>,
+    target_error_rate: Family<TargetLabels, Gauge<f64, AtomicU64>>,
+    target_first_content: Family<TargetLabels, Gauge<f64, AtomicU64>>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
     limited: Family<LimitLabels, Counter>,
@@ -181,6 +192,11 @@ impl Metrics {
         let overhead = Histogram::new(OVERHEAD.iter().copied());
         let in_flight = Gauge::default();
         let reloads = Family::default();
+        let target_standing = Family::default();
+        let target_in_flight = Family::default();
+        let target_places = Family::default();
+        let target_error_rate = Family::default();
+        let target_first_content = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
         let limited = Family::default();
@@ -205,6 +221,15 @@ impl Metrics {
         register!("portcullis_apart_cost_usd", "What those cost, hedges by an estimate of their input", apart_costs);
         register!("portcullis_overhead_seconds", "Time spent in this process before the head of the answer", overhead);
         register!("portcullis_in_flight", "Exchanges under way", in_flight);
+        register!("portcullis_target_standing", "0 closed, 1 half open, 2 open, 3 drained", target_standing);
+        register!("portcullis_target_in_flight", "Attempts under way at a target, key or provider", target_in_flight);
+        register!("portcullis_target_places", "Attempts that may be under way at a time", target_places);
+        register!("portcullis_target_error_rate", "Share of failed attempts in the window", target_error_rate);
+        register!(
+            "portcullis_target_first_content_p95_seconds",
+            "Time to the first content of streams",
+            target_first_content
+        );
         register!("portcullis_reloads", "Reloads by result", reloads);
         register!("portcullis_generation", "Number of the generation in force", generation);
         register!("portcullis_cache_requests", "Exchanges that the cache had to do with, by what it did", cached);
@@ -228,6 +253,11 @@ impl Metrics {
             overhead,
             in_flight,
             reloads,
+            target_standing,
+            target_in_flight,
+            target_places,
+            target_error_rate,
+            target_first_content,
             generation,
             log_dropped,
             limited,
@@ -334,6 +364,36 @@ impl Metrics {
             Decision::Away => "away",
         };
         self.limited.get_or_create(&LimitLabels { rule: rule.to_owned(), decision }).inc();
+    }
+
+    /// Takes over how targets are doing, for the page that is about to be rendered. The busiest have series of their own.
+    pub fn targets(&self, health: &Health, now: Millis) {
+        let mut rows: Vec<_> = health.all().into_iter().map(|record| (record.attempts(), record)).collect();
+        rows.sort_by_key(|(attempts, _)| std::cmp::Reverse(*attempts));
+        for family in [&self.target_standing, &self.target_in_flight, &self.target_places] {
+            family.clear();
+        }
+        self.target_error_rate.clear();
+        self.target_first_content.clear();
+        for (_, record) in rows.into_iter().take(MAX_SERIES) {
+            let measure = record.measure(now);
+            let labels = TargetLabels { target: record.name.clone() };
+            let standing = match measure.standing {
+                Standing::Closed => 0,
+                Standing::HalfOpen => 1,
+                Standing::Open { .. } => 2,
+                Standing::Drained => 3,
+            };
+            self.target_standing.get_or_create(&labels).set(standing);
+            self.target_in_flight.get_or_create(&labels).set(i64::from(measure.in_flight));
+            self.target_error_rate.get_or_create(&labels).set(measure.error_rate);
+            if let Some(places) = measure.places {
+                self.target_places.get_or_create(&labels).set(i64::from(places));
+            }
+            if let Some(p95) = measure.ttft.p95 {
+                self.target_first_content.get_or_create(&labels).set(p95 / 1000.0);
+            }
+        }
     }
 
     /// A reload ended: in this generation, or not at all.

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, ScriptInvocation, Value};
@@ -201,10 +201,10 @@ impl Link {
             return PROBE;
         }
         let Some(mut connection) = self.connection.load().as_deref().cloned() else { return PROBE };
-        let asked = local_ms();
+        let asked = super::unix_ms();
         // A slow server gets more time from the keeper than from exchanges: a late answer is still one.
         let answer = timeout(CONNECT, connection.send_packed_command(&::redis::cmd("TIME"))).await;
-        let took = local_ms().saturating_sub(asked);
+        let took = super::unix_ms().saturating_sub(asked);
         match answer {
             Ok(Ok(time)) if u128::from(took) <= self.budget.as_millis() => {
                 if let Some(server) = server_ms(&time) {
@@ -250,10 +250,6 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Link({})", if self.is_up() { "up" } else { "away" })
     }
-}
-
-fn local_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// What TIME answers, in Unix milliseconds.

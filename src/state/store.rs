@@ -91,18 +91,20 @@ pub struct Store {
 pub type Writer = JoinHandle<()>;
 
 impl Store {
-    /// Opens or makes the file, puts its counts back into `limits`, and starts writing. `now` in Unix milliseconds.
+    /// Opens or makes the file, puts its counts back into `limits` (None: others keep the counts), and starts writing. `now` in Unix milliseconds.
     ///
     /// # Errors
     /// The file cannot be opened, belongs to another process, is damaged or of a later layout; the text says what to do.
-    pub fn open(path: &Path, ledger: bool, limits: &Arc<Limits>, now: u64) -> Result<(Self, Writer), String> {
+    pub fn open(path: &Path, ledger: bool, limits: Option<&Arc<Limits>>, now: u64) -> Result<(Self, Writer), String> {
         let connection = open(path).map_err(|error| explain(path, &error))?;
         let rows = read(&connection).map_err(|error| explain(path, &error))?;
-        limits.restore(rows, now);
-        limits.watch();
+        if let Some(limits) = limits {
+            limits.restore(rows, now);
+            limits.watch();
+        }
         let (messages, received) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
-        let limits = limits.clone();
+        let limits = limits.cloned();
         let writer = std::thread::Builder::new().name("store".into());
         let writer = writer
             .spawn(move || {
@@ -217,7 +219,7 @@ fn explain(path: &Path, error: &rusqlite::Error) -> String {
 /// The writing side.
 struct Pen {
     connection: Connection,
-    limits: Arc<Limits>,
+    limits: Option<Arc<Limits>>,
     /// Taken from the engine and not written yet.
     rows: Vec<Row>,
     entries: Vec<Entry>,
@@ -228,7 +230,7 @@ impl Pen {
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
             let open = self.gather(messages);
-            self.rows.extend(self.limits.changed());
+            self.rows.extend(self.limits.iter().flat_map(|limits| limits.changed()));
             if !self.rows.is_empty() || !self.entries.is_empty() {
                 self.write();
             }
@@ -366,7 +368,7 @@ mod tests {
         let path = folder.0.join("p.db");
         for round in 1..=3u64 {
             let limits = Arc::new(Limits::new());
-            let (store, writer) = Store::open(&path, true, &limits, NOW).expect("opens");
+            let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
             assert_eq!(limits.peek(&adhoc("k"), 0, NOW).remaining, 10 - (round - 1) * 2);
             assert!(limits.take(&adhoc("k"), 2, NOW).allowed);
             let entry = Entry { id: "gen-1".into(), cost: Some(7), status: 200, ..Entry::default() };
@@ -388,12 +390,12 @@ mod tests {
         let folder = Folder::new("bad");
         let limits = Arc::new(Limits::new());
         let path = folder.0.join("p.db");
-        let refusal = |path: &Path| Store::open(path, true, &limits, NOW).map(|_| ()).expect_err("refused");
+        let refusal = |path: &Path| Store::open(path, true, Some(&limits), NOW).map(|_| ()).expect_err("refused");
         fs::write(&path, "not a database at all, but long enough to be taken for one".repeat(50)).expect("is written");
         let text = refusal(&path);
         assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
         fs::remove_file(&path).expect("is there");
-        let (store, writer) = Store::open(&path, true, &limits, NOW).expect("opens");
+        let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
         assert!(limits.take(&adhoc("k"), 2, NOW).allowed);
         let text = refusal(&path);
         assert!(text.contains("another process") && text.contains("redis"), "{text}");

@@ -293,3 +293,76 @@ async fn embeddings_are_given_again_and_token_counts_and_stored_conversations_ar
         assert_eq!((reply.status(), cache(&reply)), (200, "bypass"), "{}", reply.text());
     }
 }
+
+#[tokio::test]
+async fn operators_see_what_is_kept_and_take_out_what_they_name() {
+    let mock = Mock::start().await;
+    let yaml = format!("{ON}keys: [{{ name: a, key: sk-a }}, {{ name: b, key: sk-b }}]\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let call = async |key: &str, model: &str, say: &str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, same(Chat, model, false, say)).await;
+        let key = reply.head.header("x-portcullis-cache-key").expect("a key").to_owned();
+        (cache(&reply).to_owned(), key)
+    };
+    let fill = async || {
+        for (key, model, say) in [
+            ("sk-a", "chat/mock-fast", "1"),
+            ("sk-a", "chat/mock-fast", "2"),
+            ("sk-a", "anthropic/mock-fast", "1"),
+            ("sk-b", "chat/mock-fast", "1"),
+        ] {
+            call(key, model, say).await;
+        }
+    };
+    fill().await;
+    let stats = gateway.admin("GET", "/admin/cache").await.json();
+    assert_eq!((&stats["answers"], &stats["kept"], &stats["max_bytes"]), (&json!(4), &json!(4), &json!(16 << 20)));
+    let purge = async |query: &str| {
+        let reply = gateway.admin("POST", &format!("/admin/cache/purge?{query}")).await;
+        (reply.status(), reply.json())
+    };
+    let (_, key) = call("sk-a", "chat/mock-fast", "1").await;
+    assert_eq!(purge(&format!("key={key}")).await, (200, json!({"purged": 1})));
+    assert_eq!(call("sk-a", "chat/mock-fast", "1").await.0, "miss");
+    assert_eq!(purge(&format!("prefix={}", &key[..8])).await, (200, json!({"purged": 1})));
+    fill().await;
+    assert_eq!(purge("model=anthropic/mock-fast").await, (200, json!({"purged": 1})));
+    assert_eq!(purge("partition=key:b").await, (200, json!({"purged": 1})));
+    assert_eq!(call("sk-b", "chat/mock-fast", "1").await.0, "miss");
+    assert_eq!(purge("all=true").await.1["purged"], json!(3));
+    let (status, refused) = purge("").await;
+    assert_eq!(status, 400);
+    assert!(refused["error"]["message"].as_str().is_some_and(|text| text.contains("all=true")), "{refused}");
+}
+
+#[tokio::test]
+async fn prompt_cache_marks_are_set_where_the_client_has_none() {
+    let mock = Mock::start().await;
+    let yaml = "cache: { prompt: auto }\nmodels: { plain: { target: anthropic/mock-fast, cache: { prompt: off } } }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let long = "A long and lasting instruction. ".repeat(400);
+    let chat =
+        json!({"max_tokens": 99, "messages": [{"role": "system", "content": long}, {"role": "user", "content": "Hi"}]});
+    let anthropic = json!({"max_tokens": 99, "system": long, "messages": [{"role": "user", "content": "Hi"}]});
+    let marked = json!({"max_tokens": 99, "system": [{"type": "text", "text": long, "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        "messages": [{"role": "user", "content": "Hi"}]});
+    for (dialect, model, body, marks) in [
+        (Chat, "anthropic/mock-fast", &chat, 1),
+        (Anthropic, "anthropic/mock-fast", &anthropic, 1),
+        (Anthropic, "anthropic/mock-fast", &marked, 1),
+        (Anthropic, "plain", &anthropic, 0),
+        (Chat, "chat/mock-fast", &chat, 0),
+    ] {
+        let mut body = body.clone();
+        body["model"] = json!(model);
+        let reply = gateway.post(&dialect.path(model, false), body.to_string()).await;
+        assert_eq!((reply.status(), cache(&reply)), (200, ""), "{}", reply.text());
+        let sent = mock.last().await["body"].as_str().expect("text").to_owned();
+        assert_eq!(sent.matches("cache_control").count(), marks, "{dialect:?} {model}: {}", &sent[..200]);
+        assert!(marks == 0 || sent.contains("ephemeral"), "{dialect:?}");
+    }
+    // The client's own mark goes on as it was.
+    assert_eq!(gateway.log().len(), 5);
+}

@@ -3,12 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::super::error::{Issue, hint, nearest};
-use super::super::model::Target;
 use super::super::path::KeyPath;
 use super::super::provider::{AuthScheme, Provider};
 use super::super::timeouts::TimeoutOverrides;
 use super::super::value::Secret;
-use super::super::{Config, Model};
+use super::super::{BreakerOrOff, Config};
 use super::{Known, is_header_name};
 
 /// Parameters that decide what is authorised and how the answer comes; not to be changed behind the core's back.
@@ -48,6 +47,77 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
         }
         parameters(&path, &provider.set, &provider.default, &provider.drop, issues);
         timeouts(&path, &provider.timeouts, issues);
+        pool(provider, &path, issues);
+        guards(provider, &path, issues);
+    }
+}
+
+/// The keys of a pool.
+fn pool(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let given = provider.api_key.is_some() || provider.api_key_file.is_some();
+    if given && !provider.keys.is_empty() {
+        issues.push(Issue::error(path.clone(), "has both `api_key` and `keys`; put the key into the list"));
+    }
+    let mut aliases = Vec::new();
+    for (index, key) in provider.keys.iter().enumerate() {
+        let path = path.key("keys").index(index);
+        let sources = [("key", key.key.is_some()), ("env", key.env.is_some()), ("file", key.file.is_some())];
+        let given: Vec<&str> = sources.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+        match given.as_slice() {
+            [] => issues.push(Issue::error(path.clone(), "has no key; add one of `key`, `env` and `file`")),
+            [_] => {}
+            several => {
+                let message = format!("has more than one key ({}); keep one of them", several.join(", "));
+                issues.push(Issue::error(path.clone(), message));
+            }
+        }
+        let alias = key.alias.clone().unwrap_or_else(|| (index + 1).to_string());
+        if alias.is_empty() || alias.contains(|c: char| c == '#' || c == '/' || c.is_whitespace()) {
+            let message = format!("`{alias}` cannot name a key; write a word without `#`, slash or space");
+            issues.push(Issue::error(path.key("alias"), message));
+        } else if aliases.contains(&alias) {
+            let message = format!("`{alias}` is the alias of another key too; give each its own");
+            issues.push(Issue::error(path.key("alias"), message));
+        }
+        aliases.push(alias);
+    }
+    if !provider.keys.is_empty() && provider.keys.iter().all(|key| key.weight == 0) {
+        issues.push(Issue::error(path.key("keys"), "every key has the weight 0, so none is used; raise one"));
+    }
+}
+
+/// Bounds and times of which zero would let nothing through.
+fn guards(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let mut zero = |is_zero: bool, path: KeyPath, what: &str| {
+        if is_zero {
+            issues.push(Issue::error(path, format!("is zero; write more{what}")));
+        }
+    };
+    zero(provider.max_inflight == Some(0), path.key("max_inflight"), ", or drain the provider by the admin API");
+    if let BreakerOrOff::On(breaker) = &provider.breaker {
+        let path = path.key("breaker");
+        let off = ", or `breaker: off`";
+        zero(breaker.failure_rate.is_zero(), path.key("failure_rate"), off);
+        zero(breaker.min_samples == 0, path.key("min_samples"), off);
+        zero(breaker.consecutive == 0, path.key("consecutive"), off);
+        zero(breaker.window.is_zero(), path.key("window"), off);
+        zero(breaker.cool_down.is_zero(), path.key("cool_down"), off);
+        zero(breaker.probes == 0, path.key("probes"), off);
+    }
+    if let Some(queue) = &provider.queue {
+        zero(queue.wait.is_zero(), path.key("queue").key("wait"), "");
+    }
+    if let Some(bounds) = &provider.concurrency {
+        zero(bounds.min == 0, path.key("concurrency").key("min"), "");
+        if bounds.max < bounds.min {
+            let message = format!("is below `min` ({}); write that or more", bounds.min);
+            issues.push(Issue::error(path.key("concurrency").key("max"), message));
+        }
+    }
+    if provider.queue.is_some() && provider.max_inflight.is_none() && provider.concurrency.is_none() {
+        let message =
+            "nothing bounds the requests under way, so nobody would ever wait; set `max_inflight` or `concurrency`";
+        issues.push(Issue::warning(path.key("queue"), message));
     }
 }
 
@@ -212,7 +282,7 @@ fn bad_port(authority: &http::uri::Authority) -> bool {
 }
 
 /// `set`, `default` and `drop` of a provider, a model or a target.
-fn parameters(
+pub(super) fn parameters(
     path: &KeyPath,
     set: &Map<String, Value>,
     default: &Map<String, Value>,
@@ -238,7 +308,7 @@ fn is_drop(seg: &super::super::path::Seg) -> bool {
     matches!(seg, super::super::path::Seg::Key(key) if key == "drop")
 }
 
-fn timeouts(path: &KeyPath, timeouts: &TimeoutOverrides, issues: &mut Vec<Issue>) {
+pub(super) fn timeouts(path: &KeyPath, timeouts: &TimeoutOverrides, issues: &mut Vec<Issue>) {
     let zero = |value: Option<std::time::Duration>| value.is_some_and(|value| value.is_zero());
     for (name, is_zero) in [
         ("connect", timeouts.connect.is_some_and(super::super::value::Duration::is_zero)),
@@ -254,49 +324,8 @@ fn timeouts(path: &KeyPath, timeouts: &TimeoutOverrides, issues: &mut Vec<Issue>
     }
 }
 
-pub(super) fn models(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
-    for (name, model) in config.models.iter() {
-        let path = KeyPath::of(&["models", name]);
-        if name.trim().is_empty() || name.trim() != name {
-            issues.push(Issue::error(
-                path.clone(),
-                "a model's name is not empty and has no space at its ends; rename it",
-            ));
-        }
-        if name.matches('*').count() > 1 {
-            issues.push(Issue::error(path.clone(), "has more than one `*`; a name may hold one"));
-        }
-        match (&model.target, model.fallback.as_slice()) {
-            (Some(_), [_, ..]) => {
-                issues.push(Issue::error(path.clone(), "has both `target` and `fallback`; keep one of them"));
-            }
-            (None, []) => issues.push(Issue::error(path.clone(), "has no target; add `target: provider/model`")),
-            _ => {}
-        }
-        targets(config, known, name, model, &path, issues);
-        parameters(&path, &model.set, &model.default, &model.drop, issues);
-        timeouts(&path, &model.timeouts, issues);
-    }
-}
-
-fn targets(config: &Config, known: &Known<'_>, name: &str, model: &Model, path: &KeyPath, issues: &mut Vec<Issue>) {
-    let single = model.target.iter().map(|text| (path.clone(), text));
-    let several = model.fallback.iter().enumerate();
-    let several = several.map(|(index, step)| (path.key("fallback").index(index), &step.target));
-    for (path, text) in single.chain(several) {
-        if let Err(message) = target(config, known, name, text) {
-            issues.push(Issue::error(path.key("target"), message));
-        }
-    }
-    for (index, Target { set, default, drop, timeouts: times, .. }) in model.fallback.iter().enumerate() {
-        let path = path.key("fallback").index(index);
-        parameters(&path, set, default, drop, issues);
-        timeouts(&path, times, issues);
-    }
-}
-
 /// Whether a target leads somewhere.
-fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<(), String> {
+pub(super) fn target(config: &Config, known: &Known<'_>, name: &str, text: &str) -> Result<(), String> {
     let Some((provider, model)) = text.split_once('/') else {
         return Err(if config.models.contains(text) {
             format!("`{text}` is a model of this file; a target is always `provider/model`")

@@ -93,6 +93,9 @@ fn object(fault: &Fault, request_id: &str) -> Value {
         let details = json!({"error_code": "thread_unsupported_request", "unsupported": [THREAD]});
         error.insert("details".to_owned(), details);
     }
+    if let Some(availability) = &fault.availability {
+        error.insert("availability".to_owned(), Value::clone(availability));
+    }
     json!({"type": "error", "error": error, "request_id": request_id})
 }
 

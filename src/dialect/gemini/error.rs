@@ -115,6 +115,9 @@ fn status(fault: &Fault) -> Vec<u8> {
             "retryDelay": format!("{}s", wait.as_secs_f64()),
         }));
     }
+    if let Some(availability) = &fault.availability {
+        details.push(json!({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "domain": "portcullis", "availability": availability}));
+    }
     let error = json!({
         "error": { "code": fault.status(NAME), "message": fault.text(), "status": word, "details": details }
     });

@@ -77,7 +77,11 @@ pub(super) fn blame(kind: Kind, of_key: bool) -> Blame {
         | Kind::UpstreamRejected
         | Kind::UpstreamNotFound
         | Kind::UpstreamForbidden
-        | Kind::UpstreamCredential => Blame::None,
+        | Kind::UpstreamCredential
+        // What a policy says of an answer is no fault of who gave it.
+        | Kind::PolicyFault
+        | Kind::PolicyFailed
+        | Kind::PolicyRejected => Blame::None,
         _ if of_key => Blame::None,
         kind if kind.row().side == Side::Upstream => Blame::Failure,
         _ => Blame::None,

@@ -24,8 +24,8 @@ impl Ewma {
             now,
             |old, age| {
                 let keep = (-age / TAU_MS).exp();
-                // Samples at the same moment must still count: at least a tenth each.
-                let keep = keep.min(0.9);
+                // Samples at the same moment must still count: at least a fifth each.
+                let keep = keep.min(0.8);
                 old * keep + sample * (1.0 - keep)
             },
             sample,
@@ -37,7 +37,7 @@ impl Ewma {
         self.update(
             now,
             |old, age| {
-                let keep = (-age / TAU_MS).exp().min(0.9);
+                let keep = (-age / TAU_MS).exp().min(0.8);
                 if sample > old { sample } else { old * keep + sample * (1.0 - keep) }
             },
             sample,

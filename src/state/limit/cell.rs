@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smallvec::SmallVec;
@@ -54,6 +54,10 @@ pub struct Counts {
     pub slots: SmallVec<[Slot; 2]>,
     /// When each share last asked, by its name.
     pub asked: SmallVec<[(Arc<str>, u64); 2]>,
+    /// Changes of what was settled, counted.
+    pub changes: u64,
+    /// Those of them that the shared server was last told of as a whole.
+    pub stated: u64,
 }
 
 impl Counts {
@@ -88,13 +92,23 @@ pub struct Cell {
     counts: Mutex<Counts>,
     /// Changed since it was last written down.
     pub dirty: AtomicBool,
+    /// Exchanges that ask the shared server about it now, and all that ever did.
+    pub asking: AtomicU32,
+    pub asked: AtomicU64,
     gate: OnceLock<Box<Gate>>,
 }
 
 impl Cell {
     fn new(rule: Arc<str>, partition: &str) -> Self {
-        let (counts, dirty) = (Mutex::default(), AtomicBool::new(false));
-        Cell { rule, partition: partition.into(), counts, dirty, gate: OnceLock::new() }
+        Cell {
+            rule,
+            partition: partition.into(),
+            counts: Mutex::default(),
+            dirty: AtomicBool::new(false),
+            asking: AtomicU32::new(0),
+            asked: AtomicU64::new(0),
+            gate: OnceLock::new(),
+        }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Counts> {

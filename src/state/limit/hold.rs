@@ -2,12 +2,13 @@
 //!
 //! Dropping gives everything back, so an exchange that dies anywhere holds nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::cell::{Cell, Counts};
-use super::meter::{Shape, Unit};
-use super::rule::Rule;
-use super::{Amounts, Limits};
+use super::meter::{Meter, Shape, Unit};
+use super::rule::{Rule, Window};
+use super::shared::{Correction, There};
+use super::{Amounts, Charge, Limits};
 
 /// One reservation.
 #[derive(Debug)]
@@ -19,6 +20,10 @@ pub(super) struct Taken {
     pub shape: Shape,
     pub mark: u64,
     pub amount: u64,
+    /// The mark on the shared server, where that took it too.
+    pub there: Option<u64>,
+    /// The count is of the whole, not of a share.
+    pub whole: bool,
 }
 
 /// How a window stands, for headers and messages.
@@ -39,39 +44,64 @@ pub(super) fn stand(counts: &Counts, rule: &Arc<Rule>, now: u64, out: &mut Vec<S
         let same =
             |slot: &&super::cell::Slot| slot.unit == window.unit && slot.shape == window.shape && slot.share.is_empty();
         let Some(slot) = counts.slots.iter().find(same) else { continue };
-        out.push(Standing {
-            rule: rule.clone(),
-            unit: window.unit,
-            shape: window.shape,
-            limit: window.limit,
-            remaining: window.limit.saturating_sub(slot.meter.used(window.shape, now)),
-            reset: slot.meter.reset(window.shape, window.limit, now),
-        });
+        out.push(standing(rule, window, &slot.meter, slot.meter.used(window.shape, now), now));
+    }
+}
+
+/// How a window stands whose meter is rolled.
+pub(super) fn standing(rule: &Arc<Rule>, window: &Window, meter: &Meter, used: u64, now: u64) -> Standing {
+    Standing {
+        rule: rule.clone(),
+        unit: window.unit,
+        shape: window.shape,
+        limit: window.limit,
+        remaining: window.limit.saturating_sub(used),
+        reset: meter.reset(window.shape, window.limit, now),
     }
 }
 
 /// Everything that one exchange, or one attempt of it, has reserved.
 pub struct Hold {
-    limits: Arc<Limits>,
-    taken: Vec<Taken>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) taken: Vec<Taken>,
     /// How each window stood just after.
     pub standing: Vec<Standing>,
+    /// Taken while what is shared was away.
+    pub away: bool,
 }
 
 impl Hold {
     pub(super) fn new(limits: Arc<Limits>, taken: Vec<Taken>, standing: Vec<Standing>) -> Self {
-        Hold { limits, taken, standing }
+        Hold { limits, taken, standing, away: false }
+    }
+
+    /// Takes over what the shared server said of the windows, in the order of the charges.
+    pub(super) fn remote(&mut self, charges: &[Charge<'_>], there: &[There], now: u64) {
+        self.standing.clear();
+        let windows = charges.iter().flat_map(|charge| charge.rule.windows.iter().map(move |window| (charge, window)));
+        for ((charge, window), there) in windows.zip(there) {
+            let same = |taken: &&mut Taken| {
+                let (unit, shape) = (taken.unit, taken.shape);
+                taken.whole && Arc::ptr_eq(&taken.cell, &charge.cell) && (unit, shape) == (window.unit, window.shape)
+            };
+            let Some(taken) = self.taken.iter_mut().find(same) else { continue };
+            taken.there = Some(there.meter.start);
+            let used = there.used.saturating_add(taken.amount);
+            self.standing.push(standing(charge.rule, window, &there.meter, used, now));
+            self.limits.watch_there(taken, used, there.meter.start);
+        }
     }
 
     /// Puts the truth in the place of the estimates. An unknown cost leaves the estimate standing: it is not zero.
     pub fn settle(mut self, actual: &Amounts, now: u64) {
+        let now = self.limits.time(now);
         for taken in std::mem::take(&mut self.taken) {
             let mut counts = taken.cell.lock();
             let slot = &mut counts.slots[taken.place];
             slot.roll(now);
             if taken.unit == Unit::Concurrency {
                 slot.meter.release(taken.shape, taken.mark, taken.amount);
-                drop(counts);
+                self.limits.correct(&taken, counts, 0);
                 taken.cell.ring();
                 continue;
             }
@@ -81,7 +111,7 @@ impl Hold {
             };
             slot.meter.settle(taken.shape, taken.mark, taken.amount, amount);
             self.limits.watch_budget(&taken.rule, &taken.cell, &mut counts, taken.place, now);
-            drop(counts);
+            self.limits.correct(&taken, counts, amount);
             if taken.shape.lasts() {
                 self.limits.changed_in(&taken.cell);
             }
@@ -95,7 +125,9 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         for taken in self.taken.drain(..) {
-            taken.cell.lock().slots[taken.place].meter.release(taken.shape, taken.mark, taken.amount);
+            let mut counts = taken.cell.lock();
+            counts.slots[taken.place].meter.release(taken.shape, taken.mark, taken.amount);
+            self.limits.correct(&taken, counts, 0);
             taken.cell.ring();
         }
     }
@@ -104,5 +136,21 @@ impl Drop for Hold {
 impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Hold({})", self.taken.len())
+    }
+}
+
+impl Limits {
+    /// Tells the shared server of a change that the lock still guards, so that changes have an order.
+    fn correct(&self, taken: &Taken, mut counts: MutexGuard<'_, Counts>, actual: u64) {
+        let Some(shared) = self.shared().filter(|_| taken.whole) else { return };
+        counts.changes += 1;
+        shared.correct(Correction {
+            cell: taken.cell.clone(),
+            place: taken.place,
+            mark: taken.there.unwrap_or(taken.mark),
+            reserved: taken.amount,
+            actual,
+            number: counts.changes,
+        });
     }
 }

@@ -102,6 +102,9 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
         record.json("policy", policy);
     }
     record.number("generation", x.generation);
+    if let Some(trace) = &x.trace {
+        record.json("trace", trace);
+    }
 }
 
 fn error(out: &mut Vec<u8>, fault: &Fault) {

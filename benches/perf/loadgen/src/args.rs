@@ -23,6 +23,8 @@ pub struct Args {
     pub url: String,
     pub form: Form,
     pub sse: bool,
+    /// A connection a request.
+    pub fresh: bool,
     pub conc: usize,
     pub rate: f64,
     pub secs: f64,
@@ -57,8 +59,12 @@ pub fn args() -> (String, Args) {
             a.cmd = words.by_ref().collect();
             break;
         }
-        if key == "--sse" {
-            a.sse = true;
+        match key.as_str() {
+            "--sse" => a.sse = true,
+            "--fresh" => a.fresh = true,
+            _ => {}
+        }
+        if ["--sse", "--fresh"].contains(&key.as_str()) {
             continue;
         }
         let value = words.next().unwrap_or_else(|| panic!("{key} needs a value"));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! loadgen run     --url U [--form openai|anthropic] [--sse] [--conc N] [--ramp-ms MS] [--rate R] [--secs S] [--warmup S]
-//!                 [--requests N] [--model M] [--pad BYTES] [--header 'k: v']… [--expect-chunks N] [--think-ms MS]
+//!                 [--requests N] [--fresh] [--model M] [--pad BYTES] [--header 'k: v']… [--expect-chunks N] [--think-ms MS]
 //!                 [--pid P]…
 //! loadgen startup --url U [--model M] [--header 'k: v']… [--timeout S] -- COMMAND ARG…
 //! ```
@@ -10,7 +10,7 @@
 //! `run` is a closed loop over `--conc` connections that begin spread over `--ramp-ms`, each with a random pause of up to
 //! `--think-ms` after a request; or with `--rate` an open loop paced evenly by a timerfd, where a due request takes an
 //! idle connection or opens one, and those that could not begin in time are counted as late. `--requests` ends the run
-//! after so many. CPU time and memory are those of `--pid` and all its descendants, in the measured window.
+//! after so many; with `--fresh` each request has a connection of its own. CPU time and memory are those of `--pid` and all its descendants, in the measured window.
 //!
 //! `--sse` asks for streams and notes the time to the first content and, for each chunk, the time since the mock wrote
 //! it (`t=<CLOCK_MONOTONIC ns>` in its text). A stream without its end, or with another number of chunks than expected,
@@ -131,7 +131,7 @@ async fn closed_loop(shared: &Rc<Shared>) {
                 let mut conn = None;
                 let mut random = Random(number + 1);
                 while shared.next() {
-                    conn = one(&shared, conn).await;
+                    conn = one(&shared, conn).await.filter(|_| !shared.args.fresh);
                     if shared.args.think_ms > 0.0 {
                         let pause = random.fraction() * shared.args.think_ms;
                         tokio::time::sleep(Duration::from_secs_f64(pause / 1000.0)).await;

@@ -1,5 +1,6 @@
 //! The canned answers, in both wire forms, as real servers write them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -13,17 +14,21 @@ const TEXT: &str =
 /// Writing into memory does not fail; the results of `write!` below are dropped for that reason.
 pub fn whole(ask: &Ask, out: &mut Vec<u8>) {
     let model = &ask.model;
+    let text = match ask.text_kb {
+        0 => Cow::Borrowed(TEXT),
+        kb => Cow::Owned(TEXT.repeat(kb * 1024 / TEXT.len())),
+    };
     let (status, body) = match ask.form {
         Form::OpenAi => (
             "200 OK",
             format!(
-                r#"{{"id":"chatcmpl-mock00000000000000000001","object":"chat.completion","created":1700000000,"model":"{model}","choices":[{{"index":0,"message":{{"role":"assistant","content":"{TEXT}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":25,"completion_tokens":24,"total_tokens":49,"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0}}}},"service_tier":"default","system_fingerprint":"fp_mock"}}"#
+                r#"{{"id":"chatcmpl-mock00000000000000000001","object":"chat.completion","created":1700000000,"model":"{model}","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":25,"completion_tokens":24,"total_tokens":49,"prompt_tokens_details":{{"cached_tokens":0,"audio_tokens":0}},"completion_tokens_details":{{"reasoning_tokens":0,"audio_tokens":0}}}},"service_tier":"default","system_fingerprint":"fp_mock"}}"#
             ),
         ),
         Form::Anthropic => (
             "200 OK",
             format!(
-                r#"{{"id":"msg_mock000000000000000001","type":"message","role":"assistant","model":"{model}","content":[{{"type":"text","text":"{TEXT}"}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":25,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":24,"service_tier":"standard"}}}}"#
+                r#"{{"id":"msg_mock000000000000000001","type":"message","role":"assistant","model":"{model}","content":[{{"type":"text","text":"{text}"}}],"stop_reason":"end_turn","stop_sequence":null,"usage":{{"input_tokens":25,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":24,"service_tier":"standard"}}}}"#
             ),
         ),
         Form::Health => ("200 OK", r#"{"status":"ok"}"#.to_owned()),

@@ -21,6 +21,8 @@ pub struct Ask {
     pub chunks: u64,
     pub every_ms: u64,
     pub first_ms: u64,
+    /// The text of a whole answer, in KB; 0 is one sentence.
+    pub text_kb: usize,
     pub close: bool,
 }
 
@@ -76,6 +78,7 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
         chunks: CHUNKS,
         every_ms: 0,
         first_ms: 0,
+        text_kb: 0,
         close,
         model: String::new(),
     };
@@ -86,6 +89,7 @@ fn ask(form: Form, body: &[u8], close: bool) -> Ask {
             "c" => ask.chunks = number,
             "d" => ask.every_ms = number,
             "t" => ask.first_ms = number,
+            "s" => ask.text_kb = number as usize,
             _ => {}
         }
     }

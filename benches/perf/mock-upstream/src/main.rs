@@ -2,7 +2,7 @@
 //!
 //! `POST …/chat/completions` and `POST …/messages`, whole or as a stream; `GET /health`. Listens at `MOCK_LISTEN`
 //! (127.0.0.1:9100). The model says how to behave, in parts split at `-`: `cN` chunks (64), `dN` ms between chunks, `tN`
-//! ms before the answer: `mock-c64-d10-t50`. Each chunk's text carries `t=<CLOCK_MONOTONIC ns>`, so that a reader on the
+//! ms before the answer, `sN` KB of text in a whole answer: `mock-c64-d10-t50`. Each chunk's text carries `t=<CLOCK_MONOTONIC ns>`, so that a reader on the
 //! same machine can tell how long it was under way.
 
 mod answer;

@@ -102,6 +102,7 @@ pub fn visit() -> Arc<Visit> {
         models: vec![],
         metadata: [("tier".to_owned(), "gold".to_owned())].into(),
         expires: None,
+        ..Principal::default()
     }));
     Arc::new(visit)
 }

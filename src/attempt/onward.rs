@@ -1,0 +1,141 @@
+//! Finding a target that goes on where a stream broke off.
+//!
+//! Runs inside the answer's body, long after the attempt loop has returned: it owns what it needs. Asks each target once;
+//! what comes back is read by `stream`.
+
+use std::sync::Arc;
+
+use http::header::CONTENT_TYPE;
+
+use super::answer::whole;
+use super::encode::Dropped;
+use super::once::{Head, Once, Successors};
+use super::roster::{Places, Roster};
+use crate::body::Inbound;
+use crate::chat::{Ask, Block, Message, Role as Speaker, event};
+use crate::dialect::Op;
+use crate::exchange::{Attempt, Owned, Role, Subject};
+use crate::fault::{Fault, Kind};
+use crate::pipeline::{Call, Cx};
+use crate::route::Target;
+use crate::stream::onward::{GoOn, Going, Onward, Opening};
+
+/// What a model is told that does not go on from a turn of its own.
+const GO_ON: &str = "Your answer above was cut off by a broken connection. Go on exactly where it ends, in the middle of \
+                     the word if need be. Repeat nothing, add no introduction, and do not speak of the interruption.";
+
+/// What a stream of this exchange may go on with; None where it may not.
+pub(super) fn of(cx: &Cx, x: &Subject<'_>, after: Option<&Arc<Successors>>) -> Option<Box<Onward>> {
+    let after = after.filter(|_| x.op == Op::Generate && !x.usage_cost)?;
+    let ask = after.call.ask(x.dialect, x.op).ok()?;
+    // A structured answer in two halves is seldom one, and of several choices each would have to go on.
+    let plain = ask.n.is_none_or(|n| n == 1) && ask.output.is_none() && ask.audio.is_none();
+    let source = Targets { cx: cx.clone(), x: x.owned(), ask, after: after.clone(), next: 0 };
+    plain.then(|| Box::new(Onward::new(Box::new(source))))
+}
+
+struct Targets {
+    cx: Cx,
+    x: Owned,
+    ask: Arc<Ask>,
+    after: Arc<Successors>,
+    next: usize,
+}
+
+impl GoOn for Targets {
+    fn go_on(&mut self, text: &str, tokens: u64) -> Option<Going> {
+        let target = self.after.targets.get(self.next)?.clone();
+        self.next += 1;
+        let prefills = target.face_for(self.x.subject().dialect, Op::Generate)?.dialect.prefills(&target.model);
+        let call = self.after.call.with_ask(further(&self.ask, text, tokens, prefills));
+        let (cx, x) = (self.cx.clone(), self.x.clone());
+        Some(Box::pin(async move { ask(&cx, &x.subject(), &call, target).await }))
+    }
+}
+
+/// The ask for the rest: the text so far as the model's own turn, and where that is not enough an instruction.
+fn further(ask: &Ask, text: &str, tokens: u64, prefills: bool) -> Ask {
+    let mut ask = ask.clone();
+    // Anthropic refuses a last turn that ends in white space; what follows is trimmed as well.
+    let said = text.trim_end();
+    if !said.is_empty() {
+        ask.messages.push(Message::new(Speaker::Assistant, vec![Block::text(said)]));
+        // Thinking may not follow a turn that has begun.
+        if !prefills || ask.reasoning.is_some() {
+            ask.messages.push(Message::new(Speaker::User, vec![Block::text(GO_ON)]));
+        }
+    }
+    ask.max_tokens = ask.max_tokens.map(|max| max.saturating_sub(tokens).max(1));
+    ask
+}
+
+/// Takes a place and asks.
+async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Option<Attempt>, Result<Opening, Fault>) {
+    let places = match Roster::new([&target]).begin(0, &cx.state) {
+        Ok(places) => places,
+        Err(refused) => return (None, Err(refused.fault(&target.name()))),
+    };
+    let Places { key, alias, flight, key_flight } = places;
+    let once = Once::new(x, target.clone(), key, 1);
+    let mut attempt = Attempt {
+        key: alias,
+        flight: Some(flight),
+        key_flight,
+        ..Attempt::begin(target, Role::Continuation, once.began - x.started)
+    };
+    let mut status = None;
+    let opened = tokio::time::timeout_at(once.deadline.at, open(cx, x, call, &once, &mut status)).await;
+    let opened = opened.unwrap_or_else(|_| Err(once.deadline.missed()));
+    attempt.took = once.began.elapsed();
+    attempt.status = status;
+    if let Err(fault) = &opened {
+        attempt.fail(cx.state.now(), fault);
+    }
+    (Some(attempt), opened)
+}
+
+async fn open(cx: &Cx, x: &Subject<'_>, call: &Call, once: &Once, status: &mut Option<u16>) -> Result<Opening, Fault> {
+    let Head::Upstream((response, from), _, sent) = once.head(cx, x, call, &mut Dropped::new(), status).await? else {
+        return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
+    };
+    let timeouts = &once.target.timeouts;
+    let streams =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-st"));
+    let mut body = response.into_body();
+    let mut events = Vec::new();
+    if !streams {
+        let bytes = whole(body, cx.generation.max_answer_bytes, sent, timeouts).await?;
+        events = event::replay(&from.decode_answer(&bytes)?);
+        body = Inbound::Ready(None);
+    }
+    let decoder = from.decoder();
+    Ok(Opening { body, decoder, events, idle: timeouts.idle, deadline: once.deadline, name: once.target.name() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask() -> Ask {
+        Ask {
+            messages: vec![Message::new(Speaker::User, vec![Block::text("Tell")])],
+            max_tokens: Some(100),
+            ..Ask::default()
+        }
+    }
+
+    #[test]
+    fn the_rest_is_asked_for_by_a_turn_of_its_own_or_an_instruction() {
+        let prefilled = further(&ask(), "Once upon ", 30, true);
+        assert_eq!(prefilled.messages[1], Message::new(Speaker::Assistant, vec![Block::text("Once upon")]));
+        assert_eq!((prefilled.messages.len(), prefilled.max_tokens), (2, Some(70)));
+        let told = further(&ask(), "Once upon ", 300, false);
+        assert_eq!((told.messages.len(), told.max_tokens), (3, Some(1)));
+        assert_eq!(told.messages[2].role, Speaker::User);
+    }
+
+    #[test]
+    fn with_nothing_said_yet_the_ask_is_made_anew() {
+        assert_eq!(further(&ask(), "", 0, false), ask());
+    }
+}

@@ -1,0 +1,50 @@
+//! `on_tick`: policies that refresh what they know, on a timer, on one thread of the process.
+//!
+//! Nobody waits for it; a failure is logged and counted, and the next turn comes all the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, sleep};
+
+use super::world::World as Gate;
+use crate::generation::Generation;
+use crate::guest::Subject;
+use crate::host::{Phase, Visit, World};
+use crate::pipeline::Cx;
+use crate::state::State;
+use crate::upstream::Upstream;
+
+/// How often it is looked whether a turn is due; the shortest tick that a manifest may ask for.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Ticks until the process ends.
+pub async fn run(current: Arc<ArcSwap<Generation>>, state: Arc<State>, upstream: Arc<dyn Upstream>) {
+    let mut due: HashMap<(u64, usize), Instant> = HashMap::new();
+    loop {
+        sleep(STEP).await;
+        let generation = current.load_full();
+        if !generation.hooks.has(Phase::Tick) {
+            due.clear();
+            continue;
+        }
+        due.retain(|(number, _), _| *number == generation.number);
+        let now = Instant::now();
+        let cx = Cx { generation: generation.clone(), state: state.clone(), upstream: upstream.clone(), peer: None };
+        for (at, hook) in generation.hooks.all().iter().enumerate() {
+            let Some(every) = hook.bundle.manifest.tick().filter(|_| hook.phases().has(Phase::Tick)) else { continue };
+            // The first turn comes at once: a table that is refreshed must be filled first.
+            let next = due.entry((generation.number, at)).or_insert(now);
+            if *next > now {
+                continue;
+            }
+            *next = now + every;
+            let world: Arc<dyn World> = Arc::new(Gate::new(cx.clone()));
+            let visit = Arc::new(Visit::nobody(generation.number));
+            // A failure has been logged and counted.
+            let _ = hook.call(Phase::Tick, &visit, &world, Subject::Tick).await;
+        }
+    }
+}

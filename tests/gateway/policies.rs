@@ -1,0 +1,373 @@
+//! Policies as they meet requests: every phase against the real gateway, hot loading, failure, and going back.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::dialect::{ALL, Chat, Turn};
+use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
+use super::wire::Reply;
+
+/// A gateway with these policies by name, and whatever else `yaml` says.
+async fn with(mock: &Mock, policies: &[(&str, &str)], yaml: &str) -> Gateway {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    for (name, text) in policies {
+        folder.write(&format!("scripts/{name}.luau"), text);
+    }
+    Gateway::prepared(folder, mock, yaml).await
+}
+
+async fn ask(gateway: &Gateway, model: &str, stream: bool) -> Reply {
+    gateway.post("/v1/chat/completions", Chat.ask(model, stream, Turn::Text, "Hello")).await
+}
+
+fn went_to(reply: &Reply) -> String {
+    let header = |name| reply.head.header(name).unwrap_or_default();
+    format!("{}/{}", header("x-portcullis-provider"), header("x-portcullis-model"))
+}
+
+#[tokio::test]
+async fn a_route_hook_chooses_the_target_and_a_request_hook_the_model() {
+    let mock = Mock::start().await;
+    let route = "function on_route(req) if req.stream then return { 'chat/streams' } end end";
+    let tiers = "--[[manifest\nversion = \"1.0\"\n[config.properties.gold]\ntype = \"string\"\n]]\n\
+                 function on_request(req) if req:header('x-tier') == 'gold' then return { model = gw.config.gold } end end";
+    let yaml = "hooks: [{ lua: route }, { lua: tiers, on: { models: [plain] }, config: { gold: anthropic/best } }]\n\
+                models: { plain: chat/plain }\n";
+    let gateway = with(&mock, &[("route", route), ("tiers", tiers)], yaml).await;
+    assert_eq!(went_to(&ask(&gateway, "plain", false).await), "chat/plain");
+    assert_eq!(went_to(&ask(&gateway, "plain", true).await), "chat/streams");
+    let gold = [("content-type", "application/json"), ("x-tier", "gold")];
+    let reply = gateway.call("POST", "/v1/chat/completions", &gold, Chat.ask("plain", false, Turn::Text, "Hi")).await;
+    assert_eq!(went_to(&reply), "anthropic/best");
+    let reply = gateway.call("POST", "/v1/chat/completions", &gold, Chat.ask("chat/x", false, Turn::Text, "Hi")).await;
+    assert_eq!(went_to(&reply), "chat/x");
+}
+
+#[tokio::test]
+async fn answers_and_refusals_of_policies_come_in_every_dialect() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        if req.model == 'chat/say' then return gw.say('Closed today.') end
+        if req.model == 'chat/no' then return gw.reject('closed_today', 'We are closed.', 451) end
+      end";
+    let gateway = with(&mock, &[("closed", policy)], "hooks: [{ lua: closed }]\n").await;
+    for dialect in ALL {
+        for stream in [false, true] {
+            let reply = gateway
+                .post(&dialect.path("chat/say", stream), dialect.ask("chat/say", stream, Turn::Text, "Hi"))
+                .await;
+            assert_eq!(reply.status(), 200, "{dialect:?} {stream}: {}", reply.text());
+            assert!(reply.text().contains("Closed today."), "{dialect:?} {stream}: {}", reply.text());
+        }
+        let reply =
+            gateway.post(&dialect.path("chat/no", false), dialect.ask("chat/no", false, Turn::Text, "Hi")).await;
+        assert_eq!(reply.status(), 451, "{dialect:?}");
+        assert!(reply.text().to_lowercase().contains("closed_today"), "{dialect:?}: {}", reply.text());
+    }
+    assert!(mock.journal().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_edited_conversation_reaches_the_upstream_and_the_rest_stays() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        local texts = {}
+        for _, t in req:texts() do texts[t.index] = (gw.re.replace('Hello', t.text, 'Goodbye')) end
+        return { texts = texts, params = { temperature = 0.25, seed = gw.null } }
+      end";
+    let gateway = with(&mock, &[("edit", policy)], "hooks: [{ lua: edit }]\n").await;
+    for dialect in ALL {
+        let body = dialect.ask("chat/m", false, Turn::Text, "Hello you");
+        assert_eq!(gateway.post(&dialect.path("chat/m", false), body).await.status(), 200, "{dialect:?}");
+        let sent = mock.last().await["body"].to_string();
+        assert!(sent.contains("Goodbye you") && !sent.contains("Hello you"), "{dialect:?}: {sent}");
+    }
+    let body = r#"{"model":"chat/m","seed":7,"odd":1.50,"messages":[{"role":"user","content":"Hello"}]}"#;
+    gateway.post("/v1/chat/completions", body).await;
+    let sent = mock.last().await["body"].as_str().expect("a body").to_owned();
+    assert!(sent.contains("\"odd\":1.50") && sent.contains("\"temperature\":0.25") && !sent.contains("seed"), "{sent}");
+}
+
+#[tokio::test]
+async fn a_fault_hook_is_a_fallback_of_ones_own() {
+    let mock = Mock::start().await;
+    let policy = "function on_fault(f, ctx)
+        if f.kind == 'content_policy' then return { 'anthropic/mild' } end
+        if f.kind == 'rate_limited' then return gw.say('Busy, ask later.') end
+        if f.kind == 'upstream_error' and not ctx:get('again') then ctx:set('again', true) return gw.same(10) end
+        return 'stop'
+      end";
+    let gateway = with(&mock, &[("fallback", policy)], "hooks: [{ lua: fallback }]\n").await;
+    let reply = ask(&gateway, "chat/mock-fast:fault=policy", false).await;
+    assert_eq!((reply.status(), went_to(&reply)), (200, "anthropic/mild".to_owned()), "{}", reply.text());
+    let reply = ask(&gateway, "chat/mock-fast:fault=429", false).await;
+    assert!(reply.status() == 200 && reply.text().contains("Busy, ask later."), "{}", reply.text());
+    let reply = ask(&gateway, "chat/mock-fast:fault=500", false).await;
+    assert_eq!((reply.status(), reply.head.attempts()), (500, 2), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn a_try_and_an_answer_can_be_patched_and_an_answer_refused() {
+    let mock = Mock::start().await;
+    let policy = "function on_attempt(try) return { headers = { ['x-try'] = tostring(try.number) }, params = { user = 'u' } } end
+      function on_answer(a)
+        if a.target == 'chat/bad' then return gw.fault('not good enough') end
+        if not a.stream then return { text = 'Edited.', headers = { ['x-policy'] = 'seen' } } end
+      end";
+    let yaml = "hooks: [{ lua: patch }]\nmodels: { two: { fallback: [chat/bad, anthropic/good] } }\n";
+    let gateway = with(&mock, &[("patch", policy)], yaml).await;
+    for dialect in ALL {
+        let reply = gateway.post(&dialect.path("two", false), dialect.ask("two", false, Turn::Text, "Hi")).await;
+        assert_eq!((reply.status(), went_to(&reply)), (200, "anthropic/good".to_owned()), "{}", reply.text());
+        assert!(reply.text().contains("Edited."), "{dialect:?}: {}", reply.text());
+        assert_eq!(reply.head.header("x-policy"), Some("seen"));
+        let headers = mock.last().await["headers"].clone();
+        assert!(headers.as_array().expect("a list").contains(&json!(["x-try", "2"])), "{headers}");
+    }
+}
+
+/// Holds a word back until it is whole, however it is cut, and replaces it.
+const REDACT: &str = "--[[manifest\nguard = true\nstream = \"event\"\n]]
+local function clean(s) return (gw.re.replace('(?i)[a-z]+', s, 'x')) end
+function on_event(e, ctx)
+  local key = e.choice .. '/' .. e.index
+  local held = ctx:get(key) or ''
+  if e.kind == 'end' then ctx:set(key, nil) return clean(held) end
+  if e.kind ~= 'text' then return nil end
+  local all = held .. e.text
+  local cut = 0
+  for _, m in gw.re.find('[^A-Za-z]', all) do cut = m.last end
+  ctx:set(key, string.sub(all, cut + 1))
+  return clean(string.sub(all, 1, cut))
+end";
+
+#[tokio::test]
+async fn a_stream_is_edited_event_by_event_in_every_dialect() {
+    let mock = Mock::start().await;
+    let buffer = REDACT.replace("\"event\"", "\"buffer\"");
+    let gateway = with(&mock, &[("redact", REDACT)], "hooks: [{ lua: redact }]\n").await;
+    let buffered = with(&mock, &[("redact", &buffer)], "hooks: [{ lua: redact }]\n").await;
+    for from in ALL {
+        for to in ALL {
+            let model = format!("{}/mock-fast", to.account());
+            for gateway in [&gateway, &buffered] {
+                let reply = gateway.post(&from.path(&model, true), from.ask(&model, true, Turn::Text, "Hello")).await;
+                let said = from.read_stream(&reply.text());
+                assert_eq!(reply.status(), 200, "{from:?} {to:?}");
+                assert!(!said.text.is_empty(), "{from:?} {to:?}: {}", reply.text());
+                let words: Vec<&str> =
+                    said.text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).collect();
+                assert!(words.iter().all(|word| *word == "x"), "{from:?} {to:?}: {}", said.text);
+                assert!(said.error.is_none(), "{from:?} {to:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guard_ends_a_stream_in_an_error_or_as_if_the_model_had_stopped() {
+    let mock = Mock::start().await;
+    let hard = "--[[manifest\nguard = true\nstream = \"event\"\n]]\nfunction on_event(e) return gw.stop{ message = 'Not this.', code = 'nope' } end";
+    let soft = "--[[manifest\nstream = \"event\"\n]]\nfunction on_event(e) return gw.stop{ text = 'Enough.' } end";
+    let yaml = "hooks: [{ lua: hard, on: { models: ['chat/hard'] } }, { lua: soft, on: { models: ['chat/soft'] } }]\n";
+    let gateway = with(&mock, &[("hard", hard), ("soft", soft)], yaml).await;
+    for from in ALL {
+        let reply = gateway.post(&from.path("chat/hard", true), from.ask("chat/hard", true, Turn::Text, "Hi")).await;
+        assert!(reply.text().contains("Not this."), "{from:?}: {}", reply.text());
+        let reply = gateway.post(&from.path("chat/soft", true), from.ask("chat/soft", true, Turn::Text, "Hi")).await;
+        let said = from.read_stream(&reply.text());
+        assert_eq!((said.text.as_str(), said.error.is_none()), ("Enough.", true), "{from:?}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn a_policy_names_callers_and_sees_exchanges_end() {
+    let mock = Mock::start().await;
+    let policy = "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"project\"]\n]]
+      function on_auth(head)
+        local who = head:header('x-user')
+        if who == 'mallory' then return gw.reject('banned', 'Not you.', 403) end
+        if who then return { key = who, project = 'p', metadata = { tier = 'gold' }, models = { 'chat/*' } } end
+      end
+      function on_done(d)
+        gw.metrics.count('seen', 1, { project = d.project or '' })
+        return { who = d.key, ok = d.ok, tokens = d.output_tokens }
+      end";
+    let yaml = "hooks: [{ lua: users }]\nkeys: [{ name: k, key: sk-one }]\n";
+    let gateway = with(&mock, &[("users", policy)], yaml).await;
+    let as_user = async |user: &str, model: &str| {
+        let headers = [("content-type", "application/json"), ("x-user", user)];
+        gateway.call("POST", "/v1/chat/completions", &headers, Chat.ask(model, false, Turn::Text, "Hi")).await
+    };
+    let good = as_user("alice", "chat/m").await;
+    assert_eq!(good.status(), 200, "{}", good.text());
+    let line = gateway.logged(good.head.id()).await;
+    assert_eq!((&line["policy"]["who"], &line["policy"]["ok"]), (&json!("alice"), &json!(true)), "{line}");
+    assert_eq!(as_user("alice", "anthropic/m").await.status(), 403);
+    assert_eq!(as_user("mallory", "chat/m").await.status(), 403);
+    assert_eq!(ask(&gateway, "chat/m", false).await.status(), 401);
+    gateway.settled().await;
+    let count = gateway.metric("portcullis_policy_seen_total{guest=\"users\",project=\"p\"}").await;
+    assert_eq!(count, Some(2.0));
+}
+
+#[tokio::test]
+async fn failures_cost_what_the_operator_says_and_are_seen() {
+    let mock = Mock::start().await;
+    let loops = "function on_request(req) while true do end end";
+    let policies = [("open", loops), ("closed", loops)];
+    let yaml = "hooks: [{ lua: open, on: { models: ['chat/open'] } }, { lua: closed, on: { models: ['chat/closed'] }, fail: closed }]\n";
+    let gateway = with(&mock, &policies, yaml).await;
+    assert_eq!(ask(&gateway, "chat/open", false).await.status(), 200);
+    let refused = ask(&gateway, "chat/closed", false).await;
+    assert_eq!((refused.status(), refused.json()["error"]["code"].clone()), (500, json!("policy_failed")));
+    let guests = gateway.admin("GET", "/admin/guests").await.json();
+    let open = &guests["guests"][0];
+    assert_eq!((&open["name"], &open["phases"]["request"]["killed"]), (&json!("open"), &json!(1)), "{guests}");
+    assert!(open["last_error"].as_str().is_some_and(|error| error.contains("raise `budget.")), "{guests}");
+    // Again and again: then it is switched off, and asks no longer wait for it.
+    for _ in 0..12 {
+        assert_eq!(ask(&gateway, "chat/open", false).await.status(), 200);
+    }
+    let off = gateway.metric("portcullis_guest_switched_off_total{guest=\"open\"}").await;
+    assert_eq!(off, Some(1.0));
+    let others = ask(&gateway, "chat/other", false).await;
+    assert_eq!(others.status(), 200);
+}
+
+#[tokio::test]
+async fn shadow_decides_nothing_and_a_share_is_a_share() {
+    let mock = Mock::start().await;
+    let policy = "function on_route() return { 'chat/moved' } end";
+    let yaml = "hooks: [{ lua: move, shadow: true, on: { models: ['chat/shadow'] } }, { lua: move, name: some, share: 30%, on: { models: ['chat/share'] } }]\n";
+    let gateway = with(&mock, &[("move", policy)], yaml).await;
+    assert_eq!(went_to(&ask(&gateway, "chat/shadow", false).await), "chat/shadow");
+    let shadowed = "portcullis_guest_calls_total{guest=\"move\",phase=\"route\",outcome=\"shadow\"}";
+    assert_eq!(gateway.metric(shadowed).await, Some(1.0));
+    let replies = together((0..100).map(|_| ask(&gateway, "chat/share", false))).await;
+    let moved = replies.iter().filter(|reply| went_to(reply) == "chat/moved").count();
+    assert!((10..55).contains(&moved), "{moved} of 100");
+}
+
+async fn generation(gateway: &Gateway, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let list = gateway.admin("GET", "/admin/generations").await.json();
+        if wanted(&list) {
+            return list;
+        }
+        assert!(Instant::now() < deadline, "{list}\n{}", gateway.process.stderr());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn version(number: u32) -> String {
+    format!("function on_route() return {{ 'chat/version-{number}' }} end\n")
+}
+
+#[tokio::test]
+async fn a_saved_policy_is_live_a_broken_one_is_not_and_one_can_go_back() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, &[("v", &version(1))], "hooks: [{ lua: v }]\n").await;
+    assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-1");
+    gateway.folder.write("scripts/v.luau", &version(2));
+    generation(&gateway, |list| list["in_force"] == 2).await;
+    assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-2");
+    gateway.folder.write("scripts/v.luau", "function on_route()\n  return {\nend\n");
+    let list = generation(&gateway, |list| !list["last_reload_error"].is_null()).await;
+    let error = list["last_reload_error"].as_str().expect("an error");
+    assert!(error.contains("portcullis.yaml:1:") && error.contains("v.luau:3:"), "{error}");
+    assert_eq!(
+        (&list["in_force"], went_to(&ask(&gateway, "chat/m", false).await).as_str()),
+        (&json!(2), "chat/version-2")
+    );
+    let diff = gateway.admin("GET", "/admin/generations/1/diff").await.json();
+    let change = diff["changes"][0]["diff"].as_str().expect("a change");
+    assert!(
+        change.contains("-function on_route() return { 'chat/version-1'") && change.contains("+function"),
+        "{diff}"
+    );
+    assert_eq!(gateway.admin("POST", "/admin/generations/1/rollback").await.status(), 200);
+    assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-1");
+    assert_eq!(gateway.admin("POST", "/admin/generations/77/rollback").await.status(), 404);
+    let mut command = portcullis();
+    let config = gateway.folder.path("portcullis.yaml");
+    // The broken policy is on disk still, and the command reads the configuration for the address alone.
+    gateway.folder.write("scripts/v.luau", &version(3));
+    generation(&gateway, |list| list["in_force"] == 3).await;
+    let output = command.args(["generations", "--config"]).arg(config).output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("*    3") && text.contains("v@"), "{text}{output:?}");
+}
+
+#[tokio::test]
+async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generation() {
+    const RELOADS: u32 = 60;
+    let mock = Mock::start().await;
+    let gateway = with(&mock, &[("v", &version(1))], "hooks: [{ lua: v }]\n").await;
+    let stop = std::cell::Cell::new(false);
+    let load = async |stream: bool| {
+        let mut count = 0;
+        while !stop.get() {
+            let reply = ask(&gateway, "chat/mock-fast", stream).await;
+            assert_eq!(reply.status(), 200, "{}", reply.text());
+            assert!(went_to(&reply).starts_with("chat/version-"), "{}", went_to(&reply));
+            assert!(!stream || reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
+            count += 1;
+        }
+        count
+    };
+    let reload = async {
+        let mut early = 0;
+        for number in 2..2 + RELOADS {
+            gateway.folder.write("scripts/v.luau", &version(number));
+            let reply = gateway.admin("POST", "/admin/reload").await;
+            assert_eq!(reply.status(), 200, "{}", reply.text());
+            if number == 12 {
+                early = gateway.process.memory();
+            }
+        }
+        stop.set(true);
+        early
+    };
+    let (one, two, three, early) = tokio::join!(load(false), load(true), load(false), reload);
+    assert!(one + two + three > 20, "{one} {two} {three}");
+    let list = generation(&gateway, |list| list["retired_in_use"] == 0).await;
+    assert!(list["in_force"].as_u64().is_some_and(|number| number > u64::from(RELOADS)), "{list}");
+    let late = gateway.process.memory();
+    // Five generations are kept whole, whatever their number; the rest is the allocator's.
+    assert!(late < early + (24 << 20), "memory grew from {early} to {late}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_hook_is_said_with_its_line() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    folder.write("scripts/typed.luau", "--[[manifest\n[config]\nrequired = [\"gold\"]\n[config.properties.gold]\ntype = \"string\"\n]]\nfunction on_route() end\n");
+    folder.write("scripts/picky.luau", "function on_init(c) error('no thanks') end\nfunction on_route() end\n");
+    let check = |yaml: &str| {
+        let path = folder.write("c.yaml", yaml);
+        let output = portcullis().arg("check").arg(path).output().expect("runs");
+        assert!(!output.status.success(), "{yaml}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for (yaml, expected) in [
+        ("hooks:\n  - { lua: none }\n", "c.yaml:2:12: hooks[0].lua: there is no"),
+        ("hooks:\n  - lua: typed\n    config: { gold: 3 }\n", "c.yaml:3:21: hooks[0].config.gold: does not fit"),
+        ("hooks:\n  - { lua: typed }\n", "\"gold\" is a required property"),
+        ("hooks:\n  - { lua: picky }\n", "picky.luau:1: no thanks"),
+        (
+            "hooks:\n  - { lua: typed, config: { gold: x } }\n  - { lua: typed, config: { gold: x } }\n",
+            "c.yaml:3:5: hooks[1]: another hook is called `typed`",
+        ),
+        ("hooks: [{ lua: typed, share: 200% }]\n", "is not a share"),
+        ("hooks: [{ lua: typed, grants: { http: ['https://a/b'] } }]\n", "is no host"),
+    ] {
+        let error = check(yaml);
+        assert!(error.contains(expected), "{yaml}\n{error}");
+    }
+}
