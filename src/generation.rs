@@ -5,6 +5,7 @@
 mod caching;
 mod hooks;
 mod limits;
+mod plugins;
 mod providers;
 mod routes;
 mod strategy;
@@ -175,11 +176,12 @@ pub type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
+    plugins: plugins::Shelf,
 }
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env }
+        Builder { path, env, plugins: plugins::Shelf::default() }
     }
 
     /// A file of this name beside the configuration.
@@ -216,7 +218,7 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let routes = routes::build(&config, &*self.env, &self.plugins, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();

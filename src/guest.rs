@@ -7,6 +7,8 @@ pub mod bundle;
 pub mod lua;
 pub mod verdict;
 pub mod view;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::sync::Arc;
 use std::time::Duration;

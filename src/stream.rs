@@ -3,6 +3,7 @@
 //! Pulled by the client's connection, so a client that stops reading stops the upstream. Never retries and never logs:
 //! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
 
+mod adapted;
 pub mod onward;
 
 use std::collections::VecDeque;
@@ -23,6 +24,8 @@ use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
 use onward::{Onward, Opening, Turn};
 
+pub use adapted::Adapted;
+
 /// Most bytes held back before the commit point. A prelude is a few hundred bytes; an upstream that sends more without
 /// content is let through.
 const MAX_HELD_BYTES: usize = 1 << 20;
@@ -37,6 +40,8 @@ pub enum Mode {
     },
     /// Turn them into another dialect's.
     Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
+    /// Encode the events that an adapter makes of the bytes. The relay's own body is empty.
+    Adapt { source: Adapted, encoder: Box<dyn Encoder>, events: Vec<Event> },
 }
 
 /// How frames are put on the wire.
@@ -274,7 +279,7 @@ impl Relay {
         let said = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
             // Ends are known when the upstream closes; what came before them is in `out`.
-            Mode::Translate { .. } => self.ended,
+            Mode::Translate { .. } | Mode::Adapt { .. } => self.ended,
         };
         said && self.failed.is_none() && self.out.is_empty()
     }
@@ -286,6 +291,17 @@ impl Relay {
                 Poll::Ready((attempt, opened)) => Poll::Ready(self.opened(attempt, opened).map(|()| Step::Worked)),
                 Poll::Pending => self.poll_deadlines(cx),
             };
+        }
+        if let Mode::Adapt { source, events, .. } = &mut self.mode {
+            let Poll::Ready(worked) = source.poll_events(cx, events) else { return self.poll_deadlines(cx) };
+            self.waiting = None;
+            // What came before a fault is the client's.
+            let encoded = self.encode();
+            let worked = match worked {
+                Some(worked) => encoded.and(worked),
+                None => encoded.and_then(|()| self.finish()),
+            };
+            return Poll::Ready(worked.map(|()| Step::Worked));
         }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
@@ -308,7 +324,7 @@ impl Relay {
                 let bytes = self.scanner.take();
                 self.push(bytes);
             }
-            Mode::Translate { .. } => drop(self.scanner.take()),
+            Mode::Translate { .. } | Mode::Adapt { .. } => drop(self.scanner.take()),
         }
         worked
     }
@@ -360,12 +376,15 @@ impl Relay {
                 decoder.frame(&frame, events)?;
                 self.encode()
             }
+            Mode::Adapt { .. } => Ok(()),
         }
     }
 
     /// Encodes the events that a decoder gave.
     fn encode(&mut self) -> Result<(), Fault> {
-        let Mode::Translate { encoder, events, .. } = &mut self.mode else { return Ok(()) };
+        let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
+            return Ok(());
+        };
         if let Some(onward) = &mut self.setting.onward {
             let theirs = std::mem::take(events);
             theirs.into_iter().for_each(|event| onward.said.pass(event, events));
@@ -535,25 +554,30 @@ impl Relay {
                 if self.ended {
                     return Ok(());
                 }
-                if let Mode::Translate { encoder, .. } = &mut self.mode {
-                    let mut bytes = Vec::new();
-                    encoder.finish(&mut bytes);
-                    let bytes = self.with_cost(bytes.into());
-                    self.show_end(&bytes);
-                    self.push(bytes);
-                }
+                self.finish_encoder();
             }
+            Mode::Adapt { .. } => self.finish_encoder(),
         }
         self.close_array();
         self.ended = true;
         Ok(())
     }
 
+    fn finish_encoder(&mut self) {
+        if let Mode::Translate { encoder, .. } | Mode::Adapt { encoder, .. } = &mut self.mode {
+            let mut bytes = Vec::new();
+            encoder.finish(&mut bytes);
+            let bytes = self.with_cost(bytes.into());
+            self.show_end(&bytes);
+            self.push(bytes);
+        }
+    }
+
     /// The connection broke. That is no failure when everything had been said.
     fn broken(&mut self, source: String) -> Result<(), Fault> {
         let complete = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
-            Mode::Translate { .. } => false,
+            Mode::Translate { .. } | Mode::Adapt { .. } => false,
         };
         if complete || self.ended {
             self.close_array();

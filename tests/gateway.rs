@@ -19,6 +19,8 @@ mod gateway {
     mod limits;
     mod money;
     mod pairs;
+    #[cfg(feature = "wasm")]
+    mod plugins;
     mod policies;
     mod quota;
     mod races;

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::error::{Issue, nearest};
 use super::path::KeyPath;
 use super::value::Secret;
-use super::{Config, Hook, Key};
+use super::{Config, Demand, Hook, Key};
 
 mod limits;
 mod routing;
@@ -41,6 +41,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
     semantic(config, &mut issues);
+    plugins(config, &mut issues);
     limits::limits(config, known, &mut issues);
     limits::shared(config, &mut issues);
     hooks(config, &mut issues);
@@ -247,6 +248,34 @@ fn keys(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
         for (place, model) in key.models.iter().enumerate() {
             if let Some(message) = unknown_model(config, known, model) {
                 issues.push(Issue::warning(path.key("models").index(place), message));
+            }
+        }
+    }
+}
+
+fn plugins(config: &Config, issues: &mut Vec<Issue>) {
+    let path = KeyPath::of(&["plugins"]);
+    if config.plugins.demand == Demand::Signed && config.plugins.signers.is_empty() {
+        let message = "is `signed`, and without `plugins.signers` nobody could sign; add a public key";
+        issues.push(Issue::error(path.key("demand"), message));
+    }
+    for (index, signer) in config.plugins.signers.iter().enumerate() {
+        // 32 bytes in base64.
+        if signer.trim().len() != 44 || !signer.trim().ends_with('=') {
+            let message = "is no public key; write the one that `portcullis plugin keygen` printed";
+            issues.push(Issue::error(path.key("signers").index(index), message));
+        }
+    }
+    for (name, plugin) in config.plugins.settings.iter() {
+        let path = path.key("settings").key(name);
+        if !upstream::is_plugin_name(name) {
+            let message = format!("`{name}` is no plugin's name; write small letters, digits and `-`");
+            issues.push(Issue::error(path.clone(), message));
+        }
+        if let Some(pin) = &plugin.sha256 {
+            let digits = pin.strip_prefix("sha256:").unwrap_or(pin);
+            if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                issues.push(Issue::error(path.key("sha256"), "is not 64 hexadecimal digits; `sha256sum` prints them"));
             }
         }
     }

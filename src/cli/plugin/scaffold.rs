@@ -1,0 +1,118 @@
+//! `portcullis plugin new`: a folder with an adapter that builds, passes its fixtures and waits to be changed.
+//!
+//! The files are those of `plugins/template` and `plugins/wit`, as they were when this program was built.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{hint, say};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Small letters, digits and `-`; the provider's dialect is `wasm:NAME` then.
+    name: String,
+    /// The language.
+    #[arg(long, value_enum, default_value_t = Lang::Rust)]
+    lang: Lang,
+    /// The folder; when not named, the name.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Lang {
+    Rust,
+    Js,
+    Python,
+}
+
+/// The contract, which goes along.
+const WIT: &[(&str, &str)] = &[
+    ("wit/chat.wit", include_str!("../../../plugins/wit/chat.wit")),
+    ("wit/host.wit", include_str!("../../../plugins/wit/host.wit")),
+    ("wit/provider.wit", include_str!("../../../plugins/wit/provider.wit")),
+];
+
+const RUST: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../../plugins/template/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("../../../plugins/template/rust/lib.rs.txt")),
+    ("build", include_str!("../../../plugins/template/rust/build.txt")),
+];
+
+const JS: &[(&str, &str)] = &[
+    ("package.json", include_str!("../../../plugins/template/js/package.json.txt")),
+    ("adapter.js", include_str!("../../../plugins/template/js/adapter.js.txt")),
+    ("build", include_str!("../../../plugins/template/js/build.txt")),
+];
+
+const PYTHON: &[(&str, &str)] = &[
+    ("app.py", include_str!("../../../plugins/template/python/app.py.txt")),
+    ("build", include_str!("../../../plugins/template/python/build.txt")),
+];
+
+/// The same for every language: they are the same adapter.
+const FIXTURES: &[(&str, &str)] = &[
+    (
+        "fixtures/ask/plain.json",
+        r#"{
+  "ask": { "model": "m", "messages": [{ "role": "system", "content": "Be brief." }, { "role": "user", "content": "Hello" }] },
+  "request": {
+    "method": "POST",
+    "path": "/generate",
+    "body": { "model": "m", "prompt": "Be brief.\n\nHello", "stream": false },
+    "streamed": false
+  }
+}
+"#,
+    ),
+    ("fixtures/stream/two_lines.txt", "{\"text\":\"Gr\u{fc}\u{df}\"}\n{\"text\":\"e.\",\"done\":true}\n"),
+    (
+        "fixtures/error/busy.json",
+        r#"{
+  "status": 503,
+  "body": { "error": "busy" },
+  "expected": { "code": "upstream_overloaded", "message": "busy" }
+}
+"#,
+    ),
+];
+
+pub(super) fn run(args: &Args) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if args.name.is_empty() || !args.name.bytes().all(fits) {
+        return Err(format!("`{}` is no plugin's name; write small letters, digits and `-`", args.name));
+    }
+    let folder = args.folder.clone().unwrap_or_else(|| PathBuf::from(&args.name));
+    if folder.exists() {
+        return Err(format!("{}: is there already; choose another folder", folder.display()));
+    }
+    let files = match args.lang {
+        Lang::Rust => RUST,
+        Lang::Js => JS,
+        Lang::Python => PYTHON,
+    };
+    for (name, text) in files.iter().chain(WIT).chain(FIXTURES) {
+        let path = folder.join(name);
+        let text = if name.starts_with("wit/") { (*text).to_owned() } else { text.replace("NAME", &args.name) };
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
+        written.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    executable(&folder.join("build"))?;
+    say(&folder.display().to_string());
+    hint(&format!(
+        "next: {0}/build, then portcullis plugin test {0}/{1}.wasm --bless, and look at what it wrote",
+        folder.display(),
+        args.name
+    ));
+    Ok(())
+}
+
+fn executable(path: &std::path::Path) -> Result<(), String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let set = fs::set_permissions(path, fs::Permissions::from_mode(0o755));
+        set.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
