@@ -11,7 +11,7 @@ use moka::sync::Cache;
 
 use super::entry::{Entry, Key};
 
-/// What an alias takes in memory: two keys and what the map keeps beside them; measured.
+/// What an alias takes in memory: two keys and what the map keeps beside them; an estimate.
 const ALIAS_BYTES: u32 = 300;
 
 #[derive(Debug, Clone)]

@@ -60,18 +60,22 @@ def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
             "base_url": servers[server].url + path,
             "api_key": "upstream-secret",
             "timeouts": PATIENT if server.startswith("llama") else TIMEOUTS,
+            # The same faults come again and again at the same names; a rest would hide them.
+            "breaker": "off",
         }
         if name in ALSO:
             providers[name]["dialects"] = ALSO[name]
     providers["nobody-home"] = {"dialect": "openai_chat", "base_url": "http://127.0.0.1:9/v1", "api_key": "upstream-secret"}
     models = {"house-model": {"target": "mock-chat/mock-fast"}}
     for fault in FIRST_FAULTS:
-        models[f"after-{fault}"] = {"fallback": [f"mock-chat/mock-fast:chunks=8,fault={fault}", "mock-anthropic/mock-fast"]}
+        models[f"after-{fault}"] = {"fallback": [f"mock-chat/mock-fast:chunks=8,fault={fault}", "mock-anthropic/mock-fast"], "retry": {"per_target": 2}}
     return {
         "listen": {"address": f"127.0.0.1:{port}"},
         "admin": {"address": f"127.0.0.1:{admin_port}"},
         "providers": providers,
         "models": models,
+        # The clients' own tries are what is judged: one of the gateway's for each.
+        "routing": {"retry": {"per_target": 1}},
         "keys": [
             {"name": "matrix", "key": KEY, "project": "tests"},
             {"name": "narrow", "key": NARROW_KEY, "project": "tests", "models": ["house-model"]},
