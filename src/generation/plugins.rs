@@ -14,6 +14,7 @@ pub(super) const PREFIX: &str = "wasm:";
 
 /// How an adapter wants its key sent, until the operator says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "only a loaded adapter wants anything"))]
 pub(super) enum Wants {
     Nothing,
     Bearer,
