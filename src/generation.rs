@@ -227,7 +227,7 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
-        let hooks = Arc::new(hooks::build(&config, &mut warnings)?);
+        let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),

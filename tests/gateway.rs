@@ -15,6 +15,8 @@ mod gateway {
     mod drill;
     mod faults;
     mod first;
+    #[cfg(feature = "wasm")]
+    mod guests;
     mod lasting;
     mod limits;
     mod money;

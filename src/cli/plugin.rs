@@ -5,13 +5,15 @@
 mod bench;
 mod scaffold;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{REFUSED, fail, hint, say};
-use crate::guest::wasm::{self, Bytes, Lease, Loading, Machine, Taught, fixture};
+use crate::guest::wasm::{self, Bytes, Described, Lease, Loading, Machine, Taught, fixture};
+use crate::host::{Budget, Grants, Guest};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -21,7 +23,7 @@ pub(super) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Start a new adapter in a folder of its own.
+    /// Start a new adapter or policy in a folder of its own.
     New(scaffold::Args),
     /// Show what a component is, wants and says of itself.
     Inspect {
@@ -121,6 +123,14 @@ fn inspect(file: &Path) -> Result<(), String> {
     if shape.imports.iter().any(|name| name.starts_with("wasi:")) {
         say("wasi     is given, but empty: no files, no sockets, no environment");
     }
+    for (import, grant) in GRANTS {
+        if shape.imports.iter().any(|name| name.starts_with(&format!("portcullis:gateway/{import}@"))) {
+            say(&format!("asks for {grant}"));
+        }
+    }
+    if shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@")) {
+        return inspect_policy(&machine, &bytes);
+    }
     let plugin = Plugin { file: file.to_owned(), config: String::new(), memory: 512 };
     let taught = plugin.load_on(&machine, Lease { cpu: Duration::from_secs(5), ..Lease::default() })?;
     let said = &taught.description;
@@ -130,6 +140,28 @@ fn inspect(file: &Path) -> Result<(), String> {
     say(&format!("framing  {:?}", said.framing));
     say(&format!("usually  {}", said.suggested_base_url.as_deref().unwrap_or("it does not say")));
     say(&format!("models   {}", said.models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ")));
+    Ok(())
+}
+
+/// What a policy's imports tell of the grants that it would use.
+const GRANTS: &[(&str, &str)] =
+    &[("http", "grants.http: hosts"), ("llm", "grants.models: models"), ("secret", "grants.secrets: secrets")];
+
+fn inspect_policy(machine: &Arc<Machine>, bytes: &Bytes) -> Result<(), String> {
+    let loading = Loading { machine, compiled: None, name: "plugin", lease: Lease::default(), config: String::new() };
+    let budget = Budget { cpu: Duration::from_secs(1), memory: 512 << 20, ..Budget::default() };
+    let guest = Guest { name: "plugin".into(), grants: Grants::default(), budget, metrics: BTreeMap::new() };
+    let described = Described::load(&loading, bytes, &Arc::new(guest))?;
+    let said = &described.manifest;
+    let word = |text: &Option<String>| text.clone().unwrap_or_else(|| "it does not say".to_owned());
+    say(&format!("world    policy ({} {})", word(&said.name), word(&said.version)));
+    say(&format!("does     {}", word(&said.description)));
+    say(&format!("phases   {}", described.phases));
+    say(&format!("guard    {}", said.guard));
+    say(&format!("streams  {:?}", said.stream));
+    say(&format!("ticks    {}", said.tick.as_deref().unwrap_or("never")));
+    say(&format!("metrics  {}", listed(&said.metrics.keys().cloned().collect::<Vec<_>>())));
+    say(&format!("config   {}", said.config.as_ref().map_or_else(|| "anything".to_owned(), ToString::to_string)));
     Ok(())
 }
 

@@ -118,9 +118,10 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
     for (index, hook) in config.hooks.iter().enumerate() {
         let path = KeyPath::of(&["hooks"]).index(index);
         let Some(name) = hook.title() else {
-            issues.push(Issue::error(path, "names no policy; write `lua: NAME`"));
+            issues.push(Issue::error(path, "names no policy; write `lua: NAME` or `wasm: NAME`"));
             continue;
         };
+        issues.extend(engine(hook).map(|(key, message)| Issue::error(path.key(key), message)));
         if names.insert(name, index).is_some() {
             let message = format!("another hook is called `{name}`; give one of them a `name` of its own");
             issues.push(Issue::error(path.clone(), message));
@@ -149,6 +150,27 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
             }
         }
     }
+}
+
+/// What is wrong with the engine that a hook names: the key, and what to do.
+fn engine(hook: &Hook) -> Option<(&'static str, String)> {
+    let plugin = hook.wasm.as_deref()?;
+    if cfg!(not(feature = "wasm")) {
+        return Some((
+            "wasm",
+            "is a plugin, and this build is without them; take one with the feature `wasm`".to_owned(),
+        ));
+    }
+    if hook.lua.is_some() {
+        return Some(("wasm", "names a second policy; write a hook for each".to_owned()));
+    }
+    if !upstream::is_plugin_name(plugin) {
+        let message =
+            format!("`{plugin}` is no name of a plugin; write lower-case letters, digits and `-`, without `.wasm`");
+        return Some(("wasm", message));
+    }
+    let shared = hook.domain.is_some();
+    shared.then(|| ("domain", "is for scripts; a plugin has machines of its own".to_owned()))
 }
 
 /// What a Luau machine with the host's functions in it takes, with room for a policy.

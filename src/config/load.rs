@@ -115,7 +115,8 @@ impl Config {
     fn plugin_files(&self) -> Vec<PathBuf> {
         let dialects =
             self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
-        let names = dialects.filter_map(|dialect| dialect.strip_prefix("wasm:"));
+        let policies = self.hooks.iter().filter_map(|hook| hook.wasm.as_deref());
+        let names = dialects.filter_map(|dialect| dialect.strip_prefix("wasm:")).chain(policies);
         let files = names.map(|name| self.plugin_file(name));
         files.flat_map(|file| [file.clone(), PathBuf::from(format!("{}.sig", file.display()))]).collect()
     }
@@ -310,6 +311,13 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
 /// Says what is wrong with the policies that hooks name.
 fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (index, hook) in config.hooks.iter().enumerate() {
+        if let Some(plugin) = &hook.wasm {
+            let file = config.plugin_file(plugin);
+            if let Err(error) = open(&file) {
+                let path = KeyPath::of(&["hooks"]).index(index).key("wasm");
+                issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+            }
+        }
         for (inside, message) in (known.hooks)(hook, &config.hooks_dir.0) {
             let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
             issues.push(Issue::error(path, message));

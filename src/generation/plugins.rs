@@ -6,8 +6,12 @@
 use std::sync::Arc;
 
 #[cfg(not(feature = "wasm"))]
-use crate::config::Config;
+use super::hooks::Draft;
+#[cfg(not(feature = "wasm"))]
+use crate::config::{Config, Hook};
 use crate::dialect::adapter::Adapter;
+#[cfg(not(feature = "wasm"))]
+use crate::guest::Engine;
 
 /// What begins the dialect of a provider that an adapter speaks for.
 pub(super) const PREFIX: &str = "wasm:";
@@ -40,9 +44,18 @@ impl Shelf {
     /// # Errors
     /// Always: this build has no engine for plugins.
     pub fn adapter(&self, _: &Config, _: &str) -> Result<Known, String> {
-        Err("this build is without plugins; take one with the feature `wasm`".to_owned())
+        Err(WITHOUT.to_owned())
+    }
+
+    /// # Errors
+    /// Always: this build has no engine for plugins.
+    pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), String> {
+        Err(WITHOUT.to_owned())
     }
 }
+
+#[cfg(not(feature = "wasm"))]
+const WITHOUT: &str = "this build is without plugins; take one with the feature `wasm`";
 
 #[cfg(feature = "wasm")]
 pub(super) use with_engine::Shelf;
@@ -52,9 +65,14 @@ mod with_engine {
     use std::collections::HashMap;
     use std::sync::{Arc, Mutex, PoisonError};
 
+    use serde_json::Value;
+
+    use super::super::hooks::{Draft, settled};
     use super::{Known, Wants};
-    use crate::config::{Config, Demand, Plugin};
-    use crate::guest::wasm::{self, AuthKind, Compiled, Lease, Loading, Machine, Taught};
+    use crate::config::{Config, Demand, Hook, Plugin};
+    use crate::guest::bundle::Source;
+    use crate::guest::wasm::{self, AuthKind, Compiled, Described, Lease, Loading, Machine, Policy, Taught};
+    use crate::guest::{Bundle, Engine};
 
     /// See the module.
     #[derive(Default)]
@@ -65,6 +83,10 @@ mod with_engine {
         machine: Option<Arc<Machine>>,
         /// By name: everything that it depends on, and the adapter.
         adapters: HashMap<String, (Key, Arc<Taught>)>,
+        /// By the name of the plugin: the component, and what it says of itself.
+        described: HashMap<String, Arc<Described>>,
+        /// By the name of the hook: the component, its settings, and the policy.
+        policies: HashMap<String, (Arc<Described>, Value, Arc<Policy>)>,
     }
 
     /// What makes a plugin another one.
@@ -91,6 +113,15 @@ mod with_engine {
             };
             let models = taught.description.models.iter().map(|model| model.id.clone()).collect();
             Ok(Known { adapter: Arc::new(taught), auth, models })
+        }
+
+        /// The policy of a hook, started for its settings.
+        ///
+        /// # Errors
+        /// Why it cannot be loaded, or what it does not take of its settings.
+        pub fn policy(&self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.policy(config, hook, plugin)
         }
     }
 
@@ -119,18 +150,11 @@ mod with_engine {
             {
                 return Ok(taught.clone());
             }
-            let machine = match &self.machine {
-                Some(machine) => machine.clone(),
-                None => self.machine.insert(Arc::new(Machine::new()?)).clone(),
-            };
-            let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
-            let compiled = Compiled::open(&folder);
-            if let Err(why) = &compiled {
-                tracing::warn!("compiled plugins are not kept: {why}");
-            }
+            let machine = self.machine()?;
+            let compiled = compiled(config);
             let loading = Loading {
                 machine: &machine,
-                compiled: compiled.as_ref().ok(),
+                compiled: compiled.as_ref(),
                 name,
                 lease: key.lease,
                 config: key.config.clone(),
@@ -138,6 +162,77 @@ mod with_engine {
             let taught = Taught::load(&loading, &bytes)?;
             self.adapters.insert(name.to_owned(), (key, taught.clone()));
             Ok(taught)
+        }
+
+        fn machine(&mut self) -> Result<Arc<Machine>, String> {
+            Ok(match &self.machine {
+                Some(machine) => machine.clone(),
+                None => self.machine.insert(Arc::new(Machine::new()?)).clone(),
+            })
+        }
+
+        fn policy(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+            let default = Plugin::default();
+            let settings = config.plugins.settings.get(plugin).unwrap_or(&default);
+            let bytes = wasm::Bytes::read(&config.plugin_file(plugin))?;
+            admit(&bytes, settings.sha256.as_deref(), config.plugins.demand, &config.plugins.signers)?;
+            let label = bytes.path.display().to_string();
+            let known = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256).cloned();
+            let described = match known {
+                Some(known) => known,
+                None => {
+                    let machine = self.machine()?;
+                    let compiled = compiled(config);
+                    let loading = Loading {
+                        machine: &machine,
+                        compiled: compiled.as_ref(),
+                        name: plugin,
+                        lease: Lease::default(),
+                        config: String::new(),
+                    };
+                    // Under the hook's own budget, but before its manifest is known.
+                    let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, None)));
+                    Described::load(&loading, &bytes, &draft.guest)?
+                }
+            };
+            self.described.insert(plugin.to_owned(), described.clone());
+            let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, Some(&described))));
+            let wanted = settled(&described.manifest, hook)?;
+            let title = draft.guest.name.to_string();
+            if let Some((component, settings, policy)) = self.policies.get(&title)
+                && Arc::ptr_eq(component, &described)
+                && *settings == wanted
+                && policy.suits(&draft.guest)
+            {
+                return Ok((draft, Engine::Wasm(policy.clone())));
+            }
+            let policy =
+                Policy::start(&described, &draft.guest, wanted.to_string()).map_err(|why| format!("{label}: {why}"))?;
+            self.policies.insert(title, (described, wanted, policy.clone()));
+            Ok((draft, Engine::Wasm(policy)))
+        }
+    }
+
+    /// The folder of compiled plugins; None, and a word in the log, where nothing can be kept.
+    fn compiled(config: &Config) -> Option<Compiled> {
+        let plugins = &config.plugins;
+        let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
+        let opened = Compiled::open(&folder);
+        opened.inspect_err(|why| tracing::warn!("compiled plugins are not kept: {why}")).ok()
+    }
+
+    /// A component as the gateway lists policies.
+    fn bundle(plugin: &str, label: &str, described: Option<&Described>) -> Bundle {
+        let manifest = described.map(|described| described.manifest.clone()).unwrap_or_default();
+        let sha256 = described.map(|described| described.sha256.clone()).unwrap_or_default();
+        Bundle {
+            name: manifest.name.clone().unwrap_or_else(|| plugin.to_owned()),
+            manifest,
+            // Generations are compared by text; of a component it is the hash that tells.
+            main: Source { label: label.to_owned(), text: format!("sha256:{sha256}\n") },
+            modules: Default::default(),
+            files: vec![label.into()],
+            digest: sha256.chars().take(32).collect(),
         }
     }
 

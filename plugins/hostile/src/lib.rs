@@ -38,7 +38,7 @@ fn misbehave(how: &str) {
         }
         "storm" => {
             for _ in 0..u32::MAX {
-                sdk::rand::float();
+                sdk::rand::number();
             }
         }
         "heavy-storm" => {

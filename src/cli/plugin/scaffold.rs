@@ -1,4 +1,4 @@
-//! `portcullis plugin new`: a folder with an adapter that builds, passes its fixtures and waits to be changed.
+//! `portcullis plugin new`: a folder with an adapter or a policy that builds and waits to be changed.
 //!
 //! The files are those of `plugins/template` and `plugins/wit`, as they were when this program was built.
 
@@ -14,6 +14,9 @@ pub(super) struct Args {
     /// The language.
     #[arg(long, value_enum, default_value_t = Lang::Rust)]
     lang: Lang,
+    /// A policy, for `hooks`, instead of an adapter.
+    #[arg(long)]
+    policy: bool,
     /// The folder; when not named, the name.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -31,6 +34,30 @@ const WIT: &[(&str, &str)] = &[
     ("wit/chat.wit", include_str!("../../../plugins/wit/chat.wit")),
     ("wit/host.wit", include_str!("../../../plugins/wit/host.wit")),
     ("wit/provider.wit", include_str!("../../../plugins/wit/provider.wit")),
+    ("wit/policy.wit", include_str!("../../../plugins/wit/policy.wit")),
+];
+
+/// The world of a policy.
+const MINE: (&str, &str) = ("wit/mine.wit", include_str!("../../../plugins/template/mine.wit.txt"));
+
+const POLICY_RUST: &[(&str, &str)] = &[
+    ("Cargo.toml", include_str!("../../../plugins/template/rust/Cargo.toml.txt")),
+    ("src/lib.rs", include_str!("../../../plugins/template/policy-rust/lib.rs.txt")),
+    ("build", include_str!("../../../plugins/template/rust/build.txt")),
+    MINE,
+];
+
+const POLICY_JS: &[(&str, &str)] = &[
+    ("package.json", include_str!("../../../plugins/template/js/package.json.txt")),
+    ("policy.js", include_str!("../../../plugins/template/policy-js/policy.js.txt")),
+    ("build", include_str!("../../../plugins/template/policy-js/build.txt")),
+    MINE,
+];
+
+const POLICY_PYTHON: &[(&str, &str)] = &[
+    ("app.py", include_str!("../../../plugins/template/policy-python/app.py.txt")),
+    ("build", include_str!("../../../plugins/template/policy-python/build.txt")),
+    MINE,
 ];
 
 const RUST: &[(&str, &str)] = &[
@@ -86,24 +113,26 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
     if folder.exists() {
         return Err(format!("{}: is there already; choose another folder", folder.display()));
     }
-    let files = match args.lang {
-        Lang::Rust => RUST,
-        Lang::Js => JS,
-        Lang::Python => PYTHON,
+    let (files, fixtures) = match (args.policy, args.lang) {
+        (false, Lang::Rust) => (RUST, FIXTURES),
+        (false, Lang::Js) => (JS, FIXTURES),
+        (false, Lang::Python) => (PYTHON, FIXTURES),
+        (true, Lang::Rust) => (POLICY_RUST, &[] as &[_]),
+        (true, Lang::Js) => (POLICY_JS, &[] as &[_]),
+        (true, Lang::Python) => (POLICY_PYTHON, &[] as &[_]),
     };
-    for (name, text) in files.iter().chain(WIT).chain(FIXTURES) {
+    for (name, text) in files.iter().chain(WIT).chain(fixtures) {
         let path = folder.join(name);
-        let text = if name.starts_with("wit/") { (*text).to_owned() } else { text.replace("NAME", &args.name) };
+        let contract = name.starts_with("wit/") && *name != MINE.0;
+        let text = if contract { (*text).to_owned() } else { text.replace("NAME", &args.name) };
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
         written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
     executable(&folder.join("build"))?;
     say(&folder.display().to_string());
-    hint(&format!(
-        "next: {0}/build, then portcullis plugin test {0}/{1}.wasm --bless, and look at what it wrote",
-        folder.display(),
-        args.name
-    ));
+    let then = if args.policy { "inspect" } else { "test" };
+    let more = if args.policy { "" } else { " --bless, and look at what it wrote" };
+    hint(&format!("next: {0}/build, then portcullis plugin {then} {0}/{1}.wasm{more}", folder.display(), args.name));
     Ok(())
 }
 

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-use super::bindings::Provider;
+use super::bindings::{
+    cache, chat, cost, ctx, decision, exchange, hash, http, json, kv, limit, llm, log, metrics, pick, rand, re, secret,
+    targets, time, tokens, trace,
+};
 use super::compiled::{self, Compiled};
 use super::engine::Machine;
 use super::store::{Held, Lease};
@@ -65,11 +68,20 @@ pub struct Loading<'a> {
     pub config: String,
 }
 
+/// What a component is built for, and so what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    Provider,
+    Policy,
+}
+
 /// A component, linked.
 pub struct Linked {
     pub pre: InstancePre<Held>,
     /// It imports WASI, so its instances need a context.
     pub wasi: bool,
+    /// The names of everything it exports.
+    pub exports: Vec<String>,
 }
 
 impl Loading<'_> {
@@ -77,7 +89,7 @@ impl Loading<'_> {
     ///
     /// # Errors
     /// The bytes are no component, or it wants what nobody gives.
-    pub fn link(&self, bytes: &Bytes) -> Result<Linked, String> {
+    pub fn link(&self, bytes: &Bytes, world: World) -> Result<Linked, String> {
         let engine = &self.machine.engine;
         let component = match self.compiled {
             Some(compiled) => compiled.component(engine, &bytes.sha256, &bytes.wasm),
@@ -86,11 +98,11 @@ impl Loading<'_> {
         let told = |what: String| format!("{}: {what}", bytes.path.display());
         let component = component.map_err(told)?;
         let wasi = imports(&component, engine).iter().any(|name| name.starts_with("wasi:"));
-        let linker = linker(self.machine, wasi).map_err(|error| told(format!("{error:#}")))?;
+        let linker = linker(self.machine, world, wasi).map_err(|error| told(format!("{error:#}")))?;
         let pre = linker.instantiate_pre(&component).map_err(|error| {
             told(format!("wants what the gateway does not give: {error:#}; build it for a world of portcullis:gateway"))
         })?;
-        Ok(Linked { pre, wasi })
+        Ok(Linked { pre, wasi, exports: exports(&component, engine) })
     }
 }
 
@@ -108,8 +120,12 @@ pub struct Shape {
 pub fn shape(machine: &Machine, bytes: &Bytes) -> Result<Shape, String> {
     let engine = &machine.engine;
     let component = compiled::compile(engine, &bytes.wasm).map_err(|why| format!("{}: {why}", bytes.path.display()))?;
-    let exports = component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect();
-    Ok(Shape { imports: imports(&component, engine), exports })
+    Ok(Shape { imports: imports(&component, engine), exports: exports(&component, engine) })
+}
+
+/// The names of everything a component exports.
+fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
+    component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The names of everything a component imports.
@@ -117,9 +133,20 @@ fn imports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
     component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect()
 }
 
-fn linker(machine: &Machine, wasi: bool) -> wasmtime::Result<Linker<Held>> {
+fn linker(machine: &Machine, world: World, wasi: bool) -> wasmtime::Result<Linker<Held>> {
     let mut linker = Linker::new(&machine.engine);
-    Provider::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |held| held)?;
+    macro_rules! give {
+        ($($module:ident)*) => { $($module::add_to_linker::<_, HasSelf<Held>>(&mut linker, |held| held)?;)* };
+    }
+    give!(log json hash time rand);
+    match world {
+        World::Provider => {
+            give!(chat);
+        }
+        World::Policy => {
+            give!(cache kv limit targets pick cost tokens re trace metrics secret http llm ctx exchange decision);
+        }
+    }
     if wasi {
         // All of it, over an empty context: a component may ask for files and sockets, and there are none.
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;

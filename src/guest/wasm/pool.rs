@@ -2,13 +2,12 @@
 //!
 //! A pool a worker: nobody waits for another's lock. Never hands out an instance that broke or that grew fat.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use wasmtime::Store;
 
 use super::store::Held;
+use crate::guest::seat;
 
 /// Calls after which an instance is thrown away: what a guest leaks, or keeps of its callers, ends with it.
 const MAX_CALLS: u32 = 1000;
@@ -43,8 +42,25 @@ impl<B> Pool<B> {
         Pool { shelves: (0..workers).map(|_| Mutex::default()).collect(), fat: memory / 2 }
     }
 
+    /// Workers that have instances of their own.
+    pub fn workers(&self) -> usize {
+        self.shelves.len()
+    }
+
+    /// Puts an instance at a worker's side before its first call.
+    pub fn place(&self, worker: usize, warm: Warm<B>) {
+        self.shelves[worker % self.shelves.len()].lock().unwrap_or_else(PoisonError::into_inner).push(warm);
+    }
+
     pub fn take(&self) -> Option<Warm<B>> {
         self.shelf().lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Throws away what is at rest.
+    pub fn clear(&self) {
+        for shelf in &self.shelves {
+            shelf.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
     }
 
     /// Takes an instance back after a call that went well.
@@ -60,20 +76,6 @@ impl<B> Pool<B> {
     }
 
     fn shelf(&self) -> &Mutex<Vec<Warm<B>>> {
-        &self.shelves[turn() % self.shelves.len()]
+        &self.shelves[seat() % self.shelves.len()]
     }
-}
-
-/// This thread's number.
-fn turn() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static MINE: Cell<Option<usize>> = const { Cell::new(None) });
-    MINE.with(|mine| match mine.get() {
-        Some(turn) => turn,
-        None => {
-            let turn = NEXT.fetch_add(1, Ordering::Relaxed);
-            mine.set(Some(turn));
-            turn
-        }
-    })
 }

@@ -7,14 +7,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use wasmtime::component::ResourceAny;
+use wasmtime::component::{InstancePre, ResourceAny};
 
-use super::bindings::adapter::{self as wit, AnyAsk, Outcome, Payload, Piece};
-use super::bindings::{Provider, ProviderPre};
+use super::bindings::adapter::{self as wit, AnyAsk, Guest, GuestIndices, Outcome, Payload, Piece};
 use super::convert;
 use super::cut::Cutter;
 use super::interned;
-use super::plugin::{Bytes, Loading, wait};
+use super::plugin::{Bytes, Loading, World, wait};
 use super::pool::{Pool, Warm};
 use super::store::{Held, Lease};
 use crate::chat::Event;
@@ -43,8 +42,9 @@ pub struct Taught {
     lease: Lease,
     wasi: bool,
     config: String,
-    pre: ProviderPre<Held>,
-    pool: Pool<Provider>,
+    pre: InstancePre<Held>,
+    exports: GuestIndices,
+    pool: Pool<Guest>,
 }
 
 impl Taught {
@@ -54,8 +54,8 @@ impl Taught {
     /// Why it cannot serve, with its file.
     pub fn load(loading: &Loading<'_>, bytes: &Bytes) -> Result<Arc<Self>, String> {
         let told = |what: String| format!("{}: {what}", bytes.path.display());
-        let linked = loading.link(bytes)?;
-        let pre = ProviderPre::new(linked.pre).map_err(|error| {
+        let linked = loading.link(bytes, World::Provider)?;
+        let exports = GuestIndices::new(&linked.pre).map_err(|error| {
             told(format!("is no adapter: {error:#}; it must export portcullis:gateway/adapter, see plugins/wit"))
         })?;
         let label = interned(&format!("wasm:{}", loading.name));
@@ -78,13 +78,14 @@ impl Taught {
             wasi: linked.wasi,
             config: loading.config.clone(),
             pool: Pool::new(loading.lease.memory),
-            pre,
+            pre: linked.pre,
+            exports,
         };
         let described = wait(async {
             let mut warm = plugin.fresh().await.map_err(|fault| fault.to_string())?;
             Held::renew(&mut warm.store, 10);
             let Warm { store, bindings, .. } = &mut warm;
-            let described = bindings.portcullis_gateway_adapter().call_describe(store).await;
+            let described = bindings.call_describe(store).await;
             let described = described.map_err(|error| format!("broke as it described itself: {error:#}"))?;
             plugin.pool.put(warm);
             Ok::<_, String>(described)
@@ -97,12 +98,13 @@ impl Taught {
     }
 
     /// A new instance, configured.
-    async fn fresh(&self) -> Result<Warm<Provider>, Fault> {
+    async fn fresh(&self) -> Result<Warm<Guest>, Fault> {
         let mut store = Held::store(&self.machine, &self.name, self.lease, self.wasi);
         // Interpreters set themselves up in their first call.
         Held::renew(&mut store, 10);
-        let bindings = self.pre.instantiate_async(&mut store).await.map_err(|error| self.broke(&error))?;
-        let init = bindings.portcullis_gateway_adapter().call_init(&mut store, &self.config).await;
+        let instance = self.pre.instantiate_async(&mut store).await.map_err(|error| self.broke(&error))?;
+        let bindings = self.exports.load(&mut store, &instance).map_err(|error| self.broke(&error))?;
+        let init = bindings.call_init(&mut store, &self.config).await;
         match init.map_err(|error| self.broke(&error))? {
             Ok(()) => Ok(Warm::new(store, bindings)),
             Err(why) => Err(self.failed(format!("refuses its configuration: {why}"))),
@@ -110,7 +112,7 @@ impl Taught {
     }
 
     /// An instance with a fresh lease.
-    async fn instance(&self) -> Result<Warm<Provider>, Fault> {
+    async fn instance(&self) -> Result<Warm<Guest>, Fault> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
             None => self.fresh().await?,
@@ -140,7 +142,7 @@ impl Taught {
             Asking::Embed(ask) => AnyAsk::Embed(convert::embed_ask(ask, model)?),
         };
         let mut warm = self.instance().await?;
-        let called = warm.bindings.portcullis_gateway_adapter().call_encode(&mut warm.store, &asked).await;
+        let called = warm.bindings.call_encode(&mut warm.store, &asked).await;
         let called = called.map_err(|error| self.broke(&error))?;
         self.pool.put(warm);
         match called {
@@ -178,7 +180,7 @@ impl Taught {
         };
         let answer = answer_of(came);
         let mut warm = self.instance().await?;
-        let called = warm.bindings.portcullis_gateway_adapter().call_decode(&mut warm.store, what, &answer).await;
+        let called = warm.bindings.call_decode(&mut warm.store, what, &answer).await;
         let called = called.map_err(|error| self.broke(&error))?;
         self.pool.put(warm);
         match called.map_err(|said| refused(convert::refusal(said, self.label)))? {
@@ -196,7 +198,7 @@ impl Taught {
         let read = async {
             let mut warm = self.instance().await?;
             let answer = answer_of(came);
-            let called = warm.bindings.portcullis_gateway_adapter().call_decode_error(&mut warm.store, &answer).await;
+            let called = warm.bindings.call_decode_error(&mut warm.store, &answer).await;
             let said = called.map_err(|error| self.broke(&error))?;
             self.pool.put(warm);
             Ok::<_, Fault>(convert::refusal(said, self.label))
@@ -210,7 +212,7 @@ impl Taught {
 
     async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding, Fault> {
         let mut warm = self.instance().await?;
-        let decoder = warm.bindings.portcullis_gateway_adapter().stream_decoder();
+        let decoder = warm.bindings.stream_decoder();
         let resource = decoder.call_constructor(&mut warm.store).await.map_err(|error| self.broke(&error))?;
         Ok(Decoding {
             cutter: Cutter::new(self.description.framing),
@@ -263,7 +265,7 @@ impl fmt::Debug for Taught {
 /// One stream's decoder and the instance it lives in.
 struct Decoding {
     plugin: Arc<Taught>,
-    warm: Warm<Provider>,
+    warm: Warm<Guest>,
     resource: ResourceAny,
     cutter: Cutter,
     assembler: Assembler,
@@ -274,7 +276,7 @@ impl Decoding {
         for piece in pieces {
             Held::renew(&mut self.warm.store, 1);
             let Warm { store, bindings, .. } = &mut self.warm;
-            let decoder = bindings.portcullis_gateway_adapter().stream_decoder();
+            let decoder = bindings.stream_decoder();
             let called = decoder.call_push(store, self.resource, &piece).await;
             self.take(called, out)?;
         }
@@ -286,7 +288,7 @@ impl Decoding {
         self.pieces(rest.into_iter().collect(), out).await?;
         Held::renew(&mut self.warm.store, 1);
         let Warm { store, bindings, .. } = &mut self.warm;
-        let decoder = bindings.portcullis_gateway_adapter().stream_decoder();
+        let decoder = bindings.stream_decoder();
         let called = decoder.call_finish(store, self.resource).await;
         self.take(called, out)?;
         self.assembler.close(out);

@@ -1,7 +1,7 @@
-//! What an instance holds on the host's side: its lease, and the host functions it may call.
+//! What an instance holds on the host's side: its lease, and the call it is in.
 //!
-//! A lease is renewed for each call and bounds processor time, memory, host calls and the size of what comes back. What
-//! exceeds it is a trap: the instance is thrown away, the process goes on.
+//! An adapter's lease is renewed here for each call; a policy's is that of its call. Both bound processor time, memory,
+//! host calls and the size of what comes back. What exceeds it is a trap: the instance is thrown away, the process goes on.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::bindings::portcullis::gateway::{hash, json, log, rand, time};
 use super::engine::{Machine, TICK};
-use crate::host;
+use crate::guest::Subject;
+use crate::host::Cx;
 
 /// How much one call of a guest may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,14 @@ impl Default for Lease {
     }
 }
 
-/// Longest line that a guest writes to the log, in bytes.
-const MAX_LOG_BYTES: usize = 4 << 10;
+/// Elements of all tables that an instance may grow to; Python's components need about 40,000.
+const MAX_TABLE_ELEMENTS: usize = 60_000;
+
+/// The call of a policy that an instance is in.
+pub struct Call {
+    pub cx: Arc<Cx>,
+    pub subject: Subject,
+}
 
 /// What belongs to one instance.
 pub struct Held {
@@ -50,6 +56,10 @@ pub struct Held {
     host_bytes_left: usize,
     /// Linear memory it has now, in bytes.
     pub memory: usize,
+    /// It was refused more of it.
+    pub starved: bool,
+    /// None for adapters, and between calls.
+    pub call: Option<Call>,
     /// Only for components that import WASI: an empty context, without files, network or environment.
     wasi: Option<Box<WasiCtx>>,
     table: ResourceTable,
@@ -66,6 +76,8 @@ impl Held {
             host_calls_left: 0,
             host_bytes_left: 0,
             memory: 0,
+            starved: false,
+            call: None,
             wasi: wasi.then(|| Box::new(WasiCtx::default())),
             table: ResourceTable::new(),
         };
@@ -75,6 +87,14 @@ impl Held {
         store.epoch_deadline_callback(|mut context| {
             let held = context.data_mut();
             held.machine.wind();
+            if let Some(cx) = held.cx() {
+                // Counts as a safepoint, where the lease looks at its own clock.
+                return Ok(match cx.lease.safepoint() {
+                    Err(_) => UpdateDeadline::Interrupt,
+                    Ok(()) if cx.awaits => UpdateDeadline::Yield(1),
+                    Ok(()) => UpdateDeadline::Continue(1),
+                });
+            }
             held.ticks_left = held.ticks_left.saturating_sub(1);
             // Yields, so that a guest which needs its whole lease does not keep others from their turn.
             Ok(if held.ticks_left == 0 { UpdateDeadline::Interrupt } else { UpdateDeadline::Yield(1) })
@@ -93,8 +113,32 @@ impl Held {
         store.set_epoch_deadline(1);
     }
 
-    /// Counts a host call that works on so many bytes: the clock sees only the guest's own work.
-    fn call(&mut self, bytes: usize) -> wasmtime::Result<()> {
+    /// Puts an instance into a call of a policy, which brings its own lease.
+    pub fn enter(store: &mut Store<Held>, cx: Arc<Cx>, subject: Subject) {
+        let held = store.data_mut();
+        held.starved = false;
+        held.machine.wind();
+        let output = cx.lease.budget().output;
+        held.call = Some(Call { cx, subject });
+        store.set_hostcall_fuel(output);
+        store.set_epoch_deadline(1);
+    }
+
+    /// What a policy's call is about; None for adapters.
+    pub fn cx(&self) -> Option<&Arc<Cx>> {
+        self.call.as_ref().map(|call| &call.cx)
+    }
+
+    /// The plugin's name.
+    pub fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    /// Counts an adapter's host call that works on so many bytes: the clock sees only the guest's own work.
+    ///
+    /// # Errors
+    /// There were too many.
+    pub fn count(&mut self, bytes: usize) -> wasmtime::Result<()> {
         let calls = self.host_calls_left.checked_sub(1);
         self.host_calls_left =
             calls.ok_or_else(|| wasmtime::Error::msg(format!("more than {} host calls", self.lease.host_calls)))?;
@@ -110,6 +154,7 @@ impl ResourceLimiter for Held {
         let after = self.memory.saturating_add(desired.saturating_sub(current));
         if after > self.lease.memory {
             // Growth fails inside the guest, which may cope with it, as allocators of C do.
+            self.starved = true;
             return Ok(false);
         }
         self.memory = after;
@@ -117,7 +162,7 @@ impl ResourceLimiter for Held {
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= 60_000)
+        Ok(desired <= MAX_TABLE_ELEMENTS)
     }
 }
 
@@ -130,100 +175,4 @@ impl WasiView for Held {
 }
 
 impl super::bindings::chat::Host for Held {}
-
-impl log::Host for Held {
-    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        self.call(message.len())?;
-        let end = message.floor_char_boundary(MAX_LOG_BYTES);
-        let (plugin, text) = (&*self.plugin, &message[..end]);
-        match level {
-            log::Level::Debug => tracing::debug!(plugin, "{text}"),
-            log::Level::Info => tracing::info!(plugin, "{text}"),
-            log::Level::Warn => tracing::warn!(plugin, "{text}"),
-            log::Level::Error => tracing::error!(plugin, "{text}"),
-        }
-        Ok(())
-    }
-}
-
-/// The value at a pointer of a document.
-fn at(document: &str, pointer: &str) -> Option<serde_json::Value> {
-    let mut value: serde_json::Value = serde_json::from_str(document).ok()?;
-    value.pointer_mut(pointer).map(serde_json::Value::take)
-}
-
-impl json::Host for Held {
-    fn get(&mut self, document: String, pointer: String) -> wasmtime::Result<Option<String>> {
-        self.call(document.len())?;
-        Ok(at(&document, &pointer).map(|value| value.to_string()))
-    }
-
-    fn get_string(&mut self, document: String, pointer: String) -> wasmtime::Result<Option<String>> {
-        self.call(document.len())?;
-        Ok(at(&document, &pointer).and_then(|value| match value {
-            serde_json::Value::String(text) => Some(text),
-            _ => None,
-        }))
-    }
-
-    fn get_number(&mut self, document: String, pointer: String) -> wasmtime::Result<Option<f64>> {
-        self.call(document.len())?;
-        Ok(at(&document, &pointer).and_then(|value| value.as_f64()))
-    }
-
-    fn length(&mut self, document: String, pointer: String) -> wasmtime::Result<Option<u32>> {
-        self.call(document.len())?;
-        let length = at(&document, &pointer).and_then(|value| match value {
-            serde_json::Value::Array(list) => Some(list.len()),
-            serde_json::Value::Object(object) => Some(object.len()),
-            _ => None,
-        });
-        Ok(length.and_then(|length| u32::try_from(length).ok()))
-    }
-
-    fn quote(&mut self, text: String) -> wasmtime::Result<String> {
-        self.call(text.len())?;
-        Ok(serde_json::Value::String(text).to_string())
-    }
-
-    fn valid(&mut self, document: String) -> wasmtime::Result<bool> {
-        self.call(document.len())?;
-        Ok(serde_json::from_str::<serde::de::IgnoredAny>(&document).is_ok())
-    }
-}
-
-impl hash::Host for Held {
-    fn sha256(&mut self, data: Vec<u8>) -> wasmtime::Result<String> {
-        self.call(data.len())?;
-        Ok(host::hash::sha256(&data))
-    }
-
-    fn hmac_sha256(&mut self, key: Vec<u8>, data: Vec<u8>) -> wasmtime::Result<String> {
-        self.call(key.len() + data.len())?;
-        Ok(host::hash::hmac_sha256(&key, &data))
-    }
-
-    fn base64_encode(&mut self, data: Vec<u8>) -> wasmtime::Result<String> {
-        self.call(data.len())?;
-        Ok(host::hash::base64(&data))
-    }
-
-    fn base64_decode(&mut self, text: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        self.call(text.len())?;
-        Ok(host::hash::unbase64(text.as_bytes()))
-    }
-}
-
-impl time::Host for Held {
-    fn now_ms(&mut self) -> wasmtime::Result<u64> {
-        self.call(0)?;
-        Ok(host::time::unix_ms())
-    }
-}
-
-impl rand::Host for Held {
-    fn float(&mut self) -> wasmtime::Result<f64> {
-        self.call(0)?;
-        Ok(fastrand::f64())
-    }
-}
+impl super::bindings::decision::Host for Held {}
