@@ -125,7 +125,7 @@ fn inspect(file: &Path) -> Result<(), String> {
     }
     for (import, grant) in GRANTS {
         if shape.imports.iter().any(|name| name.starts_with(&format!("portcullis:gateway/{import}@"))) {
-            say(&format!("asks for {grant}"));
+            say(&format!("may use  {grant}"));
         }
     }
     if shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@")) {

@@ -171,7 +171,15 @@ mod with_engine {
             })
         }
 
+        /// Policies of hooks and plugins that nobody names any more go with their last generation.
+        fn forget(&mut self, config: &Config) {
+            let hooks = || config.hooks.iter().filter(|hook| hook.wasm.is_some());
+            self.policies.retain(|title, _| hooks().any(|hook| hook.title() == Some(title)));
+            self.described.retain(|plugin, _| hooks().any(|hook| hook.wasm.as_ref() == Some(plugin)));
+        }
+
         fn policy(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+            self.forget(config);
             let default = Plugin::default();
             let settings = config.plugins.settings.get(plugin).unwrap_or(&default);
             let bytes = wasm::Bytes::read(&config.plugin_file(plugin))?;

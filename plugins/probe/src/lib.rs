@@ -62,6 +62,12 @@ fn act(phase: &str) -> Result<String, String> {
                 log::write(log::Level::Debug, &"x".repeat(4 << 10));
             }
         }
+        "forge" => {
+            // Nobody has given this handle out. Using it must end here, whatever is behind the number.
+            #[expect(unsafe_code, reason = "that is the point")]
+            let forged = unsafe { Request::from_handle(4242) };
+            return Ok(forged.model());
+        }
         "error" => return Err("as told".to_owned()),
         "files" => {
             // A component for wasm32-wasip2 asks WASI here; there is nothing to be found.

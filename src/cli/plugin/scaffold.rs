@@ -27,6 +27,7 @@ enum Lang {
     Rust,
     Js,
     Python,
+    C,
 }
 
 /// The contract, which goes along.
@@ -77,6 +78,17 @@ const PYTHON: &[(&str, &str)] = &[
     ("build", include_str!("../../../plugins/template/python/build.txt")),
 ];
 
+const C: &[(&str, &str)] = &[
+    ("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt")),
+    ("build", include_str!("../../../plugins/template/c/build.txt")),
+];
+
+const POLICY_C: &[(&str, &str)] = &[
+    ("policy.c", include_str!("../../../plugins/template/policy-c/policy.c.txt")),
+    ("build", include_str!("../../../plugins/template/policy-c/build.txt")),
+    MINE,
+];
+
 /// The same for every language: they are the same adapter.
 const FIXTURES: &[(&str, &str)] = &[
     (
@@ -117,9 +129,11 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         (false, Lang::Rust) => (RUST, FIXTURES),
         (false, Lang::Js) => (JS, FIXTURES),
         (false, Lang::Python) => (PYTHON, FIXTURES),
+        (false, Lang::C) => (C, FIXTURES),
         (true, Lang::Rust) => (POLICY_RUST, &[] as &[_]),
         (true, Lang::Js) => (POLICY_JS, &[] as &[_]),
         (true, Lang::Python) => (POLICY_PYTHON, &[] as &[_]),
+        (true, Lang::C) => (POLICY_C, &[] as &[_]),
     };
     for (name, text) in files.iter().chain(WIT).chain(fixtures) {
         let path = folder.join(name);

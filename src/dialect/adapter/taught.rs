@@ -92,6 +92,8 @@ impl Encoder for Taught {
     fn event(&mut self, _: &Event, _: &mut Vec<u8>) {}
 
     fn finish(&mut self, _: &mut Vec<u8>) {}
+
+    fn continued(&mut self, _: &str) {}
 }
 
 impl Sniffer for Taught {

@@ -247,6 +247,7 @@ fn every_runaway_is_stopped_and_the_next_call_is_served() {
     for (how, killed) in [
         ("loop", Some(Killed::Deadline)),
         ("recurse", None),
+        ("forge", None),
         ("trap", None),
         ("grow", Some(Killed::Memory)),
         ("storm", Some(Killed::HostCalls)),
