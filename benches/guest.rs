@@ -2,27 +2,12 @@
 //!
 //! Calls the engine as the pipeline does, views, leases and verdicts included; sockets and dialects are not here.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::HeaderMap;
-use portcullis::auth::Principal;
-use portcullis::chat;
-use portcullis::dialect::{self, Op, RawAsk};
-use portcullis::fault::Fault;
-use portcullis::guest::bundle::{Bundle, Manifest, Source};
-use portcullis::guest::view::{Asked, Event, Request, Subject};
-use portcullis::guest::{self, Engine, Wanted};
-use portcullis::host::visit::Facts;
-use portcullis::host::{Budget, Cx, Grants, Guest, HostError, Lease, Pending, Phase, Visit, World, llm};
-use portcullis::json::Envelope;
-use portcullis::route::Target;
-use portcullis::state::State;
-use portcullis::state::log::Log;
-use portcullis::upstream::Upstream;
+use portcullis::guest::stand::{Stand, bundle};
+use portcullis::guest::view::Subject;
+use portcullis::host::{Budget, Grants, Phase};
 
 /// A route hook that reads six fields and returns a plan.
 const ROUTE: &str = "function on_route(req, ctx)
@@ -49,176 +34,41 @@ end";
 
 const EVENT: &str = "function on_event(e) if string.find(e.text, 'secret', 1, true) then return '' end end";
 
-struct Nowhere(Arc<State>);
-
-impl World for Nowhere {
-    fn state(&self) -> &Arc<State> {
-        &self.0
-    }
-
-    fn targets(&self, model: &str) -> Result<Vec<Arc<Target>>, String> {
-        Err(model.to_owned())
-    }
-
-    fn models(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn upstream(&self) -> Arc<dyn Upstream> {
-        unreachable!("no benchmark asks outside")
-    }
-
-    fn ask(&self, _: Arc<Visit>, _: llm::Ask) -> Pending<llm::Answer> {
-        Box::pin(async { Err(HostError::new("no benchmark asks a model")) })
-    }
+fn stand(text: &str) -> Stand {
+    Stand::luau(bundle(text), Budget::default(), serde_json::json!({}), Grants::default()).expect("loads")
 }
 
-struct Said {
-    envelope: Envelope,
-    headers: HeaderMap,
-}
-
-impl Asked for Said {
-    fn envelope(&self) -> &Envelope {
-        &self.envelope
-    }
-
-    fn headers(&self) -> &HeaderMap {
-        &self.headers
-    }
-
-    fn model(&self) -> &str {
-        "fast"
-    }
-
-    fn stream(&self) -> bool {
-        true
-    }
-
-    fn chat(&self) -> Result<Arc<chat::Ask>, Fault> {
-        let raw = RawAsk { op: Op::Generate, body: self.envelope.body(), model: None, stream: true };
-        dialect::DIALECTS[0].decode_ask(&raw).map(Arc::new)
-    }
-}
-
-struct Bench {
-    engine: Engine,
-    guest: Arc<Guest>,
-    world: Arc<dyn World>,
-    call: Arc<Said>,
-    principal: Arc<Principal>,
-}
-
-impl Bench {
-    fn new(text: &str) -> Bench {
-        let main = Source { label: "bench.luau".into(), text: text.into() };
-        let bundle = Bundle {
-            name: "bench".into(),
-            manifest: Manifest::default(),
-            main,
-            modules: BTreeMap::new(),
-            files: Vec::new(),
-            digest: String::new(),
-        };
-        let budget = Budget::default();
-        let guest =
-            Arc::new(Guest { name: "bench".into(), grants: Grants::default(), budget, metrics: BTreeMap::new() });
-        let wanted =
-            Wanted { guest: guest.clone(), bundle: Arc::new(bundle), config: serde_json::json!({}), domain: None };
-        let engine = guest::load(vec![wanted], 1).expect("loads").remove(0);
-        let log = Log::to(Vec::new()).expect("a log").0;
-        let body = format!(
-            r#"{{"model":"fast","stream":true,"max_tokens":64,"messages":[{{"role":"user","content":"{}"}}]}}"#,
-            "x".repeat(200)
-        );
-        let envelope = Envelope::read(Bytes::from(body)).expect("reads");
-        let principal = Principal {
-            key: "search-prod".into(),
-            project: Some("search".into()),
-            metadata: [("tier".to_owned(), "gold".to_owned())].into(),
-            models: Vec::new(),
-            expires: None,
-            disable_fallbacks: false,
-            trace: false,
-        };
-        Bench {
-            engine,
-            guest,
-            world: Arc::new(Nowhere(Arc::new(State::new(8, log)))),
-            call: Arc::new(Said { envelope, headers: HeaderMap::new() }),
-            principal: Arc::new(principal),
-        }
-    }
-
-    /// What the pipeline makes of every exchange that has guests.
-    fn visit(&self) -> Arc<Visit> {
-        let visit = Visit::new(Facts {
-            id: "gen-0123456789abcdef01234567".into(),
-            request_id: "gen-0123456789abcdef01234567".into(),
-            endpoint: "/v1/chat/completions",
-            dialect: "openai_chat",
-            op: "chat",
-            peer: None,
-            started: tokio::time::Instant::now(),
-            started_ms: 1,
-            generation: 1,
-            depth: 0,
-            traced: false,
-        });
-        visit.identify(self.principal.clone());
-        Arc::new(visit)
-    }
-
-    fn request(&self, visit: &Arc<Visit>) -> Subject {
-        Subject::Request(Arc::new(Request { visit: visit.clone(), call: self.call.clone(), plan: Vec::new() }))
-    }
-
-    fn call(&self, visit: &Arc<Visit>, phase: Phase, subject: Subject) {
-        let cx = Cx {
-            guest: self.guest.clone(),
-            phase,
-            visit: visit.clone(),
-            world: Some(self.world.clone()),
-            lease: Lease::new(self.guest.budget.of(phase)),
-            awaits: false,
-        };
-        let (verdict, used) = self.engine.call_now(cx, subject);
-        black_box((verdict.expect("a verdict"), used));
-    }
+fn call(stand: &Stand, phase: Phase, subject: Subject) {
+    let (verdict, used) = stand.call_with(phase, subject);
+    black_box((verdict.expect("a verdict"), used));
 }
 
 fn policies(criterion: &mut Criterion) {
-    let route = Bench::new(ROUTE);
-    criterion.bench_function("visit alone", |bench| bench.iter(|| black_box(route.visit())));
+    let mut route = stand(ROUTE);
+    criterion.bench_function("visit alone", |bench| {
+        bench.iter(|| {
+            route.renew();
+            black_box(&route.visit);
+        });
+    });
     criterion.bench_function("route hook, six fields, a plan (P8)", |bench| {
         bench.iter(|| {
-            let visit = route.visit();
-            route.call(&visit, Phase::Route, route.request(&visit));
+            route.renew();
+            call(&route, Phase::Route, route.request());
         });
     });
-    let three = Bench::new(THREE);
+    let mut three = stand(THREE);
     criterion.bench_function("three hooks, six host calls (P9)", |bench| {
         bench.iter(|| {
-            let visit = three.visit();
-            three.call(&visit, Phase::Request, three.request(&visit));
-            three.call(&visit, Phase::Route, three.request(&visit));
-            three.call(&visit, Phase::Done, three.request(&visit));
+            three.renew();
+            for phase in [Phase::Request, Phase::Route, Phase::Done] {
+                call(&three, phase, three.request());
+            }
         });
     });
-    let event = Bench::new(EVENT);
-    let visit = event.visit();
+    let event = stand(EVENT);
     criterion.bench_function("event hook, one event (P10)", |bench| {
-        bench.iter(|| {
-            let view = Event {
-                visit: visit.clone(),
-                kind: "text",
-                text: "some words of an answer".into(),
-                choice: 0,
-                index: 0,
-                merged: 1,
-            };
-            event.call(&visit, Phase::Event, Subject::Event(Arc::new(view)));
-        });
+        bench.iter(|| call(&event, Phase::Event, event.event("some words of an answer")));
     });
 }
 
