@@ -1,13 +1,17 @@
-//! What policies cost: a route hook, three hooks with six host calls, and a stream event, each against no hook at all.
+//! What policies cost: a route hook, three hooks with six host calls, and a stream event, each against no hook at all; and
+//! what a policy that runs away costs its neighbours.
 //!
 //! Calls the engine as the pipeline does, views, leases and verdicts included; sockets and dialects are not here.
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::guest::stand::{Stand, bundle};
 use portcullis::guest::view::Subject;
 use portcullis::host::{Budget, Grants, Phase};
+use tokio::time::Instant;
 
 /// A route hook that reads six fields and returns a plan.
 const ROUTE: &str = "function on_route(req, ctx)
@@ -72,5 +76,58 @@ fn policies(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, policies);
+/// A runaway, as it is called again and again on another thread.
+const RUNAWAY: &str = "function on_request() while true do local t = {} for i = 1, 100 do t[i] = { i } end end end";
+
+/// The 99th hundredth of the times of a good call, in nanoseconds.
+fn p99(stand: &mut Stand) -> f64 {
+    let mut times: Vec<u64> = (0..20_000)
+        .map(|_| {
+            stand.renew();
+            let began = Instant::now();
+            call(stand, Phase::Route, stand.request());
+            began.elapsed().as_nanos() as u64
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() * 99 / 100] as f64
+}
+
+/// Prints by how much the p99 of calls moves beside a runaway: the median of pairs, one after the other. And how long the
+/// runaway goes on.
+#[expect(clippy::print_stdout, reason = "a figure for whoever runs it")]
+fn neighbours(_: &mut Criterion) {
+    let mut route = stand(ROUTE);
+    let stop = Arc::new(AtomicBool::new(true));
+    let beside = stop.clone();
+    let runaway = std::thread::spawn(move || {
+        let mut worst = 0;
+        let hostile = stand(RUNAWAY);
+        while Arc::strong_count(&beside) > 1 {
+            if beside.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+                continue;
+            }
+            let began = Instant::now();
+            black_box(hostile.call(Phase::Request).expect_err("it is stopped"));
+            worst = worst.max(began.elapsed().as_micros());
+        }
+        worst
+    });
+    let mut ratios: Vec<f64> = (0..15)
+        .map(|_| {
+            stop.store(true, Ordering::Relaxed);
+            let alone = p99(&mut route);
+            stop.store(false, Ordering::Relaxed);
+            p99(&mut route) / alone
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    drop(stop);
+    let worst = runaway.join().expect("ends");
+    println!("p99 beside a runaway, of p99 alone: {:.3} (median of {})", ratios[ratios.len() / 2], ratios.len());
+    println!("longest call of the runaway: {worst} us");
+}
+
+criterion_group!(benches, policies, neighbours);
 criterion_main!(benches);

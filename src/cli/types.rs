@@ -25,12 +25,15 @@ pub(super) enum Found {
     Unclear(String),
 }
 
+/// Runs a checker, whose program is given, in a folder, on sources.
+type Checker = fn(&Path, &Path, &[Source]) -> Found;
+
 /// Checks every policy that is attached.
 pub(super) fn check(hooks: &Hooks) -> Found {
     if !hooks.any() {
         return Found::Nothing;
     }
-    let checkers: [(&str, fn(&Path, &Path, &[Source]) -> Found); 2] = [("luau-lsp", lsp), ("luau-analyze", analyze)];
+    let checkers = [("luau-lsp", lsp as Checker), ("luau-analyze", analyze)];
     let found = checkers.into_iter().find_map(|(name, check)| Some((on_path(name)?, check)));
     let Some((program, check)) = found else { return Found::NoChecker };
     let room = std::env::temp_dir().join(format!("portcullis-types-{}", std::process::id()));

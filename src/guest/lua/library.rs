@@ -55,7 +55,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
 }
 
 fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {
-    if at % PIECES == 0 {
+    if at.is_multiple_of(PIECES) {
         step()?;
     }
     pieces.raw_seti(at + 1, lua.create_string(bytes)?)
