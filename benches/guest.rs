@@ -129,5 +129,53 @@ fn neighbours(_: &mut Criterion) {
     println!("longest call of the runaway: {worst} us");
 }
 
-criterion_group!(benches, policies, neighbours);
+/// The same from a plugin: two headers and a host function in `on-request`, nothing in `on-route`.
+#[cfg(feature = "wasm")]
+fn plugins(criterion: &mut Criterion) {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use portcullis::guest::Engine;
+    use portcullis::guest::wasm::{Bytes, Compiled, Described, Lease as Bounds, Loading, Machine, Policy};
+    use portcullis::host::Guest;
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/prebuilt/probe.wasm");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-plugins");
+    let bytes = Bytes::read(&path).expect("is checked in");
+    let machine = Arc::new(Machine::new().expect("runs here"));
+    let compiled = Compiled::open(&folder).expect("can be written to");
+    let loading = Loading {
+        machine: &machine,
+        compiled: Some(&compiled),
+        name: "probe",
+        lease: Bounds::default(),
+        config: String::new(),
+    };
+    let (grants, budget) = (Grants::default(), Budget::default());
+    let guest = Arc::new(Guest { name: "probe".into(), grants, budget, metrics: BTreeMap::new() });
+    let described = Described::load(&loading, &bytes, &guest).expect("loads");
+    criterion.bench_function("plugin from the compiled cache (P13)", |bench| {
+        bench.iter(|| black_box(Described::load(&loading, &bytes, &guest).expect("loads")));
+    });
+    let policy = Policy::start(&described, &guest, r#"{"request":"look"}"#.to_owned()).expect("starts");
+    let mut look = Stand::around(Engine::Wasm(policy.clone()), guest);
+    let mut once = || {
+        look.renew();
+        call(&look, Phase::Request, look.request());
+        call(&look, Phase::Route, look.request());
+    };
+    criterion
+        .bench_function("plugin, request and route, two headers, one host call (P11)", |bench| bench.iter(&mut once));
+    criterion.bench_function("the same with a fresh instance (P11)", |bench| {
+        bench.iter(|| {
+            policy.cool();
+            once();
+        });
+    });
+}
+
+#[cfg(not(feature = "wasm"))]
+fn plugins(_: &mut Criterion) {}
+
+criterion_group!(benches, policies, neighbours, plugins);
 criterion_main!(benches);

@@ -5,6 +5,7 @@
 mod caching;
 mod hooks;
 mod limits;
+mod plugins;
 mod providers;
 mod routes;
 mod strategy;
@@ -178,6 +179,7 @@ pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
     amend: Option<Amend>,
+    plugins: plugins::Shelf,
 }
 
 /// Changes what was written before anything is built of it.
@@ -185,7 +187,7 @@ type Amend = Box<dyn Fn(&mut Config) + Send + Sync>;
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env, amend: None }
+        Builder { path, env, amend: None, plugins: plugins::Shelf::default() }
     }
 
     /// The same with another hand in what is written, for what is no service: the file itself stays as it is.
@@ -245,7 +247,7 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let routes = routes::build(&config, &*self.env, &self.plugins, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();
@@ -254,7 +256,7 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
-        let hooks = Arc::new(hooks::build(&config, &mut warnings)?);
+        let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),

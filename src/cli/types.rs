@@ -30,7 +30,7 @@ type Checker = fn(&Path, &Path, &[Source]) -> Found;
 
 /// Checks every policy that is attached.
 pub(super) fn check(hooks: &Hooks) -> Found {
-    if !hooks.any() {
+    if !hooks.all().iter().any(|hook| hook.bundle.main.label.ends_with(".luau")) {
         return Found::Nothing;
     }
     let checkers = [("luau-lsp", lsp as Checker), ("luau-analyze", analyze)];
@@ -64,7 +64,9 @@ fn copy(hooks: &Hooks, room: &Path) -> std::io::Result<Vec<Source>> {
     let mut sources: Vec<Source> = Vec::new();
     for hook in hooks.all() {
         for source in std::iter::once(&hook.bundle.main).chain(hook.bundle.modules.values()) {
-            if sources.iter().any(|known| known.label == source.label) {
+            // Plugins have no source here.
+            let is_script = source.label.ends_with(".luau") || source.label.ends_with(".lua");
+            if !is_script || sources.iter().any(|known| known.label == source.label) {
                 continue;
             }
             let copy = room.join(format!("{}.luau", sources.len()));

@@ -39,8 +39,8 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// With an engine that is loaded.
-    pub fn new(engine: Engine, guest: Arc<Guest>) -> Stand {
+    /// For a guest of any language.
+    pub fn around(engine: Engine, guest: Arc<Guest>) -> Stand {
         // A state without a log's thread: guests only count and keep in it.
         let state = Arc::new(State::new(8, Log::off()));
         let mut headers = HeaderMap::new();
@@ -65,7 +65,7 @@ impl Stand {
         let engines = super::load(vec![wanted], 1)
             .map_err(|errors| errors.into_iter().map(|(_, why)| why).collect::<String>())?;
         let engine = engines.into_iter().next().ok_or("nothing was loaded")?;
-        Ok(Stand::new(engine, guest))
+        Ok(Stand::around(engine, guest))
     }
 
     /// Begins another exchange.

@@ -4,6 +4,7 @@
 //! is nil.
 
 mod answer;
+pub mod conversation;
 mod done;
 mod request;
 mod tries;
