@@ -178,7 +178,8 @@ impl Outgoing {
 
 impl From<Vec<u8>> for Outgoing {
     fn from(bytes: Vec<u8>) -> Self {
-        Outgoing::new(smallvec::smallvec![Bytes::from(bytes)])
+        // No piece rather than an empty one: writing nothing looks like a connection that takes nothing.
+        Outgoing::new(if bytes.is_empty() { Pieces::new() } else { smallvec::smallvec![Bytes::from(bytes)] })
     }
 }
 

@@ -7,10 +7,12 @@ mod key;
 mod mock;
 #[cfg(feature = "wasm")]
 mod plugin;
+mod replay;
 mod schema;
 mod script;
 mod serve;
 mod test;
+mod types;
 mod welcome;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+use crate::generation::Generation;
+use crate::trial::smoke::Smoke;
 
 /// The configuration that is used when none is named.
 const DEFAULT_CONFIG: &str = "config/portcullis.yaml";
@@ -51,6 +56,8 @@ enum Command {
     Cache(cache::Args),
     /// Run the tests of policies.
     Test(test::Args),
+    /// Play an access log once more under other policies: what would have gone elsewhere, at what cost.
+    Replay(replay::Args),
     /// Begin a policy.
     Script(script::Args),
     /// Make keys and their hashes.
@@ -72,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Schema => schema::run(),
         Command::Cache(args) => cache::run(args),
         Command::Test(args) => test::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Script(args) => script::run(args),
         Command::Key(args) => key::run(args),
         #[cfg(feature = "wasm")]
@@ -88,6 +96,15 @@ fn config_path(named: Option<PathBuf>) -> Option<PathBuf> {
 /// Reads the process's environment for the configuration. Empty counts as unset.
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The policies' own tests, where the configuration wants them run.
+fn smoke(smoke: &Smoke, generation: &Generation) -> Result<(), String> {
+    if !generation.hooks_tests {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.map_err(|error| error.to_string())?.block_on(smoke.test(&generation.hooks))
 }
 
 /// Diagnostics go to standard error; standard output is the access log's.

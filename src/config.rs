@@ -81,6 +81,18 @@ impl Default for HooksDir {
     }
 }
 
+/// Whether policies' own tests must pass before they go live; yes unless written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct HooksTests(pub bool);
+
+impl Default for HooksTests {
+    fn default() -> Self {
+        HooksTests(true)
+    }
+}
+
 /// The configuration of Portcullis. Every key may be left out; keys that begin with `x-` are free for YAML anchors.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -117,6 +129,8 @@ pub struct Config {
     pub hooks: Vec<Hook>,
     /// Folder of the policies, from the folder of this file.
     pub hooks_dir: HooksDir,
+    /// Run the policies' own tests (`*_test.luau`) before a new version goes live; one that fails keeps it out.
+    pub hooks_tests: HooksTests,
     /// How streams behave towards the client.
     pub stream: Stream,
     /// What tokens cost where the catalogue does not know it or is wrong.

@@ -39,8 +39,10 @@ pub struct Exchange {
     pub dialect: &'static dyn Dialect,
     pub op: Op,
     pub stream: bool,
-    /// The model as the caller named it.
+    /// The model as the caller named it, or as a policy has changed it.
     pub model: String,
+    /// The caller's own name for it, where a policy has changed it.
+    pub asked_model: Option<String>,
     pub principal: Option<Arc<Principal>>,
     pub peer: Option<SocketAddr>,
     /// Number of the generation that serves this exchange.

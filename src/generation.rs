@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
-use crate::config::{self, Config, Known, Loaded};
+use crate::config::{self, Config, HookCheck, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::hook::Hooks;
@@ -54,6 +54,8 @@ pub struct Generation {
     pub sources: Vec<(String, String)>,
     /// Policies, in the order in which they run.
     pub hooks: Arc<Hooks>,
+    /// Their own tests must pass before they go live.
+    pub hooks_tests: bool,
     /// Proxies whose word on the caller's address is taken.
     pub trusted: Trusted,
     pub routes: Routes,
@@ -176,12 +178,22 @@ pub type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
+    amend: Option<Amend>,
     plugins: plugins::Shelf,
 }
 
+/// Changes what was written before anything is built of it.
+type Amend = Box<dyn Fn(&mut Config) + Send + Sync>;
+
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env, plugins: plugins::Shelf::default() }
+        Builder { path, env, amend: None, plugins: plugins::Shelf::default() }
+    }
+
+    /// The same with another hand in what is written, for what is no service: the file itself stays as it is.
+    #[must_use]
+    pub fn amended(self, amend: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        Builder { amend: Some(Box::new(amend)), ..self }
     }
 
     /// A file of this name beside the configuration.
@@ -194,14 +206,32 @@ impl Builder {
     /// # Errors
     /// Every error of the file, a line each.
     pub fn load(&self) -> Result<Loaded, String> {
+        self.read(&hooks::check)
+    }
+
+    fn read(&self, check: HookCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let known = Known { providers: &providers, dialects: &dialects, hooks: &hooks::check };
+        let known = Known { providers: &providers, dialects: &dialects, hooks: check };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),
         };
-        loaded.map_err(|errors| errors.to_string())
+        let mut loaded = loaded.map_err(|errors| errors.to_string())?;
+        if let Some(amend) = &self.amend {
+            amend(&mut loaded.config);
+        }
+        Ok(loaded)
+    }
+
+    /// The files that a generation would come from, whatever is wrong with its policies; none when the configuration
+    /// cannot be read.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.read(&|_, _| Vec::new()).map(|loaded| self.files_of(&loaded.config)).unwrap_or_default()
+    }
+
+    fn files_of(&self, config: &Config) -> Vec<PathBuf> {
+        self.path.iter().cloned().chain(config.files()).chain(hooks::files(config)).collect()
     }
 
     /// Reads and builds everything.
@@ -210,8 +240,7 @@ impl Builder {
     /// Why nothing was built, a line each.
     pub fn build(&self, number: u64) -> Result<Generation, String> {
         let config = self.load()?.config;
-        let files = self.path.iter().cloned().chain(config.files()).chain(hooks::files(&config));
-        let files: Vec<PathBuf> = files.collect();
+        let files = self.files_of(&config);
         // Taken before the reading that counts: whatever changes from here on will be seen to have changed.
         let fingerprint = fingerprint(&files);
         let loaded = self.load()?;
@@ -236,6 +265,7 @@ impl Builder {
             fingerprint,
             sources: sources(&config, &hooks),
             hooks,
+            hooks_tests: config.hooks_tests.0,
             warnings,
             keys: keys(&config)?,
             trusted: trusted(&config)?,

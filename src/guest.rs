@@ -5,6 +5,9 @@
 
 pub mod bundle;
 pub mod lua;
+pub mod stand;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 pub mod view;
 #[cfg(feature = "wasm")]

@@ -154,8 +154,7 @@ impl Hook {
             (Fail::Open, _) => false,
             (Fail::Closed, _) => true,
             (Fail::Default, Phase::Auth) => true,
-            (Fail::Default, Phase::Request | Phase::Event) => self.bundle.manifest.guard,
-            (Fail::Default, _) => false,
+            (Fail::Default, _) => self.bundle.manifest.guard,
         }
     }
 

@@ -194,13 +194,22 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
             Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
         }
     };
-    // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
-    let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
-        || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
+    // A policy has chosen another model: that one's limits hold, and those of the first have nothing to do with it.
+    let admitted = match admitted {
+        Some((model, _)) if model != x.model => {
+            x.admitted = None;
+            let planned = plan::plan(cx, x, &call)?;
+            Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
+        }
+        admitted => admitted,
+    };
+    // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
+    let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
+        || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     // A policy that looks at answers must see every one: what was kept has not passed it.
     if !elsewhere && !hook::sees_answers(x) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go.
@@ -211,8 +220,8 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
         call = Arc::new(own);
     }
     let mut plan = match admitted {
-        Some((model, plan)) if model == x.model => plan,
-        _ => plan::plan(cx, x, &call)?,
+        Some((_, plan)) => plan,
+        None => plan::plan(cx, x, &call)?,
     };
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
         return Ok(Next::Reply(reply));
@@ -313,6 +322,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         op: matched.op,
         stream: false,
         model: String::new(),
+        asked_model: None,
         principal: None,
         peer: cx.generation.trusted.caller(cx.peer, &head.headers),
         generation: cx.generation.number,

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::generation::{Builder, Generation, fingerprint};
 use crate::state::State;
+use crate::trial::smoke::Smoke;
 
 use history::History;
 
@@ -34,19 +35,41 @@ pub struct Reloader {
     current: Arc<ArcSwap<Generation>>,
     state: Arc<State>,
     turn: Mutex<()>,
+    smoke: Smoke,
     pub history: History,
     /// The highest number given so far, and what the files held when they were last taken up or set aside.
     number: AtomicU64,
     handled: AtomicU64,
+    /// The files of what was refused last, so that it is seen when they are mended; none when nothing was.
+    wanted: ArcSwap<Vec<PathBuf>>,
 }
 
 impl Reloader {
-    pub fn new(builder: Builder, current: Arc<ArcSwap<Generation>>, state: Arc<State>) -> Self {
+    pub fn new(builder: Builder, smoke: Smoke, current: Arc<ArcSwap<Generation>>, state: Arc<State>) -> Self {
         let history = History::default();
         let first = current.load_full();
         let (number, handled) = (AtomicU64::new(first.number), AtomicU64::new(first.fingerprint));
         history.add(first);
-        Reloader { builder, current, state, turn: Mutex::new(()), history, number, handled }
+        let wanted = ArcSwap::default();
+        Reloader { builder, current, state, turn: Mutex::new(()), smoke, history, number, handled, wanted }
+    }
+
+    /// Everything whose change may call for a reload.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.current.load().files.clone();
+        files.extend(self.wanted.load().iter().cloned());
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// Builds a generation and tests its policies.
+    async fn built(&self, number: u64) -> Result<Generation, String> {
+        let generation = self.builder.build(number)?;
+        if generation.hooks_tests {
+            self.smoke.test(&generation.hooks).await?;
+        }
+        Ok(generation)
     }
 
     /// Puts a generation back in force that is still kept. The files as they are now are set aside: the next change of
@@ -77,8 +100,9 @@ impl Reloader {
     pub async fn reload(&self) -> Result<u64, String> {
         let _turn = self.turn.lock().await;
         let number = self.number.load(Relaxed) + 1;
-        match self.builder.build(number) {
+        match self.built(number).await {
             Ok(generation) => {
+                self.wanted.store(Arc::default());
                 for warning in &generation.warnings {
                     tracing::warn!("{warning}");
                 }
@@ -88,6 +112,8 @@ impl Reloader {
                 let generation = Arc::new(generation);
                 self.history.add(generation.clone());
                 self.current.store(generation);
+                // Under many reloads the next look of the reaper would come late.
+                self.history.reap();
                 self.state.reloaded(Ok(number));
                 tracing::info!("generation {number} is in force");
                 Ok(number)
@@ -97,6 +123,7 @@ impl Reloader {
                     "the reload was refused, generation {} stays in force:\n{errors}",
                     self.current.load().number
                 );
+                self.wanted.store(Arc::new(self.builder.files()));
                 self.state.reloaded(Err(errors.clone()));
                 Err(errors)
             }
@@ -120,7 +147,7 @@ impl Reloader {
         // What was refused last, so that a broken file is reported once and not every two seconds.
         let mut refused = None;
         loop {
-            let files = self.current.load().files.clone();
+            let files = self.files();
             if files.is_empty() {
                 // Nothing on disk to watch; the admin API and SIGHUP still reload.
                 sleep(POLL).await;
@@ -133,12 +160,11 @@ impl Reloader {
                 sleep(DEBOUNCE).await;
                 while changed.try_recv().is_ok() {}
             }
-            let current = self.current.load_full();
-            let now = fingerprint(&current.files);
+            let now = fingerprint(&self.files());
             // A file that is again as it was is reloaded too: it is no longer refused.
             let changed = now != self.handled.load(Relaxed) || refused.is_some();
             if changed && refused != Some(now) {
-                refused = self.reload().await.err().map(|_| now);
+                refused = self.reload().await.err().map(|_| fingerprint(&self.files()));
             }
         }
     }

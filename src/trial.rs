@@ -6,7 +6,10 @@
 mod catalogue;
 mod client;
 mod double;
+mod past;
+pub mod replay;
 mod scene;
+pub mod smoke;
 mod stage;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::guest::lua::coverage::{self, Lines};
 use crate::guest::lua::trial;
 
 /// One test of a file.
@@ -89,12 +93,26 @@ fn subject(file: &Path) -> Option<(String, PathBuf)> {
     folder.join(format!("{stem}.luau")).is_file().then(|| (stem.to_owned(), folder))
 }
 
+/// Real time that a test file may take.
+const TIME: Duration = Duration::from_secs(120);
+
 /// Runs one test file.
 pub fn run(file: &Path) -> Report {
+    run_within(file, TIME)
+}
+
+/// Runs one test file and counts which lines of its policy run.
+pub fn run_covered(file: &Path) -> (Report, Lines) {
+    coverage::gather();
+    let report = run(file);
+    (report, coverage::take())
+}
+
+fn run_within(file: &Path, time: Duration) -> Report {
     let began = stage::real_now();
     let mut report = Report { file: file.to_owned(), cases: Vec::new(), broken: None, took: Duration::ZERO };
     let cases = Arc::new(Mutex::new(Vec::new()));
-    report.broken = play(file, cases.clone()).err();
+    report.broken = play(file, time, cases.clone()).err();
     report.cases = std::mem::take(&mut *cases.lock().unwrap_or_else(PoisonError::into_inner));
     report.took = began.elapsed();
     if report.cases.is_empty() && report.broken.is_none() {
@@ -103,7 +121,7 @@ pub fn run(file: &Path) -> Report {
     report
 }
 
-fn play(file: &Path, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
+fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
     let label = file.display().to_string();
     let source = std::fs::read_to_string(file).map_err(|error| format!("{label} cannot be read: {error}"))?;
     let (policy, folder) = subject(file)
@@ -118,5 +136,5 @@ fn play(file: &Path, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
         }
         word => stage.play(word, &said),
     };
-    trial::run(&label, &source, Box::new(play))
+    trial::run(&label, &source, time, Box::new(play))
 }

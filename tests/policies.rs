@@ -109,3 +109,189 @@ fn a_test_that_fails_says_where_and_what_and_fails_the_command() {
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("p.luau:1:"), "{}", said(&output));
 }
+
+#[test]
+fn lines_that_never_run_are_told_and_can_be_too_many() {
+    let folder = Folder::new("coverage");
+    let policy = "function on_request(req)\n\tif req.stream then\n\t\treturn gw.say('Hi')\n\tend\n\treturn nil\nend\n";
+    std::fs::write(folder.0.join("p.luau"), policy).expect("writes");
+    let test = "t.test('a', function()\n\tt.eq(t.chat({ model = 'a/m', text = 'x' }).status, 200)\nend)\n";
+    std::fs::write(folder.0.join("p_test.luau"), test).expect("writes");
+    let output = portcullis(&["test", "--coverage", folder.path()]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("p.luau  never: 3\n"), "{}", said(&output));
+    let output = portcullis(&["test", "--coverage-at-least", "95", folder.path()]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("each file needs 95 %"), "{}", said(&output));
+    let both = format!(
+        "{test}t.test('b', function()\n\tt.eq(t.chat({{ model = 'a/m', text = 'x', stream = true }}).text, 'Hi')\nend)\n"
+    );
+    std::fs::write(folder.0.join("p_test.luau"), both).expect("writes");
+    let output = portcullis(&["test", "--coverage-at-least", "100", folder.path()]);
+    assert!(output.status.success() && said(&output).contains("100.0 %"), "{}", said(&output));
+}
+
+/// A policy and its test in a folder, and a configuration that attaches it.
+fn attached(name: &str, test: &str) -> Folder {
+    let folder = Folder::new(name);
+    std::fs::create_dir_all(folder.0.join("scripts")).expect("a folder");
+    let policy = "--!strict\nfunction on_request(req: Request, ctx: Ctx)\n\treturn gw.say('Hi')\nend\n";
+    std::fs::write(folder.0.join("scripts/p.luau"), policy).expect("writes");
+    std::fs::write(folder.0.join("scripts/p_test.luau"), test).expect("writes");
+    std::fs::write(folder.0.join("c.yaml"), "hooks: [{ lua: p }]\n").expect("writes");
+    folder
+}
+
+#[test]
+fn a_policy_that_fails_its_own_tests_is_refused_with_their_lines() {
+    let test = "t.test('it says Ho', function()\n\tt.eq(t.chat({ model = 'a/m', text = 'x' }).text, 'Ho')\nend)\n";
+    let folder = attached("smoke", test);
+    let config = folder.0.join("c.yaml");
+    let check = || portcullis(&["check", config.to_str().expect("plain")]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("hooks.p: its test \"it says Ho\" fails:"), "{}", said(&output));
+    assert!(said(&output).contains("p_test.luau:2: got \"Hi\", want \"Ho\""), "{}", said(&output));
+    std::fs::write(&config, "hooks_tests: false\nhooks: [{ lua: p }]\n").expect("writes");
+    assert!(check().status.success(), "{}", said(&check()));
+    std::fs::write(&config, "hooks: [{ lua: p }]\n").expect("writes");
+    std::fs::write(folder.0.join("scripts/p_test.luau"), "while true do end\n").expect("writes");
+    assert!(said(&check()).contains("has run for more than 10s"), "{}", said(&check()));
+}
+
+/// A checker that finds something in the third line of whatever it is given last, under the name of the copy.
+fn checker(folder: &Folder, name: &str, line: u32) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = folder.0.join("bin");
+    std::fs::create_dir_all(&bin).expect("a folder");
+    let script = format!(
+        "#!/bin/sh\nfor last; do :; done\ngrep -q 'return gw.say' \"$last\" || exit 3\necho \"$last({line},9): TypeError: Key 'say' not found\"\n\
+         echo \"$last(2,1): LocalUnused: never used\"\nexit 1\n"
+    );
+    std::fs::write(bin.join(name), script).expect("writes");
+    std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).expect("executable");
+    format!("{}:/usr/bin:/bin", bin.display())
+}
+
+#[test]
+fn types_are_checked_where_a_checker_is_at_hand_and_its_absence_is_said() {
+    let test = "t.test('a', function()\n\tt.eq(t.chat({ model = 'a/m', text = 'x' }).text, 'Hi')\nend)\n";
+    let folder = attached("types", test);
+    let config = folder.0.join("c.yaml");
+    let check = |path: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.arg("check").arg(&config).env("PATH", path).output().expect("runs")
+    };
+    let output = check("/nowhere");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("neither luau-lsp nor luau-analyze is on PATH"), "{}", said(&output));
+    let output = check(&checker(&folder, "luau-lsp", 3));
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("scripts/p.luau:3:9: TypeError: Key 'say' not found"), "{}", said(&output));
+    // The other one reads the types in front of each source; its lines are counted from there.
+    let types = std::fs::read_to_string(scripts().join("gw.d.luau")).expect("is there");
+    let above = u32::try_from(types.trim_end().lines().count()).expect("a number") + 1;
+    let other = attached("types-other", test);
+    let config = other.0.join("c.yaml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    let path = checker(&other, "luau-analyze", above + 3);
+    let output = command.arg("check").arg(&config).env("PATH", path).output().expect("runs");
+    assert!(said(&output).contains("scripts/p.luau:3:9: TypeError: Key 'say' not found"), "{}", said(&output));
+}
+
+/// A log of a gateway with two providers: answers, a failure that went on, a stream, and lines that ask nothing.
+const LOG: &str = r#"{"time":"2026-01-05T12:00:00.000Z","id":"gen-1","request_id":"r","key":"ann","project":"shop","metadata":{"tier":"gold"},"endpoint":"/v1/chat/completions","dialect":"openai_chat","operation":"chat","model":"smart","provider":"a","target_model":"large","stream":false,"status":200,"duration_ms":900.0,"usage":{"input":1000,"output":100},"cost_usd":0.013,"bytes_in":4000,"attempts":[{"provider":"a","model":"large","at_ms":0.1,"took_ms":900.0,"status":200}],"generation":1}
+{"time":"2026-01-05T12:00:01.000Z","id":"gen-2","key":"bob","endpoint":"/v1/messages","dialect":"anthropic","operation":"chat","model":"smart","stream":true,"status":200,"ttft_ms":200.0,"duration_ms":400.0,"usage":{"input":1000,"output":100},"cost_usd":0.0013,"bytes_in":4000,"attempts":[{"provider":"a","model":"large","took_ms":30.0,"status":429,"error":"rate_limited","message":"slow down"},{"provider":"b","model":"small","took_ms":200.0,"status":200}]}
+{"time":"2026-01-05T12:02:00.000Z","id":"gen-3","key":"bob","endpoint":"/v1/chat/completions","dialect":"openai_chat","operation":"chat","model":"smart","stream":false,"status":200,"duration_ms":800.0,"usage":{"input":1000,"output":100},"cost_usd":0.013,"bytes_in":4000,"attempts":[{"provider":"a","model":"large","took_ms":800.0,"status":200}]}
+{"time":"2026-01-05T12:02:03.000Z","id":"gen-4","key":"eve","endpoint":"/v1/chat/completions","dialect":"openai_chat","operation":"chat","model":"large","asked_model":"smart","stream":false,"status":200,"duration_ms":800.0,"usage":{"input":10,"output":1},"cost_usd":0.0001,"bytes_in":400,"attempts":[{"provider":"a","model":"large","took_ms":800.0,"status":200}]}
+{"time":"2026-01-05T12:02:04.000Z","id":"gen-5","key":null,"endpoint":"/v1/chat/completions","dialect":"openai_chat","operation":"chat","model":"","stream":false,"status":401,"attempts":[]}
+not a line of the log
+"#;
+
+const LOG_CONFIG: &str = "
+providers:
+  a: { dialect: openai_chat, base_url: http://a.test/v1, api_key: '${A_KEY}' }
+  b: { dialect: anthropic, base_url: http://b.test/v1, api_key: '${B_KEY}' }
+models: { smart: { fallback: [a/large, b/small], retry: { per_target: 1 } }, large: a/large }
+keys: [{ name: ann, env: ANN_KEY }, { name: bob, env: BOB_KEY }]
+limits: [{ name: one, requests: 1 / 1h }]
+prices:
+  models:
+    a/large: { input: 10, output: 30 }
+    b/small: { input: 1, output: 3 }
+";
+
+#[test]
+fn a_log_is_replayed_under_other_policies_beside_what_happened() {
+    let folder = Folder::new("replay");
+    let write = |name: &str, text: &str| {
+        let path = folder.0.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, text).expect("writes");
+    };
+    write("log.jsonl", LOG);
+    write("c.yaml", &format!("{LOG_CONFIG}hooks: [{{ lua: tiers }}]\n"));
+    write("scripts/tiers.luau", "function on_route() return nil end\n");
+    // Gold keeps the large one, eve is refused, everybody else gets the small one; noon is noon.
+    write(
+        "next/tiers.luau",
+        "function on_request(req)\n\tif req.key == 'eve' then return gw.reject('no_eve', 'No.') end\nend\n\
+         function on_route(req)\n\tif gw.time.date().hour ~= 12 then error('not noon') end\n\
+         \tif req:metadata('tier') ~= 'gold' then return { 'b/small' } end\nend\n",
+    );
+    let path = |name: &str| folder.0.join(name).to_str().expect("plain").to_owned();
+    let (log, config, next) = (path("log.jsonl"), path("c.yaml"), path("next"));
+    let args = ["replay", log.as_str(), "--config", config.as_str(), "--policy", next.as_str()];
+    let output = portcullis(&[&args[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["replayed"], &report["skipped"]), (&4.into(), &2.into()), "{report}");
+    let sums = |side: &str| {
+        let side = &report[side];
+        [&side["answered"], &side["refused"], &side["failed"], &side["tries"]]
+            .map(|count| count.as_u64().expect("a count"))
+    };
+    assert_eq!((sums("old"), sums("new")), ([4, 0, 0, 5], [3, 1, 0, 3]), "{report}");
+    assert_eq!(report["moves"]["a/large → b/small"], 1, "{report}");
+    assert_eq!(report["moves"]["a/large → refused (policy_rejected)"], 1, "{report}");
+    // 1,000 tokens in and 100 out: 0.013 at the large one, 0.0013 at the small one.
+    let cost = report["new"]["cost_usd"].as_f64().expect("a sum");
+    assert!((cost - 0.0156).abs() < 1e-9, "{cost}");
+    assert_eq!(report["failures"], serde_json::json!([]), "{report}");
+    let text = said(&portcullis(&args));
+    for line in
+        ["4 exchanges replayed, 2 lines skipped", "2 went elsewhere", "gen-3  key=bob model=smart  a/large → b/small"]
+    {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    // Beside the version that is in force: it changes nothing, so the difference is the same.
+    let scripts = path("scripts");
+    let output = portcullis(&[&args[..], &["--against", scripts.as_str(), "--json"]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["old"]["answered"], 4, "{report}");
+    assert_eq!(report["old"]["tries"], 5, "a recorded failure fails again: {report}");
+    assert_eq!(report["moves"]["a/large → b/small"], 1, "{report}");
+    let p50 = report["old"]["latency_p50_ms"].as_f64().expect("a time");
+    assert!((700.0..900.0).contains(&p50), "times are those of the log: {report}");
+    // A policy that breaks is said to.
+    write("broken/tiers.luau", "function on_route(req) error('no way') end\n");
+    let broken = path("broken");
+    let args = ["replay", log.as_str(), "--config", config.as_str(), "--policy", broken.as_str()];
+    let text = said(&portcullis(&args));
+    assert!(text.contains("tiers failed 4 times in on_route") && text.contains("no way"), "{text}");
+}
+
+/// Tests that play on a clock of their own, where the real one would have to be waited for.
+#[test]
+fn text_that_waits_to_be_put_together_goes_when_its_time_is_over() {
+    let folder = Folder::new("coalesce");
+    let policy = "--[[manifest\nstream = \"event\"\ncoalesce = { events = 100, ms = 50 }\n]]\n\
+                  function on_event(e) if e.kind == 'text' then return `<{e.text}>` end end\n";
+    std::fs::write(folder.0.join("p.luau"), policy).expect("writes");
+    let test = "t.test('by time', function()\n\
+                \tt.upstream('a/m'):streams({ 'a', 'b', 'c', 'd', 'e' }, { gap_ms = 40 })\n\
+                \tt.eq(t.chat({ model = 'a/m', text = 'x', stream = true }).text, '<ab><cd><e>')\nend)\n";
+    std::fs::write(folder.0.join("p_test.luau"), test).expect("writes");
+    let output = portcullis(&["test", folder.path()]);
+    assert!(output.status.success(), "{}", said(&output));
+}

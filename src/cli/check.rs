@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{REFUSED, config_path, env, fail, hint, say};
+use super::{REFUSED, config_path, env, fail, hint, say, types};
 use crate::config;
 use crate::generation::Builder;
+use crate::trial::smoke::Smoke;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,11 +24,20 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => return fail(REFUSED, &errors),
     };
-    // Building finds what reading cannot: certificates, price files, addresses.
+    // Building finds what reading cannot: certificates, price files, addresses. Then come the policies' own tests and types.
     let generation = match builder.build(1) {
         Ok(generation) => generation,
         Err(errors) => return fail(REFUSED, &errors),
     };
+    if let Err(errors) = super::smoke(&Smoke::default(), &generation) {
+        return fail(REFUSED, &errors);
+    }
+    match types::check(&generation.hooks) {
+        types::Found::Nothing => {}
+        types::Found::NoChecker => hint(types::NO_CHECKER),
+        types::Found::Wrong(errors) => return fail(REFUSED, &errors),
+        types::Found::Unclear(why) => hint(&format!("warning: the types of policies were not checked: {why}")),
+    }
     for warning in &generation.warnings {
         hint(&format!("warning: {warning}"));
     }

@@ -29,6 +29,7 @@ use crate::state::log::text::Text;
 use crate::state::log::{Log, Writer};
 use crate::state::redis::Link;
 use crate::state::store::Store;
+use crate::trial::smoke::Smoke;
 use crate::upstream::{Pools, Proxies, Upstream};
 
 /// How long the access log may take to be written out when the process ends.
@@ -55,14 +56,18 @@ pub(super) fn run(args: Args) -> ExitCode {
         Ok(generation) => generation,
         Err(errors) => return fail(REFUSED, &errors),
     };
-    match start(&config, builder, generation) {
+    let smoke = Smoke::default();
+    if let Err(errors) = super::smoke(&smoke, &generation) {
+        return fail(REFUSED, &errors);
+    }
+    match start(&config, builder, smoke, generation) {
         Ok(status) => status,
         Err(error) => fail(1, &format!("portcullis: {error}")),
     }
 }
 
 /// Everything that runs until the process ends.
-fn start(config: &Config, builder: Builder, generation: Generation) -> io::Result<ExitCode> {
+fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation) -> io::Result<ExitCode> {
     // Bound before anything is started: a taken port is the commonest failure, and it should be the only line.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Asked for before anybody can know that we run: an early signal must not end the process in the system's own way.
@@ -110,7 +115,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
             };
             limit::shared::Shared::start(&state.limits, link.clone(), policy);
         }
-        let reloader = Arc::new(Reloader::new(builder, current.clone(), state.clone()));
+        let reloader = Arc::new(Reloader::new(builder, smoke, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(reloader.clone().reap());
         let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));

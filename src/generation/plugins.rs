@@ -240,6 +240,7 @@ mod with_engine {
             main: Source { label: label.to_owned(), text: format!("sha256:{sha256}\n") },
             modules: Default::default(),
             files: vec![label.into()],
+            tests: Vec::new(),
             digest: sha256.chars().take(32).collect(),
         }
     }

@@ -32,6 +32,8 @@ pub struct Bundle {
     pub modules: BTreeMap<String, Source>,
     /// Every file that was read.
     pub files: Vec<PathBuf>,
+    /// Its test files.
+    pub tests: Vec<PathBuf>,
     /// The first half of the SHA-256 of everything that was read.
     pub digest: String,
 }
@@ -147,18 +149,29 @@ fn missing(paths: &[PathBuf]) -> String {
 pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
     match locate(name, folder) {
         Ok((main, true)) => {
-            let own = main.parent().map(sources).unwrap_or_default();
+            let own = main.parent().map(|folder| sources(folder, false)).unwrap_or_default();
             let manifest = main.with_file_name("manifest.toml");
-            own.into_iter().map(|(_, path)| path).chain([manifest]).collect()
+            own.into_iter().map(|(_, path)| path).chain([manifest]).chain(tests(&main, true)).collect()
         }
-        Ok((main, false)) => vec![main],
+        Ok((main, false)) => std::iter::once(main.clone()).chain(tests(&main, false)).collect(),
         // Watched for its coming.
         Err(_) => vec![folder.join(name).join("main.luau"), folder.join(format!("{name}.luau"))],
     }
 }
 
-/// The sources of a folder and its folders, tests apart, by the name that `require` takes.
-fn sources(folder: &Path) -> Vec<(String, PathBuf)> {
+/// The tests of a policy: those in its folder, or the one beside its file.
+fn tests(main: &Path, in_folder: bool) -> Vec<PathBuf> {
+    let folder = main.parent().unwrap_or(Path::new("."));
+    if in_folder {
+        return sources(folder, true).into_iter().map(|(_, path)| path).collect();
+    }
+    let stem = main.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let beside = folder.join(format!("{stem}_test.luau"));
+    if beside.is_file() { vec![beside] } else { Vec::new() }
+}
+
+/// The sources of a folder and its folders, or its tests, by the name that `require` takes.
+fn sources(folder: &Path, tests: bool) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
     let mut waiting = vec![(String::new(), folder.to_owned())];
     while let Some((prefix, folder)) = waiting.pop() {
@@ -167,7 +180,7 @@ fn sources(folder: &Path) -> Vec<(String, PathBuf)> {
             let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
             if path.is_dir() && prefix.is_empty() {
                 waiting.push((format!("{stem}/"), path));
-            } else if path.extension().is_some_and(|end| end == "luau") && !stem.ends_with("_test") {
+            } else if path.extension().is_some_and(|end| end == "luau") && stem.ends_with("_test") == tests {
                 found.push((format!("{prefix}{stem}"), path));
             }
         }
@@ -188,7 +201,7 @@ pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
     let mut modules = BTreeMap::new();
     let manifest = if in_folder {
         let path = main.with_file_name("manifest.toml");
-        for (name, path) in main.parent().map(sources).unwrap_or_default() {
+        for (name, path) in main.parent().map(|folder| sources(folder, false)).unwrap_or_default() {
             if path != main {
                 modules.insert(name, self::source(&path)?);
                 files.push(path);
@@ -216,7 +229,8 @@ pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
     }
     let mut digest = hash::sha256(all.as_bytes());
     digest.truncate(32);
-    Ok(Bundle { name: manifest.name.clone().unwrap_or(stem), manifest, main: source, modules, files, digest })
+    let tests = tests(&main, in_folder);
+    Ok(Bundle { name: manifest.name.clone().unwrap_or(stem), manifest, main: source, modules, files, tests, digest })
 }
 
 /// The manifest in the first comment, and the line before it.

@@ -5,6 +5,8 @@
 
 mod api;
 mod convert;
+pub mod coverage;
+mod library;
 mod machine;
 mod read;
 pub mod trial;
@@ -150,22 +152,35 @@ fn running() -> mlua::Result<Arc<Running>> {
     RUNNING.with_borrow(|running| running.clone()).ok_or_else(|| Error::runtime("nothing of the gateway's is running"))
 }
 
+/// Does work of the gateway's own inside a call: it costs the script nothing.
+fn excused<T>(work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    RUNNING.with_borrow(|running| {
+        if let Some(running) = running {
+            running.cx.lease.excuse(began.elapsed());
+        }
+    });
+    done
+}
+
 /// Marks a call as the one that runs, for as long as this lives, and meters it.
 struct Turn {
     before: Option<Arc<Running>>,
     began: Instant,
+    excused: Duration,
 }
 
 impl Turn {
     fn take(running: &Arc<Running>, spent: Duration) -> Turn {
         let before = RUNNING.replace(Some(running.clone()));
         running.cx.lease.resume(spent);
-        Turn { before, began: Instant::now() }
+        Turn { before, began: Instant::now(), excused: running.cx.lease.excused() }
     }
 
-    /// How long it was.
-    fn end(self) -> Duration {
-        self.began.elapsed()
+    /// How long it was, without what was the gateway's own.
+    fn end(self, running: &Running) -> Duration {
+        self.began.elapsed().saturating_sub(running.cx.lease.excused() - self.excused)
     }
 }
 
@@ -199,7 +214,7 @@ impl Script {
         let mut cpu = Duration::ZERO;
         let turn = Turn::take(&running, before);
         let started = machine.start(self.at, &running, &subject);
-        cpu += turn.end();
+        cpu += turn.end(&running);
         let outcome = match started {
             Ok(Some(future)) => {
                 let mut future = pin!(future);
@@ -210,7 +225,7 @@ impl Script {
                         Poll::Ready(value) => Poll::Ready(value.and_then(|value| machine.read(&running.cx, value))),
                         Poll::Pending => Poll::Pending,
                     };
-                    cpu += turn.end();
+                    cpu += turn.end(&running);
                     polled
                 })
                 .await
@@ -228,7 +243,7 @@ impl Script {
         let running = Arc::new(Running { cx, shown: Mutex::default() });
         let turn = Turn::take(&running, before);
         let outcome = machine.call(self.at, &running, &subject);
-        let cpu = turn.end();
+        let cpu = turn.end(&running);
         self.finish(slot, machine, &running, cpu, outcome)
     }
 

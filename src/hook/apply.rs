@@ -68,7 +68,8 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &H
     // Read anew: later stages and guests must see what was changed, and an envelope shows its body as it came.
     let envelope = if edited { Envelope::read(envelope.pieces().concat().into())? } else { envelope };
     if let Some(model) = patch.model {
-        x.model = model;
+        let before = std::mem::replace(&mut x.model, model);
+        x.asked_model.get_or_insert(before);
     }
     Ok(call.with(envelope))
 }

@@ -110,6 +110,8 @@ pub struct Lease {
     late_since_us: AtomicU64,
     late_turns: AtomicU32,
     killed: AtomicU8,
+    /// Nanoseconds of the gateway's own work inside the call.
+    excused: AtomicU64,
 }
 
 impl Lease {
@@ -123,6 +125,7 @@ impl Lease {
             late_since_us: AtomicU64::new(0),
             late_turns: AtomicU32::new(0),
             killed: AtomicU8::new(0),
+            excused: AtomicU64::new(0),
         }
     }
 
@@ -140,6 +143,18 @@ impl Lease {
     /// The guest does not run: it waits, or has ended.
     pub fn pause(&self) {
         self.deadline.store(u64::MAX, Relaxed);
+    }
+
+    /// The gateway has done work of its own inside the call, such as decoding the ask: the deadline moves as far.
+    pub fn excuse(&self, span: Duration) {
+        self.excused.fetch_add(span.as_nanos() as u64, Relaxed);
+        let deadline = self.deadline.load(Relaxed);
+        self.deadline.store(deadline.saturating_add(span.as_millis() as u64), Relaxed);
+    }
+
+    /// The gateway's own work inside the call so far.
+    pub fn excused(&self) -> Duration {
+        Duration::from_nanos(self.excused.load(Relaxed))
     }
 
     /// Called by the engine at every loop turn and call.

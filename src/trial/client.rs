@@ -78,8 +78,10 @@ fn request(said: &Value, dialect: &'static dyn Dialect) -> Result<Wanted, String
     let mut request = Request::builder()
         .method(said["method"].as_str().unwrap_or("POST"))
         .uri(path)
-        .header("content-type", "application/json")
-        .header("authorization", format!("Bearer {KEY}"));
+        .header("content-type", "application/json");
+    if said["headers"].get("authorization").is_none() {
+        request = request.header("authorization", format!("Bearer {KEY}"));
+    }
     for (name, value) in said["headers"].as_object().into_iter().flatten() {
         request = request.header(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }

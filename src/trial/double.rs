@@ -63,12 +63,8 @@ impl Double {
     fn next(&self, request: &Outbound) -> Scripted {
         let host = request.uri.host().unwrap_or_default();
         let provider = host.strip_suffix(".test").unwrap_or(host).to_owned();
-        let bytes = request.body.pieces().concat();
-        let sent: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        let path = request.uri.path();
-        let in_path = path.split_once("/models/").and_then(|(_, rest)| rest.split_once(':')).map(|(model, _)| model);
-        let model = sent["model"].as_str().or(in_path).unwrap_or_default().to_owned();
-        let target = format!("{provider}/{model}");
+        let asking = Asking::read(request);
+        let target = format!("{provider}/{}", asking.model);
         let headers: Map<String, Value> = request
             .headers
             .iter()
@@ -76,7 +72,9 @@ impl Double {
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), json!(value.to_str().ok()?))))
             .collect();
         let mut inner = self.inner();
-        inner.sent.push(json!({"target": target, "url": request.uri.to_string(), "headers": headers, "body": sent}));
+        inner
+            .sent
+            .push(json!({"target": target, "url": request.uri.to_string(), "headers": headers, "body": asking.sent}));
         let known = [target.as_str(), provider.as_str(), host].into_iter().find(|name| inner.acts.contains_key(*name));
         let key = known.unwrap_or(&target).to_owned();
         let acts = inner.acts.get(&key).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -84,18 +82,31 @@ impl Double {
         let act = acts.get(*played).or(acts.last()).cloned();
         *played += 1;
         let dialect = inner.dialects.get(&provider).and_then(|name| dialect::find(name));
-        Scripted {
-            act: act.unwrap_or_else(|| json!({"text": format!("An answer of {target}.")})),
-            dialect: dialect.unwrap_or(&dialect::openai_chat::OpenAiChat),
-            model,
-            stream: sent["stream"] == true || path.contains(":streamGenerateContent"),
-            split: inner.split,
-        }
+        let act = act.unwrap_or_else(|| json!({"text": format!("An answer of {target}.")}));
+        let split = inner.split;
+        Scripted::new(act, dialect.unwrap_or(&dialect::openai_chat::OpenAiChat), asking, split)
+    }
+}
+
+/// What a request to an upstream asks for, whatever its dialect.
+pub(super) struct Asking {
+    pub model: String,
+    pub stream: bool,
+    sent: Value,
+}
+
+impl Asking {
+    pub fn read(request: &Outbound) -> Asking {
+        let sent: Value = serde_json::from_slice(&request.body.pieces().concat()).unwrap_or(Value::Null);
+        let path = request.uri.path();
+        let in_path = path.split_once("/models/").and_then(|(_, rest)| rest.split_once(':')).map(|(model, _)| model);
+        let model = sent["model"].as_str().or(in_path).unwrap_or_default().to_owned();
+        Asking { model, stream: sent["stream"] == true || path.contains(":streamGenerateContent"), sent }
     }
 }
 
 /// One answer to be given.
-struct Scripted {
+pub(super) struct Scripted {
     act: Value,
     dialect: &'static dyn Dialect,
     model: String,
@@ -105,15 +116,7 @@ struct Scripted {
 
 impl Upstream for Double {
     fn send<'a>(&'a self, _: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
-        let scripted = self.next(&request);
-        Box::pin(async move {
-            let after = millis(&scripted.act, "after_ms");
-            sleep(after.min(head_timeout)).await;
-            if after >= head_timeout {
-                return Err(Fault::new(Kind::HeadTimeout, "The provider sent no answer in time."));
-            }
-            scripted.response()
-        })
+        self.next(&request).send(head_timeout)
     }
 }
 
@@ -122,6 +125,22 @@ fn millis(act: &Value, name: &str) -> Duration {
 }
 
 impl Scripted {
+    pub fn new(act: Value, dialect: &'static dyn Dialect, asking: Asking, split: Option<usize>) -> Self {
+        Scripted { act, dialect, model: asking.model, stream: asking.stream, split }
+    }
+
+    /// Answers as the act says, when it says.
+    pub fn send(self, head_timeout: Duration) -> Sending<'static> {
+        Box::pin(async move {
+            let after = millis(&self.act, "after_ms");
+            sleep(after.min(head_timeout)).await;
+            if after >= head_timeout {
+                return Err(Fault::new(Kind::HeadTimeout, "The provider sent no answer in time."));
+            }
+            self.response()
+        })
+    }
+
     fn response(&self) -> Result<Response<Inbound>, Fault> {
         let act = &self.act;
         if act["unreachable"] == true {

@@ -306,9 +306,12 @@ async fn a_saved_policy_is_live_a_broken_one_is_not_and_one_can_go_back() {
     assert!(output.status.success() && text.contains("*    3") && text.contains("v@"), "{text}{output:?}");
 }
 
+/// Reloads under load; `PORTCULLIS_RELOADS` says otherwise.
+const RELOADS: u32 = 100;
+
 #[tokio::test]
 async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generation() {
-    const RELOADS: u32 = 60;
+    let reloads: u32 = std::env::var("PORTCULLIS_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(RELOADS);
     let mock = Mock::start().await;
     let gateway = with(&mock, &[("v", &version(1))], "hooks: [{ lua: v }]\n").await;
     let stop = std::cell::Cell::new(false);
@@ -325,12 +328,15 @@ async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generat
     };
     let reload = async {
         let mut early = 0;
-        for number in 2..2 + RELOADS {
+        for number in 2..2 + reloads {
             gateway.folder.write("scripts/v.luau", &version(number));
             let reply = gateway.admin("POST", "/admin/reload").await;
             assert_eq!(reply.status(), 200, "{}", reply.text());
-            if number == 2 + RELOADS / 2 {
+            if number == 2 + reloads / 2 {
                 early = gateway.process.memory();
+            }
+            if reloads > RELOADS && number % (reloads / 10) == 0 {
+                println!("{number} reloads, {} KiB", gateway.process.memory() >> 10);
             }
         }
         stop.set(true);
@@ -339,7 +345,7 @@ async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generat
     let (one, two, three, early) = tokio::join!(load(false), load(true), load(false), reload);
     assert!(one + two + three > 20, "{one} {two} {three}");
     let list = generation(&gateway, |list| list["retired_in_use"] == 0).await;
-    assert!(list["in_force"].as_u64().is_some_and(|number| number > u64::from(RELOADS)), "{list}");
+    assert!(list["in_force"].as_u64().is_some_and(|number| number > u64::from(reloads)), "{list}");
     let late = gateway.process.memory();
     // Five generations are kept whole, whatever their number; the rest is the allocator's.
     assert!(late < early + (24 << 20), "memory grew from {early} to {late}");
@@ -372,4 +378,158 @@ async fn what_is_wrong_with_a_hook_is_said_with_its_line() {
         let error = check(yaml);
         assert!(error.contains(expected), "{yaml}\n{error}");
     }
+}
+
+#[tokio::test]
+async fn a_policy_goes_live_with_its_own_tests_or_not_at_all() {
+    let mock = Mock::start().await;
+    let folder = Folder::new();
+    fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    let test = |number: u32| {
+        format!(
+            "t.test('its version', function()\n\tt.target('chat/version-{number}', {{}})\n\
+             \tt.eq(t.chat({{ model = 'a/m', text = 'x' }}).target, 'chat/version-{number}')\nend)\n"
+        )
+    };
+    folder.write("scripts/v.luau", &version(1));
+    folder.write("scripts/v_test.luau", &test(1));
+    let gateway = Gateway::prepared(folder, &mock, "hooks: [{ lua: v }]\n").await;
+    gateway.folder.write("scripts/v.luau", &version(2));
+    let list = generation(&gateway, |list| !list["last_reload_error"].is_null()).await;
+    let error = list["last_reload_error"].as_str().expect("an error");
+    assert!(error.contains("its test \"its version\" fails") && error.contains("v_test.luau:3:"), "{error}");
+    assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-1");
+    // The test alone is mended, and the version that waits for it goes live.
+    gateway.folder.write("scripts/v_test.luau", &test(2));
+    generation(&gateway, |list| list["in_force"] == 2).await;
+    assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-2");
+}
+
+#[tokio::test]
+async fn a_new_policy_that_was_broken_is_taken_up_as_soon_as_it_is_mended() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, &[("v", &version(1))], "hooks: [{ lua: v }]\n").await;
+    gateway.folder.write("scripts/more.luau", "function on_request(\n");
+    gateway.configure("hooks: [{ lua: v }, { lua: more }]\n");
+    let list = generation(&gateway, |list| !list["last_reload_error"].is_null()).await;
+    assert!(list["last_reload_error"].as_str().is_some_and(|error| error.contains("more.luau:")), "{list}");
+    gateway.folder.write("scripts/more.luau", "function on_request(req) return gw.say('More.') end\n");
+    generation(&gateway, |list| list["in_force"] == 2).await;
+    assert!(ask(&gateway, "chat/m", false).await.text().contains("More."));
+}
+
+#[tokio::test]
+async fn the_limits_of_the_model_that_a_policy_chose_hold() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req) if req.model == 'chat/small' then return { model = 'chat/large' } end end";
+    let yaml = "hooks: [{ lua: up }]\nstore: { path: off }\nlimits:\n\
+                  \x20 - { name: large, match: { model: chat/large }, requests: 2 / 1h }\n\
+                  \x20 - { name: small, match: { model: chat/small }, requests: 4 / 1h }\n";
+    let gateway = with(&mock, &[("up", policy)], yaml).await;
+    for _ in 0..2 {
+        assert_eq!(went_to(&ask(&gateway, "chat/small", false).await), "chat/large");
+    }
+    let refused = ask(&gateway, "chat/small", false).await;
+    assert_eq!(refused.status(), 429, "{}", refused.text());
+    assert!(refused.text().contains("`large`"), "{}", refused.text());
+    // What the first model held is given back, so its own limit is where it was.
+    for _ in 0..2 {
+        assert!(ask(&gateway, "chat/small", false).await.text().contains("`large`"));
+    }
+}
+
+#[tokio::test]
+async fn a_guard_refuses_in_whatever_hook_it_fails() {
+    let mock = Mock::start().await;
+    for hook in ["on_request", "on_route", "on_attempt", "on_answer"] {
+        let policy = format!("--[[manifest\nguard = true\n]]\nfunction {hook}() error('broken') end\n");
+        let gateway = with(&mock, &[("guard", &policy)], "hooks: [{ lua: guard }]\n").await;
+        let reply = ask(&gateway, "chat/m", false).await;
+        assert_eq!((reply.status(), &reply.json()["error"]["code"]), (500, &json!("policy_failed")), "{hook}");
+        let open = policy.replace("guard = true", "guard = false");
+        let gateway = with(&mock, &[("guard", &open)], "hooks: [{ lua: guard }]\n").await;
+        assert_eq!(ask(&gateway, "chat/m", false).await.status(), 200, "{hook}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_asks_granted_hosts_and_no_others() {
+    let mock = Mock::start().await;
+    let policy = format!(
+        "function on_request(req)
+           local ok, answer = pcall(gw.http.fetch, {{
+             url = 'http://{address}' .. (req:header('x-path') or '/__mock/last'), headers = {{ ['x-secret'] = gw.secret.get('token') }} }})
+           return gw.respond(200, {{ ok = ok, status = ok and answer.status, why = not ok and tostring(answer), body = ok and #answer.body }})
+         end",
+        address = mock.address
+    );
+    let fetch = async |grants: &str| {
+        let yaml = format!("hooks: [{{ lua: ask, grants: {{ {grants}, secrets: {{ token: sesame }} }} }}]\n");
+        let gateway = with(&mock, &[("ask", &policy)], &yaml).await;
+        ask(&gateway, "chat/m", false).await.json()
+    };
+    let host = format!("http: ['127.0.0.1:{}']", mock.address.port());
+    let told = fetch(&format!("{host}, private_addresses: true")).await;
+    assert_eq!((&told["ok"], &told["status"]), (&json!(true), &json!(200)), "{told}");
+    let told = fetch(&host).await;
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("private_addresses: true")), "{told}");
+    let told = fetch("http: [example.com], private_addresses: true").await;
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("is not granted")), "{told}");
+    let told = fetch(&format!("http: ['127.0.0.1:{}'], private_addresses: true", mock.address.port() - 1)).await;
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("is not granted")), "a grant is for its port: {told}");
+}
+
+#[tokio::test]
+async fn a_policy_asks_models_as_its_caller_and_not_without_end() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        if req.model == 'chat/judge' then return nil end
+        if req.model == 'chat/deep' then
+          local ok, answer = pcall(gw.llm.ask, { model = 'chat/deep', prompt = 'deeper' })
+          return gw.say(if ok then answer.text else tostring(answer))
+        end
+        local answer = gw.llm.ask({ model = 'chat/judge', prompt = 'May they?', max_tokens = 5 })
+        local ok, why = pcall(gw.llm.ask, { model = 'chat/other', prompt = 'x' })
+        return gw.respond(200, { judge = answer.text, tokens = answer.output_tokens, other = tostring(why) })
+      end";
+    let yaml = "hooks: [{ lua: judge, grants: { models: [chat/judge, chat/deep] }, budget: { cpu: 1s } }]\n\
+                keys: [{ name: ann, key: sk-ann }]\nstore: { path: off }\n\
+                limits: [{ name: asks, per: key, requests: 6 / 1h }]\n";
+    let gateway = with(&mock, &[("judge", policy)], yaml).await;
+    let headers = [("content-type", "application/json"), ("authorization", "Bearer sk-ann")];
+    let as_ann = async |model: &str| {
+        gateway.call("POST", "/v1/chat/completions", &headers, Chat.ask(model, false, Turn::Text, "Hi")).await
+    };
+    let told = as_ann("chat/m").await.json();
+    assert!(told["judge"].as_str().is_some_and(|text| text.contains("May they?")), "{told}");
+    assert!(told["tokens"].as_f64().is_some_and(|count| count > 0.0), "{told}");
+    assert!(told["other"].as_str().is_some_and(|why| why.contains("`grants.models`")), "{told}");
+    assert_eq!(mock.journal().await.len(), 1);
+    // Three exchanges stand in each other, the third may not ask; all of them count for the caller.
+    let deep = as_ann("chat/deep").await.text();
+    assert!(deep.contains("2 deep in each other"), "{deep}");
+    let last = as_ann("chat/m").await;
+    assert_eq!((last.status(), as_ann("chat/judge").await.status()), (200, 429), "{}", last.text());
+}
+
+#[tokio::test]
+async fn a_policy_is_called_by_the_clock_on_one_worker() {
+    let mock = Mock::start().await;
+    let policy = "--[[manifest\ntick = \"100ms\"\n]]
+      function on_tick(ctx) gw.kv.incr('turns') gw.time.sleep(1) end
+      function on_request() return gw.respond(200, { turns = gw.kv.get('turns') }) end";
+    let gateway = with(&mock, &[("clock", policy)], "hooks: [{ lua: clock }]\n").await;
+    let turns = async || {
+        ask(&gateway, "chat/m", false).await.json()["turns"]
+            .as_str()
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    let deadline = Instant::now() + SOON;
+    while turns().await < 3 {
+        assert!(Instant::now() < deadline, "{}", gateway.process.stderr());
+        sleep(Duration::from_millis(20)).await;
+    }
+    let calls = gateway.metric("portcullis_guest_calls_total{guest=\"clock\",phase=\"tick\",outcome=\"pass\"}").await;
+    assert!(calls.is_some_and(|calls| calls >= 2.0), "{calls:?}");
 }

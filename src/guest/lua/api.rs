@@ -265,7 +265,8 @@ pub(super) fn target(lua: &Lua, view: &targets::View) -> Result<Table> {
 }
 
 fn texts(gw: &Gw<'_>) -> Result<()> {
-    gw.add("json.decode", |lua, _, text: LuaString| {
+    gw.add("json.decode", |lua, cx, text: LuaString| {
+        Left::new(cx.lease.budget().output).take(text.as_bytes().len())?;
         let value: serde_json::Value =
             serde_json::from_slice(&text.as_bytes()).map_err(|error| Error::runtime(format!("no JSON: {error}")))?;
         to_lua(lua, &value)

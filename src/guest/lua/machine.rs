@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
-use super::{Returned, Running, Turn, api, convert, function_name, read, running, views};
+use super::{Returned, Running, Turn, api, convert, coverage, function_name, library, read, running, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -94,6 +94,7 @@ pub fn compiles(bundle: &Bundle) -> Result<(), String> {
 
 fn compile(source: &Source) -> Result<Vec<u8>, String> {
     let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1);
+    let compiler = compiler.set_coverage_level(u8::from(coverage::is_gathered()));
     compiler.compile(&source.text).map_err(|error| match &error {
         Error::SyntaxError { message, .. } => format!("{}:{}", source.label, message.trim_start_matches(':')),
         other => format!("{}: {other}", source.label),
@@ -105,7 +106,15 @@ pub(super) struct Machine {
     // Declared before `lua`: its handles must not outlive the machine they belong to.
     scripts: Vec<Loaded>,
     context: mlua::AnyUserData,
+    /// The chunks of every script, where their lines are counted.
+    chunks: coverage::Chunks,
     lua: Lua,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.chunks.gather();
+    }
 }
 
 /// One script's functions.
@@ -133,6 +142,7 @@ impl Machine {
         for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
             lua.globals().raw_remove(name).map_err(first)?;
         }
+        library::mend(&lua).map_err(first)?;
         let modules = api::modules(&lua).map_err(first)?;
         let context = lua.create_userdata(views::Context).map_err(first)?;
         views::register(&lua).map_err(first)?;
@@ -147,11 +157,12 @@ impl Machine {
                 None => Ok(VmState::Continue),
             })
         });
+        let chunks = coverage::Chunks::default();
         let mut scripts = Vec::with_capacity(recipes.len());
         for (at, recipe) in recipes.iter().enumerate() {
-            scripts.push(load(&lua, recipe, &modules).map_err(|error| (at, error))?);
+            scripts.push(load(&lua, recipe, &modules, &chunks).map_err(|error| (at, error))?);
         }
-        Ok(Machine { scripts, context, lua })
+        Ok(Machine { scripts, context, chunks, lua })
     }
 
     /// The phases that the script at this place has functions for.
@@ -204,7 +215,7 @@ impl Machine {
 }
 
 /// Loads one script under the lease of its loading, and lets it look at its settings.
-fn load(lua: &Lua, recipe: &Recipe, modules: &Table) -> Result<Loaded, String> {
+fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -> Result<Loaded, String> {
     let guest = &recipe.guest;
     let cx = Cx {
         guest: guest.clone(),
@@ -216,7 +227,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table) -> Result<Loaded, String> {
     };
     let running = Arc::new(Running { cx, shown: Default::default() });
     let turn = Turn::take(&running, std::time::Duration::ZERO);
-    let loaded = run(lua, recipe, modules);
+    let loaded = run(lua, recipe, modules, chunks);
     drop(turn);
     let killed = running.cx.lease.killed();
     loaded.map_err(|error| match killed {
@@ -225,9 +236,9 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table) -> Result<Loaded, String> {
     })
 }
 
-fn run(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Loaded> {
-    let env = environment(lua, recipe, modules)?;
-    let main = chunk(lua, &recipe.bundle.main.label, &recipe.main, &env)?;
+fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -> mlua::Result<Loaded> {
+    let env = environment(lua, recipe, modules, chunks)?;
+    let main = chunk(lua, &recipe.bundle.main.label, &recipe.main, &env, chunks)?;
     let returned: Lv = main.call(())?;
     let hooks = match &returned {
         Lv::Table(table) => table.clone(),
@@ -276,17 +287,20 @@ fn misspelt(hooks: &Table, label: &str) -> mlua::Result<()> {
     })
 }
 
-fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table) -> mlua::Result<Function> {
+fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table, chunks: &coverage::Chunks) -> mlua::Result<Function> {
     // `=` keeps the name as it is: messages then begin with file and line.
-    lua.load(code)
+    let function = lua
+        .load(code)
         .set_name(format!("={label}"))
         .set_mode(ChunkMode::Binary)
         .set_environment(env.clone())
-        .into_function()
+        .into_function()?;
+    chunks.note(label, &function);
+    Ok(function)
 }
 
 /// What a script finds around it.
-fn environment(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Table> {
+fn environment(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -> mlua::Result<Table> {
     let (env, globals) = (lua.create_table()?, lua.globals());
     for name in GLOBALS {
         env.raw_set(*name, globals.get::<Lv>(*name)?)?;
@@ -301,7 +315,7 @@ fn environment(lua: &Lua, recipe: &Recipe, modules: &Table) -> mlua::Result<Tabl
     gw.set_readonly(true);
     env.raw_set("gw", gw)?;
     env.raw_set("print", api::print(lua)?)?;
-    env.raw_set("require", require(lua, recipe, &env)?)?;
+    env.raw_set("require", require(lua, recipe, &env, chunks.clone())?)?;
     // Lets the compiler's shortcuts to builtins and `gw.module.name` work: nothing above changes any more.
     env.set_safeenv(true);
     Ok(env)
@@ -314,7 +328,7 @@ fn freeze(table: &Table) -> mlua::Result<()> {
 }
 
 /// `require` of files beside the script, each run once; while the script is loaded only.
-fn require(lua: &Lua, recipe: &Recipe, env: &Table) -> mlua::Result<Function> {
+fn require(lua: &Lua, recipe: &Recipe, env: &Table, chunks: coverage::Chunks) -> mlua::Result<Function> {
     let modules = recipe.modules.clone();
     let done = lua.create_table()?;
     let env = env.clone();
@@ -335,7 +349,7 @@ fn require(lua: &Lua, recipe: &Recipe, env: &Table) -> mlua::Result<Function> {
             known => return Ok(known),
         }
         done.raw_set(bare.as_str(), false)?;
-        let value: Lv = chunk(lua, label, code, &env)?.call(())?;
+        let value: Lv = chunk(lua, label, code, &env, &chunks)?.call(())?;
         let value = if value.is_nil() { Lv::Boolean(true) } else { value };
         done.raw_set(bare.as_str(), &value)?;
         Ok(value)

@@ -20,18 +20,15 @@ const MAX_CALL_BYTES: usize = 8 << 20;
 /// Memory of a test file.
 const MEMORY: usize = 256 << 20;
 
-/// Time that a test file may run by itself, real time.
-const TIME: Duration = Duration::from_secs(120);
-
 /// What happens on the stage: a word and what is said with it, as JSON both ways.
 pub type Stage = Box<dyn FnMut(&str, Value) -> Result<Value, String> + Send>;
 
-/// Runs a test file against a stage.
+/// Runs a test file against a stage, for at most so much real time.
 ///
 /// # Errors
 /// The file does not compile, or breaks outside its tests: file, line and what is wrong.
 #[expect(clippy::disallowed_types, reason = "bounds real time; the runtime's is the test's own")]
-pub fn run(label: &str, source: &str, stage: Stage) -> Result<(), String> {
+pub fn run(label: &str, source: &str, time: Duration, stage: Stage) -> Result<(), String> {
     let said = |error: Error| read::message(&error);
     let libraries = StdLib::MATH | StdLib::STRING | StdLib::TABLE | StdLib::COROUTINE | StdLib::UTF8 | StdLib::BIT;
     let lua = Lua::new_with(libraries, LuaOptions::new()).map_err(said)?;
@@ -54,8 +51,8 @@ pub fn run(label: &str, source: &str, stage: Stage) -> Result<(), String> {
     lua.globals().raw_remove("host").map_err(said)?;
     lua.set_memory_limit(MEMORY).map_err(said)?;
     let began = std::time::Instant::now();
-    lua.set_interrupt(move |_| match began.elapsed() > TIME {
-        true => Err(Error::runtime(format!("the file has run for more than {TIME:?}"))),
+    lua.set_interrupt(move |_| match began.elapsed() > time {
+        true => Err(Error::runtime(format!("the file has run for more than {time:?}"))),
         false => Ok(VmState::Continue),
     });
     lua.load(source).set_name(format!("={label}")).exec().map_err(said)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mlua::{AnyUserData, Error, Function, Lua, LuaString, MetaMethod, Result, UserData, UserDataMethods, Value as Lv};
 
 use super::super::view::{self, Subject, Val, View, conversation};
-use super::{Running, convert, running};
+use super::{Running, convert, excused, running};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 
@@ -165,9 +165,7 @@ impl<T: View> mlua::FromLua for This<T> {
 
 impl This<view::Request> {
     fn chat(&self) -> Result<Arc<crate::chat::Ask>> {
-        self.0
-            .call
-            .chat()
+        excused(|| self.0.call.chat())
             .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
     }
 }

@@ -50,6 +50,9 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     record.text("dialect", x.dialect.name());
     record.text("operation", x.op.as_str());
     record.text("model", &x.model);
+    if let Some(asked) = &x.asked_model {
+        record.text("asked_model", asked);
+    }
     let source = x.cache.as_ref().and_then(|visit| visit.source.as_ref());
     let provider = target.map(|target| target.provider.name.as_str());
     let target_model = target.map(|target| target.model.as_str());

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::support::{bundle, load, load_bundle, try_load};
 use crate::guest::bundle::Source;
 use crate::guest::verdict::{Body, Mode, Turn};
-use crate::guest::{Failed, Verdict};
-use crate::host::{Budget, Grants, Phase};
+use crate::guest::{Failed, Verdict, Wanted};
+use crate::host::{Budget, Grants, Guest, Phase};
 
 /// Runs a script whose `on_request` returns a value as text, and gives the text.
 fn shown(expression: &str) -> String {
@@ -322,7 +322,7 @@ async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
          function on_route() gw.llm.ask{ model = 'other', prompt = 'x' } end",
     );
     let (Ok(Verdict::Reject(reject)), _) = bench.wait(Phase::Request).await else { panic!("no refusal") };
-    assert!(reject.message.contains("it failed"), "{}", reject.message);
+    assert_eq!(reject.message, "test.luau:2: it failed");
     let error = bench.wait(Phase::Route).await.0.expect_err("ungranted").message;
     assert!(error.contains("`grants.models`"), "{error}");
 }
@@ -333,4 +333,36 @@ fn a_function_is_there_in_its_phases_only() {
     assert!(error.contains("gw.time.sleep cannot be called in on_done"), "{error}");
     let error = try_load("gw.targets.models()\nfunction on_request() end", Budget::default(), json!({}));
     assert!(error.err().expect("refused").contains("on_init"), "targets at load");
+}
+
+#[test]
+fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
+    let wanted = |name: &str, text: &str, domain: Option<&str>| {
+        let budget = Budget { memory: 4 << 20, ..Budget::default() };
+        let guest = Guest { name: name.into(), grants: Grants::default(), budget, metrics: Default::default() };
+        Wanted {
+            guest: guest.into(),
+            bundle: bundle(text).into(),
+            config: json!({}),
+            domain: domain.map(str::to_owned),
+        }
+    };
+    let one = "secret = 'one'\nfunction on_request() return gw.respond(200, secret) end\nfunction on_route() error('boom') end";
+    let two = "function on_request() return gw.respond(200, tostring(secret)) end";
+    let load =
+        |domain| crate::guest::load(vec![wanted("one", one, domain), wanted("two", two, domain)], 1).expect("loads");
+    let bench = super::support::load("function on_request() end");
+    let said = |engine: &crate::guest::Engine| match engine.call_now(bench.cx(Phase::Request), bench.request()).0 {
+        Ok(Verdict::Respond(respond)) => respond.body,
+        other => panic!("{other:?}"),
+    };
+    for domain in [Some("d"), None] {
+        let engines = load(domain);
+        assert!(engines[0].call_now(bench.cx(Phase::Route), bench.request()).0.is_err());
+        assert_eq!([said(&engines[0]), said(&engines[1])], [Body::Raw("one".into()), Body::Raw("nil".into())]);
+        let used = engines.iter().map(|engine| engine.call_now(bench.cx(Phase::Request), bench.request()).1.memory);
+        let used: Vec<usize> = used.collect();
+        // One machine has one size.
+        assert_eq!(used[0] == used[1], domain.is_some(), "{used:?}");
+    }
 }

@@ -1,0 +1,323 @@
+//! `portcullis replay`: an access log played once more under other policies, beside what happened or beside a second
+//! version.
+//!
+//! Asks nobody and writes nothing; what the log does not hold (prompts, headers) is filled in, and said so.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{REFUSED, config_path, env, fail, say};
+use crate::auth::Principal;
+use crate::config::{Cache, Config, Hook, HooksDir, Redis};
+use crate::generation::Builder;
+use crate::provider::PROVIDERS;
+use crate::trial::replay::{Failures, Outcome, Player, Recorded};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The access log: a file of JSON lines, or `-` for standard input.
+    log: PathBuf,
+    /// The policies to try: a folder as `hooks_dir` names one, or the folder or file of one policy in it.
+    #[arg(long, value_name = "DIR")]
+    policy: PathBuf,
+    /// The policies to compare with. Without it: what the log says that happened.
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// The configuration under which both run; `config/portcullis.yaml` when it is not named.
+    #[arg(long, short, env = "PORTCULLIS_CONFIG")]
+    config: Option<PathBuf>,
+    /// Everything as JSON, every exchange that changed included.
+    #[arg(long)]
+    json: bool,
+    /// Exchanges that are shown of those that changed.
+    #[arg(long, default_value_t = 20)]
+    show: usize,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    super::diagnostics("off");
+    match compare(&args) {
+        Ok(report) if args.json => {
+            say(&serde_json::to_string_pretty(&report).unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+        Ok(report) => {
+            say(&report.text(args.show));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(REFUSED, &error),
+    }
+}
+
+fn compare(args: &Args) -> Result<Report, String> {
+    let (mut log, skipped) = read(&args.log)?;
+    log.sort_by_key(|recorded| recorded.unix_ms());
+    if log.is_empty() {
+        return Err(format!(
+            "{}: holds no exchange that asked a model; it takes the gateway's JSON access log (`log.file`)",
+            args.log.display()
+        ));
+    }
+    let config = config_path(args.config.clone());
+    let mut tried = player(config.as_deref(), &args.policy, &log)?;
+    let mut before = args.against.as_ref().map(|dir| player(config.as_deref(), dir, &log)).transpose()?;
+    let mut report = Report {
+        before: args.against.as_ref().map_or_else(|| "recorded".to_owned(), |dir| dir.display().to_string()),
+        after: args.policy.display().to_string(),
+        skipped,
+        ..Report::default()
+    };
+    for recorded in &log {
+        let old = before.as_mut().map_or_else(|| Ok(recorded.outcome()), |player| player.play(recorded));
+        match (old, tried.play(recorded)) {
+            (Ok(old), Ok(new)) => report.add(recorded, old, new),
+            // What one of them cannot play tells nothing.
+            (Err(_), _) | (_, Err(_)) => report.skipped += 1,
+        }
+    }
+    report.failures = tried.failures();
+    report.old.finish();
+    report.new.finish();
+    Ok(report)
+}
+
+/// The exchanges of a log, and the number of lines that are none.
+fn read(path: &Path) -> Result<(Vec<Recorded>, usize), String> {
+    let wrong = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let source: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(path).map_err(wrong)?),
+    };
+    let (mut log, mut skipped) = (Vec::new(), 0);
+    for line in BufReader::new(source).lines() {
+        let line = line.map_err(wrong)?;
+        match Recorded::read(&line) {
+            Some(recorded) => log.push(recorded),
+            None => skipped += usize::from(!line.trim().is_empty()),
+        }
+    }
+    Ok((log, skipped))
+}
+
+/// The operator's configuration with other policies, and without what would count the replay itself.
+fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, String> {
+    let (folder, single) = policies(dir)?;
+    let amend = move |config: &mut Config| {
+        config.hooks_dir = HooksDir(folder.clone());
+        if let Some(name) = &single
+            && !config.hooks.iter().any(|hook| hook.lua.as_deref() == Some(name))
+        {
+            config.hooks.push(Hook { lua: Some(name.clone()), ..Hook::default() });
+        }
+        // Limits go by the clock of the wall, keys are the log's, and answers are not from before.
+        config.limits.clear();
+        config.budgets.clear();
+        config.cache = Cache::default();
+        config.redis = Redis::default();
+        config.listen.workers = Some(1);
+    };
+    let builder = Builder::new(path.map(Path::to_owned), Box::new(filled(path, log))).amended(amend);
+    let keys = builder.load()?.config.keys;
+    let generation = builder.build(1)?;
+    let known = |name: &str| {
+        let key = keys.iter().find(|key| key.name == name)?;
+        let (models, disable_fallbacks) = (key.models.clone(), key.disable_fallbacks);
+        Some(Principal { models, disable_fallbacks, ..Principal::default() })
+    };
+    Player::new(generation, log, &known)
+}
+
+/// The folder of the policies, and the one policy that is meant, where it is one.
+fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
+    let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
+    let single = dir.join("main.luau").is_file() || dir.is_file();
+    if !single {
+        return Ok((dir, None));
+    }
+    let name = dir.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+    Ok((dir.parent().unwrap_or(Path::new("/")).to_owned(), name))
+}
+
+/// The environment, and something in the place of keys that are not in it: nobody is asked with them.
+fn filled(path: Option<&Path>, log: &[Recorded]) -> impl Fn(&str) -> Option<String> + Send + Sync + use<> {
+    let written = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let mut names: Vec<&str> =
+        log.iter().flat_map(|line| &line.attempts).map(|tried| tried.provider.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let rows = PROVIDERS.iter().filter(|row| names.contains(&row.name));
+    let variables: Vec<&'static str> = rows.flat_map(|row| row.env.first().copied()).collect();
+    move |name: &str| {
+        let wanted = || {
+            variables.contains(&name)
+                || written.contains(&format!("${{{name}}}"))
+                || written.contains(&format!("env: {name}"))
+        };
+        env(name).or_else(|| wanted().then(|| format!("replay-{name}")))
+    }
+}
+
+/// Two versions side by side.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    before: String,
+    after: String,
+    replayed: usize,
+    /// Lines that ask no model or cannot be asked again.
+    skipped: usize,
+    old: Sums,
+    new: Sums,
+    /// How many went from where to where, of those that changed.
+    moves: BTreeMap<String, usize>,
+    changed: Vec<Value>,
+    failures: Vec<Failures>,
+    /// Exchanges for whose time the log holds no example.
+    guessed: usize,
+}
+
+/// What a version comes to.
+#[derive(Debug, Default, Serialize)]
+struct Sums {
+    answered: usize,
+    refused: usize,
+    failed: usize,
+    tries: usize,
+    cost_usd: f64,
+    /// Answers without a price.
+    unpriced: usize,
+    latency_p50_ms: f64,
+    latency_p95_ms: f64,
+    targets: BTreeMap<String, usize>,
+    #[serde(skip)]
+    latencies: Vec<f64>,
+}
+
+impl Sums {
+    fn add(&mut self, outcome: &Outcome) {
+        if outcome.is_refused() {
+            self.refused += 1;
+        } else if outcome.status >= 400 {
+            self.failed += 1;
+        } else {
+            self.answered += 1;
+            *self.targets.entry(outcome.place()).or_default() += 1;
+            self.latencies.push(outcome.duration_ms);
+        }
+        self.tries += outcome.tries.len();
+        match outcome.cost_usd {
+            Some(cost) => self.cost_usd += cost,
+            None => self.unpriced += usize::from(outcome.status < 400),
+        }
+    }
+
+    fn finish(&mut self) {
+        self.latencies.sort_by(f64::total_cmp);
+        let last = self.latencies.len().saturating_sub(1);
+        let at = |part: f64| self.latencies.get((last as f64 * part) as usize).copied().unwrap_or(0.0);
+        (self.latency_p50_ms, self.latency_p95_ms) = (at(0.5), at(0.95));
+    }
+}
+
+impl Report {
+    fn add(&mut self, recorded: &Recorded, old: Outcome, new: Outcome) {
+        self.replayed += 1;
+        self.old.add(&old);
+        self.new.add(&new);
+        self.guessed += usize::from(new.guessed);
+        let (from, to) = (old.place(), new.place());
+        if from == to {
+            return;
+        }
+        *self.moves.entry(format!("{from} → {to}")).or_default() += 1;
+        self.changed.push(json!({
+            "time": recorded.time, "id": recorded.id, "key": recorded.key, "project": recorded.project,
+            "model": recorded.asked_model.as_ref().unwrap_or(&recorded.model), "from": from, "to": to,
+            "old": old, "new": new,
+        }));
+    }
+
+    /// For a terminal.
+    fn text(&self, show: usize) -> String {
+        let mut out = format!("{} exchanges replayed, {} lines skipped\n\n", self.replayed, self.skipped);
+        let (old, new) = (&self.old, &self.new);
+        let mut row = |name: &str, a: String, b: String| {
+            out.push_str(&format!("{name:<24} {a:>20} {b:>20}\n"));
+        };
+        row("", tail(&self.before, 20), tail(&self.after, 20));
+        for (name, a, b) in [
+            ("answered", old.answered, new.answered),
+            ("refused before any try", old.refused, new.refused),
+            ("failed", old.failed, new.failed),
+            ("tries", old.tries, new.tries),
+            ("answers without a price", old.unpriced, new.unpriced),
+        ] {
+            row(name, a.to_string(), b.to_string());
+        }
+        row("cost, USD", format!("{:.6}", old.cost_usd), format!("{:.6}", new.cost_usd));
+        row("latency p50, ms", format!("{:.0}", old.latency_p50_ms), format!("{:.0}", new.latency_p50_ms));
+        row("latency p95, ms", format!("{:.0}", old.latency_p95_ms), format!("{:.0}", new.latency_p95_ms));
+        out.push_str("\nanswered by\n");
+        let mut names: Vec<&String> = old.targets.keys().chain(new.targets.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let count = |sums: &Sums| sums.targets.get(name).copied().unwrap_or(0);
+            out.push_str(&format!("  {name:<22} {:>20} {:>20}\n", count(old), count(new)));
+        }
+        self.changes(show, &mut out);
+        out.push_str("\nCosts and times are estimates: texts are filled in by length, providers answer as the log says they did.\n");
+        if self.guessed > 0 {
+            out.push_str(&format!(
+                "{} exchanges asked a target that the log does not know; their time is that of others.\n",
+                self.guessed
+            ));
+        }
+        out.trim_end().to_owned()
+    }
+
+    fn changes(&self, show: usize, out: &mut String) {
+        out.push_str(&format!("\n{} went elsewhere\n", self.changed.len()));
+        let mut moves: Vec<(&String, &usize)> = self.moves.iter().collect();
+        moves.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+        for (way, count) in moves {
+            out.push_str(&format!("  {count:>8}  {way}\n"));
+        }
+        if !self.changed.is_empty() && show > 0 {
+            out.push_str("\nthe first of them\n");
+        }
+        for change in self.changed.iter().take(show) {
+            let text = |name: &str| change[name].as_str().unwrap_or("-").to_owned();
+            out.push_str(&format!(
+                "  {}  {}  key={} model={}  {} → {}\n",
+                text("time"),
+                text("id"),
+                text("key"),
+                text("model"),
+                text("from"),
+                text("to"),
+            ));
+        }
+        for failed in &self.failures {
+            let error = failed.last_error.as_deref().unwrap_or("-");
+            out.push_str(&format!(
+                "\n{} failed {} times in on_{}: {error}\n",
+                failed.policy, failed.count, failed.phase
+            ));
+        }
+    }
+}
+
+/// The end of a text that is too long for its column.
+fn tail(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        text.to_owned()
+    } else {
+        format!("…{}", text.chars().skip(count - width + 1).collect::<String>())
+    }
+}

@@ -1,0 +1,76 @@
+//! Library functions in forms that can be stopped: the built-in ones look at no budget while they search, split, sort or
+//! join, and some take quadratic time.
+//!
+//! Results are those of the built-in ones. Put in before the machine is sandboxed; scripts cannot tell them apart.
+
+use mlua::{Error, Lua, LuaString, Result, Table, Value, Variadic};
+
+use super::read;
+
+/// Pieces between two looks at the budget.
+const PIECES: usize = 1024;
+
+/// Replaces what cannot be stopped.
+pub(super) fn mend(lua: &Lua) -> Result<()> {
+    let seek = lua.create_function(|_, (text, wanted, init): (LuaString, LuaString, Option<f64>)| {
+        let (text, wanted) = (text.as_bytes(), wanted.as_bytes());
+        let length = text.len() as f64;
+        // As the built-in one reads it: from the end when negative, never before the begin.
+        let init = match init.unwrap_or(1.0).trunc() {
+            init if init < 0.0 => (length + init + 1.0).max(1.0),
+            init => init.max(1.0),
+        };
+        let from = init as usize - 1;
+        let found = text.get(from..).and_then(|rest| memchr::memmem::find(rest, &wanted));
+        Ok(match found {
+            Some(at) => Variadic::from_iter([Some(from + at + 1), Some(from + at + wanted.len())]),
+            None => Variadic::from_iter([None]),
+        })
+    })?;
+    let cut = lua.create_function(|lua, (text, separator): (LuaString, Option<LuaString>)| {
+        let (text, comma) = (text.as_bytes(), b",".as_slice());
+        let separator = separator.as_ref().map(LuaString::as_bytes);
+        let separator = separator.as_deref().unwrap_or(comma);
+        let pieces = lua.create_table()?;
+        if separator.is_empty() {
+            for (at, byte) in text.iter().enumerate() {
+                piece(lua, &pieces, at, &[*byte])?;
+            }
+            return Ok(pieces);
+        }
+        let (mut from, mut count) = (0, 0);
+        for at in memchr::memmem::find_iter(&text, separator) {
+            piece(lua, &pieces, count, &text[from..at])?;
+            (from, count) = (at + separator.len(), count + 1);
+        }
+        piece(lua, &pieces, count, &text[from..])?;
+        Ok(pieces)
+    })?;
+    // What the gateway threw, in the words that a person reads.
+    let words = lua.create_function(|_, error: Value| match error {
+        Value::Error(error) => Ok(Some(read::message(&error))),
+        _ => Ok(None),
+    })?;
+    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words))
+}
+
+fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {
+    if at.is_multiple_of(PIECES) {
+        step()?;
+    }
+    pieces.raw_seti(at + 1, lua.create_string(bytes)?)
+}
+
+/// A safepoint of the call that runs, for loops of ours.
+///
+/// # Errors
+/// Its budget is used up.
+pub(super) fn step() -> Result<()> {
+    super::RUNNING.with_borrow(|running| match running {
+        Some(running) => {
+            let lease = &running.cx.lease;
+            lease.safepoint().map_err(|killed| Error::runtime(lease.explain(killed)))
+        }
+        None => Ok(()),
+    })
+}

@@ -1,0 +1,131 @@
+//! What guests do whatever their language: each test is one body, run for every language that has its behaviours.
+//!
+//! A behaviour is a guest by name, written once a language: in Luau a table of `tests/behaviours.luau`.
+
+use serde_json::json;
+
+use super::stand::{self, Stand};
+use super::verdict::{Body, Turn};
+use super::{Failed, Verdict};
+use crate::host::{Budget, Grants, Killed, Phase};
+
+/// A language that guests are written in.
+trait Language {
+    /// The guest with this behaviour, under a budget.
+    fn load(&self, behaviour: &str, budget: Budget) -> Stand;
+}
+
+struct Luau;
+
+impl Language for Luau {
+    fn load(&self, behaviour: &str, budget: Budget) -> Stand {
+        let bundle = stand::bundle(include_str!("tests/behaviours.luau"));
+        let config = json!({ "behaviour": behaviour });
+        Stand::luau(bundle, budget, config, Grants::default()).unwrap_or_else(|error| panic!("{behaviour}: {error}"))
+    }
+}
+
+/// One test for every language.
+macro_rules! guest_test {
+    ($name:ident, $body:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn in_luau() {
+                let body: fn(&dyn Language) = $body;
+                body(&Luau);
+            }
+        }
+    };
+}
+
+fn load(language: &dyn Language, behaviour: &str) -> Stand {
+    language.load(behaviour, stand::unhurried())
+}
+
+fn said(stand: &Stand, phase: Phase) -> String {
+    match stand.call(phase) {
+        Ok(Verdict::Respond(respond)) => match respond.body {
+            Body::Raw(text) | Body::Say(text) => text,
+            Body::Json(value) => value.to_string(),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+guest_test!(what_it_has_no_function_for_passes, |language| {
+    let stand = load(language, "plan");
+    assert!(stand.engine.phases().has(Phase::Route) && !stand.engine.phases().has(Phase::Request));
+    assert_eq!(stand.call(Phase::Request), Ok(Verdict::Pass));
+});
+
+guest_test!(it_plans_by_what_it_reads, |language| {
+    let Ok(Verdict::Plan(wish)) = load(language, "plan").call(Phase::Route) else { panic!("no plan") };
+    let names: Vec<&str> = wish.steps.iter().map(|step| step.target.as_str()).collect();
+    assert_eq!(names, ["gold/fast", "blue/search"]);
+    assert_eq!(wish.steps[1].timeout, Some(std::time::Duration::from_millis(500)));
+});
+
+guest_test!(it_patches_the_ask, |language| {
+    let Ok(Verdict::Patch(patch)) = load(language, "patch").call(Phase::Request) else { panic!("no patch") };
+    assert_eq!((patch.model.as_deref(), patch.system.as_deref()), (Some("smart"), Some("Be long.")));
+    assert_eq!((&patch.params["temperature"], &patch.params["top_p"]), (&Some(json!(0)), &None));
+    assert_eq!(patch.messages.as_ref().and_then(|turns| turns.first()), Some(&Turn::Keep(1)));
+});
+
+guest_test!(it_refuses_and_answers, |language| {
+    let stand = load(language, "refuse");
+    let Ok(Verdict::Reject(reject)) = stand.call(Phase::Request) else { panic!("no refusal") };
+    assert_eq!((reject.code.as_str(), reject.status), ("closed", Some(451)));
+    assert_eq!(said(&stand, Phase::Answer), "Hello, search-prod.");
+});
+
+guest_test!(what_it_keeps_is_there_in_later_phases, |language| {
+    let stand = load(language, "keep");
+    assert_eq!(stand.call(Phase::Request), Ok(Verdict::Pass));
+    assert_eq!(said(&stand, Phase::Route), "gold 3");
+});
+
+guest_test!(it_counts_and_reserves_by_the_hosts_own_functions, |language| {
+    let stand = load(language, "count");
+    assert_eq!([said(&stand, Phase::Request), said(&stand, Phase::Request)], ["1 true", "2 false"]);
+    let Ok(Verdict::Fields(fields)) = stand.call(Phase::Done) else { panic!("no fields") };
+    assert_eq!(fields["settled"], true);
+});
+
+guest_test!(an_error_is_its_calls_alone, |language| {
+    let stand = load(language, "fail");
+    let Err(Failed { killed: None, message }) = stand.call(Phase::Request) else { panic!("no error") };
+    assert!(message.contains("boom"), "{message}");
+    assert!(matches!(stand.call(Phase::Route), Ok(Verdict::Plan(_))));
+});
+
+guest_test!(a_verdict_of_another_phase_says_where_it_belongs, |language| {
+    let Err(Failed { message, .. }) = load(language, "misplace").call(Phase::Request) else { panic!("no error") };
+    assert!(message.contains("on_request cannot answer with `stop`"), "{message}");
+});
+
+guest_test!(a_function_is_there_in_its_phases_only, |language| {
+    let Err(Failed { message, .. }) = load(language, "sleep").call(Phase::Done) else { panic!("no error") };
+    assert!(message.contains("time.sleep cannot be called in on_done"), "{message}");
+});
+
+guest_test!(a_runaway_ends_with_its_budget_and_the_next_call_goes_well, |language| {
+    let stand = language.load("spin", Budget::default());
+    let Err(Failed { killed: Some(killed), .. }) = stand.call(Phase::Request) else { panic!("it went on") };
+    assert!(matches!(killed, Killed::Safepoints | Killed::Deadline), "{killed:?}");
+    assert!(matches!(stand.call(Phase::Route), Ok(Verdict::Plan(_))));
+});
+
+guest_test!(memory_ends_with_its_budget_and_the_next_call_goes_well, |language| {
+    let stand = load(language, "grow");
+    let Err(Failed { killed, .. }) = stand.call(Phase::Request) else { panic!("it went on") };
+    assert_eq!(killed, Some(Killed::Memory));
+    assert!(matches!(stand.call(Phase::Route), Ok(Verdict::Plan(_))));
+});
+
+guest_test!(host_calls_end_with_their_budget, |language| {
+    let Err(Failed { killed, .. }) = load(language, "storm").call(Phase::Request) else { panic!("it went on") };
+    assert_eq!(killed, Some(Killed::HostCalls));
+});

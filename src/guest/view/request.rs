@@ -1,0 +1,166 @@
+//! The ask as guests see it: its head before anybody is known, and the whole afterwards.
+//!
+//! Reads the envelope; the conversation is decoded only where its texts are asked for.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Row, Val, View};
+use crate::chat;
+use crate::fault::Fault;
+use crate::host::Visit;
+use crate::json::Envelope;
+use crate::route::Target;
+
+/// Bytes of a body that stand for one token when nobody counted.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The ask as the pipeline holds it.
+pub trait Asked: Send + Sync {
+    fn envelope(&self) -> &Envelope;
+
+    fn headers(&self) -> &HeaderMap;
+
+    /// The model that is planned for.
+    fn model(&self) -> &str;
+
+    fn stream(&self) -> bool;
+
+    /// The conversation, decoded when it is first needed.
+    ///
+    /// # Errors
+    /// It is not one, or not in its dialect.
+    fn chat(&self) -> Result<Arc<chat::Ask>, Fault>;
+}
+
+/// The head of a request, before anybody is known.
+#[derive(Debug)]
+pub struct Head {
+    pub visit: Arc<Visit>,
+    pub method: String,
+    pub path: String,
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+}
+
+impl View for Head {
+    const NAME: &'static str = "Head";
+    const DOC: &'static str = "The head of a request, for `on_auth`.";
+    const FIELDS: &'static [Row] = &[
+        ("id", "string", "The gateway's id of the exchange."),
+        ("method", "string", "`POST`, `GET`, …"),
+        ("path", "string", "The path, without the query."),
+        ("query", "string?", "What follows the `?`."),
+        ("endpoint", "string", "The path's pattern, such as `/v1/chat/completions`."),
+        ("peer", "string?", "The caller's address."),
+    ];
+    const METHODS: &'static [Row] = &[("header", "(self: Head, name: string) -> string?", "A header of the caller.")];
+
+    fn get(&self, field: &str) -> Option<Val<'_>> {
+        Some(match field {
+            "id" => Val::text(&self.visit.id),
+            "method" => Val::text(&self.method),
+            "path" => Val::text(&self.path),
+            "query" => Val::maybe(self.query.as_deref()),
+            "endpoint" => Val::text(self.visit.endpoint),
+            "peer" => Val::maybe(self.visit.peer.map(|peer| peer.ip().to_string())),
+            _ => return None,
+        })
+    }
+}
+
+/// An ask for a model.
+pub struct Request {
+    pub visit: Arc<Visit>,
+    pub call: Arc<dyn Asked>,
+    /// The targets of the plan, once there is one.
+    pub plan: Vec<Arc<Target>>,
+}
+
+impl View for Request {
+    const NAME: &'static str = "Request";
+    const DOC: &'static str = "An ask for a model. Reads are lazy: what is not read costs nothing, and the body goes upstream byte for byte unless a patch says otherwise.";
+    const FIELDS: &'static [Row] = &[
+        ("id", "string", "The gateway's id of the exchange."),
+        ("request_id", "string", "The caller's own id where it sent one, else the same."),
+        ("endpoint", "string", "The path's pattern, such as `/v1/chat/completions`."),
+        ("dialect", "string", "The caller's wire form: `openai_chat`, `openai_responses`, `anthropic`, `gemini`."),
+        ("op", "string", "`chat`, `text_completion`, `embeddings` or `count_tokens`."),
+        ("model", "string", "The model that is planned for: the caller's, or what a hook before has made of it."),
+        ("stream", "boolean", "Whether a stream was asked for."),
+        ("max_tokens", "number?", "The caller's bound on the answer, whatever its dialect calls it."),
+        ("temperature", "number?", "The caller's temperature, where it is a top-level field."),
+        ("tokens", "number", "About how many tokens the body is."),
+        ("bytes", "number", "Length of the body."),
+        ("message_count", "number", "Turns of the conversation, as the body lists them."),
+        ("tool_count", "number", "Tools offered to the model."),
+        ("key", "string?", "Name of the caller's key."),
+        ("project", "string?", "Project of the caller's key."),
+        ("peer", "string?", "The caller's address."),
+        ("attempts", "number", "Targets in the plan; 0 before there is one."),
+    ];
+    const METHODS: &'static [Row] = &[
+        ("header", "(self: Request, name: string) -> string?", "A header of the caller, credentials apart."),
+        ("param", "(self: Request, name: string) -> any", "A top-level field of the body, in the caller's dialect."),
+        ("metadata", "(self: Request, name: string) -> string?", "A label of the caller's key."),
+        ("system", "(self: Request) -> string?", "The system prompt."),
+        (
+            "message",
+            "(self: Request, index: number) -> Message?",
+            "A turn, counted from 1; from the end when negative.",
+        ),
+        ("messages", "(self: Request) -> { Message }", "Every turn."),
+        ("last_user", "(self: Request) -> string?", "The text of the last turn of the user."),
+        (
+            "texts",
+            "(self: Request) -> { Text }",
+            "Every text that the caller wrote, to be replaced by `texts` of a patch.",
+        ),
+        ("plan", "(self: Request) -> { Target }", "The native plan; empty before `on_route`."),
+    ];
+
+    fn get(&self, field: &str) -> Option<Val<'_>> {
+        let (visit, call) = (&self.visit, &self.call);
+        let envelope = || call.envelope();
+        Some(match field {
+            "id" => Val::text(&visit.id),
+            "request_id" => Val::text(&visit.request_id),
+            "endpoint" => Val::text(visit.endpoint),
+            "dialect" => Val::text(visit.dialect),
+            "op" => Val::text(visit.op),
+            "model" => Val::text(call.model()),
+            "stream" => Val::Bool(call.stream()),
+            "max_tokens" => Val::count(max_tokens(envelope())),
+            "temperature" => envelope().get::<f64>("temperature").map_or(Val::Nil, Val::Number),
+            "tokens" => Val::Number((envelope().body().len() as u64 / BYTES_PER_TOKEN) as f64),
+            "bytes" => Val::Number(envelope().body().len() as f64),
+            "message_count" => Val::Number(count(envelope(), &["messages", "input", "contents"])),
+            "tool_count" => Val::Number(count(envelope(), &["tools"])),
+            "key" => Val::maybe(visit.principal().map(|principal| principal.key.as_str())),
+            "project" => Val::maybe(visit.principal().and_then(|principal| principal.project.as_deref())),
+            "peer" => Val::maybe(visit.peer.map(|peer| peer.ip().to_string())),
+            "attempts" => Val::Number(self.plan.len() as f64),
+            _ => return None,
+        })
+    }
+}
+
+fn max_tokens(envelope: &Envelope) -> Option<u64> {
+    let named = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+    named.iter().find_map(|name| envelope.get(name)).or_else(|| {
+        let config: Value = envelope.get("generationConfig").or_else(|| envelope.get("generation_config"))?;
+        config.get("maxOutputTokens").or_else(|| config.get("max_output_tokens"))?.as_u64()
+    })
+}
+
+/// The number of entries of the first of these fields that is there; a text counts as one.
+fn count(envelope: &Envelope, names: &[&str]) -> f64 {
+    let Some(raw) = names.iter().find_map(|name| envelope.raw(name)) else { return 0.0 };
+    match serde_json::from_slice::<Vec<&RawValue>>(raw) {
+        Ok(entries) => entries.len() as f64,
+        Err(_) => f64::from(raw.first() == Some(&b'"')),
+    }
+}

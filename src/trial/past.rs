@@ -1,0 +1,162 @@
+//! Providers that answer as a log says they did: the targets of the present exchange as they answered it, others as they
+//! usually do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::double::{Asking, Scripted};
+use super::replay::{Recorded, Tokens};
+use crate::dialect::Dialect;
+use crate::route::Provider;
+use crate::upstream::{Dial, Outbound, Sending, Upstream};
+
+/// Bytes of an answer's text at most; its tokens are stated, whatever its length.
+const MAX_TEXT_BYTES: u64 = 4096;
+
+/// What the providers did in one exchange.
+#[derive(Default)]
+pub(super) struct Past {
+    /// Each target's acts, in order; the last repeats.
+    acts: HashMap<String, Vec<Value>>,
+    played: HashMap<String, usize>,
+    usage: Tokens,
+    guessed: bool,
+}
+
+impl Past {
+    pub fn of(recorded: &Recorded) -> Past {
+        let usage = recorded.usage.unwrap_or(Tokens { input: recorded.bytes_in / 4, output: 1 });
+        let mut acts: HashMap<String, Vec<Value>> = HashMap::new();
+        for tried in recorded.attempts.iter().filter(|tried| !tried.cancelled) {
+            let act = match &tried.error {
+                None => answer(usage, first_ms(recorded, tried.took_ms), recorded.duration_ms),
+                Some(code) => failure(code, tried.status, tried.message.as_deref(), tried.took_ms),
+            };
+            acts.entry(tried.target()).or_default().push(act);
+        }
+        Past { acts, played: HashMap::new(), usage, guessed: false }
+    }
+
+    fn next(&mut self, target: &str, usual: Option<Usual>, any: Usual) -> Value {
+        let played = self.played.entry(target.to_owned()).or_default();
+        *played += 1;
+        if let Some(acts) = self.acts.get(target)
+            && let Some(act) = acts.get(*played - 1).or(acts.last())
+        {
+            return act.clone();
+        }
+        self.guessed |= usual.is_none();
+        let usual = usual.unwrap_or(any);
+        answer(self.usage, usual.first_ms, usual.duration_ms)
+    }
+}
+
+fn first_ms(recorded: &Recorded, took_ms: f64) -> f64 {
+    recorded.ttft_ms.unwrap_or(took_ms).min(took_ms.max(1.0))
+}
+
+fn answer(usage: Tokens, first_ms: f64, duration_ms: f64) -> Value {
+    let text = "word ".repeat((usage.output * 4).min(MAX_TEXT_BYTES) as usize / 5 + 1);
+    // Streams have about five frames besides the text's one.
+    let gap = ((duration_ms - first_ms) / 5.0).max(0.0);
+    json!({
+        "pieces": [text], "input_tokens": usage.input, "output_tokens": usage.output,
+        "first_ms": first_ms, "gap_ms": gap, "whole_ms": duration_ms,
+    })
+}
+
+fn failure(code: &str, status: Option<u16>, message: Option<&str>, took_ms: f64) -> Value {
+    match (code, status) {
+        ("upstream_unreachable" | "connect_timeout", _) => json!({ "unreachable": true, "after_ms": took_ms }),
+        ("head_timeout" | "first_token_timeout" | "idle_timeout", _) => json!({ "pieces": [], "stall": true }),
+        ("stream_broken", _) => json!({ "pieces": [], "cut": true, "after_ms": took_ms }),
+        (code, status) => {
+            let message = message.unwrap_or("The provider failed as it did then.");
+            json!({ "fails": true, "code": code, "status": status, "message": message, "after_ms": took_ms })
+        }
+    }
+}
+
+/// What a target usually takes.
+#[derive(Clone, Copy)]
+struct Usual {
+    first_ms: f64,
+    duration_ms: f64,
+}
+
+/// Every provider of a generation, as the log knows them.
+pub(super) struct Double {
+    /// Whose connection is meant by a dial, and in which dialect it speaks.
+    dials: Vec<(Arc<Dial>, String, &'static dyn Dialect)>,
+    usual: HashMap<String, Usual>,
+    any: Usual,
+    past: Mutex<Past>,
+}
+
+impl Double {
+    pub fn new(providers: &[Arc<Provider>], log: &[Recorded]) -> Self {
+        let faces = providers.iter().flat_map(|provider| {
+            provider.faces.iter().map(|face| (face.dial.clone(), provider.name.clone(), face.dialect))
+        });
+        let mut times: HashMap<String, (Vec<f64>, Vec<f64>)> = HashMap::new();
+        let mut all = (Vec::new(), Vec::new());
+        for recorded in log {
+            let good = recorded.attempts.iter().rfind(|tried| tried.error.is_none() && !tried.cancelled);
+            if let Some(tried) = good {
+                let known = times.entry(tried.target()).or_default();
+                for list in [known, &mut all] {
+                    list.0.push(first_ms(recorded, tried.took_ms));
+                    list.1.push(recorded.duration_ms);
+                }
+            }
+        }
+        let usual = |(mut first, mut whole): (Vec<f64>, Vec<f64>)| Usual {
+            first_ms: median(&mut first),
+            duration_ms: median(&mut whole),
+        };
+        Double {
+            dials: faces.collect(),
+            any: usual(all),
+            usual: times.into_iter().map(|(target, times)| (target, usual(times))).collect(),
+            past: Mutex::default(),
+        }
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set(&self, past: Past) {
+        *self.past() = past;
+    }
+
+    /// Whether a target was asked of which the log knows nothing.
+    pub fn guessed(&self) -> bool {
+        self.past().guessed
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+impl Upstream for Double {
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+        let known = self.dials.iter().find(|(other, ..)| Arc::ptr_eq(other, dial));
+        let (provider, dialect) = match known {
+            Some((_, provider, dialect)) => (provider.as_str(), *dialect),
+            None => ("", &crate::dialect::openai_chat::OpenAiChat as &'static dyn Dialect),
+        };
+        let asking = Asking::read(&request);
+        let target = format!("{provider}/{}", asking.model);
+        let mut act = self.past().next(&target, self.usual.get(&target).copied(), self.any);
+        if !asking.stream && act.get("whole_ms").is_some() {
+            act["after_ms"] = act["whole_ms"].take();
+        }
+        Scripted::new(act, dialect, asking, None).send(head_timeout)
+    }
+}

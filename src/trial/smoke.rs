@@ -1,0 +1,97 @@
+//! The tests of policies before a generation goes live: those of every policy that has not passed them as it is now.
+//!
+//! Runs on a thread of its own, under a bound of real time: neither a worker nor the reload waits on it for long.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::subscriber::{NoSubscriber, with_default};
+
+use super::run_within;
+use crate::hook::Hooks;
+use crate::host::hash;
+
+/// Real time that the tests of one policy may take, and those of all of them together.
+const LIMIT: Duration = Duration::from_secs(10);
+const ALL: Duration = Duration::from_secs(30);
+
+/// What has passed.
+#[derive(Debug, Default)]
+pub struct Smoke {
+    passed: Mutex<HashSet<String>>,
+}
+
+/// A policy to be tested: its hook's name, its tests, and what tells this version from others.
+#[derive(Clone)]
+struct Due {
+    name: String,
+    tests: Vec<PathBuf>,
+    mark: String,
+}
+
+impl Smoke {
+    /// Tests the policies of these hooks. Those that passed before and have not changed since are not tested again.
+    ///
+    /// # Errors
+    /// What failed, a line each, with file and line.
+    pub async fn test(&self, hooks: &Hooks) -> Result<(), String> {
+        let all = due(hooks);
+        let fresh = {
+            let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter(|due| !passed.contains(&due.mark)).cloned().collect::<Vec<_>>()
+        };
+        if !fresh.is_empty() {
+            tokio::time::timeout(ALL, play(fresh)?).await.map_err(|_| {
+                format!("hooks: the tests of the policies did not end within {ALL:?}; set `hooks_tests: false` to go without")
+            })??;
+        }
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = all.into_iter().map(|due| due.mark).collect();
+        Ok(())
+    }
+}
+
+/// Begins the tests; what is awaited is their outcome.
+fn play(fresh: Vec<Due>) -> Result<impl Future<Output = Result<(), String>>, String> {
+    let (done, outcome) = oneshot::channel();
+    let play = move || {
+        // What policies say in their tests is nothing for the process's own messages.
+        let failed = with_default(NoSubscriber::new(), || fresh.iter().flat_map(failures).collect::<Vec<_>>());
+        // Whoever waited may have given up.
+        let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) });
+    };
+    let started = std::thread::Builder::new().name("smoke".into()).spawn(play);
+    started.map_err(|error| format!("hooks: the tests of the policies cannot be run: {error}"))?;
+    Ok(async move { outcome.await.unwrap_or_else(|_| Err("hooks: the tests of a policy broke off".to_owned())) })
+}
+
+fn failures(due: &Due) -> Vec<String> {
+    let mut failed = Vec::new();
+    for file in &due.tests {
+        let report = run_within(file, LIMIT);
+        let said = report.cases.iter().filter_map(|case| Some((Some(&case.name), case.outcome.as_ref().err()?)));
+        for (case, message) in said.chain(report.broken.iter().map(|broken| (None, broken))) {
+            let test = case.map(|case| format!(" \"{case}\"")).unwrap_or_default();
+            failed.push(format!("hooks.{}: its test{test} fails: {message}", due.name));
+        }
+    }
+    failed
+}
+
+fn due(hooks: &Hooks) -> Vec<Due> {
+    let mut all: Vec<Due> = Vec::new();
+    for hook in hooks.all().iter().filter(|hook| !hook.bundle.tests.is_empty()) {
+        let mut mark = hook.bundle.digest.clone();
+        for test in &hook.bundle.tests {
+            // An unreadable one is found to be so when it is run.
+            mark.push_str(&hash::sha256(&std::fs::read(test).unwrap_or_default()));
+        }
+        // A policy that is attached twice is tested once.
+        if !all.iter().any(|due| due.mark == mark) {
+            all.push(Due { name: hook.guest.name.to_string(), tests: hook.bundle.tests.clone(), mark });
+        }
+    }
+    all
+}
