@@ -5,6 +5,8 @@ start() {
     mkdir -p "$RUN/lua"
     ln -sfn "$PEERS/debian/usr/share/lua/5.1" "$RUN/lua/share"
     ln -sfn "$PEERS/debian/usr/lib/x86_64-linux-gnu/lua/5.1" "$RUN/lua/lib"
+    # Its search paths are relative.
+    cd "$RUN"
     debian nginx -p "$RUN" -c "$PERF/peers/nginx-lua.conf"
 }
 . "$PERF/peers/debian.sh"
