@@ -15,10 +15,14 @@ mod gateway {
     mod drill;
     mod faults;
     mod first;
+    #[cfg(feature = "wasm")]
+    mod guests;
     mod lasting;
     mod limits;
     mod money;
     mod pairs;
+    #[cfg(feature = "wasm")]
+    mod plugins;
     mod policies;
     mod quota;
     mod races;
