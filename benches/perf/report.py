@@ -159,7 +159,9 @@ def plots(folder: Path, results):
         for result in (result for result in results if result["case"] == case):
             for name, side in ((result["against"], result["floor"]), (result["entry"], result["own"])):
                 found.setdefault(name, []).append(value(side))
-        return {name: statistics.median(values) for name, values in found.items()}
+        # Nothing was served: a program that refuses a load has no figure for it.
+        found = {name: [value for value in values if value > 0] for name, values in found.items()}
+        return {name: statistics.median(values) for name, values in found.items() if values}
 
     written = []
 
