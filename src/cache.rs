@@ -63,7 +63,7 @@ pub async fn look(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Option<R
             x.seen.finish = entry.finish;
             x.cache = Some(Box::new(visit));
             noted(x);
-            return give(cx, x, call, &entry, target).await.map(Some);
+            return Box::pin(give(cx, x, call, &entry, target)).await.map(Some);
         }
     }
     x.cache = Some(Box::new(visit));

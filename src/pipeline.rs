@@ -171,8 +171,8 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(&mut body, generation.limits).await?;
-            admit::admit_plain(cx, x, &head.headers).await?;
-            return api::responses::stored(cx, x, head, bytes, matched).await.map(Next::Reply);
+            Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
+            return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
@@ -191,7 +191,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
         true => None,
         false => {
             let planned = plan::plan(cx, x, &call)?;
-            Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
+            Some((x.model.clone(), Box::pin(admit::admit(cx, x, &call, planned)).await?))
         }
     };
     let mut call = Arc::new(call);
@@ -211,7 +211,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
     let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
         || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     // A policy that looks at answers must see every one: what was kept has not passed it.
-    if !elsewhere && !hook::sees_answers(x) {
+    if cx.generation.cache.is_some() && !elsewhere && !hook::sees_answers(x) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go.
         let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
         if let Some(reply) = cache::look(cx, x, &mut own).await? {

@@ -79,11 +79,12 @@ impl Reading<'_> {
             return Err(Fault::new(Kind::BadAnswer, text));
         }
         match (self.x.stream, streams) {
-            (true, true) => self.stream(cx, body).await,
             (false, false) => self.whole(cx, body).await,
+            // Boxed: whole answers should not carry the room that streams begin in.
+            (true, true) => Box::pin(self.stream(cx, body)).await,
             // Some servers stream only, some never do: the other form is made of what came.
-            (false, true) => self.collect(cx, body).await,
-            (true, false) => self.replay(cx, body).await,
+            (false, true) => Box::pin(self.collect(cx, body)).await,
+            (true, false) => Box::pin(self.replay(cx, body)).await,
         }
     }
 

@@ -18,9 +18,9 @@ use crate::fault::Fault;
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Target, Timeouts};
+use crate::route::{Face, Target, Timeouts};
 use crate::stream::Deadline;
-use crate::upstream::Outbound;
+use crate::upstream::{Outbound, Sending};
 
 /// Longest error body that is read. Error texts are short; a page of HTML is cut by the dialect anyway.
 pub(super) const MAX_ERROR_BYTES: usize = 1 << 20;
@@ -40,7 +40,7 @@ pub(super) struct Once {
     /// What guests want to be said in this try.
     edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
-    refused: Option<Fault>,
+    refused: Option<Box<Fault>>,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
     pub after: Option<Arc<Successors>>,
 }
@@ -60,7 +60,7 @@ impl Once {
         match hook::attempt(x, &once.target, number) {
             Ok(None) => {}
             Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
-            Err(fault) => once.refused = Some(fault),
+            Err(fault) => once.refused = Some(Box::new(fault)),
         }
         once
     }
@@ -76,7 +76,10 @@ impl Once {
         call: &Arc<Call>,
         status: &mut Option<u16>,
     ) -> Result<Good, Fault> {
-        let hold = admit::enter(cx, x, call, &self.target).await?;
+        let hold = match x.admitted {
+            Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await?,
+            None => None,
+        };
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, status)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
             Ok(good) => Ok(Good { hold, ..good }),
@@ -127,8 +130,30 @@ impl Once {
         dropped: &mut Dropped,
         status: &mut Option<u16>,
     ) -> Result<Head, Fault> {
+        // Nothing of the request is kept while its answer is waited for, but for what it meant.
+        let (sent, face, asked, sending) = match self.sending(cx, x, call, dropped)? {
+            Ok(under_way) => under_way,
+            Err(reply) => return Ok(Head::Answered(reply)),
+        };
+        let response = sending.await?;
+        *status = Some(response.status().as_u16());
+        self.note_allowance(cx, face.dialect, response.headers());
+        if !response.status().is_success() {
+            return Err(Box::pin(refused(response, face.dialect, &self.target.timeouts)).await);
+        }
+        Ok(Head::Upstream((response, face.dialect), asked, sent))
+    }
+
+    /// The request on its way, or the answer that no upstream is needed for.
+    fn sending<'s>(
+        &'s self,
+        cx: &'s Cx,
+        x: &Subject<'_>,
+        call: &Call,
+        dropped: &mut Dropped,
+    ) -> Result<Result<UnderWay<'s>, Box<Reply>>, Fault> {
         if let Some(fault) = &self.refused {
-            return Err(fault.clone());
+            return Err(Fault::clone(fault));
         }
         let edited = hook::edited(x, call, &self.edits)?;
         let call = edited.as_ref().unwrap_or(call);
@@ -138,29 +163,22 @@ impl Once {
             return Err(encode::unserved(x, target));
         }
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
-        let prepared = match prepared {
+        let encode::Request { uri, mut headers, body, asked } = match prepared {
             Prepared::Send(prepared) => prepared,
-            Prepared::Answered(reply) => return Ok(Head::Answered(reply)),
+            Prepared::Answered(reply) => return Ok(Err(reply)),
         };
         let sent = Instant::now();
-        let mut headers = prepared.headers;
         for (name, value) in &self.headers {
             match value {
                 Some(value) => drop(headers.insert(name.clone(), value.clone())),
                 None => drop(headers.remove(name)),
             }
         }
-        let request = Outbound { method: http::Method::POST, uri: prepared.uri, headers, body: prepared.body };
+        let request = Outbound { method: http::Method::POST, uri, headers, body };
         let timeouts = &target.timeouts;
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
-        let response = cx.upstream().send(&face.dial, request, head_timeout).await?;
-        *status = Some(response.status().as_u16());
-        self.note_allowance(cx, face.dialect, response.headers());
-        if !response.status().is_success() {
-            return Err(refused(response, face.dialect, timeouts).await);
-        }
-        Ok(Head::Upstream((response, face.dialect), prepared.asked, sent))
+        Ok(Ok((sent, face, asked, cx.upstream().send(&face.dial, request, head_timeout))))
     }
 }
 
@@ -175,6 +193,9 @@ impl Once {
         }
     }
 }
+
+/// A request on its way: since when, to which face of the target, of which meaning, and its answer's head to come.
+type UnderWay<'s> = (Instant, &'s Face, Meaning, Sending<'s>);
 
 /// What came of sending.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]

@@ -69,7 +69,7 @@ impl<'a> Trying<'a> {
     ///
     /// # Errors
     /// The last fault; [`Kind::NoTarget`] when no target took the exchange.
-    pub async fn run(mut self) -> Result<Good, Fault> {
+    pub async fn run(&mut self) -> Result<Good, Fault> {
         let mut last = None;
         let (mut role, mut waited) = (Role::First, Duration::ZERO);
         let mut next = self.roster.untried();
@@ -79,7 +79,15 @@ impl<'a> Trying<'a> {
                 role = if last.is_some() { Role::Next } else { Role::First };
                 continue;
             };
-            let Failed { started: failed, fault } = match self.round(started).await {
+            let outcome = match self.hedge_after(&started) {
+                Some(after) => Box::pin(self.raced(started, after)).await,
+                None => {
+                    let mut status = None;
+                    let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
+                    self.close(started, status, outcome)
+                }
+            };
+            let Failed { started: failed, fault } = match outcome {
                 Ok(good) => return Ok(good),
                 Err(failed) => *failed,
             };
@@ -139,16 +147,6 @@ impl<'a> Trying<'a> {
         };
         self.tried.attempts.push(attempt);
         Started { at, attempt: self.tried.attempts.len() - 1, once }
-    }
-
-    /// One try, or two when a hedge is due.
-    async fn round(&mut self, started: Started) -> Result<Good, Box<Failed>> {
-        if let Some(after) = self.hedge_after(&started) {
-            return self.raced(started, after).await;
-        }
-        let mut status = None;
-        let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
-        self.close(started, status, outcome)
     }
 
     /// Notes how a try ended.

@@ -61,7 +61,8 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
                 }
                 return Led::start(flight, lead_on(cx, settle, call, plan)).await;
             }
-            Role::Listen(listener) => match listen(&cx, &mut settle, &call, &plan, listener).await {
+            // Boxed, as below: who asks alone should not carry the room for listening.
+            Role::Listen(listener) => match Box::pin(listen(&cx, &mut settle, &call, &plan, listener)).await {
                 Some(outcome) => return (outcome, settle),
                 None => again(&cx, &mut settle),
             },
@@ -81,13 +82,15 @@ async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
 
 /// An answer to an ask that means about the same, where there is one; else the upstreams'.
 async fn ask(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
-    if let Some(entry) = semantic::look(cx, x, call).await {
+    if x.cache.is_some()
+        && let Some(entry) = Box::pin(semantic::look(cx, x, call)).await
+    {
         if let Some(visit) = &x.cache
             && let Role::Lead(lead) = &visit.role
         {
             lead.land(Landing::Done(entry.clone()));
         }
-        return super::share(cx, x, call, &entry).await;
+        return Box::pin(super::share(cx, x, call, &entry)).await;
     }
     attempt::run(cx, x, call, plan).await
 }

@@ -26,7 +26,7 @@ use crate::server::{self, Shared, Stage};
 use crate::state::State;
 use crate::state::limit::{self, shared::Policy};
 use crate::state::log::text::Text;
-use crate::state::log::{Log, Writer};
+use crate::state::log::{BATCH_BYTES, Log, Writer};
 use crate::state::redis::Link;
 use crate::state::store::Store;
 use crate::trial::smoke::Smoke;
@@ -252,7 +252,7 @@ fn address(text: &str) -> io::Result<SocketAddr> {
 
 fn access_log(config: &Config) -> io::Result<(Log, Option<Writer>)> {
     let mut sinks: Vec<Box<dyn io::Write + Send>> = Vec::new();
-    let stdout = io::BufWriter::new(io::stdout());
+    let stdout = io::BufWriter::with_capacity(BATCH_BYTES, io::stdout());
     match form(config.log.stdout) {
         Form::Json => sinks.push(Box::new(stdout)),
         Form::Text => sinks.push(Box::new(Text::new(stdout, io::stdout().is_terminal()))),

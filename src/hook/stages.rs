@@ -1,6 +1,7 @@
 //! One function a phase: what a guest is shown there, and what its verdict does.
 //!
-//! The order of guests is that of [`Hooks`]; the first that answers or refuses ends the phase.
+//! The order of guests is that of [`Hooks`]; the first that answers or refuses ends the phase. Each phase is a look at who
+//! is subscribed, and a boxed future behind it: an exchange that no guest sees does not carry the room they need.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +95,13 @@ pub fn take_notes(x: &mut Exchange) {
 /// # Errors
 /// A guest refused, or failed where that refuses.
 pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>, Fault> {
+    if open(x, Phase::Auth).is_none() {
+        return Ok(None);
+    }
+    Box::pin(named(x, head)).await
+}
+
+async fn named(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>, Fault> {
     let Some(open) = open(x, Phase::Auth) else { return Ok(None) };
     let view = Arc::new(view::Head {
         visit: open.visit.clone(),
@@ -139,6 +147,10 @@ pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<
     if open(x, Phase::Request).is_none() {
         return Ok(None);
     }
+    Box::pin(requested(cx, x, call)).await
+}
+
+async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Option<Reply>, Fault> {
     let count = cx.generation.hooks.all().len();
     for at in 0..count {
         let Some(open) = open(x, Phase::Request) else { return Ok(None) };
@@ -180,6 +192,10 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
     if open(x, Phase::Route).is_none() {
         return Ok(None);
     }
+    Box::pin(routed(cx, x, call, plan)).await
+}
+
+async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) -> Result<Option<Reply>, Fault> {
     for at in 0..cx.generation.hooks.all().len() {
         let Some(open) = open(x, Phase::Route) else { return Ok(None) };
         let hook = &cx.generation.hooks.all()[at];
@@ -319,6 +335,19 @@ pub async fn fault(
     plan: &Plan,
     failed: FailedTry<'_>,
 ) -> Result<Option<After>, Fault> {
+    match shown_again(x, Phase::Fault) {
+        Some(_) => Box::pin(failing(cx, x, call, plan, failed)).await,
+        None => Ok(None),
+    }
+}
+
+async fn failing(
+    cx: &Cx,
+    x: &Subject<'_>,
+    call: &Arc<Call>,
+    plan: &Plan,
+    failed: FailedTry<'_>,
+) -> Result<Option<After>, Fault> {
     let Some((open, request)) = shown_again(x, Phase::Fault) else { return Ok(None) };
     for hook in open.wanting(Phase::Fault, x.model) {
         let view = view::Failure {
@@ -368,6 +397,19 @@ pub struct Answered<'a> {
 /// # Errors
 /// A guest would not have it, and the plan goes on; or refused, or failed where that refuses.
 pub async fn answer(
+    cx: &Cx,
+    x: &Subject<'_>,
+    call: &Arc<Call>,
+    answered: Answered<'_>,
+    reply: Reply,
+) -> Result<Reply, Fault> {
+    match shown_again(x, Phase::Answer) {
+        Some(_) => Box::pin(judged(cx, x, call, answered, reply)).await,
+        None => Ok(reply),
+    }
+}
+
+async fn judged(
     cx: &Cx,
     x: &Subject<'_>,
     call: &Arc<Call>,

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use memchr::memchr2;
+use wide::u8x16;
 
 /// Deepest nesting; the decoders behind this bound it alike.
 const MAX_DEPTH: u32 = 128;
@@ -28,22 +28,24 @@ pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
 ) -> Result<bool, Malformed> {
-    let mut scan = Scan::new(text)?;
+    let mut scan = Scan { text, at: 0, foreign: false, sealed: false };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
     }
     scan.object(each)?;
     scan.space();
-    if scan.at == text.len() { Ok(scan.sealed) } else { Err(Malformed) }
+    // Outside of strings the grammar itself is ASCII.
+    let utf8 = !scan.foreign || std::str::from_utf8(text).is_ok();
+    if scan.at == text.len() && utf8 { Ok(scan.sealed) } else { Err(Malformed) }
 }
 
 /// A place in a JSON text.
 pub struct Scan<'a> {
     text: &'a [u8],
     at: usize,
-    /// No control characters anywhere: then no string needs to be searched for them.
-    clean: bool,
+    /// A string had bytes that are not ASCII.
+    foreign: bool,
     sealed: bool,
 }
 
@@ -126,15 +128,6 @@ impl<'a> Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(text: &'a [u8]) -> Result<Self, Malformed> {
-        // One pass that compilers turn into vector code tells both that it is ASCII and that it is clean.
-        let (low, high) = text.iter().fold((u8::MAX, 0), |(low, high), byte| (low.min(*byte), high.max(*byte)));
-        if !high.is_ascii() && std::str::from_utf8(text).is_err() {
-            return Err(Malformed);
-        }
-        Ok(Scan { text, at: 0, clean: low >= b' ', sealed: false })
-    }
-
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
@@ -224,23 +217,82 @@ impl<'a> Scan<'a> {
     fn string(&mut self) -> Result<Range<usize>, Malformed> {
         self.expect(b'"')?;
         let from = self.at;
-        let mut to = from;
-        loop {
-            to = quote_or_backslash(self.text, to).ok_or(Malformed)?;
-            if self.text[to] == b'"' {
-                break;
-            }
-            to = self.escape(to)?;
-        }
+        let to = match self.near(from)? {
+            Some(end) => end,
+            None => self.far(from)?,
+        };
         self.at = to + 1;
         let inside = &self.text[from..to];
         if inside.first() == Some(&b'p') {
             self.sealed |= SEALS.iter().any(|seal| inside.starts_with(seal));
         }
-        if !self.clean && inside.iter().fold(false, |seen, byte| seen | (*byte < b' ')) {
-            return Err(Malformed);
-        }
         Ok(from..to)
+    }
+
+    /// The closing quote of a short string without escapes, which most are, a word at a time.
+    fn near(&mut self, from: usize) -> Result<Option<usize>, Malformed> {
+        const NEAR: usize = 24;
+        let rest = &self.text[from..];
+        let (words, _) = rest[..rest.len().min(NEAR)].as_chunks();
+        for (number, word) in words.iter().enumerate() {
+            let word = u64::from_le_bytes(*word);
+            let found = equal(word, b'"') | equal(word, b'\\') | control(word);
+            self.foreign |= word & HIGHS != 0;
+            if found != 0 {
+                let at = from + number * 8 + found.trailing_zeros() as usize / 8;
+                return match self.text[at] {
+                    b'"' => Ok(Some(at)),
+                    b'\\' => Ok(None),
+                    _ => Err(Malformed),
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once and
+    /// what was found in one is not searched for again after an escape.
+    fn far(&mut self, from: usize) -> Result<usize, Malformed> {
+        let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
+        let mut next = from;
+        let mut seen = u8x16::splat(0);
+        for (number, block) in blocks.iter().enumerate() {
+            let start = from + number * BLOCK;
+            let mut marks = marks(block, &mut seen);
+            while marks != 0 {
+                let at = start + marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                if let Some(end) = self.mark(at, &mut next)? {
+                    self.foreign |= seen.to_bitmask() != 0;
+                    return Ok(end);
+                }
+            }
+        }
+        // The last bytes of the text.
+        self.foreign |= seen.to_bitmask() != 0 || !rest.is_ascii();
+        let start = self.text.len() - rest.len();
+        for at in start.max(next)..self.text.len() {
+            if is_mark(self.text[at])
+                && let Some(end) = self.mark(at, &mut next)?
+            {
+                return Ok(end);
+            }
+        }
+        Err(Malformed)
+    }
+
+    /// At a byte that may end a string: where it does. `next` is the first byte that no escape before has taken.
+    #[inline]
+    fn mark(&self, at: usize, next: &mut usize) -> Result<Option<usize>, Malformed> {
+        if at < *next {
+            return Ok(None);
+        }
+        match self.text[at] {
+            b'"' => return Ok(Some(at)),
+            b'\\' => *next = self.escape(at)?,
+            _ => return Err(Malformed),
+        }
+        Ok(None)
     }
 
     /// Past an escape, from its backslash.
@@ -336,29 +388,40 @@ const LETTERS: [bool; 256] = {
     letters
 };
 
-/// The next quote or backslash.
-fn quote_or_backslash(text: &[u8], from: usize) -> Option<usize> {
-    /// Short values and text full of escapes end within a few words; for those the search for long text would take
-    /// longer to begin than this to end.
-    const NEAR: usize = 48;
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // A bit where the byte stands. Those above the lowest may be carries of it.
-    let equal = |word: u64, byte: u8| {
-        let zero = word ^ (ONES * u64::from(byte));
-        zero.wrapping_sub(ONES) & !zero & HIGHS
-    };
-    let rest = text.get(from..)?;
-    let (words, _) = rest[..rest.len().min(NEAR)].as_chunks();
-    for (number, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = equal(word, b'"') | equal(word, b'\\');
-        if found != 0 {
-            return Some(from + number * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let far = words.len() * 8;
-    memchr2(b'"', b'\\', &rest[far..]).map(|found| from + far + found)
+const ONES: u64 = u64::from_ne_bytes([1; 8]);
+const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// A bit where the byte stands in the word. Those above the lowest may be carries of it.
+fn equal(word: u64, byte: u8) -> u64 {
+    let zero = word ^ (ONES * u64::from(byte));
+    zero.wrapping_sub(ONES) & !zero & HIGHS
+}
+
+/// A bit where a control character stands, as above.
+fn control(word: u64) -> u64 {
+    word.wrapping_sub(ONES * 0x20) & !word & HIGHS
+}
+
+/// Bytes that are searched at once: what a mask of 64 bits tells apart.
+const BLOCK: usize = 64;
+
+/// Whether a byte inside of a string means anything to us.
+fn is_mark(byte: u8) -> bool {
+    byte == b'"' || byte == b'\\' || byte < b' '
+}
+
+/// Where a block has such bytes, a bit each. What the block holds is noted in `seen`.
+#[inline]
+fn marks(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
+    let (quarters, _) = block.as_chunks::<16>();
+    quarters.iter().rev().fold(0, |mask, quarter| {
+        let bytes = u8x16::new(*quarter);
+        *seen |= bytes;
+        let found = bytes.simd_eq(u8x16::splat(b'"'))
+            | bytes.simd_eq(u8x16::splat(b'\\'))
+            | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
+        mask << 16 | u64::from(found.to_bitmask())
+    })
 }
 
 #[cfg(test)]

@@ -82,7 +82,8 @@ pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStrea
     match handshake {
         Ok(Ok(stream)) => {
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            run(shared, upstream, stream, peer, limits, h2).await;
+            // Boxed: its state is larger than all else here, and connections without TLS should not carry it.
+            Box::pin(run(shared, upstream, stream, peer, limits, h2)).await;
         }
         Ok(Err(error)) => tracing::debug!("TLS with {peer} failed: {error}"),
         Err(_) => tracing::debug!("TLS with {peer} took longer than {:?}", limits.head_timeout),

@@ -59,9 +59,14 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order")
 }
 
+/// The shares at which plots are drawn, in thousandths.
+const CURVE: [u32; 13] = [1, 10, 50, 100, 250, 500, 750, 900, 950, 980, 990, 995, 999];
+
 fn quantiles(of: &Histogram<u64>) -> String {
     let at = |quantile| of.value_at_quantile(quantile);
-    format!(r#"{{"p50":{},"p90":{},"p99":{},"max":{},"mean":{:.1}}}"#, at(0.5), at(0.9), at(0.99), of.max(), of.mean())
+    let curve = CURVE.map(|share| format!("[{share},{}]", at(f64::from(share) / 1000.0))).join(",");
+    let (p50, p90, p99, max, mean) = (at(0.5), at(0.9), at(0.99), of.max(), of.mean());
+    format!(r#"{{"p50":{p50},"p90":{p90},"p99":{p99},"max":{max},"mean":{mean:.1},"curve":[{curve}]}}"#)
 }
 
 pub fn print(shared: &Shared, idle_kb: u64, spent: Spent) {
