@@ -93,7 +93,7 @@ impl Once {
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
             if let Some(fault) = &self.refused {
-                return Err(fault.clone());
+                return Err(fault.as_ref().clone());
             }
             let good = adapted::Try { cx, x, call, once: self, face, adapter }.run(status).await?;
             return self.shown(cx, x, call, good).await;
