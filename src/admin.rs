@@ -19,11 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use cache::Purge;
-
 use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
 use crate::server::Shared;
+use crate::state::store::Store;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -84,7 +83,11 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             let (answers, bytes, _) = state.cache.size();
             state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
-            let mut text = state.metrics.render(state.log.dropped());
+            if let Some(shared) = state.cache.shared() {
+                state.metrics.cache_shares(&shared.counts);
+            }
+            let ledger_dropped = state.store.get().map_or(0, Store::dropped);
+            let mut text = state.metrics.render(state.log.dropped(), ledger_dropped);
             // The end mark comes after what policies add.
             let end = text.rfind("# EOF").map(|at| text.split_off(at)).unwrap_or_default();
             state.guests.render(&guests::phases(), &mut text);
@@ -109,13 +112,10 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             )
         }
         (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
-        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
-            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
-            Err(why) => json_reply(
-                StatusCode::BAD_REQUEST,
-                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
-            ),
-        },
+        (&Method::POST, "/admin/cache/purge") => {
+            let (status, body) = cache::purge(request.uri().query().unwrap_or_default(), state).await;
+            json_reply(status, &body)
+        }
         (&Method::GET, "/admin/limits") => {
             let generation = admin.shared.generation.load();
             let rules: Vec<_> = generation.rules.iter().cloned().collect();

@@ -11,10 +11,11 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::Replay;
 use super::encode::{Dropped, Meaning};
 use super::once::Successors;
 use super::onward;
-use crate::body::{Inbound, Patience, ReadError};
+use crate::body::{self, Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event::{self, Collector};
 use crate::chat::{Answer, Usage};
@@ -63,6 +64,7 @@ pub(super) struct Reading<'a> {
     pub deadline: Deadline,
     /// Who may go on where a stream breaks off.
     pub after: Option<Arc<Successors>>,
+    pub replay: Replay,
 }
 
 impl Reading<'_> {
@@ -74,6 +76,7 @@ impl Reading<'_> {
             return Err(Fault::new(Kind::BadAnswer, text));
         }
         match (self.x.stream, streams) {
+            (true, true) if self.replay.joined => self.join(cx, body).await,
             (true, true) => self.stream(cx, body).await,
             (false, false) => self.whole(cx, body).await,
             // Some servers stream only, some never do: the other form is made of what came.
@@ -233,10 +236,20 @@ impl Reading<'_> {
     /// The upstream streams although a whole answer was asked for.
     async fn collect(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let answer = self.collected(&bytes)?;
+        let asked = self.meaning()?;
+        let seen = noted(&answer);
+        let body = self.x.dialect.encode_answer(&answer, &asked).into();
+        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
+        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
+    }
+
+    /// The answer that a stream comes to.
+    fn collected(&self, stream: &Bytes) -> Result<Answer, Fault> {
         let mut decoder = self.from.decoder();
         let mut scanner = Scanner::new();
         let mut events = Vec::new();
-        scanner.push(bytes.clone());
+        scanner.push(stream.clone());
         while scanner.scan()? {
             decoder.frame(&Frame(scanner.last()), &mut events)?;
         }
@@ -247,23 +260,31 @@ impl Reading<'_> {
         decoder.finish(&mut events)?;
         let mut collector = Collector::default();
         events.into_iter().try_for_each(|event| collector.event(event))?;
-        let answer = collector.finish();
-        let asked = self.meaning()?;
-        let seen = noted(&answer);
-        let body = self.x.dialect.encode_answer(&answer, &asked).into();
-        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
-        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
+        Ok(collector.finish())
     }
 
     /// The upstream answered whole although a stream was asked for.
     async fn replay(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
+        let said = self.record(Form::Whole, &bytes);
+        Ok(Good { said, ..self.streamed(&answer).await? })
+    }
+
+    /// A stream that is all there, in one piece a block.
+    async fn join(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let answer = self.collected(&bytes)?;
+        self.streamed(&answer).await
+    }
+
+    /// A whole answer as a stream.
+    async fn streamed(&self, answer: &Answer) -> Result<Good, Fault> {
         let asked = self.meaning()?;
-        let seen = noted(&answer);
+        let seen = noted(answer);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
-        for event in event::replay(&answer) {
+        for event in event::replay(answer) {
             encoder.event(&event, &mut out);
         }
         encoder.finish(&mut out);
@@ -285,10 +306,9 @@ impl Reading<'_> {
             onward: None,
             input_tokens: 0,
         };
-        let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
+        let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
         relay.commit().await?;
-        let said = self.record(Form::Whole, &bytes);
-        Ok(Good { seen, said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.

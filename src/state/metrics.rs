@@ -119,6 +119,16 @@ struct CacheLabels {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SharedReadLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SharedWriteLabels {
+    outcome: &'static str,
+}
+
 /// Makes histograms with one set of buckets.
 #[derive(Debug, Clone)]
 struct Buckets(&'static [f64]);
@@ -165,6 +175,9 @@ pub struct Metrics {
     target_first_content: Family<TargetLabels, Gauge<f64, AtomicU64>>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    ledger_dropped: Counter,
+    cache_shared_reads: Family<SharedReadLabels, Counter>,
+    cache_shared_writes: Family<SharedWriteLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
     cached: Family<CacheLabels, Counter>,
     saved: Counter<f64, AtomicU64>,
@@ -199,6 +212,9 @@ impl Metrics {
         let target_first_content = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let ledger_dropped = Counter::default();
+        let cache_shared_reads = Family::default();
+        let cache_shared_writes = Family::default();
         let limited = Family::default();
         let cached = Family::default();
         let saved = Counter::default();
@@ -237,6 +253,9 @@ impl Metrics {
         register!("portcullis_cache_answers", "Answers in the memory cache", cache_answers);
         register!("portcullis_cache_bytes", "Bytes of the memory cache in use", cache_bytes);
         register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
+        register!("portcullis_cache_shared_reads", "Looks at the shared tier of the cache", cache_shared_reads);
+        register!("portcullis_cache_shared_writes", "Answers for the shared tier of the cache", cache_shared_writes);
+        register!("portcullis_ledger_dropped_rows", "Ledger rows that the disk was too slow for", ledger_dropped);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
         Metrics {
@@ -260,6 +279,9 @@ impl Metrics {
             target_first_content,
             generation,
             log_dropped,
+            ledger_dropped,
+            cache_shared_reads,
+            cache_shared_writes,
             limited,
             cached,
             saved,
@@ -416,15 +438,32 @@ impl Metrics {
         self.in_flight.get()
     }
 
-    /// The text that Prometheus scrapes. `log_dropped` is the log's own count.
-    pub fn render(&self, log_dropped: u64) -> String {
-        let missing = log_dropped.saturating_sub(self.log_dropped.get());
-        self.log_dropped.inc_by(missing);
+    /// Takes over how the shared tier of the cache is doing, for the next scrape.
+    pub fn cache_shares(&self, counts: &super::cache::shared::Counts) {
+        for (read, count) in counts.reads() {
+            let labels = SharedReadLabels { outcome: read.as_str() };
+            catch_up(&self.cache_shared_reads.get_or_create(&labels), count);
+        }
+        let (kept, lost) = counts.writes();
+        for (outcome, count) in [("kept", kept), ("lost", lost)] {
+            catch_up(&self.cache_shared_writes.get_or_create(&SharedWriteLabels { outcome }), count);
+        }
+    }
+
+    /// The text that Prometheus scrapes. `log_dropped` and `ledger_dropped` are the log's and the store's own counts.
+    pub fn render(&self, log_dropped: u64, ledger_dropped: u64) -> String {
+        catch_up(&self.log_dropped, log_dropped);
+        catch_up(&self.ledger_dropped, ledger_dropped);
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// Brings a counter up to what somebody else has counted.
+fn catch_up(counter: &Counter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 impl Default for Metrics {
