@@ -16,6 +16,7 @@ mod gateway {
     mod faults;
     mod first;
     mod lasting;
+    mod leases;
     mod limits;
     mod money;
     mod pairs;
@@ -23,12 +24,14 @@ mod gateway {
     mod quota;
     mod races;
     mod raw;
+    mod redis;
     mod reload;
     mod routing;
     mod shared;
     mod shipped;
     mod stored;
     mod support;
+    mod tier;
     mod tls;
     mod trace;
     mod transports;

@@ -7,9 +7,7 @@ use crate::cache::embedder::{Embedder, Table};
 use crate::cache::policy::{General, Overrides, Partition, Rules};
 use crate::cache::semantic::Semantic;
 use crate::chat::Finish;
-use crate::config::{
-    CacheFinish, CacheOverrides, Config, Partition as Written, Pieces, PromptMarks, SemanticCache,
-};
+use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, Pieces, PromptMarks, SemanticCache};
 
 /// The rules; None when nobody's answers are kept.
 ///

@@ -1,6 +1,8 @@
 //! From written limits and budgets to rules.
 
-use crate::config::{Algorithm, Config, Limit, Match, MoneyBudget, OnExhausted, Portion, Quota, Span, Texts, Unpriced, Zone};
+use crate::config::{
+    Algorithm, Config, Limit, Match, MoneyBudget, OnExhausted, Portion, Quota, Span, Texts, Unpriced, Zone,
+};
 use crate::state::limit::calendar::{Calendar, Period};
 use crate::state::limit::meter::{Shape, Unit};
 use crate::state::limit::rule::{self, Condition, Exhausted, Network, Part, Rule, Rules, Share, Window};

@@ -462,9 +462,7 @@ pub fn steers(x: &Exchange) -> bool {
 }
 
 fn is_wanted(x: &Exchange, phases: &[Phase]) -> bool {
-    phases
-        .iter()
-        .any(|phase| open(x, *phase).is_some_and(|open| open.wanting(*phase, &x.model).next().is_some()))
+    phases.iter().any(|phase| open(x, *phase).is_some_and(|open| open.wanting(*phase, &x.model).next().is_some()))
 }
 
 /// Response headers that a guest may not set: they are the connection's or the gateway's own word.

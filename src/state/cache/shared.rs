@@ -204,7 +204,8 @@ impl Shared {
             let mut scan = cmd("HSCAN");
             scan.arg(self.name("about")).arg(&cursor).arg("COUNT").arg(SCAN);
             let (next, told) = page(self.link.run(&scan).await?)?;
-            let fits = told.chunks_exact(2).filter(|pair| told_of(&pair[0], &pair[1]).is_some_and(|it| purge.fits(&it)));
+            let fits =
+                told.chunks_exact(2).filter(|pair| told_of(&pair[0], &pair[1]).is_some_and(|it| purge.fits(&it)));
             let digits: Vec<&String> = fits.map(|pair| &pair[0]).collect();
             if !digits.is_empty() {
                 let mut call = self.script.prepare_invoke();
