@@ -18,6 +18,7 @@ mod gateway {
     mod lasting;
     mod leases;
     mod limits;
+    mod meaning;
     mod money;
     mod pairs;
     mod policies;

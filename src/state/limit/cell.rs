@@ -100,6 +100,8 @@ pub struct Cell {
     pub asked: AtomicU64,
     /// When one last did, by the server's clock.
     pub asked_at: AtomicU64,
+    /// Somebody is asking for a lease of it.
+    pub leasing: AtomicBool,
     /// Listed among those of which something is leased.
     pub leased: AtomicBool,
     gate: OnceLock<Box<Gate>>,
@@ -115,6 +117,7 @@ impl Cell {
             asking: AtomicU32::new(0),
             asked: AtomicU64::new(0),
             asked_at: AtomicU64::new(0),
+            leasing: AtomicBool::new(false),
             leased: AtomicBool::new(false),
             gate: OnceLock::new(),
         }

@@ -41,13 +41,21 @@ impl Rule {
         self.lease > 0 && self.hard && self.shares.is_empty()
     }
 
-    /// The part of a window that is leased at a time.
-    pub(super) fn quantum(&self, window: &Window) -> u64 {
+    /// The part of a window that a process has leased at most.
+    fn quantum(&self, window: &Window) -> u64 {
         if self.leases() && leasable(window.shape) {
             (u128::from(window.limit) * u128::from(self.lease) / 1000) as u64
         } else {
             0
         }
+    }
+}
+
+impl Charge<'_> {
+    /// What to lease of a window besides what is leased already.
+    pub(super) fn wanted(&self, window: &Window) -> u64 {
+        let left = whole(&mut self.cell.lock(), window).map_or(0, |slot| slot.leased());
+        self.rule.quantum(window).saturating_sub(left)
     }
 }
 

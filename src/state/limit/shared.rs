@@ -152,8 +152,8 @@ impl Shared {
         if charges.iter().any(|charge| charge.share.is_some()) {
             drop(limits.reserve_as(charges, amounts, now, Check::Full)?);
         }
-        let asking = Asking::new(charges);
-        match self.ask(charges, amounts, now).await {
+        let asking = Asking::new(charges, !self.closing.load(Ordering::Relaxed), now);
+        match self.ask(charges, &asking, amounts, now).await {
             Ok(answer) if answer.room => {
                 let mut hold = limits.reserve_as(charges, amounts, now, Check::Never)?;
                 hold.remote(charges, &answer.windows, now);
@@ -185,7 +185,7 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, charges: &[Charge<'_>], amounts: &Amounts, now: u64) -> Result<Answer, Away> {
+    async fn ask(&self, charges: &[Charge<'_>], asking: &Asking, amounts: &Amounts, now: u64) -> Result<Answer, Away> {
         if !self.link.is_up() {
             return Err(Away::Down);
         }
@@ -193,11 +193,9 @@ impl Shared {
         // Carried out later than anybody waits for, it must not count.
         call.arg("take").arg(&self.node).arg(now + self.link.budget().as_millis() as u64);
         let mut count = 0;
-        let open = !self.closing.load(Ordering::Relaxed);
-        for charge in charges {
-            let leases = charge.rule.lease > 0 && Shared::is_busy(&charge.cell, now) && open;
+        for (charge, (_, leases)) in charges.iter().zip(&asking.0) {
             for window in &charge.rule.windows {
-                let quantum = if leases { charge.rule.quantum(window) } else { 0 };
+                let quantum = if *leases { charge.wanted(window) } else { 0 };
                 let amount = amounts.of(window.unit);
                 call.key(self.key(&charge.cell, window.unit, window.shape));
                 arguments(&mut call, window, charge.rule.hard, now, [0, 0, amount, quantum]);
@@ -324,23 +322,30 @@ fn refusal(charges: &[Charge<'_>], amounts: &Amounts, there: &[There], now: u64)
     })
 }
 
-/// Says of cells that the server is being asked about them, as long as it lives.
-struct Asking(Vec<Arc<Cell>>);
+/// Says of cells that the server is being asked about them, as long as it lives, and of which it is asked for a lease, too:
+/// of several exchanges only one is, so that a process never has more than one lease of a count.
+struct Asking(Vec<(Arc<Cell>, bool)>);
 
 impl Asking {
-    fn new(charges: &[Charge<'_>]) -> Self {
-        let cells: Vec<Arc<Cell>> = charges.iter().map(|charge| charge.cell.clone()).collect();
-        for cell in &cells {
+    fn new(charges: &[Charge<'_>], may_lease: bool, now: u64) -> Self {
+        let cells = charges.iter().map(|charge| {
+            let cell = charge.cell.clone();
             cell.asking.fetch_add(1, Ordering::AcqRel);
             cell.asked.fetch_add(1, Ordering::AcqRel);
-        }
-        Asking(cells)
+            let leases = charge.rule.lease > 0 && Shared::is_busy(&cell, now) && may_lease;
+            let first = leases && !cell.leasing.swap(true, Ordering::AcqRel);
+            (cell, first)
+        });
+        Asking(cells.collect())
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        for cell in &self.0 {
+        for (cell, leases) in &self.0 {
+            if *leases {
+                cell.leasing.store(false, Ordering::Release);
+            }
             cell.asking.fetch_sub(1, Ordering::AcqRel);
         }
     }
