@@ -7,6 +7,7 @@ pub mod hash;
 pub mod http;
 pub mod keep;
 pub mod lease;
+pub mod limit;
 pub mod llm;
 pub mod log;
 pub mod metrics;
@@ -52,7 +53,7 @@ pub struct Grants {
     /// Private, loopback and link-local addresses may be reached through those hosts.
     pub private_addresses: bool,
     pub secrets: BTreeMap<String, Secret>,
-    /// Namespaces of cache and kv beside its own.
+    /// Namespaces of cache, kv and limit beside its own.
     pub kv: Vec<String>,
     /// Models of `llm`.
     pub models: Vec<String>,

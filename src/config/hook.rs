@@ -70,7 +70,7 @@ pub struct Grants {
     pub private_addresses: bool,
     /// Secrets by the name that the policy uses; best written as `${VARIABLE}`.
     pub secrets: BTreeMap<String, Secret>,
-    /// Namespaces of `gw.kv` and `gw.cache` beside the policy's own.
+    /// Namespaces of `gw.kv`, `gw.cache` and `gw.limit` beside the policy's own.
     pub kv: Vec<String>,
     /// Models that `gw.llm` may ask, by the names that clients send.
     pub models: Vec<String>,

@@ -420,10 +420,17 @@ pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
     Some(Box::new(Sieve::new(open.hooks.clone(), places, open.visit.clone(), open.world.clone())))
 }
 
-/// `on_done`, and fields for the log. Runs wherever the exchange ends, also when the client has gone.
+/// `on_done`, and fields for the log. Runs wherever the exchange ends, also when the client has gone. What guests have
+/// reserved and not settled by then ends here.
 pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
+    let open = settled.exchange.guests.as_deref()?;
+    let fields = if open.hooks.has(Phase::Done) { told(open, settled) } else { Map::new() };
+    open.visit.held.end(settled.fault.is_none() || settled.usage.is_some(), open.world.unix_ms());
+    (!fields.is_empty()).then_some(fields)
+}
+
+fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
     let x = settled.exchange;
-    let open = open(x, Phase::Done)?;
     let view = Arc::new(view::Done {
         visit: open.visit.clone(),
         model: x.model.clone(),
@@ -448,7 +455,7 @@ pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
             fields.extend(more);
         }
     }
-    (!fields.is_empty()).then_some(fields)
+    fields
 }
 
 /// Whether a guest looks at this exchange's answer.

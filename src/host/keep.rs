@@ -20,11 +20,11 @@ pub enum Store {
 /// Longest life of a value, in seconds: a month.
 const MAX_TTL_S: f64 = 31.0 * 24.0 * 3600.0;
 
-/// The namespace that a call means: the guest's own when it names none.
+/// The name of the namespace that a call means: the guest's own when it names none.
 ///
 /// # Errors
 /// It is not granted.
-pub fn space(cx: &Cx, store: Store, name: Option<&str>) -> Result<Arc<Space>, HostError> {
+pub fn granted<'a>(cx: &'a Cx, name: Option<&'a str>) -> Result<&'a str, HostError> {
     let own = &*cx.guest.name;
     let name = name.unwrap_or(own);
     if name != own && !cx.guest.grants.kv.iter().any(|granted| granted == name) {
@@ -33,6 +33,15 @@ pub fn space(cx: &Cx, store: Store, name: Option<&str>) -> Result<Arc<Space>, Ho
         );
         return Err(HostError(text));
     }
+    Ok(name)
+}
+
+/// The namespace that a call means: the guest's own when it names none.
+///
+/// # Errors
+/// It is not granted.
+pub fn space(cx: &Cx, store: Store, name: Option<&str>) -> Result<Arc<Space>, HostError> {
+    let name = granted(cx, name)?;
     let state = cx.world()?.state();
     Ok(match store {
         Store::Cache => state.guest_cache.space(name),

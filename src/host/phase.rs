@@ -65,6 +65,8 @@ impl Phases {
     pub const ALL: Phases = Phases((1 << Phase::ALL.len()) - 1);
     /// Those in which there is an exchange, and those in which there is at least a gateway.
     pub const LIVE: Phases = Phases(Phases::ALL.0 & !(1 << Phase::Init as u16));
+    /// Those in which there is an exchange that has not ended, `done` being its last moment.
+    pub const EXCHANGE: Phases = Phases(Phases::LIVE.0 & !(1 << Phase::Tick as u16));
     pub const AWAITING: Phases =
         Phases::of(&[Phase::Auth, Phase::Request, Phase::Route, Phase::Fault, Phase::Answer, Phase::Tick]);
     /// Those in which the exchange has a caller that is known.

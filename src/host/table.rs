@@ -50,6 +50,10 @@ functions! {
     "kv.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
     "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
     "kv.swap" LIVE, "(key: string, expected: string?, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value only where `expected` stands now, or nothing for nil; false when something else does.";
+    "limit.take" LIVE, "(key: string, window: Window, amount: number?, space: string?) -> (boolean, number, number?)", "Counts an amount, 1 when it is not given, if it fits into the window: whether it did, what remains, and the milliseconds after which it will fit.";
+    "limit.peek" LIVE, "(key: string, window: Window, amount: number?, space: string?) -> (boolean, number, number?)", "The same without counting: whether the amount would fit.";
+    "limit.reserve" EXCHANGE, "(key: string, window: Window, amount: number?, space: string?) -> (number?, number, number?)", "Reserves an amount if it fits: the number to settle it by (nil when it did not), what remains, and the milliseconds after which it will fit. What is not settled when the exchange ends is charged as reserved if anything was used, and given back if not.";
+    "limit.settle" EXCHANGE, "(reservation: number, actual: number) -> boolean", "Charges what was really used in the place of a reservation of this exchange; 0 gives it back. False when nothing is held by that number.";
     "targets.get" LIVE, "(name: string) -> Target?", "What is known now of the target `provider/model`; nil when there is none.";
     "targets.list" LIVE, "(model: string) -> { Target }", "The targets behind a configured model name, in the order of the configuration.";
     "targets.models" LIVE, "() -> { string }", "Every configured model name.";

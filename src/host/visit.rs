@@ -1,9 +1,10 @@
-//! What guests leave behind in one exchange: their `ctx`, their notes, and the time they have used.
+//! What guests leave behind in one exchange: their `ctx`, their notes, what they reserved, and the time they have used.
 //!
 //! Host-side, so that it outlives a machine that is replaced and is the same on every attempt. Bounded: a guest cannot
 //! grow an exchange.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::HostError;
+use super::limit::Held;
 use crate::auth::Principal;
 
 /// Entries that all guests together may keep in one exchange, and bytes of one value.
@@ -23,6 +25,19 @@ const MAX_NOTES: usize = 64;
 /// One exchange, as its guests share it.
 #[derive(Debug)]
 pub struct Visit {
+    facts: Facts,
+    principal: OnceLock<Arc<Principal>>,
+    /// Nanoseconds that guests have run.
+    spent: AtomicU64,
+    kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
+    notes: Mutex<Vec<Note>>,
+    /// What they have reserved.
+    pub held: Held,
+}
+
+/// What is known of an exchange when its first guest is called.
+#[derive(Debug)]
+pub struct Facts {
     pub id: String,
     pub request_id: String,
     pub endpoint: &'static str,
@@ -37,12 +52,7 @@ pub struct Visit {
     /// How many asks of guests this one is inside of.
     pub depth: u8,
     /// Whether somebody will read what guests decided.
-    traced: bool,
-    principal: OnceLock<Arc<Principal>>,
-    /// Nanoseconds that guests have run.
-    spent: AtomicU64,
-    kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
-    notes: Mutex<Vec<Note>>,
+    pub traced: bool,
 }
 
 /// A value of `ctx`.
@@ -62,42 +72,23 @@ pub struct Note {
     pub what: Value,
 }
 
-/// What the pipeline knows of an exchange when its first guest is called.
-#[derive(Debug)]
-pub struct Facts {
-    pub id: String,
-    pub request_id: String,
-    pub endpoint: &'static str,
-    pub dialect: &'static str,
-    pub op: &'static str,
-    pub peer: Option<SocketAddr>,
-    pub started: Instant,
-    pub started_ms: u64,
-    pub generation: u64,
-    pub depth: u8,
-    pub traced: bool,
+impl Deref for Visit {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
 }
 
 impl Visit {
     pub fn new(facts: Facts) -> Self {
-        let Facts { id, request_id, endpoint, dialect, op, peer, started, started_ms, generation, depth, traced } =
-            facts;
         Visit {
-            id,
-            request_id,
-            endpoint,
-            dialect,
-            op,
-            peer,
-            started,
-            started_ms,
-            generation,
-            depth,
-            traced,
+            facts,
             principal: OnceLock::new(),
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
             notes: Mutex::default(),
+            held: Held::default(),
         }
     }
 

@@ -62,7 +62,7 @@ const CONSTRUCTORS: &[(&str, &str, &str)] = &[
     ),
     (
         "reject",
-        "(code: string, message: string, status: number?) -> Verdict",
+        "(code: string, message: string, status: number?, retry_after_ms: number?) -> Verdict",
         "Refuses, as an error of the caller's dialect; 403 when no status is given.",
     ),
     ("same", "(after_ms: number?) -> Verdict", "on_fault: asks the same target again after a while."),

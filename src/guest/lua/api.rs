@@ -8,11 +8,12 @@ use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaStr
 
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
-use super::{Running, running};
+use super::{Running, read, running};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
-use crate::host::{Cx, FUNCTIONS, HostError, hash, http, llm, log, metrics, pick, re, secret, targets, time};
+use crate::host::{Cx, FUNCTIONS, HostError, hash, http, limit, llm, log, metrics, pick, re, secret, targets, time};
+use crate::state::limit::Given;
 use crate::state::tally::Kind;
 
 /// The modules of `gw` and its constructors of verdicts, read-only.
@@ -21,6 +22,7 @@ pub(super) fn modules(lua: &Lua) -> Result<Table> {
     keeping(&gw, ["cache.get", "cache.set", "cache.add", "cache.incr", "cache.delete"], Store::Cache)?;
     keeping(&gw, ["kv.get", "kv.set", "kv.add", "kv.incr", "kv.delete"], Store::Kv)?;
     swapping(&gw)?;
+    limiting(&gw)?;
     looking(&gw)?;
     texts(&gw)?;
     saying(&gw)?;
@@ -143,6 +145,41 @@ fn swapping(gw: &Gw<'_>) -> Result<()> {
         let expected = expected.as_ref().map(|expected| expected.as_bytes());
         let ttl = keep::ttl(ttl).map_err(refused)?;
         keep::swap(&space, &key, expected.as_deref(), &value.as_bytes(), ttl).map_err(refused)
+    })
+}
+
+type Counted = (LuaString, Table, Option<f64>, Place);
+
+/// Calls `body` with what a script wants counted.
+fn counted<T>(
+    (key, window, amount, place): &Counted,
+    body: impl FnOnce(&limit::Count<'_>) -> std::result::Result<T, HostError>,
+) -> Result<T> {
+    let key = key.to_str()?;
+    let window = read::window(window)?;
+    let amount = limit::amount(amount.unwrap_or(1.0)).map_err(refused)?;
+    body(&limit::Count { key: &key, window, amount, space: place.as_deref() }).map_err(refused)
+}
+
+fn limiting(gw: &Gw<'_>) -> Result<()> {
+    let shown = |given: &Given| (given.remaining as f64, limit::retry_after_ms(given).map(|ms| ms as f64));
+    gw.add("limit.take", move |_, cx, wanted: Counted| {
+        let given = counted(&wanted, |count| limit::take(cx, count))?;
+        let (remaining, wait) = shown(&given);
+        Ok((given.allowed, remaining, wait))
+    })?;
+    gw.add("limit.peek", move |_, cx, wanted: Counted| {
+        let given = counted(&wanted, |count| limit::peek(cx, count))?;
+        let (remaining, wait) = shown(&given);
+        Ok((given.allowed, remaining, wait))
+    })?;
+    gw.add("limit.reserve", move |_, cx, wanted: Counted| {
+        let (number, given) = counted(&wanted, |count| limit::reserve(cx, count))?;
+        let (remaining, wait) = shown(&given);
+        Ok((number, remaining, wait))
+    })?;
+    gw.add("limit.settle", |_, cx, (number, actual): (u32, f64)| {
+        limit::settle(cx, number, limit::amount(actual).map_err(refused)?).map_err(refused)
     })
 }
 
@@ -389,7 +426,7 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
         match (name.as_str(), &value) {
             ("url", Lv::String(url)) => request.url = url.to_str()?.to_owned(),
             ("method", Lv::String(method)) => request.method = Some(method.to_str()?.to_owned()),
-            ("headers", Lv::Table(headers)) => request.headers = super::read::headers(headers, &mut left)?,
+            ("headers", Lv::Table(headers)) => request.headers = read::headers(headers, &mut left)?,
             ("body", Lv::String(body)) => {
                 left.take(body.as_bytes().len())?;
                 request.body = body.as_bytes().to_vec();
@@ -444,13 +481,16 @@ fn verdicts(gw: &Gw<'_>) -> Result<()> {
     )?;
     set(
         "reject",
-        lua.create_function(move |lua, (code, message, status): (LuaString, LuaString, Option<f64>)| {
-            let inner = lua.create_table_with_capacity(0, 3)?;
-            inner.raw_set("code", code)?;
-            inner.raw_set("message", message)?;
-            inner.raw_set("status", status)?;
-            wrap(lua, "reject", inner)
-        })?,
+        lua.create_function(
+            move |lua, (code, message, status, wait): (LuaString, LuaString, Option<f64>, Option<f64>)| {
+                let inner = lua.create_table_with_capacity(0, 4)?;
+                inner.raw_set("code", code)?;
+                inner.raw_set("message", message)?;
+                inner.raw_set("status", status)?;
+                inner.raw_set("retry_after_ms", wait)?;
+                wrap(lua, "reject", inner)
+            },
+        )?,
     )?;
     set(
         "same",

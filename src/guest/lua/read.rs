@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
 use super::convert::{Left, to_json};
 use super::views::SecretHandle;
-use crate::host::Phase;
+use crate::host::{Phase, limit};
 
 /// The verdict in a value that `on_<phase>` returned.
 pub(super) fn verdict(phase: Phase, bytes: usize, value: &Lv) -> Result<Verdict> {
@@ -375,6 +375,15 @@ pub(super) fn headers(table: &Table, left: &mut Left) -> Result<BTreeMap<String,
         Ok(())
     })?;
     Ok(headers)
+}
+
+/// A window of `gw.limit`.
+pub(super) fn window(table: &Table) -> Result<limit::Window> {
+    known(table, "a window", &["limit", "per_s", "per", "kind"])?;
+    let (per, kind) = (text(table, "per")?, text(table, "kind")?);
+    let limit = number(table, "limit")?.ok_or_else(|| Error::runtime("a window needs `limit`: how much fits"))?;
+    let written = limit::Written { limit, per_s: number(table, "per_s")?, per: per.as_deref(), kind: kind.as_deref() };
+    limit::Window::new(written).map_err(|error| Error::runtime(error.0))
 }
 
 /// Every name in the table must be one of these.

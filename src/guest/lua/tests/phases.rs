@@ -101,6 +101,20 @@ fn host_functions_give_what_they_say() {
         ("tostring(gw.cache.delete('c'))", "false"),
         ("pcall(gw.kv.get, 'x', 'others')", "false"),
         ("pcall(gw.kv.set, 'x', 'y', -1)", "false"),
+        ("select('#', gw.limit.take('t', { limit = 2, per_s = 60 }))", "3"),
+        (
+            "tostring(gw.limit.take('u', { limit = 1, per = 'day' })) .. tostring(gw.limit.take('u', { limit = 1, per = 'day' }))",
+            "truefalse",
+        ),
+        ("select(2, gw.limit.peek('p', { limit = 5, per_s = 1, kind = 'bucket' }, 2))", "5"),
+        ("select(3, gw.limit.take('w', { limit = 3, per_s = 60, kind = 'fixed' }, 4))", "nil"),
+        (
+            "gw.limit.settle(gw.limit.reserve('r', { limit = 3, per = 'ever' }, 3), 1) and select(2, gw.limit.peek('r', { limit = 3, per = 'ever' }))",
+            "2",
+        ),
+        ("gw.limit.settle(99, 1)", "false"),
+        ("pcall(gw.limit.take, 'k', { limit = 1, per = 'at_once' })", "false"),
+        ("pcall(gw.limit.take, 'k', { limit = 1, per_s = 1 }, 1, 'others')", "false"),
         ("gw.tokens.estimate('abcdefgh')", "2"),
         ("gw.targets.models()[1]", "fast"),
         ("gw.targets.get('nobody/x')", "nil"),
@@ -167,6 +181,58 @@ fn what_a_script_keeps_is_there_in_later_phases_and_is_its_own() {
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
     let Ok(Verdict::Plan(wish)) = bench.call(Phase::Route) else { panic!("no plan") };
     assert_eq!(wish.steps[0].target, "gold/3nil");
+}
+
+#[test]
+fn a_window_that_means_nothing_says_what_to_write() {
+    for (window, said) in [
+        ("{ per_s = 1 }", "needs `limit`"),
+        ("{ limit = 1 }", "needs `per_s`"),
+        ("{ limit = 1, per_s = 1, per = 'day' }", "write one"),
+        ("{ limit = 1, per = 'fortnight' }", "write one of minute, hour"),
+        ("{ limit = 1, per_s = 0 }", "from 0.001"),
+        ("{ limit = -1, per_s = 1 }", "is no amount"),
+        ("{ limit = 1, per_s = 1, kind = 'round' }", "\"bucket\""),
+        ("{ limit = 1, pers = 1 }", "did you mean `per_s`?"),
+    ] {
+        let error = failure(&format!("function on_request() gw.limit.take('k', {window}) end"), Phase::Request);
+        assert!(error.contains(said), "{window}: {error}");
+    }
+    let long = "function on_request() gw.limit.take(string.rep('k', 300), { limit = 1, per_s = 1 }) end";
+    assert!(failure(long, Phase::Request).contains("1 to 256"));
+}
+
+#[test]
+fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
+    let text = "function on_request(req, ctx) ctx:set('r', (gw.limit.reserve('k', { limit = 10, per = 'ever' }, 4))) end
+                function on_route() return gw.limit.reserve('busy', { limit = 1, per = 'at_once' }) and 'a/free' or 'a/busy' end
+                function on_fault() return gw.respond(200, tostring(select(2, gw.limit.peek('k', { limit = 10, per = 'ever' })))) end
+                function on_done(d, ctx) return { held = gw.limit.settle(ctx:get('r'), 1) } end";
+    let left = |bench: &super::support::Bench| match bench.call(Phase::Fault) {
+        Ok(Verdict::Respond(respond)) => respond.body,
+        other => panic!("{other:?}"),
+    };
+    let bench = load(text);
+    assert_eq!(left(&bench), Body::Raw("10".into()));
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    assert_eq!(left(&bench), Body::Raw("6".into()));
+    bench.visit.held.end(false, 0);
+    assert_eq!(left(&bench), Body::Raw("10".into()), "given back");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    bench.visit.held.end(true, 0);
+    assert_eq!(left(&bench), Body::Raw("6".into()), "charged");
+    bench.visit.held.end(false, 0);
+    assert_eq!(left(&bench), Body::Raw("6".into()), "charged twice");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let Ok(Verdict::Fields(fields)) = bench.call(Phase::Done) else { panic!("no fields") };
+    assert_eq!((&fields["held"], left(&bench)), (&json!(true), Body::Raw("5".into())), "settled by the script");
+    let target = || match bench.call(Phase::Route) {
+        Ok(Verdict::Plan(wish)) => wish.steps[0].target.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([target(), target()], ["a/free", "a/busy"]);
+    bench.visit.held.end(true, 0);
+    assert_eq!(target(), "a/free", "what is under way ends with the exchange");
 }
 
 #[test]
