@@ -28,6 +28,7 @@ fn rules(count: usize) -> Rules {
         shares: vec![],
         hard: true,
         unpriced: false,
+        lease: 0,
         budget: None,
     };
     Rules::new((0..count).map(rule).collect())
