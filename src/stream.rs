@@ -4,8 +4,10 @@
 //! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
 
 pub mod onward;
+mod outbox;
+mod setting;
+mod waits;
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,13 +21,10 @@ use crate::chat::{Answer, Event, Usage};
 use crate::dialect::{Asked, Decoder, Dialect, Encoder, Sniffer};
 use crate::exchange::{Attempt, Seen};
 use crate::fault::{Fault, Kind};
-use crate::route::{Target, Timeouts};
 use crate::sse::{Frame, Scanner};
-use onward::{Onward, Opening, Turn};
-
-/// Most bytes held back before the commit point. A prelude is a few hundred bytes; an upstream that sends more without
-/// content is let through.
-const MAX_HELD_BYTES: usize = 1 << 20;
+use onward::{Opening, Turn};
+use outbox::Outbox;
+pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
 
 /// What is done with the frames.
 pub enum Mode {
@@ -38,96 +37,6 @@ pub enum Mode {
     /// Turn them into another dialect's.
     Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
 }
-
-/// How frames are put on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    Sse,
-    /// One JSON array that grows: Gemini without `alt=sse`.
-    JsonArray,
-}
-
-/// When an answer must be complete.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline {
-    pub at: Instant,
-    limit: Duration,
-    /// [`Kind::TotalTimeout`], or [`Kind::AttemptTimeout`] where the target's or provider's own limit comes first.
-    kind: Kind,
-}
-
-impl Deadline {
-    /// The nearer of the limit of an exchange that started then and that of an attempt which began just now.
-    /// `patience` is the caller's own limit, where it has one.
-    pub fn of(started: Instant, patience: Option<Duration>, target: &Target, began: Instant) -> Self {
-        let Timeouts { attempt, total, .. } = target.timeouts;
-        let total = patience.map_or(total, |patience| patience.min(total));
-        if began + attempt < started + total {
-            return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
-        }
-        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout }
-    }
-
-    /// The fault of an answer that is late.
-    pub fn missed(&self) -> Fault {
-        let what = if self.kind == Kind::AttemptTimeout { "attempt" } else { "exchange" };
-        Fault::new(self.kind, format!("The {what} took longer than {:?}.", self.limit))
-    }
-}
-
-/// What a stream is told of its exchange.
-pub struct Setting {
-    /// The client's dialect.
-    pub dialect: &'static dyn Dialect,
-    pub framing: Framing,
-    pub request_id: String,
-    /// The longest silence between two events.
-    pub idle: Duration,
-    /// When the first content is due.
-    pub first_token: (Instant, Duration),
-    /// When the whole answer is due.
-    pub deadline: Deadline,
-    /// Silence after which a comment is sent.
-    pub keep_alive: Option<Duration>,
-    /// The longest event.
-    pub max_event_bytes: usize,
-    /// Writes the cost into the usage that goes by, where the caller asked for it.
-    pub add_cost: Option<CostWriter>,
-    /// Is shown the data of the last frames of a translated stream.
-    pub at_end: Option<AtEnd>,
-    /// Lets another upstream go on where this one breaks off; only with [`Mode::Translate`].
-    pub onward: Option<Box<Onward>>,
-    /// What the ask counts as where the provider does not say it.
-    pub input_tokens: u64,
-    /// Changes what goes by; only decoded streams have one.
-    pub filter: Option<Box<dyn Filter>>,
-}
-
-/// Looks at the events of a stream between decoder and encoder, and may change them.
-pub trait Filter: Send {
-    /// Changes events in place; it may hold text back. Gives the way on.
-    ///
-    /// # Errors
-    /// The stream must not go on; what was said so far stands.
-    fn events(&mut self, events: &mut Vec<Event>) -> Result<Flow, Fault>;
-
-    /// When text that is held back must go out, whether or not more comes.
-    fn due(&self) -> Option<Instant>;
-}
-
-/// The way on after a look at events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    On,
-    /// The stream ends well here, with these events.
-    End,
-}
-
-/// Looks at the data of the frames that end a stream.
-pub type AtEnd = Box<dyn Fn(&[u8]) + Send>;
-
-/// Rewrites one frame with what the usage seen so far costs; None leaves the frame as it is.
-pub type CostWriter = Box<dyn Fn(&[u8], &Usage) -> Option<Vec<u8>> + Send>;
 
 /// What a look at the upstream came to.
 enum Step {
@@ -144,9 +53,7 @@ pub struct Relay {
     mode: Mode,
     setting: Setting,
     pub seen: Seen,
-    /// Bytes for the client, in order.
-    out: VecDeque<Bytes>,
-    held: usize,
+    out: Outbox,
     committed: bool,
     /// Nothing more comes from upstream.
     ended: bool,
@@ -158,8 +65,6 @@ pub struct Relay {
     spoke: Instant,
     /// One timer for every deadline; it is moved only when it rings, not with every chunk.
     timer: Pin<Box<Sleep>>,
-    /// An opening bracket has been written (JSON array framing).
-    array_open: bool,
 }
 
 /// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
@@ -206,18 +111,16 @@ impl Relay {
         Relay {
             body,
             scanner: Scanner::bounded(setting.max_event_bytes),
+            out: Outbox::new(setting.framing),
             mode,
             setting,
             seen: Seen::default(),
-            out: VecDeque::new(),
-            held: 0,
             committed: false,
             ended: false,
             failed: None,
             waiting: None,
             spoke: now,
             timer,
-            array_open: false,
         }
     }
 
@@ -247,7 +150,7 @@ impl Relay {
     /// The next bytes for the client; None at the end. Failures come out as error events in the client's dialect.
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            if let Some(bytes) = self.out.pop_front() {
+            if let Some(bytes) = self.out.pop() {
                 self.spoke = Instant::now();
                 return Poll::Ready(Some(bytes));
             }
@@ -256,7 +159,7 @@ impl Relay {
             }
             match ready!(self.poll_upstream(cx)) {
                 Ok(Step::Worked) => {}
-                Ok(Step::Silence) => self.out.push_back(Bytes::from_static(self.setting.dialect.keep_alive())),
+                Ok(Step::Silence) => self.out.comment(self.setting.dialect.keep_alive()),
                 Err(fault) if self.goes_on(&fault) => {}
                 Err(fault) => self.fail(fault),
             }
@@ -417,8 +320,7 @@ impl Relay {
         if flow == Flow::End && !self.ended {
             // Nothing more is read: dropping the body stops the upstream.
             self.body = Inbound::Ready(None);
-            self.close_array();
-            self.ended = true;
+            self.end();
         }
         reported.map_or(Ok(()), Err)
     }
@@ -544,8 +446,7 @@ impl Relay {
                 }
             }
         }
-        self.close_array();
-        self.ended = true;
+        self.end();
         Ok(())
     }
 
@@ -556,8 +457,7 @@ impl Relay {
             Mode::Translate { .. } => false,
         };
         if complete || self.ended {
-            self.close_array();
-            self.ended = true;
+            self.end();
             return Ok(());
         }
         Err(Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source))
@@ -575,103 +475,21 @@ impl Relay {
     }
 
     fn end_with(&mut self, fault: Fault) {
-        self.close_array();
+        self.end();
         self.failed = Some(fault);
+    }
+
+    fn end(&mut self) {
+        if !self.ended {
+            self.out.close();
+        }
         self.ended = true;
     }
 
-    /// Queues bytes for the client, in its framing.
+    /// Queues bytes for the client. Those that cannot be held back commit it.
     fn push(&mut self, bytes: Bytes) {
-        if bytes.is_empty() {
-            return;
-        }
-        let bytes = match self.setting.framing {
-            Framing::Sse => bytes,
-            Framing::JsonArray => self.as_array(bytes),
-        };
-        self.held += bytes.len();
-        self.committed |= self.held > MAX_HELD_BYTES;
-        self.out.push_back(bytes);
-    }
-
-    fn as_array(&mut self, bytes: Bytes) -> Bytes {
-        let mut frames = Scanner::new();
-        let mut array = Vec::with_capacity(bytes.len());
-        frames.push(bytes);
-        while let Ok(true) = frames.scan() {
-            let data = Frame(frames.last()).data();
-            if !data.is_empty() {
-                array.extend_from_slice(if self.array_open { b",\r\n" } else { b"[" });
-                array.extend_from_slice(&data);
-                self.array_open = true;
-            }
-        }
-        array.into()
-    }
-
-    fn close_array(&mut self) {
-        if self.setting.framing == Framing::JsonArray && !self.ended {
-            self.out.push_back(Bytes::from_static(if self.array_open { b"]" } else { b"[]" }));
-        }
-    }
-
-    /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
-    fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
-        // hyper polls a few times for each chunk. Within one wait the timer stands at the first deadline or before it,
-        // so until it rings neither the clock nor the deadlines need to be read again.
-        if self.waiting.is_some() {
-            ready!(self.timer.as_mut().poll(cx));
-        }
-        loop {
-            let now = Instant::now();
-            let waiting = *self.waiting.get_or_insert(now);
-            if let Some(fault) = self.overdue(now, waiting) {
-                return Poll::Ready(Err(fault));
-            }
-            let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
-            if held.is_some_and(|due| due <= now) {
-                return Poll::Ready(self.encode().map(|()| Step::Worked));
-            }
-            let keep_alive = self.keep_alive_due();
-            if keep_alive.is_some_and(|due| due <= now) {
-                return Poll::Ready(Ok(Step::Silence));
-            }
-            let upstream = match self.seen.first_content {
-                None => self.setting.first_token.0,
-                Some(_) => waiting + self.setting.idle,
-            };
-            let next = upstream
-                .min(self.setting.deadline.at)
-                .min(keep_alive.unwrap_or(upstream))
-                .min(held.unwrap_or(upstream));
-            // A timer that rings too early only costs another round; moving it with every chunk would cost more.
-            if self.timer.is_elapsed() || self.timer.deadline() > next {
-                self.timer.as_mut().reset(next);
-            }
-            ready!(self.timer.as_mut().poll(cx));
-        }
-    }
-
-    /// When a comment is due. Before the commit nothing may be sent, and a JSON array has no comments.
-    fn keep_alive_due(&self) -> Option<Instant> {
-        let after = self.setting.keep_alive.filter(|_| self.committed && self.setting.framing == Framing::Sse)?;
-        Some(self.spoke + after)
-    }
-
-    fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
-        let setting = &self.setting;
-        if now >= setting.deadline.at {
-            return Some(setting.deadline.missed());
-        }
-        if self.seen.first_content.is_none() && now >= setting.first_token.0 {
-            let text = format!("No first token within {:?}.", setting.first_token.1);
-            return Some(Fault::new(Kind::FirstTokenTimeout, text));
-        }
-        if self.seen.first_content.is_some() && now >= waiting + setting.idle {
-            let text = format!("The provider was silent for {:?} inside the stream.", setting.idle);
-            return Some(Fault::new(Kind::IdleTimeout, text));
-        }
-        None
+        self.out.push(bytes);
+        self.committed |= self.out.is_overfull();
     }
 }
 

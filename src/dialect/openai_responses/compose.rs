@@ -242,8 +242,9 @@ impl<'a> Items<'a> {
 
     /// `instructions`; system blocks that stood in messages become messages again.
     fn system(&mut self) -> Option<String> {
-        // A provider that is to answer in JSON looks for that word in the input alone.
-        let as_message = !self.own && self.ask.output == Some(OutputFormat::JsonObject);
+        // A provider that is to answer in JSON looks for that word in the input alone, and refuses an input of nothing.
+        let wants_input = self.ask.output == Some(OutputFormat::JsonObject) || self.ask.messages.is_empty();
+        let as_message = !self.own && wants_input;
         let mut instructions: Vec<&str> = Vec::new();
         for block in &self.ask.system {
             let role = block.extra.get(ROLE).and_then(Value::as_str).filter(|_| self.own);

@@ -287,6 +287,16 @@ fn a_json_object_is_asked_for_where_the_provider_looks_for_the_word() {
 }
 
 #[test]
+fn instructions_alone_become_the_input() {
+    let out = encoded(&Ask { messages: Vec::new(), ..foreign() });
+    assert_eq!(out.get("instructions"), None);
+    let texts: Vec<_> =
+        out["input"][0]["content"].as_array().expect("parts").iter().map(|part| &part["text"]).collect();
+    assert_eq!(out["input"][0]["role"], "system");
+    assert_eq!(texts, ["Be kind.", "Be brief."]);
+}
+
+#[test]
 fn a_provider_is_not_sent_what_it_refuses() {
     let quirks = Quirks { refuses: &["store", "include"], ..Quirks::NONE };
     let mut to = Encoding::new("gpt-5", &quirks);

@@ -1,0 +1,71 @@
+//! What a stream waits for: the deadlines of its upstream, the comments its client is owed, text that is held back.
+//!
+//! One timer serves them all.
+
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Instant;
+
+use super::{Framing, Relay, Step};
+use crate::fault::{Fault, Kind};
+
+impl Relay {
+    /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
+    pub(super) fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        // hyper polls a few times for each chunk. Within one wait the timer stands at the first deadline or before it,
+        // so until it rings neither the clock nor the deadlines need to be read again.
+        if self.waiting.is_some() {
+            ready!(self.timer.as_mut().poll(cx));
+        }
+        loop {
+            let now = Instant::now();
+            let waiting = *self.waiting.get_or_insert(now);
+            if let Some(fault) = self.overdue(now, waiting) {
+                return Poll::Ready(Err(fault));
+            }
+            let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
+            if held.is_some_and(|due| due <= now) {
+                return Poll::Ready(self.encode().map(|()| Step::Worked));
+            }
+            let keep_alive = self.keep_alive_due();
+            if keep_alive.is_some_and(|due| due <= now) {
+                return Poll::Ready(Ok(Step::Silence));
+            }
+            let upstream = match self.seen.first_content {
+                None => self.setting.first_token.0,
+                Some(_) => waiting + self.setting.idle,
+            };
+            let next = upstream
+                .min(self.setting.deadline.at)
+                .min(keep_alive.unwrap_or(upstream))
+                .min(held.unwrap_or(upstream));
+            // A timer that rings too early only costs another round; moving it with every chunk would cost more.
+            if self.timer.is_elapsed() || self.timer.deadline() > next {
+                self.timer.as_mut().reset(next);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+    }
+
+    /// When a comment is due. Before the commit nothing may be sent, and a JSON array has no comments.
+    fn keep_alive_due(&self) -> Option<Instant> {
+        let after = self.setting.keep_alive.filter(|_| self.committed && self.setting.framing == Framing::Sse)?;
+        Some(self.spoke + after)
+    }
+
+    fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
+        let setting = &self.setting;
+        if now >= setting.deadline.at {
+            return Some(setting.deadline.missed());
+        }
+        if self.seen.first_content.is_none() && now >= setting.first_token.0 {
+            let text = format!("No first token within {:?}.", setting.first_token.1);
+            return Some(Fault::new(Kind::FirstTokenTimeout, text));
+        }
+        if self.seen.first_content.is_some() && now >= waiting + setting.idle {
+            let text = format!("The provider was silent for {:?} inside the stream.", setting.idle);
+            return Some(Fault::new(Kind::IdleTimeout, text));
+        }
+        None
+    }
+}
