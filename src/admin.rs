@@ -121,7 +121,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             let rules: Vec<_> = generation.rules.iter().cloned().collect();
             json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
         }
-        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
+        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()).await,
         (&Method::GET, "/admin/guests") => {
             json_reply(StatusCode::OK, &guests::list(&admin.shared.generation.load(), state))
         }
@@ -158,7 +158,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
 }
 
 /// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
-fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
+async fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
     let value = |name: &str| {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
@@ -170,7 +170,18 @@ fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
         let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
         return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
     }
-    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
+    let (limits, partition) = (&admin.shared.state.limits, value("partition"));
+    let partitions = limits.reset(&rule, partition.as_deref());
+    if let Some(shared) = limits.shared()
+        && let Err(away) = shared.reset(limits, &rule, partition.as_deref()).await
+    {
+        let text =
+            format!("Redis is away ({}) and still counts what it did. Send it again when it is back.", away.as_str());
+        return json_reply(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({"error": {"code": "limits_unavailable", "message": text}}),
+        );
+    }
     json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 

@@ -20,6 +20,7 @@ mod gateway {
     mod limits;
     mod meaning;
     mod money;
+    mod outages;
     mod pairs;
     mod policies;
     mod quota;

@@ -48,6 +48,8 @@ const FIRST_TOKEN: &[f64] =
 /// `gen_ai.server.time_per_output_token`, in seconds.
 const PER_TOKEN: &[f64] = &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 /// What this process adds, in seconds.
+/// Waits for a shared limiter, around the time budgets that one gives it.
+const LIMIT_WAIT: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 1.0];
 const OVERHEAD: &[f64] = &[0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -179,6 +181,7 @@ pub struct Metrics {
     cache_shared_reads: Family<SharedReadLabels, Counter>,
     cache_shared_writes: Family<SharedWriteLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+    limit_wait: Histogram,
     cached: Family<CacheLabels, Counter>,
     saved: Counter<f64, AtomicU64>,
     cache_answers: Gauge<i64, AtomicI64>,
@@ -216,6 +219,7 @@ impl Metrics {
         let cache_shared_reads = Family::default();
         let cache_shared_writes = Family::default();
         let limited = Family::default();
+        let limit_wait = Histogram::new(LIMIT_WAIT.iter().copied());
         let cached = Family::default();
         let saved = Counter::default();
         let cache_answers = Gauge::default();
@@ -258,6 +262,7 @@ impl Metrics {
         register!("portcullis_ledger_dropped_rows", "Ledger rows that the disk was too slow for", ledger_dropped);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
+        register!("portcullis_limit_wait_seconds", "Time that limits on Redis took an exchange", limit_wait);
         Metrics {
             registry,
             durations,
@@ -283,6 +288,7 @@ impl Metrics {
             cache_shared_reads,
             cache_shared_writes,
             limited,
+            limit_wait,
             cached,
             saved,
             cache_answers,
@@ -386,6 +392,11 @@ impl Metrics {
             Decision::Away => "away",
         };
         self.limited.get_or_create(&LimitLabels { rule: rule.to_owned(), decision }).inc();
+    }
+
+    /// Limits that are shared were asked, for so long.
+    pub fn limits_asked(&self, took: Duration) {
+        self.limit_wait.observe(took.as_secs_f64());
     }
 
     /// Takes over how targets are doing, for the page that is about to be rendered. The busiest have series of their own.

@@ -45,6 +45,10 @@ impl Redis {
         String::from_utf8_lossy(&command.output().expect("redis-cli is installed").stdout).into_owned()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Names of keys that hold `mark`.
     pub fn keys(&self, mark: &str) -> Vec<String> {
         self.cli(&["--scan"]).lines().filter(|key| key.contains(mark)).map(str::to_owned).collect()

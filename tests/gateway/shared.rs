@@ -113,3 +113,16 @@ async fn a_paused_redis_costs_no_more_than_its_time_and_counts_nothing_twice() {
     }
     assert_eq!(admitted(&together((0..20).map(|_| ask(&gateway))).await), 15);
 }
+
+#[tokio::test]
+async fn a_reset_reaches_the_server_and_so_every_process() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "closed", "{ name: r, requests: 4 / 1h }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    assert_eq!(admitted(&together((0..6).map(|at| ask(if at % 2 == 0 { &one } else { &two }))).await), 4);
+    one.settled().await;
+    two.settled().await;
+    assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
+    assert_eq!(admitted(&together((0..6).map(|_| ask(&two))).await), 4);
+}

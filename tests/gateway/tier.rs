@@ -53,7 +53,7 @@ async fn two_processes_give_each_others_answers_in_every_dialect_and_form() {
                 assert_eq!(cache(&first), "miss", "{say}");
                 made += 1.0;
                 counted(&one, KEPT, |kept| kept == made).await;
-                let again = ask(&two, dialect, &model, n % 2 == 0, &say).await;
+                let again = ask(&two, dialect, &model, n.is_multiple_of(2), &say).await;
                 assert_eq!((cache(&again), again.head.attempts()), ("hit", 0), "{say}");
                 let said = [to.read(&first), dialect.read(&again)];
                 assert_eq!(said[0].text, said[1].text, "{say}");
@@ -157,7 +157,7 @@ async fn a_dead_slow_or_emptied_server_costs_a_miss_within_its_time_and_nothing_
     // Paused: the first few wait for their time, then nobody asks.
     redis.cli(&["CLIENT", "PAUSE", "3000", "ALL"]);
     let began = Instant::now();
-    let slow = async |n: usize| ask(&one, Chat, "chat/mock-fast", n % 2 == 0, &format!("slow {n}")).await;
+    let slow = async |n: usize| ask(&one, Chat, "chat/mock-fast", n.is_multiple_of(2), &format!("slow {n}")).await;
     let replies = together((0..16).map(slow)).await;
     assert!(replies.iter().all(|reply| cache(reply) == "miss"), "not every ask was a miss");
     assert!(began.elapsed() < Duration::from_millis(2500), "asks waited for a paused server");

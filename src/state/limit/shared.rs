@@ -104,7 +104,10 @@ impl Shared {
             closing: AtomicBool::new(false),
         });
         if limits.share(shared.clone()) {
-            tokio::spawn(Keeper { shared, limits: limits.clone(), epoch: 0, stale: HashMap::new() }.run(waiting));
+            tokio::spawn(
+                Keeper { shared, limits: limits.clone(), epoch: 0, announced: false, stale: HashMap::new() }
+                    .run(waiting),
+            );
         }
     }
 
@@ -121,6 +124,27 @@ impl Shared {
         if timeout(CLOSE, told).await.is_err() {
             tracing::warn!("redis is too slow: the last counts of limits were not told");
         }
+    }
+
+    /// Forgets what all processes have of a rule's windows: of one partition, or of all that this one knows. What is under
+    /// way here is stated anew.
+    ///
+    /// # Errors
+    /// The server is away; it still counts what it did.
+    pub async fn reset(&self, limits: &Limits, rule: &str, partition: Option<&str>) -> Result<(), Away> {
+        let mut keys = Vec::new();
+        limits.cells.each(|cell| {
+            if *cell.rule == *rule && partition.is_none_or(|partition| *cell.partition == *partition) {
+                let counts = cell.lock();
+                let whole = counts.slots.iter().filter(|slot| slot.share.is_empty());
+                keys.extend(whole.map(|slot| self.key(cell, slot.unit, slot.shape)));
+            }
+        });
+        for some in keys.chunks(BATCH) {
+            self.link.run(::redis::cmd("UNLINK").arg(some)).await?;
+        }
+        self.behind.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The server's time for one of ours: windows of all processes begin at the same moment.
@@ -357,6 +381,8 @@ struct Keeper {
     limits: Arc<Limits>,
     /// The connection that the counts were last stated on.
     epoch: u64,
+    /// The server has heard of this process.
+    announced: bool,
     /// Cells to be stated, by address, with the looks at each so far.
     stale: HashMap<usize, (Arc<Cell>, u32)>,
 }
@@ -497,10 +523,14 @@ impl Keeper {
         forget.arg(&key).arg(0).arg(now.saturating_sub(LIVES_MS));
         let mut count = ::redis::cmd("ZCARD");
         count.arg(&key);
-        for command in [beat, forget] {
-            if self.shared.link.run(&command).await.is_err() {
-                return;
-            }
+        let Ok(beaten) = self.shared.link.run(&beat).await else { return };
+        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) {
+            // It has forgotten this process, and with it all that was counted: somebody has emptied it.
+            self.shared.behind.store(true, Ordering::Relaxed);
+        }
+        self.announced = true;
+        if self.shared.link.run(&forget).await.is_err() {
+            return;
         }
         if let Ok(Value::Int(nodes)) = self.shared.link.run(&count).await {
             self.shared.nodes.store(u64::try_from(nodes).unwrap_or(1).max(1), Ordering::Relaxed);
