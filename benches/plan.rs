@@ -36,6 +36,9 @@ impl Facts for Ask {
     fn parameters(&self) -> Vec<String> {
         Vec::new()
     }
+    fn loses(&self, _: &Target) -> Option<(String, String)> {
+        None
+    }
 }
 
 struct Ward<'a>(&'a health::Health, Millis);

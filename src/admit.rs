@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::auth::Principal;
 use crate::exchange::{Exchange, Outcome, Subject};
 use crate::fault::{Fault, Kind};
-use crate::pipeline::{Call, Cx, unix_ms};
+use crate::pipeline::{self, Call, Cx, unix_ms};
 use crate::route::{Plan, Target};
 use crate::state::limit::rule::{Exhausted, Facts, Rule};
 use crate::state::limit::{Amounts, Charge, Hold, Refusal, Standing};
@@ -82,7 +82,7 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                     admission.output_stated = false;
                     continue;
                 }
-                admission.go_on(cx, x, *refusal, estimate, user.clone())?;
+                admission.go_on(cx, x, call, *refusal, estimate, user.clone())?;
             }
         }
     }
@@ -110,6 +110,7 @@ impl Admission {
         &mut self,
         cx: &Cx,
         x: &mut Exchange,
+        call: &Call,
         refusal: Refusal,
         estimate: Amounts,
         user: Option<String>,
@@ -119,7 +120,7 @@ impl Admission {
             && self.past.len() < MAX_ROUTES
         {
             // The operator's rule is the authority: the caller did not name this model and need not be allowed to.
-            self.plan = cx.generation.plan(model)?;
+            self.plan = pipeline::elsewhere(cx, &x.split().0, call, model)?;
             x.note("limit", || serde_json::json!({"rule": &*rule.name, "route": model}));
             cx.state.metrics.limited(&rule.name, Decision::Routed);
             self.model.clone_from(model);

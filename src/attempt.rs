@@ -10,6 +10,7 @@ mod hedge;
 mod mirror;
 mod once;
 mod onward;
+pub mod probe;
 mod roster;
 mod trying;
 
@@ -91,13 +92,15 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     let reading =
         Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
     let good = reading.read(cx, response).await?;
-    Ok(take(cx, x, good))
+    // Who gave the answer was judged where it was asked for.
+    Ok(take(cx, x, Good { calls: None, ..good }))
 }
 
 /// The answer is the exchange's.
 fn take(cx: &Cx, x: &mut Exchange, good: Good) -> Reply {
     x.seen = good.seen;
     x.dropped = good.dropped;
+    x.calls = good.calls;
     admit::entered(x, good.hold);
     if let Some(said) = good.said {
         record::answered(x, &cx.state, said);

@@ -42,7 +42,7 @@ pub use cache::{
 pub use check::{HookCheck, Known, check};
 pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};
-pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Tags};
+pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Probe, Tags};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};
 pub use limit::{Algorithm, Away, Limit, Match, MoneyBudget, OnExhausted, Queue, Redis, Store, Unpriced};
@@ -54,7 +54,7 @@ pub use named::Named;
 pub use path::{KeyPath, Seg};
 pub use prices::{PriceOverride, PriceTier, Prices};
 pub use print::print;
-pub use provider::{AuthHeader, AuthScheme, Provider, QuirkOverrides, Reasoning};
+pub use provider::{AuthHeader, AuthScheme, Prefill, Provider, QuirkOverrides, Reasoning};
 pub use routing::{
     Ability, Affinity, DataCollection, Hedge, Lock, MaxPrice, Mirror, RequestPolicy, Require, Retry, RetryOverrides,
     Routing,

@@ -14,14 +14,15 @@ pub mod refusal;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use crate::chat::event::Collector;
 use crate::chat::{Answer, Ask, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
-use crate::sse::Frame;
+use crate::sse::{Frame, Scanner};
 
 /// Every wire form. The order is that of the documentation.
 pub const DIALECTS: &[&dyn Dialect] =
@@ -85,6 +86,8 @@ pub struct Quirks {
     pub cache_control: bool,
     /// Content of system and tool messages must be one string, not parts.
     pub flat_content: bool,
+    /// OpenAI chat: how a last turn of the assistant is marked for the model to go on from.
+    pub prefill: Prefill,
     /// Top-level parameters that the provider refuses; dropped when translating.
     pub refuses: &'static [&'static str],
 }
@@ -99,8 +102,24 @@ impl Quirks {
         json_schema: true,
         cache_control: false,
         flat_content: false,
+        prefill: Prefill::None,
         refuses: &[],
     };
+}
+
+/// How an OpenAI-chat-like provider lets a model go on from a last turn of its own (prefill).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefill {
+    /// It does not, or nobody knows: the model would begin a new turn.
+    None,
+    /// Without a mark (OpenRouter, llama.cpp).
+    Plain,
+    /// `prefix: true` in the turn (Mistral; DeepSeek at its address for beta features).
+    Prefix,
+    /// `partial: true` in the turn (Moonshot, DashScope).
+    Partial,
+    /// `continue_final_message: true` beside the turns (vLLM, SGLang).
+    Continue,
 }
 
 /// How an OpenAI-chat-like provider wants to be asked for reasoning.
@@ -172,6 +191,10 @@ pub trait Encoder: Send {
 
     /// The stream is complete: whatever the dialect ends with.
     fn finish(&mut self, out: &mut Vec<u8>);
+
+    /// Another target (`provider/model`) goes on from here, because the one before broke off; told where the answer's end
+    /// is, in the dialect's own place for such things.
+    fn continued(&mut self, by: &str);
 }
 
 /// Watches a stream that is relayed byte for byte.
@@ -228,6 +251,11 @@ pub trait Dialect: Send + Sync {
         &[]
     }
 
+    /// The headers in which upstreams say how far their caller is from its limits: each limit, and what is left of it.
+    fn allowances(&self) -> &'static [[HeaderName; 2]] {
+        &[]
+    }
+
     /// Whether upstreams keep answers that later requests name by id; such requests must reach the same target.
     fn answers_are_stored(&self) -> bool {
         false
@@ -250,7 +278,7 @@ pub trait Dialect: Send + Sync {
     }
 
     /// Whether this model goes on from a last turn of its own instead of beginning a new one.
-    fn prefills(&self, _model: &str) -> bool {
+    fn prefills(&self, _model: &str, _quirks: &Quirks) -> bool {
         false
     }
 
@@ -332,6 +360,47 @@ pub trait Dialect: Send + Sync {
     }
 }
 
+/// What the end of an answer says of the targets that went on with it, in forms that let one add a field.
+fn continued_by(targets: &[String]) -> Value {
+    serde_json::json!({ "continued_by": targets })
+}
+
+/// The headers of the OpenAI forms for [`Dialect::allowances`]; most of the field sends the same.
+static OPENAI_ALLOWANCES: [[HeaderName; 2]; 2] = [
+    [HeaderName::from_static("x-ratelimit-limit-requests"), HeaderName::from_static("x-ratelimit-remaining-requests")],
+    [HeaderName::from_static("x-ratelimit-limit-tokens"), HeaderName::from_static("x-ratelimit-remaining-tokens")],
+];
+
+/// The share of its own limits that an upstream says is left, 0 to 1, the scarcest of them; None when it says nothing.
+pub fn allowance(dialect: &dyn Dialect, headers: &HeaderMap) -> Option<f64> {
+    let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let shares = dialect.allowances().iter().filter_map(|[limit, left]| {
+        let left = number(left)?;
+        number(limit).filter(|limit| *limit > 0.0).map(|limit| (left / limit).clamp(0.0, 1.0))
+    });
+    shares.min_by(f64::total_cmp)
+}
+
+/// A stream that is there as a whole, put together to the answer it is.
+///
+/// # Errors
+/// It is not in the dialect, broke off, or reports an error.
+pub fn collect(dialect: &dyn Dialect, stream: Bytes) -> Result<Answer, Fault> {
+    let (mut decoder, mut collector) = (dialect.decoder(), Collector::default());
+    let (mut scanner, mut events) = (Scanner::new(), Vec::new());
+    scanner.push(stream);
+    while scanner.scan()? {
+        decoder.frame(&Frame(scanner.last()), &mut events)?;
+    }
+    scanner.take();
+    if let Some(rest) = scanner.rest() {
+        decoder.frame(&Frame(&rest), &mut events)?;
+    }
+    decoder.finish(&mut events)?;
+    events.into_iter().try_for_each(|event| collector.event(event))?;
+    Ok(collector.finish())
+}
+
 fn no_embeddings(dialect: &str) -> Fault {
     Fault::new(Kind::UnsupportedFeature, format!("The dialect {dialect} has no embeddings."))
 }
@@ -351,6 +420,33 @@ impl PartialEq for dyn Dialect {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_scarcest_of_an_upstreams_limits_is_what_is_left() {
+        let left = |dialect: &str, pairs: &[(&'static str, &'static str)]| {
+            let pairs =
+                pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            allowance(find(dialect).expect("a dialect"), &pairs.collect())
+        };
+        let requests = ("x-ratelimit-limit-requests", "1000");
+        let half = ("x-ratelimit-remaining-requests", "500");
+        let tokens = [("x-ratelimit-limit-tokens", "2000"), ("x-ratelimit-remaining-tokens", "200")];
+        for openai in ["openai_chat", "openai_responses"] {
+            assert_eq!(left(openai, &[requests, half]), Some(0.5));
+            assert_eq!(left(openai, &[requests, half, tokens[0], tokens[1]]), Some(0.1));
+            assert_eq!(left(openai, &[half]), None, "a share of an unknown limit");
+            assert_eq!(left(openai, &[("x-ratelimit-limit-requests", "0"), half]), None);
+            assert_eq!(left(openai, &[requests, ("x-ratelimit-remaining-requests", "many")]), None);
+        }
+        let claude = [
+            ("anthropic-ratelimit-output-tokens-limit", "100"),
+            ("anthropic-ratelimit-output-tokens-remaining", "25"),
+            ("anthropic-ratelimit-requests-limit", "100"),
+            ("anthropic-ratelimit-requests-remaining", "90"),
+        ];
+        assert_eq!(left("anthropic", &claude), Some(0.25));
+        assert_eq!(left("gemini", &claude), None);
+    }
 
     #[test]
     fn names_are_unique_and_found() {

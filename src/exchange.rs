@@ -16,7 +16,9 @@ use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::{Fault, Kind};
 use crate::hook;
+use crate::pipeline::Wishes;
 use crate::route::Target;
+use crate::state::calls::Heard;
 use crate::state::health::{End, Flight, Millis};
 use crate::trace::Trace;
 
@@ -57,6 +59,8 @@ pub struct Exchange {
     pub marks_prompt: bool,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// What the request says about its own routing; None where it says nothing.
+    pub wishes: Option<Box<Wishes>>,
     /// The conversation it belongs to, where conversations are kept at a target.
     pub session: Option<Session>,
     /// How long the caller waits at most, where it says so.
@@ -65,6 +69,8 @@ pub struct Exchange {
     pub guests: Option<Box<hook::Open>>,
     /// Its business with the cache; None where nothing is cached.
     pub cache: Option<Box<Visit>>,
+    /// What is to be judged of its answer's tool calls.
+    pub calls: Option<Box<Heard>>,
     /// What the caller said of an earlier exchange, where that is what it came for.
     pub feedback: Option<Box<Feedback>>,
     /// What was decided on the way; None when nobody will read it.
@@ -257,6 +263,7 @@ impl Owned {
             bytes_in: self.bytes_in,
             patience: self.patience,
             usage_cost: false,
+            wishes: None,
             visit: None,
             // The limits of single targets hold for the attempts of the exchange itself.
             admitted: None,
@@ -308,6 +315,8 @@ pub struct Subject<'a> {
     pub principal: Option<&'a Arc<Principal>>,
     pub bytes_in: u64,
     pub usage_cost: bool,
+    /// What the request says about its own routing.
+    pub wishes: Option<&'a Wishes>,
     pub marks_prompt: bool,
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
@@ -375,6 +384,7 @@ impl Exchange {
             principal: self.principal.as_ref(),
             bytes_in: self.bytes_in,
             usage_cost: self.usage_cost,
+            wishes: self.wishes.as_deref(),
             marks_prompt: self.marks_prompt,
             visit: self.cache.as_deref(),
             peer: self.peer,

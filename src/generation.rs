@@ -28,7 +28,7 @@ use crate::fault::Fault;
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
-use crate::route::{Plan, Provider, Routes, Target, Tree};
+use crate::route::{Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
 use crate::state::State;
 use crate::state::limit::rule::Rules;
@@ -106,13 +106,13 @@ impl Generation {
         Ok(tree)
     }
 
-    /// Every target of a model name, in the order written, whatever a request or their health may say: for lists.
+    /// Every target of a model name, in the order written, whatever a request or their health may say: for lists. Who
+    /// sends a request somewhere asks the pipeline for a plan.
     ///
     /// # Errors
     /// As [`Generation::tree`].
-    pub fn plan(&self, model: &str) -> Result<Plan, Fault> {
-        let tree = self.tree(model)?;
-        Ok(Plan { targets: tree.targets(), rules: tree.rules.clone(), ..Plan::default() })
+    pub fn targets(&self, model: &str) -> Result<Vec<Arc<Target>>, Fault> {
+        self.tree(model).map(|tree| tree.targets())
     }
 
     /// The target at a provider for one of its models, past every configured name.
@@ -141,7 +141,7 @@ impl Generation {
         let mut names: Vec<&String> = self.routes.models.keys().collect();
         names.sort();
         for name in names {
-            let target = self.plan(name).ok().and_then(|plan| plan.targets.first().cloned());
+            let target = self.targets(name).ok().and_then(|targets| targets.first().cloned());
             let (provider, card) =
                 target.map(|target| (target.provider.name.clone(), target.card.clone())).unwrap_or_default();
             listed.push(Listed { id: name.clone(), provider, description: self.descriptions.get(name).cloned(), card });
@@ -384,8 +384,8 @@ mod tests {
     }
 
     fn target(generation: &Generation, model: &str) -> Result<String, String> {
-        let plan = generation.plan(model).map_err(|fault| fault.message)?;
-        Ok(plan.targets.first().map(|target| target.name()).unwrap_or_default())
+        let targets = generation.targets(model).map_err(|fault| fault.message)?;
+        Ok(targets.first().map(|target| target.name()).unwrap_or_default())
     }
 
     #[test]

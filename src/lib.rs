@@ -19,6 +19,7 @@
 //! * [`hook`] calls guests between the stages and does what they decide; [`guest`] loads and leases them, one engine a
 //!   file; [`host`] is what they may call, written once for every language.
 //! * [`stream`] carries frames past the commit point; [`reply`] makes the answer; [`settle`] ends the exchange.
+//! * [`probe`] asks providers whether they are there, where the operator wants it; beside the requests.
 //! * [`fault`] is the one table of errors; [`trace`] says what was decided and why.
 //! * [`config`] is what was written, [`generation`] what runs of it, [`reload`] swaps one for the next; [`state`] outlives
 //!   them all.
@@ -55,6 +56,7 @@ pub mod host;
 pub mod json;
 pub mod mock;
 pub mod pipeline;
+pub mod probe;
 pub mod provider;
 pub mod reload;
 pub mod reply;

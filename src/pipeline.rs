@@ -5,6 +5,7 @@
 
 mod plan;
 mod view;
+mod wishes;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -34,6 +35,8 @@ pub use crate::state::unix_ms;
 use crate::stream::Framing;
 use crate::trace::{self, Trace};
 use crate::upstream::Upstream;
+pub use plan::elsewhere;
+pub use wishes::Wishes;
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
 #[derive(Clone)]
@@ -182,17 +185,18 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault> {
     hook::identify(x);
-    let wishes = plan::wishes(cx, x, &mut call)?;
+    wishes::read(cx, x, &mut call)?;
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
         false => {
-            let planned = plan::plan(cx, x, &call, &wishes)?;
+            let planned = plan::plan(cx, x, &call)?;
             Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
         }
     };
     // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
-    let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed) || !wishes.is_none();
+    let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
+        || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
@@ -208,7 +212,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
     }
     let mut plan = match admitted {
         Some((model, plan)) if model == x.model => plan,
-        _ => plan::plan(cx, x, &call, &wishes)?,
+        _ => plan::plan(cx, x, &call)?,
     };
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
         return Ok(Next::Reply(reply));
@@ -323,8 +327,10 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         admitted: None,
         guests: None,
         cache: None,
+        calls: None,
         feedback: None,
         trace: None,
+        wishes: None,
         session: None,
         patience: None,
         status: 0,

@@ -248,6 +248,9 @@ impl Drop for Outbound {
                 settle.outcome = Outcome::Complete;
             }
             settle.seen = std::mem::take(&mut relay.seen);
+            if let (Some(calls), Some(heard)) = (&mut settle.calls, relay.overheard()) {
+                calls.said = heard;
+            }
         }
     }
 }

@@ -118,6 +118,9 @@ fn land(exchange: &mut Exchange, state: &State) {
 fn settle(exchange: &mut Exchange, state: &State) {
     let (usage, estimated, cost) = bill(exchange);
     admit::settle(exchange, usage.as_ref(), cost);
+    if let (Some(heard), Outcome::Complete) = (exchange.calls.take(), &exchange.outcome) {
+        state.calls.judge(state.now(), *heard);
+    }
     let exchange = &*exchange;
     let fault = match &exchange.outcome {
         Outcome::Failed(fault) => Some(fault),

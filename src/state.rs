@@ -4,6 +4,7 @@
 
 pub mod affinity;
 pub mod cache;
+pub mod calls;
 pub mod guests;
 pub mod health;
 pub mod hedge;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use affinity::Affinity;
 use cache::Cache;
+use calls::Calls;
 use guests::Guests;
 use health::{Health, Millis};
 use hedge::Hedges;
@@ -56,6 +58,8 @@ pub struct State {
     pub affinity: Affinity,
     pub health: Health,
     pub hedges: Hedges,
+    /// Who judges tool calls.
+    pub calls: Calls,
     /// Places for copies of requests to silent targets.
     pub mirrors: Arc<Semaphore>,
     pub items: Items,
@@ -91,6 +95,7 @@ impl State {
             affinity: Affinity::new(),
             health: Health::default(),
             hedges: Hedges::default(),
+            calls: Calls::default(),
             mirrors: Arc::new(Semaphore::new(MAX_MIRRORS)),
             items: Items::new(),
             limits: Arc::new(Limits::new()),

@@ -65,6 +65,8 @@ pub struct Relay {
     spoke: Instant,
     /// One timer for every deadline; it is moved only when it rings, not with every chunk.
     timer: Pin<Box<Sleep>>,
+    /// What the upstream said so far, as it said it, up to so many bytes; for whoever looks at it afterwards.
+    heard: Option<(Vec<u8>, usize)>,
 }
 
 /// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
@@ -121,6 +123,28 @@ impl Relay {
             waiting: None,
             spoke: now,
             timer,
+            heard: None,
+        }
+    }
+
+    /// Keeps what the upstream says, unless it is more than that.
+    pub fn overhear(&mut self, max_bytes: usize) {
+        self.heard = Some((Vec::new(), max_bytes));
+    }
+
+    /// What the upstream said from beginning to end, where it was kept; None also when it was too much, or when another
+    /// one went on.
+    pub fn overheard(&mut self) -> Option<Bytes> {
+        self.heard.take().map(|(heard, _)| heard.into())
+    }
+
+    fn keep(&mut self, chunk: &[u8]) {
+        if let Some((heard, max_bytes)) = &mut self.heard {
+            if heard.len() + chunk.len() > *max_bytes {
+                self.heard = None;
+            } else {
+                heard.extend_from_slice(chunk);
+            }
         }
     }
 
@@ -193,6 +217,7 @@ impl Relay {
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
                 self.waiting = None;
+                self.keep(&chunk);
                 self.scanner.push(chunk);
                 self.frames()
             }
@@ -351,6 +376,7 @@ impl Relay {
         onward.cut(Usage { input, output: used.output.max(self.seen.frames), ..used });
         onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
         self.seen.frames = 0;
+        self.heard = None;
         self.body = opening.body;
         self.scanner = Scanner::bounded(self.setting.max_event_bytes);
         self.setting.idle = opening.idle;
@@ -363,6 +389,7 @@ impl Relay {
         }
         let Mode::Translate { decoder, encoder, events } = &mut self.mode else { return Ok(()) };
         *decoder = opening.decoder;
+        encoder.continued(&opening.name);
         let mut bytes = Vec::new();
         closes.iter().for_each(|event| encoder.event(event, &mut bytes));
         // What the part before had left is void.

@@ -38,10 +38,9 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     if !allowed(x, id) {
         return Err(unknown());
     }
-    let plan = cx.generation.plan(id)?;
+    let targets = cx.generation.targets(id)?;
     if endpoints {
-        let targets: Vec<Value> = plan
-            .targets
+        let targets: Vec<Value> = targets
             .iter()
             .map(|target| {
                 let measure = target.record(&cx.state.health).measure(cx.state.now());
@@ -54,19 +53,20 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
                     "duration_ms": measure.duration.described(),
                     "tokens_per_second": measure.throughput.described(),
                     "tool_validity": measure.tool_validity,
+                    "usage_left": measure.usage_left,
                     "model": target.model,
                     "dialects": target.provider.faces.iter().map(|face| face.dialect.name()).collect::<Vec<_>>(),
                     "pricing": target.card.as_deref().map_or(Value::Null, pricing),
                     "context_length": target.card.as_ref().and_then(|card| card.context),
-                    "health": health(&target.record(&cx.state.health).measure(cx.state.now())),
+                    "health": health(&measure),
                 })
             })
             .collect();
         let body = json!({"data": {"id": id, "endpoints": targets}});
         return Ok(Reply::json(StatusCode::OK, body.to_string()));
     }
-    let card = plan.targets.first().and_then(|target| target.card.clone());
-    let provider = plan.targets.first().map_or_else(String::new, |target| target.provider.name.clone());
+    let card = targets.first().and_then(|target| target.card.clone());
+    let provider = targets.first().map_or_else(String::new, |target| target.provider.name.clone());
     let description = cx.generation.descriptions.get(id).cloned();
     let model = Listed { id: id.to_owned(), provider, description, card };
     Ok(Reply::json(StatusCode::OK, Shape::of(matched).row(&model, cx).to_string()))

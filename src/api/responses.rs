@@ -2,12 +2,15 @@
 //!
 //! Never tells one caller of another's: an id that another caller made is not found.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::request::Parts;
 
 use super::Matched;
 use crate::attempt::{self, RelayCall};
-use crate::exchange::Exchange;
+use crate::auth::Principal;
+use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
@@ -21,7 +24,7 @@ use crate::state::affinity::Maker;
 /// [`Kind::ResponseNotFound`], and whatever the upstream says.
 pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
-    let maker = cx.state.affinity.find(id).filter(|maker| is_mine(x, maker));
+    let maker = cx.state.affinity.find(id).filter(|maker| is_mine(x.principal.as_ref(), maker));
     let target = maker.and_then(|maker| cx.generation.target(&maker.provider, &maker.model));
     let target = target.ok_or_else(|| unknown(id).param("response_id"))?;
     x.model = target.name();
@@ -38,12 +41,12 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
 ///
 /// # Errors
 /// [`Kind::ResponseNotFound`] for another caller's response, and where the model has no target at that account.
-pub fn follow(cx: &Cx, x: &Exchange, call: &Call, plan: Plan) -> Result<Plan, Fault> {
+pub fn follow(cx: &Cx, x: &Subject<'_>, call: &Call, plan: Plan) -> Result<Plan, Fault> {
     let previous = call.envelope.str("previous_response_id").filter(|_| x.dialect.answers_are_stored());
     let Some((id, maker)) = previous.and_then(|id| cx.state.affinity.find(&id).map(|maker| (id, maker))) else {
         return Ok(plan);
     };
-    if !is_mine(x, &maker) {
+    if !is_mine(x.principal, &maker) {
         return Err(unknown(&id).param("previous_response_id"));
     }
     let mut targets = plan.targets.clone();
@@ -74,8 +77,8 @@ pub fn recall(cx: &Cx, x: &Exchange, call: &mut Call) -> Result<(), Fault> {
     Ok(())
 }
 
-fn is_mine(x: &Exchange, maker: &Maker) -> bool {
-    x.principal.as_ref().is_some_and(|principal| principal.key == maker.key)
+fn is_mine(principal: Option<&Arc<Principal>>, maker: &Maker) -> bool {
+    principal.is_some_and(|principal| principal.key == maker.key)
 }
 
 fn unknown(id: &str) -> Fault {

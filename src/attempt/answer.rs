@@ -17,19 +17,20 @@ use super::once::Successors;
 use super::onward;
 use crate::body::{self, Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
-use crate::chat::event::{self, Collector};
+use crate::chat::event;
 use crate::chat::{Answer, Usage};
 use crate::cost;
-use crate::dialect::{Asked, Dialect, Op};
+use crate::dialect::{self, Asked, Dialect, Op};
 use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Target, Timeouts};
-use crate::sse::{Frame, Scanner};
+use crate::sse::Frame;
 use crate::state::affinity::Maker;
 use crate::state::cache::Form;
+use crate::state::calls::{Heard, MAX_BYTES};
 use crate::state::limit::Hold;
 use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
 
@@ -43,11 +44,13 @@ pub(super) struct Good {
     pub said: Option<Recorded>,
     /// What the limits of the target hold for it.
     pub hold: Option<Hold>,
+    /// It may call tools, and its turn has come to be judged.
+    pub calls: Option<Box<Heard>>,
 }
 
 impl Good {
     pub fn new(reply: Reply) -> Self {
-        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None, hold: None }
+        Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None, hold: None, calls: None }
     }
 }
 
@@ -118,9 +121,25 @@ impl Reading<'_> {
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
+        let calls = self.calls(cx, Form::Stream, Bytes::new());
+        if calls.is_some() {
+            relay.overhear(MAX_BYTES);
+        }
         relay.commit().await?;
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Good { said, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        Ok(Good { said, calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+    }
+
+    /// The answer to an ask that offers tools, to be judged when the exchange is over; now and then one of a target.
+    fn calls(&self, cx: &Cx, form: Form, said: Bytes) -> Option<Box<Heard>> {
+        // What is given again was measured when it was made.
+        let tools = self.call.envelope.raw("tools").filter(|_| self.x.op == Op::Generate && !self.is_free())?;
+        let record = self.target.record(&cx.state.health);
+        if tools.len().max(said.len()) > MAX_BYTES || !record.calls_are_due(cx.state.now()) {
+            return None;
+        }
+        let (record, tools) = (record.clone(), Bytes::copy_from_slice(tools));
+        Some(Box::new(Heard { record, asked: self.x.dialect, tools, from: self.from, form, said }))
     }
 
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
@@ -210,7 +229,8 @@ impl Reading<'_> {
             Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
         let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
-        Ok(Good { seen, said: self.record(Form::Whole, &said), ..Good::new(reply) })
+        let calls = self.calls(cx, Form::Whole, said.clone());
+        Ok(Good { seen, said: self.record(Form::Whole, &said), calls, ..Good::new(reply) })
     }
 
     /// What the upstream said, for those who ask the same.
@@ -236,31 +256,13 @@ impl Reading<'_> {
     /// The upstream streams although a whole answer was asked for.
     async fn collect(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
-        let answer = self.collected(&bytes)?;
+        let answer = dialect::collect(self.from, bytes.clone())?;
         let asked = self.meaning()?;
         let seen = noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
-        Ok(Good { seen, said: self.record(Form::Stream, &bytes), ..Good::new(reply) })
-    }
-
-    /// The answer that a stream comes to.
-    fn collected(&self, stream: &Bytes) -> Result<Answer, Fault> {
-        let mut decoder = self.from.decoder();
-        let mut scanner = Scanner::new();
-        let mut events = Vec::new();
-        scanner.push(stream.clone());
-        while scanner.scan()? {
-            decoder.frame(&Frame(scanner.last()), &mut events)?;
-        }
-        scanner.take();
-        if let Some(rest) = scanner.rest() {
-            decoder.frame(&Frame(&rest), &mut events)?;
-        }
-        decoder.finish(&mut events)?;
-        let mut collector = Collector::default();
-        events.into_iter().try_for_each(|event| collector.event(event))?;
-        Ok(collector.finish())
+        let calls = self.calls(cx, Form::Stream, bytes.clone());
+        Ok(Good { seen, said: self.record(Form::Stream, &bytes), calls, ..Good::new(reply) })
     }
 
     /// The upstream answered whole although a stream was asked for.
@@ -268,13 +270,14 @@ impl Reading<'_> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
         let said = self.record(Form::Whole, &bytes);
-        Ok(Good { said, ..self.streamed(&answer).await? })
+        let calls = self.calls(cx, Form::Whole, bytes);
+        Ok(Good { said, calls, ..self.streamed(&answer).await? })
     }
 
     /// A stream that is all there, in one piece a block.
     async fn join(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
-        let answer = self.collected(&bytes)?;
+        let answer = dialect::collect(self.from, bytes)?;
         self.streamed(&answer).await
     }
 

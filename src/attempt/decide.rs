@@ -8,8 +8,9 @@
 //! 4. 401, 402, 403, 404 and whatever else this target will not answer: the next target.
 //! 5. A missed clock has spent the wait already: the next target, the same one only where there is no other.
 //! 6. 429: the next target, as long as one is untried. Its wait is sat out only where it is shorter than the backoff.
-//! 7. 5xx and broken connections: the same target again after the backoff, up to `per_target` tries; but a longer wait
-//!    that the provider asks for is not sat out while another target is untried.
+//! 7. 5xx and broken connections: the same target again after the backoff, up to `per_target` tries (one where there is
+//!    no other target, unless the operator says more); but a longer wait that the provider asks for is not sat out while
+//!    another target is untried.
 //! 8. With no target untried: the one that may be asked again soonest.
 //!
 //! A wait that does not fit into what is left of `max_wait` or of the exchange's time is never begun.
@@ -26,6 +27,8 @@ pub(super) struct Tally {
     pub attempts: u32,
     /// Those of the target that failed now.
     pub of_target: u32,
+    /// The exchange has no other target.
+    pub alone: bool,
     /// How long the provider, or the breaker of the target, wants us to wait.
     pub stated: Option<Duration>,
     /// What was waited so far.
@@ -114,7 +117,7 @@ pub(super) fn next(fault: &Fault, tally: &Tally, rules: &Retry) -> Decision {
 
 /// How long to wait before the same target is asked again; None where that makes no sense or does not fit.
 fn again(fault: &Fault, tally: &Tally, rules: &Retry) -> Option<Duration> {
-    if fault.retry() != Class::Same || tally.of_target >= rules.per_target {
+    if fault.retry() != Class::Same || tally.of_target >= rules.tries(tally.alone) {
         return None;
     }
     let own = backoff(tally.of_target, tally.dice, rules);
@@ -162,8 +165,22 @@ mod tests {
         Tally { attempts: 1, of_target: 1, left: MS(60_000), untried: true, dice: 1.0, ..Tally::default() }
     }
 
+    /// One try of the one target that this exchange was left with.
     fn alone() -> Tally {
         Tally { untried: false, ..fresh() }
+    }
+
+    #[test]
+    fn a_target_without_a_rival_is_tried_once_unless_the_operator_says_more() {
+        let lone = Tally { alone: true, ..alone() };
+        for kind in [Kind::UpstreamError, Kind::UpstreamUnreachable, Kind::RateLimited, Kind::HeadTimeout] {
+            assert_eq!(after(kind, Some(150), lone, &Retry::default()), Decision::Stop, "{kind:?}");
+            let twice = Retry { per_target: Some(2), ..Retry::default() };
+            assert_eq!(after(kind, Some(150), lone, &twice), Decision::Again(MS(150)), "{kind:?}");
+        }
+        // A credential of a pool is no second try of what failed.
+        let keyed = Tally { keys: true, ..lone };
+        assert_eq!(after(Kind::RateLimited, None, keyed, &Retry::default()), Decision::Key);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::Replay;
@@ -12,7 +12,7 @@ use super::answer::{Good, Reading, retry_after};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience};
-use crate::dialect::{Dialect, refusal};
+use crate::dialect::{self, Dialect, refusal};
 use crate::exchange::Subject;
 use crate::fault::Fault;
 use crate::hook;
@@ -141,10 +141,23 @@ impl Once {
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
         let response = cx.upstream().send(&face.dial, request, head_timeout).await?;
         *status = Some(response.status().as_u16());
+        self.note_allowance(cx, face.dialect, response.headers());
         if !response.status().is_success() {
             return Err(refused(response, face.dialect, timeouts).await);
         }
         Ok(Head::Upstream((response, face.dialect), prepared.asked, sent))
+    }
+}
+
+impl Once {
+    /// What the upstream says of its own limits, for the target and the credential that was used.
+    fn note_allowance(&self, cx: &Cx, dialect: &dyn Dialect, headers: &HeaderMap) {
+        let Some(left) = dialect::allowance(dialect, headers) else { return };
+        let (target, now) = (&self.target, cx.state.now());
+        target.record(&cx.state.health).set_usage_left(now, left);
+        if let Some(record) = target.provider.keys.get(self.key).and_then(|key| key.record.get()) {
+            record.set_usage_left(now, left);
+        }
     }
 }
 

@@ -46,7 +46,8 @@ impl GoOn for Targets {
     fn go_on(&mut self, text: &str, tokens: u64) -> Option<Going> {
         let target = self.after.targets.get(self.next)?.clone();
         self.next += 1;
-        let prefills = target.face_for(self.x.subject().dialect, Op::Generate)?.dialect.prefills(&target.model);
+        let face = target.face_for(self.x.subject().dialect, Op::Generate)?;
+        let prefills = face.dialect.prefills(&target.model, &face.quirks);
         let call = self.after.call.with_ask(further(&self.ask, text, tokens, prefills));
         let (cx, x) = (self.cx.clone(), self.x.clone());
         Some(Box::pin(async move { ask(&cx, &x.subject(), &call, target).await }))

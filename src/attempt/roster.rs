@@ -60,6 +60,11 @@ impl Roster {
         &self.entries[at].target
     }
 
+    /// Whether there is only one target to try.
+    pub fn is_alone(&self) -> bool {
+        self.entries.len() == 1
+    }
+
     pub fn tries(&self, at: usize) -> u32 {
         self.entries[at].tries
     }
@@ -98,7 +103,7 @@ impl Roster {
     /// # Errors
     /// Why it takes nothing now.
     pub fn begin(&mut self, at: usize, state: &State) -> Result<Places, Refused> {
-        let alone = self.entries.len() == 1;
+        let alone = self.is_alone();
         let entry = &mut self.entries[at];
         let taken = entry.target.record(&state.health).begin_as(state.now(), alone);
         entry.taken(taken, state)
@@ -183,7 +188,7 @@ fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Optio
         let first = left().filter(|(_, key)| Some((key.last_resort, key.order)) == tier);
         let Some(at) = drawn(first.map(|(at, key)| (at, key.weight))) else { break };
         let key = &provider.keys[at];
-        let record = key.record.get_or_init(|| state.health.record(&format!("{}#{}", provider.name, key.alias)));
+        let record = key.record.get_or_init(|| state.health.key(&provider.name, &key.alias, &provider.health));
         match record.begin(state.now()) {
             Ok(flight) => return Ok((at, Some(flight))),
             Err(why) => {

@@ -234,10 +234,12 @@ impl<'a> Trying<'a> {
         let dice = fastrand::f64();
         let of_target = self.roster.tries(at);
         let stated = self.mark(failed, fault);
-        let elsewhere = self.roster.elsewhere(at, rules.per_target, now);
+        let alone = self.roster.is_alone();
+        let elsewhere = self.roster.elsewhere(at, rules.tries(alone), now);
         let tally = Tally {
             attempts: self.tried.attempts.len() as u32,
             of_target,
+            alone,
             stated,
             waited: self.waited,
             left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),

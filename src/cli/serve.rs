@@ -20,6 +20,7 @@ use crate::generation::{Builder, Generation};
 use crate::hook;
 use crate::mock;
 use crate::pipeline::unix_ms;
+use crate::probe;
 use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
@@ -115,6 +116,7 @@ fn start(config: &Config, builder: Builder, generation: Generation) -> io::Resul
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(reloader.clone().reap());
         let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
+        tokio::spawn(probe::run(current.clone(), state.clone(), pools.clone()));
         tokio::spawn(hook::tick::run(current, state.clone(), pools));
         if let Some(listener) = admin_listener {
             let token = config.admin.token.as_ref().map(|token| token.expose().to_owned());

@@ -67,6 +67,8 @@ pub struct Breaker {
 }
 
 impl Default for Breaker {
+    // LiteLLM cools a deployment for 5 s at more than half failed of at least 5 a minute; ours asks for more samples,
+    // because a provider's bad second is common and retries hide it.
     fn default() -> Self {
         Breaker {
             failure_rate: Share::percent(50),
@@ -95,12 +97,6 @@ pub enum Off {
     Off,
 }
 
-impl Default for BreakerOrOff {
-    fn default() -> Self {
-        BreakerOrOff::On(Breaker::default())
-    }
-}
-
 impl<'de> Deserialize<'de> for BreakerOrOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -122,10 +118,6 @@ impl<'de> Deserialize<'de> for BreakerOrOff {
             // Tools that still speak YAML 1.1 write `off` back as `false`.
             fn visit_bool<E: de::Error>(self, value: bool) -> Result<BreakerOrOff, E> {
                 self.visit_str(if value { "true" } else { "off" })
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<BreakerOrOff, E> {
-                Ok(BreakerOrOff::default())
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<BreakerOrOff, A::Error> {
@@ -176,6 +168,37 @@ pub struct PlaceQueue {
 
 fn five_seconds() -> Duration {
     Duration::from_secs(5)
+}
+
+/// Asking a provider now and then whether it is there, beside the requests. One that is not gets no requests until a probe finds it again.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    /// What is asked for, by GET: below the base URL (`models`), or with a slash before it from the root of the host (`/health`); when not set, the list of models. Any answer below 500 is a good one.
+    pub path: Option<String>,
+    /// Time between two probes.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Bad answers in a row after which the provider gets no requests.
+    pub failures: u32,
+    /// A model that is asked for one token instead, which says more and costs money at every probe; needs `paid: true`. Only that model is then kept from requests, and any answer but a good one is bad.
+    pub model: Option<String>,
+    /// Whether probes may cost money.
+    pub paid: bool,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Probe {
+            path: None,
+            every: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+            failures: 2,
+            model: None,
+            paid: false,
+        }
+    }
 }
 
 /// What constraints know of a provider.

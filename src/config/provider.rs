@@ -11,7 +11,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::guard::{BreakerOrOff, Concurrency, PlaceQueue, PoolKey, Tags};
+use super::guard::{BreakerOrOff, Concurrency, PlaceQueue, PoolKey, Probe, Tags};
 use super::print::mask_provider;
 use super::timeouts::TimeoutOverrides;
 use super::value::{Secret, optional_secret};
@@ -69,8 +69,10 @@ pub struct Provider {
     pub concurrency: Option<Concurrency>,
     /// Requests that wait for a place when all are taken; when not set, none does.
     pub queue: Option<PlaceQueue>,
-    /// When a model of the provider, or one of its keys, is given a rest; or `off`.
-    pub breaker: BreakerOrOff,
+    /// When a model of the provider, or one of its keys, is given a rest; or `off`. When not set, as below, and requests that have no other target are let through all the same.
+    pub breaker: Option<BreakerOrOff>,
+    /// Asks the provider now and then whether it is there; when not set, never.
+    pub probe: Option<Probe>,
     /// What constraints know of the provider.
     pub tags: Tags,
     /// Where the upstream departs from its dialect; what is not set is as in the preset.
@@ -191,6 +193,24 @@ pub struct QuirkOverrides {
     pub cache_control: Option<bool>,
     /// Content of system and tool messages must be one string.
     pub flat_content: Option<bool>,
+    /// How a last turn of the assistant is marked for the model to go on from: `none`, `plain`, `prefix`, `partial` or `continue`.
+    pub prefill: Option<Prefill>,
+}
+
+/// How an upstream of the `openai_chat` dialect lets a model go on from a last turn of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefill {
+    /// It does not.
+    None,
+    /// Without a mark.
+    Plain,
+    /// `prefix: true` in the turn.
+    Prefix,
+    /// `partial: true` in the turn.
+    Partial,
+    /// `continue_final_message: true` beside the turns.
+    Continue,
 }
 
 /// How an upstream of the `openai_chat` dialect is asked for reasoning.

@@ -33,8 +33,8 @@ pub struct Routing {
 pub struct Retry {
     /// Attempts of one exchange, all targets together.
     pub attempts: u32,
-    /// Attempts at one target.
-    pub per_target: u32,
+    /// Attempts at one target; when not set, 2 where a request has several targets and 1 where it has one alone: clients try again by themselves, and a second try here would double each of theirs.
+    pub per_target: Option<u32>,
     /// All waits of one exchange together; a wait that does not fit is not begun.
     pub wait: Duration,
     /// First wait before the same target is asked again; doubled each time, with jitter.
@@ -47,7 +47,7 @@ impl Default for Retry {
     fn default() -> Self {
         Retry {
             attempts: 5,
-            per_target: 2,
+            per_target: None,
             wait: Duration::from_secs(10),
             backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(5),
@@ -76,7 +76,7 @@ impl RetryOverrides {
     pub fn over(self, others: &Retry) -> Retry {
         Retry {
             attempts: self.attempts.unwrap_or(others.attempts),
-            per_target: self.per_target.unwrap_or(others.per_target),
+            per_target: self.per_target.or(others.per_target),
             wait: self.wait.unwrap_or(others.wait),
             backoff: self.backoff.unwrap_or(others.backoff),
             max_backoff: self.max_backoff.unwrap_or(others.max_backoff),

@@ -142,6 +142,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Secret", "secret"),
     ("AuthScheme", "word or mapping"),
     ("Reasoning", "word"),
+    ("Prefill", "word"),
     ("Stdout", "word"),
     ("Level", "word"),
     ("Quotas", "quota or list"),
@@ -163,13 +164,12 @@ const WORDS: &[(&str, &str)] = &[
     ("DataCollection", "word"),
 ];
 
-/// The definition that a schema refers to, also when null may stand instead.
+/// The definition that a schema refers to, also when null or a word may stand instead.
 fn target(schema: &Value) -> Option<String> {
-    let reference = schema["$ref"].as_str().or_else(|| {
-        let choices = schema["anyOf"].as_array()?;
-        choices.iter().find_map(|choice| choice["$ref"].as_str())
-    })?;
-    reference.rsplit('/').next().map(str::to_owned)
+    match schema["$ref"].as_str() {
+        Some(reference) => reference.rsplit('/').next().map(str::to_owned),
+        None => schema["anyOf"].as_array()?.iter().find_map(target),
+    }
 }
 
 fn kind(property: &Value) -> String {

@@ -46,12 +46,25 @@ impl Dialect for Anthropic {
         &[("anthropic-version", "2023-06-01")]
     }
 
+    fn allowances(&self) -> &'static [[HeaderName; 2]] {
+        const fn of(limit: &'static str, left: &'static str) -> [HeaderName; 2] {
+            [HeaderName::from_static(limit), HeaderName::from_static(left)]
+        }
+        static ALLOWANCES: [[HeaderName; 2]; 4] = [
+            of("anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining"),
+            of("anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining"),
+            of("anthropic-ratelimit-input-tokens-limit", "anthropic-ratelimit-input-tokens-remaining"),
+            of("anthropic-ratelimit-output-tokens-limit", "anthropic-ratelimit-output-tokens-remaining"),
+        ];
+        &ALLOWANCES
+    }
+
     fn forwarded_headers(&self) -> &'static [&'static str] {
         &["anthropic-version", "anthropic-beta"]
     }
 
     /// Claude up to 4.5 does; from 4.6 on a last assistant turn is refused. Names that are not known are taken for new.
-    fn prefills(&self, model: &str) -> bool {
+    fn prefills(&self, model: &str, _: &Quirks) -> bool {
         const OLD: &[&str] = &["claude-2", "claude-3", "claude-instant"];
         const FOUR: &[&str] = &["-4-0", "-4-1", "-4-5", "-4-2025"];
         let old = OLD.iter().any(|name| model.contains(name));

@@ -40,8 +40,16 @@ impl Dialect for OpenAiChat {
         NAME
     }
 
+    fn allowances(&self) -> &'static [[HeaderName; 2]] {
+        &super::OPENAI_ALLOWANCES
+    }
+
     fn forwarded_headers(&self) -> &'static [&'static str] {
         &["openai-beta", "idempotency-key"]
+    }
+
+    fn prefills(&self, _model: &str, quirks: &Quirks) -> bool {
+        quirks.prefill != Prefill::None
     }
 
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {

@@ -47,6 +47,10 @@ impl Dialect for OpenAiResponses {
         true
     }
 
+    fn allowances(&self) -> &'static [[HeaderName; 2]] {
+        &super::OPENAI_ALLOWANCES
+    }
+
     fn forwarded_headers(&self) -> &'static [&'static str] {
         &["openai-beta", "idempotency-key"]
     }

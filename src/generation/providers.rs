@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config;
-use crate::dialect::{self, Quirks, ReasoningStyle};
+use crate::dialect::{self, Prefill, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
-use crate::route::{Auth, Face, Key, Overrides, Provider, Secret, Tags, Timeouts};
+use crate::route::{Auth, Face, Key, Overrides, Probe, Probed, Provider, Secret, Tags, Timeouts};
 use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
 use crate::upstream::{Dial, Proxy, Wire};
 
@@ -123,6 +123,7 @@ pub(super) fn build(
         owns: row.map_or(&[], |row| row.owns),
         keys,
         health: health(written),
+        probe: written.probe.as_ref().map(probe),
         tags: tags(&written.tags, written.region.as_deref()),
     })))
 }
@@ -134,25 +135,44 @@ fn alias(written: &config::Provider, key: &config::PoolKey) -> String {
 }
 
 fn health(written: &config::Provider) -> Settings {
-    let breaker = match &written.breaker {
-        config::BreakerOrOff::Off(_) => None,
-        config::BreakerOrOff::On(breaker) => Some(Breaker {
-            failure_rate: breaker.failure_rate.get(),
-            min_samples: breaker.min_samples,
-            window: breaker.window.get(),
-            consecutive: breaker.consecutive,
-            cool_down: breaker.cool_down.get(),
-            max_cool_down: breaker.max_cool_down.get(),
-            probes: breaker.probes,
-        }),
+    let breaker = match written.breaker {
+        Some(config::BreakerOrOff::Off(_)) => None,
+        Some(config::BreakerOrOff::On(written)) => Some(breaker(written)),
+        None => Some(breaker(config::Breaker::default())),
     };
     let queue = written.queue.map(|queue| QueueSettings { size: queue.size, wait: queue.wait.get() });
     Settings {
         breaker,
-        spares_lone: written.breaker == config::BreakerOrOff::default(),
+        spares_lone: written.breaker.is_none(),
+        probed: written.probe.is_some(),
         max_inflight: written.max_inflight,
         adaptive: written.concurrency.map(|bounds| Adaptive { min: bounds.min, max: bounds.max }),
         queue: queue.unwrap_or_default(),
+    }
+}
+
+/// Every wire form lists its models there, below a base URL with the version or without.
+const MODELS: &str = "v1/models";
+
+fn probe(written: &config::Probe) -> Probe {
+    let path = || Probed::Path(written.path.clone().unwrap_or_else(|| MODELS.to_owned()));
+    Probe {
+        what: written.model.clone().map_or_else(path, Probed::Model),
+        every: written.every.get(),
+        timeout: written.timeout.get(),
+        failures: written.failures,
+    }
+}
+
+fn breaker(written: config::Breaker) -> Breaker {
+    Breaker {
+        failure_rate: written.failure_rate.get(),
+        min_samples: written.min_samples,
+        window: written.window.get(),
+        consecutive: written.consecutive,
+        cool_down: written.cool_down.get(),
+        max_cool_down: written.max_cool_down.get(),
+        probes: written.probes,
     }
 }
 
@@ -297,6 +317,13 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
         config::Reasoning::Enable => ReasoningStyle::Enable,
         config::Reasoning::None => ReasoningStyle::None,
     };
+    let prefill = |how| match how {
+        config::Prefill::None => Prefill::None,
+        config::Prefill::Plain => Prefill::Plain,
+        config::Prefill::Prefix => Prefill::Prefix,
+        config::Prefill::Partial => Prefill::Partial,
+        config::Prefill::Continue => Prefill::Continue,
+    };
     Quirks {
         max_completion_tokens: own.max_completion_tokens.unwrap_or(row.max_completion_tokens),
         stream_usage: own.stream_usage.unwrap_or(row.stream_usage),
@@ -305,6 +332,7 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
         json_schema: own.json_schema.unwrap_or(row.json_schema),
         cache_control: own.cache_control.unwrap_or(row.cache_control),
         flat_content: own.flat_content.unwrap_or(row.flat_content),
+        prefill: own.prefill.map_or(row.prefill, prefill),
         refuses: row.refuses,
     }
 }

@@ -17,7 +17,7 @@ use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Tu
 use crate::guest::view;
 use crate::host::pick;
 use crate::json::Envelope;
-use crate::pipeline::{Call, Cx};
+use crate::pipeline::{self, Call, Cx};
 use crate::reply::{Content, Reply};
 use crate::route::{Overrides, Plan, Target};
 use crate::stream;
@@ -189,23 +189,43 @@ pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Fault> {
     set.collect()
 }
 
-/// A plan by names.
+/// Why a plan by names comes to nothing.
+pub(super) enum Unplanned {
+    /// A name that is not there: the guest's failure.
+    Unknown(String),
+    /// Nothing is left of any of its models for this request now.
+    Nobody(Box<Fault>),
+}
+
+/// A plan by names. A target of the native plan is taken as it is there, every other name is planned for like one that
+/// a caller asks for.
 ///
 /// # Errors
-/// The first name that is not there.
-pub(super) fn plan(cx: &Cx, native: &Plan, wish: &Wish, id: &str) -> Result<Plan, String> {
+/// See [`Unplanned`].
+pub(super) fn plan(cx: &Cx, x: &Subject<'_>, call: &Call, native: &Plan, wish: &Wish) -> Result<Plan, Unplanned> {
     let mut steps: Vec<&Step> = wish.steps.iter().collect();
     if wish.mode == Mode::Weighted {
-        weigh(&mut steps, id);
+        weigh(&mut steps, x.id);
     }
     let mut targets: Vec<Arc<Target>> = Vec::with_capacity(steps.len());
+    let mut nobody = None;
     for step in steps {
         let found = native.targets.iter().find(|target| is_named(target, &step.target));
         let found = match found {
             Some(target) => vec![target.clone()],
-            None => cx.generation.plan(&step.target).map_err(|fault| fault.message)?.targets,
+            None => match pipeline::elsewhere(cx, x, call, &step.target) {
+                Ok(plan) => plan.targets,
+                Err(fault) if matches!(fault.kind, Kind::NoTarget | Kind::NoTargetFits) => {
+                    nobody = Some(Box::new(fault));
+                    continue;
+                }
+                Err(fault) => return Err(Unplanned::Unknown(fault.message)),
+            },
         };
         targets.extend(found.into_iter().map(|target| stepped(target, step, wish)));
+    }
+    if let Some(fault) = nobody.filter(|_| targets.is_empty()) {
+        return Err(Unplanned::Nobody(fault));
     }
     let mut plan = Plan { targets, ..native.clone() };
     if let Some(max) = wish.max_attempts {

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::request::Parts;
 use serde_json::{Map, Value};
 
-use super::apply;
+use super::apply::{self, Unplanned};
 use super::stream::Sieve;
 use super::world::{Held, World as Gate};
 use super::{Hook, Hooks};
@@ -191,10 +191,11 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
         let verdict = hook.call(Phase::Route, &visit, &open.world, view::Subject::Request(view)).await;
         take_notes(x);
         match verdict? {
-            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, &x.id) {
+            Verdict::Plan(wish) => match apply::plan(cx, &x.split().0, call, plan, &wish) {
                 Ok(wanted) => *plan = wanted,
                 // A name that is not there is the guest's failure, and the native plan stands.
-                Err(error) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
+                Err(Unplanned::Unknown(error)) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
+                Err(Unplanned::Nobody(fault)) => return Err(*fault),
             },
             Verdict::Respond(respond) => return apply::respond(cx, &x.split().0, call, respond, hook).await.map(Some),
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
@@ -334,12 +335,14 @@ pub async fn fault(
         let after = match hook.call(Phase::Fault, &open.visit, &open.world, subject).await? {
             Verdict::Same(after) => After::Same(after),
             Verdict::Next => After::Next,
-            Verdict::Plan(wish) => match apply::plan(cx, plan, &wish, x.id) {
+            Verdict::Plan(wish) => match apply::plan(cx, x, call, plan, &wish) {
                 Ok(wanted) => After::Plan(wanted),
-                Err(error) => {
+                Err(Unplanned::Unknown(error)) => {
                     hook.misjudged(Phase::Fault, &open.visit, &cx.state, &error)?;
                     continue;
                 }
+                // Nowhere to go on: the caller hears of the try that failed.
+                Err(Unplanned::Nobody(_)) => After::Stop,
             },
             Verdict::Respond(respond) => After::Reply(apply::respond(cx, x, call, respond, hook).await?),
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),

@@ -34,7 +34,7 @@ impl host::World for World {
     }
 
     fn targets(&self, model: &str) -> Result<Vec<Arc<Target>>, String> {
-        self.cx.generation.plan(model).map(|plan| plan.targets).map_err(|fault| fault.text())
+        self.cx.generation.targets(model).map_err(|fault| fault.text())
     }
 
     fn models(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::Call;
 use super::plan::deep;
 use crate::auth::Principal;
-use crate::dialect::Op;
+use crate::dialect::{Dialect, Encoding, Op};
 use crate::route::Target;
 use crate::route::facts::{Facts, Health, Needs, Source};
 use crate::state::health::{self, Measure, Millis, Standing};
@@ -34,6 +34,8 @@ const BOUNDS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_to
 pub(super) struct View<'a> {
     pub call: &'a Call,
     pub op: Op,
+    /// The caller's.
+    pub dialect: &'static dyn Dialect,
     pub model: &'a str,
     pub stream: bool,
     pub principal: Option<&'a Principal>,
@@ -112,6 +114,30 @@ impl Facts for View<'_> {
 
     fn parameters(&self) -> Vec<String> {
         self.call.envelope.keys().map(str::to_owned).collect()
+    }
+
+    /// Found out by writing the request for the target, which is what would lose it. Only who demands
+    /// `require_parameters` pays for that.
+    fn loses(&self, target: &Target) -> Option<(String, String)> {
+        let face = target.face_for(self.dialect, self.op).filter(|_| self.op == Op::Generate)?;
+        let set = |name: &str| self.call.envelope.raw(name).is_some_and(|raw| raw != b"null");
+        if face.dialect == self.dialect && !self.call.is_rewritten {
+            // Relayed as it stands.
+            let refused = face.quirks.refuses.iter().find(|name| set(name))?;
+            return Some(((*refused).to_owned(), "the provider refuses it".to_owned()));
+        }
+        // What cannot be read is refused when it is tried, with the field's name.
+        let ask = self.call.ask(self.dialect, self.op).ok()?;
+        let mut to = Encoding::new(&target.model, &face.quirks);
+        if let Err(fault) = face.dialect.encode_ask(&ask, &mut to) {
+            return Some((
+                fault.param.map_or_else(|| "the request".to_owned(), |name| name.to_string()),
+                fault.message,
+            ));
+        }
+        let dropped = to.dropped.first().map(|(name, why)| ((*name).to_owned(), (*why).to_owned()));
+        let unknown = || ask.extra.keys().find(|_| face.dialect != self.dialect);
+        dropped.or_else(|| Some((unknown()?.clone(), format!("the dialect {} has no such field", face.dialect.name()))))
     }
 }
 
@@ -203,7 +229,40 @@ mod tests {
 
     fn view(call: &Call) -> View<'_> {
         let tokens = OnceCell::new();
-        View { call, op: Op::Generate, model: "m", stream: false, principal: None, session: None, tokens }
+        let dialect = crate::dialect::find("openai_chat").expect("a dialect");
+        View { call, op: Op::Generate, dialect, model: "m", stream: false, principal: None, session: None, tokens }
+    }
+
+    #[test]
+    fn what_a_target_loses_of_a_request_is_found_by_writing_it() {
+        let generation = crate::generation::Builder::new(
+            None,
+            Box::new(|name| name.ends_with("_API_KEY").then(|| "key".to_owned())),
+        )
+        .build(1);
+        let generation = generation.expect("builds");
+        let target = |provider| generation.target(provider, "m").expect("a provider of the table");
+        let loses = |provider, body: &Value| view(&call(body)).loses(&target(provider)).map(|(name, _)| name);
+        let plain =
+            json!({"model": "m", "max_tokens": 5, "temperature": 0.5, "messages": [{"role": "user", "content": "Hi"}]});
+        for provider in ["openai", "anthropic", "gemini", "mistral", "deepseek"] {
+            assert_eq!(loses(provider, &plain), None, "{provider}");
+        }
+        let with = |name: &str, value: Value| {
+            let mut body = plain.clone();
+            body[name] = value;
+            body
+        };
+        // Relayed as it is, but for what the provider is known to refuse.
+        assert_eq!(loses("openai", &with("logit_bias", json!({"5": 1}))), None);
+        assert_eq!(loses("mistral", &with("logit_bias", json!({"5": 1}))).as_deref(), Some("logit_bias"));
+        assert_eq!(loses("mistral", &with("logit_bias", Value::Null)), None);
+        // Written in another dialect: what has no place there, known here or not.
+        assert_eq!(loses("anthropic", &with("logit_bias", json!({"5": 1}))).as_deref(), Some("logit_bias"));
+        assert_eq!(loses("anthropic", &with("seed", json!(7))).as_deref(), Some("seed"));
+        assert_eq!(loses("gemini", &with("seed", json!(7))), None);
+        assert_eq!(loses("gemini", &with("brand_new", json!(7))).as_deref(), Some("brand_new"));
+        assert_eq!(loses("openai", &with("brand_new", json!(7))), None);
     }
 
     #[test]

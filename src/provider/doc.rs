@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{PROVIDERS, Row};
-use crate::dialect::{Quirks, ReasoningStyle};
+use crate::dialect::{Prefill, Quirks, ReasoningStyle};
 
 const HEAD: &str = "\
 # Providers
@@ -106,6 +106,14 @@ fn departures(quirks: &Quirks) -> String {
     say(!quirks.json_schema, "JSON mode without schemas");
     say(quirks.cache_control, "`cache_control` marks");
     say(quirks.flat_content, "system and tool content as one string");
+    let prefill = match quirks.prefill {
+        Prefill::None => None,
+        Prefill::Plain => Some("goes on from a last turn of the assistant"),
+        Prefill::Prefix => Some("`prefix: true` to go on from a turn"),
+        Prefill::Partial => Some("`partial: true` to go on from a turn"),
+        Prefill::Continue => Some("`continue_final_message` to go on from a turn"),
+    };
+    prefill.iter().for_each(|text| say(true, text));
     if quirks.reasoning != plain.reasoning {
         said.push(reasoning(quirks.reasoning).to_owned());
     }

@@ -5,7 +5,7 @@
 
 use super::AuthScheme::{self, Bearer};
 use super::{Elsewhere, EnvBase, Field, Row};
-use crate::dialect::{Quirks, ReasoningStyle};
+use crate::dialect::{Prefill, Quirks, ReasoningStyle};
 
 const CHAT: &str = "openai_chat";
 const RESPONSES: &str = "openai_responses";
@@ -128,6 +128,7 @@ pub const PROVIDERS: &[Row] = &[
             stream_usage: false,
             // Only some models can be asked, and only for `none` or `high`.
             reasoning: ReasoningStyle::None,
+            prefill: Prefill::Prefix,
             refuses: &[
                 "user",
                 "seed",
@@ -245,6 +246,7 @@ pub const PROVIDERS: &[Row] = &[
             reasoning: ReasoningStyle::Thinking,
             // JSON mode only.
             json_schema: false,
+            prefill: Prefill::Partial,
             ..Quirks::NONE
         },
         owns: &["kimi-", "moonshot-"],
@@ -279,6 +281,7 @@ pub const PROVIDERS: &[Row] = &[
             reasoning: ReasoningStyle::Enable,
             // Explicit context caching is marked as Anthropic does.
             cache_control: true,
+            prefill: Prefill::Partial,
             ..Quirks::NONE
         },
         owns: &["qwen-", "qwen3-", "qwen3.5-", "qwen3.6-", "qwen3.7-", "qwen3.8-", "qwq-", "qvq-"],
@@ -432,7 +435,13 @@ pub const PROVIDERS: &[Row] = &[
     Row {
         dialects: &[CHAT, RESPONSES, ANTHROPIC],
         headers: VERSION,
-        quirks: Quirks { reasoning: ReasoningStyle::Object, cache_control: true, developer_role: true, ..Quirks::NONE },
+        quirks: Quirks {
+            reasoning: ReasoningStyle::Object,
+            cache_control: true,
+            developer_role: true,
+            prefill: Prefill::Plain,
+            ..Quirks::NONE
+        },
         ..plain("openrouter", "OpenRouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"])
     },
     Row {
@@ -539,13 +548,13 @@ pub const PROVIDERS: &[Row] = &[
     Row {
         dialects: &[CHAT, RESPONSES, ANTHROPIC],
         headers: VERSION,
-        quirks: TEMPLATE,
+        quirks: Quirks { prefill: Prefill::Continue, ..TEMPLATE },
         ..local("vllm", "vLLM", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"])
     },
     Row {
         dialects: &[CHAT, RESPONSES, ANTHROPIC],
         headers: VERSION,
-        quirks: TEMPLATE,
+        quirks: Quirks { prefill: Prefill::Plain, ..TEMPLATE },
         ..local("llamacpp", "llama.cpp server", "http://127.0.0.1:8080/v1", &["LLAMA_API_KEY"])
     },
     Row {
@@ -556,7 +565,7 @@ pub const PROVIDERS: &[Row] = &[
     Row {
         dialects: &[CHAT, RESPONSES, ANTHROPIC],
         headers: VERSION,
-        quirks: TEMPLATE,
+        quirks: Quirks { prefill: Prefill::Continue, ..TEMPLATE },
         ..local("sglang", "SGLang", "http://127.0.0.1:30000/v1", &["SGLANG_API_KEY"])
     },
     Row {

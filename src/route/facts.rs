@@ -26,6 +26,8 @@ pub trait Facts {
     fn needs(&self) -> Needs;
     /// The names of the parameters that are set.
     fn parameters(&self) -> Vec<String>;
+    /// The first parameter that does not reach this target's model as the request has it, and why.
+    fn loses(&self, target: &Target) -> Option<(String, String)>;
 }
 
 /// The health of targets at the moment of planning.

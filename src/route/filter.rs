@@ -105,7 +105,11 @@ impl<'a> Filter<'a> {
             return Some(Removed::because("require_parameters", format!("`{name}` is taken out for it")));
         }
         let lacks = target.card.as_deref().map_or(Needs::NONE, lacking).and(self.needs);
-        word(lacks).map(|word| Removed::because("require_parameters", format!("it has no {word}")))
+        if let Some(word) = word(lacks) {
+            return Some(Removed::because("require_parameters", format!("it has no {word}")));
+        }
+        let (name, why) = self.facts.loses(target)?;
+        Some(Removed::because("require_parameters", format!("`{name}` is lost: {why}")))
     }
 
     fn require(&self, target: &Target) -> Option<Removed> {

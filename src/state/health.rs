@@ -6,7 +6,9 @@
 
 mod breaker;
 mod ewma;
+mod flight;
 mod gate;
+mod measure;
 mod queue;
 mod window;
 
@@ -21,10 +23,12 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 pub use breaker::{Breaker, Wanted};
+pub use flight::{End, Flight, Refused, RefusedBy};
 pub use gate::Adaptive;
+pub use measure::{Measure, Quantiles, Standing};
 
-use crate::fault::{FAULTS, Fault, Kind};
-use breaker::{Blame, Circuit, blame};
+use crate::fault::{FAULTS, Kind};
+use breaker::Circuit;
 use ewma::Ewma;
 use gate::Gate;
 use queue::Queue;
@@ -36,6 +40,9 @@ pub type Millis = u64;
 /// Most records. Callers choose model names, so there must be an end; past it all further models of a provider share
 /// one record, `provider/*`.
 pub const MAX_RECORDS: usize = 4096;
+
+/// Between two answers of a target whose tool calls are judged.
+const CALLS_APART_MS: u64 = 50;
 
 /// How long a provider's word on its own rate limit counts: these limits refill within a minute.
 const USAGE_LEFT_MS: u64 = 60_000;
@@ -88,6 +95,13 @@ impl Health {
         record
     }
 
+    /// The record of a key of a provider, under that provider's breaker.
+    pub fn key(&self, provider: &str, alias: &str, settings: &Settings) -> Arc<Record> {
+        let record = self.record(&format!("{provider}#{alias}"));
+        record.configure(&Settings { breaker: settings.breaker, ..Settings::default() });
+        record
+    }
+
     /// Every record, by name.
     pub fn all(&self) -> Vec<Arc<Record>> {
         let mut all: Vec<_> = self.records.load().values().cloned().collect();
@@ -104,11 +118,20 @@ pub struct Settings {
     /// The breaker lets requests through that have nowhere else to go: the provider's own word is then worth more than
     /// ours. So it is where the operator wrote no breaker.
     pub spares_lone: bool,
+    /// Probes tell whether it is there, whatever its breaker.
+    pub probed: bool,
     /// Attempts under way at a time, all models of the provider together.
     pub max_inflight: Option<u32>,
     /// A bound for each model, learnt from its latency.
     pub adaptive: Option<Adaptive>,
     pub queue: QueueSettings,
+}
+
+impl Settings {
+    /// Nothing but the operator keeps requests from it.
+    fn opens_never(&self) -> bool {
+        self.breaker.is_none() && !self.probed
+    }
 }
 
 /// Who may wait for a place at a provider.
@@ -137,6 +160,8 @@ pub struct Record {
     /// Made at the first good answer: names that no upstream knows cost next to nothing.
     histograms: OnceLock<Box<Histograms>>,
     tools: Counts,
+    /// When the next answer is to be judged.
+    calls_due: AtomicU64,
     /// Share as `f32`, and until when it counts.
     usage_left: AtomicU32,
     usage_until: AtomicU64,
@@ -152,134 +177,13 @@ struct Histograms {
     throughput: Histogram,
 }
 
-/// What is known of a target at one moment: plain data for planning, guests, metrics and people.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Measure {
-    pub standing: Standing,
-    pub in_flight: u32,
-    /// Places at the target, where they are bounded.
-    pub places: Option<u32>,
-    /// Peak EWMA of the time to the first content of streams, in milliseconds; None before the first.
-    pub ttft_ewma_ms: Option<f64>,
-    /// Peak EWMA of the duration of whole answers, in milliseconds.
-    pub duration_ewma_ms: Option<f64>,
-    /// EWMA of output tokens per second.
-    pub throughput_ewma: Option<f64>,
-    pub ttft: Quantiles,
-    pub duration: Quantiles,
-    /// Output tokens per second after the first content.
-    pub throughput: Quantiles,
-    /// Share of failed attempts in the window, 0 to 1.
-    pub error_rate: f64,
-    /// Attempts in the window.
-    pub samples: u32,
-    /// Share of tool calls whose arguments parsed and fitted their schema; None before the first.
-    pub tool_validity: Option<f64>,
-    /// Share of the provider's own rate limit that is left, 0 to 1, as its headers say; None when it says nothing.
-    pub usage_left: Option<f64>,
-}
-
-impl Measure {
-    /// Nothing is known: a target that was never asked.
-    pub const UNKNOWN: Measure = Measure {
-        standing: Standing::Closed,
-        in_flight: 0,
-        places: None,
-        ttft_ewma_ms: None,
-        duration_ewma_ms: None,
-        throughput_ewma: None,
-        ttft: Quantiles::NONE,
-        duration: Quantiles::NONE,
-        throughput: Quantiles::NONE,
-        error_rate: 0.0,
-        samples: 0,
-        tool_validity: None,
-        usage_left: None,
-    };
-}
-
-/// Rolling quantiles; None before the first sample. Milliseconds, or tokens per second.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Quantiles {
-    pub p50: Option<f64>,
-    pub p75: Option<f64>,
-    pub p90: Option<f64>,
-    pub p95: Option<f64>,
-    pub p99: Option<f64>,
-}
-
-impl Quantiles {
-    pub const NONE: Quantiles = Quantiles { p50: None, p75: None, p90: None, p95: None, p99: None };
-
-    /// As JSON, with one decimal; null before the first sample.
-    pub fn described(&self) -> serde_json::Value {
-        let rounded = |value: Option<f64>| value.map(|value| (value * 10.0).round() / 10.0);
-        let Quantiles { p50, p75, p90, p95, p99 } = *self;
-        p50.map_or(serde_json::Value::Null, |_| {
-            serde_json::json!({
-                "p50": rounded(p50), "p75": rounded(p75), "p90": rounded(p90), "p95": rounded(p95), "p99": rounded(p99),
-            })
-        })
-    }
-
-    /// The nearest of the quantiles that are kept; `share` is 0 to 1.
-    pub fn at(&self, share: f64) -> Option<f64> {
-        match share {
-            share if share < 0.625 => self.p50,
-            share if share < 0.825 => self.p75,
-            share if share < 0.925 => self.p90,
-            share if share < 0.97 => self.p95,
-            _ => self.p99,
-        }
-    }
-}
-
-/// Whether a target gets requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It does.
-    Closed,
-    /// A few, to see whether it is well again.
-    HalfOpen,
-    /// None until then; None means until an operator says so.
-    Open { until: Option<Millis> },
-    /// None, because the operator wants it so; requests under way go on.
-    Drained,
-}
-
-impl Standing {
-    /// The word in the admin API and in logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Standing::Closed => "closed",
-            Standing::HalfOpen => "half_open",
-            Standing::Open { .. } => "open",
-            Standing::Drained => "drained",
-        }
-    }
-}
-
-/// How an attempt ended, as far as the target's health is concerned.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum End {
-    Good {
-        output_tokens: Option<u64>,
-    },
-    Failed {
-        kind: Kind,
-        retry_after: Option<Duration>,
-    },
-    /// The client left, or another target of a hedge was faster: says nothing about the target.
-    Cancelled,
-}
-
 impl Record {
     fn new(name: &str) -> Self {
         Record {
             name: name.to_owned(),
             of_key: name.contains('#'),
             // Until a generation says otherwise.
-            settings: ArcSwap::from_pointee(Settings { breaker: Some(Breaker::default()), ..Settings::default() }),
+            settings: ArcSwap::default(),
             parent: ArcSwapOption::empty(),
             circuit: Circuit::default(),
             gate: Gate::default(),
@@ -289,6 +193,7 @@ impl Record {
             throughput_ewma: Ewma::default(),
             histograms: OnceLock::new(),
             tools: Counts::default(),
+            calls_due: AtomicU64::new(0),
             usage_left: AtomicU32::new(0),
             usage_until: AtomicU64::new(0),
             good: AtomicU64::new(0),
@@ -323,7 +228,7 @@ impl Record {
                 }
             }
             // Without a breaker only the operator's word counts.
-            Standing::Open { until: Some(_) } if self.settings.load().breaker.is_none() => Standing::Closed,
+            Standing::Open { until: Some(_) } if self.settings.load().opens_never() => Standing::Closed,
             standing => standing,
         }
     }
@@ -331,8 +236,7 @@ impl Record {
     /// What is known now.
     pub fn measure(&self, now: Millis) -> Measure {
         let settings = self.settings.load();
-        let window = settings.breaker.map_or(Breaker::default().window, |breaker| breaker.window);
-        let (good, failed) = self.circuit.sum(now, window);
+        let (good, failed) = self.circuit.sum(now, settings.breaker.as_ref());
         let (valid, invalid) = self.tools.sum(now, QUANTILE_WINDOW);
         let share = |part: u32, rest: u32| (part + rest > 0).then(|| f64::from(part) / f64::from(part + rest));
         let histograms = self.histograms.get();
@@ -444,8 +348,10 @@ impl Record {
         let parent = self.parent.load_full();
         if let Some(parent) = &parent {
             let of_parent = parent.settings.load();
-            // An operator may drain a whole provider.
-            if let Err((why, retry_after)) = parent.circuit.admit(now, None) {
+            // An operator may drain a whole provider, and probes may miss it.
+            if let Err((why, retry_after)) = parent.circuit.admit(now, None)
+                && !(alone && settings.spares_lone && why == RefusedBy::Open && retry_after.is_some())
+            {
                 return Err(Refused { why, retry_after });
             }
             if !parent.gate.take(parent.gate.places(of_parent.max_inflight, None)) {
@@ -461,7 +367,7 @@ impl Record {
         }
         let probe = match self.circuit.admit(now, settings.breaker.as_ref()) {
             Ok(probe) => probe,
-            Err((RefusedBy::Open, Some(_))) if settings.breaker.is_none() || (alone && settings.spares_lone) => false,
+            Err((RefusedBy::Open, Some(_))) if settings.opens_never() || (alone && settings.spares_lone) => false,
             Err((why, retry_after)) => {
                 self.gate.give_back();
                 return back(Refused { why, retry_after });
@@ -473,6 +379,24 @@ impl Record {
     /// What an operator wants of the target.
     pub fn want(&self, wanted: Wanted) {
         self.circuit.want(wanted);
+    }
+
+    /// Whether the tool calls of an answer that begins now are to be judged; so many a second are enough to know a target
+    /// by, and keep the work apart from the number of its requests.
+    pub fn calls_are_due(&self, now: Millis) -> bool {
+        let due = self.calls_due.load(Ordering::Relaxed);
+        let next = now + CALLS_APART_MS;
+        now >= due && self.calls_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// A probe missed it once too often: no requests until the next probe has had its time.
+    pub fn missed(&self, now: Millis, wait: Duration) {
+        self.circuit.missed(now, wait);
+    }
+
+    /// A probe found it. True when it had been missed.
+    pub fn found(&self, now: Millis) -> bool {
+        self.circuit.found(now)
     }
 
     /// Notes how many tool calls of an answer were valid, and how many not.
@@ -507,150 +431,5 @@ impl Record {
             let fresh = Histogram::new;
             Box::new(Histograms { ttft: fresh(), duration: fresh(), throughput: fresh() })
         })
-    }
-}
-
-/// Why a target takes no attempt now, and when it may again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    pub why: RefusedBy,
-    pub retry_after: Option<Duration>,
-}
-
-impl Refused {
-    /// The fault of an attempt that was not begun.
-    pub fn fault(self, target: &str) -> Fault {
-        let what = match self.why {
-            RefusedBy::Open => "failed too often or asked for a pause, and gets no requests for a while",
-            RefusedBy::Drained => "gets no requests, because the operator wants it so",
-            RefusedBy::Full => "has as many requests under way as it may",
-        };
-        Fault::new(Kind::TargetUnavailable, format!("The target `{target}` {what}.")).retry_after(self.retry_after)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedBy {
-    Open,
-    Drained,
-    /// `max_inflight`, or the adaptive bound.
-    Full,
-}
-
-/// One attempt under way. Dropping it without [`Flight::end`] counts as [`End::Cancelled`].
-#[derive(Debug)]
-pub struct Flight {
-    record: Arc<Record>,
-    parent: Option<Arc<Record>>,
-    began: Millis,
-    /// The last moment that this flight was told of.
-    last: Millis,
-    first: Option<Millis>,
-    probe: bool,
-    ended: bool,
-}
-
-impl Flight {
-    /// The record of the target it goes to.
-    pub fn record(&self) -> &Arc<Record> {
-        &self.record
-    }
-
-    /// The first content is there.
-    pub fn first_content(&mut self, now: Millis) {
-        self.last = now;
-        if self.first.is_some() {
-            return;
-        }
-        self.first = Some(now);
-        let took = now.saturating_sub(self.began) as f64;
-        self.record.ttft_ewma.observe_peak(now, took);
-        self.record.histograms().ttft.observe(now, took);
-    }
-
-    /// The attempt is over.
-    pub fn end(mut self, now: Millis, end: End) {
-        self.last = now;
-        self.count(now, end);
-        self.land(now);
-    }
-
-    fn count(&mut self, now: Millis, end: End) {
-        let record = &self.record;
-        let settings = record.settings.load();
-        let breaker = settings.breaker.as_ref();
-        let probe = std::mem::take(&mut self.probe);
-        let took = now.saturating_sub(self.began) as f64;
-        match end {
-            End::Cancelled if probe => record.circuit.unprobe(),
-            End::Cancelled => {}
-            End::Good { output_tokens } => {
-                record.good.fetch_add(1, Ordering::Relaxed);
-                record.circuit.good(now, probe, breaker);
-                self.took(now, took, output_tokens);
-                if let Some(bounds) = settings.adaptive {
-                    let until_first = self.first.map_or(took, |first| first.saturating_sub(self.began) as f64);
-                    record.gate.good(bounds, until_first);
-                }
-            }
-            End::Failed { kind, retry_after } => {
-                record.failed[kind as usize].fetch_add(1, Ordering::Relaxed);
-                let blame = blame(kind, record.of_key);
-                record.circuit.failed(now, probe, blame, retry_after, breaker);
-                // It was at least as slow as this.
-                if is_timeout(kind) && self.first.is_none() {
-                    record.ttft_ewma.observe_peak(now, took);
-                    record.duration_ewma.observe_peak(now, took);
-                }
-                if let Some(bounds) = settings.adaptive
-                    && (blame == Blame::Cool || kind == Kind::Overloaded || is_timeout(kind))
-                {
-                    record.gate.overloaded(bounds);
-                }
-            }
-        }
-    }
-
-    fn took(&self, now: Millis, took: f64, output_tokens: Option<u64>) {
-        let record = &self.record;
-        record.duration_ewma.observe_peak(now, took);
-        let histograms = record.histograms();
-        histograms.duration.observe(now, took);
-        let from = self.first.unwrap_or(self.began);
-        let seconds = now.saturating_sub(from) as f64 / 1000.0;
-        if let Some(tokens) = output_tokens.filter(|tokens| *tokens > 1)
-            && seconds > 0.0
-        {
-            let speed = tokens as f64 / seconds;
-            record.throughput_ewma.observe(now, speed);
-            histograms.throughput.observe(now, speed);
-        }
-    }
-
-    fn land(&mut self, now: Millis) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        if std::mem::take(&mut self.probe) {
-            self.record.circuit.unprobe();
-        }
-        self.record.gate.give_back();
-        match &self.parent {
-            Some(parent) => {
-                parent.gate.give_back();
-                parent.queue.serve(now);
-            }
-            None => self.record.queue.serve(now),
-        }
-    }
-}
-
-fn is_timeout(kind: Kind) -> bool {
-    matches!(kind, Kind::HeadTimeout | Kind::FirstTokenTimeout | Kind::AttemptTimeout | Kind::IdleTimeout)
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.land(self.last);
     }
 }

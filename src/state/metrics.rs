@@ -174,6 +174,8 @@ pub struct Metrics {
     target_in_flight: Family<TargetLabels, Gauge>,
     target_places: Family<TargetLabels, Gauge>,
     target_error_rate: Family<TargetLabels, Gauge<f64, AtomicU64>>,
+    target_tool_validity: Family<TargetLabels, Gauge<f64, AtomicU64>>,
+    target_usage_left: Family<TargetLabels, Gauge<f64, AtomicU64>>,
     target_first_content: Family<TargetLabels, Gauge<f64, AtomicU64>>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
@@ -212,6 +214,8 @@ impl Metrics {
         let target_in_flight = Family::default();
         let target_places = Family::default();
         let target_error_rate = Family::default();
+        let target_tool_validity = Family::default();
+        let target_usage_left = Family::default();
         let target_first_content = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
@@ -245,6 +249,16 @@ impl Metrics {
         register!("portcullis_target_in_flight", "Attempts under way at a target, key or provider", target_in_flight);
         register!("portcullis_target_places", "Attempts that may be under way at a time", target_places);
         register!("portcullis_target_error_rate", "Share of failed attempts in the window", target_error_rate);
+        register!(
+            "portcullis_target_tool_validity",
+            "Share of tool calls whose arguments parsed and fitted their schema",
+            target_tool_validity
+        );
+        register!(
+            "portcullis_target_usage_left",
+            "Share of the provider's own rate limit that is left, as it says",
+            target_usage_left
+        );
         register!(
             "portcullis_target_first_content_p95_seconds",
             "Time to the first content of streams",
@@ -281,6 +295,8 @@ impl Metrics {
             target_in_flight,
             target_places,
             target_error_rate,
+            target_tool_validity,
+            target_usage_left,
             target_first_content,
             generation,
             log_dropped,
@@ -406,8 +422,11 @@ impl Metrics {
         for family in [&self.target_standing, &self.target_in_flight, &self.target_places] {
             family.clear();
         }
-        self.target_error_rate.clear();
-        self.target_first_content.clear();
+        for family in
+            [&self.target_error_rate, &self.target_tool_validity, &self.target_usage_left, &self.target_first_content]
+        {
+            family.clear();
+        }
         for (_, record) in rows.into_iter().take(MAX_SERIES) {
             let measure = record.measure(now);
             let labels = TargetLabels { target: record.name.clone() };
@@ -423,8 +442,14 @@ impl Metrics {
             if let Some(places) = measure.places {
                 self.target_places.get_or_create(&labels).set(i64::from(places));
             }
-            if let Some(p95) = measure.ttft.p95 {
-                self.target_first_content.get_or_create(&labels).set(p95 / 1000.0);
+            for (family, known) in [
+                (&self.target_tool_validity, measure.tool_validity),
+                (&self.target_usage_left, measure.usage_left),
+                (&self.target_first_content, measure.ttft.p95.map(|p95| p95 / 1000.0)),
+            ] {
+                if let Some(value) = known {
+                    family.get_or_create(&labels).set(value);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use super::wire::{self, Reply};
 const CONFIG: &str = "
 listen: { address: LISTEN, limits: { max_answer_bytes: 1MiB } }
 stream: { keep_alive: off, max_event_bytes: 1MiB }
+routing: { retry: { per_target: 2 } }
 models:
   \"quick/chat/*\": { target: \"chat/*\", timeouts: &quick { head: 1s, first_token: 1s, idle: 1s } }
   \"quick/responses/*\": { target: \"responses/*\", timeouts: *quick }

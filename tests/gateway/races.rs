@@ -14,6 +14,7 @@ const ANSWER: &str = r#"{"id":"c","object":"chat.completion","model":"m","choice
 async fn gateway(mock: &Mock, upstream: &Upstream) -> Gateway {
     let yaml = format!(
         "listen: {{ address: LISTEN, workers: 1 }}
+routing: {{ retry: {{ per_target: 2 }} }}
 providers:
   kept: {{ dialect: openai_chat, base_url: http://{}/v1, auth: none }}
 ",

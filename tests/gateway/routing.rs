@@ -1,11 +1,14 @@
 //! Routing as callers and operators meet it: trees, requests' own words, the availability object, the operator's hand.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::support::{Gateway, Mock, SOON};
+use super::support::{Folder, Gateway, Mock, SOON};
+use super::upstream::{Act, Upstream, answer};
 use super::wire::Reply;
 
 const CONFIG: &str = "
@@ -214,7 +217,7 @@ async fn a_breaker_opens_by_failures_and_a_reload_keeps_it_open() {
 }
 
 #[tokio::test]
-async fn a_conversation_stays_at_its_target_until_that_is_out() {
+async fn seed_13_a_conversation_stays_at_its_target_until_that_is_out() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, CONFIG).await;
     let session = [("x-portcullis-session", "talk-1")];
@@ -242,4 +245,169 @@ async fn a_caller_may_be_less_patient_than_the_operator() {
     let reply = call(&gateway, "sk-gold", &header, ask("two/mock-fault-stall-head", json!({}))).await;
     assert_eq!((reply.status(), &reply.json()["error"]["code"]), (504, &json!("total_timeout")));
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+}
+
+/// Where a limit or a policy sends a request to another model, that model's tree, the operator's hand and what the
+/// request demands count as if its caller had named it.
+#[tokio::test]
+async fn a_model_that_a_limit_or_a_policy_names_is_planned_for_like_any_other() {
+    let mock = Mock::start().await;
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    folder.write("scripts/send.luau", "function on_route(req) return { 'tree' } end");
+    let more = "
+  dear: two/dear
+  sent: two/sent
+hooks: [{ lua: send, on: { models: [sent] } }]
+limits: [{ name: dear, match: { model: dear }, requests: 1 / 1h, on_exhausted: { route: tree } }]
+";
+    let gateway = Gateway::prepared(folder, &mock, &format!("{CONFIG}{more}")).await;
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("dear", json!({}))).await, "dear");
+    for model in ["dear", "sent"] {
+        // The branch that fits, not the first that is written.
+        assert_eq!(served(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 50}))).await, "gold", "{model}");
+        assert_eq!(served(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 500}))).await, "rest", "{model}");
+        // What the caller demands of a target holds there as well.
+        let picky = ask(model, json!({"max_tokens": 50, "provider": {"zdr": true}}));
+        let refused = call(&gateway, "sk-gold", &[], picky).await;
+        assert_eq!(refused.json()["error"]["code"], "no_target_fits", "{model}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["availability"]["targets"][0]["target"], "one/gold", "{model}");
+    }
+    // And so does what the operator wants: nobody is asked in vain.
+    gateway.admin("POST", "/admin/targets/one%2Fgold/drain").await;
+    mock.clear().await;
+    for model in ["dear", "sent"] {
+        let refused = call(&gateway, "sk-gold", &[], ask(model, json!({"max_tokens": 50}))).await;
+        assert_eq!(refused.json()["error"]["code"], "no_target_available", "{model}: {}", refused.text());
+    }
+    assert!(mock.journal().await.is_empty());
+}
+
+/// What is learnt of a target while it answers, where operators, callers and metrics see it.
+#[tokio::test]
+async fn tool_calls_and_the_providers_own_limits_are_measured_for_each_target() {
+    const STATED: &str = "x-ratelimit-limit-requests: 200\r\nx-ratelimit-remaining-requests: 50\r\n";
+    let mock = Mock::start().await;
+    let calls = |arguments: &str| {
+        let call = json!({"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}});
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        let choice = json!({"index": 0, "message": message, "finish_reason": "tool_calls"});
+        json!({"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}).to_string()
+    };
+    let (good, bad) = (calls(r#"{"city":"Bonn"}"#), calls(r#"{"town":"Bonn"}"#));
+    let upstream = Upstream::start(move |seen| {
+        let wanted = if String::from_utf8_lossy(&seen.body).contains("badly") { &bad } else { &good };
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+        Act::Answer(format!("{head}{STATED}content-length: {}\r\n\r\n{wanted}", wanted.len()).into_bytes())
+    })
+    .await;
+    let config = format!(
+        "providers:\n  up: {{ dialect: openai_chat, base_url: 'http://{}/v1', auth: none }}\nmodels: {{ m: up/m }}\n",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &config).await;
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    let tools = json!([{"type": "function", "function": {"name": "weather", "parameters": schema}}]);
+    let ask = |how: &str| {
+        let messages = json!([{"role": "user", "content": format!("Call it {how}")}]);
+        json!({"model": "m", "messages": messages, "tools": tools}).to_string()
+    };
+    let measured = async |wanted: f64, how: &str| {
+        let deadline = Instant::now() + SOON;
+        while standing(&gateway, "up/m").await["tool_validity"] != json!(wanted) {
+            assert!(Instant::now() < deadline, "{}", standing(&gateway, "up/m").await);
+            // Not every answer is judged; the next one comes soon.
+            assert_eq!(gateway.post("/v1/chat/completions", ask(how)).await.status(), 200);
+            gateway.settled().await;
+        }
+    };
+    measured(1.0, "well").await;
+    let row = standing(&gateway, "up/m").await;
+    assert_eq!(row["usage_left"], json!(0.25), "{row}");
+    let endpoints = gateway.call("GET", "/v1/models/m/endpoints", &[], b"").await.json();
+    let endpoint = &endpoints["data"]["endpoints"][0];
+    assert_eq!((&endpoint["tool_validity"], &endpoint["usage_left"]), (&json!(1.0), &json!(0.25)), "{endpoint}");
+    assert_eq!(gateway.metric("portcullis_target_tool_validity{target=\"up/m\"}").await, Some(1.0));
+    assert_eq!(gateway.metric("portcullis_target_usage_left{target=\"up/m\"}").await, Some(0.25));
+    let deadline = Instant::now() + SOON;
+    let share = loop {
+        gateway.post("/v1/chat/completions", ask("badly")).await;
+        match standing(&gateway, "up/m").await["tool_validity"].as_f64() {
+            Some(share) if share < 1.0 => break share,
+            _ => assert!(Instant::now() < deadline, "what does not fit its schema counts as good"),
+        }
+    };
+    assert!(share > 0.0, "the good ones are forgotten");
+}
+
+/// Probes keep requests from a provider that is not there, until it is; none of them costs anything.
+#[tokio::test]
+async fn a_provider_that_probes_miss_gets_no_requests_until_they_find_it() {
+    let mock = Mock::start().await;
+    let ill = Arc::new(AtomicBool::new(false));
+    let told = ill.clone();
+    let upstream = Upstream::start(move |seen| match seen.head.starts_with("GET /health ") {
+        true if told.load(Ordering::Relaxed) => Act::Answer(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n".to_vec()),
+        true => Act::Answer(answer("text/plain", b"fine")),
+        false => {
+            let choice =
+                json!({"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"});
+            let body = json!({"id": "a", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]});
+            Act::Answer(answer("application/json", body.to_string().as_bytes()))
+        }
+    })
+    .await;
+    let config = format!(
+        "
+providers:
+  up: {{ dialect: openai_chat, base_url: 'http://{}/v1', api_key: sk-up, probe: {{ path: /health, every: 50ms, failures: 2 }} }}
+  two: {{ dialect: openai_chat, base_url: http://MOCK/v1, auth: none }}
+models: {{ both: {{ fallback: [up/m, two/b] }}, alone: up/m }}
+",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &config).await;
+    let until = async |served_by: &str| {
+        let deadline = Instant::now() + SOON;
+        while gateway.post("/v1/chat/completions", ask("both", json!({}))).await.head.header("x-portcullis-model")
+            != Some(served_by)
+        {
+            assert!(Instant::now() < deadline, "{served_by} never serves: {}", standing(&gateway, "up").await);
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until("m").await;
+    ill.store(true, Ordering::Relaxed);
+    until("b").await;
+    assert_eq!(standing(&gateway, "up").await["standing"], "open");
+    // Who has nowhere else to go is let through.
+    assert_eq!(gateway.post("/v1/chat/completions", ask("alone", json!({}))).await.status(), 200);
+    ill.store(false, Ordering::Relaxed);
+    until("m").await;
+    assert_eq!(standing(&gateway, "up").await["standing"], "closed");
+    let seen = upstream.seen();
+    let probes: Vec<_> = seen.iter().filter(|seen| seen.head.contains("/health")).collect();
+    assert!(probes.iter().all(|probe| probe.body.is_empty() && probe.head.to_lowercase().contains("bearer sk-up")));
+    assert!(probes.len() >= 3, "{}", probes.len());
+}
+
+/// A probe of a model is a paid call, made only where the operator says so, and speaks of that model alone.
+#[tokio::test]
+async fn a_paid_probe_asks_one_token_of_its_model() {
+    let mock = Mock::start().await;
+    let config = "
+providers:
+  paid: { dialect: anthropic, base_url: http://MOCK, api_key: sk-up, probe: { model: mock-fault-500, paid: true, every: 50ms, failures: 1 } }
+models: { m: { fallback: [paid/mock-fault-500, paid/other] } }
+";
+    let gateway = Gateway::start(&mock, config).await;
+    let deadline = Instant::now() + SOON;
+    while standing(&gateway, "paid/mock-fault-500").await["standing"] != "open" {
+        assert!(Instant::now() < deadline, "is never missed");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let asked = mock.journal().await;
+    assert!(asked.iter().all(|entry| entry["body"].as_str().is_some_and(|body| body.contains("\"max_tokens\":1"))));
+    let reply = gateway.post("/v1/chat/completions", ask("m", json!({}))).await;
+    assert_eq!((reply.head.header("x-portcullis-model"), reply.head.attempts()), (Some("other"), 1));
 }

@@ -90,6 +90,9 @@ async fn the_client_gets_one_stream_with_one_end_and_the_usage_of_both_parts() {
     assert_eq!((text.matches("[DONE]").count(), text.matches("\"finish_reason\":\"stop\"").count()), (1, 1), "{text}");
     assert!(frames(&text).iter().all(|frame| frame["id"] == "up"), "{text}");
     assert!(text.contains(": continued by b/m\n\n"), "{text}");
+    let last = frames(&text).into_iter().find(|frame| frame["choices"][0]["finish_reason"] == "stop").expect("an end");
+    assert_eq!(last["portcullis"], json!({"continued_by": ["b/m"]}));
+    assert_eq!(text.matches("portcullis").count(), 1, "{text}");
     // What was asked of the second: the text so far, an instruction, and no more tokens than are left.
     let asked: Value = serde_json::from_str(&bed.script.seen()[1].body).expect("JSON");
     let turns = asked["messages"].as_array().expect("turns");
@@ -127,6 +130,44 @@ async fn callers_of_another_dialect_see_one_message() {
     let said: String = frames(&text).iter().filter_map(|frame| frame["delta"]["text"].as_str()).collect();
     assert_eq!(said, "One, two.");
     assert_eq!(line["finish"], "stop");
+    let end = frames(&text).into_iter().find(|frame| frame["type"] == "message_delta").expect("an end");
+    assert_eq!(end["portcullis"], json!({"continued_by": ["b/m"]}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_says_who_went_on_in_the_places_that_responses_and_gemini_have_for_it() {
+    let bed = || {
+        let first = sse(&[say("One, ")], false);
+        let second = sse(&[say("two."), end(), usage(20, 4)], true);
+        Bed::new(&[("a", vec![first]), ("b", vec![second])])
+    };
+    let body = json!({"model": "any", "stream": true, "input": "Count", "metadata": {"mine": "kept"}});
+    let here = bed();
+    let (text, _) = stream(&here, &plan(&here, &["a", "b"]), "/v1/responses", body).await;
+    let told: Vec<Value> = frames(&text).iter().map(|frame| frame["response"]["metadata"].clone()).collect();
+    assert_eq!(told[0], json!({"mine": "kept"}), "{text}");
+    let last = told.last().expect("frames");
+    assert_eq!(*last, json!({"mine": "kept", "portcullis_continued_by": "b/m"}), "{text}");
+    let body = json!({"contents": [{"role": "user", "parts": [{"text": "Count"}]}]});
+    let here = bed();
+    let path = "/v1beta/models/any:streamGenerateContent?alt=sse";
+    let (text, _) = stream(&here, &plan(&here, &["a", "b"]), path, body).await;
+    let told: Vec<Value> = frames(&text).iter().map(|frame| frame["candidates"][0]["finishMessage"].clone()).collect();
+    let (last, before) = told.split_last().expect("frames");
+    assert_eq!(*last, "Continued by b/m.", "{text}");
+    assert!(before.iter().all(Value::is_null), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_goes_on_from_its_own_turn_needs_no_instruction() {
+    let first = sse(&[say("One, ")], false);
+    let second = sse(&[say("two."), end()], true);
+    let bed = Bed::new(&[("a", vec![first]), ("prefilling", vec![second])]);
+    let (text, _) = stream(&bed, &plan(&bed, &["a", "prefilling"]), CHAT, ask()).await;
+    assert_eq!(chat_text(&text), "One, two.", "{text}");
+    let asked: Value = serde_json::from_str(&bed.script.seen()[1].body).expect("JSON");
+    let turns = asked["messages"].as_array().expect("turns");
+    assert_eq!((turns.len(), &turns[1]), (2, &json!({"role": "assistant", "content": "One,", "prefix": true})));
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,7 +211,7 @@ async fn half_a_tool_call_a_structured_answer_and_an_ended_one_are_not_gone_on_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_rule_a_cut_is_an_error_event_and_the_stream_is_relayed_as_it_is() {
+async fn seed_8_without_the_rule_a_cut_is_an_error_event_and_the_stream_is_relayed_as_it_is() {
     let bed = Bed::new(&[("a", vec![sse(&[say("One, ")], false)])]);
     let (text, line) = stream(&bed, &bed.plan(&["a", "b"], Retry::default()), CHAT, ask()).await;
     assert_eq!((bed.script.hosts(), &line["error"]["code"]), (hosts(&["a"]), &json!("stream_broken")), "{text}");

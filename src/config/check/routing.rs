@@ -53,7 +53,7 @@ pub(super) fn general(config: &Config, issues: &mut Vec<Issue>) {
             "is zero, so nothing would be tried; write 1 or more",
         ));
     }
-    if config.routing.retry.per_target == 0 {
+    if config.routing.retry.per_target == Some(0) {
         issues.push(Issue::error(
             path.key("retry").key("per_target"),
             "is zero, so nothing would be tried; write 1 or more",

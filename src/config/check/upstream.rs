@@ -49,6 +49,7 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
         timeouts(&path, &provider.timeouts, issues);
         pool(provider, &path, issues);
         guards(provider, &path, issues);
+        probe(provider, &path, issues);
     }
 }
 
@@ -94,7 +95,7 @@ fn guards(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
         }
     };
     zero(provider.max_inflight == Some(0), path.key("max_inflight"), ", or drain the provider by the admin API");
-    if let BreakerOrOff::On(breaker) = &provider.breaker {
+    if let Some(BreakerOrOff::On(breaker)) = &provider.breaker {
         let path = path.key("breaker");
         let off = ", or `breaker: off`";
         zero(breaker.failure_rate.is_zero(), path.key("failure_rate"), off);
@@ -119,6 +120,30 @@ fn guards(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
             "nothing bounds the requests under way, so nobody would ever wait; set `max_inflight` or `concurrency`";
         issues.push(Issue::warning(path.key("queue"), message));
     }
+}
+
+/// Probes that would never be made, or that would cost money unasked.
+fn probe(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let Some(probe) = &provider.probe else { return };
+    let path = path.key("probe");
+    for (name, is_zero) in
+        [("every", probe.every.is_zero()), ("timeout", probe.timeout.is_zero()), ("failures", probe.failures == 0)]
+    {
+        if is_zero {
+            issues.push(Issue::error(path.key(name), "is zero; write more, or take `probe` out"));
+        }
+    }
+    let (name, message) = match (&probe.model, probe.paid, &probe.path) {
+        (Some(_), false, _) => {
+            ("model", "every probe of a model costs money; add `paid: true` if that is meant, or take it out")
+        }
+        (Some(_), true, Some(_)) => ("path", "stands beside `model`; keep one of them"),
+        (None, true, _) => {
+            ("paid", "stands without `model`, so no probe would cost anything; name one, or take it out")
+        }
+        _ => return,
+    };
+    issues.push(Issue::error(path.key(name), message));
 }
 
 /// Where a provider's row comes from: a preset, its own name, or what is written.

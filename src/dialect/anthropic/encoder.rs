@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::answer::{call_id, id};
 use super::{NAME, carry, stop, usage};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
-use crate::dialect::{Asked, Encoder};
+use crate::dialect::{Asked, Encoder, continued_by};
 use crate::sse;
 
 pub struct Writer {
@@ -38,6 +38,8 @@ pub struct Writer {
     /// `message_delta` has been written.
     summed: bool,
     ended: bool,
+    /// Who went on where the stream broke off.
+    continued: Vec<String>,
 }
 
 /// A block that opened while another was being written.
@@ -84,11 +86,16 @@ impl Writer {
             finish: None,
             summed: false,
             ended: false,
+            continued: Vec::new(),
         }
     }
 }
 
 impl Encoder for Writer {
+    fn continued(&mut self, by: &str) {
+        self.continued.push(by.to_owned());
+    }
+
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
         if self.ended {
             return;
@@ -206,7 +213,11 @@ impl Writer {
         let delta = json!({"stop_reason": reason, "stop_sequence": sequence.filter(|_| reason == "stop_sequence")});
         // The tier was said at the start; SDKs take counts alone from here.
         let usage = usage::encode(self.usage.as_ref(), None);
-        sse::write(out, "message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage}));
+        let mut frame = json!({"type": "message_delta", "delta": delta, "usage": usage});
+        if !self.continued.is_empty() {
+            frame["portcullis"] = continued_by(&self.continued);
+        }
+        sse::write(out, "message_delta", &frame);
     }
 
     /// Writes what waits, as far as it is closed, and goes on with the first that is not.

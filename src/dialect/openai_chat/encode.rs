@@ -6,8 +6,8 @@
 use serde_json::{Map, Number, Value, json};
 
 use super::{NAME, complete, history, reasoning, tools};
-use crate::chat::{Ask, OutputFormat};
-use crate::dialect::{Encoding, Quirks};
+use crate::chat::{Ask, OutputFormat, Role};
+use crate::dialect::{Encoding, Prefill, Quirks};
 use crate::fault::{Fault, Kind};
 
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
@@ -28,6 +28,7 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
         body.insert("prompt".into(), complete::prompt(ask)?.into());
     } else {
         body.insert("messages".into(), history::write(ask, to)?.into());
+        prefill(ask, to.quirks.prefill, &mut body);
         tools::write(ask, to, &mut body);
         output(ask, to, &mut body);
         reasoning::write_ask(ask, to, &mut body);
@@ -53,6 +54,30 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
         }
     }
     Ok(Value::Object(body).to_string().into_bytes())
+}
+
+/// Marks a last turn of the assistant for the model to go on from, where the target has a mark for it. A turn that calls
+/// tools is whole.
+fn prefill(ask: &Ask, how: Prefill, body: &mut Map<String, Value>) {
+    if !ask.messages.last().is_some_and(|last| last.role == Role::Assistant) {
+        return;
+    }
+    let turns = body.get_mut("messages").and_then(Value::as_array_mut);
+    let last = turns.and_then(|turns| turns.last_mut()).and_then(Value::as_object_mut);
+    let Some(last) = last.filter(|last| last["role"] == "assistant" && !last.contains_key("tool_calls")) else {
+        return;
+    };
+    let mark = match how {
+        Prefill::None | Prefill::Plain => return,
+        Prefill::Prefix => "prefix",
+        Prefill::Partial => "partial",
+        Prefill::Continue => {
+            body.insert("continue_final_message".into(), true.into());
+            body.insert("add_generation_prompt".into(), false.into());
+            return;
+        }
+    };
+    last.insert(mark.into(), true.into());
 }
 
 /// Whether the target is OpenAI's own endpoint (or Azure's): nobody else spells the output bound that way only.

@@ -20,6 +20,8 @@ pub(super) struct Encoder {
     source: &'static str,
     lanes: Vec<Lane>,
     usage: Option<Usage>,
+    /// Who went on where the stream broke off.
+    continued: Vec<String>,
 }
 
 /// One choice.
@@ -73,6 +75,7 @@ impl Encoder {
             source: "",
             lanes: Vec::new(),
             usage: None,
+            continued: Vec::new(),
         };
         encoder.start(&Start::default());
         encoder
@@ -104,7 +107,12 @@ impl Encoder {
         out.extend_from_slice(&self.before);
         // Serialising a value into memory cannot fail.
         let _ = serde_json::to_writer(&mut *out, choice);
-        out.extend_from_slice(&self.after);
+        let ends = !self.continued.is_empty() && !choice["finish_reason"].is_null();
+        if ends {
+            out.extend_from_slice(b"],\"portcullis\":");
+            let _ = serde_json::to_writer(&mut *out, &dialect::continued_by(&self.continued));
+        }
+        out.extend_from_slice(&self.after[usize::from(ends)..]);
     }
 
     /// One delta, with the role in front of the first.
@@ -373,5 +381,9 @@ impl dialect::Encoder for Encoder {
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn continued(&mut self, by: &str) {
+        self.continued.push(by.to_owned());
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct ResponsesEncoder {
     refused: bool,
     usage: Option<Usage>,
     failed: bool,
+    /// Who went on where the stream broke off.
+    continued: Vec<String>,
 }
 
 struct Message {
@@ -115,6 +117,7 @@ impl ResponsesEncoder {
             refused: false,
             usage: None,
             failed: false,
+            continued: Vec::new(),
         }
     }
 }
@@ -153,7 +156,15 @@ impl Encoder for ResponsesEncoder {
             _ => "response.completed",
         };
         let error = (status == "failed").then(|| json!({"code": "server_error", "message": "The provider failed."}));
+        if !self.continued.is_empty() {
+            // Metadata of this form holds texts.
+            self.echo.add_metadata("portcullis_continued_by", &self.continued.join(", "));
+        }
         self.response(kind, status, error.as_ref(), out);
+    }
+
+    fn continued(&mut self, by: &str) {
+        self.continued.push(by.to_owned());
     }
 }
 

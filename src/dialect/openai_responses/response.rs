@@ -26,6 +26,16 @@ impl Echo {
         let raw = |(key, value): (String, Value)| Some((key, to_raw_value(&value).ok()?));
         Echo(fields.into_iter().filter_map(raw).collect())
     }
+
+    /// Adds a text to the metadata.
+    pub fn add_metadata(&mut self, name: &str, text: &str) {
+        let Some((_, raw)) = self.0.iter_mut().find(|(key, _)| key == "metadata") else { return };
+        let mut metadata: Map<String, Value> = serde_json::from_str(raw.get()).unwrap_or_default();
+        metadata.insert(name.to_owned(), text.into());
+        if let Ok(written) = to_raw_value(&metadata) {
+            *raw = written;
+        }
+    }
 }
 
 fn asked(ask: &Ask) -> Map<String, Value> {

@@ -20,6 +20,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn provider(name: &str, tags: Tags) -> Arc<Provider> {
     let timeouts = timeouts();
     Arc::new(Provider {
+        probe: None,
         name: name.to_owned(),
         otel: "custom",
         preset: "",
@@ -94,6 +95,8 @@ struct Ask {
     tokens: u64,
     needs: Needs,
     parameters: Vec<String>,
+    /// Who loses which parameter.
+    lost: Option<(&'static str, &'static str)>,
 }
 
 impl Facts for Ask {
@@ -117,6 +120,10 @@ impl Facts for Ask {
     }
     fn parameters(&self) -> Vec<String> {
         self.parameters.clone()
+    }
+    fn loses(&self, target: &Target) -> Option<(String, String)> {
+        let (by, name) = self.lost.filter(|(by, _)| *by == target.name())?;
+        Some((name.to_owned(), format!("{by} has no such field")))
     }
 }
 
@@ -205,7 +212,7 @@ fn a_fallback_keeps_its_order_and_leaves_out_who_is_open() {
 }
 
 #[test]
-fn nine_to_one_is_nine_to_one_within_a_percent() {
+fn seed_12_nine_to_one_is_nine_to_one_within_a_percent() {
     let tree = tree(balance(By::Weighted, vec![child(leaf("a/m"), 9, 0), child(leaf("b/m"), 1, 0)]));
     let counts = firsts(&tree, &Ask::default(), &Ward::default(), 10_000);
     assert!((8_900..=9_100).contains(&counts["a/m"]), "{counts:?}");
@@ -214,7 +221,7 @@ fn nine_to_one_is_nine_to_one_within_a_percent() {
 }
 
 #[test]
-fn a_weight_of_zero_takes_nothing() {
+fn seed_12_a_weight_of_zero_takes_nothing() {
     for by in [By::Weighted, By::RoundRobin, By::Latency, By::Cost, By::LeastInflight, By::Hash(Source::Key)] {
         let tree =
             tree(balance(by, vec![child(leaf("a/m"), 0, 0), child(leaf("b/m"), 1, 0), child(leaf("c/m"), 1, 0)]));
@@ -625,12 +632,15 @@ fn require_parameters_removes_who_would_not_get_them() {
         Arc::new(Target::new(provider("d", Tags::default()), "m".into(), overrides, timeouts(), None))
     };
     let toolless = made("t/m", Some(ModelCard { tool_call: Some(false), ..ModelCard::default() }), Tags::default());
-    let tree = tree(Node::Fallback(vec![Node::Target(dropping), Node::Target(toolless), leaf("a/m")]));
-    let ask = Ask { needs: Needs::TOOLS, parameters: vec!["logprobs".into(), "tools".into()], ..Ask::default() };
+    let tree =
+        tree(Node::Fallback(vec![Node::Target(dropping), Node::Target(toolless), leaf("foreign/m"), leaf("a/m")]));
+    let parameters = vec!["logprobs".into(), "tools".into()];
+    let ask = Ask { needs: Needs::TOOLS, parameters, lost: Some(("foreign/m", "logprobs")), ..Ask::default() };
+    assert_eq!(planned(&tree, &ask, &Ward::default(), &policy(json!({}))), ["d/m", "foreign/m", "a/m"]);
     let wishes = policy(json!({"require_parameters": true}));
     assert_eq!(planned(&tree, &ask, &Ward::default(), &wishes), ["a/m"]);
     let by: Vec<_> = removed(&tree, &ask, &Ward::default(), &wishes).into_iter().map(|(_, by)| by).collect();
-    assert_eq!(by, ["require_parameters", "require_parameters"]);
+    assert_eq!(by, ["require_parameters"; 3]);
 }
 
 #[test]

@@ -26,9 +26,9 @@ pub struct Breaker {
     pub probes: u32,
 }
 
+/// For tests; what counts where nobody writes a breaker is `config`'s.
+#[cfg(test)]
 impl Default for Breaker {
-    // LiteLLM cools a deployment for 5 s at more than half failed of at least 5 a minute; ours asks for more samples,
-    // because a provider's bad second is common and retries hide it.
     fn default() -> Self {
         Breaker {
             failure_rate: 0.5,
@@ -41,6 +41,9 @@ impl Default for Breaker {
         }
     }
 }
+
+/// How far back attempts count where there is no breaker to say so.
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// Longest cool-down that an upstream's own word (`retry-after`) is taken for.
 const MAX_ASKED: Duration = Duration::from_secs(3600);
@@ -178,8 +181,8 @@ impl Circuit {
     }
 
     pub fn good(&self, now: Millis, probe: bool, breaker: Option<&Breaker>) {
+        self.counts.add(now, window(breaker), 1, 0);
         let Some(breaker) = breaker else { return };
-        self.counts.add(now, breaker.window, 1, 0);
         self.in_a_row.store(0, Ordering::Relaxed);
         if !probe {
             self.openings.store(0, Ordering::Relaxed);
@@ -193,12 +196,12 @@ impl Circuit {
     }
 
     pub fn failed(&self, now: Millis, probe: bool, blame: Blame, asked: Option<Duration>, breaker: Option<&Breaker>) {
+        if matches!(blame, Blame::Failure | Blame::Dead) {
+            self.counts.add(now, window(breaker), 0, 1);
+        }
         let Some(breaker) = breaker else { return };
         if probe {
             self.unprobe();
-        }
-        if matches!(blame, Blame::Failure | Blame::Dead) {
-            self.counts.add(now, breaker.window, 0, 1);
         }
         let asked = asked.map(|asked| asked.min(MAX_ASKED));
         // Many attempts under way fail together: only the first opens, and only once does the cool-down double.
@@ -227,7 +230,7 @@ impl Circuit {
     }
 
     fn is_due(&self, now: Millis, in_a_row: u32, breaker: &Breaker) -> bool {
-        let (good, failed) = self.counts.sum(now, breaker.window);
+        let (good, failed) = self.sum(now, Some(breaker));
         let all = good + failed;
         in_a_row >= breaker.consecutive
             || all >= breaker.min_samples && f64::from(failed) >= f64::from(all) * breaker.failure_rate
@@ -240,6 +243,21 @@ impl Circuit {
             let longer = matches!(word & MODE, OPEN | COOLING) && word & !MODE >= until;
             (!longer).then_some(mode | until)
         });
+    }
+
+    /// Nobody is there, as a probe found.
+    pub fn missed(&self, now: Millis, wait: Duration) {
+        self.open(OPEN, now, wait);
+    }
+
+    /// Somebody is there again; what the target itself asked for stands. True when the circuit was not closed.
+    pub fn found(&self, now: Millis) -> bool {
+        let was = self.word.load(Ordering::Relaxed) & MODE;
+        let missed = matches!(was, OPEN | HALF_OPEN) || matches!(self.standing(now), Standing::HalfOpen);
+        if missed {
+            self.reset();
+        }
+        missed
     }
 
     /// Closed, with nothing remembered.
@@ -264,8 +282,8 @@ impl Circuit {
     }
 
     /// Good and failed attempts in the window.
-    pub fn sum(&self, now: Millis, window: Duration) -> (u32, u32) {
-        self.counts.sum(now, window)
+    pub fn sum(&self, now: Millis, breaker: Option<&Breaker>) -> (u32, u32) {
+        self.counts.sum(now, window(breaker))
     }
 }
 
@@ -278,6 +296,10 @@ pub enum Wanted {
     Open,
     /// Whatever was, it is well now.
     Closed,
+}
+
+fn window(breaker: Option<&Breaker>) -> Duration {
+    breaker.map_or(WINDOW, |breaker| breaker.window)
 }
 
 fn doubled(first: Duration, times: u32, most: Duration) -> Duration {

@@ -162,13 +162,19 @@ fn too_many_requests_without_a_word_cool_for_longer_each_time() {
 #[test]
 fn a_refused_key_rests_and_a_working_one_does_not_pay_for_the_provider() {
     let health = Health::default();
-    let key = health.record("p#a");
+    let settings = Settings { breaker: Some(Breaker::default()), ..Settings::default() };
+    let key = health.key("p", "a", &settings);
     play(&key, 0, failed(Kind::UpstreamError), 50);
     assert_eq!(key.standing(0), Standing::Closed);
     play(&key, 0, failed(Kind::UpstreamCredential), 1);
     assert_eq!(open_until(&key, 0), Some(60 * SECOND));
     play(&key, 60 * SECOND, failed(Kind::QuotaExceeded), 1);
     assert_eq!(open_until(&key, 60 * SECOND), Some(180 * SECOND));
+    // Without a breaker a key is asked like a target: always.
+    let bare = health.key("p", "b", &Settings::default());
+    play(&bare, 0, failed(Kind::UpstreamCredential), 3);
+    assert_eq!(bare.standing(0), Standing::Closed);
+    assert_eq!(bare.measure(0).samples, 3, "what failed is counted all the same");
 }
 
 #[test]

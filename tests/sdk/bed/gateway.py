@@ -60,22 +60,23 @@ def config(servers: dict, port: int, admin_port: int, log: Path) -> dict:
             "base_url": servers[server].url + path,
             "api_key": "upstream-secret",
             "timeouts": PATIENT if server.startswith("llama") else TIMEOUTS,
-            # The same faults come again and again at the same names; a rest would hide them.
-            "breaker": "off",
         }
         if name in ALSO:
             providers[name]["dialects"] = ALSO[name]
     providers["nobody-home"] = {"dialect": "openai_chat", "base_url": "http://127.0.0.1:9/v1", "api_key": "upstream-secret"}
+    # The first target of the fallbacks has the same faults again and again; a rest would hide them.
+    providers["mock-chat"]["breaker"] = "off"
     models = {"house-model": {"target": "mock-chat/mock-fast"}}
     for fault in FIRST_FAULTS:
-        models[f"after-{fault}"] = {"fallback": [f"mock-chat/mock-fast:chunks=8,fault={fault}", "mock-anthropic/mock-fast"], "retry": {"per_target": 2}}
+        models[f"after-{fault}"] = {"fallback": [f"mock-chat/mock-fast:chunks=8,fault={fault}", "mock-anthropic/mock-fast"]}
+    for name, (server, *_) in PROVIDERS.items():
+        if server == "llmock":
+            models[f"crowd-{name}/*"] = {"fallback": [f"{name}/*", "mock-anthropic/mock-fast"]}
     return {
         "listen": {"address": f"127.0.0.1:{port}"},
         "admin": {"address": f"127.0.0.1:{admin_port}"},
         "providers": providers,
         "models": models,
-        # The clients' own tries are what is judged: one of the gateway's for each.
-        "routing": {"retry": {"per_target": 1}},
         "keys": [
             {"name": "matrix", "key": KEY, "project": "tests"},
             {"name": "narrow", "key": NARROW_KEY, "project": "tests", "models": ["house-model"]},

@@ -17,6 +17,8 @@ pub struct ResponseEncoder {
     start: Start,
     choices: Vec<Choice>,
     usage: Option<Usage>,
+    /// Who went on where the stream broke off.
+    continued: Vec<String>,
 }
 
 #[derive(Default)]
@@ -45,7 +47,13 @@ enum Open {
 
 impl ResponseEncoder {
     pub fn new(asked: &Asked) -> Self {
-        ResponseEncoder { asked: asked.clone(), start: Start::default(), choices: Vec::new(), usage: None }
+        ResponseEncoder {
+            asked: asked.clone(),
+            start: Start::default(),
+            choices: Vec::new(),
+            usage: None,
+            continued: Vec::new(),
+        }
     }
 
     fn choice(&mut self, index: u32) -> &mut Choice {
@@ -193,6 +201,7 @@ impl Encoder for ResponseEncoder {
             self.choice(0);
         }
         let own = self.start.source == super::NAME;
+        let continued = (!self.continued.is_empty()).then(|| format!("Continued by {}.", self.continued.join(", ")));
         let candidates = std::mem::take(&mut self.choices).into_iter().map(|choice| {
             // SDKs count a chunk without parts as a failed turn, so the last one has an empty text as Gemini's do.
             let mut candidate = field::object("content", content(text("")));
@@ -201,11 +210,16 @@ impl Encoder for ResponseEncoder {
                 .as_ref()
                 .map(|(reason, native)| finish::write(*reason, native.as_deref().filter(|_| own)).to_owned());
             put(&mut candidate, "finishReason", reason);
+            put(&mut candidate, "finishMessage", continued.as_deref());
             candidate.insert("index".into(), choice.index.into());
             candidate.extend(choice.annotations);
             Value::Object(candidate)
         });
         let candidates = candidates.collect();
         self.frame(candidates, out);
+    }
+
+    fn continued(&mut self, by: &str) {
+        self.continued.push(by.to_owned());
     }
 }
