@@ -68,9 +68,8 @@ fn fill(bound: u64, asks: u64, body: impl Fn(u64) -> usize) -> (u64, u64) {
 
 fn within(bound: u64, asks: u64, body: impl Fn(u64) -> usize) {
     let (counted, taken) = fill(bound, asks, body);
-    println!("{asks} asks in {bound} bytes: {counted} counted, {taken} taken");
-    assert!(counted <= bound && counted >= bound / 10 * 9, "{counted} bytes are counted of {bound}");
-    assert!(taken <= bound / 10 * 11, "{taken} bytes are taken for {bound}");
+    assert!(counted <= bound && counted >= bound / 10 * 9, "{asks} asks: {counted} bytes are counted of {bound}");
+    assert!(taken <= bound / 10 * 11, "{asks} asks: {taken} bytes are taken for {bound}");
 }
 
 #[test]
