@@ -125,7 +125,10 @@ impl Bench {
             Arc::new(Guest { name: "bench".into(), grants: Grants::default(), budget, metrics: BTreeMap::new() });
         let wanted =
             Wanted { guest: guest.clone(), bundle: Arc::new(bundle), config: serde_json::json!({}), domain: None };
-        let engine = guest::load(vec![wanted], 1).expect("loads").remove(0);
+        Bench::around(guest::load(vec![wanted], 1).expect("loads").remove(0), guest)
+    }
+
+    fn around(engine: Engine, guest: Arc<Guest>) -> Bench {
         let log = Log::to(Vec::new()).expect("a log").0;
         let body = format!(
             r#"{{"model":"fast","stream":true,"max_tokens":64,"messages":[{{"role":"user","content":"{}"}}]}}"#,
@@ -222,5 +225,49 @@ fn policies(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, policies);
+/// The same from a plugin: two headers and a host function in `on-request`, nothing in `on-route`.
+#[cfg(feature = "wasm")]
+fn plugins(criterion: &mut Criterion) {
+    use std::path::Path;
+
+    use portcullis::guest::wasm::{Bytes, Compiled, Described, Lease as Bounds, Loading, Machine, Policy};
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/prebuilt/probe.wasm");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-plugins");
+    let bytes = Bytes::read(&path).expect("is checked in");
+    let machine = Arc::new(Machine::new().expect("runs here"));
+    let compiled = Compiled::open(&folder).expect("can be written to");
+    let loading = Loading {
+        machine: &machine,
+        compiled: Some(&compiled),
+        name: "probe",
+        lease: Bounds::default(),
+        config: String::new(),
+    };
+    let (grants, budget) = (Grants::default(), Budget::default());
+    let guest = Arc::new(Guest { name: "probe".into(), grants, budget, metrics: BTreeMap::new() });
+    let described = Described::load(&loading, &bytes, &guest).expect("loads");
+    criterion.bench_function("plugin from the compiled cache (P13)", |bench| {
+        bench.iter(|| black_box(Described::load(&loading, &bytes, &guest).expect("loads")));
+    });
+    let policy = Policy::start(&described, &guest, r#"{"request":"look"}"#.to_owned()).expect("starts");
+    let look = Bench::around(Engine::Wasm(policy.clone()), guest);
+    let once = || {
+        let visit = look.visit();
+        look.call(&visit, Phase::Request, look.request(&visit));
+        look.call(&visit, Phase::Route, look.request(&visit));
+    };
+    criterion.bench_function("plugin, request and route, two headers, one host call (P11)", |bench| bench.iter(once));
+    criterion.bench_function("the same with a fresh instance (P11)", |bench| {
+        bench.iter(|| {
+            policy.cool();
+            once();
+        });
+    });
+}
+
+#[cfg(not(feature = "wasm"))]
+fn plugins(_: &mut Criterion) {}
+
+criterion_group!(benches, policies, plugins);
 criterion_main!(benches);

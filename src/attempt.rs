@@ -3,6 +3,7 @@
 //! An attempt ends at its commit point: a whole good body, or a stream with its first content at hand. What comes after
 //! cannot be undone and belongs to `stream`.
 
+mod adapted;
 mod answer;
 mod decide;
 mod encode;

@@ -27,6 +27,8 @@ pub enum Inbound {
     Ready(Option<Bytes>),
     /// A stream at hand, event by event.
     Paced(Box<paced::Paced>),
+    /// The same in pieces.
+    Pieces(std::collections::VecDeque<Bytes>),
     /// One of several readers of a body.
     Shared(tape::Reader),
     /// Pieces that somebody in this process sends: the upstreams of trials.
@@ -68,12 +70,18 @@ pub struct Patience {
 }
 
 impl Inbound {
+    /// Bytes at hand, to be given in these pieces.
+    pub fn pieces(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        Inbound::Pieces(pieces.into_iter().collect())
+    }
+
     /// The next piece; None at the end. Errors: the connection broke, in hyper's words.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Inbound::Direct(body) => body.poll_data(cx),
             Inbound::Paced(paced) => paced.poll_next(cx).map(|event| event.map(Ok)),
+            Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
             Inbound::Shared(reader) => reader.poll_data(cx),
             Inbound::Channel(receiver) => receiver.poll_recv(cx),
             Inbound::Socket(incoming) => loop {
@@ -136,6 +144,7 @@ impl Inbound {
             Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
             Inbound::Paced(paced) => Some(paced.len() as u64),
+            Inbound::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
             Inbound::Shared(_) => None,
             Inbound::Channel(_) => None,
         }

@@ -5,6 +5,8 @@ mod check;
 mod generations;
 mod key;
 mod mock;
+#[cfg(feature = "wasm")]
+mod plugin;
 mod schema;
 mod script;
 mod serve;
@@ -53,6 +55,9 @@ enum Command {
     Script(script::Args),
     /// Make keys and their hashes.
     Key(key::Args),
+    /// Make, look at, test and sign WebAssembly plugins.
+    #[cfg(feature = "wasm")]
+    Plugin(plugin::Args),
     /// List, compare and put back what was in force in a running gateway.
     Generations(generations::Args),
 }
@@ -69,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(args),
         Command::Script(args) => script::run(args),
         Command::Key(args) => key::run(args),
+        #[cfg(feature = "wasm")]
+        Command::Plugin(args) => plugin::run(args),
         Command::Generations(args) => generations::run(args),
     }
 }

@@ -24,6 +24,7 @@ mod log;
 mod model;
 mod named;
 mod path;
+mod plugins;
 mod prices;
 mod print;
 mod provider;
@@ -52,6 +53,7 @@ pub use log::{Level, Log, Records, Stdout};
 pub use model::{Balance, Branch, By, Model, Node, Split};
 pub use named::Named;
 pub use path::{KeyPath, Seg};
+pub use plugins::{Demand, Plugin, Plugins};
 pub use prices::{PriceOverride, PriceTier, Prices};
 pub use print::print;
 pub use provider::{AuthHeader, AuthScheme, Prefill, Provider, QuirkOverrides, Reasoning};
@@ -91,6 +93,8 @@ pub struct Config {
     pub admin: Admin,
     /// Upstream accounts by name. Providers of the built-in table whose key is in the environment are there without being written.
     pub providers: Named<Provider>,
+    /// WebAssembly plugins.
+    pub plugins: Plugins,
     /// Model names that clients send, and what each stands for. A name may hold one `*` for any text. `provider/model` works without being written.
     pub models: Named<Model>,
     /// How models are tried where they say nothing else, and what requests may say about it.

@@ -4,6 +4,7 @@
 //! values out; no clock, no network, no runtime. Equal dialects on both sides do not come here for bodies: `stream` and
 //! `attempt` relay the bytes and only ask a [`Sniffer`] what went by.
 
+pub mod adapter;
 pub mod anthropic;
 pub mod gemini;
 pub mod openai_chat;

@@ -81,6 +81,7 @@ pub enum Kind {
     TotalTimeout,
     BadAnswer,
     StreamBroken,
+    GuestFailed,
     TargetUnavailable,
     NoTarget,
     NoTargetFits,
@@ -161,6 +162,7 @@ faults! {
     TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
+    GuestFailed "guest_failed" 502 Guest Next "server_error" "api_error" "INTERNAL" "A plugin or script of this gateway failed; the operator finds the reason in the log.";
     TargetUnavailable "target_unavailable" 503 Gateway Next "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; the operator sets `breaker`, `max_inflight`, `concurrency` and `queue` of the provider.";
     NoTarget "no_target_available" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "Try again after `retry-after`; `availability` in the error says what is the matter with each target.";
     NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";

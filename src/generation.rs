@@ -5,6 +5,7 @@
 mod caching;
 mod hooks;
 mod limits;
+mod plugins;
 mod providers;
 mod routes;
 mod strategy;
@@ -176,11 +177,12 @@ pub type Environment = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
+    plugins: plugins::Shelf,
 }
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env }
+        Builder { path, env, plugins: plugins::Shelf::default() }
     }
 
     /// A file of this name beside the configuration.
@@ -217,7 +219,7 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let routes = routes::build(&config, &*self.env, &mut warnings)?;
+        let routes = routes::build(&config, &*self.env, &self.plugins, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();
@@ -226,7 +228,7 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
-        let hooks = Arc::new(hooks::build(&config, &mut warnings)?);
+        let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),

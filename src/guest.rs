@@ -7,6 +7,8 @@ pub mod bundle;
 pub mod lua;
 pub mod verdict;
 pub mod view;
+#[cfg(feature = "wasm")]
+pub mod wasm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,8 @@ pub struct Failed {
 #[derive(Debug)]
 pub enum Engine {
     Lua(lua::Script),
+    #[cfg(feature = "wasm")]
+    Wasm(Arc<wasm::Policy>),
 }
 
 /// What a call used.
@@ -70,13 +74,8 @@ impl Engine {
     pub fn phases(&self) -> Phases {
         match self {
             Engine::Lua(script) => script.phases(),
-        }
-    }
-
-    /// Whether its calls may wait for others.
-    pub fn awaits(&self) -> bool {
-        match self {
-            Engine::Lua(script) => script.awaits(),
+            #[cfg(feature = "wasm")]
+            Engine::Wasm(policy) => policy.phases(),
         }
     }
 
@@ -87,6 +86,8 @@ impl Engine {
     pub async fn call(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
         match self {
             Engine::Lua(script) => script.call(cx, subject).await,
+            #[cfg(feature = "wasm")]
+            Engine::Wasm(policy) => policy.call(cx, subject).await,
         }
     }
 
@@ -97,8 +98,20 @@ impl Engine {
     pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
         match self {
             Engine::Lua(script) => script.call_now(cx, subject),
+            #[cfg(feature = "wasm")]
+            Engine::Wasm(policy) => policy.call_now(cx, subject),
         }
     }
+}
+
+/// What of a call's own time counts as used before it began: as much as the exchange's bound is nearer than its own.
+fn used_before(cx: &Cx) -> Duration {
+    // A stream has as many events as it has; each is bounded by itself.
+    if cx.phase == Phase::Event {
+        return Duration::ZERO;
+    }
+    let budget = cx.lease.budget();
+    budget.cpu.saturating_sub(budget.total.saturating_sub(cx.visit.spent()))
 }
 
 impl Failed {

@@ -3,6 +3,7 @@
 //! Pulled by the client's connection, so a client that stops reading stops the upstream. Never retries and never logs:
 //! before the commit a failure is a [`Fault`] for `attempt`, afterwards an error event in the client's dialect.
 
+mod adapted;
 pub mod onward;
 mod outbox;
 mod setting;
@@ -24,6 +25,8 @@ use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
 use onward::{Opening, Turn};
 use outbox::Outbox;
+
+pub use adapted::Adapted;
 pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
 
 /// What is done with the frames.
@@ -36,6 +39,8 @@ pub enum Mode {
     },
     /// Turn them into another dialect's.
     Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
+    /// Encode the events that an adapter makes of the bytes. The relay's own body is empty.
+    Adapt { source: Adapted, encoder: Box<dyn Encoder>, events: Vec<Event> },
 }
 
 /// What a look at the upstream came to.
@@ -201,7 +206,7 @@ impl Relay {
         let said = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
             // Ends are known when the upstream closes; what came before them is in `out`.
-            Mode::Translate { .. } => self.ended,
+            Mode::Translate { .. } | Mode::Adapt { .. } => self.ended,
         };
         said && self.failed.is_none() && self.out.is_empty()
     }
@@ -213,6 +218,17 @@ impl Relay {
                 Poll::Ready((attempt, opened)) => Poll::Ready(self.opened(attempt, opened).map(|()| Step::Worked)),
                 Poll::Pending => self.poll_deadlines(cx),
             };
+        }
+        if let Mode::Adapt { source, events, .. } = &mut self.mode {
+            let Poll::Ready(worked) = source.poll_events(cx, events) else { return self.poll_deadlines(cx) };
+            self.waiting = None;
+            // What came before a fault is the client's.
+            let encoded = self.encode();
+            let worked = match worked {
+                Some(worked) => encoded.and(worked),
+                None => encoded.and_then(|()| self.finish()),
+            };
+            return Poll::Ready(worked.map(|()| Step::Worked));
         }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
@@ -236,7 +252,7 @@ impl Relay {
                 let bytes = self.scanner.take();
                 self.push(bytes);
             }
-            Mode::Translate { .. } => drop(self.scanner.take()),
+            Mode::Translate { .. } | Mode::Adapt { .. } => drop(self.scanner.take()),
         }
         worked
     }
@@ -288,12 +304,15 @@ impl Relay {
                 decoder.frame(&frame, events)?;
                 self.encode()
             }
+            Mode::Adapt { .. } => Ok(()),
         }
     }
 
     /// Encodes the events that a decoder gave.
     fn encode(&mut self) -> Result<(), Fault> {
-        let Mode::Translate { encoder, events, .. } = &mut self.mode else { return Ok(()) };
+        let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
+            return Ok(());
+        };
         if let Some(onward) = &mut self.setting.onward {
             let theirs = std::mem::take(events);
             theirs.into_iter().for_each(|event| onward.said.pass(event, events));
@@ -464,24 +483,29 @@ impl Relay {
                 if self.ended {
                     return Ok(());
                 }
-                if let Mode::Translate { encoder, .. } = &mut self.mode {
-                    let mut bytes = Vec::new();
-                    encoder.finish(&mut bytes);
-                    let bytes = self.with_cost(bytes.into());
-                    self.show_end(&bytes);
-                    self.push(bytes);
-                }
+                self.finish_encoder();
             }
+            Mode::Adapt { .. } => self.finish_encoder(),
         }
         self.end();
         Ok(())
+    }
+
+    fn finish_encoder(&mut self) {
+        if let Mode::Translate { encoder, .. } | Mode::Adapt { encoder, .. } = &mut self.mode {
+            let mut bytes = Vec::new();
+            encoder.finish(&mut bytes);
+            let bytes = self.with_cost(bytes.into());
+            self.show_end(&bytes);
+            self.push(bytes);
+        }
     }
 
     /// The connection broke. That is no failure when everything had been said.
     fn broken(&mut self, source: String) -> Result<(), Fault> {
         let complete = match &self.mode {
             Mode::Raw { sniffer, .. } => sniffer.complete(),
-            Mode::Translate { .. } => false,
+            Mode::Translate { .. } | Mode::Adapt { .. } => false,
         };
         if complete || self.ended {
             self.end();

@@ -3,6 +3,8 @@
 
 #[path = "documentation/dialects.rs"]
 mod dialects;
+#[path = "documentation/plugins.rs"]
+mod plugins;
 #[path = "documentation/policies.rs"]
 mod policies;
 

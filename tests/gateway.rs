@@ -15,6 +15,8 @@ mod gateway {
     mod drill;
     mod faults;
     mod first;
+    #[cfg(feature = "wasm")]
+    mod guests;
     mod lasting;
     mod leases;
     mod limits;
@@ -22,6 +24,8 @@ mod gateway {
     mod money;
     mod outages;
     mod pairs;
+    #[cfg(feature = "wasm")]
+    mod plugins;
     mod policies;
     mod quota;
     mod races;

@@ -73,6 +73,20 @@ fn hyper_stays_at_the_edges() {
 }
 
 #[test]
+fn the_engines_of_guests_stay_in_their_rooms() {
+    for (engine, room) in [("mlua", "guest/lua"), ("wasmtime", "guest/wasm"), ("wasmtime_wasi", "guest/wasm")] {
+        for source in sources().iter().filter(|source| !is_in(&source.path, room)) {
+            assert!(!uses(source, engine), "{} uses {engine}", source.path.display());
+        }
+    }
+}
+
+/// Whether a source is a module of this path or one below it.
+fn is_in(path: &Path, room: &str) -> bool {
+    path.starts_with(room) || path == Path::new(room).with_extension("rs")
+}
+
+#[test]
 fn only_the_generation_and_the_command_line_read_the_written_configuration() {
     const READERS: &[&str] = &["cli", "config", "generation", "lib"];
     for source in sources().iter().filter(|source| !READERS.contains(&source.module.as_str())) {

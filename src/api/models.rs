@@ -55,7 +55,7 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
                     "tool_validity": measure.tool_validity,
                     "usage_left": measure.usage_left,
                     "model": target.model,
-                    "dialects": target.provider.faces.iter().map(|face| face.dialect.name()).collect::<Vec<_>>(),
+                    "dialects": target.provider.faces.iter().map(|face| face.form()).collect::<Vec<_>>(),
                     "pricing": target.card.as_deref().map_or(Value::Null, pricing),
                     "context_length": target.card.as_ref().and_then(|card| card.context),
                     "health": health(&measure),

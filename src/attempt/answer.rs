@@ -21,6 +21,7 @@ use crate::chat::event;
 use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{self, Asked, Dialect, Op};
+use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::{Seen, Subject};
 use crate::fault::{Fault, Kind};
 use crate::hook;
@@ -32,7 +33,8 @@ use crate::state::affinity::Maker;
 use crate::state::cache::Form;
 use crate::state::calls::{Heard, MAX_BYTES};
 use crate::state::limit::Hold;
-use crate::stream::{AtEnd, CostWriter, Deadline, Framing, Mode, Relay, Setting};
+use crate::stream::onward::Onward;
+use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Relay, Setting};
 
 /// A good answer up to its commit point.
 pub(super) struct Good {
@@ -103,6 +105,19 @@ impl Reading<'_> {
             _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
             _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
         };
+        let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
+        let good = self.relay(cx, body, mode, (filter, onward)).await?;
+        Ok(Good { said, ..good })
+    }
+
+    /// Relays a stream once it has its first content.
+    pub(super) async fn relay(
+        self,
+        cx: &Cx,
+        body: Inbound,
+        mode: Mode,
+        (filter, onward): (Option<Box<dyn Filter>>, Option<Box<Onward>>),
+    ) -> Result<Good, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
@@ -119,7 +134,6 @@ impl Reading<'_> {
             onward,
             input_tokens: self.x.bytes_in / 4,
         };
-        let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let mut relay = Relay::new(body, mode, setting);
         let calls = self.calls(cx, Form::Stream, Bytes::new());
         if calls.is_some() {
@@ -127,7 +141,7 @@ impl Reading<'_> {
         }
         relay.commit().await?;
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Good { said, calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        Ok(Good { calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
     /// The answer to an ask that offers tools, to be judged when the exchange is over; now and then one of a target.
@@ -233,6 +247,34 @@ impl Reading<'_> {
         Ok(Good { seen, said: self.record(Form::Whole, &said), calls, ..Good::new(reply) })
     }
 
+    /// The reply that an answer makes which an adapter decoded. Recorded in the caller's own form: the upstream's could
+    /// not be read again without the adapter.
+    pub(super) fn answered(&self, cx: &Cx, answer: &Answer, asked: &Asked) -> Good {
+        let body = Bytes::from(self.x.dialect.encode_answer(answer, asked));
+        if let Some(keep) = self.item_keeper(cx) {
+            keep(&body);
+        }
+        self.made(body, noted(answer))
+    }
+
+    /// The same of embeddings.
+    pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Good {
+        let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
+        let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+        self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
+    }
+
+    fn made(&self, body: Bytes, seen: Seen) -> Good {
+        let said = self.x.visit.filter(|visit| visit.records()).map(|_| Recorded::Whole {
+            dialect: self.x.dialect,
+            target: self.target.clone(),
+            form: Form::Whole,
+            body: body.clone(),
+        });
+        let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
+        Good { seen, said, ..Good::new(reply) }
+    }
+
     /// What the upstream said, for those who ask the same.
     fn record(&self, form: Form, said: &Bytes) -> Option<Recorded> {
         self.x.visit.filter(|visit| visit.records())?;
@@ -271,18 +313,18 @@ impl Reading<'_> {
         let answer = self.from.decode_answer(&bytes)?;
         let said = self.record(Form::Whole, &bytes);
         let calls = self.calls(cx, Form::Whole, bytes);
-        Ok(Good { said, calls, ..self.streamed(&answer).await? })
+        Ok(Good { said, calls, ..self.replayed(&answer).await? })
     }
 
     /// A stream that is all there, in one piece a block.
     async fn join(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = dialect::collect(self.from, bytes)?;
-        self.streamed(&answer).await
+        self.replayed(&answer).await
     }
 
-    /// A whole answer as a stream.
-    async fn streamed(&self, answer: &Answer) -> Result<Good, Fault> {
+    /// The stream that would have made a whole answer.
+    pub(super) async fn replayed(&self, answer: &Answer) -> Result<Good, Fault> {
         let asked = self.meaning()?;
         let seen = noted(answer);
         let mut encoder = self.x.dialect.encoder(&asked);

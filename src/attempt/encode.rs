@@ -226,7 +226,7 @@ fn forward(headers: &mut HeaderMap, face: &Face, client: &HeaderMap) {
 
 /// Makes the operator's changes: what is dropped, then what is missing, then what is set. Only the top-level fields that
 /// they touch are rewritten.
-fn apply(envelope: &mut Envelope, overrides: &Overrides) -> Result<(), Fault> {
+pub(super) fn apply(envelope: &mut Envelope, overrides: &Overrides) -> Result<(), Fault> {
     if overrides.is_empty() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::Replay;
+use super::adapted;
 use super::answer::{Good, Reading, retry_after};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
@@ -23,7 +24,7 @@ use crate::stream::Deadline;
 use crate::upstream::Outbound;
 
 /// Longest error body that is read. Error texts are short; a page of HTML is cut by the dialect anyway.
-const MAX_ERROR_BYTES: usize = 1 << 20;
+pub(super) const MAX_ERROR_BYTES: usize = 1 << 20;
 
 /// One try: of what, with which credential, until when.
 #[derive(Clone)]
@@ -36,7 +37,7 @@ pub(super) struct Once {
     /// Which try of the exchange it is, from 1.
     number: u32,
     /// Headers that guests want on this try.
-    headers: Vec<hook::Set>,
+    pub headers: Vec<hook::Set>,
     /// What guests want to be said in this try.
     edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
@@ -88,6 +89,13 @@ impl Once {
     }
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+        if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
+            if let Some(fault) = &self.refused {
+                return Err(fault.clone());
+            }
+            let good = adapted::Try { cx, x, call, once: self, face, adapter }.run(status).await?;
+            return self.shown(cx, x, call, good).await;
+        }
         let mut dropped = Dropped::new();
         let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
             Head::Upstream(head, asked, sent) => (head, asked, sent),
@@ -98,10 +106,15 @@ impl Once {
         let (deadline, replay) = (self.deadline, Replay::default());
         let reading = Reading { x, call, target, from, asked, sent, deadline, after, replay };
         let good = reading.read(cx, response).await?;
+        self.shown(cx, x, call, Good { dropped, ..good }).await
+    }
+
+    /// Shows a good answer to the policies.
+    async fn shown(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, good: Good) -> Result<Good, Fault> {
         let (usage, finish) = (good.seen.usage, good.seen.finish);
-        let answered = hook::Answered { target, number: self.number, usage, finish };
+        let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };
         let reply = hook::answer(cx, x, call, answered, good.reply).await?;
-        Ok(Good { dropped, reply, ..good })
+        Ok(Good { reply, ..good })
     }
 
     /// Sends and waits for a good head.
@@ -122,6 +135,10 @@ impl Once {
         let edited = hook::edited(x, call, &self.edits)?;
         let call = edited.as_ref().unwrap_or(call);
         let target = &self.target;
+        if adapted::by_adapter(x, target).is_some() {
+            // Only a whole try goes through an adapter; who wants a head alone takes another target.
+            return Err(encode::unserved(x, target));
+        }
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
         let prepared = match prepared {
             Prepared::Send(prepared) => prepared,

@@ -245,6 +245,7 @@ fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target> {
         otel: provider.otel,
         preset: provider.preset,
         faces: vec![crate::route::Face {
+            adapter: None,
             dialect: face.dialect,
             base_url: face.base_url.clone(),
             dial: face.dial.clone(),

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::error::{Issue, nearest};
 use super::path::KeyPath;
 use super::value::Secret;
-use super::{Config, Hook, Key};
+use super::{Config, Demand, Hook, Key};
 
 mod limits;
 mod routing;
@@ -43,6 +43,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     semantic(config, &mut issues);
     shared(config, &mut issues);
     replay(config, &mut issues);
+    plugins(config, &mut issues);
     limits::limits(config, known, &mut issues);
     limits::shared(config, &mut issues);
     hooks(config, &mut issues);
@@ -144,9 +145,10 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
     for (index, hook) in config.hooks.iter().enumerate() {
         let path = KeyPath::of(&["hooks"]).index(index);
         let Some(name) = hook.title() else {
-            issues.push(Issue::error(path, "names no policy; write `lua: NAME`"));
+            issues.push(Issue::error(path, "names no policy; write `lua: NAME` or `wasm: NAME`"));
             continue;
         };
+        issues.extend(engine(hook).map(|(key, message)| Issue::error(path.key(key), message)));
         if names.insert(name, index).is_some() {
             let message = format!("another hook is called `{name}`; give one of them a `name` of its own");
             issues.push(Issue::error(path.clone(), message));
@@ -175,6 +177,27 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
             }
         }
     }
+}
+
+/// What is wrong with the engine that a hook names: the key, and what to do.
+fn engine(hook: &Hook) -> Option<(&'static str, String)> {
+    let plugin = hook.wasm.as_deref()?;
+    if cfg!(not(feature = "wasm")) {
+        return Some((
+            "wasm",
+            "is a plugin, and this build is without them; take one with the feature `wasm`".to_owned(),
+        ));
+    }
+    if hook.lua.is_some() {
+        return Some(("wasm", "names a second policy; write a hook for each".to_owned()));
+    }
+    if !upstream::is_plugin_name(plugin) {
+        let message =
+            format!("`{plugin}` is no name of a plugin; write lower-case letters, digits and `-`, without `.wasm`");
+        return Some(("wasm", message));
+    }
+    let shared = hook.domain.is_some();
+    shared.then(|| ("domain", "is for scripts; a plugin has machines of its own".to_owned()))
 }
 
 /// What a Luau machine with the host's functions in it takes, with room for a policy.
@@ -274,6 +297,34 @@ fn keys(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
         for (place, model) in key.models.iter().enumerate() {
             if let Some(message) = unknown_model(config, known, model) {
                 issues.push(Issue::warning(path.key("models").index(place), message));
+            }
+        }
+    }
+}
+
+fn plugins(config: &Config, issues: &mut Vec<Issue>) {
+    let path = KeyPath::of(&["plugins"]);
+    if config.plugins.demand == Demand::Signed && config.plugins.signers.is_empty() {
+        let message = "is `signed`, and without `plugins.signers` nobody could sign; add a public key";
+        issues.push(Issue::error(path.key("demand"), message));
+    }
+    for (index, signer) in config.plugins.signers.iter().enumerate() {
+        // 32 bytes in base64.
+        if signer.trim().len() != 44 || !signer.trim().ends_with('=') {
+            let message = "is no public key; write the one that `portcullis plugin keygen` printed";
+            issues.push(Issue::error(path.key("signers").index(index), message));
+        }
+    }
+    for (name, plugin) in config.plugins.settings.iter() {
+        let path = path.key("settings").key(name);
+        if !upstream::is_plugin_name(name) {
+            let message = format!("`{name}` is no plugin's name; write small letters, digits and `-`");
+            issues.push(Issue::error(path.clone(), message));
+        }
+        if let Some(pin) = &plugin.sha256 {
+            let digits = pin.strip_prefix("sha256:").unwrap_or(pin);
+            if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                issues.push(Issue::error(path.key("sha256"), "is not 64 hexadecimal digits; `sha256sum` prints them"));
             }
         }
     }

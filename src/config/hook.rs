@@ -17,13 +17,15 @@ use super::value::{ByteSize, Duration, Secret};
 pub struct Hook {
     /// A Lua policy: `NAME` for `NAME.luau` or `NAME/main.luau` in `hooks_dir`, or a path that ends in `.luau`.
     pub lua: Option<String>,
+    /// A policy in a WebAssembly plugin: `NAME` for `NAME.wasm` in the folder of `plugins`, whose `settings` hold for it too.
+    pub wasm: Option<String>,
     /// Name in metrics, logs and the admin API; when not set, that of the policy.
     pub name: Option<String>,
     /// Where it runs. Without it: everywhere.
     pub on: On,
     /// Hooks with a higher number run first; of the same number, in the order of the list.
     pub priority: i32,
-    /// The policy's own settings, checked against the schema of its manifest.
+    /// The policy's own settings, checked against the schema that it brings.
     pub config: Map<String, Value>,
     /// What it may reach. Nothing that is not written.
     pub grants: Grants,
@@ -42,7 +44,7 @@ pub struct Hook {
 impl Hook {
     /// Its name: the one written, or that of the policy. None when it names none.
     pub fn title(&self) -> Option<&str> {
-        let policy = self.lua.as_deref().filter(|name| !name.is_empty())?;
+        let policy = self.lua.as_deref().or(self.wasm.as_deref()).filter(|name| !name.is_empty())?;
         let stem = policy.rsplit('/').next().unwrap_or(policy);
         Some(self.name.as_deref().unwrap_or_else(|| stem.strip_suffix(".luau").unwrap_or(stem)))
     }
@@ -84,9 +86,9 @@ pub struct Budget {
     pub cpu: Duration,
     /// Time that all calls of one exchange may run together, stream events apart.
     pub total: Duration,
-    /// Memory of the policy's machine, one a worker.
+    /// Memory of the policy's machine, one a worker. A plugin made of JavaScript or Python needs more than the usual 16MiB.
     pub memory: ByteSize,
-    /// Loop turns and calls within one call: the same number on every machine.
+    /// Loop turns and calls within one call: the same number on every machine. Plugins are held to their time alone.
     pub safepoints: u64,
     /// Host functions within one call.
     pub host_calls: u32,

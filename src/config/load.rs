@@ -101,7 +101,24 @@ impl Config {
         let pools = self.providers.iter().flat_map(|(_, provider)| provider.keys.iter().map(|key| key.file.as_ref()));
         let keys = self.keys.iter().map(|key| key.file.as_ref());
         let prices = std::iter::once(self.prices.file.as_ref());
-        tls.chain(providers).chain(pools).chain(keys).chain(prices).flatten().cloned().collect()
+        let files = tls.chain(providers).chain(pools).chain(keys).chain(prices).flatten().cloned();
+        files.chain(self.plugin_files()).collect()
+    }
+
+    /// The component of a plugin.
+    pub fn plugin_file(&self, name: &str) -> PathBuf {
+        let written = self.plugins.settings.get(name).and_then(|plugin| plugin.file.clone());
+        written.unwrap_or_else(|| self.plugins.folder.join(format!("{name}.wasm")))
+    }
+
+    /// Every component that is named, and where its signature would lie.
+    fn plugin_files(&self) -> Vec<PathBuf> {
+        let dialects =
+            self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
+        let policies = self.hooks.iter().filter_map(|hook| hook.wasm.as_deref());
+        let names = dialects.filter_map(|dialect| dialect.strip_prefix("wasm:")).chain(policies);
+        let files = names.map(|name| self.plugin_file(name));
+        files.flat_map(|file| [file.clone(), PathBuf::from(format!("{}.sig", file.display()))]).collect()
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
@@ -113,7 +130,9 @@ impl Config {
         let keys = self.keys.iter_mut().map(|key| key.file.as_mut());
         let store = self.store.path.as_mut().filter(|path| path.as_os_str() != "off");
         let others = [self.prices.file.as_mut(), self.log.file.as_mut(), Some(&mut self.hooks_dir.0), store];
-        tls.chain(providers).chain(keys).chain(others).flatten().collect()
+        let plugins = [Some(&mut self.plugins.folder), self.plugins.compiled.as_mut()];
+        let components = self.plugins.settings.iter_mut().map(|(_, plugin)| plugin.file.as_mut());
+        tls.chain(providers).chain(keys).chain(others).chain(plugins).chain(components).flatten().collect()
     }
 }
 
@@ -292,6 +311,13 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
 /// Says what is wrong with the policies that hooks name.
 fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (index, hook) in config.hooks.iter().enumerate() {
+        if let Some(plugin) = &hook.wasm {
+            let file = config.plugin_file(plugin);
+            if let Err(error) = open(&file) {
+                let path = KeyPath::of(&["hooks"]).index(index).key("wasm");
+                issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+            }
+        }
         for (inside, message) in (known.hooks)(hook, &config.hooks_dir.0) {
             let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
             issues.push(Issue::error(path, message));

@@ -1,4 +1,4 @@
-//! From written hooks to loaded policies.
+//! From written hooks to loaded policies, whatever their language.
 //!
 //! Reads the policies' files; whatever is wrong with any of them refuses the whole generation.
 
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::plugins::Shelf;
 use crate::config::{self, Config};
 use crate::guest::bundle::{self, Bundle};
 use crate::guest::{self, Manifest, Wanted};
@@ -38,7 +39,7 @@ fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Result<Value, 
         }
     }
     let settings = Value::Object(settings);
-    let whole = |message: String| vec![(vec!["lua".to_owned()], message)];
+    let whole = |message: String| vec![(Vec::new(), message)];
     let validator = jsonschema::validator_for(schema)
         .map_err(|error| whole(format!("the manifest's `config` is no JSON Schema: {error}")))?;
     let wrong: Vec<_> = validator
@@ -63,16 +64,20 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// What is missing, does not compile or refuses its settings, a line each.
-pub(super) fn build(config: &Config, warnings: &mut Vec<String>) -> Result<Hooks, String> {
+pub(super) fn build(config: &Config, shelf: &Shelf, warnings: &mut Vec<String>) -> Result<Hooks, String> {
     let mut wanted = Vec::new();
     let mut drafts = Vec::new();
     let mut wrong = Vec::new();
     for written in &config.hooks {
-        match draft(written, &config.hooks_dir.0) {
-            Ok((want, draft)) => {
-                wanted.push(want);
-                drafts.push(draft);
-            }
+        let drafted = match &written.wasm {
+            Some(plugin) => shelf.policy(config, written, plugin).map(|(draft, engine)| (draft, Some(engine))),
+            None => draft(written, &config.hooks_dir.0).map(|(want, draft)| {
+                wanted.push((drafts.len(), want));
+                (draft, None)
+            }),
+        };
+        match drafted {
+            Ok(drafted) => drafts.push(drafted),
             Err(error) => wrong.push(format!("hooks.{}: {error}", written.title().unwrap_or_default())),
         }
     }
@@ -80,20 +85,24 @@ pub(super) fn build(config: &Config, warnings: &mut Vec<String>) -> Result<Hooks
         return Err(wrong.join("\n"));
     }
     let slots = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    let engines = guest::load(wanted, slots).map_err(|errors| {
+    let (places, wanted): (Vec<usize>, Vec<Wanted>) = wanted.into_iter().unzip();
+    let scripts = guest::load(wanted, slots).map_err(|errors| {
         let line = |(at, error): (usize, String)| {
-            let name = drafts.get(at).map_or("", |draft| &draft.guest.name);
+            let name = places.get(at).and_then(|place| drafts.get(*place)).map_or("", |(draft, _)| &draft.guest.name);
             format!("hooks.{name}: {error}")
         };
         errors.into_iter().map(line).collect::<Vec<_>>().join("\n")
     })?;
-    let hooks = drafts.into_iter().zip(engines).map(|(draft, engine)| draft.finish(engine, warnings)).collect();
+    for (place, script) in places.into_iter().zip(scripts) {
+        drafts[place].1 = Some(script);
+    }
+    let hooks = drafts.into_iter().filter_map(|(draft, engine)| Some(draft.finish(engine?, warnings))).collect();
     Ok(Hooks::new(hooks))
 }
 
 /// A hook without its engine.
-struct Draft {
-    guest: Arc<Guest>,
+pub(super) struct Draft {
+    pub guest: Arc<Guest>,
     bundle: Arc<Bundle>,
     matcher: Matcher,
     priority: i32,
@@ -103,6 +112,33 @@ struct Draft {
 }
 
 impl Draft {
+    /// What is written of a hook, with the policy that it names.
+    pub fn of(written: &config::Hook, bundle: Arc<Bundle>) -> Draft {
+        let guest = Arc::new(Guest {
+            name: written.title().unwrap_or_default().into(),
+            grants: grants(&written.grants),
+            budget: budget(&written.budget),
+            metrics: bundle.manifest.metrics.clone(),
+        });
+        Draft {
+            guest,
+            bundle,
+            matcher: Matcher {
+                models: written.on.models.clone(),
+                keys: written.on.keys.clone(),
+                projects: written.on.projects.clone(),
+            },
+            priority: written.priority,
+            fail: match written.fail {
+                config::Fail::Default => Fail::Default,
+                config::Fail::Open => Fail::Open,
+                config::Fail::Closed => Fail::Closed,
+            },
+            shadow: written.shadow,
+            share: written.share.map_or(10_000, config::Percent::basis_points),
+        }
+    }
+
     fn finish(self, engine: guest::Engine, warnings: &mut Vec<String>) -> Hook {
         let Draft { guest, bundle, matcher, priority, fail, shadow, share } = self;
         let manifest = &bundle.manifest;
@@ -126,36 +162,26 @@ impl Draft {
 }
 
 fn draft(written: &config::Hook, folder: &Path) -> Result<(Wanted, Draft), String> {
-    let name = written.lua.as_deref().ok_or("names no policy; write `lua: NAME`")?;
+    let name = written.lua.as_deref().ok_or("names no policy; write `lua: NAME` or `wasm: NAME`")?;
     let bundle = Arc::new(bundle::read(name, folder)?);
-    let settings = settings(&bundle.manifest, &written.config).map_err(|errors| {
-        let line = |(path, error): (Vec<String>, String)| format!("{}: {error}", path.join("."));
+    let config = settled(&bundle.manifest, written)?;
+    let draft = Draft::of(written, bundle.clone());
+    let wanted = Wanted { guest: draft.guest.clone(), bundle, config, domain: written.domain.clone() };
+    Ok((wanted, draft))
+}
+
+/// The settings of a hook as its policy gets them.
+///
+/// # Errors
+/// What does not fit the policy's schema, a line each.
+pub(super) fn settled(manifest: &Manifest, written: &config::Hook) -> Result<Value, String> {
+    settings(manifest, &written.config).map_err(|errors| {
+        let line = |(path, error): (Vec<String>, String)| match path.is_empty() {
+            true => error,
+            false => format!("{}: {error}", path.join(".")),
+        };
         errors.into_iter().map(line).collect::<Vec<_>>().join("\n")
-    })?;
-    let guest = Arc::new(Guest {
-        name: written.title().unwrap_or(name).into(),
-        grants: grants(&written.grants),
-        budget: budget(&written.budget),
-        metrics: bundle.manifest.metrics.clone(),
-    });
-    let draft = Draft {
-        guest: guest.clone(),
-        bundle: bundle.clone(),
-        matcher: Matcher {
-            models: written.on.models.clone(),
-            keys: written.on.keys.clone(),
-            projects: written.on.projects.clone(),
-        },
-        priority: written.priority,
-        fail: match written.fail {
-            config::Fail::Default => Fail::Default,
-            config::Fail::Open => Fail::Open,
-            config::Fail::Closed => Fail::Closed,
-        },
-        shadow: written.shadow,
-        share: written.share.map_or(10_000, config::Percent::basis_points),
-    };
-    Ok((Wanted { guest, bundle, config: settings, domain: written.domain.clone() }, draft))
+    })
 }
 
 fn grants(written: &config::Grants) -> Grants {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::plugins::{self, Known, Wants};
 use crate::config;
-use crate::dialect::{self, Prefill, Quirks, ReasoningStyle};
+use crate::dialect::adapter::TAUGHT;
+use crate::dialect::{self, Dialect, Prefill, Quirks, ReasoningStyle};
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Key, Overrides, Probe, Probed, Provider, Secret, Tags, Timeouts};
 use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
@@ -41,6 +43,7 @@ pub(super) fn build(
     written: &config::Provider,
     general: &config::Timeouts,
     env: Env<'_>,
+    plugin: &dyn Fn(&str) -> Result<Known, String>,
 ) -> Result<Built, String> {
     let at = |field: &str| format!("providers.{name}.{field}");
     let row = provider::find(written.preset.as_deref().unwrap_or(name));
@@ -69,16 +72,31 @@ pub(super) fn build(
     let of_exchange = config::TimeoutOverrides { total: None, ..written.timeouts };
     let timeouts = timeouts(&of_exchange.over(general), written.timeouts.total);
     let mut faces = Vec::with_capacity(names.len());
+    let mut models = written.models.clone();
     // How each key of the pool is sent, one a face.
     let mut pooled: Vec<Vec<Auth>> = pool.iter().map(|_| Vec::with_capacity(names.len())).collect();
     for dialect_name in &names {
-        let dialect = dialect::find(dialect_name).ok_or_else(|| {
-            format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names())
-        })?;
+        let taught = dialect_name.strip_prefix(plugins::PREFIX).map(plugin).transpose();
+        let taught = taught.map_err(|error| format!("{}: {error}", at("dialect")))?;
+        if taught.is_some() && written.probe.as_ref().is_some_and(|probe| probe.model.is_some()) {
+            return Err(format!(
+                "{}: a provider that a plugin speaks for is probed by a path; write `path`",
+                at("probe.model")
+            ));
+        }
+        let dialect: &'static dyn Dialect = match &taught {
+            Some(_) => &TAUGHT,
+            None => dialect::find(dialect_name).ok_or_else(|| {
+                format!("{}: no dialect is called `{dialect_name}`; there are {}", at("dialect"), dialect_names())
+            })?,
+        };
         let in_process = row.is_some_and(|row| row.name == MOCK) && written.base_url.is_none();
         let base = if in_process { MOCK_BASE.to_owned() } else { base_url(name, written, row, dialect_name, env)? };
         let scheme = match (&written.auth, from_env.filter(|_| written.api_key.is_none())) {
             (Some(scheme), _) => Scheme::Written(scheme),
+            _ if taught.is_some() => {
+                taught.as_ref().map_or(Scheme::Row(AuthScheme::None), |taught| wanted(&taught.auth))
+            }
             (None, Some((_, scheme))) if *dialect_name == names[0] => Scheme::Row(scheme),
             (None, _) => Scheme::Row(row.map_or(AuthScheme::Bearer, |row| row.auth_for(dialect_name))),
         };
@@ -99,7 +117,12 @@ pub(super) fn build(
             written.api_version.as_ref().filter(|_| written.base_url.is_some() && !base_url.contains("api-version="));
         let query = query.map(|version| format!("api-version={version}"));
         let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
-        faces.push(Face { dialect, base_url, dial, query, auth, quirks });
+        // What an adapter knows is listed under its own name, unless the operator has another use for the name.
+        for model in taught.iter().flat_map(|taught| &taught.models) {
+            models.entry(model.clone()).or_insert_with(|| model.clone());
+        }
+        let adapter = taught.map(|taught| taught.adapter);
+        faces.push(Face { dialect, adapter, base_url, dial, query, auth, quirks });
     }
     let keys = pool.iter().zip(pooled).map(|(key, auth)| Key {
         alias: alias(written, key).into(),
@@ -118,7 +141,7 @@ pub(super) fn build(
         faces,
         headers: headers(written, row).map_err(|error| format!("{}: {error}", at("headers")))?,
         overrides: overrides(&written.set, &written.default, &written.drop),
-        models: written.models.clone(),
+        models,
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
         keys,
@@ -267,6 +290,18 @@ fn proxy(written: Option<&str>) -> Proxy {
 enum Scheme<'a> {
     Written(&'a config::AuthScheme),
     Row(AuthScheme),
+    /// A header or a query parameter that an adapter names.
+    Header(&'a str),
+    Query(&'a str),
+}
+
+fn wanted(wants: &Wants) -> Scheme<'_> {
+    match wants {
+        Wants::Nothing => Scheme::Row(AuthScheme::None),
+        Wants::Bearer => Scheme::Row(AuthScheme::Bearer),
+        Wants::Header(name) => Scheme::Header(name),
+        Wants::Query(name) => Scheme::Query(name),
+    }
 }
 
 fn auth(scheme: &Scheme<'_>, key: Option<&str>) -> Result<Auth, String> {
@@ -291,6 +326,8 @@ fn auth(scheme: &Scheme<'_>, key: Option<&str>) -> Result<Auth, String> {
         Scheme::Row(AuthScheme::Header { name, prefix }) => header(name, prefix),
         Scheme::Row(AuthScheme::Query(name)) => query(name),
         Scheme::Written(config::AuthScheme::None) | Scheme::Row(AuthScheme::None) => Ok(Auth::None),
+        Scheme::Header(name) => header(name, ""),
+        Scheme::Query(name) => query(name),
     }
 }
 

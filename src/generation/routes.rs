@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::plugins::Shelf;
 use super::providers::{self, Built, Env, MOCK};
 use super::strategy;
 use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, Usd};
@@ -14,7 +15,12 @@ use crate::route::Routes;
 ///
 /// # Errors
 /// Each thing that does not fit, a line each.
-pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -> Result<Routes, String> {
+pub(super) fn build(
+    config: &Config,
+    env: Env<'_>,
+    shelf: &Shelf,
+    warnings: &mut Vec<String>,
+) -> Result<Routes, String> {
     let mut routes = Routes::default();
     let mut wrong = Vec::new();
     let mut add = |name: &str, written: &Written, routes: &mut Routes| match providers::build(
@@ -22,6 +28,7 @@ pub(super) fn build(config: &Config, env: Env<'_>, warnings: &mut Vec<String>) -
         written,
         &config.timeouts,
         env,
+        &|plugin| shelf.adapter(config, plugin),
     ) {
         Ok(Built::Live(provider)) => routes.providers.push(Arc::from(provider)),
         Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),

@@ -99,7 +99,9 @@ impl Manifest {
         self.tick.as_deref().and_then(|tick| humantime::parse_duration(tick).ok())
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub(super) fn check(&self) -> Result<(), String> {
         if let Some(api) = self.api.filter(|api| *api != API) {
             return Err(format!("is written for api {api}; this gateway has api {API}"));
         }

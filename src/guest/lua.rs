@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::verdict::Verdict;
 use super::view::Subject;
-use super::{Failed, Used, Wanted, fits};
+use super::{Failed, Used, Wanted, fits, used_before};
 use crate::host::{Cx, Killed, Phase, Phases};
 
 use machine::{Machine, Recipe};
@@ -194,17 +194,17 @@ impl Script {
         }
         cx.awaits = true;
         let (slot, machine) = self.machine();
-        let spent = cx.visit.spent();
+        let before = used_before(&cx);
         let running = Arc::new(Running { cx, shown: Mutex::default() });
         let mut cpu = Duration::ZERO;
-        let turn = Turn::take(&running, self.used_before(&running.cx, spent));
+        let turn = Turn::take(&running, before);
         let started = machine.start(self.at, &running, &subject);
         cpu += turn.end();
         let outcome = match started {
             Ok(Some(future)) => {
                 let mut future = pin!(future);
                 std::future::poll_fn(|task| {
-                    let turn = Turn::take(&running, self.used_before(&running.cx, spent) + cpu);
+                    let turn = Turn::take(&running, before + cpu);
                     let polled = match future.as_mut().poll(task) {
                         // Read while the lease still holds: what it returned may be large.
                         Poll::Ready(value) => Poll::Ready(value.and_then(|value| machine.read(&running.cx, value))),
@@ -224,22 +224,12 @@ impl Script {
     /// Calls the function of the call's phase where nothing may wait.
     pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
         let (slot, machine) = self.machine();
-        let spent = self.used_before(&cx, cx.visit.spent());
+        let before = used_before(&cx);
         let running = Arc::new(Running { cx, shown: Mutex::default() });
-        let turn = Turn::take(&running, spent);
+        let turn = Turn::take(&running, before);
         let outcome = machine.call(self.at, &running, &subject);
         let cpu = turn.end();
         self.finish(slot, machine, &running, cpu, outcome)
-    }
-
-    /// What of the call's own time counts as used before it began: as much as the exchange's bound is nearer than its own.
-    fn used_before(&self, cx: &Cx, spent: Duration) -> Duration {
-        // A stream has as many events as it has; each is bounded by itself.
-        if cx.phase == Phase::Event {
-            return Duration::ZERO;
-        }
-        let budget = cx.lease.budget();
-        budget.cpu.saturating_sub(budget.total.saturating_sub(spent))
     }
 
     fn machine(&self) -> (usize, Arc<Machine>) {
@@ -322,4 +312,4 @@ fn function_name(phase: Phase) -> String {
 type Returned = mlua::Result<Lv>;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,6 +3,8 @@
 //! Nothing is read or copied before a guest asks for it. A name that is not in the table is an error, an absent value
 //! is nil.
 
+pub mod conversation;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::tree::Tags;
 use crate::chat::Usage;
 use crate::cost::ModelCard;
+use crate::dialect::adapter::Adapter;
 use crate::dialect::{Dialect, Op, Quirks};
 use crate::state::health::{Health, Record, Settings};
 use crate::upstream::Dial;
@@ -96,7 +97,10 @@ impl Provider {
 /// One dialect at one base URL.
 #[derive(Debug)]
 pub struct Face {
+    /// [`crate::dialect::adapter::TAUGHT`] where an adapter speaks.
     pub dialect: &'static dyn Dialect,
+    /// The guest that knows the wire form, where it is not built in.
+    pub adapter: Option<Arc<dyn Adapter>>,
     /// May hold `{model}` where the address names the model.
     pub base_url: String,
     pub dial: Arc<Dial>,
@@ -104,6 +108,20 @@ pub struct Face {
     pub query: Option<String>,
     pub auth: Auth,
     pub quirks: Quirks,
+}
+
+impl Face {
+    /// The name of the wire form in metrics, logs and lists.
+    pub fn form(&self) -> &'static str {
+        self.adapter.as_ref().map_or(self.dialect.name(), |adapter| adapter.name())
+    }
+
+    fn serves(&self, op: Op, model: &str) -> bool {
+        match &self.adapter {
+            Some(adapter) => adapter.serves(op),
+            None => self.dialect.path(op, model, false).is_some(),
+        }
+    }
 }
 
 /// How the gateway proves itself to a provider. The values are marked sensitive and never printed.
@@ -243,7 +261,7 @@ impl Target {
     pub fn face_for(&self, dialect: &'static dyn Dialect, op: Op) -> Option<&Face> {
         let faces = &self.provider.faces;
         let own = faces.iter().find(|face| face.dialect == dialect);
-        let able = || faces.iter().find(|face| face.dialect.path(op, &self.model, false).is_some());
+        let able = || faces.iter().find(|face| face.serves(op, &self.model));
         own.or_else(able).or(faces.first())
     }
 

@@ -152,7 +152,9 @@ fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, is
     let named = provider.dialect.iter().map(|dialect| (path.key("dialect"), dialect));
     let more = provider.dialects.iter().enumerate();
     for (path, dialect) in named.chain(more.map(|(index, dialect)| (path.key("dialects").index(index), dialect))) {
-        if !known.dialects.contains(&dialect.as_str()) {
+        if let Some(plugin) = dialect.strip_prefix("wasm:") {
+            issues.extend(adapter(plugin, provider).map(|message| Issue::error(path, message)));
+        } else if !known.dialects.contains(&dialect.as_str()) {
             let message =
                 format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
             issues.push(Issue::error(path, message));
@@ -182,6 +184,27 @@ fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, is
         None => format!("`{name}` is not built in; add {missing}, or `preset` with a built-in name"),
     };
     issues.push(Issue::error(path.clone(), message));
+}
+
+/// What is wrong with a wire form that a plugin teaches.
+fn adapter(plugin: &str, provider: &Provider) -> Option<String> {
+    if !cfg!(feature = "wasm") {
+        return Some("is a plugin, and this build is without them; take one with the feature `wasm`".to_owned());
+    }
+    if !is_plugin_name(plugin) {
+        return Some(format!("`{plugin}` is no plugin's name; write small letters, digits and `-`"));
+    }
+    if provider.base_url.is_none() {
+        let message = "has no address: a plugin never decides where a key is sent; add `base_url` \
+                       (`portcullis plugin inspect` shows where the provider usually is)";
+        return Some(message.to_owned());
+    }
+    None
+}
+
+/// Names are parts of file names, metrics and sealed signatures.
+pub(super) fn is_plugin_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 fn credentials(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {

@@ -2,4 +2,4 @@
 
 mod hostile;
 mod phases;
-mod support;
+pub(in crate::guest) mod support;

@@ -7,13 +7,10 @@ use std::sync::Arc;
 
 use mlua::{AnyUserData, Error, Function, Lua, LuaString, MetaMethod, Result, UserData, UserDataMethods, Value as Lv};
 
-use super::super::view::{self, Subject, Val, View};
+use super::super::view::{self, Subject, Val, View, conversation};
 use super::{Running, convert, running};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
-
-/// Headers that carry credentials: a policy names the caller by its key, not by its secret.
-const HIDDEN: &[&str] = &["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"];
 
 /// A view in a script's hands.
 struct Shown<T>(Arc<T>);
@@ -112,27 +109,19 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         value.map_or(Ok(Lv::Nil), |value| lua.create_string(value).map(Lv::String))
     });
     method!(Request "system", |_, this: This<view::Request>| {
-        let ask = this.chat()?;
-        let texts: Vec<&str> = ask.system.iter().filter_map(text_of).collect();
-        Ok((!texts.is_empty()).then(|| texts.join("\n")))
+        Ok(conversation::system(&*this.chat()?))
     });
     method!(Request "message", |lua, (this, index): (This<view::Request>, i64)| {
-        let messages = view::messages(&*this.chat()?);
-        let at = if index < 0 { messages.len() as i64 + index } else { index - 1 };
-        usize::try_from(at).ok().and_then(|at| messages.get(at)).map(|turn| message(lua, turn)).transpose()
+        conversation::message(&*this.chat()?, index).map(|turn| message(lua, &turn)).transpose()
     });
     method!(Request "messages", |lua, this: This<view::Request>| {
         view::messages(&*this.chat()?).iter().map(|turn| message(lua, turn)).collect::<Result<Vec<_>>>()
     });
     method!(Request "last_user", |_, this: This<view::Request>| {
-        let messages = view::messages(&*this.chat()?);
-        Ok(messages.into_iter().rev().find(|turn| turn.role == "user").map(|turn| turn.text))
+        Ok(conversation::last_user(&*this.chat()?))
     });
     method!(Request "texts", |lua, this: This<view::Request>| {
-        let mut ask = crate::chat::Ask::clone(&*this.chat()?);
-        let mut found = Vec::new();
-        view::texts(&mut ask, |index, role, part| found.push((index, role, std::mem::take(part))));
-        found.into_iter().map(|(index, role, part)| text(lua, index, role, &part)).collect::<Result<Vec<_>>>()
+        conversation::texts_of(&*this.chat()?).iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
     });
     method!(Request "plan", |lua, this: This<view::Request>| {
         let running = running()?;
@@ -143,10 +132,8 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
     method!(Failure "request", |lua, this: This<view::Failure>| show_request(lua, &this.0.request));
     method!(Answer "request", |lua, this: This<view::Answer>| show_request(lua, &this.0.request));
     method!(Answer "texts", |lua, this: This<view::Answer>| {
-        let mut answer = this.0.chat().map(|answer| crate::chat::Answer::clone(answer)).unwrap_or_default();
-        let mut found = Vec::new();
-        view::answer_texts(&mut answer, |index, part| found.push((index, std::mem::take(part))));
-        found.into_iter().map(|(index, part)| text(lua, index, "assistant", &part)).collect::<Result<Vec<_>>>()
+        let texts = this.0.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
+        texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
     });
     method!(Answer "json", |lua, this: This<view::Answer>| {
         match serde_json::from_slice::<serde_json::Value>(&this.0.body) {
@@ -185,16 +172,9 @@ impl This<view::Request> {
     }
 }
 
-fn text_of(block: &crate::chat::Block) -> Option<&str> {
-    match &block.content {
-        crate::chat::Content::Text { text, .. } => Some(text),
-        _ => None,
-    }
-}
-
 fn header(lua: &Lua, headers: &http::HeaderMap, name: &LuaString, hide: bool) -> Result<Lv> {
     let name = name.to_str()?;
-    if hide && HIDDEN.iter().any(|hidden| name.eq_ignore_ascii_case(hidden)) {
+    if hide && conversation::is_credential(&name) {
         return Ok(Lv::Nil);
     }
     let value = headers.get(&*name);
@@ -210,11 +190,11 @@ fn message(lua: &Lua, turn: &view::Message) -> Result<mlua::Table> {
     Ok(table)
 }
 
-fn text(lua: &Lua, index: usize, role: &str, text: &str) -> Result<mlua::Table> {
+fn text(lua: &Lua, text: &view::Text) -> Result<mlua::Table> {
     let table = lua.create_table_with_capacity(0, 3)?;
-    table.raw_set("index", index)?;
-    table.raw_set("role", role)?;
-    table.raw_set("text", text)?;
+    table.raw_set("index", text.index)?;
+    table.raw_set("role", text.role)?;
+    table.raw_set("text", text.text.as_str())?;
     Ok(table)
 }
 

@@ -117,8 +117,7 @@ pub fn load_bundle(bundle: Bundle, budget: Budget, config: Value, mut grants: Gr
     let guest = Arc::new(Guest { name: "test".into(), grants, budget, metrics: BTreeMap::new() });
     let wanted = Wanted { guest: guest.clone(), bundle: Arc::new(bundle), config, domain: None };
     let mut engines = crate::guest::load(vec![wanted], 1).map_err(|errors| errors[0].1.clone())?;
-    let state = Arc::new(State::new(8, Log::to(Vec::new()).expect("a log").0));
-    Ok(Bench { engine: engines.remove(0), guest, visit: visit(), world: Arc::new(Nowhere(state)) })
+    Ok(Bench::around(engines.remove(0), guest))
 }
 
 pub fn load(text: &str) -> Bench {
@@ -158,6 +157,12 @@ impl Asked for Said {
 pub const ASK: &str = r#"{"model":"fast","stream":true,"max_tokens":64,"temperature":0.5,"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"messages":[{"role":"system","content":"Be short."},{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi"},{"role":"user","content":"Which day is it?"}]}"#;
 
 impl Bench {
+    /// A bench for a guest of any language.
+    pub fn around(engine: Engine, guest: Arc<Guest>) -> Self {
+        let state = Arc::new(State::new(8, Log::to(Vec::new()).expect("a log").0));
+        Bench { engine, guest, visit: visit(), world: Arc::new(Nowhere(state)) }
+    }
+
     pub fn request(&self) -> Subject {
         let mut headers = HeaderMap::new();
         headers.insert("x-team", "blue".parse().expect("a value"));

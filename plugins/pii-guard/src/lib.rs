@@ -1,0 +1,221 @@
+//! Takes personal data and keys out of what callers ask, and out of what models answer.
+//!
+//! Finds e-mail addresses, telephone numbers, payment cards (by their check digit), IBANs (likewise), IPv4 addresses, and
+//! keys of well-known services. Replaces each by its kind in brackets, or refuses the ask. In streams the last bytes are
+//! held back, so that nothing slips through between two events. Never logs or counts what it found, only how often.
+
+wit_bindgen::generate!({
+    path: "../wit",
+    inline: "
+        package portcullis:pii-guard;
+        world pii-guard {
+            include portcullis:gateway/policy-base@0.1.0;
+            export portcullis:gateway/on-request@0.1.0;
+            export portcullis:gateway/on-answer@0.1.0;
+            export portcullis:gateway/on-event@0.1.0;
+        }
+    ",
+    world: "portcullis:pii-guard/pii-guard",
+    generate_all,
+});
+
+mod find;
+
+use std::cell::RefCell;
+
+use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
+use exports::portcullis::gateway::{manifest, on_answer, on_event, on_request};
+use portcullis::gateway::decision::{
+    AnswerVerdict, EventVerdict, Patch, Reject, RequestVerdict, TextChange,
+};
+use portcullis::gateway::exchange::{Answer, Event, Request, Text};
+use portcullis::gateway::{ctx, metrics};
+use serde_json::Value;
+
+use find::{Found, Kind};
+
+/// Bytes of a stream that are held back; longer than anything that is looked for.
+const HELD_BYTES: usize = 96;
+
+struct Guard;
+
+#[derive(Clone, Default)]
+struct Settings {
+    kinds: Vec<Kind>,
+    reject: bool,
+    answers: bool,
+}
+
+thread_local!(static SETTINGS: RefCell<Settings> = RefCell::default());
+
+fn settings() -> Settings {
+    SETTINGS.with_borrow(Settings::clone)
+}
+
+impl manifest::Guest for Guard {
+    fn describe() -> Description {
+        Description {
+            title: "pii-guard".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            description: "Takes personal data and keys out of asks and answers.".into(),
+            guard: true,
+            stream: StreamMode::Event,
+            coalesce: None,
+            tick_ms: None,
+            metrics: vec![Metric {
+                name: "found_total".into(),
+                kind: MetricKind::Counter,
+                help: "Pieces of personal data found.".into(),
+                labels: vec!["kind".into(), "where".into()],
+                buckets: Vec::new(),
+            }],
+            config: r#"{
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "kinds": {
+                        "type": "array",
+                        "items": { "enum": ["email", "phone", "card", "iban", "ip", "key"] },
+                        "default": ["email", "phone", "card", "iban", "key"]
+                    },
+                    "action": { "enum": ["redact", "reject"], "default": "redact" },
+                    "answers": { "type": "boolean", "default": true }
+                }
+            }"#
+            .into(),
+        }
+    }
+
+    fn init(config: String) -> Result<(), String> {
+        let config: Value = serde_json::from_str(&config).map_err(|error| error.to_string())?;
+        let kinds = config["kinds"].as_array().into_iter().flatten().filter_map(Value::as_str).filter_map(Kind::named);
+        SETTINGS.set(Settings {
+            kinds: kinds.collect(),
+            reject: config["action"] == "reject",
+            answers: config["answers"] != false,
+        });
+        Ok(())
+    }
+}
+
+/// The text without what was found in it; None when there was nothing.
+fn clean(text: &str, kinds: &[Kind], place: &str) -> Option<String> {
+    let found = find::all(text, kinds);
+    if found.is_empty() {
+        return None;
+    }
+    count(&found, place);
+    Some(redacted(text, &found))
+}
+
+fn redacted(text: &str, found: &[Found]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut from = 0;
+    for Found { kind, first, end } in found {
+        out.push_str(&text[from..*first]);
+        out.push('[');
+        out.push_str(kind.name());
+        out.push(']');
+        from = *end;
+    }
+    out.push_str(&text[from..]);
+    out
+}
+
+fn count(found: &[Found], place: &str) {
+    for kind in Kind::ALL {
+        let times = found.iter().filter(|found| found.kind == kind).count();
+        if times > 0 {
+            let label = |name: &str, value: &str| metrics::Label { name: name.into(), value: value.into() };
+            // A count that cannot be made is no reason to let anything through.
+            let _ = metrics::count("found_total", times as f64, &[label("kind", kind.name()), label("where", place)]);
+        }
+    }
+}
+
+fn changes(texts: &[Text], kinds: &[Kind], place: &str) -> Vec<TextChange> {
+    let changed = |text: &Text| Some(TextChange { index: text.index, text: clean(&text.text, kinds, place)? });
+    texts.iter().filter_map(changed).collect()
+}
+
+fn patch(texts: Vec<TextChange>) -> Patch {
+    Patch {
+        model: None,
+        params: Vec::new(),
+        headers: Vec::new(),
+        system: None,
+        messages: None,
+        texts,
+        text: None,
+        body: None,
+    }
+}
+
+impl on_request::Guest for Guard {
+    fn handle(ask: &Request) -> Result<RequestVerdict, String> {
+        let settings = settings();
+        if ask.facts().op != "chat" {
+            return Ok(RequestVerdict::Pass);
+        }
+        let texts = changes(&ask.texts()?, &settings.kinds, "ask");
+        Ok(match (texts.is_empty(), settings.reject) {
+            (true, _) => RequestVerdict::Pass,
+            (false, true) => RequestVerdict::Reject(Reject {
+                code: "personal_data".into(),
+                message: "The request holds personal data or keys; take them out and send it again.".into(),
+                status: Some(400),
+                retry_after_ms: None,
+            }),
+            (false, false) => RequestVerdict::Patch(patch(texts)),
+        })
+    }
+}
+
+impl on_answer::Guest for Guard {
+    fn handle(_: &Request, given: &Answer) -> Result<AnswerVerdict, String> {
+        let settings = settings();
+        if !settings.answers {
+            return Ok(AnswerVerdict::Pass);
+        }
+        let texts = changes(&given.texts(), &settings.kinds, "answer");
+        Ok(if texts.is_empty() { AnswerVerdict::Pass } else { AnswerVerdict::Patch(patch(texts)) })
+    }
+}
+
+impl on_event::Guest for Guard {
+    fn handle(next: Event) -> Result<EventVerdict, String> {
+        let settings = settings();
+        if !settings.answers {
+            return Ok(EventVerdict::Pass);
+        }
+        let key = format!("held {} {}", next.choice, next.index);
+        let held = match ctx::get(&key)? {
+            Some(ctx::Kept::Text(held)) => held,
+            _ => String::new(),
+        };
+        let text = held + &next.text;
+        let found = find::all(&text, &settings.kinds);
+        let cut = if next.kind == "end" { text.len() } else { cut(&text, &found) };
+        let ready: Vec<Found> = found.into_iter().filter(|found| found.end <= cut).collect();
+        count(&ready, "answer");
+        ctx::set(&key, (cut < text.len()).then(|| ctx::Kept::Text(text[cut..].to_owned())).as_ref())?;
+        Ok(EventVerdict::Text(redacted(&text[..cut], &ready)))
+    }
+}
+
+/// How much of a text may go out: all but the last bytes, and nothing that begins before them and may go on in them.
+fn cut(text: &str, found: &[Found]) -> usize {
+    let mut cut = text.floor_char_boundary(text.len().saturating_sub(HELD_BYTES));
+    if let Some(found) = found.iter().find(|found| found.first < cut && cut < found.end) {
+        cut = found.first;
+    }
+    // A word that is cut in two could be half of what is looked for.
+    let bytes = text.as_bytes();
+    let start = cut;
+    while cut > 0 && !bytes[cut - 1].is_ascii_whitespace() && start - cut < HELD_BYTES {
+        cut -= 1;
+    }
+    text.floor_char_boundary(cut)
+}
+
+export!(Guard);

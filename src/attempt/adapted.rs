@@ -1,0 +1,263 @@
+//! One try of a target whose wire form an adapter teaches: encode, send, decode, perhaps with follow-ups.
+//!
+//! What the guest wrote is not trusted: it stays below the operator's base URL, and neither the credential nor what
+//! frames the message is its to set. Never tries again: the loop does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, Response};
+use tokio::time::{Instant, sleep};
+
+use super::Replay;
+use super::answer::{self, Good, Reading};
+use super::encode::{self, Meaning};
+use super::once::{MAX_ERROR_BYTES, Once};
+use super::{asked, estimated_count, retry_after};
+use crate::body::{Inbound, Outgoing, Patience};
+use crate::chat::event::Collector;
+use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written};
+use crate::dialect::{Op, refusal};
+use crate::exchange::Subject;
+use crate::fault::{Fault, Kind};
+use crate::hook;
+use crate::json::Envelope;
+use crate::pipeline::{Call, Cx};
+use crate::route::{Auth, Face, Target};
+use crate::stream::{Adapted, Mode};
+use crate::upstream::Outbound;
+
+/// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
+const MAX_FOLLOW_UPS: usize = 1000;
+
+/// Headers that belong to the connection or to the gateway.
+const NOT_THE_GUESTS: &[HeaderName] = &[
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    EXPECT,
+    FORWARDED,
+    HOST,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The face to use for this caller, where that face's wire form is taught.
+pub(super) fn by_adapter<'t>(x: &Subject<'_>, target: &'t Target) -> Option<(&'t Face, &'t Arc<dyn Adapter>)> {
+    let face = target.face_for(x.dialect, x.op)?;
+    face.adapter.as_ref().map(|adapter| (face, adapter))
+}
+
+/// One try.
+pub(super) struct Try<'a> {
+    pub cx: &'a Cx,
+    pub x: &'a Subject<'a>,
+    pub call: &'a Call,
+    pub once: &'a Once,
+    pub face: &'a Face,
+    pub adapter: &'a Arc<dyn Adapter>,
+}
+
+impl Try<'_> {
+    /// Tries. The upstream's status goes to `status` as soon as it is known.
+    ///
+    /// # Errors
+    /// As [`Once::run`].
+    pub async fn run(&self, status: &mut Option<u16>) -> Result<Good, Fault> {
+        let (x, target) = (self.x, &self.once.target);
+        let (meaning, mut written) = match x.op {
+            Op::CountTokens => return Ok(Good::new(estimated_count(x, self.call))),
+            Op::Generate | Op::Complete => {
+                let ask = self.call.ask(x.dialect, x.op)?;
+                let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+                (Meaning::Chat(asked(x, x.op, ask)), written)
+            }
+            Op::Embed | Op::EmbedBatch => {
+                let ask = x.dialect.decode_embed(&self.call.raw_ask(x.op))?;
+                let written = self.adapter.encode(&target.model, Asking::Embed(&ask)).await?;
+                (Meaning::Embed(Arc::new(ask)), written)
+            }
+        };
+        for (field, why) in &written.dropped {
+            tracing::debug!(adapter = self.adapter.name(), field, why, "left out");
+        }
+        for _ in 0..=MAX_FOLLOW_UPS {
+            let streamed = written.streamed;
+            let sent = Instant::now();
+            let response = self.send(written, status).await?;
+            if !response.status().is_success() {
+                return Err(refused(response, self.adapter, target).await);
+            }
+            let (head, body) = response.into_parts();
+            if streamed {
+                return self.stream(body, sent, &meaning).await;
+            }
+            let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
+            let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
+            let read = self.adapter.decode(x.op, came).await?;
+            let reading = self.reading(&meaning, sent);
+            match (read, &meaning) {
+                (Read::Chat(answer), Meaning::Chat(_)) if x.stream => return reading.replayed(&answer).await,
+                (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(self.cx, &answer, asked)),
+                (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
+                (Read::FollowUp(next, wait), _) => {
+                    sleep(wait).await;
+                    written = *next;
+                }
+                _ => return Err(self.nonsense()),
+            }
+        }
+        Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
+    }
+
+    fn nonsense(&self) -> Fault {
+        let text = format!("{} answered another question than it was asked.", self.adapter.name());
+        Fault::new(Kind::GuestFailed, text)
+    }
+
+    fn reading(&self, meaning: &Meaning, sent: Instant) -> Reading<'_> {
+        let asked = match meaning {
+            Meaning::Chat(asked) => Meaning::Chat(asked.clone()),
+            Meaning::Embed(ask) => Meaning::Embed(ask.clone()),
+            Meaning::Raw => Meaning::Raw,
+            Meaning::Count => Meaning::Count,
+        };
+        let (target, deadline) = (&self.once.target, self.once.deadline);
+        let after = self.once.after.clone();
+        let replay = Replay::default();
+        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline, after, replay }
+    }
+
+    /// A stream for the client, or, where it wants none, all of it at once.
+    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning) -> Result<Good, Fault> {
+        let Meaning::Chat(asked) = meaning else { return Err(self.nonsense()) };
+        let decoder = self.adapter.decoder().await?;
+        let reading = self.reading(meaning, sent);
+        if self.x.stream {
+            let encoder = self.x.dialect.encoder(asked);
+            let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
+            // It does not go on elsewhere when it is cut: the text so far is known here, but not to another decoder.
+            return reading.relay(self.cx, Inbound::Ready(None), mode, (hook::events(self.x), None)).await;
+        }
+        let timeouts = &self.once.target.timeouts;
+        let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;
+        let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
+        let mut collector = Collector::default();
+        events.into_iter().try_for_each(|event| collector.event(event))?;
+        Ok(reading.answered(self.cx, &collector.finish(), asked))
+    }
+
+    async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
+        let (target, face) = (&self.once.target, self.face);
+        check_path(&written.path)?;
+        let mut address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new())?;
+        let credential = target.provider.auth(face, self.once.key);
+        let own = |name: &HeaderName| {
+            matches!(credential, Auth::Header(credential, _) if credential == name)
+                || target.provider.headers.contains_key(name)
+                || NOT_THE_GUESTS.contains(name)
+        };
+        for (name, value) in written.headers.iter().filter(|(name, _)| !own(name)) {
+            address.headers.insert(name.clone(), value.clone());
+        }
+        for (name, value) in &self.once.headers {
+            match value {
+                Some(value) => drop(address.headers.insert(name.clone(), value.clone())),
+                None => drop(address.headers.remove(name)),
+            }
+        }
+        let body = if written.body.is_empty() {
+            address.headers.remove(http::header::CONTENT_TYPE);
+            Outgoing::default()
+        } else if target.overrides.is_empty() {
+            Outgoing::new(smallvec::smallvec![written.body])
+        } else {
+            overridden(target, written.body)?
+        };
+        let timeouts = &target.timeouts;
+        let head_timeout = if self.call.stream { timeouts.first_token } else { timeouts.head };
+        let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
+        let response = self.cx.upstream().send(&face.dial, request, head_timeout).await?;
+        *status = Some(response.status().as_u16());
+        Ok(response)
+    }
+}
+
+/// The operator's changes hold for taught wire forms too, where the body is a JSON object.
+fn overridden(target: &Target, body: Bytes) -> Result<Outgoing, Fault> {
+    let mut envelope = Envelope::read(body).map_err(|fault| {
+        let text = "`set`, `default` and `drop` need a JSON body, and the adapter wrote another.";
+        Fault::new(Kind::GuestFailed, text).because(fault)
+    })?;
+    encode::apply(&mut envelope, &target.overrides)?;
+    Ok(Outgoing::new(envelope.pieces()))
+}
+
+/// A path leads below the base URL and nowhere else: `@host`, `//host`, `..` and characters that end a request line
+/// would lead out of it.
+fn check_path(path: &str) -> Result<(), Fault> {
+    let plain = path.split(['?', '#']).next().unwrap_or_default();
+    let escapes = plain.split('/').any(|segment| {
+        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
+        dots == ".." || dots == "."
+    });
+    let sound = path.starts_with('/')
+        && !path.starts_with("//")
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#')
+        && !escapes;
+    if sound {
+        return Ok(());
+    }
+    let shown: String = path.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Err(Fault::new(Kind::GuestFailed, format!("The adapter's path `{shown}` does not stay below the base URL.")))
+}
+
+/// Reads an error answer.
+async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target: &Target) -> Fault {
+    let (head, mut body) = response.into_parts();
+    let wait = retry_after(&head.headers, std::time::SystemTime::now());
+    let idle = target.timeouts.idle;
+    let patience = Patience { first: Instant::now() + idle, idle };
+    let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
+    let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
+    let mut said = adapter.decode_error(came).await;
+    // The status is a fact; the guest reads words.
+    said.status = head.status.as_u16();
+    said.body = bytes;
+    let wait = wait.or(said.retry_after);
+    refusal::fault(said, wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_below_the_base_url() {
+        for good in ["/v2/chat", "/v1/models/a%2Fb:run?x=1&y=..", "/a.b/...", "/"] {
+            assert!(check_path(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "v2",
+            "@evil.example/",
+            "//evil.example/",
+            "/../x",
+            "/a/%2e%2E/b",
+            "/a/./b",
+            "/a\\b",
+            "/a b",
+            "/a\r\nb",
+            "/#",
+        ] {
+            assert_eq!(check_path(bad).expect_err(bad).kind, Kind::GuestFailed);
+        }
+    }
+}

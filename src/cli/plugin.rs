@@ -1,0 +1,217 @@
+//! `portcullis plugin`: what authors of WebAssembly plugins need, without a gateway and without a network.
+//!
+//! Loads plugins exactly as the gateway does: the same engine, the same lease, the same contract.
+
+mod bench;
+mod scaffold;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{REFUSED, fail, hint, say};
+use crate::guest::wasm::{self, Bytes, Described, Lease, Loading, Machine, Taught, fixture};
+use crate::host::{Budget, Grants, Guest};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Start a new adapter or policy in a folder of its own.
+    New(scaffold::Args),
+    /// Show what a component is, wants and says of itself.
+    Inspect {
+        /// The component.
+        file: PathBuf,
+    },
+    /// Run an adapter's fixtures: asks, answers, errors, and streams cut at every byte.
+    Test {
+        #[command(flatten)]
+        plugin: Plugin,
+        /// Folder with ask/, answer/, stream/ and error/; when not named, `fixtures` beside the component.
+        #[arg(long)]
+        fixtures: Option<PathBuf>,
+        /// Write what the adapter makes of them as what is expected.
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Measure an adapter: start, encode, decode, one event of a stream.
+    Bench {
+        #[command(flatten)]
+        plugin: Plugin,
+    },
+    /// Make a pair of keys: the secret goes to a file, the public one to `plugins.signers`.
+    Keygen {
+        /// File for the secret; it must not exist.
+        secret: PathBuf,
+    },
+    /// Sign a component: the signature is written beside it.
+    Sign {
+        file: PathBuf,
+        /// File with the secret that keygen wrote.
+        #[arg(long)]
+        key: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+struct Plugin {
+    /// The component.
+    file: PathBuf,
+    /// Its configuration, as JSON.
+    #[arg(long, default_value = "")]
+    config: String,
+    /// Memory of one instance, in MiB.
+    #[arg(long, default_value_t = 64)]
+    memory: usize,
+}
+
+pub(super) fn run(args: Args) -> ExitCode {
+    let done = match args.command {
+        Command::New(args) => scaffold::run(&args),
+        Command::Inspect { file } => inspect(&file),
+        Command::Test { plugin, fixtures, bless } => test(&plugin, fixtures, bless),
+        Command::Bench { plugin } => plugin.load().and_then(|loaded| bench::run(&plugin, &loaded)),
+        Command::Keygen { secret } => keygen(&secret),
+        Command::Sign { file, key } => sign(&file, &key),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => fail(REFUSED, &why),
+    }
+}
+
+impl Plugin {
+    fn bytes(&self) -> Result<Bytes, String> {
+        Bytes::read(&self.file)
+    }
+
+    fn load(&self) -> Result<Arc<Taught>, String> {
+        let machine = Arc::new(Machine::new()?);
+        self.load_on(&machine, Lease::default())
+    }
+
+    fn load_on(&self, machine: &Arc<Machine>, lease: Lease) -> Result<Arc<Taught>, String> {
+        let name = self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let lease = Lease { memory: self.memory << 20, ..lease };
+        let loading = Loading { machine, compiled: None, name: &name, lease, config: self.config.clone() };
+        Taught::load(&loading, &self.bytes()?)
+    }
+}
+
+/// A runtime for the adapter's calls.
+fn wait<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    Ok(runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(work))
+}
+
+fn inspect(file: &Path) -> Result<(), String> {
+    let bytes = Bytes::read(file)?;
+    let machine = Arc::new(Machine::new()?);
+    let shape = wasm::shape(&machine, &bytes)?;
+    say(&format!("file     {}", file.display()));
+    say(&format!("size     {} bytes", bytes.wasm.len()));
+    say(&format!("sha256   {}", bytes.sha256));
+    say(&format!("imports  {}", listed(&shape.imports)));
+    say(&format!("exports  {}", listed(&shape.exports)));
+    if shape.imports.iter().any(|name| name.starts_with("wasi:")) {
+        say("wasi     is given, but empty: no files, no sockets, no environment");
+    }
+    for (import, grant) in GRANTS {
+        if shape.imports.iter().any(|name| name.starts_with(&format!("portcullis:gateway/{import}@"))) {
+            say(&format!("may use  {grant}"));
+        }
+    }
+    if shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@")) {
+        return inspect_policy(&machine, &bytes);
+    }
+    let plugin = Plugin { file: file.to_owned(), config: String::new(), memory: 512 };
+    let taught = plugin.load_on(&machine, Lease { cpu: Duration::from_secs(5), ..Lease::default() })?;
+    let said = &taught.description;
+    say(&format!("world    provider ({} {})", said.title, said.version));
+    say(&format!("serves   {}", said.operations.iter().map(|op| format!("{op:?}")).collect::<Vec<_>>().join(", ")));
+    say(&format!("auth     {:?}", said.auth));
+    say(&format!("framing  {:?}", said.framing));
+    say(&format!("usually  {}", said.suggested_base_url.as_deref().unwrap_or("it does not say")));
+    say(&format!("models   {}", said.models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ")));
+    Ok(())
+}
+
+/// What a policy's imports tell of the grants that it would use.
+const GRANTS: &[(&str, &str)] =
+    &[("http", "grants.http: hosts"), ("llm", "grants.models: models"), ("secret", "grants.secrets: secrets")];
+
+fn inspect_policy(machine: &Arc<Machine>, bytes: &Bytes) -> Result<(), String> {
+    let loading = Loading { machine, compiled: None, name: "plugin", lease: Lease::default(), config: String::new() };
+    let budget = Budget { cpu: Duration::from_secs(1), memory: 512 << 20, ..Budget::default() };
+    let guest = Guest { name: "plugin".into(), grants: Grants::default(), budget, metrics: BTreeMap::new() };
+    let described = Described::load(&loading, bytes, &Arc::new(guest))?;
+    let said = &described.manifest;
+    let word = |text: &Option<String>| text.clone().unwrap_or_else(|| "it does not say".to_owned());
+    say(&format!("world    policy ({} {})", word(&said.name), word(&said.version)));
+    say(&format!("does     {}", word(&said.description)));
+    say(&format!("phases   {}", described.phases));
+    say(&format!("guard    {}", said.guard));
+    say(&format!("streams  {:?}", said.stream));
+    say(&format!("ticks    {}", said.tick.as_deref().unwrap_or("never")));
+    say(&format!("metrics  {}", listed(&said.metrics.keys().cloned().collect::<Vec<_>>())));
+    say(&format!("config   {}", said.config.as_ref().map_or_else(|| "anything".to_owned(), ToString::to_string)));
+    Ok(())
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join("\n         ") }
+}
+
+fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), String> {
+    let loaded = plugin.load()?;
+    let beside = || plugin.file.parent().unwrap_or(Path::new("")).join("fixtures");
+    let folder = fixtures.unwrap_or_else(beside);
+    let outcomes = wait(fixture::run(&loaded, &folder, bless))??;
+    if outcomes.is_empty() {
+        return Err(format!("{}: holds no fixtures; plugins/README.md shows how they look", folder.display()));
+    }
+    let mut wrong = 0;
+    for outcome in &outcomes {
+        match &outcome.wrong {
+            None => say(&format!("ok    {}", outcome.file)),
+            Some(why) => {
+                wrong += 1;
+                say(&format!("WRONG {}: {why}", outcome.file));
+            }
+        }
+    }
+    match wrong {
+        0 => Ok(()),
+        wrong => Err(format!("{wrong} of {} fixtures are wrong", outcomes.len())),
+    }
+}
+
+fn keygen(path: &Path) -> Result<(), String> {
+    let (secret, public) = wasm::keygen()?;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(path).and_then(|mut file| std::io::Write::write_all(&mut file, secret.as_bytes()));
+    written.map_err(|error| format!("{}: {error}", path.display()))?;
+    hint("the public key, for `plugins.signers`:");
+    say(&public);
+    Ok(())
+}
+
+fn sign(file: &Path, key: &Path) -> Result<(), String> {
+    let bytes = Bytes::read(file)?;
+    let secret = std::fs::read_to_string(key).map_err(|error| format!("{}: {error}", key.display()))?;
+    let made = wasm::sign(&bytes.wasm, &secret)?;
+    let path = wasm::beside(file);
+    std::fs::write(&path, made).map_err(|error| format!("{}: {error}", path.display()))?;
+    say(&path.display().to_string());
+    Ok(())
+}

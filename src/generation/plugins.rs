@@ -1,0 +1,269 @@
+//! The plugins that a configuration names, loaded when they are first needed and kept while they do not change.
+//!
+//! Lives as long as the builder: a reload that leaves a plugin alone keeps its compiled code and its instances. Never
+//! loads what the operator's demands do not let pass.
+
+use std::sync::Arc;
+
+#[cfg(not(feature = "wasm"))]
+use super::hooks::Draft;
+#[cfg(not(feature = "wasm"))]
+use crate::config::{Config, Hook};
+use crate::dialect::adapter::Adapter;
+#[cfg(not(feature = "wasm"))]
+use crate::guest::Engine;
+
+/// What begins the dialect of a provider that an adapter speaks for.
+pub(super) const PREFIX: &str = "wasm:";
+
+/// How an adapter wants its key sent, until the operator says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "only a loaded adapter wants anything"))]
+pub(super) enum Wants {
+    Nothing,
+    Bearer,
+    Header(String),
+    Query(String),
+}
+
+/// A loaded adapter and what it says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub adapter: Arc<dyn Adapter>,
+    pub auth: Wants,
+    /// Names of models that it knows.
+    pub models: Vec<String>,
+}
+
+#[cfg(not(feature = "wasm"))]
+#[derive(Debug, Default)]
+pub(super) struct Shelf;
+
+#[cfg(not(feature = "wasm"))]
+impl Shelf {
+    /// # Errors
+    /// Always: this build has no engine for plugins.
+    pub fn adapter(&self, _: &Config, _: &str) -> Result<Known, String> {
+        Err(WITHOUT.to_owned())
+    }
+
+    /// # Errors
+    /// Always: this build has no engine for plugins.
+    pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), String> {
+        Err(WITHOUT.to_owned())
+    }
+}
+
+#[cfg(not(feature = "wasm"))]
+const WITHOUT: &str = "this build is without plugins; take one with the feature `wasm`";
+
+#[cfg(feature = "wasm")]
+pub(super) use with_engine::Shelf;
+
+#[cfg(feature = "wasm")]
+mod with_engine {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use serde_json::Value;
+
+    use super::super::hooks::{Draft, settled};
+    use super::{Known, Wants};
+    use crate::config::{Config, Demand, Hook, Plugin};
+    use crate::guest::bundle::Source;
+    use crate::guest::wasm::{self, AuthKind, Compiled, Described, Lease, Loading, Machine, Policy, Taught};
+    use crate::guest::{Bundle, Engine};
+
+    /// See the module.
+    #[derive(Default)]
+    pub struct Shelf(Mutex<Inner>);
+
+    #[derive(Default)]
+    struct Inner {
+        machine: Option<Arc<Machine>>,
+        /// By name: everything that it depends on, and the adapter.
+        adapters: HashMap<String, (Key, Arc<Taught>)>,
+        /// By the name of the plugin: the component, and what it says of itself.
+        described: HashMap<String, Arc<Described>>,
+        /// By the name of the hook: the component, its settings, and the policy.
+        policies: HashMap<String, (Arc<Described>, Value, Arc<Policy>)>,
+    }
+
+    /// What makes a plugin another one.
+    #[derive(PartialEq)]
+    struct Key {
+        sha256: String,
+        config: String,
+        lease: Lease,
+    }
+
+    impl Shelf {
+        /// The adapter of this name.
+        ///
+        /// # Errors
+        /// Why it cannot be loaded, with its file.
+        pub fn adapter(&self, config: &Config, name: &str) -> Result<Known, String> {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let taught = inner.adapter(config, name)?;
+            let auth = match &taught.description.auth {
+                AuthKind::None => Wants::Nothing,
+                AuthKind::Bearer => Wants::Bearer,
+                AuthKind::Header(name) => Wants::Header(name.clone()),
+                AuthKind::Query(name) => Wants::Query(name.clone()),
+            };
+            let models = taught.description.models.iter().map(|model| model.id.clone()).collect();
+            Ok(Known { adapter: Arc::new(taught), auth, models })
+        }
+
+        /// The policy of a hook, started for its settings.
+        ///
+        /// # Errors
+        /// Why it cannot be loaded, or what it does not take of its settings.
+        pub fn policy(&self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+            let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.policy(config, hook, plugin)
+        }
+    }
+
+    impl Inner {
+        fn adapter(&mut self, config: &Config, name: &str) -> Result<Arc<Taught>, String> {
+            let plugins = &config.plugins;
+            let default = Plugin::default();
+            let settings = plugins.settings.get(name).unwrap_or(&default);
+            let bytes = wasm::Bytes::read(&config.plugin_file(name))?;
+            admit(&bytes, settings.sha256.as_deref(), plugins.demand, &plugins.signers)?;
+            let usual = Lease::default();
+            let key = Key {
+                sha256: bytes.sha256.clone(),
+                config: match settings.config.is_empty() {
+                    true => String::new(),
+                    false => serde_json::to_string(&settings.config).unwrap_or_default(),
+                },
+                lease: Lease {
+                    cpu: settings.cpu.map_or(usual.cpu, |cpu| cpu.get()),
+                    memory: settings.memory.map_or(usual.memory, |memory| memory.as_usize()),
+                    ..usual
+                },
+            };
+            if let Some((known, taught)) = self.adapters.get(name)
+                && *known == key
+            {
+                return Ok(taught.clone());
+            }
+            let machine = self.machine()?;
+            let compiled = compiled(config);
+            let loading = Loading {
+                machine: &machine,
+                compiled: compiled.as_ref(),
+                name,
+                lease: key.lease,
+                config: key.config.clone(),
+            };
+            let taught = Taught::load(&loading, &bytes)?;
+            self.adapters.insert(name.to_owned(), (key, taught.clone()));
+            Ok(taught)
+        }
+
+        fn machine(&mut self) -> Result<Arc<Machine>, String> {
+            Ok(match &self.machine {
+                Some(machine) => machine.clone(),
+                None => self.machine.insert(Arc::new(Machine::new()?)).clone(),
+            })
+        }
+
+        /// Policies of hooks and plugins that nobody names any more go with their last generation.
+        fn forget(&mut self, config: &Config) {
+            let hooks = || config.hooks.iter().filter(|hook| hook.wasm.is_some());
+            self.policies.retain(|title, _| hooks().any(|hook| hook.title() == Some(title)));
+            self.described.retain(|plugin, _| hooks().any(|hook| hook.wasm.as_ref() == Some(plugin)));
+        }
+
+        fn policy(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+            self.forget(config);
+            let default = Plugin::default();
+            let settings = config.plugins.settings.get(plugin).unwrap_or(&default);
+            let bytes = wasm::Bytes::read(&config.plugin_file(plugin))?;
+            admit(&bytes, settings.sha256.as_deref(), config.plugins.demand, &config.plugins.signers)?;
+            let label = bytes.path.display().to_string();
+            let known = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256).cloned();
+            let described = match known {
+                Some(known) => known,
+                None => {
+                    let machine = self.machine()?;
+                    let compiled = compiled(config);
+                    let loading = Loading {
+                        machine: &machine,
+                        compiled: compiled.as_ref(),
+                        name: plugin,
+                        lease: Lease::default(),
+                        config: String::new(),
+                    };
+                    // Under the hook's own budget, but before its manifest is known.
+                    let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, None)));
+                    Described::load(&loading, &bytes, &draft.guest)?
+                }
+            };
+            self.described.insert(plugin.to_owned(), described.clone());
+            let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, Some(&described))));
+            let wanted = settled(&described.manifest, hook)?;
+            let title = draft.guest.name.to_string();
+            if let Some((component, settings, policy)) = self.policies.get(&title)
+                && Arc::ptr_eq(component, &described)
+                && *settings == wanted
+                && policy.suits(&draft.guest)
+            {
+                return Ok((draft, Engine::Wasm(policy.clone())));
+            }
+            let policy =
+                Policy::start(&described, &draft.guest, wanted.to_string()).map_err(|why| format!("{label}: {why}"))?;
+            self.policies.insert(title, (described, wanted, policy.clone()));
+            Ok((draft, Engine::Wasm(policy)))
+        }
+    }
+
+    /// The folder of compiled plugins; None, and a word in the log, where nothing can be kept.
+    fn compiled(config: &Config) -> Option<Compiled> {
+        let plugins = &config.plugins;
+        let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
+        let opened = Compiled::open(&folder);
+        opened.inspect_err(|why| tracing::warn!("compiled plugins are not kept: {why}")).ok()
+    }
+
+    /// A component as the gateway lists policies.
+    fn bundle(plugin: &str, label: &str, described: Option<&Described>) -> Bundle {
+        let manifest = described.map(|described| described.manifest.clone()).unwrap_or_default();
+        let sha256 = described.map(|described| described.sha256.clone()).unwrap_or_default();
+        Bundle {
+            name: manifest.name.clone().unwrap_or_else(|| plugin.to_owned()),
+            manifest,
+            // Generations are compared by text; of a component it is the hash that tells.
+            main: Source { label: label.to_owned(), text: format!("sha256:{sha256}\n") },
+            modules: Default::default(),
+            files: vec![label.into()],
+            digest: sha256.chars().take(32).collect(),
+        }
+    }
+
+    /// Lets a plugin pass, or says what it lacks.
+    fn admit(bytes: &wasm::Bytes, pin: Option<&str>, demand: Demand, signers: &[String]) -> Result<(), String> {
+        let file = bytes.path.display();
+        let found = &bytes.sha256;
+        match pin.map(|pin| pin.strip_prefix("sha256:").unwrap_or(pin)) {
+            Some(pin) if pin.eq_ignore_ascii_case(found) => {}
+            Some(_) => return Err(format!("{file}: is not the pinned file: its sha256 is {found}")),
+            None if demand == Demand::Pinned => {
+                return Err(format!(
+                    "{file}: is not pinned; add `sha256: {found}` to its settings if it is the right file"
+                ));
+            }
+            None => {}
+        }
+        match wasm::signature(bytes, signers)? {
+            wasm::Signed::By(_) => Ok(()),
+            wasm::Signed::Nobody if demand == Demand::Signed => {
+                Err(format!("{file}: is not signed; `plugins.demand` wants {file}.sig of one of `plugins.signers`"))
+            }
+            wasm::Signed::Nobody => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Compiled components on disk: a plugin that takes seconds to compile is loaded in milliseconds the next time.
+//!
+//! Compiled code is trusted by the engine, so it must be ours: each file begins with a keyed hash over what follows, and
+//! the key lies beside it, readable by this user alone. What does not verify is compiled anew, never loaded.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// Length of the keyed hash, HMAC-SHA256, that a file begins with.
+const TAG_BYTES: usize = 32;
+
+/// Length of the key.
+const KEY_BYTES: usize = 32;
+
+/// A folder of compiled components.
+pub struct Compiled {
+    folder: PathBuf,
+    key: hmac::Key,
+}
+
+impl Compiled {
+    /// Opens the folder, or makes it with a fresh key.
+    ///
+    /// # Errors
+    /// Why nothing can be kept there. Plugins are compiled each time then.
+    pub fn open(folder: &Path) -> Result<Self, String> {
+        let told = |error: std::io::Error| format!("{}: {error}", folder.display());
+        fs::create_dir_all(folder).map_err(told)?;
+        let path = folder.join("key");
+        let key = match fs::read(&path) {
+            Ok(key) if key.len() == KEY_BYTES => {
+                private(&path)?;
+                key
+            }
+            _ => fresh_key(&path).map_err(told)?,
+        };
+        Ok(Compiled { folder: folder.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+    }
+
+    /// The component that `wasm`, with this SHA-256, compiles to: from disk where it is there and ours.
+    ///
+    /// # Errors
+    /// The bytes are no component, or one that this engine does not run; in wasmtime's words.
+    pub fn component(&self, engine: &Engine, sha256: &str, wasm: &[u8]) -> Result<Component, String> {
+        let path = self.folder.join(format!("{sha256}-{:016x}.cwasm", settings(engine)));
+        if let Some(component) = self.load(engine, &path) {
+            return Ok(component);
+        }
+        let component = compile(engine, wasm)?;
+        if let Err(error) = self.keep(&component, &path) {
+            tracing::warn!("{}: the compiled plugin is not kept: {error}", path.display());
+        }
+        Ok(component)
+    }
+
+    fn load(&self, engine: &Engine, path: &Path) -> Option<Component> {
+        let file = fs::read(path).ok()?;
+        let (tag, code) = file.split_at_checked(TAG_BYTES)?;
+        if hmac::verify(&self.key, code, tag).is_err() {
+            tracing::warn!("{}: is not a file that this gateway wrote; the plugin is compiled anew", path.display());
+            return None;
+        }
+        deserialize(engine, code)
+            .inspect_err(|error| tracing::warn!("{}: {error:#}; the plugin is compiled anew", path.display()))
+            .ok()
+    }
+
+    /// Writes beside the place and moves there: a reader never sees half a file.
+    fn keep(&self, component: &Component, path: &Path) -> Result<(), String> {
+        let code = component.serialize().map_err(|error| error.to_string())?;
+        let tag = hmac::sign(&self.key, &code);
+        let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = fs::File::create(&beside).and_then(|mut file| {
+            file.write_all(tag.as_ref())?;
+            file.write_all(&code)?;
+            fs::rename(&beside, path)
+        });
+        written.map_err(|error| {
+            let _ = fs::remove_file(&beside);
+            error.to_string()
+        })
+    }
+}
+
+/// Compiles. Takes milliseconds for Rust and C, seconds for JavaScript and Python.
+///
+/// # Errors
+/// As [`Compiled::component`].
+pub fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, String> {
+    Component::from_binary(engine, wasm).map_err(|error| format!("{error:#}"))
+}
+
+/// Everything about the engine that compiled code depends on: its version, its settings, this processor.
+fn settings(engine: &Engine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the engine trusts compiled code; `load` has verified that this process's user wrote it"
+)]
+fn deserialize(engine: &Engine, verified: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes are those that `serialize` gave: only a holder of the key can have made their keyed hash, and
+    // they are in memory, where nobody changes them after the check.
+    unsafe { Component::deserialize(engine, verified) }
+}
+
+fn fresh_key(path: &Path) -> Result<Vec<u8>, std::io::Error> {
+    let mut key = vec![0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| std::io::Error::other("no random numbers"))?;
+    let _ = fs::remove_file(path);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(&key)?;
+    Ok(key)
+}
+
+/// Refuses a key that others can read: whoever has it can have us run what they wrote.
+fn private(path: &Path) -> Result<(), String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let mode = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(format!("{}: others can read it; run chmod 600 on it, or remove the folder", path.display()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("portcullis-compiled-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).expect("is there").map(|entry| entry.expect("an entry").path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
+    }
+
+    #[test]
+    fn what_was_tampered_with_is_compiled_anew() {
+        // An empty component is enough: what is tested is whom its compiled form is taken from.
+        let engine = Engine::default();
+        let folder = folder("tampered");
+        let compiled = Compiled::open(&folder).expect("opens");
+        compiled.component(&engine, "a", b"(component)").expect_err("text is not taken");
+        let wasm = b"\0asm\x0d\0\x01\0";
+        compiled.component(&engine, "a", wasm).expect("compiles");
+        let path = files(&folder).pop().expect("is kept");
+        assert!(compiled.load(&engine, &path).is_some());
+        let mut bytes = fs::read(&path).expect("reads");
+        *bytes.last_mut().expect("has bytes") ^= 1;
+        fs::write(&path, &bytes).expect("writes");
+        assert!(compiled.load(&engine, &path).is_none(), "a changed byte is seen");
+        compiled.component(&engine, "a", wasm).expect("compiles again");
+        assert!(compiled.load(&engine, &path).is_some(), "and is repaired");
+        // Another key: another machine's files, or an attacker's.
+        fs::remove_file(folder.join("key")).expect("is there");
+        let other = Compiled::open(&folder).expect("opens");
+        assert!(other.load(&engine, &path).is_none());
+        fs::remove_dir_all(&folder).expect("is there");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = folder("mode");
+        drop(Compiled::open(&folder).expect("opens"));
+        fs::set_permissions(folder.join("key"), fs::Permissions::from_mode(0o644)).expect("is ours");
+        let refused = Compiled::open(&folder).err().expect("is refused");
+        assert!(refused.contains("chmod 600"), "{refused}");
+        fs::remove_dir_all(&folder).expect("is there");
+    }
+}

@@ -1,0 +1,332 @@
+//! Policies in plugins: the phases of the contract behind the gateway's hooks.
+//!
+//! A component is compiled and described once ([`Described`]), and started for the settings of a hook ([`Policy`]). Each
+//! call takes an instance under the call's own lease, and gives it back only when nothing broke. Never decides what a
+//! failure means: the hook does.
+
+mod judge;
+mod manifest;
+mod views;
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wasmtime::component::{Instance, InstancePre, Resource};
+use wasmtime::{Store, Trap};
+
+use super::bindings::{
+    manifest as wit, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
+};
+use super::engine::Machine;
+use super::plugin::{Bytes, Loading, World, wait};
+use super::pool::{Pool, Warm};
+use super::store::{Held, Lease as Bounds};
+use crate::guest::{Failed, Manifest, Subject, Used, Verdict, fits, used_before};
+use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit};
+
+/// The package of the contract, as exports name it.
+const PACKAGE: &str = "portcullis:gateway/";
+
+/// Instances that stand ready when a policy is loaded, on as many workers as there are, at most.
+const MAX_READY: usize = 8;
+
+/// The handlers of a component, one a phase that it exports.
+macro_rules! handlers {
+    ($($module:ident $phase:ident),*) => {
+        #[derive(Default)]
+        struct Exports { $($module: Option<$module::GuestIndices>),* }
+
+        /// Those of one instance, found when they are first called.
+        #[derive(Default)]
+        struct Handlers { $($module: Option<$module::Guest>),* }
+
+        impl Exports {
+            /// # Errors
+            /// An export is not what the contract says.
+            fn find(pre: &InstancePre<Held>, names: &[String]) -> Result<(Self, Phases), String> {
+                let mut exports = Exports::default();
+                let mut phases = Phases::of(&[Phase::Init]);
+                $({
+                    let name = format!("{PACKAGE}on-{}@", Phase::$phase.name());
+                    if names.iter().any(|export| export.starts_with(&name)) {
+                        let found = $module::GuestIndices::new(pre).map_err(|error| format!("{error:#}"))?;
+                        exports.$module = Some(found);
+                        phases = phases.with(Phases::of(&[Phase::$phase]));
+                    }
+                })*
+                Ok((exports, phases))
+            }
+        }
+    };
+}
+
+handlers!(
+    on_auth Auth, on_request Request, on_route Route, on_attempt Attempt, on_fault Fault, on_answer Answer,
+    on_event Event, on_done Done, on_tick Tick
+);
+
+/// An instance: what it is called through.
+pub struct Running {
+    instance: Instance,
+    handlers: Handlers,
+}
+
+/// A component that has said what it is.
+pub struct Described {
+    machine: Arc<Machine>,
+    name: Arc<str>,
+    pub sha256: String,
+    pub manifest: Manifest,
+    pub phases: Phases,
+    pre: InstancePre<Held>,
+    wasi: bool,
+    exports: Exports,
+    start: wit::GuestIndices,
+}
+
+/// A component started for the settings of one hook.
+pub struct Policy {
+    described: Arc<Described>,
+    config: String,
+    memory: usize,
+    pool: Pool<Running>,
+}
+
+impl Described {
+    /// Compiles and links a component, and asks it what it is.
+    ///
+    /// # Errors
+    /// Why it is no policy, with its file.
+    pub fn load(loading: &Loading<'_>, bytes: &Bytes, guest: &Arc<Guest>) -> Result<Arc<Self>, String> {
+        let told = |what: String| format!("{}: {what}", bytes.path.display());
+        let linked = loading.link(bytes, World::Policy)?;
+        let start = wit::GuestIndices::new(&linked.pre).map_err(|error| {
+            told(format!("is no policy: {error:#}; it must export portcullis:gateway/manifest, see plugins/wit"))
+        })?;
+        let (exports, phases) = Exports::find(&linked.pre, &linked.exports).map_err(told)?;
+        let mut described = Described {
+            machine: loading.machine.clone(),
+            name: loading.name.into(),
+            sha256: bytes.sha256.clone(),
+            manifest: Manifest::default(),
+            phases,
+            pre: linked.pre,
+            wasi: linked.wasi,
+            exports,
+            start,
+        };
+        let manifest = wait(async {
+            let (mut store, instance) = described.instance(guest).await.map_err(|failed| failed.message)?;
+            let start = described.start.load(&mut store, &instance).map_err(|error| format!("{error:#}"))?;
+            let said = start.call_describe(&mut store).await;
+            let said = said.map_err(|error| format!("broke as it described itself: {error:#}"))?;
+            manifest::read(said)
+        });
+        described.manifest = manifest.and_then(|manifest| manifest).map_err(told)?;
+        Ok(Arc::new(described))
+    }
+
+    /// A new instance in a call of the phase `init`.
+    async fn instance(&self, guest: &Arc<Guest>) -> Result<(Store<Held>, Instance), Failed> {
+        let cx = starting(guest);
+        let bounds = Bounds { memory: guest.budget.memory, ..Bounds::default() };
+        let mut store = Held::store(&self.machine, &self.name, bounds, self.wasi);
+        Held::enter(&mut store, cx.clone(), Subject::Tick);
+        let (made, _) = metered(&cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;
+        let instance = made.map_err(|error| broke(&cx, store.data(), &error))?;
+        Ok((store, instance))
+    }
+}
+
+/// What a starting instance is called with: there is no exchange and no gateway around it yet.
+fn starting(guest: &Arc<Guest>) -> Arc<Cx> {
+    Arc::new(Cx {
+        guest: guest.clone(),
+        phase: Phase::Init,
+        visit: Arc::new(Visit::nobody(0)),
+        world: None,
+        lease: Lease::new(guest.budget.of(Phase::Init)),
+        awaits: false,
+    })
+}
+
+/// Runs a guest under its lease: the clock goes while it works and stands while it waits. Gives the time it worked.
+async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = T>) -> (T, Duration) {
+    let mut work = pin!(work);
+    let mut cpu = Duration::ZERO;
+    let outcome = std::future::poll_fn(|task| {
+        cx.lease.resume(before + cpu);
+        let began = Instant::now();
+        let polled = work.as_mut().poll(task);
+        cpu += began.elapsed();
+        cx.lease.pause();
+        polled
+    })
+    .await;
+    (outcome, cpu)
+}
+
+/// Why a call gave no verdict.
+fn broke(cx: &Cx, held: &Held, error: &wasmtime::Error) -> Failed {
+    if held.starved {
+        cx.lease.kill(Killed::Memory);
+    }
+    let phase = cx.phase.name();
+    if let Some(killed) = cx.lease.killed() {
+        return Failed { killed: Some(killed), message: format!("on_{phase} {}", cx.lease.explain(killed)) };
+    }
+    let why = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "used up its stack".to_owned(),
+        Some(trap) => trap.to_string(),
+        // The engine's own type for it is private.
+        None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
+            let killed = cx.lease.kill(Killed::Output);
+            return Failed { killed: Some(killed), message: format!("on_{phase} {}", cx.lease.explain(killed)) };
+        }
+        None => error.root_cause().to_string(),
+    };
+    Failed::new(format!("on_{phase} broke: {why}"))
+}
+
+impl Policy {
+    /// Starts a component for these settings, once for each worker.
+    ///
+    /// # Errors
+    /// It refuses its settings, or does not start.
+    pub fn start(described: &Arc<Described>, guest: &Arc<Guest>, config: String) -> Result<Arc<Self>, String> {
+        let memory = guest.budget.memory;
+        let policy = Policy { described: described.clone(), config, memory, pool: Pool::new(memory) };
+        for worker in 0..policy.pool.workers().min(MAX_READY) {
+            let warm = wait(policy.fresh(guest)).and_then(|warm| warm.map_err(|failed| failed.message))?;
+            policy.pool.place(worker, warm);
+        }
+        Ok(Arc::new(policy))
+    }
+
+    pub fn phases(&self) -> Phases {
+        self.described.phases
+    }
+
+    /// Whether an instance under this budget is like those at rest.
+    pub fn suits(&self, guest: &Guest) -> bool {
+        self.memory == guest.budget.memory
+    }
+
+    /// Throws away the instances at rest: the next calls start anew.
+    pub fn cool(&self) {
+        self.pool.clear();
+    }
+
+    /// A new instance that has taken its settings.
+    async fn fresh(&self, guest: &Arc<Guest>) -> Result<Warm<Running>, Failed> {
+        let (mut store, instance) = self.described.instance(guest).await?;
+        let cx = starting(guest);
+        Held::enter(&mut store, cx.clone(), Subject::Tick);
+        let start = self.described.start.load(&mut store, &instance);
+        let start = start.map_err(|error| broke(&cx, store.data(), &error))?;
+        let (took, _) = metered(&cx, Duration::ZERO, start.call_init(&mut store, &self.config)).await;
+        let took = took.map_err(|error| broke(&cx, store.data(), &error))?;
+        took.map_err(|why| Failed::new(format!("refuses its settings: {why}")))?;
+        store.data_mut().call = None;
+        Ok(Warm::new(store, Running { instance, handlers: Handlers::default() }))
+    }
+
+    /// Calls the handler of the call's phase, waiting where it waits.
+    pub async fn call(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+        cx.awaits = cx.phase.awaits();
+        self.called(cx, subject).await
+    }
+
+    /// Calls the handler of the call's phase where nothing may wait.
+    pub fn call_now(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+        // Without waiting the clock does not yield, and functions that wait refuse: one poll is all it takes.
+        cx.awaits = false;
+        match pin!(self.called(cx, subject)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => (Err(Failed::new("waited where nothing may wait")), Used::default()),
+        }
+    }
+
+    async fn called(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+        let warm = match self.pool.take() {
+            Some(warm) => warm,
+            None => match self.fresh(&cx.guest).await {
+                Ok(warm) => warm,
+                Err(failed) => return (Err(failed), Used { replaced: true, ..Used::default() }),
+            },
+        };
+        self.run(Arc::new(cx), subject, warm).await
+    }
+
+    async fn run(&self, cx: Arc<Cx>, subject: Subject, mut warm: Warm<Running>) -> (Result<Verdict, Failed>, Used) {
+        Held::enter(&mut warm.store, cx.clone(), subject.clone());
+        let before = used_before(&cx);
+        let exports = &self.described.exports;
+        let (outcome, cpu) = metered(&cx, before, handle(exports, &mut warm, cx.phase, subject)).await;
+        if cx.phase != Phase::Event {
+            cx.visit.spend(cpu);
+        }
+        let held = warm.store.data_mut();
+        held.call = None;
+        let memory = held.memory;
+        let (outcome, replaced) = match outcome {
+            Ok(said) => {
+                self.pool.put(warm);
+                (said.map_err(Failed::new).and_then(|verdict| fits(verdict, cx.phase)), false)
+            }
+            Err(error) => (Err(broke(&cx, held, &error)), true),
+        };
+        let used = Used { cpu, safepoints: cx.lease.safepoints(), host_calls: cx.lease.host_calls(), memory, replaced };
+        (outcome, used)
+    }
+}
+
+/// Calls the handler of a phase. The outer error is a trap; the inner one is the guest's own word.
+async fn handle(
+    exports: &Exports,
+    warm: &mut Warm<Running>,
+    phase: Phase,
+    subject: Subject,
+) -> wasmtime::Result<Result<Verdict, String>> {
+    let Warm { store, bindings: Running { instance, handlers }, .. } = warm;
+    macro_rules! call {
+        ($module:ident, $judge:path $(, $argument:expr)*) => {{
+            let guest = match &handlers.$module {
+                Some(guest) => guest,
+                None => {
+                    let Some(found) = &exports.$module else { return Ok(Ok(Verdict::Pass)) };
+                    handlers.$module.insert(found.load(&mut *store, instance)?)
+                }
+            };
+            let said = guest.call_handle(&mut *store $(, $argument)*).await?;
+            Ok(said.and_then($judge))
+        }};
+    }
+    // A call is about one exchange, which the store holds: the handle's number says nothing.
+    let (head, ask, given) = (Resource::new_borrow(0), Resource::new_borrow(0), Resource::new_borrow(0));
+    match (phase, &subject) {
+        (Phase::Auth, Subject::Head(_)) => call!(on_auth, judge::auth, head),
+        (Phase::Request, Subject::Request(_)) => call!(on_request, judge::request, ask),
+        (Phase::Route, Subject::Request(_)) => call!(on_route, judge::route, ask),
+        (Phase::Attempt, Subject::Try(next)) => call!(on_attempt, judge::attempt, ask, &views::attempt(next)),
+        (Phase::Fault, Subject::Failure(failed)) => call!(on_fault, judge::fault, ask, &views::failure(failed)),
+        (Phase::Answer, Subject::Answer(_)) => call!(on_answer, judge::answer, ask, given),
+        (Phase::Event, Subject::Event(next)) => call!(on_event, judge::event, &views::event(next)),
+        (Phase::Done, Subject::Done(over)) => call!(on_done, judge::done, &views::done(over)),
+        (Phase::Tick, Subject::Tick) => call!(on_tick, judge::tick),
+        _ => Ok(Ok(Verdict::Pass)),
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Policy({})", self.described.name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! Plugins as they must behave, hostile ones too. They are the components in `plugins/prebuilt`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes as Slice;
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::plugin::{Bytes, Loading};
+use super::provider::Taught;
+use super::{Lease, Machine, fixture};
+use crate::body::Inbound;
+use crate::chat::{Ask, Event};
+use crate::dialect::Op;
+use crate::dialect::adapter::{Adapter, Asking, Came, Written};
+use crate::fault::{Fault, Kind};
+use crate::stream::Adapted;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins")
+}
+
+fn machine() -> Arc<Machine> {
+    static MACHINE: OnceLock<Arc<Machine>> = OnceLock::new();
+    MACHINE.get_or_init(|| Arc::new(Machine::new().expect("runs here"))).clone()
+}
+
+fn load(name: &str, lease: Lease, config: &str) -> Result<Arc<Taught>, String> {
+    let bytes = Bytes::read(&root().join(format!("prebuilt/{name}.wasm"))).expect("is checked in");
+    let machine = machine();
+    let loading = Loading { machine: &machine, compiled: None, name, lease, config: config.to_owned() };
+    Taught::load(&loading, &bytes)
+}
+
+/// Little of everything, so that tests are short.
+fn tight() -> Lease {
+    Lease { cpu: Duration::from_millis(30), host_calls: 2_000, output: 4 << 20, ..Lease::default() }
+}
+
+fn hostile() -> Arc<Taught> {
+    static HOSTILE: OnceLock<Arc<Taught>> = OnceLock::new();
+    HOSTILE.get_or_init(|| load("hostile", tight(), "").expect("loads")).clone()
+}
+
+async fn encode(plugin: &Arc<Taught>, how: &str) -> Result<Written, Fault> {
+    plugin.encode(how, Asking::Chat(&Ask { source: "openai_chat", ..Ask::default() })).await
+}
+
+#[tokio::test]
+async fn shipped_adapters_do_what_their_fixtures_say() {
+    for name in ["cohere", "replicate"] {
+        let plugin = load(name, Lease::default(), "").expect("loads");
+        let outcomes = fixture::run(&plugin, &root().join(name).join("fixtures"), false).await.expect("reads");
+        assert!(outcomes.len() >= 4, "{name} has {} fixtures", outcomes.len());
+        for outcome in outcomes {
+            assert!(outcome.wrong.is_none(), "{name}/{}: {}", outcome.file, outcome.wrong.unwrap_or_default());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_runaway_costs_its_own_call_and_no_more() {
+    let plugin = hostile();
+    for how in ["loop", "recurse", "trap", "grow", "storm", "heavy-storm", "huge"] {
+        let began = Instant::now();
+        let fault = encode(&plugin, how).await.expect_err(how);
+        assert_eq!(fault.kind, Kind::GuestFailed, "{how}: {fault}");
+        // Far above the lease, for machines under load; a guest that is not stopped would never end.
+        assert!(began.elapsed() < Duration::from_secs(10), "{how} took {:?}", began.elapsed());
+        encode(&plugin, "well").await.expect("the next call is served");
+    }
+}
+
+#[tokio::test]
+async fn what_broke_is_named() {
+    let plugin = hostile();
+    let why = |fault: Fault| fault.message;
+    assert!(why(encode(&plugin, "loop").await.expect_err("stops")).contains("30ms of processor time"));
+    assert!(why(encode(&plugin, "trap").await.expect_err("stops")).contains("broke: "));
+    assert!(why(encode(&plugin, "storm").await.expect_err("stops")).contains("host calls"));
+}
+
+#[tokio::test]
+async fn others_go_on_while_a_guest_runs_away() {
+    let plugin = load("hostile", Lease { cpu: Duration::from_millis(300), ..Lease::default() }, "").expect("loads");
+    let mut turns = 0;
+    let runaway = encode(&plugin, "loop");
+    tokio::pin!(runaway);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut runaway => break ended,
+            () = tokio::task::yield_now() => turns += 1,
+        }
+    };
+    assert_eq!(ended.expect_err("is stopped").kind, Kind::GuestFailed);
+    assert!(turns > 20, "only {turns} turns for others in 300 ms");
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_leaves_nothing_behind() {
+    let plugin = load("hostile", Lease { cpu: Duration::from_secs(60), ..Lease::default() }, "").expect("loads");
+    let gone = tokio::time::timeout(Duration::from_millis(20), encode(&plugin, "loop")).await;
+    assert!(gone.is_err(), "the client left");
+    encode(&plugin, "well").await.expect("others are served");
+}
+
+#[tokio::test]
+async fn a_guest_that_breaks_over_an_answer_is_a_fault_too() {
+    let plugin = hostile();
+    let headers = HeaderMap::new();
+    for how in ["loop", "trap", "storm"] {
+        let body = Slice::from_static(how.as_bytes());
+        let came = Came { status: 200, headers: &headers, body: &body };
+        assert_eq!(plugin.decode(Op::Generate, came).await.expect_err(how).kind, Kind::GuestFailed);
+        // An error answer stands as it came.
+        let came = Came { status: 503, headers: &headers, body: &body };
+        let refusal = plugin.decode_error(came).await;
+        assert_eq!((refusal.status, refusal.message.as_str()), (503, how));
+    }
+}
+
+/// The events of a stream in these pieces, and how it ended.
+async fn streamed(plugin: &Arc<Taught>, pieces: &[&'static str]) -> (Vec<Event>, Result<(), Fault>) {
+    let decoder = plugin.decoder().await.expect("a decoder");
+    let body = Inbound::pieces(pieces.iter().map(|piece| Slice::from_static(piece.as_bytes())));
+    let mut adapted = Adapted::new(body, decoder);
+    let mut events = Vec::new();
+    let mut ended = Ok(());
+    while let Some(worked) = std::future::poll_fn(|cx| adapted.poll_events(cx, &mut events)).await {
+        ended = worked;
+        if ended.is_err() {
+            break;
+        }
+    }
+    (events, ended)
+}
+
+#[tokio::test]
+async fn a_stream_breaks_alone() {
+    let plugin = hostile();
+    for how in ["loop\n", "trap\n", "recurse\n", "grow\n", "storm\n"] {
+        let (events, ended) = streamed(&plugin, &["first\n", how, "never\n"]).await;
+        assert_eq!(ended.expect_err(how).kind, Kind::GuestFailed);
+        assert!(events.iter().any(Event::is_content), "what came before is the client's");
+    }
+    let (_, ended) = streamed(&plugin, &["a\n", "b"]).await;
+    assert_eq!(ended.expect_err("no end").kind, Kind::StreamBroken);
+    let (_, ended) = streamed(&plugin, &["a\n", "nonsense\n"]).await;
+    assert_eq!(ended.expect_err("as told").kind, Kind::BadAnswer);
+    let (events, ended) = streamed(&plugin, &["a\nb\nen", "d\n"]).await;
+    ended.expect("ends well");
+    assert!(matches!(events.last(), Some(Event::Finish { .. })), "{events:?}");
+}
+
+#[tokio::test]
+async fn instances_are_used_again_and_do_not_know_their_callers_after_a_trap() {
+    let plugin = load("hostile", tight(), "").expect("loads");
+    let calls = |written: Written| -> u64 {
+        let body: serde_json::Value = serde_json::from_slice(&written.body).expect("JSON");
+        body["calls"].as_u64().expect("a number")
+    };
+    let first = calls(encode(&plugin, "well").await.expect("serves"));
+    let second = calls(encode(&plugin, "well").await.expect("serves"));
+    assert_eq!(second, first + 1, "the same instance");
+    encode(&plugin, "trap").await.expect_err("traps");
+    assert_eq!(calls(encode(&plugin, "well").await.expect("serves")), 1, "a new one");
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_not_start_is_not_loaded() {
+    let refused = load("hostile", tight(), r#"{"refuse":1}"#).expect_err("refuses");
+    assert!(refused.contains("refuses its configuration: as told"), "{refused}");
+    assert!(load("hostile", tight(), r#"{"trap":1}"#).expect_err("traps").contains("broke"));
+    let tiny = Lease { memory: 64 << 10, ..Lease::default() };
+    load("hostile", tiny, "").expect_err("has no room to begin with");
+}
+
+#[test]
+fn what_is_no_component_is_named() {
+    let folder = std::env::temp_dir().join(format!("portcullis-no-component-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("is writable");
+    let told = |wasm: &[u8]| {
+        let path = folder.join("a.wasm");
+        std::fs::write(&path, wasm).expect("writes");
+        let bytes = Bytes::read(&path)?;
+        let machine = machine();
+        let loading =
+            Loading { machine: &machine, compiled: None, name: "a", lease: Lease::default(), config: String::new() };
+        Taught::load(&loading, &bytes).map(drop)
+    };
+    assert!(told(b"text").expect_err("no wasm").contains("not WebAssembly"));
+    assert!(told(b"\0asm\x01\0\0\0").expect_err("a module").contains("core module"));
+    let empty = b"\0asm\x0d\0\x01\0";
+    assert!(told(empty).expect_err("no adapter").contains("must export portcullis:gateway/adapter"));
+    // (component (import "evil:host/power" (instance (export "take" (func)))))
+    let types = b"\x07\x11\x01\x42\x02\x01\x40\0\x01\0\x04\0\x04take\x01\0";
+    let imports = b"\x0a\x14\x01\0\x0fevil:host/power\x05\0";
+    let greedy = [&empty[..], types, imports].concat();
+    let said = told(&greedy).expect_err("wants more");
+    assert!(said.contains("wants what the gateway does not give"), "{said}");
+    std::fs::remove_dir_all(&folder).expect("is there");
+}
+
+/// 10,000 traps with `PORTCULLIS_SOAK=1`, 300 without.
+#[tokio::test]
+async fn traps_leak_nothing() {
+    let plugin = load("hostile", tight(), "").expect("loads");
+    let rounds = if std::env::var_os("PORTCULLIS_SOAK").is_some() { 10_000 } else { 300 };
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon").to_owned();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
+    };
+    for _ in 0..50 {
+        encode(&plugin, "trap").await.expect_err("traps");
+    }
+    let before = resident();
+    for _ in 0..rounds {
+        encode(&plugin, "trap").await.expect_err("traps");
+    }
+    let grown = resident().saturating_sub(before);
+    // Other tests run beside this one; a leak of one instance a trap would be 64 KiB times 300.
+    assert!(grown < 16 << 10, "{grown} KiB more after {rounds} traps");
+}

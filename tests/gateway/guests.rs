@@ -1,0 +1,244 @@
+//! Policies in WebAssembly as they meet requests: every phase against the real gateway, and what happens when they
+//! misbehave at each of them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::dialect::{ALL, Chat, Turn};
+use super::support::{Folder, Gateway, Mock, portcullis, together};
+use super::wire::Reply;
+
+/// A gateway with a prebuilt policy attached, `more` being further keys of the hook. Compiled code is kept between tests.
+async fn with(mock: &Mock, policy: &str, config: Value, more: &str, yaml: &str) -> Gateway {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = format!(
+        "plugins: {{ folder: '{}', compiled: '{}/compiled-plugins' }}\n\
+         hooks: [{{ wasm: {policy}, config: {config}, budget: {{ cpu: 200ms, total: 2s, memory: 32MiB }}, {more} }}]\n{yaml}",
+        root.join("plugins/prebuilt").display(),
+        env!("CARGO_TARGET_TMPDIR"),
+    );
+    Gateway::start(mock, &text).await
+}
+
+async fn ask(gateway: &Gateway, model: &str, stream: bool) -> Reply {
+    gateway.post("/v1/chat/completions", Chat.ask(model, stream, Turn::Text, "Hello")).await
+}
+
+fn went_to(reply: &Reply) -> String {
+    let header = |name| reply.head.header(name).unwrap_or_default();
+    format!("{}/{}", header("x-portcullis-provider"), header("x-portcullis-model"))
+}
+
+const TWO: &str = "models: { two: { fallback: [chat/first, anthropic/second] } }\n";
+
+#[tokio::test]
+async fn every_phase_of_a_plugin_does_what_it_decides() {
+    let mock = Mock::start().await;
+    let config = json!({
+        "request": "shout", "route": "reverse", "attempt": "patch", "answer": "patch", "event": "shout", "done": "fields"
+    });
+    let gateway = with(&mock, "probe", config, "", TWO).await;
+    for dialect in ALL {
+        let reply = gateway.post(&dialect.path("two", false), dialect.ask("two", false, Turn::Text, "Hello")).await;
+        assert_eq!((reply.status(), went_to(&reply)), (200, "anthropic/second".to_owned()), "{}", reply.text());
+        assert!(reply.text().contains(" (two)"), "{dialect:?}: {}", reply.text());
+        assert_eq!(reply.head.header("x-seen"), Some("anthropic/second"));
+        let seen = mock.last().await;
+        assert!(seen["body"].to_string().contains("HELLO"), "{seen}");
+        assert!(seen["headers"].to_string().contains("1 of anthropic/second"), "{seen}");
+        let line = gateway.logged(reply.head.header("x-portcullis-id").unwrap_or_default()).await;
+        assert!(line.to_string().contains("\"probe\":\"two\""), "{line}");
+        let stream = gateway.post(&dialect.path("two", true), dialect.ask("two", true, Turn::Text, "hello")).await;
+        assert_eq!(stream.status(), 200, "{}", stream.text());
+    }
+}
+
+#[tokio::test]
+async fn a_fault_and_an_answer_can_be_turned() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "probe", json!({ "fault": "respond" }), "", "").await;
+    let reply = ask(&gateway, "chat/mock-fast:fault=429", false).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert!(reply.text().contains("rate_limited of chat/mock-fast"), "{}", reply.text());
+    let gateway = with(&mock, "probe", json!({ "answer": "fault" }), "", TWO).await;
+    let reply = ask(&gateway, "two", false).await;
+    assert_eq!(reply.head.attempts(), 2, "{}", reply.text());
+}
+
+/// With `fail: open` an exchange survives a policy that misbehaves wherever it is called.
+#[tokio::test]
+async fn what_breaks_in_every_phase_costs_nobody_anything() {
+    let mock = Mock::start().await;
+    for how in ["loop", "recurse", "trap", "grow", "storm", "chatter", "huge", "error"] {
+        let config = json!({
+            "auth": how, "request": how, "route": how, "attempt": how, "fault": how, "answer": how, "event": how,
+            "done": how
+        });
+        let models = "models: { two: { fallback: ['chat/mock-fast:fault=500', anthropic/second] } }\n";
+        let gateway = with(&mock, "probe", config, "fail: open", models).await;
+        let reply = ask(&gateway, "two", false).await;
+        assert_eq!((reply.status(), went_to(&reply)), (200, "anthropic/second".to_owned()), "{how}: {}", reply.text());
+        gateway.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_where_it_must_not_refuses_and_says_so() {
+    let mock = Mock::start().await;
+    for how in ["loop", "trap", "error", "nonsense"] {
+        let gateway = with(&mock, "probe", json!({ "request": how }), "fail: closed", "").await;
+        let reply = ask(&gateway, "chat/m", false).await;
+        assert_eq!(reply.json()["error"]["code"], "policy_failed", "{how}: {}", reply.text());
+    }
+    assert!(mock.journal().await.is_empty(), "nothing was sent on");
+}
+
+#[tokio::test]
+async fn a_plugin_in_shadow_decides_and_changes_nothing() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "probe", json!({ "request": "reject" }), "shadow: true", "").await;
+    assert_eq!(ask(&gateway, "chat/m", false).await.status(), 200);
+}
+
+#[tokio::test]
+async fn others_are_served_while_a_plugin_runs_away() {
+    let mock = Mock::start().await;
+    let gateway =
+        with(&mock, "probe", json!({ "request": "loop" }), "on: { models: ['chat/bad'] }, fail: closed", "").await;
+    let bad = together((0..4).map(|_| ask(&gateway, "chat/bad", false)));
+    let good = together((0..32).map(|_| ask(&gateway, "chat/good", false)));
+    let (bad, good) = tokio::join!(bad, good);
+    assert!(bad.iter().all(|reply| reply.status() >= 400));
+    assert!(good.iter().all(|reply| reply.status() == 200));
+}
+
+#[tokio::test]
+async fn personal_data_is_taken_out_of_asks_and_answers_however_a_stream_is_cut() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "pii-guard", json!({}), "", "").await;
+    let secret = "Mail ada@example.com or pay 4111 1111 1111 1111.";
+    for dialect in ALL {
+        for stream in [false, true] {
+            let body = dialect.ask("chat/echo", stream, Turn::Text, secret);
+            let reply = gateway.post(&dialect.path("chat/echo", stream), body).await;
+            assert_eq!(reply.status(), 200, "{dialect:?}: {}", reply.text());
+            let sent = mock.last().await["body"].to_string();
+            assert!(sent.contains("Mail [email] or pay [card]."), "{dialect:?}: {sent}");
+            assert!(!reply.text().contains("4111 1111"), "{dialect:?} {stream}: {}", reply.text());
+        }
+    }
+    let gateway = with(&mock, "pii-guard", json!({ "action": "reject" }), "", "").await;
+    let reply = gateway.post("/v1/chat/completions", Chat.ask("chat/m", false, Turn::Text, secret)).await;
+    assert_eq!(
+        (reply.status(), reply.json()["error"]["code"].clone()),
+        (400, json!("personal_data")),
+        "{}",
+        reply.text()
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_misses_its_schema_is_asked_for_elsewhere() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "json-schema-guard", json!({}), "", TWO).await;
+    let body = json!({
+        "model": "two",
+        "messages": [{ "role": "user", "content": "Hi" }],
+        "response_format": { "type": "json_schema", "json_schema": { "name": "n", "schema": {
+            "type": "object", "required": ["a"], "minProperties": 9
+        } } }
+    });
+    let reply = gateway.post("/v1/chat/completions", body.to_string()).await;
+    assert_eq!(reply.head.attempts(), 2, "{}", reply.text());
+    assert!(reply.status() >= 500, "neither fits: {}", reply.text());
+    assert_eq!(ask(&gateway, "two", false).await.status(), 200, "without a schema nothing is held to it");
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_loaded_is_refused_with_its_place() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "probe", json!({}), "", "").await;
+    let check = |hook: &str| {
+        let text = gateway.text(&format!(
+            "plugins: {{ folder: '{}/plugins/prebuilt', compiled: '{}/compiled-plugins' }}\nhooks: [{hook}]\n",
+            env!("CARGO_MANIFEST_DIR"),
+            env!("CARGO_TARGET_TMPDIR"),
+        ));
+        let path = gateway.folder.write("other.yaml", &text);
+        let output = portcullis().arg("check").arg(path).output().expect("runs");
+        assert!(!output.status.success(), "{hook} is taken");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(check("{ wasm: nobody }").contains("nobody.wasm cannot be read"));
+    assert!(check("{ wasm: probe, lua: x }").contains("names a second policy"));
+    assert!(check("{ wasm: probe, domain: x }").contains("a plugin has machines of its own"));
+    assert!(check("{ wasm: pii-guard, config: { kinds: [shoes] } }").contains("does not fit the policy's schema"));
+    assert!(check("{ wasm: probe, config: { init: refuse } }").contains("refuses its settings: refuse"));
+    assert!(check("{ wasm: probe, config: { init: trap } }").contains("on_init broke"));
+    assert!(check("{ wasm: cohere }").contains("is no policy"));
+}
+
+/// 1,000 swaps with `PORTCULLIS_SOAK=1`, 10 without.
+#[tokio::test]
+async fn a_policy_is_swapped_under_load_without_a_failed_request() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "probe", json!({ "request": "shout" }), "", "").await;
+    let path = gateway.folder.path("portcullis.yaml");
+    let text = std::fs::read_to_string(&path).expect("the configuration");
+    let rounds = if std::env::var_os("PORTCULLIS_SOAK").is_some() { 1000 } else { 10 };
+    let mut before = 0;
+    for round in 0..rounds {
+        let changed = text.replace("\"shout\"", &format!("\"shout\",\"round\":\"{round}\""));
+        assert_ne!(changed, text);
+        std::fs::write(&path, changed).expect("is writable");
+        let reload = gateway.admin("POST", "/admin/reload");
+        let asks = together((0..8).map(|_| ask(&gateway, "chat/m", false)));
+        let (reload, asks) = tokio::join!(reload, asks);
+        assert_eq!(reload.status(), 200, "{}", reload.text());
+        for reply in asks {
+            assert_eq!(reply.status(), 200, "round {round}: {}", reply.text());
+        }
+        if round == rounds / 5 {
+            before = gateway.process.memory();
+        }
+    }
+    let grown = gateway.process.memory().saturating_sub(before);
+    println!("{rounds} swaps: {grown} more after the first fifth, of {before}");
+}
+
+/// The policy in Python, from `plugins/build python`.
+#[tokio::test]
+#[ignore = "wants plugins/build all, which takes minutes; tests/run plugins builds them and runs this"]
+async fn a_policy_in_python_keeps_topics_away() {
+    let mock = Mock::start().await;
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let text = |say: &str| {
+        format!(
+            "plugins: {{ folder: '{}/guests/components', compiled: '{}/compiled-plugins' }}\n\
+             hooks: [{{ wasm: topic-gate, config: {{ topics: {{ mergers: ['Ubernahme angebot'] }}, {say} }},\n\
+             \x20 budget: {{ cpu: 2s, total: 9s, memory: 256MiB }} }}]\n",
+            target.display(),
+            env!("CARGO_TARGET_TMPDIR"),
+        )
+    };
+    // Compiling it takes longer than a gateway may take to start here; afterwards its code is on disk.
+    let folder = Folder::new();
+    let providers = "providers: { chat: { dialect: openai_chat, base_url: 'http://127.0.0.1:9/v1', auth: none } }\n";
+    let path = folder.write("first.yaml", &format!("{providers}{}", text("look_at: all")));
+    let output = portcullis().arg("check").arg(path).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let gateway = Gateway::start(&mock, &text("say: 'Not that.'")).await;
+    for dialect in ALL {
+        let asked = |text| dialect.ask("chat/m", false, Turn::Text, text);
+        let reply = gateway.post(&dialect.path("chat/m", false), asked("Gibt es ein ÜBERNAHME-Angebot?")).await;
+        assert!(reply.status() == 200 && reply.text().contains("Not that."), "{dialect:?}: {}", reply.text());
+        assert!(mock.journal().await.is_empty(), "nothing was sent on");
+        let reply = gateway.post(&dialect.path("chat/m", false), asked("Guten Tag.")).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        mock.clear().await;
+    }
+    let gateway = Gateway::start(&mock, &text("look_at: all")).await;
+    let reply = gateway.post("/v1/chat/completions", Chat.ask("chat/m", false, Turn::Text, "ubernahme  Angebot")).await;
+    assert_eq!((reply.status(), &reply.json()["error"]["code"]), (403, &json!("topic_refused")), "{}", reply.text());
+}
