@@ -19,11 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use cache::Purge;
-
 use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
 use crate::server::Shared;
+use crate::state::store::Store;
 
 /// The content type of the OpenMetrics text form that `prometheus-client` writes.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -84,7 +83,11 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             let (answers, bytes, _) = state.cache.size();
             state.metrics.targets(&state.health, state.now());
             state.metrics.cache_holds(answers, bytes, state.cache.listening());
-            let mut text = state.metrics.render(state.log.dropped());
+            if let Some(shared) = state.cache.shared() {
+                state.metrics.cache_shares(&shared.counts);
+            }
+            let ledger_dropped = state.store.get().map_or(0, Store::dropped);
+            let mut text = state.metrics.render(state.log.dropped(), ledger_dropped);
             // The end mark comes after what policies add.
             let end = text.rfind("# EOF").map(|at| text.split_off(at)).unwrap_or_default();
             state.guests.render(&guests::phases(), &mut text);
@@ -109,19 +112,16 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             )
         }
         (&Method::GET, "/admin/cache") => json_reply(StatusCode::OK, &cache::stats(state)),
-        (&Method::POST, "/admin/cache/purge") => match Purge::read(request.uri().query().unwrap_or_default()) {
-            Ok(purge) => json_reply(StatusCode::OK, &json!({"purged": purge.run(state)})),
-            Err(why) => json_reply(
-                StatusCode::BAD_REQUEST,
-                &json!({"error": {"code": "invalid_request", "message": format!("{why}.")}}),
-            ),
-        },
+        (&Method::POST, "/admin/cache/purge") => {
+            let (status, body) = cache::purge(request.uri().query().unwrap_or_default(), state).await;
+            json_reply(status, &body)
+        }
         (&Method::GET, "/admin/limits") => {
             let generation = admin.shared.generation.load();
             let rules: Vec<_> = generation.rules.iter().cloned().collect();
             json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
         }
-        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()),
+        (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()).await,
         (&Method::GET, "/admin/guests") => {
             json_reply(StatusCode::OK, &guests::list(&admin.shared.generation.load(), state))
         }
@@ -158,7 +158,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
 }
 
 /// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
-fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
+async fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
     let value = |name: &str| {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
@@ -170,7 +170,18 @@ fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
         let text = "No limit has this name; send ?rule=NAME with one that GET /admin/limits lists.";
         return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
     }
-    let partitions = admin.shared.state.limits.reset(&rule, value("partition").as_deref());
+    let (limits, partition) = (&admin.shared.state.limits, value("partition"));
+    let partitions = limits.reset(&rule, partition.as_deref());
+    if let Some(shared) = limits.shared()
+        && let Err(away) = shared.reset(limits, &rule, partition.as_deref()).await
+    {
+        let text =
+            format!("Redis is away ({}) and still counts what it did. Send it again when it is back.", away.as_str());
+        return json_reply(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({"error": {"code": "limits_unavailable", "message": text}}),
+        );
+    }
     json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }
 

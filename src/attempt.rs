@@ -16,6 +16,7 @@ mod roster;
 mod trying;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
@@ -62,6 +63,17 @@ pub struct Heard {
     /// It came as a stream.
     pub stream: bool,
     pub body: Inbound,
+    /// How a stream of it is given.
+    pub replay: Replay,
+}
+
+/// How an answer that is all there is given as a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Pause after each event.
+    pub pace: Option<Duration>,
+    /// The pieces that the upstream sent a text in become one.
+    pub joined: bool,
 }
 
 /// Reads an answer as if its target gave it to this exchange. No attempt is made.
@@ -69,7 +81,7 @@ pub struct Heard {
 /// # Errors
 /// What can go wrong with an answer; nothing has been sent to the client then.
 pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Result<Reply, Fault> {
-    let Heard { target, dialect, stream, body } = heard;
+    let Heard { target, dialect, stream, body, replay } = heard;
     let now = Instant::now();
     let (subject, _) = x.split();
     let asked = encode::meaning(&subject, call, dialect)?;
@@ -77,8 +89,9 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     let mut response = Response::new(body);
     let form = if stream { "text/event-stream" } else { "application/json" };
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
+    let after = None;
     let reading =
-        Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after: None };
+        Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
     let good = reading.read(cx, response).await?;
     // Who gave the answer was judged where it was asked for.
     Ok(take(cx, x, Good { calls: None, ..good }))

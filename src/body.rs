@@ -3,6 +3,7 @@
 //! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
 //! the only room that knows hyper.
 
+pub mod paced;
 pub mod tape;
 
 use std::pin::Pin;
@@ -24,12 +25,22 @@ pub enum Inbound {
     Direct(Box<upstream::Body>),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
+    /// A stream at hand, event by event.
+    Paced(Box<paced::Paced>),
     /// The same in pieces.
     Pieces(std::collections::VecDeque<Bytes>),
     /// One of several readers of a body.
     Shared(tape::Reader),
     /// Pieces that somebody in this process sends: the upstreams of trials.
     Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
+}
+
+/// A stream at hand: all at once, or with a pause after each event.
+pub fn at_pace(stream: Bytes, pace: Option<std::time::Duration>) -> Inbound {
+    match pace {
+        None => Inbound::Ready(Some(stream)),
+        Some(pace) => Inbound::Paced(Box::new(paced::Paced::new(stream, pace))),
+    }
 }
 
 /// A body that is sent piece by piece from within the process.
@@ -69,6 +80,7 @@ impl Inbound {
         match self {
             Inbound::Ready(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Inbound::Direct(body) => body.poll_data(cx),
+            Inbound::Paced(paced) => paced.poll_next(cx).map(|event| event.map(Ok)),
             Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
             Inbound::Shared(reader) => reader.poll_data(cx),
             Inbound::Channel(receiver) => receiver.poll_recv(cx),
@@ -131,6 +143,7 @@ impl Inbound {
             Inbound::Socket(incoming) => incoming.size_hint().exact(),
             Inbound::Direct(body) => body.left(),
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
+            Inbound::Paced(paced) => Some(paced.len() as u64),
             Inbound::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
             Inbound::Shared(_) => None,
             Inbound::Channel(_) => None,

@@ -18,14 +18,15 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::attempt::{self, Heard};
-use crate::body::Inbound;
+use crate::body;
 use crate::dialect::Op;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx, unix_ms};
 use crate::reply::Reply;
-use crate::state::cache::{Entry, Form, Key};
+use crate::state::cache::{Entry, Form, Key, Landing};
 
 use controls::Controls;
 use policy::Policy;
@@ -44,7 +45,8 @@ pub async fn look(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Option<R
     let Some(policy) = rules.policy(&x.model, &principal.key).filter(|_| is_cacheable(x.op)) else { return Ok(None) };
     let controls = controls::read(&call.headers, &call.envelope, &policy)?;
     strip(call)?;
-    let partition = policy.partition.name(&principal);
+    // What a policy makes of an ask may depend on whose it is: then nobody else is given the answer.
+    let partition = if hook::steers(x) { policy::Partition::Key } else { policy.partition }.name(&principal);
     if depends_on_more(x, call) || !(controls.read || controls.write) {
         x.cache = Some(Box::new(Visit::bypass(partition, policy, controls.ttl)));
         noted(x);
@@ -52,24 +54,48 @@ pub async fn look(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<Option<R
     }
     let key = key(cx, x, call, &partition, &policy, &controls);
     let mut visit = Visit::new(key, partition, policy, &controls);
-    if controls.read {
-        let now = unix_ms();
-        let kept = cx.state.cache.find(key, now);
-        let kept = kept.filter(|entry| controls.max_age.is_none_or(|oldest| entry.age(now) <= oldest));
-        if let Some(entry) = kept
-            && let Some(target) = Given::of(cx, x, &entry)
-        {
-            visit.hit(Status::Hit, &entry, now);
-            x.seen.finish = entry.finish;
-            x.cache = Some(Box::new(visit));
-            noted(x);
-            return Box::pin(give(cx, x, call, &entry, target)).await.map(Some);
-        }
+    let now = unix_ms();
+    let kept = if controls.read { cx.state.cache.find(key, now) } else { None };
+    if let Some((entry, given)) = fit(cx, x, &controls, kept, now) {
+        visit.hit(Status::Hit, &entry, now);
+        x.seen.finish = entry.finish;
+        x.cache = Some(Box::new(visit));
+        noted(x);
+        return Box::pin(give(cx, x, call, &entry, given)).await.map(Some);
     }
     x.cache = Some(Box::new(visit));
     serve::board(cx, x, &controls);
+    if let Some((entry, given)) = elsewhere(cx, x, &controls, key).await {
+        noted(x);
+        return give(cx, x, call, &entry, given).await.map(Some);
+    }
     noted(x);
     Ok(None)
+}
+
+/// What was found, if this ask may be answered with it.
+fn fit(cx: &Cx, x: &Exchange, controls: &Controls, kept: Option<Arc<Entry>>, now: u64) -> Option<(Arc<Entry>, Given)> {
+    let entry = kept.filter(|entry| controls.max_age.is_none_or(|oldest| entry.age(now) <= oldest))?;
+    let given = Given::of(cx, x, &entry)?;
+    Some((entry, given))
+}
+
+/// The answer on the tier that processes share. Of identical asks only the one that leads looks there, and the others get
+/// what it finds.
+async fn elsewhere(cx: &Cx, x: &mut Exchange, controls: &Controls, key: Key) -> Option<(Arc<Entry>, Given)> {
+    let visit = x.cache.as_ref().filter(|visit| controls.read && !visit.role.listens())?;
+    let general = &visit.policy.general;
+    cx.state.cache.shared().filter(|_| general.shared)?;
+    let now = unix_ms();
+    let kept = cx.state.cache.find_shared(key, general.max_entry_bytes, now).await;
+    let (entry, given) = fit(cx, x, controls, kept, now)?;
+    let visit = x.cache.as_mut()?;
+    visit.hit(Status::Hit, &entry, now);
+    if let Role::Lead(lead) = std::mem::take(&mut visit.role) {
+        lead.land(Landing::Done(entry.clone()));
+    }
+    x.seen.finish = entry.finish;
+    Some((entry, given))
 }
 
 /// What the cache decided, for the decision trace.
@@ -196,8 +222,13 @@ async fn give(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry, given: Give
         Given::Read(target) => {
             // Later asks name stored answers by their id, which must stay what it is.
             let named = entry.dialect.answers_are_stored() && x.dialect.answers_are_stored();
-            let body = Inbound::Ready(Some(if named { entry.body.clone() } else { entry.fresh_body() }));
-            let heard = Heard { target, dialect: entry.dialect, stream: entry.form == Form::Stream, body };
+            let body = if named { entry.body.clone() } else { entry.fresh_body() };
+            let (stream, dialect) = (entry.form == Form::Stream, entry.dialect);
+            let replay = x.cache.as_ref().map(|visit| visit.policy.general.replay).unwrap_or_default();
+            // What is made into another form first is paced when that is done.
+            let as_it_is = stream && x.stream && !replay.joined;
+            let body = body::at_pace(body, replay.pace.filter(|_| as_it_is));
+            let heard = Heard { target, dialect, stream, body, replay };
             attempt::hear(cx, x, call, heard).await
         }
     }

@@ -339,6 +339,23 @@ pub enum Finish {
 }
 
 impl Finish {
+    pub const ALL: [Finish; 9] = [
+        Finish::Stop,
+        Finish::StopSequence,
+        Finish::Length,
+        Finish::ToolCalls,
+        Finish::ContentFilter,
+        Finish::Refusal,
+        Finish::Pause,
+        Finish::ContextFull,
+        Finish::Error,
+    ];
+
+    /// The one that [`Finish::as_str`] names so.
+    pub fn named(name: &str) -> Option<Finish> {
+        Finish::ALL.into_iter().find(|finish| finish.as_str() == name)
+    }
+
     /// The word in logs.
     pub fn as_str(self) -> &'static str {
         match self {

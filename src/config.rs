@@ -37,7 +37,9 @@ mod timeouts;
 mod tree;
 mod value;
 
-pub use cache::{Cache, CacheFinish, CacheOverrides, ExactCache, Partition, PromptMarks, SemanticCache};
+pub use cache::{
+    Cache, CacheFinish, CacheOverrides, ExactCache, Partition, Pieces, PromptMarks, Replay, SemanticCache, SharedCache,
+};
 pub use check::{HookCheck, Known, check};
 pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};

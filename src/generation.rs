@@ -130,6 +130,7 @@ impl Generation {
     pub fn activate(&self, state: &State) {
         if let Some(rules) = &self.cache {
             state.cache.resize(rules.max_bytes);
+            state.cache.use_shared(rules.general.shared);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::state::guests::{Outcome, Record};
 pub use apply::Set;
 pub use stages::{
     After, Answered, Edit, FailedTry, Open, answer, attempt, auth, done, edited, events, fault, identify, request,
-    route as plan, sees_answers, take_notes,
+    route as plan, sees_answers, steers, take_notes,
 };
 
 /// Failures within the window after which a guest is switched off, and for how long.

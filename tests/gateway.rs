@@ -18,8 +18,11 @@ mod gateway {
     #[cfg(feature = "wasm")]
     mod guests;
     mod lasting;
+    mod leases;
     mod limits;
+    mod meaning;
     mod money;
+    mod outages;
     mod pairs;
     #[cfg(feature = "wasm")]
     mod plugins;
@@ -27,12 +30,14 @@ mod gateway {
     mod quota;
     mod races;
     mod raw;
+    mod redis;
     mod reload;
     mod routing;
     mod shared;
     mod shipped;
     mod stored;
     mod support;
+    mod tier;
     mod tls;
     mod trace;
     mod transports;

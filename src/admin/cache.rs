@@ -2,14 +2,11 @@
 //!
 //! Never shows what was asked or answered.
 
-use percent_encoding::percent_decode_str;
-use serde_json::{Value, json};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
 
 use crate::state::State;
-use crate::state::cache::{Entry, Key};
-
-/// Shortest beginning of a key that is taken: shorter ones take out a sixteenth of everything by a slip.
-const SHORTEST_PREFIX: usize = 4;
+use crate::state::cache::{Purge, Shared};
 
 /// What the cache holds.
 pub fn stats(state: &State) -> Value {
@@ -27,78 +24,36 @@ pub fn stats(state: &State) -> Value {
         "kept": counts.kept,
         "too_long": counts.too_long,
         "purged": counts.purged,
+        "shared": state.cache.shared().map(|shared| shared_stats(shared)),
         "guests": {"cache": spaces(state.guest_cache.stats()), "kv": spaces(state.kv.stats())},
     })
 }
 
-/// What a purge takes out: answers that fit everything it says.
-#[derive(Debug, Default, PartialEq)]
-pub struct Purge {
-    key: Option<Key>,
-    prefix: Option<String>,
-    partition: Option<String>,
-    model: Option<String>,
+fn shared_stats(shared: &Shared) -> Value {
+    let (kept, lost) = shared.counts.writes();
+    let reads: Map<String, Value> =
+        shared.counts.reads().map(|(read, count)| (read.as_str().to_owned(), count.into())).collect();
+    json!({"reads": reads, "kept": kept, "lost": lost})
 }
 
-impl Purge {
-    /// Reads `key=`, `prefix=`, `partition=`, `model=` or `all=true`.
-    ///
-    /// # Errors
-    /// What is wrong, and what to send instead.
-    pub fn read(query: &str) -> Result<Purge, String> {
-        const HOW: &str = "send `key`, `prefix` (of a key), `partition`, `model`, or `all=true` in the query";
-        let mut purge = Purge::default();
-        let mut all = false;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
-            match name {
-                "key" => {
-                    let key =
-                        Key::parse(&value).ok_or("`key` has 32 hexadecimal digits, as `x-portcullis-cache-key`")?;
-                    purge.key = Some(key);
-                }
-                "prefix" if value.len() >= SHORTEST_PREFIX => purge.prefix = Some(value.to_ascii_lowercase()),
-                "prefix" => return Err(format!("`prefix` has at least {SHORTEST_PREFIX} digits")),
-                "partition" => purge.partition = Some(value),
-                "model" => purge.model = Some(value),
-                "all" if value == "true" => all = true,
-                _ => return Err(format!("`{name}` is not known; {HOW}")),
-            }
+/// Takes answers out of memory and, where there is one, of the shared tier, whose other processes follow.
+pub async fn purge(query: &str, state: &State) -> (StatusCode, Value) {
+    let refused = |status, code, text: String| (status, json!({"error": {"code": code, "message": text}}));
+    let purge = match Purge::read(query) {
+        Ok(purge) => purge,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, "invalid_request", format!("{why}.")),
+    };
+    let purged = state.cache.purge(&purge);
+    let Some(shared) = state.cache.shared() else { return (StatusCode::OK, json!({"purged": purged})) };
+    match shared.purge(&purge, query).await {
+        Ok(there) => (StatusCode::OK, json!({"purged": purged, "shared": there})),
+        Err(away) => {
+            let text = format!(
+                "{purged} answers were taken out of this process's memory; Redis is away ({}), so it and other processes \
+                 may still give them. Send the purge again when it is back.",
+                away.as_str()
+            );
+            refused(StatusCode::SERVICE_UNAVAILABLE, "cache_unavailable", text)
         }
-        if purge == Purge::default() && !all {
-            return Err(format!("nothing says what to take out; {HOW}"));
-        }
-        Ok(purge)
-    }
-
-    /// Takes the answers out; gives how many.
-    pub fn run(&self, state: &State) -> usize {
-        state.cache.purge(|entry| self.fits(entry))
-    }
-
-    fn fits(&self, entry: &Entry) -> bool {
-        let is = |wanted: &Option<String>, names: &[&str]| {
-            wanted.as_ref().is_none_or(|wanted| names.iter().any(|name| name == wanted))
-        };
-        self.key.is_none_or(|key| key == entry.key)
-            && self.prefix.as_ref().is_none_or(|prefix| entry.key.to_string().starts_with(prefix))
-            // A key or project may be named without saying which of the two it is.
-            && is(&self.partition, &[&entry.partition, entry.partition.split_once(':').map_or("", |(_, name)| name)])
-            && is(&self.model, &[&entry.asked, &entry.model, &format!("{}/{}", entry.provider, entry.model)])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_purge_says_what_it_takes() {
-        assert!(Purge::read("").is_err() && Purge::read("all=yes").is_err() && Purge::read("key=12").is_err());
-        assert!(Purge::read("prefix=a").is_err() && Purge::read("modle=x").is_err());
-        assert_eq!(Purge::read("all=true"), Ok(Purge::default()));
-        let purge = Purge::read("model=openai%2Fgpt-5&partition=key:a").expect("is good");
-        assert_eq!((purge.model.as_deref(), purge.partition.as_deref()), (Some("openai/gpt-5"), Some("key:a")));
     }
 }

@@ -20,7 +20,12 @@ pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> 
     let limits = &cx.state.limits;
     let now = limits.time(unix_ms());
     let held = match limits.shared() {
-        Some(shared) => shared.reserve(limits, charges, amounts, now).await,
+        Some(shared) => {
+            let began = Instant::now();
+            let held = shared.reserve(limits, charges, amounts, now).await;
+            cx.state.metrics.limits_asked(began.elapsed());
+            held
+        }
         None => limits.reserve(charges, amounts, now),
     };
     if let (Ok(Hold { away: true, .. }), Some(charge)) = (&held, charges.first()) {

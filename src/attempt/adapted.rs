@@ -13,6 +13,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, Response};
 use tokio::time::{Instant, sleep};
 
+use super::Replay;
 use super::answer::{self, Good, Reading};
 use super::encode::{self, Meaning};
 use super::once::{MAX_ERROR_BYTES, Once};
@@ -130,7 +131,8 @@ impl Try<'_> {
         };
         let (target, deadline) = (&self.once.target, self.once.deadline);
         let after = self.once.after.clone();
-        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline, after }
+        let replay = Replay::default();
+        Reading { x: self.x, call: self.call, target, from: &TAUGHT, asked, sent, deadline, after, replay }
     }
 
     /// A stream for the client, or, where it wants none, all of it at once.

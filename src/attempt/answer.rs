@@ -11,10 +11,11 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::Replay;
 use super::encode::{Dropped, Meaning};
 use super::once::Successors;
 use super::onward;
-use crate::body::{Inbound, Patience, ReadError};
+use crate::body::{self, Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event;
 use crate::chat::{Answer, Usage};
@@ -68,6 +69,7 @@ pub(super) struct Reading<'a> {
     pub deadline: Deadline,
     /// Who may go on where a stream breaks off.
     pub after: Option<Arc<Successors>>,
+    pub replay: Replay,
 }
 
 impl Reading<'_> {
@@ -79,6 +81,7 @@ impl Reading<'_> {
             return Err(Fault::new(Kind::BadAnswer, text));
         }
         match (self.x.stream, streams) {
+            (true, true) if self.replay.joined => Box::pin(self.join(cx, body)).await,
             (false, false) => self.whole(cx, body).await,
             // Boxed: whole answers should not carry the room that streams begin in.
             (true, true) => Box::pin(self.stream(cx, body)).await,
@@ -144,7 +147,8 @@ impl Reading<'_> {
 
     /// The answer to an ask that offers tools, to be judged when the exchange is over; now and then one of a target.
     fn calls(&self, cx: &Cx, form: Form, said: Bytes) -> Option<Box<Heard>> {
-        let tools = self.call.envelope.raw("tools").filter(|_| self.x.op == Op::Generate)?;
+        // What is given again was measured when it was made.
+        let tools = self.call.envelope.raw("tools").filter(|_| self.x.op == Op::Generate && !self.is_free())?;
         let record = self.target.record(&cx.state.health);
         if tools.len().max(said.len()) > MAX_BYTES || !record.calls_are_due(cx.state.now()) {
             return None;
@@ -308,9 +312,16 @@ impl Reading<'_> {
     async fn replay(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
-        let good = self.replayed(&answer).await?;
         let said = self.record(Form::Whole, &bytes);
-        Ok(Good { said, calls: self.calls(cx, Form::Whole, bytes), ..good })
+        let calls = self.calls(cx, Form::Whole, bytes);
+        Ok(Good { said, calls, ..self.replayed(&answer).await? })
+    }
+
+    /// A stream that is all there, in one piece a block.
+    async fn join(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+        let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
+        let answer = dialect::collect(self.from, bytes)?;
+        self.replayed(&answer).await
     }
 
     /// The stream that would have made a whole answer.
@@ -341,7 +352,7 @@ impl Reading<'_> {
             onward: None,
             input_tokens: 0,
         };
-        let mut relay = Relay::new(Inbound::Ready(Some(out.into())), mode, setting);
+        let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
         relay.commit().await?;
         Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout_at};
 
+use super::Replay;
 use super::adapted;
 use super::answer::{Good, Reading, retry_after};
 use super::encode::{self, Dropped, Meaning, Prepared};
@@ -105,7 +106,8 @@ impl Once {
         };
         let (response, from) = head;
         let (target, after) = (&self.target, self.after.clone());
-        let reading = Reading { x, call, target, from, asked, sent, deadline: self.deadline, after };
+        let (deadline, replay) = (self.deadline, Replay::default());
+        let reading = Reading { x, call, target, from, asked, sent, deadline, after, replay };
         let good = reading.read(cx, response).await?;
         self.shown(cx, x, call, Good { dropped, ..good }).await
     }

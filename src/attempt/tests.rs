@@ -567,7 +567,7 @@ async fn a_slow_target_gets_company_and_the_faster_one_answers() {
         let measure = bed.cx.state.health.record(name).measure(bed.cx.state.now());
         assert_eq!((measure.in_flight, measure.samples), (0, samples), "{name}");
     }
-    let metrics = bed.cx.state.metrics.render(0);
+    let metrics = bed.cx.state.metrics.render(0, 0);
     assert!(metrics.contains("portcullis_apart_total{why=\"hedge\",provider=\"a\""), "{metrics}");
 }
 
@@ -684,7 +684,7 @@ async fn a_mirror_gets_the_same_ask_and_neither_delays_nor_fails_the_exchange() 
         let (well, failed) = bed.cx.state.health.record("b/m").totals();
         assert_eq!(well + failed.iter().map(|(_, count)| count).sum::<u64>(), 1);
         assert_eq!(bed.cx.state.health.record("b/m").measure(bed.cx.state.now()).in_flight, 0);
-        let metrics = bed.cx.state.metrics.render(0);
+        let metrics = bed.cx.state.metrics.render(0, 0);
         assert!(metrics.contains("portcullis_apart_total{why=\"mirror\",provider=\"b\""), "{metrics}");
     }
 }

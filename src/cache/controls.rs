@@ -150,6 +150,8 @@ mod tests {
             ignore: vec![],
             finishes: vec![],
             single_flight: true,
+            replay: Default::default(),
+            shared: false,
             client_control,
         };
         Policy { ttl: Duration::from_secs(60), partition: Partition::Key, semantic: None, general: Arc::new(general) }

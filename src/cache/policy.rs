@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::semantic::Semantic;
+use crate::attempt::Replay;
 use crate::auth::Principal;
 use crate::chat::Finish;
 use crate::route;
@@ -54,6 +55,10 @@ pub struct General {
     /// Ends with which an answer is kept.
     pub finishes: Vec<Finish>,
     pub single_flight: bool,
+    /// How kept answers are given as streams.
+    pub replay: Replay,
+    /// Answers are looked for and kept on the tier that processes share.
+    pub shared: bool,
     /// Requests may steer.
     pub client_control: bool,
 }
@@ -150,6 +155,8 @@ mod tests {
                 ignore: vec![],
                 finishes: vec![Finish::Stop],
                 single_flight: true,
+                replay: Replay::default(),
+                shared: false,
                 client_control: true,
             }),
             models: [("slow".to_owned(), hour)].into(),

@@ -16,7 +16,7 @@ use tokio::time::timeout_at;
 use super::controls::Controls;
 use super::semantic;
 use super::visit::{Role, Source};
-use crate::attempt::{self, Heard};
+use crate::attempt::{self, Heard, Replay};
 use crate::body::Inbound;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
@@ -145,7 +145,8 @@ async fn listen(
             visit.stream = Some(stream);
             // Kept to the end: as long as somebody listens, later ones may.
             visit.role = Role::Listen(listener);
-            let heard = Heard { target, dialect, stream: true, body: Inbound::Shared(reader) };
+            let (body, replay) = (Inbound::Shared(reader), Replay::default());
+            let heard = Heard { target, dialect, stream: true, body, replay };
             Some(attempt::hear(cx, x, call, heard).await)
         }
         Ok(Landing::Trying | Landing::GivenUp) => None,

@@ -24,6 +24,7 @@ use crate::probe;
 use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
+use crate::state::cache;
 use crate::state::limit::{self, shared::Policy};
 use crate::state::log::text::Text;
 use crate::state::log::{BATCH_BYTES, Log, Writer};
@@ -115,6 +116,7 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
             };
             limit::shared::Shared::start(&state.limits, link.clone(), policy);
         }
+        share_answers(config, &state)?;
         let reloader = Arc::new(Reloader::new(builder, smoke, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(reloader.clone().reap());
@@ -126,7 +128,11 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
             tokio::spawn(admin::serve(Arc::new(admin), listener));
         }
-        run_until_told(signals, &reloader, &shared, &announce, config.drain.timeout.into()).await
+        let status = run_until_told(signals, &reloader, &shared, &announce, config.drain.timeout.into()).await;
+        if let Some(limits) = state.limits.shared() {
+            limits.close().await;
+        }
+        status
     })?;
     state.end();
     announce.send_replace(Stage::Ending);
@@ -217,10 +223,21 @@ fn wait_until(limit: std::time::Duration, done: impl Fn() -> bool) {
     }
 }
 
+/// Opens the tier of the cache that several processes share. Must be called in the runtime that carries its work.
+fn share_answers(config: &Config, state: &Arc<State>) -> io::Result<()> {
+    let shared = config.cache.exact.as_ref().and_then(|exact| exact.shared.as_ref()).filter(|shared| shared.enabled);
+    let url = config.redis.url.as_ref().filter(|url| !url.is_empty());
+    if let (Some(shared), Some(url)) = (shared, url) {
+        let link = Link::start("the cache", url.expose(), shared.timeout.into(), &config.redis.prefix)?;
+        cache::Shared::start(state, link, shared.max_bytes.get());
+    }
+    Ok(())
+}
+
 /// Opens what keeps or shares the counts of limits and budgets, before anything is served.
 fn keep(config: &Config, builder: &Builder, generation: &Generation, state: &State) -> io::Result<Option<Writer>> {
     if let Some(url) = config.redis.url.as_ref().filter(|url| !url.is_empty()) {
-        let link = Link::start(url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
+        let link = Link::start("limits", url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
         let _ = state.redis.set(link);
     }
     let lasting = generation.rules.iter().any(|rule| rule.lasts());

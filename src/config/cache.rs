@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::value::{ByteSize, Duration};
+use super::value::{ByteSize, Duration, DurationOrOff};
 
 /// Answers kept for asks that come again. Off until a part of it is written.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -94,6 +94,10 @@ pub struct ExactCache {
     pub finishes: Vec<CacheFinish>,
     /// Whether identical requests at the same time share one upstream call.
     pub single_flight: bool,
+    /// How answers are given again as streams.
+    pub replay: Replay,
+    /// Answers that all processes on one Redis (`redis.url`) give again. Off unless written.
+    pub shared: Option<SharedCache>,
     /// Whether requests may steer the cache (`x-portcullis-cache`, `cache` in the body). When not, what they say is taken out and not obeyed.
     pub client_control: bool,
 }
@@ -111,8 +115,53 @@ impl Default for ExactCache {
             ignore: Vec::new(),
             finishes: vec![CacheFinish::Stop, CacheFinish::Length, CacheFinish::ToolCalls],
             single_flight: true,
+            replay: Replay::default(),
+            shared: None,
             client_control: true,
         }
+    }
+}
+
+/// How an answer that is kept is given as a stream.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replay {
+    /// Pause after each event, at most 1s; `off` gives all of it at once.
+    pub pace: DurationOrOff,
+    /// Whether a text comes in the pieces that the upstream sent it in (`kept`), or in one (`joined`).
+    pub pieces: Pieces,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Replay { pace: DurationOrOff::OFF, pieces: Pieces::default() }
+    }
+}
+
+/// The pieces of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pieces {
+    #[default]
+    Kept,
+    Joined,
+}
+
+/// The tier behind memory, on Redis. Answers lie there in the clear. Read when the process starts; a reload only switches `enabled`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SharedCache {
+    /// Whether it is used; so a file can name it and leave it off.
+    pub enabled: bool,
+    /// Room on Redis for all answers together. Those whose time ends first make room.
+    pub max_bytes: ByteSize,
+    /// Longest wait for an answer from there; one that is slower is a miss.
+    pub timeout: Duration,
+}
+
+impl Default for SharedCache {
+    fn default() -> Self {
+        SharedCache { enabled: true, max_bytes: ByteSize::mib(1024), timeout: Duration::from_millis(20) }
     }
 }
 

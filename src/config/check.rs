@@ -41,6 +41,8 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
     semantic(config, &mut issues);
+    shared(config, &mut issues);
+    replay(config, &mut issues);
     plugins(config, &mut issues);
     limits::limits(config, known, &mut issues);
     limits::shared(config, &mut issues);
@@ -62,6 +64,31 @@ fn semantic(config: &Config, issues: &mut Vec<Issue>) {
     }
     if semantic.messages == 0 {
         issues.push(Issue::error(path.key("messages"), "is zero; write 1 or more"));
+    }
+}
+
+/// A pause is for people to watch, not to wait for.
+fn replay(config: &Config, issues: &mut Vec<Issue>) {
+    let pace = config.cache.exact.as_ref().and_then(|exact| exact.replay.pace.get());
+    if pace.is_some_and(|pace| pace.is_zero() || pace > std::time::Duration::from_secs(1)) {
+        let path = KeyPath::of(&["cache", "exact", "replay", "pace"]);
+        issues.push(Issue::error(path, "is no pause; write a time up to 1s, such as 20ms, or off"));
+    }
+}
+
+/// A tier needs a server to be on, and room and time there.
+fn shared(config: &Config, issues: &mut Vec<Issue>) {
+    let shared = config.cache.exact.as_ref().and_then(|exact| exact.shared.as_ref());
+    let Some(shared) = shared.filter(|shared| shared.enabled) else { return };
+    let path = KeyPath::of(&["cache", "exact", "shared"]);
+    if config.redis.url.is_none() {
+        let message = "has no server to be on; write `redis.url`, or take this out";
+        issues.push(Issue::error(path.clone(), message));
+    }
+    for (is_zero, key) in [(shared.max_bytes.get() == 0, "max_bytes"), (shared.timeout.is_zero(), "timeout")] {
+        if is_zero {
+            issues.push(Issue::error(path.key(key), "is zero; write more"));
+        }
     }
 }
 

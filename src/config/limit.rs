@@ -74,6 +74,8 @@ pub struct Limit {
     pub shares: BTreeMap<String, Portion>,
     /// Whether money is refused to models without a known price, or counts nothing for them: `refuse` or `free`.
     pub unpriced: Unpriced,
+    /// Part of each window, such as `2%`, that a process takes from Redis in advance while the limit is busy, so that most requests need not ask there. All processes together admit no more for it, but may refuse that much too early for each other one; what is not needed goes back after a second.
+    pub lease: Option<Portion>,
 }
 
 /// A budget: money for a time, watched by thresholds. Counts like a limit.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::attempt::Replay;
 use crate::cache::embedder::{Embedder, Table};
 use crate::cache::policy::{General, Overrides, Partition, Rules};
 use crate::cache::semantic::Semantic;
 use crate::chat::Finish;
-use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, PromptMarks, SemanticCache};
+use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, Pieces, PromptMarks, SemanticCache};
 
 /// The rules; None when nobody's answers are kept.
 ///
@@ -47,6 +48,8 @@ pub(super) fn build(config: &Config) -> Result<Option<Rules>, String> {
             finishes: finishes.copied().collect(),
             ignore: exact.ignore,
             single_flight: exact.single_flight,
+            replay: Replay { pace: exact.replay.pace.get(), joined: exact.replay.pieces == Pieces::Joined },
+            shared: exact.shared.is_some_and(|shared| shared.enabled),
             client_control: exact.client_control,
         }),
     }))

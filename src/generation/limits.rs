@@ -1,6 +1,8 @@
 //! From written limits and budgets to rules.
 
-use crate::config::{Algorithm, Config, Limit, Match, MoneyBudget, OnExhausted, Quota, Span, Texts, Unpriced, Zone};
+use crate::config::{
+    Algorithm, Config, Limit, Match, MoneyBudget, OnExhausted, Portion, Quota, Span, Texts, Unpriced, Zone,
+};
 use crate::state::limit::calendar::{Calendar, Period};
 use crate::state::limit::meter::{Shape, Unit};
 use crate::state::limit::rule::{self, Condition, Exhausted, Network, Part, Rule, Rules, Share, Window};
@@ -38,6 +40,7 @@ fn limit(written: &Limit) -> Result<Rule, String> {
         shares: shares.map(|(name, part)| Share { name: name.as_str().into(), permille: part.permille() }).collect(),
         hard: true,
         unpriced: written.unpriced == Unpriced::Free,
+        lease: written.lease.map_or(0, Portion::permille),
         budget: None,
         name: name.into(),
     })
@@ -58,6 +61,7 @@ fn budget(written: &MoneyBudget) -> Result<Rule, String> {
         shares: Vec::new(),
         hard: written.hard,
         unpriced: written.unpriced == Unpriced::Free || !written.hard,
+        lease: 0,
         budget: Some(rule::Budget {
             thresholds: written.thresholds.iter().map(|threshold| threshold.permille() / 10).collect(),
             webhook,

@@ -505,9 +505,16 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
 
 /// Whether a guest looks at this exchange's answer.
 pub fn sees_answers(x: &Exchange) -> bool {
-    [Phase::Answer, Phase::Event]
-        .into_iter()
-        .any(|phase| open(x, phase).is_some_and(|open| open.wanting(phase, &x.model).next().is_some()))
+    is_wanted(x, &[Phase::Answer, Phase::Event])
+}
+
+/// Whether a guest may have a word in who answers this exchange, or in what they are asked.
+pub fn steers(x: &Exchange) -> bool {
+    is_wanted(x, &[Phase::Route, Phase::Attempt, Phase::Fault])
+}
+
+fn is_wanted(x: &Exchange, phases: &[Phase]) -> bool {
+    phases.iter().any(|phase| open(x, *phase).is_some_and(|open| open.wanting(*phase, &x.model).next().is_some()))
 }
 
 /// Response headers that a guest may not set: they are the connection's or the gateway's own word.

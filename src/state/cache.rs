@@ -1,4 +1,5 @@
-//! Answers kept for asks that come again: the memory tier, and the asks under way that others may listen to.
+//! Answers kept for asks that come again: memory, a tier that several processes share, and the asks under way that others
+//! may listen to.
 //!
 //! Holds what upstreams said, byte for byte, under keys made elsewhere; what is in a key decides who shares. Never gives
 //! an answer beyond its time.
@@ -6,17 +7,20 @@
 pub mod entry;
 pub mod flight;
 pub mod index;
+pub mod purge;
+pub mod shared;
 pub mod store;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-
-use std::sync::Arc;
 
 pub use entry::{Entry, Form, Key};
 use flight::Flights;
 pub use flight::{Flight, Join, Landing, Lead};
+pub use purge::Purge;
+pub use shared::Shared;
 pub use store::Store;
 
 /// The cache of the process.
@@ -24,6 +28,8 @@ pub use store::Store;
 pub struct Cache {
     /// None until a generation asks for one.
     store: ArcSwapOption<Store>,
+    /// Set once, where processes share answers.
+    shared: OnceLock<Arc<Shared>>,
     flights: Flights,
     /// What answered asks are found by when they are asked in other words.
     pub vectors: index::Flat,
@@ -70,7 +76,33 @@ impl Cache {
         self.store.store(Some(Arc::new(fresh)));
     }
 
-    /// The answer under a key, unless its time is over.
+    /// Answers are shared by this tier from now on. False when there is one already.
+    fn share(&self, shared: Arc<Shared>) -> bool {
+        self.shared.set(shared).is_ok()
+    }
+
+    /// Whether the generation in force wants answers to be shared; without a tier nothing is.
+    pub fn use_shared(&self, used: bool) {
+        if let Some(shared) = self.shared() {
+            shared.set_used(used);
+        }
+    }
+
+    /// The tier that several processes share.
+    pub fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.get()
+    }
+
+    /// The answer under a key on the shared tier, of at most so many bytes. Memory holds it from now on.
+    pub async fn find_shared(&self, key: Key, max_body: usize, now: u64) -> Option<Arc<Entry>> {
+        let entry = Arc::new(self.shared()?.find(key, max_body, now).await?);
+        if let Some(store) = self.store.load().as_ref() {
+            store.keep(entry.clone());
+        }
+        Some(entry)
+    }
+
+    /// The answer under a key in memory, unless its time is over.
     pub fn find(&self, key: Key, now: u64) -> Option<Arc<Entry>> {
         self.store.load().as_ref()?.find(key, now)
     }
@@ -90,6 +122,9 @@ impl Cache {
     pub fn keep(&self, entry: Arc<Entry>) {
         if let Some(store) = self.store.load().as_ref() {
             self.counts.kept.fetch_add(1, Ordering::Relaxed);
+            if let Some(shared) = self.shared() {
+                shared.keep(&entry);
+            }
             store.keep(entry);
         }
     }
@@ -109,9 +144,9 @@ impl Cache {
         self.flights.listening()
     }
 
-    /// Takes out what fits; gives how many answers that were.
-    pub fn purge(&self, fits: impl Fn(&Entry) -> bool) -> usize {
-        let purged = self.store.load().as_ref().map_or(0, |store| store.purge(fits));
+    /// Takes what fits out of memory; gives how many answers that were.
+    pub fn purge(&self, purge: &Purge) -> usize {
+        let purged = self.store.load().as_ref().map_or(0, |store| store.purge(|entry| purge.fits(&entry.into())));
         self.counts.purged.fetch_add(purged as u64, Ordering::Relaxed);
         purged
     }

@@ -7,6 +7,7 @@ mod adhoc;
 pub mod calendar;
 pub mod cell;
 mod hold;
+mod lease;
 pub mod meter;
 pub mod report;
 pub mod rule;

@@ -48,6 +48,8 @@ const FIRST_TOKEN: &[f64] =
 /// `gen_ai.server.time_per_output_token`, in seconds.
 const PER_TOKEN: &[f64] = &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 /// What this process adds, in seconds.
+/// Waits for a shared limiter, around the time budgets that one gives it.
+const LIMIT_WAIT: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 1.0];
 const OVERHEAD: &[f64] = &[0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -119,6 +121,16 @@ struct CacheLabels {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SharedReadLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SharedWriteLabels {
+    outcome: &'static str,
+}
+
 /// Makes histograms with one set of buckets.
 #[derive(Debug, Clone)]
 struct Buckets(&'static [f64]);
@@ -167,7 +179,11 @@ pub struct Metrics {
     target_first_content: Family<TargetLabels, Gauge<f64, AtomicU64>>,
     generation: Gauge<i64, AtomicI64>,
     log_dropped: Counter,
+    ledger_dropped: Counter,
+    cache_shared_reads: Family<SharedReadLabels, Counter>,
+    cache_shared_writes: Family<SharedWriteLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
+    limit_wait: Histogram,
     cached: Family<CacheLabels, Counter>,
     saved: Counter<f64, AtomicU64>,
     cache_answers: Gauge<i64, AtomicI64>,
@@ -203,7 +219,11 @@ impl Metrics {
         let target_first_content = Family::default();
         let generation = Gauge::default();
         let log_dropped = Counter::default();
+        let ledger_dropped = Counter::default();
+        let cache_shared_reads = Family::default();
+        let cache_shared_writes = Family::default();
         let limited = Family::default();
+        let limit_wait = Histogram::new(LIMIT_WAIT.iter().copied());
         let cached = Family::default();
         let saved = Counter::default();
         let cache_answers = Gauge::default();
@@ -251,8 +271,12 @@ impl Metrics {
         register!("portcullis_cache_answers", "Answers in the memory cache", cache_answers);
         register!("portcullis_cache_bytes", "Bytes of the memory cache in use", cache_bytes);
         register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
+        register!("portcullis_cache_shared_reads", "Looks at the shared tier of the cache", cache_shared_reads);
+        register!("portcullis_cache_shared_writes", "Answers for the shared tier of the cache", cache_shared_writes);
+        register!("portcullis_ledger_dropped_rows", "Ledger rows that the disk was too slow for", ledger_dropped);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
+        register!("portcullis_limit_wait_seconds", "Time that limits on Redis took an exchange", limit_wait);
         Metrics {
             registry,
             durations,
@@ -276,7 +300,11 @@ impl Metrics {
             target_first_content,
             generation,
             log_dropped,
+            ledger_dropped,
+            cache_shared_reads,
+            cache_shared_writes,
             limited,
+            limit_wait,
             cached,
             saved,
             cache_answers,
@@ -382,6 +410,11 @@ impl Metrics {
         self.limited.get_or_create(&LimitLabels { rule: rule.to_owned(), decision }).inc();
     }
 
+    /// Limits that are shared were asked, for so long.
+    pub fn limits_asked(&self, took: Duration) {
+        self.limit_wait.observe(took.as_secs_f64());
+    }
+
     /// Takes over how targets are doing, for the page that is about to be rendered. The busiest have series of their own.
     pub fn targets(&self, health: &Health, now: Millis) {
         let mut rows: Vec<_> = health.all().into_iter().map(|record| (record.attempts(), record)).collect();
@@ -441,15 +474,32 @@ impl Metrics {
         self.in_flight.get()
     }
 
-    /// The text that Prometheus scrapes. `log_dropped` is the log's own count.
-    pub fn render(&self, log_dropped: u64) -> String {
-        let missing = log_dropped.saturating_sub(self.log_dropped.get());
-        self.log_dropped.inc_by(missing);
+    /// Takes over how the shared tier of the cache is doing, for the next scrape.
+    pub fn cache_shares(&self, counts: &super::cache::shared::Counts) {
+        for (read, count) in counts.reads() {
+            let labels = SharedReadLabels { outcome: read.as_str() };
+            catch_up(&self.cache_shared_reads.get_or_create(&labels), count);
+        }
+        let (kept, lost) = counts.writes();
+        for (outcome, count) in [("kept", kept), ("lost", lost)] {
+            catch_up(&self.cache_shared_writes.get_or_create(&SharedWriteLabels { outcome }), count);
+        }
+    }
+
+    /// The text that Prometheus scrapes. `log_dropped` and `ledger_dropped` are the log's and the store's own counts.
+    pub fn render(&self, log_dropped: u64, ledger_dropped: u64) -> String {
+        catch_up(&self.log_dropped, log_dropped);
+        catch_up(&self.ledger_dropped, ledger_dropped);
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
+}
+
+/// Brings a counter up to what somebody else has counted.
+fn catch_up(counter: &Counter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 impl Default for Metrics {

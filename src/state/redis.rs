@@ -51,6 +51,8 @@ impl Away {
 
 /// A shared server.
 pub struct Link {
+    /// Who uses it, for the log: each has a link of its own, so that large answers are not in the way of small ones.
+    user: &'static str,
     client: Client,
     budget: Duration,
     /// Begins every key's name; also the hash tag that keeps them on one node of a cluster.
@@ -71,12 +73,13 @@ impl Link {
     ///
     /// # Errors
     /// The address cannot be read, or the thread cannot be made.
-    pub fn start(url: &str, budget: Duration, prefix: &str) -> io::Result<Arc<Self>> {
+    pub fn start(user: &'static str, url: &str, budget: Duration, prefix: &str) -> io::Result<Arc<Self>> {
         // The library's text may hold the address, and with it a password.
         let client = Client::open(url).map_err(|_| {
             io::Error::other("redis.url is no address; write redis://host:6379/0, or rediss:// for TLS")
         })?;
         let link = Arc::new(Link {
+            user,
             client,
             budget,
             prefix: prefix.to_owned(),
@@ -174,7 +177,7 @@ impl Link {
             }
             Err(_) => {
                 if self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_IN_A_ROW {
-                    self.close("answers are slower than `redis.timeout`");
+                    self.close("answers are slower than its `timeout`");
                 }
                 Err(Away::Slow)
             }
@@ -183,7 +186,7 @@ impl Link {
 
     fn close(&self, why: &str) {
         if !self.closed.swap(true, Ordering::Relaxed) {
-            tracing::warn!("redis is away: {why}");
+            tracing::warn!("redis is away for {}: {why}", self.user);
             self.lost.notify_one();
         }
     }
@@ -213,12 +216,12 @@ impl Link {
                 }
                 self.slow.store(0, Ordering::Relaxed);
                 if self.closed.swap(false, Ordering::Relaxed) {
-                    tracing::info!("redis is back");
+                    tracing::info!("redis is back for {}", self.user);
                 }
                 PING
             }
             Ok(Ok(_)) => {
-                self.close("a ping took longer than `redis.timeout`");
+                self.close("a ping took longer than its `timeout`");
                 PROBE
             }
             Ok(Err(_)) | Err(_) => {

@@ -91,6 +91,32 @@ async fn an_answer_is_given_again_in_every_dialect_and_form_whatever_it_was_made
 }
 
 #[tokio::test]
+async fn streams_are_given_at_a_pace_and_in_pieces_as_the_operator_says() {
+    let mock = Mock::start().await;
+    for (pieces, made_as_stream) in [("kept", true), ("joined", true), ("kept", false)] {
+        let yaml = format!("cache: {{ exact: {{ replay: {{ pace: 40ms, pieces: {pieces} }} }} }}\n");
+        let gateway = Gateway::start(&mock, &yaml).await;
+        for (to, dialect) in ALL.into_iter().flat_map(|to| ALL.map(|dialect| (to, dialect))) {
+            let model = format!("{}/mock-fast:chunks=6", to.account());
+            let say = format!("{pieces} {made_as_stream} {dialect:?}");
+            let first = ask(&gateway, dialect, &model, made_as_stream, &say).await;
+            let began = Instant::now();
+            let again = ask(&gateway, dialect, &model, true, &say).await;
+            assert_eq!((cache(&again), again.whole), ("hit", true), "{say}");
+            assert_eq!(said(dialect, &again).0, said(dialect, &first).0, "{to:?} {say}");
+            let events = again.text().matches("data: ").count();
+            // A pause between any two events is a lower bound; the upper one is the machine's.
+            assert!(began.elapsed() >= Duration::from_millis(40), "{to:?} {say}: {events} events at once");
+            let texts = again.text().matches("provider").count();
+            assert!(texts > 0, "{}", again.text());
+            if dialect == Chat {
+                assert!((pieces == "kept" && made_as_stream) == (events > 6), "{to:?} {say}: {}", again.text());
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_hit_costs_nothing_and_the_saving_is_told() {
     let mock = Mock::start().await;
     let yaml = format!("{ON}prices: {{ models: {{ chat/mock-fast: {{ input: 1000, output: 1000 }} }} }}\n");

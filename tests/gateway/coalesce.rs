@@ -205,6 +205,53 @@ async fn what_breaks_off_breaks_off_for_all_who_heard_it_and_is_not_kept() {
 }
 
 #[tokio::test]
+async fn nobody_hangs_wherever_the_leaders_upstream_breaks() {
+    let mock = Mock::start().await;
+    let timeouts = "timeouts: { head: 400ms, first_token: 400ms, idle: 400ms }\n";
+    let gateway = Gateway::start(&mock, &format!("{ON}{timeouts}")).await;
+    let faults = [
+        "429",
+        "500",
+        "400",
+        "cut-head",
+        "cut-first",
+        "cut-mid",
+        "eof-mid",
+        "stall-head",
+        "stall-first",
+        "stall-mid",
+        "error-first",
+        "error-mid",
+        "malformed",
+        "malformed-first",
+        "garbage-sse",
+        "empty",
+        "html",
+        "reset",
+    ];
+    for to in [Chat, Anthropic] {
+        for fault in faults {
+            let model =
+                format!("{}/mock-fast:chunks=8,delay=20ms,head=60ms,fault={fault},key={fault}{to:?}", to.account());
+            let asks = (0..6).map(|n| ask(&gateway, ALL[n % 4], &model, n % 3 > 0));
+            let replies =
+                timeout(SOON, together(asks)).await.unwrap_or_else(|_| panic!("{fault} {to:?}: somebody hangs"));
+            for (n, reply) in replies.iter().enumerate() {
+                let failed = reply.status() >= 400 || ALL[n % 4].read(reply).error.is_some();
+                assert!(failed, "{fault} {to:?} {n}: {}", reply.text());
+            }
+        }
+    }
+    gateway.settled().await;
+    let stats = gateway.admin("GET", "/admin/cache").await.json();
+    assert_eq!(
+        (&stats["under_way"], &stats["listening"], &stats["answers"]),
+        (&json!(0), &json!(0), &json!(0)),
+        "{stats}"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_holds_nobody_back() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, ON).await;

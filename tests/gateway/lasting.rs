@@ -54,7 +54,7 @@ async fn a_damaged_file_keeps_the_gateway_from_starting() {
 #[tokio::test]
 async fn no_budget_is_overspent_and_the_ledger_is_the_sum_of_the_answers() {
     const HOLDERS: usize = 10;
-    const EACH: usize = 40;
+    const EACH: usize = 200;
     let mock = Mock::start().await;
     let keys: Vec<String> = (0..HOLDERS).map(|at| format!("{{ name: k{at}, key: sk-{at} }}")).collect();
     // A tenth of a cent a token; a dollar is a thousand tokens.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::Config;
 use super::super::error::{Issue, nearest};
-use super::super::limit::{Limit, Match, OnExhausted};
+use super::super::limit::{Algorithm, Limit, Match, OnExhausted};
 use super::super::path::KeyPath;
 use super::super::value::Texts;
 use super::{Known, is_header_name, is_network, unknown_model};
@@ -23,6 +23,7 @@ pub(super) fn limits(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>
         common(config, known, &limit.matches, &limit.per, &limit.on_exhausted, &path, issues);
         windows(limit, &path, issues);
         shares(limit, &path, issues);
+        lease(config, limit, &path, issues);
     }
     for (index, budget) in config.budgets.iter().enumerate() {
         let path = KeyPath::of(&["budgets"]).index(index);
@@ -149,6 +150,25 @@ fn shares(limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>) {
     if limit.shares.values().map(|share| share.permille()).sum::<u64>() > 1000 {
         issues.push(Issue::error(path.key("shares"), "are more than 100% together; write less"));
     }
+}
+
+/// A lease is a part of windows that can be given out in parts, from a server.
+fn lease(config: &Config, limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>) {
+    let Some(lease) = limit.lease else { return };
+    let path = path.key("lease");
+    let wrong = if lease.permille() > 500 {
+        "is more than half of the limit; write less, such as 2%"
+    } else if limit.concurrency.is_some() || limit.algorithm == Algorithm::Bucket {
+        "cannot be taken of `concurrency` or of buckets; write those as a limit of their own"
+    } else if !limit.shares.is_empty() {
+        "cannot be taken of a limit with `shares`; take one of the two out"
+    } else if config.redis.url.is_none() {
+        issues.push(Issue::warning(path, "has no effect without `redis.url`: counts in memory need no lease"));
+        return;
+    } else {
+        return;
+    };
+    issues.push(Issue::error(path, wrong));
 }
 
 /// Checks of what several processes share.

@@ -119,7 +119,7 @@ impl Entry {
     /// What it takes in memory, about: itself, its texts, and what the map keeps beside each.
     pub fn weight(&self) -> u64 {
         // Node, deques, timer and frequency sketch of the map, and the allocator's rounding; an estimate.
-        const OVERHEAD: usize = 400;
+        const OVERHEAD: usize = 520;
         let texts = self.partition.len() + self.asked.len() + self.provider.len() + self.model.len();
         let id = self.id.as_ref().map_or(0, |id| id.text.len() + id.at.len() * 4);
         (size_of::<Entry>() + texts + id + self.body.len() + OVERHEAD) as u64

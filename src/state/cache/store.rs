@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use super::entry::{Entry, Key};
 
 /// What an alias takes in memory: two keys and what the map keeps beside them; an estimate.
-const ALIAS_BYTES: u32 = 300;
+const ALIAS_BYTES: u32 = 380;
 
 #[derive(Debug, Clone)]
 enum Slot {

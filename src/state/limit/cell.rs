@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use super::lease::Lease;
 use super::meter::{Meter, Shape, Unit};
 
 /// Partitions that are counted apart, all rules together; about 400 bytes each.
@@ -39,6 +40,8 @@ pub struct Slot {
     pub told: u64,
     /// The window that `told` is of.
     pub told_start: u64,
+    /// What this process has of it in advance.
+    pub lease: Option<Lease>,
 }
 
 impl Slot {
@@ -68,8 +71,8 @@ impl Counts {
             self.slots[place].limit = limit;
             return place;
         }
-        let slot = Slot { unit, shape, share: share.clone(), limit, meter: Meter::default(), told: 0, told_start: 0 };
-        self.slots.push(slot);
+        let (share, meter) = (share.clone(), Meter::default());
+        self.slots.push(Slot { unit, shape, share, limit, meter, told: 0, told_start: 0, lease: None });
         self.slots.len() - 1
     }
 }
@@ -95,6 +98,12 @@ pub struct Cell {
     /// Exchanges that ask the shared server about it now, and all that ever did.
     pub asking: AtomicU32,
     pub asked: AtomicU64,
+    /// When one last did, by the server's clock.
+    pub asked_at: AtomicU64,
+    /// Somebody is asking for a lease of it.
+    pub leasing: AtomicBool,
+    /// Listed among those of which something is leased.
+    pub leased: AtomicBool,
     gate: OnceLock<Box<Gate>>,
 }
 
@@ -107,6 +116,9 @@ impl Cell {
             dirty: AtomicBool::new(false),
             asking: AtomicU32::new(0),
             asked: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            leasing: AtomicBool::new(false),
+            leased: AtomicBool::new(false),
             gate: OnceLock::new(),
         }
     }

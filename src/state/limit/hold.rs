@@ -89,6 +89,10 @@ impl Hold {
             let used = there.used.saturating_add(taken.amount);
             self.standing.push(standing(charge.rule, window, &there.meter, used, now));
             self.limits.watch_there(taken, used, there.meter.start);
+            if there.granted > 0 {
+                let with_lease = used.saturating_add(there.granted);
+                self.limits.granted(taken, there.meter.start, there.granted, with_lease, now);
+            }
         }
     }
 

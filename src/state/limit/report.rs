@@ -142,6 +142,8 @@ impl Limits {
                 let meter = &mut slot.meter;
                 (meter.cur, meter.prev) = (meter.held, meter.held_prev);
                 (slot.told, slot.told_start) = (0, 0);
+                // Void: what was leased counts as used where it was taken, until this process states its counts anew.
+                slot.lease = None;
             }
             cell.ring();
             self.changed_in(cell);

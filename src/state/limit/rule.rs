@@ -222,6 +222,8 @@ pub struct Rule {
     pub hard: bool,
     /// Whether models without a known price pass a hard limit in money.
     pub unpriced: bool,
+    /// Thousandths of each window that a process takes from the shared server in advance while it is busy; 0 for none.
+    pub lease: u64,
     /// A budget in money: refused as such, and watched by thresholds.
     pub budget: Option<Budget>,
 }
@@ -345,6 +347,7 @@ mod tests {
             shares: vec![Share { name: "gold".into(), permille: 600 }, Share { name: "rest".into(), permille: 400 }],
             hard: true,
             unpriced: false,
+            lease: 0,
             budget: None,
         }
     }

@@ -2,8 +2,8 @@
 -- Every number that a process has is its own to correct, so a count can always be put right by whoever made it.
 --
 -- ARGV: mode, node, deadline in server time (0: none), then for each key: kind, length, start, limit, hard, ttl, mark,
--- reserved, amount. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in flight.
--- Modes: `take` takes the amounts from all or from none; `settle` puts `amount` in the place of `reserved` taken at
+-- reserved, amount, quantum. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in flight.
+-- Modes: `take` takes the amounts from all or from none, and the quantum of each beyond them where that has room; `settle` puts `amount` in the place of `reserved` taken at
 -- `mark`; `put` states what the process has.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -13,12 +13,12 @@ if deadline > 0 and now > deadline then return { 'late' } end
 local IDLE = 30000 -- a process that has said nothing of what is under way for so long is gone
 
 local function read(i)
-  local a = 3 + (i - 1) * 9
+  local a = 3 + (i - 1) * 10
   local w = {
     key = KEYS[i], kind = ARGV[a + 1], length = tonumber(ARGV[a + 2]), start = tonumber(ARGV[a + 3]),
     limit = tonumber(ARGV[a + 4]), hard = ARGV[a + 5] == '1', ttl = tonumber(ARGV[a + 6]),
     mark = tonumber(ARGV[a + 7]), reserved = tonumber(ARGV[a + 8]), amount = tonumber(ARGV[a + 9]),
-    cur = 0, prev = 0, own = 0,
+    quantum = tonumber(ARGV[a + 10]), granted = 0, cur = 0, prev = 0, own = 0,
   }
   if w.kind == 'b' then
     local h = redis.call('HMGET', w.key, 'd', 'at')
@@ -86,9 +86,6 @@ for i = 1, #KEYS do
   windows[i] = w
   if mode == 'take' then
     if w.hard and w.used + w.amount > w.limit then room = false end
-    for _, number in ipairs({ w.used, w.start, w.cur, w.prev }) do
-      out[#out + 1] = string.format('%.0f', math.ceil(number))
-    end
   elseif mode == 'settle' then
     local over = math.max(0, w.amount - w.reserved)
     local back = math.max(0, w.reserved - w.amount)
@@ -109,9 +106,13 @@ for i = 1, #KEYS do
   end
 end
 if mode ~= 'take' then return { 'ok' } end
-if room then
-  for _, w in ipairs(windows) do
-    write(w, (w.kind == 'b' and w.cur or w.own) + w.amount)
+for _, w in ipairs(windows) do
+  if room then
+    if w.used + w.amount + w.quantum <= w.limit then w.granted = w.quantum end
+    write(w, (w.kind == 'b' and w.cur or w.own) + w.amount + w.granted)
+  end
+  for _, number in ipairs({ w.used, w.start, w.cur, w.prev, w.granted }) do
+    out[#out + 1] = string.format('%.0f', math.ceil(number))
   end
 end
 table.insert(out, 1, string.format('%.0f', now))

@@ -5,13 +5,13 @@
 //! back empty is filled again.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::redis::{Script, Value};
 use tokio::sync::mpsc;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::cell::{Cell, Counts};
 use super::meter::{Meter, Shape, Unit};
@@ -34,6 +34,12 @@ const LIVES_MS: u64 = 15_000;
 
 /// How often what could not be stated is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often leases are looked at for idle ones.
+const LEASES: Duration = Duration::from_millis(250);
+
+/// Longest wait for the server at the process's end.
+const CLOSE: Duration = Duration::from_secs(1);
 
 /// Looks at a busy count before it is stated although somebody is asking.
 const PATIENCE: u32 = 20;
@@ -71,8 +77,14 @@ pub struct Shared {
     /// Processes that share, as last heard.
     nodes: AtomicU64,
     corrections: mpsc::Sender<Correction>,
+    /// Corrections that were not sent yet.
+    pending: AtomicU64,
     /// Something was lost: every count must be stated anew.
     behind: AtomicBool,
+    /// Cells of which something is leased.
+    pub(super) leased: Mutex<Vec<Arc<Cell>>>,
+    /// Nothing is leased any more.
+    closing: AtomicBool,
 }
 
 impl Shared {
@@ -86,11 +98,53 @@ impl Shared {
             policy,
             nodes: AtomicU64::new(1),
             corrections,
+            pending: AtomicU64::new(0),
             behind: AtomicBool::new(false),
+            leased: Mutex::default(),
+            closing: AtomicBool::new(false),
         });
         if limits.share(shared.clone()) {
-            tokio::spawn(Keeper { shared, limits: limits.clone(), epoch: 0, stale: HashMap::new() }.run(waiting));
+            tokio::spawn(
+                Keeper { shared, limits: limits.clone(), epoch: 0, announced: false, stale: HashMap::new() }
+                    .run(waiting),
+            );
         }
+    }
+
+    /// The process ends: gives back what is leased, and waits until the server knows of all that was settled, as long as
+    /// it answers in time.
+    pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.give_back_leases(self.time(crate::state::unix_ms()), true);
+        let told = async {
+            while self.pending.load(Ordering::Acquire) > 0 && self.link.is_up() {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(CLOSE, told).await.is_err() {
+            tracing::warn!("redis is too slow: the last counts of limits were not told");
+        }
+    }
+
+    /// Forgets what all processes have of a rule's windows: of one partition, or of all that this one knows. What is under
+    /// way here is stated anew.
+    ///
+    /// # Errors
+    /// The server is away; it still counts what it did.
+    pub async fn reset(&self, limits: &Limits, rule: &str, partition: Option<&str>) -> Result<(), Away> {
+        let mut keys = Vec::new();
+        limits.cells.each(|cell| {
+            if *cell.rule == *rule && partition.is_none_or(|partition| *cell.partition == *partition) {
+                let counts = cell.lock();
+                let whole = counts.slots.iter().filter(|slot| slot.share.is_empty());
+                keys.extend(whole.map(|slot| self.key(cell, slot.unit, slot.shape)));
+            }
+        });
+        for some in keys.chunks(BATCH) {
+            self.link.run(::redis::cmd("UNLINK").arg(some)).await?;
+        }
+        self.behind.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The server's time for one of ours: windows of all processes begin at the same moment.
@@ -113,12 +167,17 @@ impl Shared {
         if charges.is_empty() {
             return limits.reserve(charges, amounts, now);
         }
+        if !self.closing.load(Ordering::Relaxed)
+            && let Some(hold) = limits.reserve_leased(charges, amounts, now)
+        {
+            return Ok(hold);
+        }
         // Shares are kept among the callers of this process.
         if charges.iter().any(|charge| charge.share.is_some()) {
             drop(limits.reserve_as(charges, amounts, now, Check::Full)?);
         }
-        let asking = Asking::new(charges);
-        match self.ask(charges, amounts, now).await {
+        let asking = Asking::new(charges, !self.closing.load(Ordering::Relaxed), now);
+        match self.ask(charges, &asking, amounts, now).await {
             Ok(answer) if answer.room => {
                 let mut hold = limits.reserve_as(charges, amounts, now, Check::Never)?;
                 hold.remote(charges, &answer.windows, now);
@@ -150,7 +209,7 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, charges: &[Charge<'_>], amounts: &Amounts, now: u64) -> Result<Answer, Away> {
+    async fn ask(&self, charges: &[Charge<'_>], asking: &Asking, amounts: &Amounts, now: u64) -> Result<Answer, Away> {
         if !self.link.is_up() {
             return Err(Away::Down);
         }
@@ -158,11 +217,12 @@ impl Shared {
         // Carried out later than anybody waits for, it must not count.
         call.arg("take").arg(&self.node).arg(now + self.link.budget().as_millis() as u64);
         let mut count = 0;
-        for charge in charges {
+        for (charge, (_, leases)) in charges.iter().zip(&asking.0) {
             for window in &charge.rule.windows {
+                let quantum = if *leases { charge.wanted(window) } else { 0 };
                 let amount = amounts.of(window.unit);
                 call.key(self.key(&charge.cell, window.unit, window.shape));
-                arguments(&mut call, window, charge.rule.hard, now, [0, 0, amount]);
+                arguments(&mut call, window, charge.rule.hard, now, [0, 0, amount, quantum]);
                 count += 1;
             }
         }
@@ -180,19 +240,21 @@ impl Shared {
 
     /// Queues a correction; never waits.
     pub(super) fn correct(&self, correction: Correction) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
         if self.corrections.try_send(correction).is_err() {
+            self.pending.fetch_sub(1, Ordering::AcqRel);
             self.behind.store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// Nine arguments for one window, as the script reads them.
+/// Ten arguments for one window, as the script reads them.
 fn arguments(
     call: &mut ::redis::ScriptInvocation<'_>,
     window: &Window,
     hard: bool,
     now: u64,
-    [mark, reserved, amount]: [u64; 3],
+    [mark, reserved, amount, quantum]: [u64; 4],
 ) {
     const DAY_MS: u64 = 86_400_000;
     let (kind, length, start, ttl) = match window.shape {
@@ -207,13 +269,15 @@ fn arguments(
         Shape::InFlight => ("i", 1, 0, 60_000),
     };
     call.arg(kind).arg(length).arg(start).arg(window.limit).arg(u8::from(hard)).arg(ttl);
-    call.arg(mark).arg(reserved).arg(amount);
+    call.arg(mark).arg(reserved).arg(amount).arg(quantum);
 }
 
 /// How a window stands on the server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct There {
     pub used: u64,
+    /// Taken in advance, beyond the amount.
+    pub granted: u64,
     pub meter: Meter,
 }
 
@@ -231,8 +295,9 @@ impl Answer {
             _ => return None,
         };
         let numbers: Vec<u64> = texts.get(2..)?.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
-        let windows = numbers.chunks_exact(4).map(|window| There {
+        let windows = numbers.chunks_exact(5).map(|window| There {
             used: window[0],
+            granted: window[4],
             meter: Meter {
                 start: window[1],
                 cur: u128::from(window[2]),
@@ -281,23 +346,30 @@ fn refusal(charges: &[Charge<'_>], amounts: &Amounts, there: &[There], now: u64)
     })
 }
 
-/// Says of cells that the server is being asked about them, as long as it lives.
-struct Asking(Vec<Arc<Cell>>);
+/// Says of cells that the server is being asked about them, as long as it lives, and of which it is asked for a lease, too:
+/// of several exchanges only one is, so that a process never has more than one lease of a count.
+struct Asking(Vec<(Arc<Cell>, bool)>);
 
 impl Asking {
-    fn new(charges: &[Charge<'_>]) -> Self {
-        let cells: Vec<Arc<Cell>> = charges.iter().map(|charge| charge.cell.clone()).collect();
-        for cell in &cells {
+    fn new(charges: &[Charge<'_>], may_lease: bool, now: u64) -> Self {
+        let cells = charges.iter().map(|charge| {
+            let cell = charge.cell.clone();
             cell.asking.fetch_add(1, Ordering::AcqRel);
             cell.asked.fetch_add(1, Ordering::AcqRel);
-        }
-        Asking(cells)
+            let leases = charge.rule.lease > 0 && Shared::is_busy(&cell, now) && may_lease;
+            let first = leases && !cell.leasing.swap(true, Ordering::AcqRel);
+            (cell, first)
+        });
+        Asking(cells.collect())
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        for cell in &self.0 {
+        for (cell, leases) in &self.0 {
+            if *leases {
+                cell.leasing.store(false, Ordering::Release);
+            }
             cell.asking.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -309,6 +381,8 @@ struct Keeper {
     limits: Arc<Limits>,
     /// The connection that the counts were last stated on.
     epoch: u64,
+    /// The server has heard of this process.
+    announced: bool,
     /// Cells to be stated, by address, with the looks at each so far.
     stale: HashMap<usize, (Arc<Cell>, u32)>,
 }
@@ -318,14 +392,21 @@ impl Keeper {
         let mut beat = interval(BEAT);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let pause = if self.stale.is_empty() && self.in_step() { BEAT } else { AGAIN };
+            let pause = match self.stale.is_empty() && self.in_step() {
+                true if self.shared.leases() => LEASES,
+                true => BEAT,
+                false => AGAIN,
+            };
             let got = timeout(pause, waiting.recv_many(&mut batch, BATCH)).await;
             if got == Ok(0) {
                 return;
             }
             if !batch.is_empty() {
+                let count = batch.len() as u64;
                 self.send(std::mem::take(&mut batch)).await;
+                self.shared.pending.fetch_sub(count, Ordering::AcqRel);
             }
+            self.shared.give_back_leases(self.now(), false);
             if !self.in_step() && self.shared.link.is_up() {
                 self.shared.behind.store(false, Ordering::Relaxed);
                 self.epoch = self.shared.link.epoch();
@@ -373,7 +454,7 @@ impl Keeper {
             let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
             drop(counts);
             call.key(self.shared.key(&correction.cell, window.unit, window.shape));
-            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual]);
+            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0]);
             count += 1;
         }
         if count > 0 && self.shared.link.script(&call).await.is_err() {
@@ -403,10 +484,10 @@ impl Keeper {
             let asked = cell.asked.load(Ordering::Acquire);
             let mut counts = cell.lock();
             counts.stated = counts.changes;
-            for (window, meter) in own(&mut counts, now) {
-                let amount = u64::try_from(meter.cur).unwrap_or(u64::MAX);
+            for (window, meter, leased) in own(&mut counts, now) {
+                let amount = u64::try_from(meter.cur).unwrap_or(u64::MAX).saturating_add(leased);
                 call.key(self.shared.key(&cell, window.unit, window.shape));
-                arguments(&mut call, &window, true, now, [meter.start, 0, amount]);
+                arguments(&mut call, &window, true, now, [meter.start, 0, amount, 0]);
                 count += 1;
             }
             drop(counts);
@@ -442,10 +523,14 @@ impl Keeper {
         forget.arg(&key).arg(0).arg(now.saturating_sub(LIVES_MS));
         let mut count = ::redis::cmd("ZCARD");
         count.arg(&key);
-        for command in [beat, forget] {
-            if self.shared.link.run(&command).await.is_err() {
-                return;
-            }
+        let Ok(beaten) = self.shared.link.run(&beat).await else { return };
+        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) {
+            // It has forgotten this process, and with it all that was counted: somebody has emptied it.
+            self.shared.behind.store(true, Ordering::Relaxed);
+        }
+        self.announced = true;
+        if self.shared.link.run(&forget).await.is_err() {
+            return;
         }
         if let Ok(Value::Int(nodes)) = self.shared.link.run(&count).await {
             self.shared.nodes.store(u64::try_from(nodes).unwrap_or(1).max(1), Ordering::Relaxed);
@@ -453,12 +538,12 @@ impl Keeper {
     }
 }
 
-/// What this process has of each window of the whole, rolled.
-fn own(counts: &mut Counts, now: u64) -> Vec<(Window, Meter)> {
+/// What this process has of each window of the whole, rolled, and what it has leased of it.
+fn own(counts: &mut Counts, now: u64) -> Vec<(Window, Meter, u64)> {
     let whole = counts.slots.iter_mut().filter(|slot| slot.share.is_empty());
     let rolled = whole.map(|slot| {
         slot.roll(now);
-        (Window { unit: slot.unit, shape: slot.shape, limit: slot.limit }, slot.meter)
+        (Window { unit: slot.unit, shape: slot.shape, limit: slot.limit }, slot.meter, slot.leased())
     });
     rolled.collect()
 }

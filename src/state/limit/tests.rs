@@ -27,6 +27,7 @@ fn rule(name: &str, windows: &[(Unit, Shape, u64)]) -> Rule {
         shares: vec![],
         hard: true,
         unpriced: false,
+        lease: 0,
         budget: None,
     }
 }
