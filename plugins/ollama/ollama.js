@@ -3,6 +3,10 @@
 // Pure: asks in, requests out; answers in, neutral records out. The engine has neither TextDecoder nor Buffer, and needs
 // neither: bodies and lines come as text.
 
+// An absent option is null in one engine and undefined in another, and a u64 a number or a BigInt.
+const given = (value) => value !== undefined && value !== null;
+const maybe = (value) => (given(value) ? value : undefined);
+const number = (value) => (given(value) ? Number(value) : undefined);
 const json = (text, otherwise) => (text ? JSON.parse(text) : otherwise);
 const refusal = (status, message, param) => ({ status, message, param, kind: undefined, code: undefined, retryAfterMs: undefined });
 const text = (payload) => (payload.tag === 'text' ? payload.val : '');
@@ -31,7 +35,7 @@ function turns(message) {
     if (content.tag !== 'tool-result') continue;
     const { name, content: parts } = content.val;
     const said = parts.map((part) => (part.tag === 'image' ? '' : part.val)).join('\n');
-    out.push({ role: 'tool', tool_name: name, content: said });
+    out.push({ role: 'tool', tool_name: maybe(name), content: said });
   }
   const rest = message.blocks.filter(({ content }) => content.tag !== 'tool-result');
   if (rest.length === 0) return out;
@@ -61,7 +65,7 @@ function turns(message) {
 }
 
 function chat(ask) {
-  if (ask.n !== undefined && ask.n > 1n) throw refusal(400, 'Ollama gives one answer a request.', 'n');
+  if (given(ask.n) && ask.n > 1) throw refusal(400, 'Ollama gives one answer a request.', 'n');
   const dropped = [];
   const drop = (field, why) => dropped.push({ field, why });
   const messages = [];
@@ -70,14 +74,14 @@ function chat(ask) {
   for (const message of ask.messages) messages.push(...turns(message));
   const body = { model: ask.model, messages, stream: ask.streamed };
   const options = {
-    num_predict: ask.maxTokens === undefined ? undefined : Number(ask.maxTokens),
-    temperature: ask.temperature,
-    top_p: ask.topP,
-    top_k: ask.topK,
-    min_p: ask.minP,
-    frequency_penalty: ask.frequencyPenalty,
-    presence_penalty: ask.presencePenalty,
-    seed: ask.seed === undefined ? undefined : Number(ask.seed),
+    num_predict: number(ask.maxTokens),
+    temperature: number(ask.temperature),
+    top_p: number(ask.topP),
+    top_k: number(ask.topK),
+    min_p: number(ask.minP),
+    frequency_penalty: number(ask.frequencyPenalty),
+    presence_penalty: number(ask.presencePenalty),
+    seed: number(ask.seed),
     stop: ask.stop.length ? ask.stop : undefined,
   };
   if (Object.values(options).some((value) => value !== undefined)) body.options = options;
@@ -100,17 +104,17 @@ function chat(ask) {
   if (tools.length) {
     body.tools = tools.map(({ name, description, parameters }) => ({
       type: 'function',
-      function: { name, description, parameters: json(parameters, { type: 'object' }) },
+      function: { name, description: maybe(description), parameters: json(parameters, { type: 'object' }) },
     }));
   }
   if (ask.output?.tag === 'json-object') body.format = 'json';
   if (ask.output?.tag === 'json-schema') body.format = json(ask.output.val.schema, 'json');
   if (ask.reasoning) {
     const { effort, budget } = ask.reasoning;
-    body.think = !(effort === 'none' || budget === 0n);
+    body.think = !(effort === 'none' || number(budget) === 0);
   }
-  if (ask.logprobs !== undefined || ask.topLogprobs !== undefined) drop('logprobs', 'their form differs');
-  if (ask.user !== undefined) drop('user', 'there is no such parameter');
+  if (ask.logprobs || given(ask.topLogprobs)) drop('logprobs', 'their form differs');
+  if (given(ask.user)) drop('user', 'there is no such parameter');
   return post('/api/chat', body, ask.streamed, dropped);
 }
 
@@ -119,8 +123,8 @@ const REASONS = { stop: 'stop', length: 'length' };
 function usage(body) {
   if (body.prompt_eval_count === undefined && body.eval_count === undefined) return undefined;
   return {
-    input: BigInt(body.prompt_eval_count ?? 0),
-    output: BigInt(body.eval_count ?? 0),
+    input: body.prompt_eval_count ?? 0,
+    output: body.eval_count ?? 0,
     cacheRead: undefined,
     cacheWrite: undefined,
     reasoning: undefined,
@@ -172,7 +176,7 @@ class StreamDecoder {
     if (message.thinking) events.push({ tag: 'reasoning', val: message.thinking });
     if (message.content) events.push({ tag: 'text', val: message.content });
     for (const { function: called } of message.tool_calls ?? []) {
-      const key = BigInt(this.calls);
+      const key = this.calls;
       events.push({ tag: 'tool-call', val: { key, id: callId(this.calls), name: called.name } });
       events.push({ tag: 'arguments', val: { key, arguments: JSON.stringify(called.arguments ?? {}) } });
       this.calls += 1;
@@ -211,7 +215,7 @@ export const adapter = {
         return chat(what.val);
       case 'embed': {
         const { model, inputs, dimensions } = what.val;
-        return post('/api/embed', { model, input: inputs, dimensions: dimensions === undefined ? undefined : Number(dimensions) }, false);
+        return post('/api/embed', { model, input: inputs, dimensions: number(dimensions) }, false);
       }
       default:
         throw refusal(400, 'Ollama does not rank.');

@@ -86,7 +86,7 @@ pub struct Budget {
     pub cpu: Duration,
     /// Time that all calls of one exchange may run together, stream events apart.
     pub total: Duration,
-    /// Memory of the policy's machine, one a worker. A plugin made of JavaScript or Python needs more than the usual 16MiB.
+    /// Memory of the policy's machine, one a worker. A plugin made of Python needs more than the usual 16MiB.
     pub memory: ByteSize,
     /// Loop turns and calls within one call: the same number on every machine. Plugins are held to their time alone.
     pub safepoints: u64,

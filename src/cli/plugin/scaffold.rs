@@ -48,13 +48,6 @@ const POLICY_RUST: &[(&str, &str)] = &[
     MINE,
 ];
 
-const POLICY_JS: &[(&str, &str)] = &[
-    ("package.json", include_str!("../../../plugins/template/js/package.json.txt")),
-    ("policy.js", include_str!("../../../plugins/template/policy-js/policy.js.txt")),
-    ("build", include_str!("../../../plugins/template/policy-js/build.txt")),
-    MINE,
-];
-
 const POLICY_PYTHON: &[(&str, &str)] = &[
     ("app.py", include_str!("../../../plugins/template/policy-python/app.py.txt")),
     ("build", include_str!("../../../plugins/template/policy-python/build.txt")),
@@ -131,7 +124,12 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         (false, Lang::Python) => (PYTHON, FIXTURES),
         (false, Lang::C) => (C, FIXTURES),
         (true, Lang::Rust) => (POLICY_RUST, &[] as &[_]),
-        (true, Lang::Js) => (POLICY_JS, &[] as &[_]),
+        (true, Lang::Js) => {
+            // Its engine keeps the handle of a request when a call ends, which ends the call.
+            return Err("there is no engine of JavaScript yet that policies can be built for; write it in another \
+                        language, or in Lua"
+                .to_owned());
+        }
         (true, Lang::Python) => (POLICY_PYTHON, &[] as &[_]),
         (true, Lang::C) => (POLICY_C, &[] as &[_]),
     };
