@@ -25,10 +25,10 @@ pub enum Inbound {
     Direct(Box<upstream::Body>),
     /// Bytes at hand, for tests and answers made here.
     Ready(Option<Bytes>),
-    /// A stream at hand, event by event.
-    Paced(Box<paced::Paced>),
     /// The same in pieces.
     Pieces(std::collections::VecDeque<Bytes>),
+    /// A stream at hand, event by event.
+    Paced(Box<paced::Paced>),
     /// One of several readers of a body.
     Shared(tape::Reader),
     /// Pieces that somebody in this process sends: the upstreams of trials.
