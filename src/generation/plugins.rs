@@ -37,7 +37,7 @@ pub(super) struct Known {
 
 #[cfg(not(feature = "wasm"))]
 #[derive(Debug, Default)]
-pub(super) struct Shelf;
+pub(super) struct Shelf {}
 
 #[cfg(not(feature = "wasm"))]
 impl Shelf {
