@@ -96,7 +96,7 @@ impl Once {
             if let Some(fault) = &self.refused {
                 return Err(fault.as_ref().clone());
             }
-            let good = adapted::Try { cx, x, call, once: self, face, adapter }.run(status).await?;
+            let good = Box::pin(adapted::Try { cx, x, call, once: self, face, adapter }.run(status)).await?;
             return self.shown(cx, x, call, good).await;
         }
         let mut dropped = Dropped::new();

@@ -135,9 +135,12 @@ impl Facts for View<'_> {
                 fault.message,
             ));
         }
-        let dropped = to.dropped.first().map(|(name, why)| ((*name).to_owned(), (*why).to_owned()));
-        let unknown = || ask.extra.keys().find(|_| face.dialect != self.dialect);
-        dropped.or_else(|| Some((unknown()?.clone(), format!("the dialect {} has no such field", face.dialect.name()))))
+        // Encoders note fields that they do not know as one; here each has its name.
+        let unknown = ask.extra.keys().find(|_| face.dialect != self.dialect);
+        match unknown {
+            Some(name) => Some((name.clone(), format!("the dialect {} has no such field", face.dialect.name()))),
+            None => to.dropped.first().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())),
+        }
     }
 }
 

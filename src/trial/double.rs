@@ -41,9 +41,14 @@ impl Double {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the acts; what was played stays played.
+    /// Sets the acts. What was played stays played, unless a target's acts were begun anew.
     pub fn set(&self, acts: Map<String, Value>, dialects: HashMap<String, String>, split: Option<usize>) {
         let mut inner = self.inner();
+        for (name, said) in &acts {
+            if inner.acts.get(name).is_none_or(|known| known["begun"] != said["begun"]) {
+                inner.played.remove(name);
+            }
+        }
         inner.acts = acts;
         inner.dialects = dialects;
         inner.split = split;
@@ -77,7 +82,7 @@ impl Double {
             .push(json!({"target": target, "url": request.uri.to_string(), "headers": headers, "body": asking.sent}));
         let known = [target.as_str(), provider.as_str(), host].into_iter().find(|name| inner.acts.contains_key(*name));
         let key = known.unwrap_or(&target).to_owned();
-        let acts = inner.acts.get(&key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let acts = inner.acts.get(&key).and_then(|said| said["acts"].as_array()).cloned().unwrap_or_default();
         let played = inner.played.entry(key).or_default();
         let act = acts.get(*played).or(acts.last()).cloned();
         *played += 1;
