@@ -16,7 +16,7 @@ const LEASE: usize = 15;
 
 fn yaml(redis: &Redis) -> String {
     let limit = format!("{{ name: hot, requests: {LIMIT} / 1h, tokens: 10M / day, lease: 5% }}");
-    format!("redis: {{ url: \"{}\", away: closed, timeout: 1s }}\nlimits: [{limit}]\n", redis.url())
+    format!("redis: {{ url: \"{}\", away: closed, timeout: 10s }}\nlimits: [{limit}]\n", redis.url())
 }
 
 async fn ask(gateway: &Gateway) -> Reply {
