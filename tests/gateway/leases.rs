@@ -22,7 +22,7 @@ fn yaml(redis: &Redis) -> String {
 async fn ask(gateway: &Gateway) -> Reply {
     let body = json!({"model": "chat/mock-fast", "messages": [{"role": "user", "content": "Hello"}]});
     let reply = gateway.post("/v1/chat/completions", body.to_string()).await;
-    assert!(matches!(reply.status(), 200 | 429), "{}", reply.text());
+    assert!(matches!(reply.status(), 200 | 429), "{}\n{}", reply.text(), gateway.process.stderr());
     reply
 }
 
