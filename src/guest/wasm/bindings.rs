@@ -24,11 +24,11 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
+pub use self::portcullis::gateway::{
+    cache, chat, cost, ctx, decision, exchange, hash, http, json, kv, limit, llm, log, metrics, pick, rand, re, secret,
+    targets, time, tokens, trace,
+};
 pub use exports::portcullis::gateway::adapter;
 pub use exports::portcullis::gateway::{
     manifest, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
-};
-pub use portcullis::gateway::{
-    cache, chat, cost, ctx, decision, exchange, hash, http, json, kv, limit, llm, log, metrics, pick, rand, re, secret,
-    targets, time, tokens, trace,
 };
