@@ -54,7 +54,7 @@ impl Cx {
 }
 
 /// What the client asked for, read no further than needed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Call {
     pub envelope: Envelope,
     pub headers: HeaderMap,
@@ -85,14 +85,7 @@ impl Call {
 
     /// The same call with another ask in its place.
     pub fn with_ask(&self, ask: Ask) -> Call {
-        Call {
-            envelope: self.envelope.clone(),
-            headers: self.headers.clone(),
-            model_in_path: self.model_in_path.clone(),
-            decoded: OnceLock::from(Arc::new(ask)),
-            is_rewritten: true,
-            ..*self
-        }
+        Call { decoded: OnceLock::from(Arc::new(ask)), is_rewritten: true, ..self.clone() }
     }
 
     /// The same call with another body.
@@ -189,10 +182,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
-        false => {
-            let planned = plan::plan(cx, x, &call)?;
-            Some((x.model.clone(), Box::pin(admit::admit(cx, x, &call, planned)).await?))
-        }
+        false => Some(Box::pin(admitted(cx, x, &call)).await?),
     };
     let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
@@ -202,8 +192,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
     let admitted = match admitted {
         Some((model, _)) if model != x.model => {
             x.admitted = None;
-            let planned = plan::plan(cx, x, &call)?;
-            Some((x.model.clone(), admit::admit(cx, x, &call, planned).await?))
+            Some(Box::pin(self::admitted(cx, x, &call)).await?)
         }
         admitted => admitted,
     };
@@ -212,8 +201,9 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
         || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     // A policy that looks at answers must see every one: what was kept has not passed it.
     if cx.generation.cache.is_some() && !elsewhere && !hook::sees_answers(x) {
-        // Nobody else holds it by now, unless a policy's machine is late in letting go.
-        let mut own = Arc::try_unwrap(call).unwrap_or_else(|call| call.with(call.envelope.clone()));
+        // Nobody else holds it by now, unless a policy's machine is late in letting go; then what policies made of the
+        // ask must come along.
+        let mut own = Arc::unwrap_or_clone(call);
         if let Some(reply) = cache::look(cx, x, &mut own).await? {
             return Ok(Next::Reply(reply));
         }
@@ -227,6 +217,13 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
         return Ok(Next::Reply(reply));
     }
     Ok(Next::Attempt { call, plan })
+}
+
+/// What limits leave of the plan, beside the model that was admitted.
+async fn admitted(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<(String, Plan), Fault> {
+    let planned = plan::plan(cx, x, call)?;
+    let model = x.model.clone();
+    Ok((model, admit::admit(cx, x, call, planned).await?))
 }
 
 /// A decision trace, where somebody will read it.
