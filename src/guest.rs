@@ -82,6 +82,16 @@ impl Engine {
         }
     }
 
+    /// Whether a call at this phase may wait; else [`Engine::call_now`] does.
+    pub fn waits(&self, phase: Phase) -> bool {
+        phase.awaits()
+            && match self {
+                Engine::Lua(script) => script.awaits(),
+                #[cfg(feature = "wasm")]
+                Engine::Wasm(_) => true,
+            }
+    }
+
     /// Calls it where it may wait.
     ///
     /// # Errors

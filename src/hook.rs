@@ -9,9 +9,11 @@ mod stream;
 pub mod tick;
 mod world;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -178,7 +180,8 @@ impl Hook {
         }
     }
 
-    /// Calls it where it may wait. [`Verdict::Pass`] also when it decided something in shadow.
+    /// Calls it. [`Verdict::Pass`] also when it decided something in shadow. Where the phase may not wait this is done at
+    /// its first poll: see [`at_once`].
     ///
     /// # Errors
     /// It failed and its failure refuses the request.
@@ -192,25 +195,12 @@ impl Hook {
         if self.breaker.is_off() {
             return self.off(phase, visit, world.state());
         }
-        let (outcome, used) = self.engine.call(self.cx(phase, visit, world), subject).await;
-        self.judge(phase, visit, world.state(), outcome, used)
-    }
-
-    /// Calls it where it may not wait.
-    ///
-    /// # Errors
-    /// As [`Hook::call`].
-    fn call_now(
-        &self,
-        phase: Phase,
-        visit: &Arc<Visit>,
-        world: &Arc<dyn World>,
-        subject: Subject,
-    ) -> Result<Verdict, Fault> {
-        if self.breaker.is_off() {
-            return self.off(phase, visit, world.state());
-        }
-        let (outcome, used) = self.engine.call_now(self.cx(phase, visit, world), subject);
+        let cx = self.cx(phase, visit, world);
+        let (outcome, used) = match self.engine.waits(phase) {
+            // Boxed: a call that never waits must not carry the room of one that does.
+            true => Box::pin(self.engine.call(cx, subject)).await,
+            false => self.engine.call_now(cx, subject),
+        };
         self.judge(phase, visit, world.state(), outcome, used)
     }
 
@@ -285,6 +275,17 @@ impl Hook {
         }
         let text = format!("The policy `{}` failed in on_{}.", self.guest.name, phase.name());
         Err(Fault::new(Kind::PolicyFailed, text).because(format!("{why} ({})", visit.id)))
+    }
+}
+
+/// The verdict of a call in a phase that may not wait.
+///
+/// # Errors
+/// As [`Hook::call`].
+fn at_once(call: impl Future<Output = Result<Verdict, Fault>>) -> Result<Verdict, Fault> {
+    match pin!(call).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(verdict) => verdict,
+        Poll::Pending => Err(Fault::new(Kind::Internal, "A policy waits in a phase that may not.")),
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::apply::{self, Unplanned};
 use super::stream::Sieve;
 use super::world::{Held, World as Gate};
-use super::{Hook, Hooks};
+use super::{Hook, Hooks, at_once};
 use crate::auth::Principal;
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
@@ -274,7 +274,8 @@ pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
         }
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
         let subject = view::Subject::Try(Arc::new(view));
-        if let Verdict::Patch(patch) = hook.call_now(Phase::Attempt, &open.visit, &open.world, subject)? {
+        let call = hook.call(Phase::Attempt, &open.visit, &open.world, subject);
+        if let Verdict::Patch(patch) = at_once(call)? {
             match apply::headers(&patch, hook) {
                 Ok(more) => headers.extend(more),
                 Err(fault) => {
@@ -495,8 +496,8 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
     });
     let mut fields = Map::new();
     for hook in open.wanting(Phase::Done, &x.model) {
-        let verdict = hook.call_now(Phase::Done, &open.visit, &open.world, view::Subject::Done(view.clone()));
-        if let Ok(Verdict::Fields(more)) = verdict {
+        let call = hook.call(Phase::Done, &open.visit, &open.world, view::Subject::Done(view.clone()));
+        if let Ok(Verdict::Fields(more)) = at_once(call) {
             fields.extend(more);
         }
     }

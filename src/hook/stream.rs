@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Hooks;
+use super::{Hooks, at_once};
 use crate::chat::Finish;
 use crate::chat::event::{Delta, Event, Opened};
 use crate::fault::{Fault, Kind, Own};
@@ -78,7 +78,8 @@ impl Sieve {
         let Held { choice, index, kind, text, merged, .. } = held;
         let hook = &self.hooks.all()[at];
         let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
-        let verdict = hook.call_now(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()))?;
+        let call = hook.call(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()));
+        let verdict = at_once(call)?;
         let delta = |text: String| match text.is_empty() {
             true => Vec::new(),
             false => vec![Event::Delta { choice, index, delta: self.delta_of(choice, index, kind, text) }],
