@@ -348,3 +348,6 @@ impl std::fmt::Debug for Shared {
         write!(f, "Shared({:?})", self.link)
     }
 }
+
+#[cfg(test)]
+mod tests;
