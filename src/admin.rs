@@ -171,16 +171,22 @@ async fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
         return json_reply(StatusCode::NOT_FOUND, &json!({"error": {"code": "unknown_limit", "message": text}}));
     }
     let (limits, partition) = (&admin.shared.state.limits, value("partition"));
-    let partitions = limits.reset(&rule, partition.as_deref());
-    if let Some(shared) = limits.shared()
-        && let Err(away) = shared.reset(limits, &rule, partition.as_deref()).await
-    {
-        let text =
-            format!("Redis is away ({}) and still counts what it did. Send it again when it is back.", away.as_str());
-        return json_reply(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({"error": {"code": "limits_unavailable", "message": text}}),
-        );
+    let mut partitions = limits.reset(&rule, partition.as_deref());
+    if let Some(shared) = limits.shared() {
+        match shared.reset(&rule, partition.as_deref()).await {
+            // Most of them are known here, too; others only where another process has met them.
+            Ok(there) => partitions = partitions.max(there),
+            Err(away) => {
+                let text = format!(
+                    "Redis is away ({}) and still counts what it did. Send it again when it is back.",
+                    away.as_str()
+                );
+                return json_reply(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({"error": {"code": "limits_unavailable", "message": text}}),
+                );
+            }
+        }
     }
     json_reply(StatusCode::OK, &json!({"rule": rule, "partitions": partitions}))
 }

@@ -36,6 +36,7 @@ use crate::upstream::Outbound;
 
 pub use answer::retry_after;
 use answer::{Good, Reading};
+pub use once::Successors;
 use roster::{Places, Roster};
 use trying::Trying;
 
@@ -65,6 +66,8 @@ pub struct Heard {
     pub body: Inbound,
     /// How a stream of it is given.
     pub replay: Replay,
+    /// Who may go on where the stream breaks off.
+    pub after: Option<Arc<Successors>>,
 }
 
 /// How an answer that is all there is given as a stream.
@@ -76,12 +79,12 @@ pub struct Replay {
     pub joined: bool,
 }
 
-/// Reads an answer as if its target gave it to this exchange. No attempt is made.
+/// Reads an answer as if its target gave it to this exchange. No attempt is made, but to go on where it breaks off.
 ///
 /// # Errors
 /// What can go wrong with an answer; nothing has been sent to the client then.
 pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Result<Reply, Fault> {
-    let Heard { target, dialect, stream, body, replay } = heard;
+    let Heard { target, dialect, stream, body, replay, after } = heard;
     let now = Instant::now();
     let (subject, _) = x.split();
     let asked = encode::meaning(&subject, call, dialect)?;
@@ -89,7 +92,6 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     let mut response = Response::new(body);
     let form = if stream { "text/event-stream" } else { "application/json" };
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
-    let after = None;
     let reading =
         Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
     let good = reading.read(cx, response).await?;

@@ -228,7 +228,7 @@ async fn give(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry, given: Give
             // What is made into another form first is paced when that is done.
             let as_it_is = stream && x.stream && !replay.joined;
             let body = body::at_pace(body, replay.pace.filter(|_| as_it_is));
-            let heard = Heard { target, dialect, stream, body, replay };
+            let heard = Heard { target, dialect, stream, body, replay, after: None };
             attempt::hear(cx, x, call, heard).await
         }
     }

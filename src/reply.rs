@@ -318,6 +318,9 @@ fn turns(relay: &mut Relay, settle: &mut Settle) {
                 if let Some(attempt) = answering {
                     attempt.fail(now, &fault);
                     attempt.part = Some(used);
+                } else if let Some(visit) = &mut settle.cache {
+                    // It was another exchange's attempt; that one's part is the same.
+                    visit.part = Some(used);
                 }
             }
             Turn::Tried(attempt) => {

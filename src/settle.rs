@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::admit;
+use crate::cache::visit::Visit;
 use crate::chat::Usage;
-use crate::exchange::{Attempt, Exchange, Outcome};
+use crate::exchange::{Attempt, Exchange, Outcome, Role};
 use crate::fault::{Fault, Kind, Side};
 use crate::hook;
 use crate::state::health::End;
@@ -67,9 +68,11 @@ impl Settle {
     fn end_visit(&mut self) {
         let Exchange { cache, outcome, seen, model, attempts, .. } = &mut *self.exchange;
         if let Some(visit) = cache {
-            // What another upstream went on with is on no tape.
-            let whole = attempts.iter().all(|attempt| attempt.part.is_none());
-            visit.end(model, whole && matches!(outcome, Outcome::Complete), seen, &self.state);
+            let cut = attempts.iter().find_map(|attempt| attempt.part);
+            if visit.stream.is_some() {
+                visit.part = visit.part.or(cut);
+            }
+            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
         }
     }
 }
@@ -168,22 +171,30 @@ fn enter(settled: &Settled<'_>, state: &State) {
     });
 }
 
-/// Usage, whether it is estimated, and cost: nothing for an answer that another exchange has paid for.
+/// Usage, whether it is estimated, and cost: nothing of what another exchange has paid for.
 fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
     let visit = exchange.cache.as_deref();
-    if visit.is_some_and(|visit| !visit.bears()) {
+    let bears = visit.is_none_or(Visit::bears);
+    let heard = visit.filter(|visit| visit.role.listens());
+    let went_on = visit.is_some_and(|visit| visit.part.is_some());
+    if !bears && !went_on {
         return (None, false, Some(0));
     }
     let (mut usage, mut estimated) = usage(exchange);
-    let target = exchange.target().or_else(|| visit?.target());
+    // Who listened and has not gone on was answered by the target of the one that asked.
+    let asked = exchange.target().filter(|_| heard.is_none() || went_on);
+    let target = asked.or_else(|| visit?.target());
     let mut cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
-    // A stream that broke off and was gone on with has a part at each target.
-    for attempt in &exchange.attempts {
-        if let Some(part) = &attempt.part {
-            usage = Some(usage.map_or(*part, |usage| usage.plus(part)));
-            cost = cost.zip(attempt.target.cost(part)).map(|(cost, part)| cost + part);
-            estimated = true;
-        }
+    // A stream that broke off and was gone on with has a part at each target; of a shared one the first is somebody's.
+    let theirs = heard.and_then(|visit| Some((visit.target()?, visit.part?, false)));
+    let own = exchange.attempts.iter().filter_map(|attempt| {
+        let goes_on = attempt.role == Role::Continuation;
+        attempt.part.map(|part| (&attempt.target, part, goes_on))
+    });
+    for (target, part, _) in theirs.into_iter().chain(own).filter(|(.., goes_on)| bears || *goes_on) {
+        usage = Some(usage.map_or(part, |usage| usage.plus(&part)));
+        cost = cost.zip(target.cost(&part)).map(|(cost, part)| cost + part);
+        estimated = true;
     }
     (usage, estimated, cost)
 }

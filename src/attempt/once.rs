@@ -19,7 +19,7 @@ use crate::fault::Fault;
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Face, Target, Timeouts};
+use crate::route::{Face, Plan, Target, Timeouts};
 use crate::stream::Deadline;
 use crate::upstream::{Outbound, Sending};
 
@@ -47,9 +47,19 @@ pub(super) struct Once {
 }
 
 /// What a stream needs to go on with another target.
-pub(super) struct Successors {
-    pub call: Arc<Call>,
-    pub targets: Vec<Arc<Target>>,
+pub struct Successors {
+    pub(super) call: Arc<Call>,
+    pub(super) targets: Vec<Arc<Target>>,
+}
+
+impl Successors {
+    /// For a stream that another exchange has asked this target for: the plan's other targets, and at last the same one.
+    /// None where the plan does not let streams be gone on with.
+    pub fn of(call: &Arc<Call>, plan: &Plan, target: &Arc<Target>) -> Option<Arc<Self>> {
+        let others = plan.targets.iter().filter(|other| plan.rules.fallbacks && other.name() != target.name());
+        let targets = others.chain([target]).cloned().collect();
+        plan.rules.continue_on_cut.then(|| Arc::new(Successors { call: call.clone(), targets }))
+    }
 }
 
 impl Once {

@@ -3,7 +3,8 @@
 //! The rules. The leader's attempt runs in a task of its own, which is ended only when the leader's client *and* every
 //! listener have gone. A stream is pulled by whoever reads it fastest, from its first content on. A leader that fails
 //! before anything was heard: its fault is told to all when another try is of no use, else one listener leads anew, three
-//! leaders in all. What was heard in part and breaks off, breaks off for all who heard it. Nobody listens who does not
+//! leaders in all. What was heard in part and breaks off, breaks off for all who heard it; where the model lets another
+//! target go on, each goes on for itself from there, and pays for that part alone. Nobody listens who does not
 //! want to be answered from the cache, or to have its own answer kept.
 
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tokio::time::timeout_at;
 use super::controls::Controls;
 use super::semantic;
 use super::visit::{Role, Source};
-use crate::attempt::{self, Heard, Replay};
+use crate::attempt::{self, Heard, Replay, Successors};
 use crate::body::Inbound;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Kind};
@@ -146,7 +147,8 @@ async fn listen(
             // Kept to the end: as long as somebody listens, later ones may.
             visit.role = Role::Listen(listener);
             let (body, replay) = (Inbound::Shared(reader), Replay::default());
-            let heard = Heard { target, dialect, stream: true, body, replay };
+            let after = Successors::of(call, plan, &target).filter(|_| x.stream);
+            let heard = Heard { target, dialect, stream: true, body, replay, after };
             Some(attempt::hear(cx, x, call, heard).await)
         }
         Ok(Landing::Trying | Landing::GivenUp) => None,

@@ -86,6 +86,8 @@ pub struct Visit {
     pub role: Role,
     /// The stream that this exchange hears, its own or another's.
     pub stream: Option<Stream>,
+    /// What that stream had used when it broke off and this exchange went on from there; nobody else hears what follows.
+    pub part: Option<Usage>,
     /// What the ask is to be found by when it is asked in other words.
     pub sought: Option<Sought>,
     /// Whether the cost falls to this exchange; None until it has ended.
@@ -107,6 +109,7 @@ impl Visit {
             write: controls.write,
             role: Role::Alone,
             stream: None,
+            part: None,
             sought: None,
             bears: None,
         }
@@ -126,6 +129,7 @@ impl Visit {
             write: false,
             role: Role::Alone,
             stream: None,
+            part: None,
             sought: None,
             bears: None,
         }
@@ -164,20 +168,22 @@ impl Visit {
     /// The exchange ends: settles who bears the cost of a shared stream, and keeps it when it is whole.
     pub fn end(&mut self, asked: &str, complete: bool, seen: &mut Seen, state: &State) {
         let Some(stream) = self.stream.as_ref().filter(|_| self.bears.is_none()) else { return };
+        let heard = seen.usage.filter(|_| self.part.is_none());
         let (bears, flight) = match &self.role {
             Role::Alone => (true, None),
-            Role::Lead(lead) => (lead.settle(complete, seen.usage), Some(lead.flight())),
-            Role::Listen(listener) => (listener.settle(complete, seen.usage), Some(listener.flight())),
+            Role::Lead(lead) => (lead.settle(complete, heard), Some(lead.flight())),
+            Role::Listen(listener) => (listener.settle(complete, heard), Some(listener.flight())),
         };
         self.bears = Some(bears);
-        if bears {
-            seen.usage = seen.usage.or_else(|| flight.and_then(|flight| flight.usage()));
-        } else {
-            let usage = seen.usage.as_ref().filter(|_| complete);
+        if !bears {
+            let usage = self.part.as_ref().or(seen.usage.as_ref()).filter(|_| complete);
             self.saved_nano_usd = usage.and_then(|usage| stream.target.cost(usage));
+        } else if self.part.is_none() {
+            seen.usage = seen.usage.or_else(|| flight.and_then(|flight| flight.usage()));
         }
         let kept = flight.is_some_and(|flight| flight.is_kept());
-        if !complete || !self.write || !self.keeps(seen.finish) || kept {
+        // What another upstream went on with is on no tape.
+        if !complete || self.part.is_some() || !self.write || !self.keeps(seen.finish) || kept {
             return;
         }
         if let Some(body) = stream.tape.whole()

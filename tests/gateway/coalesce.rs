@@ -205,6 +205,37 @@ async fn what_breaks_off_breaks_off_for_all_who_heard_it_and_is_not_kept() {
 }
 
 #[tokio::test]
+async fn what_breaks_off_is_gone_on_with_for_all_who_heard_it_and_its_first_part_is_paid_once() {
+    let mock = Mock::start().await;
+    let cut = "chat/mock-fast:chunks=20,delay=20ms,head=100ms,fault=cut-mid,key=first";
+    let models =
+        format!("models:\n  story: {{ fallback: [\"{cut}\", \"chat/mock-fast:key=rest\"], continue_on_cut: true }}\n");
+    let prices = "prices: { models: { \"chat/*\": { input: 1, output: 1000 } } }\n";
+    let gateway = Gateway::start(&mock, &format!("{ON}{models}{prices}")).await;
+    let replies = together((0..6).map(|n| ask(&gateway, ALL[n % 4], "story", true))).await;
+    let shared = replies.iter().filter(|reply| cache(reply) == "coalesced").count();
+    assert_eq!((shared, asked(&mock, "key=first").await.len()), (5, 1));
+    for (n, reply) in replies.iter().enumerate() {
+        let said = ALL[n % 4].read(reply);
+        assert!(reply.whole && said.done && said.error.is_none(), "{n}: {}", reply.text());
+        assert!(said.text.starts_with("You said"), "{n}: {}", said.text);
+    }
+    assert_eq!(asked(&mock, "key=rest").await.len(), 6, "each goes on for itself");
+    let lines = payers(&gateway, "story", 6).await;
+    assert_eq!(lines.len(), 6, "{lines:?}");
+    let continued = |line: &&Value| {
+        let attempts = line["attempts"].as_array().into_iter().flatten();
+        attempts.filter(|attempt| attempt["role"] == "continuation").count() == 1
+    };
+    assert_eq!(lines.iter().filter(continued).count(), 6, "{lines:?}");
+    let mut used: Vec<u64> = lines.iter().map(|line| line["usage"]["output"].as_u64().expect("a number")).collect();
+    used.sort_unstable();
+    // The rest is as long for everybody, and one has the first part beside it.
+    assert!(used[0] == used[4] && used[5] > used[4], "{used:?}");
+    assert_eq!(gateway.metric("portcullis_cache_answers").await, Some(0.0));
+}
+
+#[tokio::test]
 async fn nobody_hangs_wherever_the_leaders_upstream_breaks() {
     let mock = Mock::start().await;
     let timeouts = "timeouts: { head: 400ms, first_token: 400ms, idle: 400ms }\n";

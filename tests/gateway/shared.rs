@@ -25,7 +25,7 @@ fn admitted(replies: &[Reply]) -> usize {
 }
 
 #[tokio::test]
-async fn two_processes_together_admit_exactly_the_limit() {
+async fn seed_14_two_processes_together_admit_exactly_the_limit() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
     let limits = "{ name: r, requests: 20 / 1h }, { name: c, per: key, concurrency: 1000, tokens: 10M / day }";
     let yaml = yaml(&redis, "closed", limits);
@@ -125,4 +125,34 @@ async fn a_reset_reaches_the_server_and_so_every_process() {
     two.settled().await;
     assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
     assert_eq!(admitted(&together((0..6).map(|_| ask(&two))).await), 4);
+}
+
+#[tokio::test]
+async fn a_reset_reaches_partitions_that_only_others_know_and_a_lost_link_does_not_undo_it() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let limits = "{ name: r, per: user, requests: 2 / 1h }, { name: kept, per: user, requests: 9 / 1h }";
+    let yaml = yaml(&redis, "closed", limits);
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    let ask = async || {
+        // Odd letters on purpose: it is a part of a name on the server, and of a pattern there.
+        let user = "a:b*[c]";
+        let body = json!({"model": "chat/mock-fast", "user": user, "messages": [{"role": "user", "content": "Hello"}]});
+        two.post("/v1/chat/completions", body.to_string()).await.status()
+    };
+    assert_eq!([ask().await, ask().await, ask().await], [200, 200, 429]);
+    two.settled().await;
+    let reply = one.admin("POST", "/admin/limits/reset?rule=r").await;
+    assert_eq!((reply.status(), &reply.json()["partitions"]), (200, &json!(1)));
+    assert_eq!(redis.keys(":limit:r:"), Vec::<String>::new());
+    // The one that has counted states anew what it has, as soon as its link is new.
+    let kept = redis.keys(":limit:kept:").pop().expect("the other rule still counts");
+    redis.cli(&["DEL", &kept]);
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let deadline = Instant::now() + SOON;
+    while redis.keys(":limit:kept:").is_empty() {
+        assert!(Instant::now() < deadline, "nothing was stated anew");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!([ask().await, ask().await, ask().await], [200, 200, 429]);
 }

@@ -32,7 +32,7 @@ fn rule(name: &str, windows: &[(Unit, Shape, u64)]) -> Rule {
     }
 }
 
-fn requests(name: &str, limit: u64) -> Arc<Rule> {
+pub(super) fn requests(name: &str, limit: u64) -> Arc<Rule> {
     Arc::new(rule(name, &[(Unit::Requests, Shape::Sliding(60_000), limit)]))
 }
 
@@ -60,7 +60,7 @@ fn reserve(
     limits.reserve(&charges, amounts, now)
 }
 
-const ONE: Amounts = Amounts { requests: 1, input: 10, output: 20, money: Some(1000) };
+pub(super) const ONE: Amounts = Amounts { requests: 1, input: 10, output: 20, money: Some(1000) };
 
 #[test]
 fn of_64_callers_a_limit_of_n_admits_exactly_n() {

@@ -1,0 +1,227 @@
+//! The background side of shared limits: sends corrections, states counts anew where something was lost, says that the
+//! process lives, and hears of resets.
+//!
+//! No exchange waits for it. What it states is what this process has, never a sum of others'.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ::redis::Value;
+use tokio::sync::mpsc;
+use tokio::time::{interval, timeout};
+
+use super::super::Limits;
+use super::super::cell::{Cell, Counts};
+use super::super::meter::{Meter, Shape};
+use super::super::rule::Window;
+use super::resets::Heard;
+use super::{BATCH, Correction, Shared, arguments};
+use crate::state::redis::Away;
+
+/// How often the counts of what is under way are stated, and the process says that it lives. The script forgets after
+/// thirty seconds.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How long a process counts as living after its last word.
+const LIVES_MS: u64 = 15_000;
+
+/// How often what could not be stated is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often leases are looked at for idle ones.
+const LEASES: Duration = Duration::from_millis(250);
+
+/// Looks at a busy count before it is stated although somebody is asking.
+const PATIENCE: u32 = 20;
+
+/// The background side's own state.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    limits: Arc<Limits>,
+    /// The connection that the counts were last stated on.
+    epoch: u64,
+    /// The server has heard of this process.
+    announced: bool,
+    /// Cells to be stated, by address, with the looks at each so far.
+    stale: HashMap<usize, (Arc<Cell>, u32)>,
+    /// What was heard of other processes' resets.
+    heard: Heard,
+}
+
+impl Keeper {
+    pub fn new(shared: Arc<Shared>, limits: Arc<Limits>) -> Self {
+        Keeper { shared, limits, epoch: 0, announced: false, stale: HashMap::new(), heard: Heard::new() }
+    }
+
+    pub async fn run(mut self, mut waiting: mpsc::Receiver<Correction>) {
+        let mut beat = interval(BEAT);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let pause = match self.stale.is_empty() && self.in_step() {
+                true if self.shared.leases() => LEASES,
+                true => BEAT,
+                false => AGAIN,
+            };
+            let got = timeout(pause, waiting.recv_many(&mut batch, BATCH)).await;
+            if got == Ok(0) {
+                return;
+            }
+            if !batch.is_empty() {
+                let count = batch.len() as u64;
+                self.send(std::mem::take(&mut batch)).await;
+                self.shared.pending.fetch_sub(count, Ordering::AcqRel);
+            }
+            self.shared.give_back_leases(self.now(), false);
+            // What somebody has reset must not be stated again.
+            if !self.in_step() && self.shared.link.is_up() && self.hear().await.is_ok() {
+                self.shared.behind.store(false, Ordering::Relaxed);
+                self.epoch = self.shared.link.epoch();
+                let mut cells = Vec::new();
+                self.limits.cells.each(|cell| {
+                    // What guests count is their process's own.
+                    if !cell.rule.starts_with("guest:") {
+                        cells.push(cell.clone());
+                    }
+                });
+                cells.iter().for_each(|cell| self.mark_stale(cell));
+            }
+            self.state_stale().await;
+            if timeout(Duration::ZERO, beat.tick()).await.is_ok() {
+                self.live().await;
+            }
+        }
+    }
+
+    /// Carries out in this process's counts what others have reset.
+    async fn hear(&mut self) -> Result<(), Away> {
+        for (rule, partition) in self.shared.resets(&mut self.heard).await? {
+            self.limits.reset(&rule, partition.as_deref());
+        }
+        Ok(())
+    }
+
+    fn in_step(&self) -> bool {
+        self.epoch == self.shared.link.epoch() && !self.shared.behind.load(Ordering::Relaxed)
+    }
+
+    fn mark_stale(&mut self, cell: &Arc<Cell>) {
+        self.stale.entry(Arc::as_ptr(cell) as usize).or_insert_with(|| (cell.clone(), 0));
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.time(crate::state::unix_ms())
+    }
+
+    /// Sends corrections in one script. What may not have arrived is stated anew.
+    async fn send(&mut self, batch: Vec<Correction>) {
+        let now = self.now();
+        let mut call = self.shared.script.prepare_invoke();
+        call.arg("settle").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let mut count = 0;
+        for correction in &batch {
+            let counts = correction.cell.lock();
+            // A statement that was sent after it holds it already.
+            if counts.stated >= correction.number {
+                continue;
+            }
+            let slot = &counts.slots[correction.place];
+            let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
+            drop(counts);
+            call.key(self.shared.key(&correction.cell, window.unit, window.shape));
+            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0]);
+            count += 1;
+        }
+        if count > 0 && self.shared.link.script(&call).await.is_err() {
+            for correction in batch {
+                self.mark_stale(&correction.cell);
+            }
+        }
+    }
+
+    /// States what this process has of each stale cell, as far as nobody asks about it at the moment.
+    async fn state_stale(&mut self) {
+        if self.stale.is_empty() || !self.shared.link.is_up() {
+            return;
+        }
+        let now = self.now();
+        let cells: Vec<(Arc<Cell>, u32)> = self.stale.values().take(BATCH).cloned().collect();
+        let mut call = self.shared.script.prepare_invoke();
+        call.arg("put").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let mut stated = Vec::new();
+        let mut count = 0;
+        for (cell, looks) in cells {
+            let key = Arc::as_ptr(&cell) as usize;
+            if cell.asking.load(Ordering::Acquire) > 0 && looks < PATIENCE {
+                self.stale.insert(key, (cell, looks + 1));
+                continue;
+            }
+            let asked = cell.asked.load(Ordering::Acquire);
+            let mut counts = cell.lock();
+            counts.stated = counts.changes;
+            for (window, meter, leased) in own(&mut counts, now) {
+                let amount = u64::try_from(meter.cur).unwrap_or(u64::MAX).saturating_add(leased);
+                call.key(self.shared.key(&cell, window.unit, window.shape));
+                arguments(&mut call, &window, true, now, [meter.start, 0, amount, 0]);
+                count += 1;
+            }
+            drop(counts);
+            stated.push((key, asked, cell));
+        }
+        let arrived = count == 0 || self.shared.link.script(&call).await.is_ok();
+        for (key, asked, cell) in stated {
+            // Whoever asked meanwhile may be missing in it: once more, then.
+            let quiet = cell.asked.load(Ordering::Acquire) == asked && cell.asking.load(Ordering::Acquire) == 0;
+            let patience = self.stale.get(&key).map_or(0, |(_, looks)| *looks);
+            if arrived && (quiet || patience >= PATIENCE) {
+                self.stale.remove(&key);
+            } else if let Some((_, looks)) = self.stale.get_mut(&key) {
+                *looks += 1;
+            }
+        }
+    }
+
+    /// Says that the process lives, hears how many do, and states what is under way.
+    async fn live(&mut self) {
+        let mut busy = Vec::new();
+        self.limits.cells.each(|cell| {
+            let counts = cell.lock();
+            if counts.slots.iter().any(|slot| slot.shape == Shape::InFlight && slot.meter.cur > 0) {
+                busy.push(cell.clone());
+            }
+        });
+        busy.iter().for_each(|cell| self.mark_stale(cell));
+        let (now, key) = (self.now(), format!("{{{}}}:nodes", self.shared.link.prefix));
+        let mut beat = ::redis::cmd("ZADD");
+        beat.arg(&key).arg(now).arg(&self.shared.node);
+        let mut forget = ::redis::cmd("ZREMRANGEBYSCORE");
+        forget.arg(&key).arg(0).arg(now.saturating_sub(LIVES_MS));
+        let mut count = ::redis::cmd("ZCARD");
+        count.arg(&key);
+        let Ok(beaten) = self.shared.link.run(&beat).await else { return };
+        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) {
+            // It has forgotten this process, and with it all that was counted: somebody has emptied it.
+            self.shared.behind.store(true, Ordering::Relaxed);
+        }
+        self.announced = true;
+        if self.shared.link.run(&forget).await.is_err() {
+            return;
+        }
+        if let Ok(Value::Int(nodes)) = self.shared.link.run(&count).await {
+            self.shared.nodes.store(u64::try_from(nodes).unwrap_or(1).max(1), Ordering::Relaxed);
+        }
+        // Away is tried again at the next beat.
+        let _ = self.hear().await;
+    }
+}
+
+/// What this process has of each window of the whole, rolled, and what it has leased of it.
+fn own(counts: &mut Counts, now: u64) -> Vec<(Window, Meter, u64)> {
+    let whole = counts.slots.iter_mut().filter(|slot| slot.share.is_empty());
+    let rolled = whole.map(|slot| {
+        slot.roll(now);
+        (Window { unit: slot.unit, shape: slot.shape, limit: slot.limit }, slot.meter, slot.leased())
+    });
+    rolled.collect()
+}
