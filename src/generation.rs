@@ -11,8 +11,8 @@ mod routes;
 mod strategy;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -207,7 +207,7 @@ impl Builder {
     /// # Errors
     /// Every error of the file, a line each.
     pub fn load(&self) -> Result<Loaded, String> {
-        self.read(&hooks::check)
+        self.read(&|config, hook| hooks::check(config, hook, &self.plugins))
     }
 
     fn read(&self, check: HookCheck<'_>) -> Result<Loaded, String> {
@@ -231,8 +231,10 @@ impl Builder {
         self.read(&|_, _| Vec::new()).map(|loaded| self.files_of(&loaded.config)).unwrap_or_default()
     }
 
+    /// In order and each once: who compares fingerprints must take the same files in the same order.
     fn files_of(&self, config: &Config) -> Vec<PathBuf> {
-        self.path.iter().cloned().chain(config.files()).chain(hooks::files(config)).collect()
+        let files = self.path.iter().cloned().chain(config.files()).chain(hooks::files(config));
+        files.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Reads and builds everything.
@@ -411,6 +413,27 @@ mod tests {
     fn target(generation: &Generation, model: &str) -> Result<String, String> {
         let targets = generation.targets(model).map_err(|fault| fault.message)?;
         Ok(targets.first().map(|target| target.name()).unwrap_or_default())
+    }
+
+    /// Else the watcher, which knows the files in order, would see a change where there is none, again and again.
+    #[test]
+    fn the_files_of_a_generation_are_in_order_and_each_is_there_once() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-files", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("is writable");
+        for name in ["a", "z"] {
+            let text = "function on_request() end";
+            std::fs::write(folder.join(format!("{name}.luau")), text).expect("is writable");
+        }
+        let path = folder.join("m.yaml");
+        std::fs::write(&path, "hooks_dir: .\nhooks: [{ lua: z }, { lua: a }, { lua: a, name: again }]\n")
+            .expect("writes");
+        let generation = Builder::new(Some(path), Box::new(|_| None)).build(1).expect("builds");
+        std::fs::remove_dir_all(&folder).expect("is there");
+        let mut sorted = generation.files.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(generation.files, sorted);
+        assert!(sorted.len() >= 3, "{sorted:?}");
     }
 
     #[test]

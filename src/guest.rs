@@ -139,7 +139,14 @@ impl Failed {
 /// It does not; the text says where it would.
 pub fn fits(verdict: Verdict, phase: Phase) -> Result<Verdict, Failed> {
     if verdict.phases().has(phase) {
-        return Ok(verdict);
+        let misplaced = if let Verdict::Patch(patch) = &verdict { patch.misplaced(phase) } else { None };
+        return match misplaced {
+            None => Ok(verdict),
+            Some(field) => {
+                let fields = verdict::Patch::fields(phase).join(", ");
+                Err(Failed::new(format!("a patch of on_{} has no `{field}`; it has: {fields}", phase.name())))
+            }
+        };
     }
     let (name, there) = (verdict.name(), verdict.phases());
     Err(Failed::new(format!("on_{} cannot answer with `{name}`; that is for {there}", phase.name())))

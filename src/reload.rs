@@ -77,9 +77,10 @@ impl Reloader {
     pub async fn rollback(&self, number: u64) -> Option<u64> {
         let _turn = self.turn.lock().await;
         let old = self.history.find(number)?;
-        self.handled.store(fingerprint(&old.files), Relaxed);
         old.activate(&self.state);
         self.current.store(old);
+        // As the watcher will look at them: what was refused and is wanted still is among them.
+        self.handled.store(fingerprint(&self.files()), Relaxed);
         self.state.reloaded(Ok(number));
         tracing::warn!("generation {number} is in force again; the next change of a file ends that");
         Some(number)

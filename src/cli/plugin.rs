@@ -3,6 +3,7 @@
 //! Loads plugins exactly as the gateway does: the same engine, the same lease, the same contract.
 
 mod bench;
+mod build;
 mod scaffold;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub(super) struct Args {
 enum Command {
     /// Start a new adapter or policy in a folder of its own.
     New(scaffold::Args),
+    /// Build a plugin's folder into a component, with the tools of its language.
+    Build(build::Args),
     /// Show what a component is, wants and says of itself.
     Inspect {
         /// The component.
@@ -75,6 +78,7 @@ struct Plugin {
 pub(super) fn run(args: Args) -> ExitCode {
     let done = match args.command {
         Command::New(args) => scaffold::run(&args),
+        Command::Build(args) => build::run(args),
         Command::Inspect { file } => inspect(&file),
         Command::Test { plugin, fixtures, bless } => test(&plugin, fixtures, bless),
         Command::Bench { plugin } => plugin.load().and_then(|loaded| bench::run(&plugin, &loaded)),

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use super::error::{Issue, nearest};
 use super::path::KeyPath;
@@ -26,8 +25,8 @@ pub struct Known<'a> {
     pub hooks: HookCheck<'a>,
 }
 
-/// Says what is wrong with a hook whose policies are in a folder: the way to it inside the hook, and what to do.
-pub type HookCheck<'a> = &'a dyn Fn(&Hook, &Path) -> Vec<(Vec<String>, String)>;
+/// Says what is wrong with a hook of a configuration: the way to it inside the hook, and what to do.
+pub type HookCheck<'a> = &'a dyn Fn(&Config, &Hook) -> Vec<(Vec<String>, String)>;
 
 /// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
 pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {

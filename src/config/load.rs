@@ -316,9 +316,10 @@ fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
             if let Err(error) = open(&file) {
                 let path = KeyPath::of(&["hooks"]).index(index).key("wasm");
                 issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+                continue;
             }
         }
-        for (inside, message) in (known.hooks)(hook, &config.hooks_dir.0) {
+        for (inside, message) in (known.hooks)(config, hook) {
             let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
             issues.push(Issue::error(path, message));
         }

@@ -15,11 +15,18 @@ use crate::hook::{Fail, Hook, Hooks, Matcher};
 use crate::host::{Budget, Grants, Guest};
 use crate::route::Secret;
 
-/// What is wrong with a hook as written: the way to it inside the hook, and what to do.
-pub(super) fn check(hook: &config::Hook, folder: &Path) -> Vec<(Vec<String>, String)> {
+/// The way to what is wrong inside a hook, and what to do.
+pub(super) type Wrong = (Vec<String>, String);
+
+/// What is wrong with a hook as written.
+pub(super) fn check(config: &Config, hook: &config::Hook, shelf: &Shelf) -> Vec<Wrong> {
+    // One that names two is told so elsewhere.
+    if let (Some(plugin), None) = (&hook.wasm, &hook.lua) {
+        return shelf.policy(config, hook, plugin).err().unwrap_or_default();
+    }
     let Some(name) = hook.lua.as_deref() else { return Vec::new() };
     let at = |key: &str, message: String| (vec![key.to_owned()], message);
-    let bundle = match bundle::read(name, folder) {
+    let bundle = match bundle::read(name, &config.hooks_dir.0) {
         Ok(bundle) => bundle,
         Err(error) => return vec![at("lua", error)],
     };
@@ -30,7 +37,7 @@ pub(super) fn check(hook: &config::Hook, folder: &Path) -> Vec<(Vec<String>, Str
 }
 
 /// The settings with the schema's defaults in them.
-fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Result<Value, Vec<(Vec<String>, String)>> {
+pub(super) fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Result<Value, Vec<Wrong>> {
     let mut settings = written.clone();
     let Some(schema) = &manifest.config else { return Ok(Value::Object(settings)) };
     for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
@@ -70,7 +77,10 @@ pub(super) fn build(config: &Config, shelf: &Shelf, warnings: &mut Vec<String>) 
     let mut wrong = Vec::new();
     for written in &config.hooks {
         let drafted = match &written.wasm {
-            Some(plugin) => shelf.policy(config, written, plugin).map(|(draft, engine)| (draft, Some(engine))),
+            Some(plugin) => {
+                let policy = shelf.policy(config, written, plugin).map_err(lines);
+                policy.map(|(draft, engine)| (draft, Some(engine)))
+            }
             None => draft(written, &config.hooks_dir.0).map(|(want, draft)| {
                 wanted.push((drafts.len(), want));
                 (draft, None)
@@ -164,24 +174,19 @@ impl Draft {
 fn draft(written: &config::Hook, folder: &Path) -> Result<(Wanted, Draft), String> {
     let name = written.lua.as_deref().ok_or("names no policy; write `lua: NAME` or `wasm: NAME`")?;
     let bundle = Arc::new(bundle::read(name, folder)?);
-    let config = settled(&bundle.manifest, written)?;
+    let config = settings(&bundle.manifest, &written.config).map_err(lines)?;
     let draft = Draft::of(written, bundle.clone());
     let wanted = Wanted { guest: draft.guest.clone(), bundle, config, domain: written.domain.clone() };
     Ok((wanted, draft))
 }
 
-/// The settings of a hook as its policy gets them.
-///
-/// # Errors
-/// What does not fit the policy's schema, a line each.
-pub(super) fn settled(manifest: &Manifest, written: &config::Hook) -> Result<Value, String> {
-    settings(manifest, &written.config).map_err(|errors| {
-        let line = |(path, error): (Vec<String>, String)| match path.is_empty() {
-            true => error,
-            false => format!("{}: {error}", path.join(".")),
-        };
-        errors.into_iter().map(line).collect::<Vec<_>>().join("\n")
-    })
+/// What is wrong, a line each.
+fn lines(wrong: Vec<Wrong>) -> String {
+    let line = |(path, error): Wrong| match path.is_empty() {
+        true => error,
+        false => format!("{}: {error}", path.join(".")),
+    };
+    wrong.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn grants(written: &config::Grants) -> Grants {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 #[cfg(not(feature = "wasm"))]
-use super::hooks::Draft;
+use super::hooks::{Draft, Wrong};
 #[cfg(not(feature = "wasm"))]
 use crate::config::{Config, Hook};
 use crate::dialect::adapter::Adapter;
@@ -49,8 +49,8 @@ impl Shelf {
 
     /// # Errors
     /// Always: this build has no engine for plugins.
-    pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), String> {
-        Err(WITHOUT.to_owned())
+    pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), Vec<Wrong>> {
+        Err(vec![(vec!["wasm".to_owned()], WITHOUT.to_owned())])
     }
 }
 
@@ -67,7 +67,7 @@ mod with_engine {
 
     use serde_json::Value;
 
-    use super::super::hooks::{Draft, settled};
+    use super::super::hooks::{Draft, Wrong, settings};
     use super::{Known, Wants};
     use crate::config::{Config, Demand, Hook, Plugin};
     use crate::guest::bundle::Source;
@@ -119,7 +119,7 @@ mod with_engine {
         ///
         /// # Errors
         /// Why it cannot be loaded, or what it does not take of its settings.
-        pub fn policy(&self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+        pub fn policy(&self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), Vec<Wrong>> {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             inner.policy(config, hook, plugin)
         }
@@ -178,46 +178,50 @@ mod with_engine {
             self.described.retain(|plugin, _| hooks().any(|hook| hook.wasm.as_ref() == Some(plugin)));
         }
 
-        fn policy(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), String> {
+        fn policy(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<(Draft, Engine), Vec<Wrong>> {
+            let at = |key: &'static str| move |message: String| vec![(vec![key.to_owned()], message)];
             self.forget(config);
-            let default = Plugin::default();
-            let settings = config.plugins.settings.get(plugin).unwrap_or(&default);
-            let bytes = wasm::Bytes::read(&config.plugin_file(plugin))?;
-            admit(&bytes, settings.sha256.as_deref(), config.plugins.demand, &config.plugins.signers)?;
-            let label = bytes.path.display().to_string();
-            let known = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256).cloned();
-            let described = match known {
-                Some(known) => known,
-                None => {
-                    let machine = self.machine()?;
-                    let compiled = compiled(config);
-                    let loading = Loading {
-                        machine: &machine,
-                        compiled: compiled.as_ref(),
-                        name: plugin,
-                        lease: Lease::default(),
-                        config: String::new(),
-                    };
-                    // Under the hook's own budget, but before its manifest is known.
-                    let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, None)));
-                    Described::load(&loading, &bytes, &draft.guest)?
-                }
-            };
-            self.described.insert(plugin.to_owned(), described.clone());
+            let described = self.described(config, hook, plugin).map_err(at("wasm"))?;
+            let label = config.plugin_file(plugin).display().to_string();
             let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, Some(&described))));
-            let wanted = settled(&described.manifest, hook)?;
+            let wanted = settings(&described.manifest, &hook.config)?;
             let title = draft.guest.name.to_string();
-            if let Some((component, settings, policy)) = self.policies.get(&title)
+            if let Some((component, known, policy)) = self.policies.get(&title)
                 && Arc::ptr_eq(component, &described)
-                && *settings == wanted
+                && *known == wanted
                 && policy.suits(&draft.guest)
             {
                 return Ok((draft, Engine::Wasm(policy.clone())));
             }
-            let policy =
-                Policy::start(&described, &draft.guest, wanted.to_string()).map_err(|why| format!("{label}: {why}"))?;
+            let policy = Policy::start(&described, &draft.guest, wanted.to_string());
+            let policy = policy.map_err(|why| at("config")(format!("{label}: {why}")))?;
             self.policies.insert(title, (described, wanted, policy.clone()));
             Ok((draft, Engine::Wasm(policy)))
+        }
+
+        /// The component of a hook, which has said what it is.
+        fn described(&mut self, config: &Config, hook: &Hook, plugin: &str) -> Result<Arc<Described>, String> {
+            let default = Plugin::default();
+            let pins = config.plugins.settings.get(plugin).unwrap_or(&default);
+            let bytes = wasm::Bytes::read(&config.plugin_file(plugin))?;
+            admit(&bytes, pins.sha256.as_deref(), config.plugins.demand, &config.plugins.signers)?;
+            if let Some(known) = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256) {
+                return Ok(known.clone());
+            }
+            let machine = self.machine()?;
+            let compiled = compiled(config);
+            let loading = Loading {
+                machine: &machine,
+                compiled: compiled.as_ref(),
+                name: plugin,
+                lease: Lease::default(),
+                config: String::new(),
+            };
+            // Under the hook's own budget, but before its manifest is known.
+            let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)));
+            let described = Described::load(&loading, &bytes, &draft.guest)?;
+            self.described.insert(plugin.to_owned(), described.clone());
+            Ok(described)
         }
     }
 

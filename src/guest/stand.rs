@@ -11,7 +11,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::bundle::{Bundle, Manifest, Source};
-use super::view::{Asked, Event, Request, Subject};
+use super::view::{Asked, Done, Event, Request, Subject};
 use super::{Engine, Failed, Used, Verdict, Wanted};
 use crate::auth::Principal;
 use crate::chat;
@@ -98,12 +98,35 @@ impl Stand {
         self.engine.call_now(self.cx(phase), subject)
     }
 
-    /// Calls it with the request, whatever the phase is shown in service.
+    /// Calls it with an exchange that is over at `on_done`, and with the request wherever else, whatever is shown there in
+    /// service.
     ///
     /// # Errors
     /// It failed.
     pub fn call(&self, phase: Phase) -> Result<Verdict, Failed> {
-        self.call_with(phase, self.request()).0
+        let subject = if phase == Phase::Done { self.done() } else { self.request() };
+        self.call_with(phase, subject).0
+    }
+
+    /// An exchange that ended well.
+    pub fn done(&self) -> Subject {
+        Subject::Done(Arc::new(Done {
+            visit: self.visit.clone(),
+            model: "fast".into(),
+            stream: true,
+            status: 200,
+            code: None,
+            target: Some("a/fast".into()),
+            attempts: 1,
+            usage: None,
+            estimated: false,
+            cost_nano_usd: None,
+            finish: None,
+            took: Duration::from_millis(250),
+            first_content: None,
+            bytes_in: ASK.len() as u64,
+            bytes_out: 1000,
+        }))
     }
 
     pub async fn wait(&self, phase: Phase) -> (Result<Verdict, Failed>, Used) {

@@ -1,6 +1,7 @@
-//! What guests may answer, and at which phase: the same for every language.
+//! What guests may answer, at which phase, and what it may hold: the same for every language.
 //!
-//! Data only. The stage that runs hooks applies a verdict after the guest has returned, all of it or nothing.
+//! What can be wrong in itself is made by its `new`, which says what to write instead. The stage that runs hooks applies a
+//! verdict after the guest has returned, all of it or nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +11,29 @@ use serde_json::{Map, Value};
 use crate::host::{Phase, Phases};
 
 pub use crate::host::http::Header;
+
+/// Longest time that a verdict may name.
+const MAX_SPAN: Duration = Duration::from_secs(24 * 3600);
+
+/// Most attempts that a plan may ask for.
+const MAX_ATTEMPTS: f64 = 1000.0;
+
+/// Longest word for a refusal, in bytes.
+const MAX_CODE_BYTES: usize = 64;
+
+/// A time that a verdict names, in milliseconds.
+///
+/// # Errors
+/// It is negative, no number, or longer than a day.
+pub fn span(name: &str, ms: f64) -> Result<Duration, String> {
+    let span = Duration::try_from_secs_f64(ms / 1000.0).ok().filter(|span| *span <= MAX_SPAN);
+    span.ok_or_else(|| format!("{name}: {ms} is no number of milliseconds up to a day"))
+}
+
+/// A whole number within bounds, as a status is.
+fn status(number: f64, from: f64) -> Option<u16> {
+    ((from..600.0).contains(&number) && number.fract() == 0.0).then_some(number as u16)
+}
 
 /// What a guest decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +128,31 @@ impl Patch {
         *self == Patch::default()
     }
 
+    /// The fields of a patch that mean something at a phase.
+    pub fn fields(phase: Phase) -> &'static [&'static str] {
+        match phase {
+            Phase::Request => &["model", "params", "system", "messages", "texts"],
+            Phase::Attempt => &["model", "params", "headers", "system", "messages", "texts"],
+            _ => &["headers", "texts", "text", "body"],
+        }
+    }
+
+    /// A field that is set and means nothing at this phase.
+    pub fn misplaced(&self, phase: Phase) -> Option<&'static str> {
+        let set = [
+            ("model", self.model.is_some()),
+            ("params", !self.params.is_empty()),
+            ("headers", !self.headers.is_empty()),
+            ("system", self.system.is_some()),
+            ("messages", self.messages.is_some()),
+            ("texts", !self.texts.is_empty()),
+            ("text", self.text.is_some()),
+            ("body", self.body.is_some()),
+        ];
+        let fields = Patch::fields(phase);
+        set.into_iter().find(|(name, set)| *set && !fields.contains(name)).map(|(name, _)| name)
+    }
+
     /// Whether conversation or answer must be decoded for it.
     pub fn edits_text(&self) -> bool {
         self.system.is_some() || self.messages.is_some() || !self.texts.is_empty() || self.text.is_some()
@@ -121,6 +170,26 @@ pub enum Turn {
     },
 }
 
+impl Turn {
+    /// The turn with this number.
+    ///
+    /// # Errors
+    /// There is no such number.
+    pub fn keep(index: Option<usize>) -> Result<Self, String> {
+        let index = index.filter(|index| *index > 0);
+        index.map(Turn::Keep).ok_or_else(|| "messages: turns are counted from 1".to_owned())
+    }
+
+    /// # Errors
+    /// Nobody has this role.
+    pub fn say(role: String, text: String) -> Result<Self, String> {
+        match role.as_str() {
+            "user" | "assistant" | "system" => Ok(Turn::Say { role, text }),
+            _ => Err(format!("messages: `{role}` is no role; write user, assistant or system")),
+        }
+    }
+}
+
 /// A plan by names.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wish {
@@ -130,6 +199,23 @@ pub struct Wish {
     pub max_attempts: Option<u32>,
     /// When the whole exchange must be over, from its start.
     pub deadline: Option<Duration>,
+}
+
+impl Wish {
+    /// # Errors
+    /// It would ask nobody.
+    pub fn new(
+        steps: Vec<Step>,
+        mode: Mode,
+        max_attempts: Option<f64>,
+        deadline: Option<Duration>,
+    ) -> Result<Self, String> {
+        if steps.is_empty() {
+            return Err("a plan without steps would ask nobody; pass, or reject".to_owned());
+        }
+        let max_attempts = max_attempts.map(|count| count.clamp(1.0, MAX_ATTEMPTS) as u32);
+        Ok(Wish { steps, mode, max_attempts, deadline })
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -161,6 +247,16 @@ pub struct Respond {
     pub headers: BTreeMap<String, String>,
 }
 
+impl Respond {
+    /// # Errors
+    /// The status is none of an answer.
+    pub fn new(number: f64, body: Body, headers: BTreeMap<String, String>) -> Result<Self, String> {
+        let status = status(number, 200.0);
+        let status = status.ok_or_else(|| format!("respond: {number} is no HTTP status from 200 to 599"))?;
+        Ok(Respond { status, body, headers })
+    }
+}
+
 /// What an answer holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
@@ -181,6 +277,25 @@ pub struct Reject {
     pub retry_after: Option<Duration>,
 }
 
+impl Reject {
+    /// # Errors
+    /// The status is none of a refusal, or the code is no word.
+    pub fn new(
+        code: String,
+        message: String,
+        number: Option<f64>,
+        retry_after: Option<Duration>,
+    ) -> Result<Self, String> {
+        let status =
+            number.map(|number| status(number, 400.0).ok_or("reject: status is from 400 to 599")).transpose()?;
+        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if code.is_empty() || code.len() > MAX_CODE_BYTES || !code.chars().all(letter) {
+            return Err("reject: write the code as one word of letters, digits, `_`, `-` and `.`".to_owned());
+        }
+        Ok(Reject { code, message, status, retry_after })
+    }
+}
+
 /// The end of a stream, or of all tries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stop {
@@ -198,4 +313,57 @@ pub struct Who {
     pub project: Option<String>,
     pub models: Vec<String>,
     pub metadata: BTreeMap<String, String>,
+}
+
+impl Who {
+    /// # Errors
+    /// It has no name.
+    pub fn new(
+        key: String,
+        project: Option<String>,
+        models: Vec<String>,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        if key.is_empty() {
+            return Err("a caller needs `key`: its name in logs, limits and metrics".to_owned());
+        }
+        Ok(Who { key, project, models, metadata })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_nothing_is_refused_and_says_what_to_write() {
+        let reject = |status, code: &str| Reject::new(code.into(), String::new(), status, None);
+        assert!(reject(Some(200.0), "no").expect_err("no refusal").contains("400 to 599"));
+        assert!(reject(Some(429.5), "no").is_err());
+        assert!(reject(None, "two words").expect_err("no word").contains("one word"));
+        assert!(reject(None, &"x".repeat(65)).is_err());
+        assert_eq!(reject(Some(429.0), "slow_down").map(|reject| reject.status), Ok(Some(429)));
+        let respond = |status| Respond::new(status, Body::Say(String::new()), BTreeMap::new());
+        assert!(respond(99.0).is_err() && respond(f64::NAN).is_err() && respond(700.0).is_err());
+        assert_eq!(respond(200.0).map(|respond| respond.status), Ok(200));
+        assert!(Wish::new(Vec::new(), Mode::Ordered, None, None).expect_err("nobody").contains("without steps"));
+        let wish = Wish::new(vec![Step::default()], Mode::Ordered, Some(1e9), None);
+        assert_eq!(wish.map(|wish| wish.max_attempts), Ok(Some(1000)));
+        assert!(Turn::keep(Some(0)).is_err() && Turn::keep(None).is_err());
+        assert!(Turn::say("tool".into(), String::new()).expect_err("no role").contains("user, assistant or system"));
+        assert!(Who::new(String::new(), None, Vec::new(), BTreeMap::new()).expect_err("nobody").contains("`key`"));
+        assert!(span("after_ms", -1.0).is_err() && span("after_ms", f64::NAN).is_err());
+        assert!(span("after_ms", 86_400_001.0).expect_err("too long").contains("after_ms"));
+        assert_eq!(span("after_ms", 250.0), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_patch_holds_what_its_phase_can_change() {
+        let patch = Patch { text: Some(String::new()), ..Patch::default() };
+        assert_eq!(
+            [Phase::Request, Phase::Attempt, Phase::Answer].map(|phase| patch.misplaced(phase)),
+            [Some("text"), Some("text"), None]
+        );
+        assert_eq!(Patch { model: Some(String::new()), ..Patch::default() }.misplaced(Phase::Answer), Some("model"));
+    }
 }

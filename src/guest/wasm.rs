@@ -26,6 +26,8 @@ pub use bindings::adapter::AuthKind;
 pub use compiled::Compiled;
 pub use engine::Machine;
 pub use plugin::{Bytes, Loading, Shape, shape};
+#[cfg(test)]
+pub(in crate::guest) use policy::tests::try_probe as probe;
 pub use policy::{Described, Policy};
 pub use provider::{Description, Taught};
 pub use signature::{Signed, beside, keygen, sign, signature};

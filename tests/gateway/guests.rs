@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::dialect::{ALL, Chat, Turn};
 use super::support::{Folder, Gateway, Mock, portcullis, together};
+use super::upstream::Upstream;
 use super::wire::Reply;
 
 /// A gateway with a prebuilt policy attached, `more` being further keys of the hook. Compiled code is kept between tests.
@@ -173,8 +174,13 @@ async fn a_policy_that_cannot_be_loaded_is_refused_with_its_place() {
     assert!(check("{ wasm: nobody }").contains("nobody.wasm cannot be read"));
     assert!(check("{ wasm: probe, lua: x }").contains("names a second policy"));
     assert!(check("{ wasm: probe, domain: x }").contains("a plugin has machines of its own"));
-    assert!(check("{ wasm: pii-guard, config: { kinds: [shoes] } }").contains("does not fit the policy's schema"));
-    assert!(check("{ wasm: probe, config: { init: refuse } }").contains("refuses its settings: refuse"));
+    let hook = "{ wasm: pii-guard, config: { kinds: [shoes] } }";
+    let said = check(hook);
+    assert!(said.contains("does not fit the policy's schema") && said.contains("hooks[0].config.kinds"), "{said}");
+    let column = "hooks: [".len() + hook.find("kinds").expect("is there") + 1;
+    assert!(said.contains(&format!("other.yaml:2:{column}: ")), "{said}");
+    let said = check("{ wasm: probe, config: { init: refuse } }");
+    assert!(said.contains("refuses its settings: refuse") && said.contains("hooks[0].config"), "{said}");
     assert!(check("{ wasm: probe, config: { init: trap } }").contains("on_init broke"));
     assert!(check("{ wasm: cohere }").contains("is no policy"));
 }
@@ -207,28 +213,30 @@ async fn a_policy_is_swapped_under_load_without_a_failed_request() {
     println!("{rounds} swaps: {grown} more after the first fifth, of {before}");
 }
 
-/// The policy in Python, from `plugins/build python`.
+/// A gateway with a policy that `plugins/build all` has made. Compiling an interpreter takes longer than a gateway may take to
+/// start here, so it is checked first; afterwards its code is on disk.
+async fn with_built(mock: &Mock, policy: &str, config: &str, more: &str) -> Gateway {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    let yaml = format!(
+        "plugins: {{ folder: '{}/guests/components', compiled: '{}/compiled-plugins' }}\n\
+         hooks: [{{ wasm: {policy}, config: {config}, budget: {{ cpu: 2s, total: 9s, memory: 256MiB }} }}]\n",
+        target.display(),
+        env!("CARGO_TARGET_TMPDIR"),
+    );
+    let folder = Folder::new();
+    let providers = "providers: { chat: { dialect: openai_chat, base_url: 'http://127.0.0.1:9/v1', auth: none } }\n";
+    let path = folder.write("first.yaml", &format!("{providers}{yaml}"));
+    let output = portcullis().arg("check").arg(path).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Gateway::start(mock, &format!("{yaml}{more}")).await
+}
+
 #[tokio::test]
 #[ignore = "wants plugins/build all, which takes minutes; tests/run plugins builds them and runs this"]
 async fn a_policy_in_python_keeps_topics_away() {
     let mock = Mock::start().await;
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let text = |say: &str| {
-        format!(
-            "plugins: {{ folder: '{}/guests/components', compiled: '{}/compiled-plugins' }}\n\
-             hooks: [{{ wasm: topic-gate, config: {{ topics: {{ mergers: ['Ubernahme angebot'] }}, {say} }},\n\
-             \x20 budget: {{ cpu: 2s, total: 9s, memory: 256MiB }} }}]\n",
-            target.display(),
-            env!("CARGO_TARGET_TMPDIR"),
-        )
-    };
-    // Compiling it takes longer than a gateway may take to start here; afterwards its code is on disk.
-    let folder = Folder::new();
-    let providers = "providers: { chat: { dialect: openai_chat, base_url: 'http://127.0.0.1:9/v1', auth: none } }\n";
-    let path = folder.write("first.yaml", &format!("{providers}{}", text("look_at: all")));
-    let output = portcullis().arg("check").arg(path).output().expect("runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let gateway = Gateway::start(&mock, &text("say: 'Not that.'")).await;
+    let topics = "topics: { mergers: ['Ubernahme angebot'] }";
+    let gateway = with_built(&mock, "topic-gate", &format!("{{ {topics}, say: 'Not that.' }}"), "").await;
     for dialect in ALL {
         let asked = |text| dialect.ask("chat/m", false, Turn::Text, text);
         let reply = gateway.post(&dialect.path("chat/m", false), asked("Gibt es ein ÜBERNAHME-Angebot?")).await;
@@ -238,7 +246,42 @@ async fn a_policy_in_python_keeps_topics_away() {
         assert_eq!(reply.status(), 200, "{}", reply.text());
         mock.clear().await;
     }
-    let gateway = Gateway::start(&mock, &text("look_at: all")).await;
+    let gateway = with_built(&mock, "topic-gate", &format!("{{ {topics}, look_at: all }}"), "").await;
     let reply = gateway.post("/v1/chat/completions", Chat.ask("chat/m", false, Turn::Text, "ubernahme  Angebot")).await;
     assert_eq!((reply.status(), &reply.json()["error"]["code"]), (403, &json!("topic_refused")), "{}", reply.text());
+}
+
+#[tokio::test]
+#[ignore = "wants plugins/build all, which takes minutes; tests/run plugins builds them and runs this"]
+async fn a_policy_in_javascript_lets_models_have_what_is_allowed() {
+    let mock = Mock::start().await;
+    let allows = with_built(&mock, "tool-guard", "{ allow: ['get_*'] }", "").await;
+    let forbids = with_built(&mock, "tool-guard", "{ allow: [other] }", "").await;
+    // More calls than one instance serves at rest: handles are dropped when its engine collects them.
+    for round in 0..40 {
+        let dialect = ALL[round % ALL.len()];
+        let (path, ask) =
+            (dialect.path("chat/mock-tools", false), dialect.ask("chat/mock-tools", false, Turn::Tool, "Hi"));
+        let reply = allows.post(&path, ask.clone()).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert_eq!(dialect.read(&reply).calls.len(), 1, "{dialect:?}: {}", reply.text());
+        let reply = forbids.post(&path, ask).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert!(dialect.read(&reply).calls.is_empty(), "{dialect:?}: {}", reply.text());
+        assert!(mock.last().await["body"].get("tools").is_none(), "{dialect:?}");
+    }
+    // What a model calls without being offered it is a failed try.
+    let call = r#"{"id":"c","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"tool_calls","message":{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"rm_rf","arguments":"{}"}}]}}]}"#;
+    let upstream = Upstream::saying("application/json", call).await;
+    let more = format!(
+        "providers: {{ wild: {{ dialect: openai_chat, base_url: 'http://{}/v1', auth: none }},\n\
+         \x20 chat: {{ dialect: openai_chat, base_url: 'http://MOCK/v1', auth: none }} }}\n\
+         models: {{ two: {{ fallback: [wild/m, chat/mock-fast] }} }}\n",
+        upstream.address
+    );
+    let forbids = with_built(&mock, "tool-guard", "{ allow: [other] }", &more).await;
+    let reply = ask(&forbids, "two", false).await;
+    assert_eq!((reply.status(), went_to(&reply)), (200, "chat/mock-fast".to_owned()), "{}", reply.text());
+    let reply = allows.post("/v1/chat/completions", Chat.ask("chat/mock-fast", true, Turn::Tool, "Hi")).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
 }

@@ -10,6 +10,8 @@ use super::cache::same;
 use super::dialect::{ALL, Chat, Dialect};
 use super::redis::{Redis, counted};
 use super::support::{Gateway, Mock, SOON, together};
+#[cfg(feature = "wasm")]
+use super::upstream::Upstream;
 use super::wire::Reply;
 
 fn yaml(redis: &Redis, exact: &str, shared: &str) -> String {
@@ -68,6 +70,36 @@ async fn two_processes_give_each_others_answers_in_every_dialect_and_form() {
     assert_eq!(mock.journal().await.len(), made as usize);
     let stats = two.admin("GET", "/admin/cache").await.json();
     assert_eq!(stats["shared"]["reads"]["hit"], json!(made as u64), "{stats}");
+}
+
+/// The wire form of an adapter is known by a name that each process makes anew; what lies there must not depend on it.
+#[cfg(feature = "wasm")]
+#[tokio::test]
+async fn answers_of_an_adapter_in_a_plugin_are_given_by_others_too() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let said = r#"{"id":"c1","finish_reason":"COMPLETE","message":{"role":"assistant","content":[{"type":"text","text":"Hi."}]},"usage":{"billed_units":{"input_tokens":5,"output_tokens":3}}}"#;
+    let upstream = Upstream::saying("application/json", said).await;
+    let plugin = format!(
+        "providers: {{ it: {{ dialect: 'wasm:cohere', base_url: 'http://{}', api_key: k }} }}\n\
+         plugins: {{ folder: '{}/plugins/prebuilt', compiled: FOLDER/compiled }}\n",
+        upstream.address,
+        env!("CARGO_MANIFEST_DIR"),
+    );
+    let yaml = format!("{plugin}{}", yaml(&redis, "", ""));
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 2).await;
+    for (made, to) in ALL.into_iter().enumerate() {
+        let say = format!("{to:?}");
+        assert_eq!(cache(&ask(&one, to, "it/command-a", false, &say).await), "miss", "{say}");
+        counted(&one, KEPT, |kept| kept == (made + 1) as f64).await;
+        for (n, dialect) in ALL.into_iter().enumerate() {
+            let again = ask(&two, dialect, "it/command-a", n.is_multiple_of(2), &say).await;
+            assert_eq!((cache(&again), again.head.attempts()), ("hit", 0), "{say} as {dialect:?}");
+            let said = dialect.read(&again);
+            assert!(said.text == "Hi." && said.done && said.error.is_none(), "{say}: {}", again.text());
+        }
+    }
+    assert_eq!(upstream.seen().len(), ALL.len(), "one ask each");
 }
 
 #[tokio::test]

@@ -18,24 +18,8 @@ struct Hostile;
 thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
 
 fn misbehave(how: &str) {
+    misbehave::misbehave(how);
     match how {
-        "loop" => {
-            let mut turns = 0u64;
-            loop {
-                turns = black_box(turns.wrapping_add(1));
-            }
-        }
-        "recurse" => {
-            black_box(deeper(0));
-        }
-        "trap" => panic!("as told"),
-        "grow" => {
-            // Until the allocator gets no more, which aborts.
-            let mut held = Vec::new();
-            loop {
-                held.push(black_box(vec![1u8; 1 << 20]));
-            }
-        }
         "storm" => {
             for _ in 0..u32::MAX {
                 sdk::rand::number();
@@ -50,13 +34,6 @@ fn misbehave(how: &str) {
         "chatter" => log::write(log::Level::Debug, &"x".repeat(1 << 20)),
         _ => {}
     }
-}
-
-#[inline(never)]
-#[expect(unconditional_recursion, reason = "that is the point")]
-fn deeper(depth: u64) -> u64 {
-    let held = black_box([depth; 64]);
-    deeper(depth + 1).wrapping_add(held[(depth % 64) as usize])
 }
 
 impl Guest for Hostile {

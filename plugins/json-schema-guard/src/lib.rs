@@ -3,18 +3,16 @@
 //!
 //! Looks at whole answers only; streams have gone out before they are whole.
 
-wit_bindgen::generate!({
-    path: "../wit",
-    inline: "
-        package portcullis:json-schema-guard;
-        world json-schema-guard {
-            include portcullis:gateway/policy-base@0.1.0;
-            export portcullis:gateway/on-answer@0.1.0;
-        }
-    ",
-    world: "portcullis:json-schema-guard/json-schema-guard",
-    generate_all,
-});
+portcullis_policy::policy!(
+    "portcullis:json-schema-guard/json-schema-guard",
+    "
+    package portcullis:json-schema-guard;
+    world json-schema-guard {
+        include portcullis:gateway/policy-base@0.1.0;
+        export portcullis:gateway/on-answer@0.1.0;
+    }
+    "
+);
 
 mod schema;
 
@@ -22,10 +20,10 @@ use std::cell::RefCell;
 
 use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
 use exports::portcullis::gateway::{manifest, on_answer};
-use portcullis::gateway::decision::{AnswerVerdict, Reject};
-use portcullis::gateway::exchange::{Answer, Request};
-use portcullis::gateway::{metrics, trace};
-use serde_json::Value;
+use portcullis_policy::decision::AnswerVerdict;
+use portcullis_policy::exchange::{Answer, Request};
+use portcullis_policy::serde_json::{self, Value};
+use portcullis_policy::{label, metrics, reject, trace};
 
 struct Guard;
 
@@ -94,14 +92,14 @@ fn asked(ask: &Request) -> Option<Value> {
 }
 
 impl on_answer::Guest for Guard {
-    fn handle(ask: &Request, given: &Answer) -> Result<AnswerVerdict, String> {
+    fn handle(ask: Request, given: Answer) -> Result<AnswerVerdict, String> {
         let settings = SETTINGS.with_borrow(Settings::clone);
         let facts = given.facts();
         // An answer that calls tools has no text yet, and one that was cut off says so itself.
         if facts.stream || facts.status != 200 || facts.finish.as_deref() == Some("tool_calls") {
             return Ok(AnswerVerdict::Pass);
         }
-        let (Some(schema), Some(text)) = (asked(ask).or(settings.schema), given.text()) else {
+        let (Some(schema), Some(text)) = (asked(&ask).or(settings.schema), given.text()) else {
             return Ok(AnswerVerdict::Pass);
         };
         let wrong = match serde_json::from_str::<Value>(&text) {
@@ -109,17 +107,11 @@ impl on_answer::Guest for Guard {
             Err(error) => Some(format!("it is not JSON: {error}")),
         };
         let Some(wrong) = wrong else { return Ok(AnswerVerdict::Pass) };
-        let label = metrics::Label { name: "target".into(), value: facts.target };
-        metrics::count("misfits_total", 1.0, &[label])?;
+        metrics::count("misfits_total", 1.0, &[label("target", facts.target)])?;
         trace::note(&Value::String(wrong.clone()).to_string())?;
         let message = format!("The answer does not fit the schema: {wrong}.");
         Ok(match settings.reject {
-            true => AnswerVerdict::Reject(Reject {
-                code: "schema_misfit".into(),
-                message,
-                status: Some(502),
-                retry_after_ms: None,
-            }),
+            true => AnswerVerdict::Reject(reject("schema_misfit", message, 502)),
             false => AnswerVerdict::Fault(message),
         })
     }

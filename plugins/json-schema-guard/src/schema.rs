@@ -2,7 +2,7 @@
 //!
 //! A keyword that is not known here is let pass: the guard refuses what is surely wrong.
 
-use serde_json::{Map, Value};
+use portcullis_policy::serde_json::{Map, Value};
 
 /// Deepest nesting; what is deeper is let pass.
 const MAX_DEPTH: usize = 64;
@@ -157,7 +157,7 @@ fn number_bounds(schema: &Map<String, Value>, number: f64, at: &str) -> Option<S
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use portcullis_policy::serde_json::json;
 
     use super::*;
 

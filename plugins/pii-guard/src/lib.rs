@@ -4,20 +4,18 @@
 //! keys of well-known services. Replaces each by its kind in brackets, or refuses the ask. In streams the last bytes are
 //! held back, so that nothing slips through between two events. Never logs or counts what it found, only how often.
 
-wit_bindgen::generate!({
-    path: "../wit",
-    inline: "
-        package portcullis:pii-guard;
-        world pii-guard {
-            include portcullis:gateway/policy-base@0.1.0;
-            export portcullis:gateway/on-request@0.1.0;
-            export portcullis:gateway/on-answer@0.1.0;
-            export portcullis:gateway/on-event@0.1.0;
-        }
-    ",
-    world: "portcullis:pii-guard/pii-guard",
-    generate_all,
-});
+portcullis_policy::policy!(
+    "portcullis:pii-guard/pii-guard",
+    "
+    package portcullis:pii-guard;
+    world pii-guard {
+        include portcullis:gateway/policy-base@0.1.0;
+        export portcullis:gateway/on-request@0.1.0;
+        export portcullis:gateway/on-answer@0.1.0;
+        export portcullis:gateway/on-event@0.1.0;
+    }
+    "
+);
 
 mod find;
 
@@ -25,12 +23,10 @@ use std::cell::RefCell;
 
 use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
 use exports::portcullis::gateway::{manifest, on_answer, on_event, on_request};
-use portcullis::gateway::decision::{
-    AnswerVerdict, EventVerdict, Patch, Reject, RequestVerdict, TextChange,
-};
-use portcullis::gateway::exchange::{Answer, Event, Request, Text};
-use portcullis::gateway::{ctx, metrics};
-use serde_json::Value;
+use portcullis_policy::decision::{AnswerVerdict, EventVerdict, Patch, RequestVerdict, TextChange};
+use portcullis_policy::exchange::{Answer, Event, Request, Text};
+use portcullis_policy::serde_json::{self, Value};
+use portcullis_policy::{ctx, label, metrics, reject};
 
 use find::{Found, Kind};
 
@@ -126,7 +122,6 @@ fn count(found: &[Found], place: &str) {
     for kind in Kind::ALL {
         let times = found.iter().filter(|found| found.kind == kind).count();
         if times > 0 {
-            let label = |name: &str, value: &str| metrics::Label { name: name.into(), value: value.into() };
             // A count that cannot be made is no reason to let anything through.
             let _ = metrics::count("found_total", times as f64, &[label("kind", kind.name()), label("where", place)]);
         }
@@ -139,20 +134,11 @@ fn changes(texts: &[Text], kinds: &[Kind], place: &str) -> Vec<TextChange> {
 }
 
 fn patch(texts: Vec<TextChange>) -> Patch {
-    Patch {
-        model: None,
-        params: Vec::new(),
-        headers: Vec::new(),
-        system: None,
-        messages: None,
-        texts,
-        text: None,
-        body: None,
-    }
+    Patch { texts, ..Patch::default() }
 }
 
 impl on_request::Guest for Guard {
-    fn handle(ask: &Request) -> Result<RequestVerdict, String> {
+    fn handle(ask: Request) -> Result<RequestVerdict, String> {
         let settings = settings();
         if ask.facts().op != "chat" {
             return Ok(RequestVerdict::Pass);
@@ -160,19 +146,17 @@ impl on_request::Guest for Guard {
         let texts = changes(&ask.texts()?, &settings.kinds, "ask");
         Ok(match (texts.is_empty(), settings.reject) {
             (true, _) => RequestVerdict::Pass,
-            (false, true) => RequestVerdict::Reject(Reject {
-                code: "personal_data".into(),
-                message: "The request holds personal data or keys; take them out and send it again.".into(),
-                status: Some(400),
-                retry_after_ms: None,
-            }),
+            (false, true) => {
+                let message = "The request holds personal data or keys; take them out and send it again.";
+                RequestVerdict::Reject(reject("personal_data", message, 400))
+            }
             (false, false) => RequestVerdict::Patch(patch(texts)),
         })
     }
 }
 
 impl on_answer::Guest for Guard {
-    fn handle(_: &Request, given: &Answer) -> Result<AnswerVerdict, String> {
+    fn handle(_: Request, given: Answer) -> Result<AnswerVerdict, String> {
         let settings = settings();
         if !settings.answers {
             return Ok(AnswerVerdict::Pass);

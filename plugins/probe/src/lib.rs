@@ -1,30 +1,51 @@
-//! A policy that does at each phase what its settings say: `{"request": "patch", "event": "loop"}`.
+//! A policy that does at each phase what its settings say: `{"request": "patch", "event": "loop"}`; or that is one of the
+//! guests which every language has: `{"behaviour": "plan"}`.
 //!
 //! Only for the gateway's tests: it decides everything that can be decided, calls every kind of host function, and
 //! misbehaves as it is told to.
 
-wit_bindgen::generate!({ path: "../wit", world: "policy", generate_all });
+portcullis_policy::policy!(
+    "portcullis:probe/probe",
+    "
+    package portcullis:probe;
+    world probe { include portcullis:gateway/policy@0.1.0; }
+    "
+);
 
-use std::cell::RefCell;
+mod behaviours;
+
+use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 
+use behaviours::Behaviour;
 use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
 use exports::portcullis::gateway::{
     manifest, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
 };
-use portcullis::gateway::decision::{
+use portcullis_policy::decision::{
     AnswerVerdict, AttemptVerdict, AuthVerdict, EventVerdict, FaultVerdict, HeaderChange, HeaderValue, LogField, Mode, Param,
     Patch, Plan, Principal, Reject, ReplyBody, RequestVerdict, Respond, RouteVerdict, Said, Step, Stop, TextChange, Turn,
 };
-use portcullis::gateway::exchange::{Answer, Attempt, Done, Event, Failure, Field, Head, Request};
-use portcullis::gateway::{
+use portcullis_policy::exchange::{Answer, Attempt, Done, Event, Failure, Field, Head, Request};
+use portcullis_policy::{
     cache, cost, ctx, hash, http, json, kv, limit, llm, log, metrics, pick, rand, re, secret, targets, time, tokens, trace,
 };
-use serde_json::Value;
+use portcullis_policy::serde_json::{self, Value};
+use portcullis_policy::step;
 
 struct Probe;
 
-thread_local!(static CONFIG: RefCell<Value> = const { RefCell::new(Value::Null) });
+thread_local! {
+    static CONFIG: RefCell<Value> = const { RefCell::new(Value::Null) };
+    /// What it is as a whole, where the settings name a behaviour.
+    static BEHAVIOUR: Cell<Option<Behaviour>> = const { Cell::new(None) };
+    /// A handle of an exchange that is over.
+    static KEPT: RefCell<Option<Request>> = const { RefCell::new(None) };
+}
+
+fn behaviour() -> Option<Behaviour> {
+    BEHAVIOUR.get()
+}
 
 /// What the settings say about a phase.
 fn told(phase: &str) -> String {
@@ -35,23 +56,7 @@ fn told(phase: &str) -> String {
 fn act(phase: &str) -> Result<String, String> {
     let how = told(phase);
     match how.as_str() {
-        "loop" => {
-            let mut turns = 0u64;
-            loop {
-                turns = black_box(turns.wrapping_add(1));
-            }
-        }
-        "recurse" => {
-            black_box(deeper(0));
-        }
-        "trap" => panic!("as told"),
-        "grow" => {
-            // To 4 GiB, if it were let.
-            let mut held = Vec::new();
-            loop {
-                held.push(black_box(vec![1u8; 1 << 20]));
-            }
-        }
+        "loop" | "recurse" | "trap" | "grow" => misbehave::misbehave(&how),
         "storm" => {
             for _ in 0..u32::MAX {
                 rand::number();
@@ -81,13 +86,6 @@ fn act(phase: &str) -> Result<String, String> {
     Ok(how)
 }
 
-#[inline(never)]
-#[expect(unconditional_recursion, reason = "that is the point")]
-fn deeper(depth: u64) -> u64 {
-    let held = black_box([depth; 64]);
-    deeper(depth + 1).wrapping_add(held[(depth % 64) as usize])
-}
-
 fn huge(phase: &str) -> String {
     if told(phase) == "huge" { "x".repeat(8 << 20) } else { String::new() }
 }
@@ -100,19 +98,6 @@ fn reject() -> Reject {
     Reject { code: "not_here".into(), message: "Not here.".into(), status: Some(451), retry_after_ms: Some(1500) }
 }
 
-fn empty() -> Patch {
-    Patch {
-        model: None,
-        params: Vec::new(),
-        headers: Vec::new(),
-        system: None,
-        messages: None,
-        texts: Vec::new(),
-        text: None,
-        body: None,
-    }
-}
-
 fn patch() -> Patch {
     Patch {
         model: Some("smart".into()),
@@ -123,18 +108,11 @@ fn patch() -> Patch {
         system: Some("S".into()),
         messages: Some(vec![Turn::Keep(1), Turn::Say(Said { role: "user".into(), text: "More".into() })]),
         texts: vec![TextChange { index: 2, text: "x".into() }],
-        ..empty()
+        ..Patch::default()
     }
 }
 
 fn plan() -> Plan {
-    let step = |target: &str| Step {
-        target: target.into(),
-        weight: None,
-        params: Vec::new(),
-        timeout_ms: None,
-        first_token_ms: None,
-    };
     let second = Step {
         weight: Some(3.0),
         timeout_ms: Some(500),
@@ -272,7 +250,10 @@ impl manifest::Guest for Probe {
     }
 
     fn init(config: String) -> Result<(), String> {
-        let config = serde_json::from_str(&config).map_err(|error| error.to_string())?;
+        let config: Value = serde_json::from_str(&config).map_err(|error| error.to_string())?;
+        if let Some(name) = config["behaviour"].as_str() {
+            BEHAVIOUR.set(Some(Behaviour::named(name)?));
+        }
         CONFIG.set(config);
         match act("init")?.as_str() {
             "" => Ok(()),
@@ -283,7 +264,7 @@ impl manifest::Guest for Probe {
 }
 
 impl on_auth::Guest for Probe {
-    fn handle(head: &Head) -> Result<AuthVerdict, String> {
+    fn handle(head: Head) -> Result<AuthVerdict, String> {
         Ok(match act("auth")?.as_str() {
             "principal" => AuthVerdict::Principal(Principal {
                 key: head.header("x-who").unwrap_or_else(|| "nobody".into()),
@@ -299,19 +280,30 @@ impl on_auth::Guest for Probe {
 }
 
 impl on_request::Guest for Probe {
-    fn handle(ask: &Request) -> Result<RequestVerdict, String> {
+    fn handle(ask: Request) -> Result<RequestVerdict, String> {
+        if let Some(behaviour) = behaviour() {
+            return behaviours::request(behaviour, &ask);
+        }
         let how = act("request")?;
         Ok(match how.as_str() {
             "patch" => RequestVerdict::Patch(patch()),
             "shout" => {
                 let texts = ask.texts()?.into_iter().map(|text| TextChange { index: text.index, text: text.text.to_uppercase() });
-                RequestVerdict::Patch(Patch { texts: texts.collect(), ..empty() })
+                RequestVerdict::Patch(Patch { texts: texts.collect(), ..Patch::default() })
             }
             "respond" => RequestVerdict::Respond(respond("As told.".into())),
             "say" => RequestVerdict::Respond(Respond { body: ReplyBody::Say("As told.".into()), ..respond(String::new()) }),
             "reject" => RequestVerdict::Reject(reject()),
             "nonsense" => RequestVerdict::Reject(Reject { status: Some(200), ..reject() }),
             "huge" => RequestVerdict::Respond(respond(huge("request"))),
+            // The first call keeps its handle; the second looks at its own exchange through it.
+            "keep" => match KEPT.take() {
+                Some(kept) => RequestVerdict::Respond(respond(kept.model())),
+                None => {
+                    KEPT.set(Some(ask));
+                    RequestVerdict::Pass
+                }
+            },
             "look" => {
                 // What the bench measures: two headers and one host function.
                 let seen = (ask.header("x-team"), ask.header("x-none"), tokens::estimate("abcdefgh"));
@@ -319,7 +311,7 @@ impl on_request::Guest for Probe {
                 RequestVerdict::Pass
             }
             how => match how.split_once(' ') {
-                Some(("see", what)) => RequestVerdict::Respond(respond(seen(ask, what)?)),
+                Some(("see", what)) => RequestVerdict::Respond(respond(seen(&ask, what)?)),
                 Some(("call", what)) => RequestVerdict::Respond(respond(called(what).unwrap_or_else(|why| format!("refused: {why}")))),
                 _ => RequestVerdict::Pass,
             },
@@ -328,21 +320,17 @@ impl on_request::Guest for Probe {
 }
 
 impl on_route::Guest for Probe {
-    fn handle(ask: &Request) -> Result<RouteVerdict, String> {
+    fn handle(ask: Request) -> Result<RouteVerdict, String> {
+        if let Some(behaviour) = behaviour() {
+            return behaviours::route(behaviour, &ask);
+        }
         Ok(match act("route")?.as_str() {
             "plan" => RouteVerdict::Plan(plan()),
             "reverse" => {
                 let mut steps: Vec<_> = ask.plan()?;
                 steps.reverse();
-                let step = |target: targets::Target| Step {
-                    target: target.name,
-                    weight: None,
-                    params: Vec::new(),
-                    timeout_ms: None,
-                    first_token_ms: None,
-                };
-                let steps = steps.into_iter().map(step).collect();
-                RouteVerdict::Plan(Plan { steps, mode: Mode::Ordered, max_attempts: None, deadline_ms: None })
+                let steps = steps.into_iter().map(|target: targets::Target| step(target.name)).collect();
+                RouteVerdict::Plan(portcullis_policy::plan(steps))
             }
             "nobody" => RouteVerdict::Plan(Plan { steps: Vec::new(), ..plan() }),
             "huge" => RouteVerdict::Respond(respond(huge("route"))),
@@ -353,27 +341,27 @@ impl on_route::Guest for Probe {
 }
 
 impl on_attempt::Guest for Probe {
-    fn handle(_: &Request, next: Attempt) -> Result<AttemptVerdict, String> {
+    fn handle(_: Request, next: Attempt) -> Result<AttemptVerdict, String> {
         Ok(match act("attempt")?.as_str() {
             "patch" => AttemptVerdict::Patch(Patch {
                 headers: vec![HeaderChange {
                     name: "x-try".into(),
                     value: Some(HeaderValue::Text(format!("{} of {}", next.number, next.target))),
                 }],
-                ..empty()
+                ..Patch::default()
             }),
             "sleep" => {
                 time::sleep(1)?;
                 AttemptVerdict::Pass
             }
-            "huge" => AttemptVerdict::Patch(Patch { model: Some(huge("attempt")), ..empty() }),
+            "huge" => AttemptVerdict::Patch(Patch { model: Some(huge("attempt")), ..Patch::default() }),
             _ => AttemptVerdict::Pass,
         })
     }
 }
 
 impl on_fault::Guest for Probe {
-    fn handle(ask: &Request, failed: Failure) -> Result<FaultVerdict, String> {
+    fn handle(ask: Request, failed: Failure) -> Result<FaultVerdict, String> {
         Ok(match act("fault")?.as_str() {
             "same" => FaultVerdict::Same(250),
             "next" => FaultVerdict::Next,
@@ -387,15 +375,15 @@ impl on_fault::Guest for Probe {
 }
 
 impl on_answer::Guest for Probe {
-    fn handle(ask: &Request, given: &Answer) -> Result<AnswerVerdict, String> {
+    fn handle(ask: Request, given: Answer) -> Result<AnswerVerdict, String> {
         Ok(match act("answer")?.as_str() {
             "patch" => AnswerVerdict::Patch(Patch {
                 text: given.text().map(|text| format!("{text} ({})", ask.model())),
                 headers: vec![HeaderChange { name: "x-seen".into(), value: Some(HeaderValue::Text(given.facts().target)) }],
-                ..empty()
+                ..Patch::default()
             }),
             "fault" => AnswerVerdict::Fault("Not good enough.".into()),
-            "huge" => AnswerVerdict::Patch(Patch { text: Some(huge("answer")), ..empty() }),
+            "huge" => AnswerVerdict::Patch(Patch { text: Some(huge("answer")), ..Patch::default() }),
             "reject" => AnswerVerdict::Reject(reject()),
             _ => AnswerVerdict::Pass,
         })
@@ -416,6 +404,9 @@ impl on_event::Guest for Probe {
 
 impl on_done::Guest for Probe {
     fn handle(over: Done) -> Result<Vec<LogField>, String> {
+        if let Some(behaviour) = behaviour() {
+            return behaviours::done(behaviour);
+        }
         Ok(match act("done")?.as_str() {
             "fields" => vec![LogField { name: "probe".into(), value: json::quote(&over.model) }],
             "huge" => vec![LogField { name: "probe".into(), value: json::quote(&huge("done")) }],

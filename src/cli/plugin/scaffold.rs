@@ -31,7 +31,7 @@ enum Lang {
 }
 
 /// The contract, which goes along.
-const WIT: &[(&str, &str)] = &[
+pub(super) const WIT: &[(&str, &str)] = &[
     ("wit/chat.wit", include_str!("../../../plugins/wit/chat.wit")),
     ("wit/host.wit", include_str!("../../../plugins/wit/host.wit")),
     ("wit/provider.wit", include_str!("../../../plugins/wit/provider.wit")),
@@ -44,43 +44,34 @@ const MINE: (&str, &str) = ("wit/mine.wit", include_str!("../../../plugins/templ
 const POLICY_RUST: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../../plugins/template/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("../../../plugins/template/policy-rust/lib.rs.txt")),
-    ("build", include_str!("../../../plugins/template/rust/build.txt")),
     MINE,
 ];
 
-const POLICY_PYTHON: &[(&str, &str)] = &[
-    ("app.py", include_str!("../../../plugins/template/policy-python/app.py.txt")),
-    ("build", include_str!("../../../plugins/template/policy-python/build.txt")),
-    MINE,
-];
+const POLICY_PYTHON: &[(&str, &str)] =
+    &[("app.py", include_str!("../../../plugins/template/policy-python/app.py.txt")), MINE];
 
 const RUST: &[(&str, &str)] = &[
     ("Cargo.toml", include_str!("../../../plugins/template/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("../../../plugins/template/rust/lib.rs.txt")),
-    ("build", include_str!("../../../plugins/template/rust/build.txt")),
 ];
 
 const JS: &[(&str, &str)] = &[
     ("package.json", include_str!("../../../plugins/template/js/package.json.txt")),
     ("adapter.js", include_str!("../../../plugins/template/js/adapter.js.txt")),
-    ("build", include_str!("../../../plugins/template/js/build.txt")),
 ];
 
-const PYTHON: &[(&str, &str)] = &[
-    ("app.py", include_str!("../../../plugins/template/python/app.py.txt")),
-    ("build", include_str!("../../../plugins/template/python/build.txt")),
-];
-
-const C: &[(&str, &str)] = &[
-    ("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt")),
-    ("build", include_str!("../../../plugins/template/c/build.txt")),
-];
-
-const POLICY_C: &[(&str, &str)] = &[
-    ("policy.c", include_str!("../../../plugins/template/policy-c/policy.c.txt")),
-    ("build", include_str!("../../../plugins/template/policy-c/build.txt")),
+const POLICY_JS: &[(&str, &str)] = &[
+    ("package.json", include_str!("../../../plugins/template/policy-js/package.json.txt")),
+    ("policy.js", include_str!("../../../plugins/template/policy-js/policy.js.txt")),
     MINE,
 ];
+
+const PYTHON: &[(&str, &str)] = &[("app.py", include_str!("../../../plugins/template/python/app.py.txt"))];
+
+const C: &[(&str, &str)] = &[("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt"))];
+
+const POLICY_C: &[(&str, &str)] =
+    &[("policy.c", include_str!("../../../plugins/template/policy-c/policy.c.txt")), MINE];
 
 /// The same for every language: they are the same adapter.
 const FIXTURES: &[(&str, &str)] = &[
@@ -124,12 +115,7 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         (false, Lang::Python) => (PYTHON, FIXTURES),
         (false, Lang::C) => (C, FIXTURES),
         (true, Lang::Rust) => (POLICY_RUST, &[] as &[_]),
-        (true, Lang::Js) => {
-            // Its engine keeps the handle of a request when a call ends, which ends the call.
-            return Err("there is no engine of JavaScript yet that policies can be built for; write it in another \
-                        language, or in Lua"
-                .to_owned());
-        }
+        (true, Lang::Js) => (POLICY_JS, &[] as &[_]),
         (true, Lang::Python) => (POLICY_PYTHON, &[] as &[_]),
         (true, Lang::C) => (POLICY_C, &[] as &[_]),
     };
@@ -140,20 +126,10 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
         written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    executable(&folder.join("build"))?;
     say(&folder.display().to_string());
     let then = if args.policy { "inspect" } else { "test" };
     let more = if args.policy { "" } else { " --bless, and look at what it wrote" };
-    hint(&format!("next: {0}/build, then portcullis plugin {then} {0}/{1}.wasm{more}", folder.display(), args.name));
-    Ok(())
-}
-
-fn executable(path: &std::path::Path) -> Result<(), String> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let set = fs::set_permissions(path, fs::Permissions::from_mode(0o755));
-        set.map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    let at = folder.display();
+    hint(&format!("next: portcullis plugin build {at}, then portcullis plugin {then} {at}/{}.wasm{more}", args.name));
     Ok(())
 }

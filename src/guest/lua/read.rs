@@ -9,7 +9,7 @@ use std::time::Duration;
 use mlua::{Error, LuaString, Result, Table, Value as Lv};
 use serde_json::Value;
 
-use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
+use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish, span};
 use super::convert::{Left, to_json};
 use super::views::SecretHandle;
 use crate::host::{Phase, limit};
@@ -146,9 +146,6 @@ impl Reader {
     fn respond(&mut self, table: &Table) -> Result<Verdict> {
         known(table, "respond", &["status", "body", "say", "headers"])?;
         let status = number(table, "status")?.unwrap_or(200.0);
-        if !(200.0..600.0).contains(&status) || status.fract() != 0.0 {
-            return Err(Error::runtime(format!("respond: {status} is no HTTP status from 200 to 599")));
-        }
         let body = match (text(table, "say")?, table.raw_get::<Lv>("body")?) {
             (Some(say), Lv::Nil) => Body::Say(say),
             (None, Lv::Nil) => Body::Raw(String::new()),
@@ -163,28 +160,16 @@ impl Reader {
             Some(headers) => self.texts(&headers, "respond.headers")?,
             None => BTreeMap::new(),
         };
-        Ok(Verdict::Respond(Respond { status: status as u16, body, headers }))
+        Respond::new(status, body, headers).map(Verdict::Respond).map_err(Error::runtime)
     }
 
     fn reject(&mut self, table: &Table) -> Result<Reject> {
         known(table, "reject", &["code", "message", "status", "retry_after_ms"])?;
         let status = number(table, "status")?;
-        if status.is_some_and(|status| !(400.0..600.0).contains(&status) || status.fract() != 0.0) {
-            return Err(Error::runtime("reject: status is from 400 to 599"));
-        }
         let code = text(table, "code")?.unwrap_or_else(|| "policy_rejected".to_owned());
-        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if code.is_empty() || code.len() > 64 || !code.chars().all(word) {
-            return Err(Error::runtime("reject: write the code as one word of letters, digits, `_`, `-` and `.`"));
-        }
         let message = text(table, "message")?.unwrap_or_else(|| "A policy of this gateway refused it.".to_owned());
         self.left_for(&message)?;
-        Ok(Reject {
-            code,
-            message,
-            status: status.map(|status| status as u16),
-            retry_after: ms(table, "retry_after_ms")?,
-        })
+        Reject::new(code, message, status, ms(table, "retry_after_ms")?).map_err(Error::runtime)
     }
 
     fn left_for(&mut self, text: &str) -> Result<()> {
@@ -202,8 +187,7 @@ impl Reader {
 
     fn who(&mut self, table: &Table) -> Result<Who> {
         known(table, "a caller", &["key", "project", "models", "metadata"])?;
-        let key = text(table, "key")?.filter(|key| !key.is_empty());
-        let key = key.ok_or_else(|| Error::runtime("a caller needs `key`: its name in logs, limits and metrics"))?;
+        let key = text(table, "key")?.unwrap_or_default();
         let models = match sub(table, "models")? {
             Some(models) => list(&models, "models", |value| match value {
                 Lv::String(name) => Ok(name.to_str()?.to_owned()),
@@ -215,7 +199,7 @@ impl Reader {
             Some(metadata) => self.texts(&metadata, "metadata")?,
             None => BTreeMap::new(),
         };
-        Ok(Who { key, project: text(table, "project")?, models, metadata })
+        Who::new(key, text(table, "project")?, models, metadata).map_err(Error::runtime)
     }
 
     fn wish(&mut self, table: &Table) -> Result<Wish> {
@@ -230,16 +214,12 @@ impl Reader {
             Lv::Table(step) => self.step(step),
             other => Err(wrong("steps", "names or tables", other)),
         })?;
-        if steps.is_empty() {
-            return Err(Error::runtime("a plan without steps would ask nobody; return nil, or gw.reject(…)"));
-        }
         let mode = match text(table, "mode")?.as_deref() {
             None | Some("ordered") => Mode::Ordered,
             Some("weighted") => Mode::Weighted,
             Some(other) => return Err(Error::runtime(format!("mode `{other}`: write \"ordered\" or \"weighted\""))),
         };
-        let max_attempts = number(table, "max_attempts")?.map(|count| count.clamp(1.0, 1000.0) as u32);
-        Ok(Wish { steps, mode, max_attempts, deadline: ms(table, "deadline_ms")? })
+        Wish::new(steps, mode, number(table, "max_attempts")?, ms(table, "deadline_ms")?).map_err(Error::runtime)
     }
 
     fn step(&mut self, table: &Table) -> Result<Step> {
@@ -260,12 +240,12 @@ impl Reader {
     }
 
     fn patch(&mut self, phase: Phase, table: &Table) -> Result<Patch> {
-        let (what, fields): (&str, &[&str]) = match phase {
-            Phase::Request => ("a patch of on_request", &["model", "params", "system", "messages", "texts"]),
-            Phase::Attempt => ("a patch of on_attempt", &["model", "params", "headers", "system", "messages", "texts"]),
-            _ => ("a patch of on_answer", &["headers", "texts", "text", "body"]),
+        let what = match phase {
+            Phase::Request => "a patch of on_request",
+            Phase::Attempt => "a patch of on_attempt",
+            _ => "a patch of on_answer",
         };
-        known(table, what, fields)?;
+        known(table, what, Patch::fields(phase))?;
         let mut patch = Patch { model: text(table, "model")?, ..Patch::default() };
         if let Some(params) = sub(table, "params")? {
             patch.params = self.values(&params, "params")?;
@@ -301,10 +281,7 @@ impl Reader {
 
     fn turn(&mut self, value: &Lv) -> Result<Turn> {
         match value {
-            Lv::Integer(_) | Lv::Number(_) => {
-                let index = value.as_usize().filter(|index| *index > 0);
-                index.map(Turn::Keep).ok_or_else(|| Error::runtime("messages: turns are counted from 1"))
-            }
+            Lv::Integer(_) | Lv::Number(_) => Turn::keep(value.as_usize()).map_err(Error::runtime),
             Lv::Table(turn) => {
                 let content = match text(turn, "text")? {
                     Some(text) => Some(text),
@@ -314,9 +291,9 @@ impl Reader {
                 let index = turn.raw_get::<Lv>("index")?.as_usize();
                 match (index, text(turn, "role")?, content) {
                     (Some(index), _, _) => Ok(Turn::Keep(index)),
-                    (None, Some(role), Some(text)) if ["user", "assistant", "system"].contains(&role.as_str()) => {
+                    (None, Some(role), Some(text)) => {
                         self.left_for(&text)?;
-                        Ok(Turn::Say { role, text })
+                        Turn::say(role, text).map_err(Error::runtime)
                     }
                     _ => Err(Error::runtime(
                         "messages: write { role = \"user\" | \"assistant\" | \"system\", text = … }, or a turn's number to keep it",
@@ -435,13 +412,8 @@ fn number(table: &Table, name: &str) -> Result<Option<f64>> {
 }
 
 fn ms(table: &Table, name: &str) -> Result<Option<Duration>> {
-    let Some(ms) = number(table, name)? else { return Ok(None) };
-    let span = Duration::try_from_secs_f64(ms / 1000.0).ok().filter(|span| *span <= MAX_SPAN);
-    span.map(Some).ok_or_else(|| Error::runtime(format!("{name}: {ms} is no number of milliseconds up to a day")))
+    number(table, name)?.map(|ms| span(name, ms)).transpose().map_err(Error::runtime)
 }
-
-/// Longest time that a verdict may name.
-const MAX_SPAN: Duration = Duration::from_secs(24 * 3600);
 
 /// Most entries of a list in a verdict.
 const MAX_ENTRIES: usize = 10_000;

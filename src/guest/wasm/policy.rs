@@ -306,8 +306,10 @@ async fn handle(
             Ok(said.and_then($judge))
         }};
     }
-    // A call is about one exchange, which the store holds: the handle's number says nothing.
-    let (head, ask, given) = (Resource::new_borrow(0), Resource::new_borrow(0), Resource::new_borrow(0));
+    // The guest's own to drop: engines that collect their garbage give nothing back at the end of a call. All handles of a
+    // call carry its number, so that one which is kept is good for no other.
+    let number = store.data().number();
+    let (head, ask, given) = (Resource::new_own(number), Resource::new_own(number), Resource::new_own(number));
     match (phase, &subject) {
         (Phase::Auth, Subject::Head(_)) => call!(on_auth, judge::auth, head),
         (Phase::Request, Subject::Request(_)) => call!(on_request, judge::request, ask),
@@ -329,4 +331,4 @@ impl fmt::Debug for Policy {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

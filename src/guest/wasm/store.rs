@@ -42,6 +42,8 @@ const MAX_TABLE_ELEMENTS: usize = 60_000;
 
 /// The call of a policy that an instance is in.
 pub struct Call {
+    /// Which call of its instance it is.
+    pub number: u32,
     pub cx: Arc<Cx>,
     pub subject: Subject,
 }
@@ -60,6 +62,8 @@ pub struct Held {
     pub starved: bool,
     /// None for adapters, and between calls.
     pub call: Option<Call>,
+    /// Calls of a policy that have begun.
+    calls: u32,
     /// Only for components that import WASI: an empty context, without files, network or environment.
     wasi: Option<Box<WasiCtx>>,
     table: ResourceTable,
@@ -78,6 +82,7 @@ impl Held {
             memory: 0,
             starved: false,
             call: None,
+            calls: 0,
             wasi: wasi.then(|| Box::new(WasiCtx::default())),
             table: ResourceTable::new(),
         };
@@ -119,7 +124,8 @@ impl Held {
         held.starved = false;
         held.machine.wind();
         let output = cx.lease.budget().output;
-        held.call = Some(Call { cx, subject });
+        held.calls = held.calls.wrapping_add(1);
+        held.call = Some(Call { number: held.calls, cx, subject });
         store.set_hostcall_fuel(output);
         store.set_epoch_deadline(1);
     }
@@ -127,6 +133,11 @@ impl Held {
     /// What a policy's call is about; None for adapters.
     pub fn cx(&self) -> Option<&Arc<Cx>> {
         self.call.as_ref().map(|call| &call.cx)
+    }
+
+    /// Which call of a policy this is, of those that its instance has served.
+    pub fn number(&self) -> u32 {
+        self.calls
     }
 
     /// The plugin's name.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::support::{Bench, load, try_load};
+use crate::guest::tests::{PAST, PAST_UNOPTIMISED, thread_time};
 use crate::guest::{Verdict, stand};
 use crate::host::{Budget, Killed, Phase};
 
@@ -80,18 +81,6 @@ const LONG_CALLS: &[(&str, &str)] = &[
     ("base64", "local s = string.rep('x', 3000000) while true do gw.hash.base64(s) end"),
     ("the texts of the request", "while true do req:texts() end"),
 ];
-
-/// What a call may run past its budget, in the thread's own time: on a busy machine the clock on the wall says nothing.
-const PAST: Duration = Duration::from_millis(20);
-
-/// The same where this program's own loops are built without optimisation.
-const PAST_UNOPTIMISED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 150 } else { 20 });
-
-/// Time that this thread has run. The system counts it in steps of a few milliseconds.
-fn thread_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the system tells");
-    Duration::from_nanos(text.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a number"))
-}
 
 fn contained(bench: &Bench, what: &str, phase: Phase) -> Option<Killed> {
     within(bench, what, phase, PAST)

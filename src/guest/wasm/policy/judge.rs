@@ -1,6 +1,6 @@
 //! What a component decided, as the hooks take verdicts.
 //!
-//! What a verdict may hold is checked where it is made: an impossible one is a failure of the guest, never a guess.
+//! Conversion only: what a verdict may hold is checked where it is made, in `guest::verdict`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::bindings::decision as wit;
 use super::super::bindings::exchange::Field;
-use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
+use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish, span};
 
 type Judged = Result<Verdict, String>;
 
@@ -49,7 +49,7 @@ pub(super) fn attempt(said: wit::AttemptVerdict) -> Judged {
 pub(super) fn fault(said: wit::FaultVerdict) -> Judged {
     match said {
         wit::FaultVerdict::Pass => Ok(Verdict::Pass),
-        wit::FaultVerdict::Same(ms) => Ok(Verdict::Same(millis(ms))),
+        wit::FaultVerdict::Same(ms) => Ok(Verdict::Same(span("same", f64::from(ms))?)),
         wit::FaultVerdict::Next => Ok(Verdict::Next),
         wit::FaultVerdict::Plan(said) => plan(said),
         wit::FaultVerdict::Respond(said) => respond(said),
@@ -90,8 +90,8 @@ pub(super) fn tick((): ()) -> Judged {
     Ok(Verdict::Pass)
 }
 
-fn millis(ms: u32) -> Duration {
-    Duration::from_millis(u64::from(ms))
+fn millis(name: &str, ms: Option<u32>) -> Result<Option<Duration>, String> {
+    ms.map(|ms| span(name, f64::from(ms))).transpose()
 }
 
 fn json(text: &str, what: &str) -> Result<Value, String> {
@@ -99,11 +99,7 @@ fn json(text: &str, what: &str) -> Result<Value, String> {
 }
 
 fn principal(said: wit::Principal) -> Judged {
-    if said.key.is_empty() {
-        return Err("a caller needs `key`: its name in logs, limits and metrics".to_owned());
-    }
-    let who = Who { key: said.key, project: said.project, models: said.models, metadata: fields(said.metadata) };
-    Ok(Verdict::Principal(who))
+    Who::new(said.key, said.project, said.models, fields(said.metadata)).map(Verdict::Principal)
 }
 
 fn fields(fields: Vec<Field>) -> BTreeMap<String, String> {
@@ -124,7 +120,7 @@ fn patch(said: wit::Patch) -> Judged {
             wit::HeaderValue::Text(text) => Header::Text(text),
             wit::HeaderValue::Secret(name) => Header::Secret(name),
         });
-        (change.name, value)
+        (change.name.to_ascii_lowercase(), value)
     };
     let messages = said.messages.map(|turns| turns.into_iter().map(turn).collect::<Result<Vec<_>, _>>()).transpose()?;
     let patch = Patch {
@@ -142,67 +138,42 @@ fn patch(said: wit::Patch) -> Judged {
 
 fn turn(said: wit::Turn) -> Result<Turn, String> {
     match said {
-        wit::Turn::Keep(0) => Err("messages: turns are counted from 1".to_owned()),
-        wit::Turn::Keep(index) => Ok(Turn::Keep(index as usize)),
-        wit::Turn::Say(wit::Said { role, text }) if ["user", "assistant", "system"].contains(&role.as_str()) => {
-            Ok(Turn::Say { role, text })
-        }
-        wit::Turn::Say(wit::Said { role, .. }) => {
-            Err(format!("messages: `{role}` is no role; write user, assistant or system"))
-        }
+        wit::Turn::Keep(index) => Turn::keep(Some(index as usize)),
+        wit::Turn::Say(wit::Said { role, text }) => Turn::say(role, text),
     }
 }
 
 fn plan(said: wit::Plan) -> Judged {
-    if said.steps.is_empty() {
-        return Err("a plan without steps would ask nobody; pass, or reject".to_owned());
-    }
     let step = |step: wit::Step| {
         Ok(Step {
             target: step.target,
             weight: step.weight,
             params: params(step.params)?,
-            timeout: step.timeout_ms.map(millis),
-            first_token: step.first_token_ms.map(millis),
+            timeout: millis("timeout-ms", step.timeout_ms)?,
+            first_token: millis("first-token-ms", step.first_token_ms)?,
         })
     };
-    Ok(Verdict::Plan(Wish {
-        steps: said.steps.into_iter().map(step).collect::<Result<_, String>>()?,
-        mode: match said.mode {
-            wit::Mode::Ordered => Mode::Ordered,
-            wit::Mode::Weighted => Mode::Weighted,
-        },
-        max_attempts: said.max_attempts.map(|count| count.clamp(1, 1000)),
-        deadline: said.deadline_ms.map(millis),
-    }))
+    let steps = said.steps.into_iter().map(step).collect::<Result<_, String>>()?;
+    let mode = match said.mode {
+        wit::Mode::Ordered => Mode::Ordered,
+        wit::Mode::Weighted => Mode::Weighted,
+    };
+    let deadline = millis("deadline-ms", said.deadline_ms)?;
+    Wish::new(steps, mode, said.max_attempts.map(f64::from), deadline).map(Verdict::Plan)
 }
 
 fn respond(said: wit::Respond) -> Judged {
-    if !(200..600).contains(&said.status) {
-        return Err(format!("respond: {} is no HTTP status from 200 to 599", said.status));
-    }
     let body = match said.body {
         wit::ReplyBody::Say(text) => Body::Say(text),
         wit::ReplyBody::Json(text) => Body::Json(json(&text, "respond: the body")?),
         wit::ReplyBody::Raw(text) => Body::Raw(text),
     };
-    Ok(Verdict::Respond(Respond { status: said.status, body, headers: fields(said.headers) }))
+    Respond::new(f64::from(said.status), body, fields(said.headers)).map(Verdict::Respond)
 }
 
 fn reject(said: wit::Reject) -> Judged {
-    if said.status.is_some_and(|status| !(400..600).contains(&status)) {
-        return Err("reject: status is from 400 to 599".to_owned());
-    }
-    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if said.code.is_empty() || said.code.len() > 64 || !said.code.chars().all(word) {
-        return Err("reject: write the code as one word of letters, digits, `_`, `-` and `.`".to_owned());
-    }
-    Ok(Verdict::Reject(Reject {
-        code: said.code,
-        message: said.message,
-        status: said.status,
-        retry_after: said.retry_after_ms.map(millis),
-    }))
+    let retry_after = millis("retry-after-ms", said.retry_after_ms)?;
+    Reject::new(said.code, said.message, said.status.map(f64::from), retry_after).map(Verdict::Reject)
 }
 
 #[cfg(test)]
@@ -210,20 +181,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_means_nothing_is_refused() {
-        let said = |status, code: &str| wit::Reject {
-            code: code.into(),
-            message: String::new(),
-            status,
-            retry_after_ms: None,
-        };
-        assert!(reject(said(Some(200), "no")).is_err());
-        assert!(reject(said(None, "two words")).is_err());
-        assert!(reject(said(Some(429), "slow_down")).is_ok());
-        let plan = wit::Plan { steps: Vec::new(), mode: wit::Mode::Ordered, max_attempts: None, deadline_ms: None };
-        assert!(super::plan(plan).expect_err("nobody").contains("without steps"));
-        assert!(turn(wit::Turn::Keep(0)).is_err());
-        assert!(turn(wit::Turn::Say(wit::Said { role: "tool".into(), text: String::new() })).is_err());
+    fn what_is_to_be_json_is_checked_and_rules_hold_here_too() {
         assert!(done(vec![wit::LogField { name: "a".into(), value: "{".into() }]).is_err());
+        let said = wit::Reject { code: "two words".into(), message: String::new(), status: None, retry_after_ms: None };
+        assert!(reject(said).is_err());
+        assert!(fault(wit::FaultVerdict::Same(u32::MAX)).expect_err("weeks").contains("up to a day"));
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::guest::lua::tests::support::{self, Bench};
+use crate::guest::tests::{PAST, PAST_UNOPTIMISED, thread_time};
 use crate::guest::verdict::Body;
 use crate::guest::{Engine, Failed, Verdict};
 use crate::host::{Budget, FUNCTIONS, Grants};
@@ -51,7 +52,8 @@ fn described() -> Arc<Described> {
     PROBE.get_or_init(load).clone()
 }
 
-fn try_probe(told: &Value, budget: Budget) -> Result<Bench, String> {
+/// The plugin that does as it is told.
+pub(in crate::guest) fn try_probe(told: &Value, budget: Budget) -> Result<Bench, String> {
     let described = described();
     let guest = guest(budget, described.manifest.metrics.clone());
     let policy = Policy::start(&described, &guest, told.to_string())?;
@@ -237,11 +239,17 @@ fn settings_that_it_does_not_take_are_refused() {
     assert!(kv.contains("cannot be called in on_init"), "{kv}");
 }
 
-/// What may pass until a guest of 30 ms is over, on a loaded machine.
-const LATE: Duration = Duration::from_millis(500);
+#[test]
+fn a_handle_is_good_for_its_own_call_only() {
+    let bench = probe(json!({ "request": "keep" }));
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let (failed, used) = bench.call_with(Phase::Request, bench.request());
+    assert!(failed.expect_err("is over").message.contains("the call that this was given to has ended"));
+    assert!(used.replaced, "what holds on to another's exchange is thrown away");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass), "a new one keeps nothing yet");
+}
 
 #[test]
-#[expect(clippy::disallowed_types, reason = "measures the real time that a real guest takes")]
 fn every_runaway_is_stopped_and_the_next_call_is_served() {
     let tight = Budget { cpu: Duration::from_millis(30), total: Duration::from_millis(900), ..AMPLE };
     for (how, killed) in [
@@ -255,13 +263,15 @@ fn every_runaway_is_stopped_and_the_next_call_is_served() {
         ("huge", Some(Killed::Output)),
     ] {
         let bench = try_probe(&json!({ "request": how }), tight).expect("starts");
-        let began = std::time::Instant::now();
+        let began = thread_time();
         let (outcome, used) = bench.call_with(Phase::Request, bench.request());
-        let took = began.elapsed();
+        let took = thread_time() - began;
         let failed = outcome.expect_err(how);
         assert_eq!(failed.killed, killed, "{how}: {}", failed.message);
         assert!(used.replaced, "{how}");
-        assert!(took < LATE, "{how} went on for {took:?}");
+        // Code of a guest is as fast in every build; that of the gateway under it is not.
+        let most = tight.cpu + if how == "loop" { PAST } else { PAST_UNOPTIMISED };
+        assert!(took < most, "{how} went on for {took:?}, more than {most:?}");
         assert_eq!(bench.call(Phase::Route), Ok(Verdict::Pass), "after {how}");
     }
 }

@@ -1,7 +1,7 @@
 //! What a policy is shown, read from the views that guests of every language have.
 //!
 //! Values come from the one table of each view; this only gives them their types. A handle is good for the call it was
-//! given to, which the store holds.
+//! given to, which the store holds under the handle's number.
 
 use std::sync::Arc;
 
@@ -122,37 +122,49 @@ pub(super) fn done(view: &view::Done) -> wit::Done {
     }
 }
 
-/// A handle is there without its call. The runtime takes handles back when a call ends, so that this does not happen.
+/// A handle outlived its call. A policy may keep what it is given, but not look at another exchange with it.
 const OVER: &str = "the call that this was given to has ended";
 
 impl Held {
-    fn head(&self) -> Result<&view::Head> {
-        match self.call.as_ref().map(|call| &call.subject) {
-            Some(Subject::Head(head)) => Ok(head),
+    /// What the present call is about, for a handle of it.
+    fn subject<R: 'static>(&self, handle: &Resource<R>) -> Result<&Subject> {
+        match &self.call {
+            Some(call) if handle.rep() == call.number => Ok(&call.subject),
             _ => Err(Error::msg(OVER)),
         }
     }
 
-    fn request(&self) -> Result<&Arc<view::Request>> {
-        match self.call.as_ref().map(|call| &call.subject) {
-            Some(Subject::Request(request)) => Ok(request),
-            Some(Subject::Try(next)) => Ok(&next.request),
-            Some(Subject::Failure(failed)) => Ok(&failed.request),
-            Some(Subject::Answer(answer)) => Ok(&answer.request),
+    fn head(&self, handle: &Resource<wit::Head>) -> Result<&view::Head> {
+        match self.subject(handle)? {
+            Subject::Head(head) => Ok(head),
             _ => Err(Error::msg(OVER)),
         }
     }
 
-    fn answer(&self) -> Result<&view::Answer> {
-        match self.call.as_ref().map(|call| &call.subject) {
-            Some(Subject::Answer(answer)) => Ok(answer),
+    fn request(&self, handle: &Resource<wit::Request>) -> Result<&Arc<view::Request>> {
+        match self.subject(handle)? {
+            Subject::Request(request) => Ok(request),
+            Subject::Try(next) => Ok(&next.request),
+            Subject::Failure(failed) => Ok(&failed.request),
+            Subject::Answer(answer) => Ok(&answer.request),
+            _ => Err(Error::msg(OVER)),
+        }
+    }
+
+    fn answer(&self, handle: &Resource<wit::Answer>) -> Result<&view::Answer> {
+        match self.subject(handle)? {
+            Subject::Answer(answer) => Ok(answer),
             _ => Err(Error::msg(OVER)),
         }
     }
 
     /// Reads from the conversation of the request.
-    fn conversation<T>(&self, read: impl FnOnce(&crate::chat::Ask) -> T) -> Result<std::result::Result<T, String>> {
-        let chat = self.request()?.call.chat();
+    fn conversation<T>(
+        &self,
+        handle: &Resource<wit::Request>,
+        read: impl FnOnce(&crate::chat::Ask) -> T,
+    ) -> Result<std::result::Result<T, String>> {
+        let chat = self.request(handle)?.call.chat();
         Ok(match chat {
             Ok(ask) => Ok(read(&ask)),
             Err(fault) => Err(format!("this request holds no conversation: {}", fault.message)),
@@ -184,8 +196,8 @@ fn message(turn: view::Message) -> wit::Message {
 impl Host for Held {}
 
 impl HostHead for Held {
-    fn facts(&mut self, _: Resource<wit::Head>) -> Result<wit::HeadFacts> {
-        let view = Reader(self.head()?);
+    fn facts(&mut self, this: Resource<wit::Head>) -> Result<wit::HeadFacts> {
+        let view = Reader(self.head(&this)?);
         Ok(wit::HeadFacts {
             id: view.text("id"),
             method: view.text("method"),
@@ -196,12 +208,12 @@ impl HostHead for Held {
         })
     }
 
-    fn header(&mut self, _: Resource<wit::Head>, name: String) -> Result<Option<String>> {
-        Ok(header(&self.head()?.headers, &name))
+    fn header(&mut self, this: Resource<wit::Head>, name: String) -> Result<Option<String>> {
+        Ok(header(&self.head(&this)?.headers, &name))
     }
 
-    fn headers(&mut self, _: Resource<wit::Head>) -> Result<Vec<wit::Field>> {
-        Ok(fields(&self.head()?.headers).map(field).collect())
+    fn headers(&mut self, this: Resource<wit::Head>) -> Result<Vec<wit::Field>> {
+        Ok(fields(&self.head(&this)?.headers).map(field).collect())
     }
 
     fn drop(&mut self, _: Resource<wit::Head>) -> Result<()> {
@@ -210,8 +222,8 @@ impl HostHead for Held {
 }
 
 impl HostRequest for Held {
-    fn facts(&mut self, _: Resource<wit::Request>) -> Result<wit::RequestFacts> {
-        let view = Reader(&**self.request()?);
+    fn facts(&mut self, this: Resource<wit::Request>) -> Result<wit::RequestFacts> {
+        let view = Reader(&**self.request(&this)?);
         Ok(wit::RequestFacts {
             id: view.text("id"),
             request_id: view.text("request_id"),
@@ -233,64 +245,64 @@ impl HostRequest for Held {
         })
     }
 
-    fn model(&mut self, _: Resource<wit::Request>) -> Result<String> {
-        Ok(self.request()?.call.model().to_owned())
+    fn model(&mut self, this: Resource<wit::Request>) -> Result<String> {
+        Ok(self.request(&this)?.call.model().to_owned())
     }
 
-    fn header(&mut self, _: Resource<wit::Request>, name: String) -> Result<Option<String>> {
-        Ok(if is_credential(&name) { None } else { header(self.request()?.call.headers(), &name) })
+    fn header(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
+        Ok(if is_credential(&name) { None } else { header(self.request(&this)?.call.headers(), &name) })
     }
 
-    fn headers(&mut self, _: Resource<wit::Request>) -> Result<Vec<wit::Field>> {
-        let all = fields(self.request()?.call.headers());
+    fn headers(&mut self, this: Resource<wit::Request>) -> Result<Vec<wit::Field>> {
+        let all = fields(self.request(&this)?.call.headers());
         Ok(all.filter(|(name, _)| !is_credential(name)).map(field).collect())
     }
 
-    fn param(&mut self, _: Resource<wit::Request>, name: String) -> Result<Option<String>> {
-        let raw = self.request()?.call.envelope().raw(&name);
+    fn param(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
+        let raw = self.request(&this)?.call.envelope().raw(&name);
         Ok(raw.map(|raw| String::from_utf8_lossy(raw).into_owned()))
     }
 
-    fn metadata(&mut self, _: Resource<wit::Request>, name: String) -> Result<Option<String>> {
-        Ok(self.request()?.visit.principal().and_then(|principal| principal.metadata.get(&name).cloned()))
+    fn metadata(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
+        Ok(self.request(&this)?.visit.principal().and_then(|principal| principal.metadata.get(&name).cloned()))
     }
 
-    fn system(&mut self, _: Resource<wit::Request>) -> Result<std::result::Result<Option<String>, String>> {
-        self.conversation(conversation::system)
+    fn system(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Option<String>, String>> {
+        self.conversation(&this, conversation::system)
     }
 
     fn message(
         &mut self,
-        _: Resource<wit::Request>,
+        this: Resource<wit::Request>,
         index: i32,
     ) -> Result<std::result::Result<Option<wit::Message>, String>> {
-        self.conversation(|ask| conversation::message(ask, i64::from(index)).map(message))
+        self.conversation(&this, |ask| conversation::message(ask, i64::from(index)).map(message))
     }
 
-    fn messages(&mut self, _: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Message>, String>> {
-        self.conversation(|ask| view::messages(ask).into_iter().map(message).collect())
+    fn messages(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Message>, String>> {
+        self.conversation(&this, |ask| view::messages(ask).into_iter().map(message).collect())
     }
 
-    fn last_user(&mut self, _: Resource<wit::Request>) -> Result<std::result::Result<Option<String>, String>> {
-        self.conversation(conversation::last_user)
+    fn last_user(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Option<String>, String>> {
+        self.conversation(&this, conversation::last_user)
     }
 
-    fn texts(&mut self, _: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Text>, String>> {
-        self.conversation(|ask| conversation::texts_of(ask).into_iter().map(text).collect())
+    fn texts(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Text>, String>> {
+        self.conversation(&this, |ask| conversation::texts_of(ask).into_iter().map(text).collect())
     }
 
     fn plan(
         &mut self,
-        _: Resource<wit::Request>,
+        this: Resource<wit::Request>,
     ) -> Result<std::result::Result<Vec<super::super::bindings::targets::Target>, String>> {
-        let plan = &self.request()?.plan;
+        let plan = &self.request(&this)?.plan;
         let Some(cx) = self.cx() else { return Err(Error::msg(OVER)) };
         let views = plan.iter().map(|of| targets::View::of(cx, of).map(target).map_err(|error| error.0));
         Ok(views.collect())
     }
 
-    fn read_body(&mut self, _: Resource<wit::Request>, offset: u64, max: u32) -> Result<Vec<u8>> {
-        let body = self.request()?.call.envelope().body();
+    fn read_body(&mut self, this: Resource<wit::Request>, offset: u64, max: u32) -> Result<Vec<u8>> {
+        let body = self.request(&this)?.call.envelope().body();
         let rest = usize::try_from(offset).ok().and_then(|offset| body.get(offset..)).unwrap_or_default();
         Ok(rest[..rest.len().min(max as usize)].to_vec())
     }
@@ -301,8 +313,8 @@ impl HostRequest for Held {
 }
 
 impl HostAnswer for Held {
-    fn facts(&mut self, _: Resource<wit::Answer>) -> Result<wit::AnswerFacts> {
-        let view = Reader(self.answer()?);
+    fn facts(&mut self, this: Resource<wit::Answer>) -> Result<wit::AnswerFacts> {
+        let view = Reader(self.answer(&this)?);
         Ok(wit::AnswerFacts {
             status: view.some("status"),
             stream: view.flag("stream"),
@@ -316,17 +328,17 @@ impl HostAnswer for Held {
         })
     }
 
-    fn text(&mut self, _: Resource<wit::Answer>) -> Result<Option<String>> {
-        Ok(self.answer()?.chat().map(|answer| answer.text()))
+    fn text(&mut self, this: Resource<wit::Answer>) -> Result<Option<String>> {
+        Ok(self.answer(&this)?.chat().map(|answer| answer.text()))
     }
 
-    fn texts(&mut self, _: Resource<wit::Answer>) -> Result<Vec<wit::Text>> {
-        let texts = self.answer()?.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
+    fn texts(&mut self, this: Resource<wit::Answer>) -> Result<Vec<wit::Text>> {
+        let texts = self.answer(&this)?.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
         Ok(texts.into_iter().map(text).collect())
     }
 
-    fn json(&mut self, _: Resource<wit::Answer>) -> Result<Option<String>> {
-        let answer = self.answer()?;
+    fn json(&mut self, this: Resource<wit::Answer>) -> Result<Option<String>> {
+        let answer = self.answer(&this)?;
         let body = std::str::from_utf8(&answer.body).ok().filter(|_| !answer.stream);
         Ok(body.filter(|body| serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok()).map(str::to_owned))
     }
