@@ -12,7 +12,11 @@ use super::wire::Reply;
 
 /// The configuration that shares limits by this server.
 fn yaml(redis: &Redis, away: &str, limits: &str) -> String {
-    format!("redis: {{ url: \"{}\", away: {away}, timeout: 250ms }}\nlimits: [{limits}]\n", redis.url())
+    yaml_at(&redis.url(), away, limits)
+}
+
+fn yaml_at(url: &str, away: &str, limits: &str) -> String {
+    format!("redis: {{ url: \"{url}\", away: {away}, timeout: 250ms }}\nlimits: [{limits}]\n")
 }
 
 async fn ask(gateway: &Gateway) -> Reply {
@@ -75,10 +79,11 @@ async fn while_redis_is_dead_limits_do_as_configured_and_are_right_afterwards() 
 
 #[tokio::test]
 async fn alone_without_redis_a_process_holds_the_limit_or_lets_pass() {
-    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let mock = Mock::start().await;
     let limit = "{ name: r, requests: 3 / 1h }";
-    let (local, open) = (yaml(&redis, "local", limit), yaml(&redis, "open", limit));
-    drop(redis);
+    // A port that no other test's server is given: one that was free a moment ago may be another Redis by now.
+    let nowhere = "redis://127.0.0.1:9/0";
+    let (local, open) = (yaml_at(nowhere, "local", limit), yaml_at(nowhere, "open", limit));
     let local = Gateway::start(&mock, &local).await;
     assert_eq!(admitted(&together((0..8).map(|_| ask(&local))).await), 3);
     let open = Gateway::start(&mock, &open).await;
@@ -155,4 +160,37 @@ async fn a_reset_reaches_partitions_that_only_others_know_and_a_lost_link_does_n
         sleep(Duration::from_millis(20)).await;
     }
     assert_eq!([ask().await, ask().await, ask().await], [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn what_could_not_be_told_is_stated_anew_without_undoing_a_reset() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "closed", "{ name: r, per: user, tokens: 100 / 1h }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    let ask = async |model: &str| {
+        let messages = json!([{"role": "user", "content": "Hello"}]);
+        let body = json!({"model": model, "user": "u", "max_tokens": 50, "messages": messages});
+        two.post("/v1/chat/completions", body.to_string()).await.status()
+    };
+    let counted = || !redis.keys(":limit:r:").is_empty();
+    let there = async || {
+        let deadline = Instant::now() + SOON;
+        while !counted() {
+            assert!(Instant::now() < deadline, "nothing is counted");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // The link stays as it is; only what an exchange has used cannot be told.
+    let refuse = async {
+        there().await;
+        redis.cli(&["ACL", "SETUSER", "default", "-evalsha", "-eval"]);
+    };
+    assert_eq!(tokio::join!(ask("chat/mock-fast:head=1s"), refuse).0, 200);
+    two.settled().await;
+    assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
+    assert!(!counted());
+    redis.cli(&["ACL", "SETUSER", "default", "+evalsha", "+eval"]);
+    there().await;
+    assert_eq!([ask("chat/mock-fast").await, ask("chat/mock-fast").await], [200, 429]);
 }

@@ -74,8 +74,7 @@ impl Keeper {
                 self.shared.pending.fetch_sub(count, Ordering::AcqRel);
             }
             self.shared.give_back_leases(self.now(), false);
-            // What somebody has reset must not be stated again.
-            if !self.in_step() && self.shared.link.is_up() && self.hear().await.is_ok() {
+            if !self.in_step() && self.shared.link.is_up() {
                 self.shared.behind.store(false, Ordering::Relaxed);
                 self.epoch = self.shared.link.epoch();
                 let mut cells = Vec::new();
@@ -142,7 +141,8 @@ impl Keeper {
 
     /// States what this process has of each stale cell, as far as nobody asks about it at the moment.
     async fn state_stale(&mut self) {
-        if self.stale.is_empty() || !self.shared.link.is_up() {
+        // What somebody has reset must not be stated again.
+        if self.stale.is_empty() || !self.shared.link.is_up() || self.hear().await.is_err() {
             return;
         }
         let now = self.now();
