@@ -150,15 +150,9 @@ mod with_engine {
             {
                 return Ok(taught.clone());
             }
-            let machine = self.machine()?;
-            let compiled = compiled(config);
-            let loading = Loading {
-                machine: &machine,
-                compiled: compiled.as_ref(),
-                name,
-                lease: key.lease,
-                config: key.config.clone(),
-            };
+            let (machine, compiled) = (self.machine()?, compiled(config));
+            let (compiled, config) = (compiled.as_ref(), key.config.clone());
+            let loading = Loading { machine: &machine, compiled, name, lease: key.lease, config };
             let taught = Taught::load(&loading, &bytes)?;
             self.adapters.insert(name.to_owned(), (key, taught.clone()));
             Ok(taught)
@@ -208,15 +202,9 @@ mod with_engine {
             if let Some(known) = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256) {
                 return Ok(known.clone());
             }
-            let machine = self.machine()?;
-            let compiled = compiled(config);
-            let loading = Loading {
-                machine: &machine,
-                compiled: compiled.as_ref(),
-                name: plugin,
-                lease: Lease::default(),
-                config: String::new(),
-            };
+            let (machine, compiled) = (self.machine()?, compiled(config));
+            let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
+            let loading = Loading { machine: &machine, compiled, name: plugin, lease, config };
             // Under the hook's own budget, but before its manifest is known.
             let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)));
             let described = Described::load(&loading, &bytes, &draft.guest)?;

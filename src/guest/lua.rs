@@ -204,9 +204,6 @@ impl Script {
 
     /// Calls the function of the call's phase, waiting where it waits.
     pub async fn call(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
-        if !self.awaits {
-            return self.call_now(cx, subject);
-        }
         cx.awaits = true;
         let (slot, machine) = self.machine();
         let before = used_before(&cx);

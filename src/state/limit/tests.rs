@@ -36,6 +36,21 @@ pub(super) fn requests(name: &str, limit: u64) -> Arc<Rule> {
     Arc::new(rule(name, &[(Unit::Requests, Shape::Sliding(60_000), limit)]))
 }
 
+pub(super) fn facts<'a>(key: &'a str, headers: &'a HeaderMap, metadata: &'a BTreeMap<String, String>) -> Facts<'a> {
+    Facts {
+        key,
+        project: None,
+        user: None,
+        model: "m",
+        endpoint: "/",
+        ip: None,
+        headers,
+        metadata,
+        provider: None,
+        target: None,
+    }
+}
+
 fn reserve(
     limits: &Arc<Limits>,
     rules: &[Arc<Rule>],
@@ -44,19 +59,7 @@ fn reserve(
     now: u64,
 ) -> Result<Hold, Box<Refusal>> {
     let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
-    let facts = Facts {
-        key,
-        project: None,
-        user: None,
-        model: "m",
-        endpoint: "/",
-        ip: None,
-        headers: &headers,
-        metadata: &metadata,
-        provider: None,
-        target: None,
-    };
-    let charges = limits.charges(rules, &facts, now);
+    let charges = limits.charges(rules, &facts(key, &headers, &metadata), now);
     limits.reserve(&charges, amounts, now)
 }
 

@@ -8,16 +8,16 @@ use super::{Project, files, world};
 
 pub(super) fn build(project: &Project) -> Result<PathBuf, String> {
     let world = world::name(&project.folder)?;
-    let gen_ = project.folder.join("gen");
+    let generated = project.folder.join("gen");
     // Files are named after the world as an identifier.
     let file = world.replace('-', "_");
-    let bindings = gen_.join(format!("{file}.c"));
+    let bindings = generated.join(format!("{file}.c"));
     match tools::find("wit-bindgen") {
         Some(tool) => {
             let contract = project.work.join("wit");
             world::contract(&project.folder, &contract)?;
             let mut command = Command::new(tool);
-            command.arg("c").arg(&contract).args(["--world", &world, "--out-dir"]).arg(&gen_);
+            command.arg("c").arg(&contract).args(["--world", &world, "--out-dir"]).arg(&generated);
             tools::run(&mut command)?;
         }
         None if bindings.is_file() => super::hint("`wit-bindgen` is not on PATH; gen/ is taken as it is"),
@@ -39,7 +39,7 @@ pub(super) fn build(project: &Project) -> Result<PathBuf, String> {
     command.current_dir(&project.folder).env("PATH", linkers.path());
     command.args(["--target=wasm32-wasi", "-mexec-model=reactor", "-Os", "-s", "-Wall"]).arg(linker);
     command.arg("-o").arg(&output).args(files(&project.folder, "c")?).arg(bindings);
-    command.arg(gen_.join(format!("{file}_component_type.o"))).args(&project.more);
+    command.arg(generated.join(format!("{file}_component_type.o"))).args(&project.more);
     tools::run(&mut command)?;
     Ok(output)
 }

@@ -4,6 +4,7 @@
 //! always told before it states its counts anew, so that a lost link does not undo a reset.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use ::redis::{FromRedisValue, Value, cmd, from_redis_value};
 
@@ -67,7 +68,7 @@ impl Shared {
                 self.link.run(&drop).await?;
             }
             if next == "0" {
-                self.behind.store(true, std::sync::atomic::Ordering::Relaxed);
+                self.behind.store(true, Ordering::Relaxed);
                 return Ok(partitions.len());
             }
             cursor = next;

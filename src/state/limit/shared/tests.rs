@@ -11,8 +11,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::super::Limits;
-use super::super::rule::Facts;
-use super::super::tests::{ONE, requests};
+use super::super::tests::{ONE, facts, requests};
 use super::{Policy, Shared};
 use crate::state::redis::Link;
 use crate::state::unix_ms;
@@ -73,18 +72,7 @@ async fn nobody_waits_longer_than_the_budget_for_a_server_that_has_stopped_answe
     let shared = limits.shared().expect("shares").clone();
     let rules = [requests("r", 1_000_000)];
     let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
-    let facts = Facts {
-        key: "a",
-        project: None,
-        user: None,
-        model: "m",
-        endpoint: "/",
-        ip: None,
-        headers: &headers,
-        metadata: &metadata,
-        provider: None,
-        target: None,
-    };
+    let facts = facts("a", &headers, &metadata);
     let mut slow = 0;
     for _ in 0..5 {
         // The link's own thread lives by a real clock: its pings are answered, so it opens each time anew.
