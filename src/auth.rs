@@ -4,10 +4,11 @@
 
 pub mod forwarded;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
+use hashbrown::HashMap;
 use http::{HeaderMap, HeaderName};
 
 use crate::fault::{Fault, Kind};

@@ -160,8 +160,8 @@ fn key(cx: &Cx, x: &Exchange, call: &Call, partition: &str, policy: &Policy, con
         .forwarded_headers()
         .iter()
         // One is sent with every request, the other belongs to a single one.
-        .filter(|name| !matches!(**name, "anthropic-version" | "idempotency-key"))
-        .filter_map(|name| call.headers.get(*name).map(http::HeaderValue::as_bytes))
+        .filter(|name| !matches!(name.as_str(), "anthropic-version" | "idempotency-key"))
+        .filter_map(|name| call.headers.get(name).map(http::HeaderValue::as_bytes))
         .collect();
     let scope: [&[u8]; 5] = [
         partition.as_bytes(),

@@ -8,7 +8,7 @@ pub mod decimal;
 pub mod price;
 
 pub use catalogue::{BadCatalogue, Catalogue, Modality, ModelCard};
-pub use decimal::{nano_to_decimal, nano_to_f64};
+pub use decimal::{nano_to_decimal, nano_to_f64, write_dollars};
 pub use price::{Cost, Price, Rates, Stated, Tier};
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ pub trait Dialect: Send + Sync {
     }
 
     /// Headers of a client that belong to the wire form and go along to an upstream of the same dialect.
-    fn forwarded_headers(&self) -> &'static [&'static str] {
+    fn forwarded_headers(&self) -> &'static [HeaderName] {
         &[]
     }
 
@@ -371,6 +371,10 @@ static OPENAI_ALLOWANCES: [[HeaderName; 2]; 2] = [
     [HeaderName::from_static("x-ratelimit-limit-requests"), HeaderName::from_static("x-ratelimit-remaining-requests")],
     [HeaderName::from_static("x-ratelimit-limit-tokens"), HeaderName::from_static("x-ratelimit-remaining-tokens")],
 ];
+
+/// The headers of the OpenAI forms for [`Dialect::forwarded_headers`].
+static OPENAI_FORWARDED: [HeaderName; 2] =
+    [HeaderName::from_static("openai-beta"), HeaderName::from_static("idempotency-key")];
 
 /// The share of its own limits that an upstream says is left, 0 to 1, the scarcest of them; None when it says nothing.
 pub fn allowance(dialect: &dyn Dialect, headers: &HeaderMap) -> Option<f64> {

@@ -18,8 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
@@ -32,6 +30,7 @@ use crate::provider::PROVIDERS;
 use crate::route::{Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
 use crate::state::State;
+use crate::state::handles::Handles;
 use crate::state::limit::rule::Rules;
 
 /// Trees kept for names that callers send. Past it they are made anew each time, which costs a microsecond or two.
@@ -75,8 +74,7 @@ pub struct Generation {
     catalogue: Cow<'static, Catalogue>,
     /// What the operator says of configured names.
     pub descriptions: HashMap<String, String>,
-    // Copied when a name is new, so that the request path reads it without a lock.
-    trees: ArcSwap<HashMap<String, Arc<Tree>>>,
+    trees: Handles<String, Arc<Tree>>,
 }
 
 /// One model that callers may ask for.
@@ -95,18 +93,14 @@ impl Generation {
     /// # Errors
     /// [`crate::fault::Kind::ModelNotFound`].
     pub fn tree(&self, model: &str) -> Result<Arc<Tree>, Fault> {
-        if let Some(tree) = self.trees.load().get(model) {
-            return Ok(tree.clone());
+        if let Some(tree) = self.trees.get(model) {
+            return Ok(tree);
         }
         let tree = Arc::new(self.routes.tree(model, &|provider, model| self.card(provider, model))?);
-        self.trees.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            if more.len() < MAX_TREES {
-                more.insert(model.to_owned(), tree.clone());
-            }
-            more
-        });
-        Ok(tree)
+        if self.trees.len() >= MAX_TREES {
+            return Ok(tree);
+        }
+        Ok(self.trees.put(model.to_owned(), tree))
     }
 
     /// Every target of a model name, in the order written, whatever a request or their health may say: for lists. Who
@@ -294,7 +288,7 @@ impl Builder {
             cache: caching::build(&config)?,
             catalogue,
             descriptions,
-            trees: ArcSwap::default(),
+            trees: Handles::default(),
         })
     }
 }

@@ -119,9 +119,9 @@ impl Envelope {
         }
     }
 
-    /// The names of the top-level fields, in order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().filter_map(|field| std::str::from_utf8(field.key.bytes(&self.body)).ok())
+    /// The names of the top-level fields as they are written, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.fields.iter().map(|field| field.key.bytes(&self.body))
     }
 
     /// Sets a top-level field to a JSON value, in place or as the first field.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use crate::admit::headers as limits;
 use crate::cache::Visit;
 use crate::cost;
+use crate::cost::decimal::millis;
 use crate::dialect::Dialect;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
@@ -23,6 +24,7 @@ use crate::pipeline::unix_ms;
 use crate::settle::Settle;
 use crate::stream::Relay;
 use crate::stream::onward::Turn;
+use crate::trace;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -40,7 +42,6 @@ const X_CACHE: HeaderName = HeaderName::from_static("x-portcullis-cache");
 const X_CACHE_KEY: HeaderName = HeaderName::from_static("x-portcullis-cache-key");
 const X_CACHE_AGE: HeaderName = HeaderName::from_static("x-portcullis-cache-age");
 const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl");
-const X_TRACE: HeaderName = HeaderName::from_static("x-portcullis-trace");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
@@ -137,7 +138,7 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
         if !exchange.stream
             && let Some(cost) = exchange.seen.usage.as_ref().and_then(|usage| target.cost(usage))
         {
-            headers.insert(X_COST, text(&cost::nano_to_decimal(cost)));
+            headers.insert(X_COST, written(|out| cost::write_dollars(out, cost)));
         }
     }
     if let Some(admitted) = &exchange.admitted {
@@ -146,9 +147,9 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
     if let Some(visit) = &exchange.cache {
         visited(headers, visit);
     }
-    headers.insert(X_OVERHEAD, millis(exchange.overhead_at_head));
+    headers.insert(X_OVERHEAD, written(|out| millis(out, exchange.overhead_at_head)));
     if let Some(trace) = exchange.trace.as_ref().filter(|trace| trace.answered) {
-        headers.insert(X_TRACE, text(&trace.header()));
+        headers.insert(trace::HEADER, text(&trace.header()));
     }
 }
 
@@ -191,13 +192,11 @@ fn number(value: u64) -> HeaderValue {
     if value == 1 { HeaderValue::from_static("1") } else { HeaderValue::from(value) }
 }
 
-/// Milliseconds with three decimals.
-fn millis(span: Duration) -> HeaderValue {
-    let micros = span.as_micros() as u64;
-    let mut value = (micros / 1000).to_string();
-    value.push('.');
-    value.extend([100, 10, 1].map(|place| char::from(b'0' + (micros / place % 10) as u8)));
-    text(&value)
+/// A value that is written into a small buffer.
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> HeaderValue {
+    let mut value = Vec::with_capacity(24);
+    write(&mut value);
+    HeaderValue::from_maybe_shared(Bytes::from(value)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// A header value; what cannot stand in a header is left empty.

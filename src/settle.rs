@@ -101,24 +101,25 @@ impl Drop for Settle {
             });
         }
         self.end_visit();
-        land(&mut self.exchange, &self.state);
+        let ended = Instant::now();
+        land(&mut self.exchange, &self.state, ended);
         hook::take_notes(&mut self.exchange);
-        settle(&mut self.exchange, &self.state);
+        settle(&mut self.exchange, &self.state, ended);
     }
 }
 
 /// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.
-fn land(exchange: &mut Exchange, state: &State) {
+fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
     let end = match &exchange.outcome {
         Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
         Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
         Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };
-    let now = state.now();
+    let now = state.at(ended);
     exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
 
-fn settle(exchange: &mut Exchange, state: &State) {
+fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {
     let (usage, estimated, cost) = bill(exchange);
     admit::settle(exchange, usage.as_ref(), cost);
     if let (Some(heard), Outcome::Complete) = (exchange.calls.take(), &exchange.outcome) {
@@ -140,7 +141,6 @@ fn settle(exchange: &mut Exchange, state: &State) {
             _ => {}
         }
     }
-    let ended = Instant::now();
     let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
     settled.policy = hook::done(&settled);
     state.metrics.end(&settled);

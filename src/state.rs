@@ -6,6 +6,7 @@ pub mod affinity;
 pub mod cache;
 pub mod calls;
 pub mod guests;
+pub mod handles;
 pub mod health;
 pub mod hedge;
 pub mod items;
@@ -135,7 +136,12 @@ impl State {
 
     /// The present moment of the process, for everything that counts in [`Millis`].
     pub fn now(&self) -> Millis {
-        self.started.elapsed().as_millis() as u64
+        self.at(Instant::now())
+    }
+
+    /// A moment at hand in [`Millis`].
+    pub fn at(&self, moment: Instant) -> Millis {
+        moment.saturating_duration_since(self.started).as_millis() as u64
     }
 
     /// Now, in Unix milliseconds; from a trial's own clock where it was set.

@@ -5,14 +5,14 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::route::Plan;
 
 /// The header that asks for the trace, and the one that answers with it.
-pub const HEADER: &str = "x-portcullis-trace";
+pub const HEADER: HeaderName = HeaderName::from_static("x-portcullis-trace");
 
 /// Longest value of the header that answers. Many clients and proxies take no more than 8 KiB of headers in all.
 const MAX_HEADER_BYTES: usize = 4096;

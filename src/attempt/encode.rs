@@ -218,8 +218,8 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
 fn forward(headers: &mut HeaderMap, face: &Face, client: &HeaderMap) {
     for name in face.dialect.forwarded_headers() {
         let ours = matches!(&face.auth, Auth::Header(own, _) if own == *name);
-        if let Some(value) = client.get(*name).filter(|_| !ours) {
-            headers.insert(HeaderName::from_static(name), value.clone());
+        if let Some(value) = client.get(name).filter(|_| !ours) {
+            headers.insert(name.clone(), value.clone());
         }
     }
 }

@@ -156,9 +156,10 @@ impl<'a> Trying<'a> {
         status: Option<u16>,
         outcome: Result<Good, Fault>,
     ) -> Result<Good, Box<Failed>> {
-        let now = self.cx.state.now();
+        let ended = Instant::now();
+        let now = self.cx.state.at(ended);
         let attempt = &mut self.tried.attempts[started.attempt];
-        attempt.took = started.once.began.elapsed();
+        attempt.took = ended - started.once.began;
         attempt.status = status;
         match outcome {
             Ok(good) => {

@@ -59,8 +59,10 @@ impl Dialect for Anthropic {
         &ALLOWANCES
     }
 
-    fn forwarded_headers(&self) -> &'static [&'static str] {
-        &["anthropic-version", "anthropic-beta"]
+    fn forwarded_headers(&self) -> &'static [HeaderName] {
+        static FORWARDED: [HeaderName; 2] =
+            [HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
+        &FORWARDED
     }
 
     /// Claude up to 4.5 does; from 4.6 on a last assistant turn is refused. Names that are not known are taken for new.

@@ -217,7 +217,7 @@ fn json_object(body: &[u8]) -> Result<Object, Fault> {
 /// Rewrites one top-level field, if it is there. Of a field that stands more than once only the last stays: parsers
 /// differ in which one they take.
 fn splice_field(envelope: &mut Envelope, name: &str, rewrite: impl Fn(&[u8]) -> Option<Vec<u8>>) {
-    while envelope.keys().filter(|key| *key == name).count() > 1 {
+    while envelope.keys().filter(|key| *key == name.as_bytes()).count() > 1 {
         envelope.remove(name);
     }
     if let Some(with) = envelope.raw(name).and_then(rewrite) {

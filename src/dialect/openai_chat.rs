@@ -44,8 +44,8 @@ impl Dialect for OpenAiChat {
         &super::OPENAI_ALLOWANCES
     }
 
-    fn forwarded_headers(&self) -> &'static [&'static str] {
-        &["openai-beta", "idempotency-key"]
+    fn forwarded_headers(&self) -> &'static [HeaderName] {
+        &super::OPENAI_FORWARDED
     }
 
     fn prefills(&self, _model: &str, quirks: &Quirks) -> bool {
@@ -140,7 +140,7 @@ fn include_usage(envelope: &mut Envelope) {
         envelope.set("stream_options", Bytes::from_static(b"{\"include_usage\":true}"));
         return;
     };
-    let stands_once = options.keys().filter(|key| *key == KEY).count() == 1;
+    let stands_once = options.keys().filter(|key| *key == KEY.as_bytes()).count() == 1;
     if stands_once && options.bool(KEY) == Some(true) {
         return;
     }

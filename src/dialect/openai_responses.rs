@@ -51,8 +51,8 @@ impl Dialect for OpenAiResponses {
         &super::OPENAI_ALLOWANCES
     }
 
-    fn forwarded_headers(&self) -> &'static [&'static str] {
-        &["openai-beta", "idempotency-key"]
+    fn forwarded_headers(&self) -> &'static [HeaderName] {
+        &super::OPENAI_FORWARDED
     }
 
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {

@@ -222,24 +222,22 @@ impl<'a> Scan<'a> {
             None => self.far(from)?,
         };
         self.at = to + 1;
-        let inside = &self.text[from..to];
-        if inside.first() == Some(&b'p') {
-            self.sealed |= SEALS.iter().any(|seal| inside.starts_with(seal));
+        if self.text[from] == b'p' {
+            self.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal));
         }
         Ok(from..to)
     }
 
-    /// The closing quote of a short string without escapes, which most are, a word at a time.
+    /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes.
     fn near(&mut self, from: usize) -> Result<Option<usize>, Malformed> {
-        const NEAR: usize = 24;
-        let rest = &self.text[from..];
-        let (words, _) = rest[..rest.len().min(NEAR)].as_chunks();
-        for (number, word) in words.iter().enumerate() {
-            let word = u64::from_le_bytes(*word);
-            let found = equal(word, b'"') | equal(word, b'\\') | control(word);
-            self.foreign |= word & HIGHS != 0;
-            if found != 0 {
-                let at = from + number * 8 + found.trailing_zeros() as usize / 8;
+        const NEAR: usize = 2;
+        let (blocks, _) = self.text[from..].as_chunks::<16>();
+        for (number, block) in blocks.iter().take(NEAR).enumerate() {
+            let bytes = u8x16::new(*block);
+            self.foreign |= bytes.to_bitmask() != 0;
+            let marks = marks(bytes);
+            if marks != 0 {
+                let at = from + number * 16 + marks.trailing_zeros() as usize;
                 return match self.text[at] {
                     b'"' => Ok(Some(at)),
                     b'\\' => Ok(None),
@@ -258,7 +256,7 @@ impl<'a> Scan<'a> {
         let mut seen = u8x16::splat(0);
         for (number, block) in blocks.iter().enumerate() {
             let start = from + number * BLOCK;
-            let mut marks = marks(block, &mut seen);
+            let mut marks = marks_of_block(block, &mut seen);
             while marks != 0 {
                 let at = start + marks.trailing_zeros() as usize;
                 marks &= marks - 1;
@@ -388,18 +386,12 @@ const LETTERS: [bool; 256] = {
     letters
 };
 
-const ONES: u64 = u64::from_ne_bytes([1; 8]);
-const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-
-/// A bit where the byte stands in the word. Those above the lowest may be carries of it.
-fn equal(word: u64, byte: u8) -> u64 {
-    let zero = word ^ (ONES * u64::from(byte));
-    zero.wrapping_sub(ONES) & !zero & HIGHS
-}
-
-/// A bit where a control character stands, as above.
-fn control(word: u64) -> u64 {
-    word.wrapping_sub(ONES * 0x20) & !word & HIGHS
+/// Whether a text stands in a JSON string as it is, without escapes.
+pub fn is_plain(text: &str) -> bool {
+    let (blocks, rest) = text.as_bytes().as_chunks::<16>();
+    let mut last = [b' '; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    blocks.iter().chain([&last]).all(|block| marks(u8x16::new(*block)) == 0)
 }
 
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
@@ -410,17 +402,23 @@ fn is_mark(byte: u8) -> bool {
     byte == b'"' || byte == b'\\' || byte < b' '
 }
 
-/// Where a block has such bytes, a bit each. What the block holds is noted in `seen`.
+/// Where such bytes are, a bit each.
 #[inline]
-fn marks(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
+fn marks(bytes: u8x16) -> u32 {
+    let found = bytes.simd_eq(u8x16::splat(b'"'))
+        | bytes.simd_eq(u8x16::splat(b'\\'))
+        | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
+    found.to_bitmask()
+}
+
+/// The marks of a whole block. What the block holds is noted in `seen`.
+#[inline]
+fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
     let (quarters, _) = block.as_chunks::<16>();
     quarters.iter().rev().fold(0, |mask, quarter| {
         let bytes = u8x16::new(*quarter);
         *seen |= bytes;
-        let found = bytes.simd_eq(u8x16::splat(b'"'))
-            | bytes.simd_eq(u8x16::splat(b'\\'))
-            | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
-        mask << 16 | u64::from(found.to_bitmask())
+        mask << 16 | u64::from(marks(bytes))
     })
 }
 

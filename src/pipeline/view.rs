@@ -113,7 +113,7 @@ impl Facts for View<'_> {
     }
 
     fn parameters(&self) -> Vec<String> {
-        self.call.envelope.keys().map(str::to_owned).collect()
+        self.call.envelope.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
 
     /// Found out by writing the request for the target, which is what would lose it. Only who demands

@@ -41,26 +41,28 @@ impl Wishes {
 pub(super) fn read(cx: &Cx, x: &mut Exchange, call: &mut Call) -> Result<(), Fault> {
     let routes = &cx.generation.routes;
     let locks = &routes.locks;
-    let mut wishes = Wishes {
-        no_fallbacks: x.principal.as_ref().is_some_and(|principal| principal.disable_fallbacks),
-        ..Wishes::default()
-    };
-    if let Some((name, sort)) = suffix(&x.model)
-        && !routes.models.contains_key(&x.model)
-    {
+    let principal =
+        x.principal.clone().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
+    let suffixed = suffix(&x.model).filter(|_| !routes.models.contains_key(&x.model));
+    let in_headers = call.headers.keys().any(|name| name.as_str().starts_with(PREFIX));
+    let in_body = call.envelope.keys().any(|key| FIELDS.iter().any(|field| field.as_bytes() == key));
+    // The usual case: it says nothing.
+    if suffixed.is_none() && !in_headers && !in_body && !principal.disable_fallbacks {
+        return principal.may_use(&x.model);
+    }
+    let mut wishes = Wishes { no_fallbacks: principal.disable_fallbacks, ..Wishes::default() };
+    if let Some((name, sort)) = suffixed {
         if locks.sort.lets("model")? {
             wishes.policy.sort = Some(sort);
         }
         x.model = name.to_owned();
     }
-    if call.headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+    if in_headers {
         headers(x, call, locks, &mut wishes)?;
     }
-    if call.envelope.keys().any(|key| FIELDS.contains(&key)) {
+    if in_body {
         body(call, locks, &mut wishes)?;
     }
-    let principal =
-        x.principal.as_ref().ok_or_else(|| Fault::new(Kind::Internal, "No principal after the key check."))?;
     principal.may_use(&x.model)?;
     for other in &wishes.policy.models {
         principal.may_use(other)?;

@@ -2,13 +2,14 @@
 //!
 //! Keyed by the hook's name, so a reload changes nothing here. Counts only; what follows from a failure is the stage's.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
+
+use super::handles::Handles;
 
 /// Ends of the buckets of time, in nanoseconds.
 const BUCKETS: [u64; 10] = [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000, 25_000_000];
@@ -16,8 +17,7 @@ const BUCKETS: [u64; 10] = [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_00
 /// Every policy that was ever attached.
 #[derive(Debug, Default)]
 pub struct Guests {
-    // Copied when a name is new, so that the request path reads it without a lock.
-    records: ArcSwap<HashMap<String, Arc<Record>>>,
+    records: Handles<String, Arc<Record>>,
 }
 
 /// One policy's counts.
@@ -82,20 +82,12 @@ impl Outcome {
 impl Guests {
     /// The record of a policy.
     pub fn record(&self, name: &str) -> Arc<Record> {
-        if let Some(known) = self.records.load().get(name) {
-            return known.clone();
-        }
-        let fresh = Arc::new(Record::new(name));
-        self.records.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            more.entry(name.to_owned()).or_insert_with(|| fresh.clone());
-            more
-        });
-        self.records.load().get(name).cloned().unwrap_or(fresh)
+        let known = self.records.get(name);
+        known.unwrap_or_else(|| self.records.put(name.to_owned(), Arc::new(Record::new(name))))
     }
 
     fn all(&self) -> Vec<Arc<Record>> {
-        let mut all: Vec<_> = self.records.load().values().cloned().collect();
+        let mut all: Vec<_> = self.records.all().into_iter().map(|(_, record)| record).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

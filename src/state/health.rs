@@ -15,7 +15,6 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -28,6 +27,7 @@ pub use gate::Adaptive;
 pub use measure::{Measure, Quantiles, Standing};
 
 use crate::fault::{FAULTS, Kind};
+use super::handles::Handles;
 use breaker::Circuit;
 use ewma::Ewma;
 use gate::Gate;
@@ -50,37 +50,29 @@ const USAGE_LEFT_MS: u64 = 60_000;
 /// Every target that was ever named, by name.
 #[derive(Debug, Default)]
 pub struct Health {
-    // Copied when a name is new, so that the request path reads it without a lock.
-    records: ArcSwap<HashMap<String, Arc<Record>>>,
+    records: Handles<String, Arc<Record>>,
 }
 
 impl Health {
     /// The record of a target (`provider/model`), of a key of a provider (`provider#alias`), or of a provider (its name).
     pub fn record(&self, name: &str) -> Arc<Record> {
-        let known = self.records.load();
-        if let Some(record) = known.get(name) {
-            return record.clone();
+        if let Some(record) = self.records.get(name) {
+            return record;
         }
         let shared;
         let name = match name.split_once('/') {
-            Some((provider, _)) if known.len() >= MAX_RECORDS => {
+            Some((provider, _)) if self.records.len() >= MAX_RECORDS => {
                 shared = format!("{provider}/*");
                 shared.as_str()
             }
             _ => name,
         };
-        let fresh = Arc::new(Record::new(name));
-        self.records.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            more.entry(name.to_owned()).or_insert_with(|| fresh.clone());
-            more
-        });
-        self.records.load().get(name).cloned().unwrap_or(fresh)
+        self.records.put(name.to_owned(), Arc::new(Record::new(name)))
     }
 
     /// The record of this name, if there is one.
     pub fn find(&self, name: &str) -> Option<Arc<Record>> {
-        self.records.load().get(name).cloned()
+        self.records.get(name)
     }
 
     /// The record of a target under these settings, within its provider's.
@@ -104,7 +96,7 @@ impl Health {
 
     /// Every record, by name.
     pub fn all(&self) -> Vec<Arc<Record>> {
-        let mut all: Vec<_> = self.records.load().values().cloned().collect();
+        let mut all: Vec<_> = self.records.all().into_iter().map(|(_, record)| record).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }

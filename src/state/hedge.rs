@@ -3,11 +3,10 @@
 //!
 //! Outlives a reload; the share comes with every call. No lock and no clock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use arc_swap::ArcSwap;
+use super::handles::Handles;
 
 /// Hedges that a model may save up for a bad minute.
 const MAX_SAVED: i64 = 10;
@@ -21,8 +20,7 @@ const MAX_MODELS: usize = 1000;
 /// The buckets, by the model's name as callers say it.
 #[derive(Debug, Default)]
 pub struct Hedges {
-    // Copied when a name is new, so that the request path reads it without a lock.
-    buckets: ArcSwap<HashMap<String, Arc<Bucket>>>,
+    buckets: Handles<String, Arc<Bucket>>,
     rest: Arc<Bucket>,
 }
 
@@ -39,19 +37,13 @@ impl Default for Bucket {
 
 impl Hedges {
     pub fn bucket(&self, model: &str) -> Arc<Bucket> {
-        let known = self.buckets.load();
-        if let Some(bucket) = known.get(model) {
-            return bucket.clone();
+        if let Some(bucket) = self.buckets.get(model) {
+            return bucket;
         }
-        if known.len() >= MAX_MODELS {
+        if self.buckets.len() >= MAX_MODELS {
             return self.rest.clone();
         }
-        self.buckets.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            more.entry(model.to_owned()).or_default();
-            more
-        });
-        self.buckets.load().get(model).cloned().unwrap_or_default()
+        self.buckets.put(model.to_owned(), Arc::default())
     }
 }
 
@@ -101,7 +93,7 @@ mod tests {
         for number in 0..MAX_MODELS + 5 {
             hedges.bucket(&number.to_string());
         }
-        assert_eq!(hedges.buckets.load().len(), MAX_MODELS);
+        assert_eq!(hedges.buckets.len(), MAX_MODELS);
         assert!(Arc::ptr_eq(&hedges.bucket("new"), &hedges.rest));
     }
 }

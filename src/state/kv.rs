@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::time::Instant;
+
+use super::handles::Handles;
 
 /// Locks of one namespace: enough that the workers of a large machine seldom meet.
 const SHARDS: usize = 16;
@@ -56,34 +57,24 @@ pub enum KvError {
 #[derive(Debug)]
 pub struct Kv {
     when_full: WhenFull,
-    // Copied when a namespace is new, so that the request path reads it without a lock.
-    spaces: ArcSwap<HashMap<Box<str>, Arc<Space>>>,
+    spaces: Handles<Box<str>, Arc<Space>>,
 }
 
 impl Kv {
     pub fn new(when_full: WhenFull) -> Self {
-        Kv { when_full, spaces: ArcSwap::default() }
+        Kv { when_full, spaces: Handles::default() }
     }
 
     /// The namespace with this name, made when it is new. Names come from the operator's grants, so they are few.
     pub fn space(&self, name: &str) -> Arc<Space> {
-        if let Some(space) = self.spaces.load().get(name) {
-            return space.clone();
-        }
-        let fresh = Arc::new(Space::new(self.when_full, DEFAULT_SPACE_BYTES));
-        self.spaces.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            more.entry(name.into()).or_insert_with(|| fresh.clone());
-            more
-        });
-        self.spaces.load().get(name).cloned().unwrap_or(fresh)
+        let fresh = || Arc::new(Space::new(self.when_full, DEFAULT_SPACE_BYTES));
+        self.spaces.get(name).unwrap_or_else(|| self.spaces.put(name.into(), fresh()))
     }
 
     /// Name, entries and bytes of each namespace, by name.
     pub fn stats(&self) -> Vec<(String, usize, u64)> {
-        let spaces = self.spaces.load();
-        let mut stats: Vec<_> =
-            spaces.iter().map(|(name, space)| (name.to_string(), space.len(), space.bytes())).collect();
+        let spaces = self.spaces.all().into_iter();
+        let mut stats: Vec<_> = spaces.map(|(name, space)| (name.into_string(), space.len(), space.bytes())).collect();
         stats.sort();
         stats
     }

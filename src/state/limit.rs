@@ -170,11 +170,11 @@ impl Limits {
     /// The rules that apply, with the counts that the facts belong to.
     pub fn charges<'a>(&self, rules: &'a [Arc<Rule>], facts: &Facts<'_>, now: u64) -> SmallVec<[Charge<'a>; 6]> {
         let mut charges = SmallVec::new();
-        let (mut partition, mut key) = (String::new(), String::new());
+        let mut partition = String::new();
         for rule in rules.iter().filter(|rule| rule.applies(facts)) {
             partition.clear();
             rule.partition(facts, &mut partition);
-            let cell = self.cells.get(&rule.name, &partition, now, &mut key);
+            let cell = self.cells.get(&rule.name, &partition, now);
             charges.push(Charge { rule, cell, share: rule.share(facts) });
         }
         charges

@@ -3,12 +3,11 @@
 //! Names of the GenAI conventions 1.41 in Prometheus spelling, and `portcullis_*` for what they do not cover. Label sets
 //! are bounded: past [`MAX_SERIES`] pairs of provider and model the rest counts as `other`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use hashbrown::Equivalent;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -19,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::settle::Settled;
 use crate::state::health::{Health, Millis, Standing};
+use crate::state::handles::Handles;
 
 /// Most pairs of provider and model that get series of their own. Callers choose model names, so this must have an end.
 pub const MAX_SERIES: usize = 500;
@@ -154,6 +154,41 @@ struct Meters {
     cost: Counter<f64, AtomicU64>,
 }
 
+/// Whose series: operation, provider, model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct MeterKey {
+    op: &'static str,
+    provider: String,
+    model: String,
+}
+
+/// A [`MeterKey`] to look for.
+#[derive(Hash)]
+struct MeterName<'a> {
+    op: &'static str,
+    provider: &'a str,
+    model: &'a str,
+}
+
+impl Equivalent<MeterKey> for MeterName<'_> {
+    fn equivalent(&self, key: &MeterKey) -> bool {
+        (self.op, self.provider, self.model) == (key.op, key.provider.as_str(), key.model.as_str())
+    }
+}
+
+/// [`AttemptLabels`] to look for.
+#[derive(Hash)]
+struct AttemptName<'a> {
+    provider: &'a str,
+    code: &'static str,
+}
+
+impl Equivalent<AttemptLabels> for AttemptName<'_> {
+    fn equivalent(&self, labels: &AttemptLabels) -> bool {
+        (self.provider, self.code) == (labels.provider.as_str(), labels.code)
+    }
+}
+
 /// Every metric of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -189,11 +224,11 @@ pub struct Metrics {
     cache_answers: Gauge<i64, AtomicI64>,
     cache_bytes: Gauge<i64, AtomicI64>,
     cache_listening: Gauge<i64, AtomicI64>,
-    // Copied when a new pair appears, so that the request path reads it without a lock.
-    meters: ArcSwap<HashMap<MeterKey, Arc<Meters>>>,
+    // Handles of what every exchange counts: a family's own lookup takes a lock that all workers share.
+    meters: Handles<MeterKey, Arc<Meters>>,
+    ended: Handles<RequestLabels, Counter>,
+    tried: Handles<AttemptLabels, Counter>,
 }
-
-type MeterKey = (&'static str, String, String);
 
 impl Metrics {
     pub fn new() -> Self {
@@ -310,7 +345,9 @@ impl Metrics {
             cache_answers,
             cache_bytes,
             cache_listening,
-            meters: ArcSwap::default(),
+            meters: Handles::default(),
+            ended: Handles::default(),
+            tried: Handles::default(),
         }
     }
 
@@ -325,15 +362,21 @@ impl Metrics {
         let x = settled.exchange;
         let code = settled.fault.map_or("", |fault| fault.code());
         let labels = RequestLabels { endpoint: x.endpoint, status: settled.status, code };
-        self.requests.get_or_create(&labels).inc();
+        let ended = self.ended.get(&labels);
+        ended.unwrap_or_else(|| self.ended.put(labels.clone(), self.requests.get_or_create_owned(&labels))).inc();
         self.overhead.observe(x.overhead_at_head.as_secs_f64());
         for attempt in &x.attempts {
             if attempt.cancelled {
                 self.apart("hedge", &attempt.target.provider.name, "", settled.cost_given_up(attempt));
             }
             let code = attempt.fault.as_ref().map_or("", |fault| fault.code());
-            let labels = AttemptLabels { provider: attempt.target.provider.name.clone(), code };
-            self.attempts.get_or_create(&labels).inc();
+            let provider = attempt.target.provider.name.as_str();
+            let tried = self.tried.get(&AttemptName { provider, code });
+            let fresh = || {
+                let labels = AttemptLabels { provider: provider.to_owned(), code };
+                self.tried.put(labels.clone(), self.attempts.get_or_create_owned(&labels))
+            };
+            tried.unwrap_or_else(fresh).inc();
         }
         if let Some(visit) = &x.cache {
             self.cached.get_or_create(&CacheLabels { status: visit.status.as_str() }).inc();
@@ -357,28 +400,20 @@ impl Metrics {
     }
 
     fn meters(&self, op: &'static str, provider: &str, model: &str, otel: &str) -> Arc<Meters> {
-        let key: MeterKey = (op, provider.to_owned(), model.to_owned());
-        let known = self.meters.load();
-        if let Some(meters) = known.get(&key) {
-            return meters.clone();
+        if let Some(meters) = self.meters.get(&MeterName { op, provider, model }) {
+            return meters;
         }
-        let other = known.len() >= MAX_SERIES;
-        let key = if other { (op, provider.to_owned(), "other".to_owned()) } else { key };
-        if let Some(meters) = known.get(&key) {
-            return meters.clone();
+        let model = if self.meters.len() >= MAX_SERIES { "other" } else { model };
+        if let Some(meters) = self.meters.get(&MeterName { op, provider, model }) {
+            return meters;
         }
         let labels = ModelLabels {
             gen_ai_operation_name: op,
             gen_ai_provider_name: otel.to_owned(),
-            gen_ai_request_model: key.2.clone(),
+            gen_ai_request_model: model.to_owned(),
         };
-        let meters = Arc::new(self.create(&labels));
-        self.meters.rcu(|known| {
-            let mut more = HashMap::clone(known);
-            more.insert(key.clone(), meters.clone());
-            more
-        });
-        meters
+        let key = MeterKey { op, provider: provider.to_owned(), model: model.to_owned() };
+        self.meters.put(key, Arc::new(self.create(&labels)))
     }
 
     // Owned handles: the borrowed ones hold the family's lock to the end of the expression.

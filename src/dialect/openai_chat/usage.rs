@@ -13,9 +13,9 @@ pub(super) fn read(value: &Value) -> Option<Usage> {
     for (key, value) in value.as_object()? {
         match value {
             Value::Object(details) => {
-                details.iter().for_each(|(part, value)| stated.note(key, part, number(value)));
+                details.iter().for_each(|(part, value)| stated.note(key.as_bytes(), part.as_bytes(), number(value)));
             }
-            value => stated.note("", key, number(value)),
+            value => stated.note(b"", key.as_bytes(), number(value)),
         }
     }
     stated.usage()
@@ -23,19 +23,18 @@ pub(super) fn read(value: &Value) -> Option<Usage> {
 
 /// The same off a text: relayed answers are read without building values.
 pub(super) fn scan(scan: &mut Scan<'_>, text: &[u8]) -> Result<Option<Usage>, Malformed> {
-    let name = |at| std::str::from_utf8(&text[at]).unwrap_or_default();
     let mut stated = Stated::default();
     scan.object(|scan, key| {
-        let object = name(key.clone());
+        let object = &text[key];
         if scan.at_object() {
             return scan.object(|scan, part| {
                 let count = scan.count()?;
-                stated.note(object, name(part), count);
+                stated.note(object, &text[part], count);
                 Ok(())
             });
         }
         let count = scan.count()?;
-        stated.note("", object, count);
+        stated.note(b"", object, count);
         Ok(())
     })?;
     Ok(stated.usage())
@@ -66,27 +65,27 @@ struct Stated {
 
 impl Stated {
     /// Takes a count down, if it is one that anybody uses. `object` is empty for those on the top level.
-    fn note(&mut self, object: &str, key: &str, count: Option<u64>) {
+    fn note(&mut self, object: &[u8], key: &[u8], count: Option<u64>) {
         let place = match (object, key) {
-            ("", "prompt_tokens") => &mut self.prompt,
-            ("", "input_tokens") => &mut self.input,
-            ("", "completion_tokens") => &mut self.completion,
-            ("", "output_tokens") => &mut self.output,
-            ("", "total_tokens") => &mut self.total,
-            ("", "reasoning_tokens") => &mut self.reasoning,
+            (b"", b"prompt_tokens") => &mut self.prompt,
+            (b"", b"input_tokens") => &mut self.input,
+            (b"", b"completion_tokens") => &mut self.completion,
+            (b"", b"output_tokens") => &mut self.output,
+            (b"", b"total_tokens") => &mut self.total,
+            (b"", b"reasoning_tokens") => &mut self.reasoning,
             // DeepSeek and Moonshot put theirs on the top level.
-            ("", "prompt_cache_hit_tokens") => &mut self.cache_hit,
-            ("", "cached_tokens") => &mut self.cached,
-            ("prompt_tokens_details", "cached_tokens") => &mut self.prompt_cached,
-            ("prompt_tokens_details", "cache_write_tokens") => &mut self.cache_write,
-            ("prompt_tokens_details", "cache_creation_tokens") => &mut self.cache_creation,
-            ("prompt_tokens_details", "audio_tokens") => &mut self.prompt_audio,
-            ("input_tokens_details", "cached_tokens") => &mut self.input_cached,
-            ("completion_tokens_details", "reasoning_tokens") => &mut self.completion_reasoning,
-            ("completion_tokens_details", "audio_tokens") => &mut self.completion_audio,
-            ("completion_tokens_details", "accepted_prediction_tokens") => &mut self.accepted,
-            ("completion_tokens_details", "rejected_prediction_tokens") => &mut self.rejected,
-            ("output_tokens_details", "reasoning_tokens") => &mut self.output_reasoning,
+            (b"", b"prompt_cache_hit_tokens") => &mut self.cache_hit,
+            (b"", b"cached_tokens") => &mut self.cached,
+            (b"prompt_tokens_details", b"cached_tokens") => &mut self.prompt_cached,
+            (b"prompt_tokens_details", b"cache_write_tokens") => &mut self.cache_write,
+            (b"prompt_tokens_details", b"cache_creation_tokens") => &mut self.cache_creation,
+            (b"prompt_tokens_details", b"audio_tokens") => &mut self.prompt_audio,
+            (b"input_tokens_details", b"cached_tokens") => &mut self.input_cached,
+            (b"completion_tokens_details", b"reasoning_tokens") => &mut self.completion_reasoning,
+            (b"completion_tokens_details", b"audio_tokens") => &mut self.completion_audio,
+            (b"completion_tokens_details", b"accepted_prediction_tokens") => &mut self.accepted,
+            (b"completion_tokens_details", b"rejected_prediction_tokens") => &mut self.rejected,
+            (b"output_tokens_details", b"reasoning_tokens") => &mut self.output_reasoning,
             _ => return,
         };
         *place = count;

@@ -86,7 +86,7 @@ impl Limits {
 
     fn look(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> (Arc<Cell>, usize, Given) {
         let name: Arc<str> = Arc::from(format!("guest:{}", of.namespace));
-        let cell = self.cells.get(&name, of.key, now, &mut String::new());
+        let cell = self.cells.get(&name, of.key, now);
         let mut counts = cell.lock();
         let place = counts.place(Unit::Requests, of.shape, &WHOLE, of.limit);
         let slot = &mut counts.slots[place];

@@ -3,11 +3,11 @@
 //! Bounded: idle counts are forgotten, and past [`MAX_CELLS`] new partitions of a rule share one. Never forgets a count
 //! that somebody holds a part of.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use hashbrown::HashTable;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -157,7 +157,7 @@ impl Cell {
 
 #[derive(Debug, Default)]
 struct Shard {
-    cells: HashMap<Box<str>, Arc<Cell>>,
+    cells: HashTable<Arc<Cell>>,
     /// Size at which idle cells are looked for; twice what was left the last time.
     sweep_at: usize,
     /// When that was done last.
@@ -178,41 +178,40 @@ impl Cells {
         Cells { shards, hasher: RandomState::new(), per_shard: (most / SHARDS).max(1) }
     }
 
-    /// The cell of a partition, made when it is new. `key` is scratch.
-    pub fn get(&self, rule: &Arc<str>, partition: &str, now: u64, key: &mut String) -> Arc<Cell> {
-        name(rule, partition, key);
-        let mut shard = self.shard(key);
-        if let Some(cell) = shard.cells.get(key.as_str()) {
+    /// The cell of a partition, made when it is new.
+    pub fn get(&self, rule: &Arc<str>, partition: &str, now: u64) -> Arc<Cell> {
+        let hash = self.hash(rule, partition);
+        let mut shard = self.shard(hash);
+        if let Some(cell) = shard.find(hash, rule, partition) {
             return cell.clone();
         }
         let due = shard.cells.len() >= shard.sweep_at.max(64).min(self.per_shard);
         if due && now.abs_diff(shard.swept) >= SWEEP_PAUSE_MS {
             shard.swept = now;
             // A count of one is the map's own: under the shard's lock nobody else can come by it.
-            shard.cells.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.is_idle(now));
+            shard.cells.retain(|cell| Arc::strong_count(cell) > 1 || !cell.is_idle(now));
             shard.sweep_at = shard.cells.len() * 2;
         }
         if shard.cells.len() >= self.per_shard && partition != OTHERS {
             drop(shard);
-            return self.get(rule, OTHERS, now, key);
+            return self.get(rule, OTHERS, now);
         }
         let cell = Arc::new(Cell::new(rule.clone(), partition));
-        shard.cells.insert(key.as_str().into(), cell.clone());
+        shard.cells.insert_unique(hash, cell.clone(), |cell| self.hash(&cell.rule, &cell.partition));
         cell
     }
 
     /// The cell of a partition, if it is there.
     pub fn find(&self, rule: &str, partition: &str) -> Option<Arc<Cell>> {
-        let mut key = String::new();
-        name(rule, partition, &mut key);
-        self.shard(&key).cells.get(key.as_str()).cloned()
+        let hash = self.hash(rule, partition);
+        self.shard(hash).find(hash, rule, partition).cloned()
     }
 
     /// Every cell, a shard at a time.
     pub fn each(&self, mut look: impl FnMut(&Arc<Cell>)) {
         for shard in &self.shards {
             let cells: Vec<Arc<Cell>> =
-                shard.lock().unwrap_or_else(PoisonError::into_inner).cells.values().cloned().collect();
+                shard.lock().unwrap_or_else(PoisonError::into_inner).cells.iter().cloned().collect();
             cells.iter().for_each(&mut look);
         }
     }
@@ -221,15 +220,20 @@ impl Cells {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).cells.len()).sum()
     }
 
-    fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
-        let at = self.hasher.hash_one(key) as usize % self.shards.len();
+    /// One hash for shard and table. The standard hasher, because partitions are made of what callers send.
+    fn hash(&self, rule: &str, partition: &str) -> u64 {
+        self.hasher.hash_one((rule, partition))
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        // The table goes by the low bits.
+        let at = (hash >> 48) as usize % self.shards.len();
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn name(rule: &str, partition: &str, key: &mut String) {
-    key.clear();
-    key.push_str(rule);
-    key.push('\u{1f}');
-    key.push_str(partition);
+impl Shard {
+    fn find(&self, hash: u64, rule: &str, partition: &str) -> Option<&Arc<Cell>> {
+        self.cells.find(hash, |cell| *cell.partition == *partition && *cell.rule == *rule)
+    }
 }

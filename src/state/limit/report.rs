@@ -91,7 +91,7 @@ impl Limits {
     pub fn restore(&self, rows: Vec<Row>, now: u64) {
         for row in rows {
             let name: Arc<str> = Arc::from(row.rule.as_str());
-            let cell = self.cells.get(&name, &row.partition, now, &mut String::new());
+            let cell = self.cells.get(&name, &row.partition, now);
             let mut counts = cell.lock();
             let place = counts.place(row.unit, row.shape, &Arc::from(row.share.as_str()), row.limit);
             let slot = &mut counts.slots[place];

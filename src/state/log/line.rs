@@ -6,14 +6,15 @@
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::chat::{Finish, Usage};
 use crate::cost;
+use crate::cost::decimal::{digits, millis, places};
 use crate::exchange::{Attempt, Exchange, Role};
 use crate::fault::Fault;
+use crate::json::scan::is_plain;
 use crate::settle::Settled;
 
 thread_local! {
@@ -75,12 +76,12 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
         record.flag("usage_estimated", true);
     }
     record.optional("cost_usd", settled.cost_nano_usd, |out, nano| {
-        out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
+        cost::write_dollars(out, nano);
     });
     if let Some(visit) = &x.cache {
         record.text("cache", visit.status.as_str());
         if let Some(saved) = visit.saved_nano_usd {
-            record.with("saved_usd", |out| out.extend_from_slice(cost::nano_to_decimal(saved).as_bytes()));
+            record.with("saved_usd", |out| cost::write_dollars(out, saved));
         }
     }
     record.number("bytes_in", x.bytes_in);
@@ -144,7 +145,7 @@ fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     if attempt.cancelled {
         tried.flag("cancelled", true);
         tried.optional("estimated_cost_usd", settled.cost_given_up(attempt), |out, nano| {
-            out.extend_from_slice(cost::nano_to_decimal(nano).as_bytes());
+            cost::write_dollars(out, nano);
         });
     }
     tried.close();
@@ -229,8 +230,7 @@ impl<'a> Object<'a> {
 }
 
 fn quoted(out: &mut Vec<u8>, text: &str) {
-    let plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
-    if plain {
+    if is_plain(text) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
@@ -238,33 +238,6 @@ fn quoted(out: &mut Vec<u8>, text: &str) {
         // Writing a string into memory does not fail.
         let _ = serde_json::to_writer(out, text);
     }
-}
-
-fn digits(out: &mut Vec<u8>, number: u64) {
-    let mut places = [b'0'; 20];
-    let (mut at, mut rest) = (places.len(), number);
-    loop {
-        at -= 1;
-        places[at] += (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&places[at..]);
-}
-
-/// The last `width` places of a number, zeroes in front.
-fn places(out: &mut Vec<u8>, number: u64, width: u32) {
-    out.extend((0..width).rev().map(|place| b'0' + (number / 10u64.pow(place) % 10) as u8));
-}
-
-/// A span in milliseconds with three decimals.
-fn millis(out: &mut Vec<u8>, span: Duration) {
-    let micros = span.as_micros() as u64;
-    digits(out, micros / 1000);
-    out.push(b'.');
-    places(out, micros, 3);
 }
 
 fn peer(out: &mut Vec<u8>, peer: SocketAddr) {
@@ -315,6 +288,8 @@ fn time(out: &mut Vec<u8>, unix_ms: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn written<T>(write: impl FnOnce(&mut Vec<u8>, T), value: T) -> String {
@@ -339,10 +314,6 @@ mod tests {
     fn leaves_are_json() {
         assert_eq!(written(quoted, "a\"b\\\n\u{fc}"), "\"a\\\"b\\\\\\n\u{fc}\"");
         assert_eq!(written(quoted, "plain \u{fc}"), "\"plain \u{fc}\"");
-        for number in [0, 7, 10, 999, u64::MAX] {
-            assert_eq!(written(digits, number), number.to_string());
-        }
-        assert_eq!(written(millis, Duration::from_micros(12_003_045)), "12003.045");
         for address in ["127.0.0.1:80", "255.1.20.0:65535", "[::1]:9"] {
             assert_eq!(written(peer, address.parse().expect("an address")), format!("\"{address}\""));
         }
