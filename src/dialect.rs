@@ -378,7 +378,9 @@ static OPENAI_FORWARDED: [HeaderName; 2] =
 
 /// The share of its own limits that an upstream says is left, 0 to 1, the scarcest of them; None when it says nothing.
 pub fn allowance(dialect: &dyn Dialect, headers: &HeaderMap) -> Option<f64> {
-    let number = |name: &HeaderName| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    // Answers have few headers, and these names are long: looking through all takes less than the hash of one.
+    let value = |name: &HeaderName| headers.iter().find_map(|(key, value)| (key == name).then_some(value));
+    let number = |name: &HeaderName| value(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let shares = dialect.allowances().iter().filter_map(|[limit, left]| {
         let left = number(left)?;
         number(limit).filter(|limit| *limit > 0.0).map(|limit| (left / limit).clamp(0.0, 1.0))

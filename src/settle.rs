@@ -15,6 +15,7 @@ use crate::chat::Usage;
 use crate::exchange::{Attempt, Exchange, Outcome, Role};
 use crate::fault::{Fault, Kind, Side};
 use crate::hook;
+use crate::route::Target;
 use crate::state::health::End;
 use crate::state::store::Entry;
 use crate::state::{State, log};
@@ -120,7 +121,7 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
 }
 
 fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {
-    let (usage, estimated, cost) = bill(exchange);
+    let Bill { usage, estimated, cost } = Bill::of(exchange);
     admit::settle(exchange, usage.as_ref(), cost);
     if let (Some(heard), Outcome::Complete) = (exchange.calls.take(), &exchange.outcome) {
         state.calls.judge(state.now(), *heard);
@@ -171,32 +172,64 @@ fn enter(settled: &Settled<'_>, state: &State) {
     });
 }
 
-/// Usage, whether it is estimated, and cost: nothing of what another exchange has paid for.
-fn bill(exchange: &Exchange) -> (Option<Usage>, bool, Option<u64>) {
+/// What an exchange has used and owes.
+struct Bill {
+    usage: Option<Usage>,
+    estimated: bool,
+    cost: Option<u64>,
+}
+
+impl Bill {
+    /// Nothing of what another exchange has paid for: an answer that was kept costs nothing, and one that several share
+    /// costs the one that asked. Who went on after a cut pays for the rest.
+    fn of(exchange: &Exchange) -> Self {
+        let visit = exchange.cache.as_deref();
+        let bears = visit.is_none_or(Visit::bears);
+        let went_on = visit.is_some_and(|visit| visit.part.is_some());
+        if !bears && !went_on {
+            return Bill { usage: None, estimated: false, cost: Some(0) };
+        }
+        let (usage, estimated) = usage(exchange);
+        let target = answering(exchange, went_on);
+        let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
+        let mut bill = Bill { usage, estimated, cost };
+        for cut in cuts(exchange).filter(|cut| bears || cut.went_on) {
+            bill.add(cut.target, cut.part);
+        }
+        bill
+    }
+
+    fn add(&mut self, target: &Target, part: Usage) {
+        self.usage = Some(self.usage.map_or(part, |usage| usage.plus(&part)));
+        self.cost = self.cost.zip(target.cost(&part)).map(|(cost, part)| cost + part);
+        self.estimated = true;
+    }
+}
+
+/// Whose prices hold for the answer, or for its last part. Who listened and has not gone on was answered by the target
+/// of the exchange that asked.
+fn answering(exchange: &Exchange, went_on: bool) -> Option<&Arc<Target>> {
     let visit = exchange.cache.as_deref();
-    let bears = visit.is_none_or(Visit::bears);
-    let heard = visit.filter(|visit| visit.role.listens());
-    let went_on = visit.is_some_and(|visit| visit.part.is_some());
-    if !bears && !went_on {
-        return (None, false, Some(0));
-    }
-    let (mut usage, mut estimated) = usage(exchange);
-    // Who listened and has not gone on was answered by the target of the one that asked.
-    let asked = exchange.target().filter(|_| heard.is_none() || went_on);
-    let target = asked.or_else(|| visit?.target());
-    let mut cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
-    // A stream that broke off and was gone on with has a part at each target; of a shared one the first is somebody's.
-    let theirs = heard.and_then(|visit| Some((visit.target()?, visit.part?, false)));
+    let listened = visit.is_some_and(|visit| visit.role.listens());
+    exchange.target().filter(|_| !listened || went_on).or_else(|| visit?.target())
+}
+
+/// A stream's part at a target where it broke off and was gone on with.
+struct Cut<'a> {
+    target: &'a Target,
+    part: Usage,
+    /// It was this exchange that had gone on, not the one that it shared the stream with.
+    went_on: bool,
+}
+
+fn cuts(exchange: &Exchange) -> impl Iterator<Item = Cut<'_>> {
+    let heard = exchange.cache.as_deref().filter(|visit| visit.role.listens());
+    let theirs = heard.and_then(|visit| Some(Cut { target: visit.target()?, part: visit.part?, went_on: false }));
     let own = exchange.attempts.iter().filter_map(|attempt| {
-        let goes_on = attempt.role == Role::Continuation;
-        attempt.part.map(|part| (&attempt.target, part, goes_on))
+        let went_on = attempt.role == Role::Continuation;
+        attempt.part.map(|part| Cut { target: &attempt.target, part, went_on })
     });
-    for (target, part, _) in theirs.into_iter().chain(own).filter(|(.., goes_on)| bears || *goes_on) {
-        usage = Some(usage.map_or(part, |usage| usage.plus(&part)));
-        cost = cost.zip(target.cost(&part)).map(|(cost, part)| cost + part);
-        estimated = true;
-    }
-    (usage, estimated, cost)
+    theirs.into_iter().chain(own)
 }
 
 /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a

@@ -228,7 +228,8 @@ impl<'a> Scan<'a> {
         Ok(from..to)
     }
 
-    /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes.
+    /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes, or
+    /// the text ends soon.
     fn near(&mut self, from: usize) -> Result<Option<usize>, Malformed> {
         const NEAR: usize = 2;
         let (blocks, _) = self.text[from..].as_chunks::<16>();
@@ -252,9 +253,12 @@ impl<'a> Scan<'a> {
     /// what was found in one is not searched for again after an escape.
     fn far(&mut self, from: usize) -> Result<usize, Malformed> {
         let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
+        // Behind the text there is nothing that ends a string.
+        let mut last = [b' '; BLOCK];
+        last[..rest.len()].copy_from_slice(rest);
         let mut next = from;
         let mut seen = u8x16::splat(0);
-        for (number, block) in blocks.iter().enumerate() {
+        for (number, block) in blocks.iter().chain([&last]).enumerate() {
             let start = from + number * BLOCK;
             let mut marks = marks_of_block(block, &mut seen);
             while marks != 0 {
@@ -264,16 +268,6 @@ impl<'a> Scan<'a> {
                     self.foreign |= seen.to_bitmask() != 0;
                     return Ok(end);
                 }
-            }
-        }
-        // The last bytes of the text.
-        self.foreign |= seen.to_bitmask() != 0 || !rest.is_ascii();
-        let start = self.text.len() - rest.len();
-        for at in start.max(next)..self.text.len() {
-            if is_mark(self.text[at])
-                && let Some(end) = self.mark(at, &mut next)?
-            {
-                return Ok(end);
             }
         }
         Err(Malformed)
@@ -397,12 +391,7 @@ pub fn is_plain(text: &str) -> bool {
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
 const BLOCK: usize = 64;
 
-/// Whether a byte inside of a string means anything to us.
-fn is_mark(byte: u8) -> bool {
-    byte == b'"' || byte == b'\\' || byte < b' '
-}
-
-/// Where such bytes are, a bit each.
+/// Where bytes are that mean anything inside of a string, a bit each: quotes, backslashes, control characters.
 #[inline]
 fn marks(bytes: u8x16) -> u32 {
     let found = bytes.simd_eq(u8x16::splat(b'"'))

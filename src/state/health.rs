@@ -26,8 +26,8 @@ pub use flight::{End, Flight, Refused, RefusedBy};
 pub use gate::Adaptive;
 pub use measure::{Measure, Quantiles, Standing};
 
-use crate::fault::{FAULTS, Kind};
 use super::handles::Handles;
+use crate::fault::{FAULTS, Kind};
 use breaker::Circuit;
 use ewma::Ewma;
 use gate::Gate;

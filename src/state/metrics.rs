@@ -3,12 +3,12 @@
 //! Names of the GenAI conventions 1.41 in Prometheus spelling, and `portcullis_*` for what they do not cover. Label sets
 //! are bounded: past [`MAX_SERIES`] pairs of provider and model the rest counts as `other`.
 
+mod labels;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use hashbrown::Equivalent;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -17,8 +17,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::settle::Settled;
-use crate::state::health::{Health, Millis, Standing};
 use crate::state::handles::Handles;
+use crate::state::health::{Health, Millis, Standing};
+use labels::{
+    ApartLabels, AttemptLabels, AttemptName, CacheLabels, LimitLabels, MeterKey, MeterName, ModelLabels, ReloadLabels,
+    RequestLabels, SharedReadLabels, SharedWriteLabels, TargetLabels, TokenLabels,
+};
 
 /// Most pairs of provider and model that get series of their own. Callers choose model names, so this must have an end.
 pub const MAX_SERIES: usize = 500;
@@ -52,34 +56,6 @@ const LIMIT_WAIT: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 
 /// What this process adds, in seconds.
 const OVERHEAD: &[f64] = &[0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
-    gen_ai_operation_name: &'static str,
-    gen_ai_provider_name: String,
-    gen_ai_request_model: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TokenLabels {
-    gen_ai_operation_name: &'static str,
-    gen_ai_provider_name: String,
-    gen_ai_request_model: String,
-    gen_ai_token_type: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    endpoint: &'static str,
-    status: u16,
-    code: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AttemptLabels {
-    provider: String,
-    code: &'static str,
-}
-
 /// What a limit did to an exchange, other than let it pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
@@ -88,47 +64,6 @@ pub enum Decision {
     Routed,
     /// Refused or let pass because the shared counts were away.
     Away,
-}
-
-/// Labels of [`Decision`]s; rules are named by the operator, so they have an end.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    rule: String,
-    decision: &'static str,
-}
-
-/// What is paid apart from the exchanges themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ApartLabels {
-    /// `hedge`: an attempt that was given up because another target was faster. `mirror`: a silent copy.
-    why: &'static str,
-    provider: String,
-    code: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabels {
-    target: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CacheLabels {
-    status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SharedReadLabels {
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SharedWriteLabels {
-    outcome: &'static str,
 }
 
 /// Makes histograms with one set of buckets.
@@ -152,41 +87,6 @@ struct Meters {
     input: Histogram,
     output: Histogram,
     cost: Counter<f64, AtomicU64>,
-}
-
-/// Whose series: operation, provider, model.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct MeterKey {
-    op: &'static str,
-    provider: String,
-    model: String,
-}
-
-/// A [`MeterKey`] to look for.
-#[derive(Hash)]
-struct MeterName<'a> {
-    op: &'static str,
-    provider: &'a str,
-    model: &'a str,
-}
-
-impl Equivalent<MeterKey> for MeterName<'_> {
-    fn equivalent(&self, key: &MeterKey) -> bool {
-        (self.op, self.provider, self.model) == (key.op, key.provider.as_str(), key.model.as_str())
-    }
-}
-
-/// [`AttemptLabels`] to look for.
-#[derive(Hash)]
-struct AttemptName<'a> {
-    provider: &'a str,
-    code: &'static str,
-}
-
-impl Equivalent<AttemptLabels> for AttemptName<'_> {
-    fn equivalent(&self, labels: &AttemptLabels) -> bool {
-        (self.provider, self.code) == (labels.provider.as_str(), labels.code)
-    }
 }
 
 /// Every metric of the process.
