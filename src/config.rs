@@ -133,9 +133,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Policies, in the order in which they run.
     pub hooks: Vec<Hook>,
-    /// Folder of the policies, from the folder of this file.
+    /// Folder of the policies and of the adapters in Lua, from the folder of this file.
     pub hooks_dir: HooksDir,
-    /// Run the policies' own tests (`*_test.luau`) before a new version goes live; one that fails keeps it out.
+    /// Run the scripts' own tests (`*_test.luau`) before a new version goes live; one that fails keeps it out.
     pub hooks_tests: HooksTests,
     /// How streams behave towards the client.
     pub stream: Stream,

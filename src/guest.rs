@@ -6,7 +6,7 @@
 pub mod adapter;
 pub mod bundle;
 pub mod lua;
-mod pool;
+pub mod pool;
 pub mod stand;
 #[cfg(test)]
 mod tests;

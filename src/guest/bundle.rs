@@ -106,7 +106,7 @@ impl Manifest {
 
     /// # Errors
     /// What is wrong with it, and what to write.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(in crate::guest) fn check(&self) -> Result<(), String> {
         if let Some(api) = self.api.filter(|api| *api != API) {
             return Err(format!("is written for api {api}; this gateway has api {API}"));
         }

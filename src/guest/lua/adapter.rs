@@ -20,7 +20,7 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::adapter::{
-    Decoding, Description, Framing, Lease, Operation, Piece, Reader, Said, interned, told, unread, written,
+    Decoding, Description, Draft, Framing, Lease, Operation, Piece, Reader, Said, interned, told, unread, written,
 };
 use crate::host::{Budget, Grants, Guest, Killed, Visit};
 
@@ -30,6 +30,9 @@ use said::Outcome;
 
 /// Memory above which a machine's garbage is collected before it rests, in bytes.
 const TIDY_BYTES: usize = 4 << 20;
+
+/// Workers that find a machine ready for their first call.
+const MAX_READY: usize = 8;
 
 /// Times of a call's lease that a start may take.
 const START: u32 = 10;
@@ -80,12 +83,14 @@ impl Taught {
             pool: Pool::new(lease.memory),
         };
         let label = &taught.bundle.main.label;
-        let warm = machine::at_once(taught.fresh()).map_err(|broke| match broke.killed {
-            Some(killed) => format!("{label}: loading it {}", taught.overrun(killed, START)),
-            None => broke.why,
-        })?;
-        warm.fits(&taught.description).map_err(|why| format!("{label}: {why}"))?;
-        taught.pool.put(warm);
+        for worker in 0..taught.pool.workers().min(MAX_READY) {
+            let warm = machine::at_once(taught.fresh()).map_err(|broke| match broke.killed {
+                Some(killed) => format!("{label}: loading it {}", taught.overrun(killed, START)),
+                None => broke.why,
+            })?;
+            warm.fits(&taught.description).map_err(|why| format!("{label}: {why}"))?;
+            taught.pool.place(worker, warm);
+        }
         Ok(Arc::new(taught))
     }
 
@@ -178,7 +183,7 @@ impl Taught {
         }
     }
 
-    fn request(&self, draft: crate::guest::adapter::Draft) -> Result<Written, Fault> {
+    fn request(&self, draft: Draft) -> Result<Written, Fault> {
         let streams = draft.streamed && self.description.framing.is_none();
         let wrong = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", self.name));
         match streams {

@@ -213,7 +213,7 @@ impl<'a> Teller<'a> {
     fn reasoning(&self, thought: &Reasoning) -> Result<Option<Fields<'a>>> {
         let origin = if thought.origin.is_empty() { self.source } else { &thought.origin };
         let text = if thought.text.is_empty() { thought.summary.join("\n") } else { thought.text.clone() };
-        let own = |opaque: &'_ Option<String>| {
+        let own = |opaque: &Option<String>| {
             opaque.as_ref().and_then(|opaque| for_target(opaque, origin, self.adapter)).map(str::to_owned)
         };
         let (signature, encrypted) = (own(&thought.signature), own(&thought.encrypted));
@@ -309,11 +309,11 @@ impl<'a> Teller<'a> {
 /// # Errors
 /// [`Kind::UnsupportedFeature`]: inputs that are no text.
 pub fn inputs(ask: &EmbedAsk) -> std::result::Result<Vec<&str>, Fault> {
-    let text = |input| match input {
-        &EmbedInput::Text(ref text) => Ok(text.as_str()),
+    let texts = ask.inputs.iter().map(|input| match input {
+        EmbedInput::Text(text) => Ok(text.as_str()),
         EmbedInput::Tokens(_) | EmbedInput::Other(_) => {
             Err(Fault::new(Kind::UnsupportedFeature, "An adapter embeds text, and nothing else.").param("input"))
         }
-    };
-    ask.inputs.iter().map(text).collect()
+    });
+    texts.collect()
 }

@@ -116,10 +116,12 @@ impl Warm {
     /// What is wrong with the script, with file and line.
     pub async fn build(recipe: &Recipe, visit: &Arc<Visit>, memory: usize, cpu: Duration) -> Result<Warm, Broke> {
         let place = Place::take()?;
-        let (lua, gw) = bare(memory, api::tools)?;
+        let (lua, gw) = bare(memory, |lua| {
+            lua.globals().raw_remove("coroutine")?;
+            api::tools(lua)
+        })?;
         let chunks = coverage::Chunks::default();
         let env = environment(&lua, recipe, &gw, &chunks)?;
-        env.raw_remove("coroutine")?;
         let label = &recipe.bundle.main.label;
         let main = chunk(&lua, label, &recipe.main, &env, &chunks)?;
         let cx = || Cx { phase: Phase::Init, ..cx(&recipe.guest, visit, cpu) };
