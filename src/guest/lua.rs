@@ -7,6 +7,7 @@ pub mod adapter;
 mod api;
 mod convert;
 pub mod coverage;
+mod entries;
 mod library;
 mod machine;
 mod read;
@@ -151,7 +152,7 @@ impl Running {
 
     /// Whether its present turn has been long enough.
     fn is_long(&self) -> bool {
-        self.turn.as_ref().is_some_and(|began| lease::tick_now() > began.load(Relaxed))
+        self.turn.as_ref().is_some_and(|began| lease::now() > began.load(Relaxed))
     }
 
     fn show(&self, view: AnyUserData) {
@@ -188,7 +189,7 @@ impl Turn {
         let before = RUNNING.replace(Some(running.clone()));
         running.cx.lease.resume(spent);
         if let Some(began) = &running.turn {
-            began.store(lease::tick_now(), Relaxed);
+            began.store(lease::now(), Relaxed);
         }
         Turn { before, began: Instant::now(), excused: running.cx.lease.excused() }
     }

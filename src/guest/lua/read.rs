@@ -364,7 +364,7 @@ pub(super) fn window(table: &Table) -> Result<limit::Window> {
 }
 
 /// Every name in the table must be one of these.
-pub(super) fn known(table: &Table, what: &str, names: &[&str]) -> Result<()> {
+fn known(table: &Table, what: &str, names: &[&str]) -> Result<()> {
     table.for_each(|key: Lv, _: Lv| {
         let Lv::String(key) = &key else {
             return Err(Error::runtime(format!("{what} has names only: {}", names.join(", "))));
@@ -385,7 +385,7 @@ fn named(name: &str) -> Step {
     Step { target: name.to_owned(), ..Step::default() }
 }
 
-pub(super) fn sub(table: &Table, name: &str) -> Result<Option<Table>> {
+fn sub(table: &Table, name: &str) -> Result<Option<Table>> {
     match table.raw_get::<Lv>(name)? {
         Lv::Nil => Ok(None),
         Lv::Table(inner) => Ok(Some(inner)),
@@ -393,7 +393,7 @@ pub(super) fn sub(table: &Table, name: &str) -> Result<Option<Table>> {
     }
 }
 
-pub(super) fn text(table: &Table, name: &str) -> Result<Option<String>> {
+fn text(table: &Table, name: &str) -> Result<Option<String>> {
     match table.raw_get::<Lv>(name)? {
         Lv::Nil => Ok(None),
         Lv::String(text) => Ok(Some(text.to_str()?.to_owned())),
@@ -401,7 +401,7 @@ pub(super) fn text(table: &Table, name: &str) -> Result<Option<String>> {
     }
 }
 
-pub(super) fn number(table: &Table, name: &str) -> Result<Option<f64>> {
+fn number(table: &Table, name: &str) -> Result<Option<f64>> {
     match table.raw_get::<Lv>(name)? {
         Lv::Nil => Ok(None),
         value => match value.as_f64().or_else(|| value.as_integer().map(|whole| whole as f64)) {
@@ -411,14 +411,14 @@ pub(super) fn number(table: &Table, name: &str) -> Result<Option<f64>> {
     }
 }
 
-pub(super) fn ms(table: &Table, name: &str) -> Result<Option<Duration>> {
+fn ms(table: &Table, name: &str) -> Result<Option<Duration>> {
     number(table, name)?.map(|ms| span(name, ms)).transpose().map_err(Error::runtime)
 }
 
 /// Most entries of a list in a verdict.
 const MAX_ENTRIES: usize = 10_000;
 
-pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
+fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
     let length = table.raw_len();
     if length > MAX_ENTRIES {
         return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
@@ -426,6 +426,6 @@ pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Re
     (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
 }
 
-pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
+fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
     Error::runtime(format!("{what}: a {} stands where {wanted} should", found.type_name()))
 }

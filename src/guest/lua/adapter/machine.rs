@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mlua::{Error, Function, IntoLuaMulti, Lua, MultiValue, Value as Lv};
 
+use super::super::entries::{Entries, wrong};
 use super::super::machine::{Recipe, bare, chunk, environment};
 use super::super::{Running, Turn, api, convert, coverage, read};
 use crate::guest::adapter::{Description, Operation};
@@ -198,14 +199,14 @@ async fn run<T>(
             let mut spent = 0;
             std::future::poll_fn(|task| {
                 let _turn = Turn::take(&running, Duration::from_millis(spent));
-                let began = lease::tick_now();
+                let began = lease::now();
                 let polled = called.as_mut().poll(task).map(|values| match (values, take.take()) {
                     // Read while the lease still holds: what it returned may be large.
                     (Ok(values), Some(take)) => take(values),
                     (Ok(_), None) => Err(Error::runtime("a call that had ended was asked again")),
                     (Err(error), _) => Err(error),
                 });
-                spent += lease::tick_now() - began;
+                spent += lease::now() - began;
                 polled
             })
             .await
@@ -288,9 +289,9 @@ pub fn decoder(value: &Lv) -> mlua::Result<(Function, Option<Function>)> {
     match value {
         Lv::Function(push) => Ok((push.clone(), None)),
         Lv::Table(table) => {
-            read::known(table, "a decoder", &["push", "finish"])?;
+            Entries::of(table)?.known("a decoder", &["push", "finish"])?;
             Ok((table.raw_get("push")?, table.raw_get("finish")?))
         }
-        other => Err(read::wrong("decoder", "a function, or a table with `push` and `finish`,", other)),
+        other => Err(wrong("decoder", "a function, or a table with `push` and `finish`,", other)),
     }
 }

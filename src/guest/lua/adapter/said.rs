@@ -10,7 +10,7 @@ use mlua::{Error, Result, Table, Value as Lv};
 use serde_json::Value;
 
 use super::super::convert::{Left, to_json};
-use super::super::read::{known, list, ms, number, sub, text, wrong};
+use super::super::entries::{Entries, list, wrong};
 use crate::chat::{Answer, Block, CacheMark, Choice, Content, Finish, Media, Reasoning, ToolCall, ToolResult, Usage};
 use crate::dialect::adapter::Step;
 use crate::embed::EmbedAnswer;
@@ -48,26 +48,26 @@ impl Reader {
         Reader { left: Left::new(bytes), adapter }
     }
 
-    fn text(&mut self, table: &Table, name: &str) -> Result<Option<String>> {
-        let text = text(table, name)?;
+    fn text(&mut self, from: &mut Entries, name: &str) -> Result<Option<String>> {
+        let text = from.text(name)?;
         self.left.take(text.as_ref().map_or(0, String::len))?;
         Ok(text)
     }
 
-    fn needs(&mut self, table: &Table, what: &str, name: &str) -> Result<String> {
-        self.text(table, name)?.ok_or_else(|| Error::runtime(format!("{what} needs `{name}`")))
+    fn needs(&mut self, from: &mut Entries, what: &str, name: &str) -> Result<String> {
+        self.text(from, name)?.ok_or_else(|| Error::runtime(format!("{what} needs `{name}`")))
     }
 
-    fn json(&mut self, table: &Table, name: &str) -> Result<Option<Value>> {
-        let value = to_json(&table.raw_get::<Lv>(name)?, &mut self.left)?;
-        Ok(Some(value).filter(|value| !value.is_null()))
+    fn json(&mut self, value: &Lv) -> Result<Option<Value>> {
+        Ok(Some(to_json(value, &mut self.left)?).filter(|value| !value.is_null()))
     }
 
     /// What `encode` returned.
     pub fn request(&mut self, value: &Lv) -> Result<Draft> {
         let Lv::Table(table) = value else { return Err(wrong("a request", "a table", value)) };
-        known(table, "a request", &["method", "path", "headers", "body", "streamed", "dropped"])?;
-        let body = match table.raw_get::<Lv>("body")? {
+        let mut from = Entries::of(table)?;
+        from.known("a request", &["method", "path", "headers", "body", "streamed", "dropped"])?;
+        let body = match from.take("body") {
             Lv::Nil => Bytes::new(),
             Lv::String(body) => {
                 self.left.take(body.as_bytes().len())?;
@@ -77,19 +77,19 @@ impl Reader {
         };
         let usual = if body.is_empty() { "GET" } else { "POST" };
         Ok(Draft {
-            method: self.text(table, "method")?.unwrap_or_else(|| usual.to_owned()),
-            path: self.needs(table, "a request", "path")?,
-            headers: self.pairs(table, "headers")?,
+            method: self.text(&mut from, "method")?.unwrap_or_else(|| usual.to_owned()),
+            path: self.needs(&mut from, "a request", "path")?,
+            headers: self.pairs(&mut from, "headers")?,
             body,
-            streamed: flag(table, "streamed")?.unwrap_or(false),
-            dropped: self.pairs(table, "dropped")?,
+            streamed: flag(&mut from, "streamed")?.unwrap_or(false),
+            dropped: self.pairs(&mut from, "dropped")?,
         })
     }
 
     /// Names and texts, in the order of the names.
-    fn pairs(&mut self, table: &Table, what: &str) -> Result<Vec<(String, String)>> {
+    fn pairs(&mut self, from: &mut Entries, what: &str) -> Result<Vec<(String, String)>> {
         let mut pairs = Vec::new();
-        let Some(inner) = sub(table, what)? else { return Ok(pairs) };
+        let Some(inner) = from.sub(what)? else { return Ok(pairs) };
         inner.for_each(|name: Lv, value: Lv| {
             let (Lv::String(name), Lv::String(value)) = (&name, &value) else {
                 return Err(wrong(what, "names and texts", &value));
@@ -105,58 +105,60 @@ impl Reader {
     /// What `decode` returned: an answer, vectors, or another request.
     pub fn outcome(&mut self, value: &Lv) -> Result<Outcome> {
         let Lv::Table(table) = value else { return Err(wrong("an answer", "a table", value)) };
-        if let Some(next) = sub(table, "follow_up")? {
-            known(&next, "follow_up", &["request", "wait_ms"])?;
-            let wait = ms(&next, "wait_ms")?.unwrap_or_default();
-            return Ok(Outcome::FollowUp(self.request(&next.raw_get("request")?)?, wait));
+        let mut from = Entries::of(table)?;
+        if let Some(next) = from.sub("follow_up")? {
+            let mut next = Entries::of(&next)?;
+            next.known("follow_up", &["request", "wait_ms"])?;
+            let wait = next.ms("wait_ms")?.unwrap_or_default();
+            return Ok(Outcome::FollowUp(self.request(&next.take("request"))?, wait));
         }
-        match sub(table, "vectors")? {
-            Some(vectors) => self.vectors(table, &vectors).map(Outcome::Embed),
-            None => self.answer(table).map(Outcome::Chat),
+        match from.sub("vectors")? {
+            Some(vectors) => self.vectors(from, &vectors).map(Outcome::Embed),
+            None => self.answer(from).map(Outcome::Chat),
         }
     }
 
-    fn answer(&mut self, table: &Table) -> Result<Answer> {
-        known(table, "an answer", ANSWER)?;
+    fn answer(&mut self, mut from: Entries) -> Result<Answer> {
+        from.known("an answer", ANSWER)?;
         // The only choice may stand in the answer itself.
-        let choices = match sub(table, "choices")? {
+        let choices = match from.sub("choices")? {
             Some(choices) => list(&choices, "choices", |choice| match choice {
                 Lv::Table(choice) => {
-                    known(choice, "a choice", CHOICE)?;
-                    self.choice(choice)
+                    let mut choice = Entries::of(choice)?;
+                    choice.known("a choice", CHOICE)?;
+                    self.choice(&mut choice)
                 }
                 other => Err(wrong("choices", "tables", other)),
             })?,
-            None => vec![self.choice(table)?],
+            None => vec![self.choice(&mut from)?],
         };
         let numbered = (0..).zip(choices).map(|(index, choice)| Choice { index, ..choice });
         Ok(Answer {
-            id: self.text(table, "id")?.unwrap_or_default(),
-            model: self.text(table, "model")?.unwrap_or_default(),
+            id: self.text(&mut from, "id")?.unwrap_or_default(),
+            model: self.text(&mut from, "model")?.unwrap_or_default(),
             choices: numbered.collect(),
-            usage: usage(table)?,
+            usage: usage(&from.take("usage"))?,
             source: self.adapter,
             ..Answer::default()
         })
     }
 
-    fn choice(&mut self, table: &Table) -> Result<Choice> {
+    fn choice(&mut self, from: &mut Entries) -> Result<Choice> {
         let mut blocks = Vec::new();
-        blocks.extend(self.text(table, "text")?.filter(|text| !text.is_empty()).map(Block::text));
-        if let Some(more) = sub(table, "blocks")? {
+        blocks.extend(self.text(from, "text")?.filter(|text| !text.is_empty()).map(Block::text));
+        if let Some(more) = from.sub("blocks")? {
             blocks.extend(list(&more, "blocks", |block| self.block(block))?);
         }
-        let ended = self.finish(&table.raw_get::<Lv>("finish")?)?;
-        let (native_finish, stop_sequence) = match &ended {
-            Some(ended) => (ended.native.clone(), ended.stop_sequence.clone()),
-            None => (None, None),
+        let logprobs = self.json(&from.take("logprobs"))?;
+        let (finish, native_finish, stop_sequence) = match self.finish(&from.take("finish"))? {
+            Some(Ended { reason, native, stop_sequence }) => (Some(reason), native, stop_sequence),
+            None => (None, None, None),
         };
-        let (finish, logprobs) = (ended.map(|ended| ended.reason), self.json(table, "logprobs")?);
         Ok(Choice { blocks, finish, native_finish, stop_sequence, logprobs, ..Choice::default() })
     }
 
-    fn vectors(&mut self, table: &Table, vectors: &Table) -> Result<EmbedAnswer> {
-        known(table, "an answer with vectors", &["model", "vectors", "usage"])?;
+    fn vectors(&mut self, mut from: Entries, vectors: &Table) -> Result<EmbedAnswer> {
+        from.known("an answer with vectors", &["model", "vectors", "usage"])?;
         let vectors = list(vectors, "vectors", |vector| {
             let Lv::Table(vector) = vector else { return Err(wrong("vectors", "lists of numbers", vector)) };
             self.left.take(4 * vector.raw_len())?;
@@ -165,8 +167,9 @@ impl Reader {
                 part.map(|part| part as f32).ok_or_else(|| Error::runtime("vectors: what is no number stands in one"))
             })
         })?;
-        let model = self.text(table, "model")?.unwrap_or_default();
-        Ok(EmbedAnswer { model, vectors, usage: usage(table)?, source: self.adapter, ..EmbedAnswer::default() })
+        let model = self.text(&mut from, "model")?.unwrap_or_default();
+        let usage = usage(&from.take("usage"))?;
+        Ok(EmbedAnswer { model, vectors, usage, source: self.adapter, ..EmbedAnswer::default() })
     }
 
     /// Why it stopped: a word, or a table with it.
@@ -181,11 +184,12 @@ impl Reader {
             Lv::Nil => None,
             Lv::String(word) => Some(Ended { reason: named(&word.to_str()?)?, native: None, stop_sequence: None }),
             Lv::Table(table) => {
-                known(table, "a finish", &["reason", "native", "stop_sequence"])?;
+                let mut from = Entries::of(table)?;
+                from.known("a finish", &["reason", "native", "stop_sequence"])?;
                 Some(Ended {
-                    reason: named(&self.needs(table, "a finish", "reason")?)?,
-                    native: self.text(table, "native")?,
-                    stop_sequence: self.text(table, "stop_sequence")?,
+                    reason: named(&self.needs(&mut from, "a finish", "reason")?)?,
+                    native: self.text(&mut from, "native")?,
+                    stop_sequence: self.text(&mut from, "stop_sequence")?,
                 })
             }
             other => return Err(wrong("finish", "a word or a table", other)),
@@ -194,93 +198,95 @@ impl Reader {
 
     fn block(&mut self, value: &Lv) -> Result<Block> {
         let Lv::Table(table) = value else { return Err(wrong("blocks", "tables", value)) };
-        let kind = self.needs(table, "a block", "kind")?;
+        let from = &mut Entries::of(table)?;
+        let kind = self.needs(from, "a block", "kind")?;
         let names: &[&str] = match kind.as_str() {
-            "text" => &["kind", "text", "citations", "cache"],
-            "image" => &["kind", "source", "detail"],
-            "audio" => &["kind", "data", "format", "transcript"],
-            "file" => &["kind", "source", "name"],
-            "tool_call" => &["kind", "id", "name", "arguments", "custom", "signature"],
-            "tool_result" => &["kind", "id", "name", "content", "is_error"],
-            "reasoning" => &["kind", "text", "signature", "encrypted"],
-            "refusal" => &["kind", "text"],
-            "other" => &["kind", "value"],
+            "text" => &["text", "citations", "cache"],
+            "image" => &["source", "detail"],
+            "audio" => &["data", "format", "transcript"],
+            "file" => &["source", "name"],
+            "tool_call" => &["id", "name", "arguments", "custom", "signature"],
+            "tool_result" => &["id", "name", "content", "is_error"],
+            "reasoning" => &["text", "signature", "encrypted"],
+            "refusal" => &["text"],
+            "other" => &["value"],
             other => return Err(Error::runtime(format!("there is no block of kind `{other}`"))),
         };
         let what = format!("a block of kind `{kind}`");
-        known(table, &what, names)?;
+        from.known(&what, names)?;
         let content = match kind.as_str() {
             "text" => {
-                let citations = match self.json(table, "citations")? {
+                let citations = match self.json(&from.take("citations"))? {
                     Some(Value::Array(citations)) => citations,
                     _ => Vec::new(),
                 };
-                let text = self.needs(table, &what, "text")?;
-                let cache = self.text(table, "cache")?;
+                let text = self.needs(from, &what, "text")?;
+                let cache = self.text(from, "cache")?;
                 let cache = cache.map(|ttl| CacheMark { ttl: Some(ttl).filter(|ttl| !ttl.is_empty()) });
                 return Ok(Block { cache, ..Block::new(Content::Text { text, citations }) });
             }
-            "image" => Content::Image { source: self.media(table)?, detail: self.text(table, "detail")? },
+            "image" => Content::Image { source: self.media(from)?, detail: self.text(from, "detail")? },
             "audio" => Content::Audio {
-                data: self.needs(table, &what, "data")?,
-                format: self.needs(table, &what, "format")?,
-                transcript: self.text(table, "transcript")?,
+                data: self.needs(from, &what, "data")?,
+                format: self.needs(from, &what, "format")?,
+                transcript: self.text(from, "transcript")?,
                 id: None,
             },
-            "file" => Content::File { source: self.media(table)?, name: self.text(table, "name")? },
+            "file" => Content::File { source: self.media(from)?, name: self.text(from, "name")? },
             "tool_call" => Content::ToolCall(ToolCall {
-                id: self.needs(table, &what, "id")?,
-                name: self.needs(table, &what, "name")?,
-                arguments: self.arguments(table, "arguments")?,
-                custom: flag(table, "custom")?.unwrap_or(false),
-                signature: self.text(table, "signature")?,
+                id: self.needs(from, &what, "id")?,
+                name: self.needs(from, &what, "name")?,
+                arguments: self.arguments(&from.take("arguments"))?,
+                custom: flag(from, "custom")?.unwrap_or(false),
+                signature: self.text(from, "signature")?,
                 ..ToolCall::default()
             }),
-            "tool_result" => self.tool_result(table, &what)?,
+            "tool_result" => self.tool_result(from, &what)?,
             "reasoning" => Content::Reasoning(Reasoning {
-                text: self.text(table, "text")?.unwrap_or_default(),
-                signature: self.text(table, "signature")?,
-                encrypted: self.text(table, "encrypted")?,
+                text: self.text(from, "text")?.unwrap_or_default(),
+                signature: self.text(from, "signature")?,
+                encrypted: self.text(from, "encrypted")?,
                 origin: self.adapter.to_owned(),
                 ..Reasoning::default()
             }),
-            "refusal" => Content::Refusal(self.needs(table, &what, "text")?),
-            _ => Content::Other(self.json(table, "value")?.unwrap_or_default()),
+            "refusal" => Content::Refusal(self.needs(from, &what, "text")?),
+            _ => Content::Other(self.json(&from.take("value"))?.unwrap_or_default()),
         };
         Ok(Block::new(content))
     }
 
-    fn tool_result(&mut self, table: &Table, what: &str) -> Result<Content> {
-        let content = match sub(table, "content")? {
+    fn tool_result(&mut self, from: &mut Entries, what: &str) -> Result<Content> {
+        let content = match from.sub("content")? {
             Some(parts) => list(&parts, "content", |part| self.block(part))?,
             None => Vec::new(),
         };
-        let (id, name) = (self.needs(table, what, "id")?, self.text(table, "name")?);
-        Ok(Content::ToolResult(ToolResult { id, name, content, is_error: flag(table, "is_error")?, custom: false }))
+        let (id, name) = (self.needs(from, what, "id")?, self.text(from, "name")?);
+        Ok(Content::ToolResult(ToolResult { id, name, content, is_error: flag(from, "is_error")?, custom: false }))
     }
 
     /// Arguments as JSON text: as it stands, or of the table that it would be.
-    fn arguments(&mut self, table: &Table, name: &str) -> Result<String> {
-        Ok(match self.json(table, name)? {
+    fn arguments(&mut self, value: &Lv) -> Result<String> {
+        Ok(match self.json(value)? {
             None => String::new(),
             Some(Value::String(text)) => text,
             Some(value) => value.to_string(),
         })
     }
 
-    fn media(&mut self, table: &Table) -> Result<Media> {
-        let source = sub(table, "source")?.ok_or_else(|| Error::runtime("an image or a file needs `source`"))?;
-        known(&source, "a source", &["url", "mime", "data", "id", "text"])?;
-        if let Some(url) = self.text(&source, "url")? {
-            return Ok(Media::Url { url, mime: self.text(&source, "mime")? });
+    fn media(&mut self, from: &mut Entries) -> Result<Media> {
+        let source = from.sub("source")?.ok_or_else(|| Error::runtime("an image or a file needs `source`"))?;
+        let mut source = Entries::of(&source)?;
+        source.known("a source", &["url", "mime", "data", "id", "text"])?;
+        if let Some(url) = self.text(&mut source, "url")? {
+            return Ok(Media::Url { url, mime: self.text(&mut source, "mime")? });
         }
-        if let Some(data) = self.text(&source, "data")? {
-            return Ok(Media::Inline { mime: self.needs(&source, "a source with `data`", "mime")?, data });
+        if let Some(data) = self.text(&mut source, "data")? {
+            return Ok(Media::Inline { mime: self.needs(&mut source, "a source with `data`", "mime")?, data });
         }
-        if let Some(id) = self.text(&source, "id")? {
+        if let Some(id) = self.text(&mut source, "id")? {
             return Ok(Media::Id(id));
         }
-        let text = self.text(&source, "text")?;
+        let text = self.text(&mut source, "text")?;
         text.map(Media::Text).ok_or_else(|| Error::runtime("a source has one of: url, mime and data, id, text"))
     }
 
@@ -311,38 +317,42 @@ impl Reader {
         })?;
         let Some((name, value)) = only else { return Ok(Ok(Step::Ping)) };
         let inner = |names: &[&str]| match &value {
-            Lv::Table(inner) => known(inner, &name, names).map(|()| inner.clone()),
+            Lv::Table(inner) => {
+                let from = Entries::of(inner)?;
+                from.known(&name, names).map(|()| from)
+            }
             other => Err(wrong(&name, "a table", other)),
         };
         let step = match name.as_str() {
             "start" => {
-                let start = inner(&["id", "model"])?;
-                let id = self.text(&start, "id")?.unwrap_or_default();
-                Step::Start { id, model: self.text(&start, "model")?.unwrap_or_default() }
+                let mut start = inner(&["id", "model"])?;
+                let id = self.text(&mut start, "id")?.unwrap_or_default();
+                Step::Start { id, model: self.text(&mut start, "model")?.unwrap_or_default() }
             }
-            "choice" => Step::Choice(u32::try_from(count(table, "choice")?.unwrap_or(0)).unwrap_or(u32::MAX)),
-            "text" => Step::Text(self.needs(table, "an event", "text")?),
-            "reasoning" => Step::Reasoning(self.needs(table, "an event", "reasoning")?),
-            "signature" => Step::Signature(self.needs(table, "an event", "signature")?),
-            "refusal" => Step::Refusal(self.needs(table, "an event", "refusal")?),
+            "choice" => {
+                let index = value.as_u32().ok_or_else(|| wrong("choice", "a number from 0", &value))?;
+                Step::Choice(index)
+            }
+            "text" => Step::Text(self.words(&name, &value)?),
+            "reasoning" => Step::Reasoning(self.words(&name, &value)?),
+            "signature" => Step::Signature(self.words(&name, &value)?),
+            "refusal" => Step::Refusal(self.words(&name, &value)?),
             "tool_call" => {
-                let call = inner(&["key", "id", "name"])?;
-                let (id, name) = (self.needs(&call, "tool_call", "id")?, self.needs(&call, "tool_call", "name")?);
-                Step::Call { key: count(&call, "key")?.unwrap_or(0), id, name }
+                let mut call = inner(&["key", "id", "name"])?;
+                let (key, id) = (count(&mut call, "key")?.unwrap_or(0), self.needs(&mut call, "tool_call", "id")?);
+                Step::Call { key, id, name: self.needs(&mut call, "tool_call", "name")? }
             }
             "arguments" => {
-                let delta = inner(&["key", "text"])?;
-                Step::Arguments { key: count(&delta, "key")?.unwrap_or(0), text: self.arguments(&delta, "text")? }
+                let mut delta = inner(&["key", "text"])?;
+                let key = count(&mut delta, "key")?.unwrap_or(0);
+                Step::Arguments { key, text: self.arguments(&delta.take("text"))? }
             }
-            "citation" => Step::Citation(self.json(table, "citation")?.unwrap_or_default()),
+            "citation" => Step::Citation(self.json(&value)?.unwrap_or_default()),
             "finish" => match self.finish(&value)? {
                 Some(Ended { reason, native, stop_sequence }) => Step::Finish { reason, native, stop_sequence },
                 None => Step::Ping,
             },
-            "usage" => match usage(table)? {
-                Some(usage) => Step::Usage(usage),
-                None => Step::Ping,
-            },
+            "usage" => usage(&value)?.map_or(Step::Ping, Step::Usage),
             "ping" => Step::Ping,
             // Inside a stream the provider's status has long said that all is well.
             "fault" => return Ok(Err(Box::new(self.refusal(&value, 200)?))),
@@ -353,6 +363,12 @@ impl Reader {
         Ok(Ok(step))
     }
 
+    fn words(&mut self, what: &str, value: &Lv) -> Result<String> {
+        let Lv::String(text) = value else { return Err(wrong(what, "a text", value)) };
+        self.left.take(text.as_bytes().len())?;
+        Ok(text.to_str()?.to_owned())
+    }
+
     /// What the provider said when it refused: a table, or its message alone. `status` holds where the table has none.
     pub fn refusal(&mut self, value: &Lv, status: u16) -> Result<Refusal> {
         let empty = Refusal { status, dialect: self.adapter, ..Refusal::default() };
@@ -361,8 +377,9 @@ impl Reader {
             Lv::Table(table) => table,
             other => return Err(wrong("a refusal", "a table or a text", other)),
         };
-        known(table, "a refusal", REFUSAL)?;
-        let own = count(table, "status")?.map(|status| u16::try_from(status).ok().filter(|status| *status >= 100));
+        let from = &mut Entries::of(table)?;
+        from.known("a refusal", REFUSAL)?;
+        let own = count(from, "status")?.map(|status| u16::try_from(status).ok().filter(|status| *status >= 100));
         let status = match own {
             None => status,
             Some(Some(own)) => own,
@@ -370,11 +387,11 @@ impl Reader {
         };
         Ok(Refusal {
             status,
-            message: self.text(table, "message")?.unwrap_or_default(),
-            kind: self.text(table, "kind")?,
-            code: self.text(table, "code")?,
-            param: self.text(table, "param")?,
-            retry_after: ms(table, "retry_after_ms")?,
+            message: self.text(from, "message")?.unwrap_or_default(),
+            kind: self.text(from, "kind")?,
+            code: self.text(from, "code")?,
+            param: self.text(from, "param")?,
+            retry_after: from.ms("retry_after_ms")?,
             ..empty
         })
     }
@@ -397,30 +414,35 @@ const EVENTS: &[&str] = &[
     "fault",
 ];
 
-fn usage(table: &Table) -> Result<Option<Usage>> {
-    let Some(usage) = sub(table, "usage")? else { return Ok(None) };
-    known(&usage, "usage", &["input", "output", "cache_read", "cache_write", "reasoning"])?;
+fn usage(value: &Lv) -> Result<Option<Usage>> {
+    let table = match value {
+        Lv::Nil => return Ok(None),
+        Lv::Table(table) => table,
+        other => return Err(wrong("usage", "a table", other)),
+    };
+    let from = &mut Entries::of(table)?;
+    from.known("usage", &["input", "output", "cache_read", "cache_write", "reasoning"])?;
     Ok(Some(Usage {
-        input: count(&usage, "input")?.unwrap_or(0),
-        output: count(&usage, "output")?.unwrap_or(0),
-        cache_read: count(&usage, "cache_read")?,
-        cache_write: count(&usage, "cache_write")?,
-        reasoning: count(&usage, "reasoning")?,
+        input: count(from, "input")?.unwrap_or(0),
+        output: count(from, "output")?.unwrap_or(0),
+        cache_read: count(from, "cache_read")?,
+        cache_write: count(from, "cache_write")?,
+        reasoning: count(from, "reasoning")?,
         ..Usage::default()
     }))
 }
 
 /// A whole number that is not negative.
-fn count(table: &Table, name: &str) -> Result<Option<u64>> {
-    match number(table, name)? {
+fn count(from: &mut Entries, name: &str) -> Result<Option<u64>> {
+    match from.number(name)? {
         None => Ok(None),
         Some(number) if number >= 0.0 => Ok(Some(number as u64)),
         Some(number) => Err(Error::runtime(format!("{name}: {number} is less than nothing"))),
     }
 }
 
-fn flag(table: &Table, name: &str) -> Result<Option<bool>> {
-    match table.raw_get::<Lv>(name)? {
+fn flag(from: &mut Entries, name: &str) -> Result<Option<bool>> {
+    match from.take(name) {
         Lv::Nil => Ok(None),
         Lv::Boolean(flag) => Ok(Some(flag)),
         other => Err(wrong(name, "true or false", &other)),
