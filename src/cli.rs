@@ -104,7 +104,7 @@ fn smoke(smoke: &Smoke, generation: &Generation) -> Result<(), String> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    runtime.map_err(|error| error.to_string())?.block_on(smoke.test(&generation.hooks))
+    runtime.map_err(|error| error.to_string())?.block_on(smoke.test(&generation.scripts))
 }
 
 /// Diagnostics go to standard error; standard output is the access log's.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod adapter;
 mod cache;
 mod check;
 mod condition;
@@ -37,10 +38,11 @@ mod timeouts;
 mod tree;
 mod value;
 
+pub use adapter::Adapter;
 pub use cache::{
     Cache, CacheFinish, CacheOverrides, ExactCache, Partition, Pieces, PromptMarks, Replay, SemanticCache, SharedCache,
 };
-pub use check::{HookCheck, Known, check};
+pub use check::{AdapterCheck, HookCheck, Known, check};
 pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Probe, Tags};
@@ -105,6 +107,8 @@ pub struct Config {
     pub admin: Admin,
     /// Upstream accounts by name. Providers of the built-in table whose key is in the environment are there without being written.
     pub providers: Named<Provider>,
+    /// Settings of scripts that speak for providers (`dialect: lua:NAME`), by the script's name.
+    pub adapters: Named<Adapter>,
     /// WebAssembly plugins.
     pub plugins: Plugins,
     /// Model names that clients send, and what each stands for. A name may hold one `*` for any text. `provider/model` works without being written.
@@ -129,9 +133,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Policies, in the order in which they run.
     pub hooks: Vec<Hook>,
-    /// Folder of the policies, from the folder of this file.
+    /// Folder of the policies and of the adapters in Lua, from the folder of this file.
     pub hooks_dir: HooksDir,
-    /// Run the policies' own tests (`*_test.luau`) before a new version goes live; one that fails keeps it out.
+    /// Run the scripts' own tests (`*_test.luau`) before a new version goes live; one that fails keeps it out.
     pub hooks_tests: HooksTests,
     /// How streams behave towards the client.
     pub stream: Stream,

@@ -2,6 +2,7 @@
 //!
 //! The only reader of `config`. What is built here holds running things; what must outlive it is in `state`.
 
+mod adapters;
 mod caching;
 mod hooks;
 mod limits;
@@ -21,9 +22,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
-use crate::config::{self, Config, HookCheck, Known, Loaded};
+use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
+use crate::guest::Bundle;
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
@@ -53,6 +55,8 @@ pub struct Generation {
     pub sources: Vec<(String, String)>,
     /// Policies, in the order in which they run.
     pub hooks: Arc<Hooks>,
+    /// What policies and adapters are made of, by the place where they are named.
+    pub scripts: Vec<(String, Arc<Bundle>)>,
     /// Their own tests must pass before they go live.
     pub hooks_tests: bool,
     /// Proxies whose word on the caller's address is taken.
@@ -175,6 +179,7 @@ pub struct Builder {
     env: Environment,
     amend: Option<Amend>,
     plugins: plugins::Shelf,
+    scripts: adapters::Scripts,
 }
 
 /// Changes what was written before anything is built of it.
@@ -182,7 +187,7 @@ type Amend = Box<dyn Fn(&mut Config) + Send + Sync>;
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env, amend: None, plugins: plugins::Shelf::default() }
+        Builder { path, env, amend: None, plugins: plugins::Shelf::default(), scripts: adapters::Scripts::default() }
     }
 
     /// The same with another hand in what is written, for what is no service: the file itself stays as it is.
@@ -201,13 +206,13 @@ impl Builder {
     /// # Errors
     /// Every error of the file, a line each.
     pub fn load(&self) -> Result<Loaded, String> {
-        self.read(&|config, hook| hooks::check(config, hook, &self.plugins))
+        self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapters::check)
     }
 
-    fn read(&self, check: HookCheck<'_>) -> Result<Loaded, String> {
+    fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let known = Known { providers: &providers, dialects: &dialects, hooks: check };
+        let known = Known { providers: &providers, dialects: &dialects, hooks, adapters };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),
@@ -222,7 +227,9 @@ impl Builder {
     /// The files that a generation would come from, whatever is wrong with its policies; none when the configuration
     /// cannot be read.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.read(&|_, _| Vec::new()).map(|loaded| self.files_of(&loaded.config)).unwrap_or_default()
+        self.read(&|_, _| Vec::new(), &|_, _| Vec::new())
+            .map(|loaded| self.files_of(&loaded.config))
+            .unwrap_or_default()
     }
 
     /// In order and each once: who compares fingerprints must take the same files in the same order.
@@ -244,7 +251,8 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let routes = routes::build(&config, &*self.env, &self.plugins, &mut warnings)?;
+        let adapter = |dialect: &str| adapters::find(&config, dialect, &self.scripts, &self.plugins);
+        let routes = routes::build(&config, &*self.env, &adapter, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();
@@ -254,13 +262,18 @@ impl Builder {
             None => None,
         };
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
+        let mut scripts: Vec<_> =
+            hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
+        let adapters = self.scripts.bundles(&config).into_iter();
+        scripts.extend(adapters.map(|(name, bundle)| (format!("adapters.{name}"), bundle)));
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
             loaded: SystemTime::now(),
             files,
             fingerprint,
-            sources: sources(&config, &hooks),
+            sources: sources(&config, &scripts),
+            scripts,
             hooks,
             hooks_tests: config.hooks_tests.0,
             warnings,
@@ -294,10 +307,10 @@ impl Builder {
 }
 
 /// The texts by which two generations are compared.
-fn sources(config: &Config, hooks: &Hooks) -> Vec<(String, String)> {
+fn sources(config: &Config, scripts: &[(String, Arc<Bundle>)]) -> Vec<(String, String)> {
     let mut sources = vec![("configuration".to_owned(), config::print(config))];
-    for hook in hooks.all() {
-        let all = std::iter::once(&hook.bundle.main).chain(hook.bundle.modules.values());
+    for (_, bundle) in scripts {
+        let all = std::iter::once(&bundle.main).chain(bundle.modules.values());
         sources.extend(all.map(|source| (source.label.clone(), source.text.clone())));
     }
     sources.sort();

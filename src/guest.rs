@@ -3,8 +3,10 @@
 //! A runaway, an error or an out-of-memory costs the call it happened in, never the process or another guest. What a
 //! verdict does to the exchange is the `hook` stage's; what a guest may call is `host`'s.
 
+pub mod adapter;
 pub mod bundle;
 pub mod lua;
+pub mod pool;
 pub mod stand;
 #[cfg(test)]
 mod tests;

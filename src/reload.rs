@@ -67,7 +67,7 @@ impl Reloader {
     async fn built(&self, number: u64) -> Result<Generation, String> {
         let generation = self.builder.build(number)?;
         if generation.hooks_tests {
-            self.smoke.test(&generation.hooks).await?;
+            self.smoke.test(&generation.scripts).await?;
         }
         Ok(generation)
     }

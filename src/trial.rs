@@ -1,4 +1,4 @@
-//! Trials of policies: their test files, played on the real pipeline with scripted upstreams and a clock of its own.
+//! Trials of policies and adapters: their test files, played on the real pipeline with scripted upstreams and a clock of its own.
 //!
 //! Opens no socket and asks nobody. What a policy meets here is what it meets in service: engine, sandbox, budgets,
 //! attempt loop and streams are the same; only time, chance and the providers are the test's.
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::guest::bundle;
 use crate::guest::lua::coverage::{self, Lines};
 use crate::guest::lua::trial;
 
@@ -79,7 +80,7 @@ fn is_test(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with("_test.luau"))
 }
 
-/// The policy that a test file is about, as a hook names it, and the folder that it is looked up in: the file without
+/// The script that a test file is about, as a hook or a provider names it, and the folder that it is looked up in: the file without
 /// `_test` beside it, else the folder it lies in.
 fn subject(file: &Path) -> Option<(String, PathBuf)> {
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -124,9 +125,14 @@ fn run_within(file: &Path, time: Duration) -> Report {
 fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
     let label = file.display().to_string();
     let source = std::fs::read_to_string(file).map_err(|error| format!("{label} cannot be read: {error}"))?;
-    let (policy, folder) = subject(file)
+    let (script, folder) = subject(file)
         .ok_or_else(|| format!("{label}: no policy lies beside it; a test of NAME.luau is NAME_test.luau"))?;
-    let mut stage = stage::Stage::new(policy, folder)?;
+    // One that cannot be read is found to be so when the first scene is built.
+    let script = match bundle::read(&script, &folder) {
+        Ok(bundle) if bundle.manifest.adapter.is_some() => scene::Script::Adapter(script),
+        _ => scene::Script::Policy(script),
+    };
+    let mut stage = stage::Stage::new(script, folder)?;
     let play = move |word: &str, said: Value| match word {
         "result" => {
             let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();

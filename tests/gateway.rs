@@ -3,6 +3,7 @@
 //! Each module holds one promise of the design. Tests start what they need on free ports and stop it when they end.
 
 mod gateway {
+    mod adapters;
     mod auth;
     mod cache;
     mod catalogue;

@@ -54,7 +54,11 @@ fn every_shipped_policy_has_tests_a_manifest_and_says_how_it_is_attached() {
         let name = entry.file_name().into_string().expect("plain");
         assert!(read("main_test.luau").contains("t.test("), "{name}");
         assert!(read("manifest.toml").contains("description = "), "{name}");
-        assert!(read("main.luau").contains(&format!("lua: {name}")), "{name} shows no hook");
+        let shown = [format!("lua: {name}"), format!("dialect: lua:{name}")];
+        assert!(
+            shown.iter().any(|shown| read("main.luau").contains(shown)),
+            "{name} shows neither a hook nor a provider"
+        );
         count += 1;
     }
     assert!(count >= 16, "{count}");

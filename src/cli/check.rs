@@ -32,7 +32,7 @@ pub(super) fn run(args: Args) -> ExitCode {
     if let Err(errors) = super::smoke(&Smoke::default(), &generation) {
         return fail(REFUSED, &errors);
     }
-    match types::check(&generation.hooks) {
+    match types::check(&generation.scripts) {
         types::Found::Nothing => {}
         types::Found::NoChecker => hint(types::NO_CHECKER),
         types::Found::Wrong(errors) => return fail(REFUSED, &errors),

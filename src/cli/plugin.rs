@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{REFUSED, fail, hint, say};
-use crate::guest::wasm::{self, Bytes, Described, Lease, Loading, Machine, Taught, fixture};
+use crate::guest::adapter::{Framing, Lease};
+use crate::guest::wasm::{self, Bytes, Described, Loading, Machine, Taught, fixture};
 use crate::host::{Budget, Grants, Guest};
 
 #[derive(clap::Args)]
@@ -141,7 +142,7 @@ fn inspect(file: &Path) -> Result<(), String> {
     say(&format!("world    provider ({} {})", said.title, said.version));
     say(&format!("serves   {}", said.operations.iter().map(|op| format!("{op:?}")).collect::<Vec<_>>().join(", ")));
     say(&format!("auth     {:?}", said.auth));
-    say(&format!("framing  {:?}", said.framing));
+    say(&format!("framing  {:?}", said.framing.unwrap_or(Framing::Bytes)));
     say(&format!("usually  {}", said.suggested_base_url.as_deref().unwrap_or("it does not say")));
     say(&format!("models   {}", said.models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>().join(", ")));
     Ok(())

@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use crate::hook::Hooks;
+use crate::guest::Bundle;
 
 /// The types of everything that a policy sees and calls.
 const TYPES: &str = include_str!("../../scripts/gw.d.luau");
@@ -28,16 +29,16 @@ pub(super) enum Found {
 /// Runs a checker, whose program is given, in a folder, on sources.
 type Checker = fn(&Path, &Path, &[Source]) -> Found;
 
-/// Checks every policy that is attached.
-pub(super) fn check(hooks: &Hooks) -> Found {
-    if !hooks.all().iter().any(|hook| hook.bundle.main.label.ends_with(".luau")) {
+/// Checks every script, whose places do not matter here.
+pub(super) fn check(scripts: &[(String, Arc<Bundle>)]) -> Found {
+    if !scripts.iter().any(|(_, bundle)| bundle.main.label.ends_with(".luau")) {
         return Found::Nothing;
     }
     let checkers = [("luau-lsp", lsp as Checker), ("luau-analyze", analyze)];
     let found = checkers.into_iter().find_map(|(name, check)| Some((on_path(name)?, check)));
     let Some((program, check)) = found else { return Found::NoChecker };
     let room = std::env::temp_dir().join(format!("portcullis-types-{}", std::process::id()));
-    let sources = match copy(hooks, &room) {
+    let sources = match copy(scripts, &room) {
         Ok(sources) => sources,
         Err(error) => return Found::Unclear(format!("{}: {error}", room.display())),
     };
@@ -59,11 +60,11 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Copies every source once: as they were read, whatever lies on disk by now.
-fn copy(hooks: &Hooks, room: &Path) -> std::io::Result<Vec<Source>> {
+fn copy(scripts: &[(String, Arc<Bundle>)], room: &Path) -> std::io::Result<Vec<Source>> {
     fs::create_dir_all(room)?;
     let mut sources: Vec<Source> = Vec::new();
-    for hook in hooks.all() {
-        for source in std::iter::once(&hook.bundle.main).chain(hook.bundle.modules.values()) {
+    for (_, bundle) in scripts {
+        for source in std::iter::once(&bundle.main).chain(bundle.modules.values()) {
             // Plugins have no source here.
             let is_script = source.label.ends_with(".luau") || source.label.ends_with(".lua");
             if !is_script || sources.iter().any(|known| known.label == source.label) {

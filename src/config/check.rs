@@ -23,10 +23,16 @@ pub struct Known<'a> {
     pub dialects: &'a [&'a str],
     /// Looks at the policy behind a hook: its files, its manifest, and whether its settings fit.
     pub hooks: HookCheck<'a>,
+    /// Looks at a script that is to speak for a provider.
+    pub adapters: AdapterCheck<'a>,
 }
 
 /// Says what is wrong with a hook of a configuration: the way to it inside the hook, and what to do.
 pub type HookCheck<'a> = &'a dyn Fn(&Config, &Hook) -> Vec<(Vec<String>, String)>;
+
+/// Says what is wrong with a script that a provider's dialect names: the way to it inside `adapters`, None for the
+/// dialect itself, and what to do.
+pub type AdapterCheck<'a> = &'a dyn Fn(&Config, &str) -> Vec<(Option<Vec<String>>, String)>;
 
 /// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
 pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
@@ -43,6 +49,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     shared(config, &mut issues);
     replay(config, &mut issues);
     plugins(config, &mut issues);
+    adapters(config, &mut issues);
     limits::limits(config, known, &mut issues);
     limits::shared(config, &mut issues);
     hooks(config, &mut issues);
@@ -325,6 +332,25 @@ fn plugins(config: &Config, issues: &mut Vec<Issue>) {
             if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 issues.push(Issue::error(path.key("sha256"), "is not 64 hexadecimal digits; `sha256sum` prints them"));
             }
+        }
+    }
+}
+
+/// What a Luau machine with room for an answer takes.
+const MIN_ADAPTER_MEMORY: u64 = 4 << 20;
+
+fn adapters(config: &Config, issues: &mut Vec<Issue>) {
+    for (name, adapter) in config.adapters.iter() {
+        let path = KeyPath::of(&["adapters"]).key(name);
+        if !config.scripted().any(|known| known == name) {
+            let message = format!("no provider has `dialect: lua:{name}`, so this means nothing; take it out");
+            issues.push(Issue::warning(path.clone(), message));
+        }
+        if adapter.memory.is_some_and(|memory| memory.get() < MIN_ADAPTER_MEMORY) {
+            issues.push(Issue::error(path.key("memory"), "is too little for a machine; write 4MiB or more"));
+        }
+        if adapter.cpu.is_some_and(|cpu| cpu.get() < std::time::Duration::from_millis(1)) {
+            issues.push(Issue::error(path.key("cpu"), "is less than a millisecond, by which it is counted"));
         }
     }
 }

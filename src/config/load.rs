@@ -87,6 +87,7 @@ pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<
     check_sendable(&config, &mut issues);
     check_files(&config, &mut issues);
     check_hooks(&config, known, &mut issues);
+    check_adapters(&config, known, &mut issues);
     for issue in issues {
         found.issue(&tree, issue);
     }
@@ -103,6 +104,13 @@ impl Config {
         let prices = std::iter::once(self.prices.file.as_ref());
         let files = tls.chain(providers).chain(pools).chain(keys).chain(prices).flatten().cloned();
         files.chain(self.plugin_files()).collect()
+    }
+
+    /// The scripts that speak for providers, as often as they are named.
+    pub fn scripted(&self) -> impl Iterator<Item = &str> {
+        let dialects =
+            self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
+        dialects.filter_map(|dialect| dialect.strip_prefix("lua:"))
     }
 
     /// The component of a plugin.
@@ -322,6 +330,25 @@ fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
         for (inside, message) in (known.hooks)(config, hook) {
             let path = inside.iter().fold(KeyPath::of(&["hooks"]).index(index), |path, key| path.key(key));
             issues.push(Issue::error(path, message));
+        }
+    }
+}
+
+/// Says what is wrong with the scripts that speak for providers.
+fn check_adapters(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (name, provider) in config.providers.iter() {
+        let path = KeyPath::of(&["providers"]).key(name);
+        let named = provider.dialect.iter().map(|dialect| (path.key("dialect"), dialect));
+        let more = provider.dialects.iter().enumerate();
+        let more = more.map(|(index, dialect)| (path.key("dialects").index(index), dialect));
+        for (path, dialect) in named.chain(more) {
+            let Some(script) = dialect.strip_prefix("lua:") else { continue };
+            for (inside, message) in (known.adapters)(config, script) {
+                let settings = || KeyPath::of(&["adapters"]).key(script);
+                let path = inside
+                    .map_or_else(|| path.clone(), |inside| inside.iter().fold(settings(), |path, key| path.key(key)));
+                issues.push(Issue::error(path, message));
+            }
         }
     }
 }

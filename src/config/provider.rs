@@ -22,7 +22,7 @@ use super::value::{Secret, optional_secret};
 pub struct Provider {
     /// Row of the built-in table to start from; when not set, the row with this provider's own name.
     pub preset: Option<String>,
-    /// Wire form that the upstream speaks: `openai_chat`, `openai_responses`, `anthropic` or `gemini`; when not set, the preset's.
+    /// Wire form that the upstream speaks: `openai_chat`, `openai_responses`, `anthropic` or `gemini`, or one that an adapter teaches: `lua:NAME` for a script in `hooks_dir`, `wasm:NAME` for a plugin; when not set, the preset's.
     pub dialect: Option<String>,
     /// Further wire forms that the upstream speaks under the same base URL; asks in one of them are relayed as they are.
     pub dialects: Vec<String>,

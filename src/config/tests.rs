@@ -15,7 +15,7 @@ static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
 
 fn known() -> Known<'static> {
-    Known { providers: &PROVIDERS, dialects: &DIALECTS, hooks: &|_, _| Vec::new() }
+    Known { providers: &PROVIDERS, dialects: &DIALECTS, hooks: &|_, _| Vec::new(), adapters: &|_, _| Vec::new() }
 }
 
 /// Set, the fixtures' texts, the schema and the reference are written anew instead of compared.

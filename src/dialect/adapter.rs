@@ -65,7 +65,7 @@ pub enum Read {
 
 /// A wire form in a guest.
 pub trait Adapter: Send + Sync + fmt::Debug {
-    /// The name in configuration, metrics and logs: `wasm:cohere`.
+    /// The name in configuration, metrics and logs: `wasm:cohere`, `lua:ollama`.
     fn name(&self) -> &'static str;
 
     /// Whether it can be asked for this.

@@ -30,6 +30,10 @@ pub(super) fn check(config: &Config, hook: &config::Hook, shelf: &Shelf) -> Vec<
         Ok(bundle) => bundle,
         Err(error) => return vec![at("lua", error)],
     };
+    if bundle.manifest.adapter.is_some() {
+        let what = format!("`{name}` is an adapter, not a policy; it is named by a provider, as `dialect: lua:{name}`");
+        return vec![at("lua", what)];
+    }
     if let Err(error) = guest::lua::compiles(&bundle) {
         return vec![at("lua", error)];
     }
@@ -61,10 +65,10 @@ pub(super) fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Res
     if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
 }
 
-/// Every file of every policy, for the watcher.
+/// Every file of every script, for the watcher.
 pub(super) fn files(config: &Config) -> Vec<PathBuf> {
     let names = config.hooks.iter().filter_map(|hook| hook.lua.as_deref());
-    names.flat_map(|name| bundle::files(name, &config.hooks_dir.0)).collect()
+    names.chain(config.scripted()).flat_map(|name| bundle::files(name, &config.hooks_dir.0)).collect()
 }
 
 /// Loads every hook.

@@ -3,37 +3,14 @@
 //! Lives as long as the builder: a reload that leaves a plugin alone keeps its compiled code and its instances. Never
 //! loads what the operator's demands do not let pass.
 
-use std::sync::Arc;
-
+#[cfg(not(feature = "wasm"))]
+use super::adapters::Known;
 #[cfg(not(feature = "wasm"))]
 use super::hooks::{Draft, Wrong};
 #[cfg(not(feature = "wasm"))]
 use crate::config::{Config, Hook};
-use crate::dialect::adapter::Adapter;
 #[cfg(not(feature = "wasm"))]
 use crate::guest::Engine;
-
-/// What begins the dialect of a provider that an adapter speaks for.
-pub(super) const PREFIX: &str = "wasm:";
-
-/// How an adapter wants its key sent, until the operator says otherwise.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "wasm"), expect(dead_code, reason = "only a loaded adapter wants anything"))]
-pub(super) enum Wants {
-    Nothing,
-    Bearer,
-    Header(String),
-    Query(String),
-}
-
-/// A loaded adapter and what it says of itself.
-#[derive(Debug, Clone)]
-pub(super) struct Known {
-    pub adapter: Arc<dyn Adapter>,
-    pub auth: Wants,
-    /// Names of models that it knows.
-    pub models: Vec<String>,
-}
 
 #[cfg(not(feature = "wasm"))]
 #[derive(Debug, Default)]
@@ -67,11 +44,12 @@ mod with_engine {
 
     use serde_json::Value;
 
+    use super::super::adapters::Known;
     use super::super::hooks::{Draft, Wrong, settings};
-    use super::{Known, Wants};
     use crate::config::{Config, Demand, Hook, Plugin};
+    use crate::guest::adapter::Lease;
     use crate::guest::bundle::Source;
-    use crate::guest::wasm::{self, AuthKind, Compiled, Described, Lease, Loading, Machine, Policy, Taught};
+    use crate::guest::wasm::{self, Compiled, Described, Loading, Machine, Policy, Taught};
     use crate::guest::{Bundle, Engine};
 
     /// See the module.
@@ -105,14 +83,8 @@ mod with_engine {
         pub fn adapter(&self, config: &Config, name: &str) -> Result<Known, String> {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let taught = inner.adapter(config, name)?;
-            let auth = match &taught.description.auth {
-                AuthKind::None => Wants::Nothing,
-                AuthKind::Bearer => Wants::Bearer,
-                AuthKind::Header(name) => Wants::Header(name.clone()),
-                AuthKind::Query(name) => Wants::Query(name.clone()),
-            };
-            let models = taught.description.models.iter().map(|model| model.id.clone()).collect();
-            Ok(Known { adapter: Arc::new(taught), auth, models })
+            let description = taught.description.clone();
+            Ok(Known::new(Arc::new(taught), &description))
         }
 
         /// The policy of a hook, started for its settings.

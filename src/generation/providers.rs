@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::plugins::{self, Known, Wants};
+use super::adapters::Known;
 use crate::config;
 use crate::dialect::adapter::TAUGHT;
 use crate::dialect::{self, Dialect, Prefill, Quirks, ReasoningStyle};
+use crate::guest::adapter::AuthKind;
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Key, Overrides, Probe, Probed, Provider, Secret, Tags, Timeouts};
 use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
@@ -43,7 +44,7 @@ pub(super) fn build(
     written: &config::Provider,
     general: &config::Timeouts,
     env: Env<'_>,
-    plugin: &dyn Fn(&str) -> Result<Known, String>,
+    adapter: &dyn Fn(&str) -> Option<Result<Known, String>>,
 ) -> Result<Built, String> {
     let at = |field: &str| format!("providers.{name}.{field}");
     let row = provider::find(written.preset.as_deref().unwrap_or(name));
@@ -76,11 +77,11 @@ pub(super) fn build(
     // How each key of the pool is sent, one a face.
     let mut pooled: Vec<Vec<Auth>> = pool.iter().map(|_| Vec::with_capacity(names.len())).collect();
     for dialect_name in &names {
-        let taught = dialect_name.strip_prefix(plugins::PREFIX).map(plugin).transpose();
+        let taught = adapter(dialect_name).transpose();
         let taught = taught.map_err(|error| format!("{}: {error}", at("dialect")))?;
         if taught.is_some() && written.probe.as_ref().is_some_and(|probe| probe.model.is_some()) {
             return Err(format!(
-                "{}: a provider that a plugin speaks for is probed by a path; write `path`",
+                "{}: a provider that an adapter speaks for is probed by a path; write `path`",
                 at("probe.model")
             ));
         }
@@ -295,12 +296,12 @@ enum Scheme<'a> {
     Query(&'a str),
 }
 
-fn wanted(wants: &Wants) -> Scheme<'_> {
-    match wants {
-        Wants::Nothing => Scheme::Row(AuthScheme::None),
-        Wants::Bearer => Scheme::Row(AuthScheme::Bearer),
-        Wants::Header(name) => Scheme::Header(name),
-        Wants::Query(name) => Scheme::Query(name),
+fn wanted(kind: &AuthKind) -> Scheme<'_> {
+    match kind {
+        AuthKind::None => Scheme::Row(AuthScheme::None),
+        AuthKind::Bearer => Scheme::Row(AuthScheme::Bearer),
+        AuthKind::Header(name) => Scheme::Header(name),
+        AuthKind::Query(name) => Scheme::Query(name),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::plugins::Shelf;
+use super::adapters::Known;
 use super::providers::{self, Built, Env, MOCK};
 use super::strategy;
 use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, Usd};
@@ -18,7 +18,7 @@ use crate::route::Routes;
 pub(super) fn build(
     config: &Config,
     env: Env<'_>,
-    shelf: &Shelf,
+    adapter: &dyn Fn(&str) -> Option<Result<Known, String>>,
     warnings: &mut Vec<String>,
 ) -> Result<Routes, String> {
     let mut routes = Routes::default();
@@ -28,7 +28,7 @@ pub(super) fn build(
         written,
         &config.timeouts,
         env,
-        &|plugin| shelf.adapter(config, plugin),
+        adapter,
     ) {
         Ok(Built::Live(provider)) => routes.providers.push(Arc::from(provider)),
         Ok(Built::Dormant(variable)) => routes.dormant.push((name.to_owned(), variable)),

@@ -1,4 +1,4 @@
-//! A policy on disk: a folder with a manifest, or a single file with the manifest in its first comment.
+//! A script on disk, a policy or an adapter: a folder with a manifest, or a single file with the manifest in its first comment.
 //!
 //! Reads and checks; runs nothing. Everything that is read here counts for the watcher.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::adapter::Description;
 use crate::host::hash;
 use crate::host::metrics::Declared;
 
@@ -64,6 +65,8 @@ pub struct Manifest {
     pub metrics: BTreeMap<String, Declared>,
     /// JSON Schema of its settings.
     pub config: Option<Value>,
+    /// It is no policy, but speaks for providers.
+    pub adapter: Option<Description>,
 }
 
 /// What it wants to see of streams.
@@ -103,9 +106,12 @@ impl Manifest {
 
     /// # Errors
     /// What is wrong with it, and what to write.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(in crate::guest) fn check(&self) -> Result<(), String> {
         if let Some(api) = self.api.filter(|api| *api != API) {
             return Err(format!("is written for api {api}; this gateway has api {API}"));
+        }
+        if let Some(adapter) = &self.adapter {
+            return self.check_adapter(adapter);
         }
         if let Some(tick) = &self.tick
             && self.tick().is_none_or(|span| span < Duration::from_millis(100))
@@ -122,6 +128,20 @@ impl Manifest {
             metric.check(name)?;
         }
         Ok(())
+    }
+
+    fn check_adapter(&self, adapter: &Description) -> Result<(), String> {
+        let (name, version, description) = (self.name.clone(), self.version.clone(), self.description.clone());
+        let (config, adapter_too) = (self.config.clone(), self.adapter.clone());
+        let plain =
+            Manifest { name, version, description, api: self.api, config, adapter: adapter_too, ..Manifest::default() };
+        if plain != *self {
+            return Err("has `[adapter]` and keys of policies; a script is one or the other".to_owned());
+        }
+        match adapter.operations.is_empty() {
+            true => Err("names no operation, so it could serve nothing; write operations = [\"chat\"]".to_owned()),
+            false => Ok(()),
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 //! The only room that knows mlua. Handles are weak there, so whoever holds a function holds its machine too; what runs
 //! on a thread is told by [`RUNNING`], which is set around every poll and never across one.
 
+pub mod adapter;
 mod api;
 mod convert;
 pub mod coverage;
+mod entries;
 mod library;
 mod machine;
 mod read;
@@ -27,7 +29,7 @@ use tokio::time::Instant;
 use super::verdict::Verdict;
 use super::view::Subject;
 use super::{Failed, Used, Wanted, fits, used_before};
-use crate::host::{Cx, Killed, Phase, Phases};
+use crate::host::{Cx, Killed, Phase, Phases, lease};
 
 use machine::{Machine, Recipe};
 
@@ -139,9 +141,20 @@ struct Running {
     cx: Cx,
     /// What the script was shown. Taken back when the call ends: a script that keeps it keeps nothing alive.
     shown: Mutex<Vec<AnyUserData>>,
+    /// The tick at which its present turn began, for calls that give way to others.
+    turn: Option<AtomicU64>,
 }
 
 impl Running {
+    fn new(cx: Cx) -> Self {
+        Running { cx, shown: Mutex::default(), turn: None }
+    }
+
+    /// Whether its present turn has been long enough.
+    fn is_long(&self) -> bool {
+        self.turn.as_ref().is_some_and(|began| lease::now() > began.load(Relaxed))
+    }
+
     fn show(&self, view: AnyUserData) {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(view);
     }
@@ -175,6 +188,9 @@ impl Turn {
     fn take(running: &Arc<Running>, spent: Duration) -> Turn {
         let before = RUNNING.replace(Some(running.clone()));
         running.cx.lease.resume(spent);
+        if let Some(began) = &running.turn {
+            began.store(lease::now(), Relaxed);
+        }
         Turn { before, began: Instant::now(), excused: running.cx.lease.excused() }
     }
 
@@ -207,7 +223,7 @@ impl Script {
         cx.awaits = true;
         let (slot, machine) = self.machine();
         let before = used_before(&cx);
-        let running = Arc::new(Running { cx, shown: Mutex::default() });
+        let running = Arc::new(Running::new(cx));
         let mut cpu = Duration::ZERO;
         let turn = Turn::take(&running, before);
         let started = machine.start(self.at, &running, &subject);
@@ -237,7 +253,7 @@ impl Script {
     pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
         let (slot, machine) = self.machine();
         let before = used_before(&cx);
-        let running = Arc::new(Running { cx, shown: Mutex::default() });
+        let running = Arc::new(Running::new(cx));
         let turn = Turn::take(&running, before);
         let outcome = machine.call(self.at, &running, &subject);
         let cpu = turn.end(&running);

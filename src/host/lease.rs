@@ -38,8 +38,8 @@ impl Default for Budget {
     }
 }
 
-/// Deepest nesting of what a guest returns.
-pub const MAX_DEPTH: usize = 16;
+/// Deepest nesting of what a guest returns: schemas of tools are nested some 30 deep.
+pub const MAX_DEPTH: usize = 64;
 
 impl Budget {
     /// The budget of a call in a phase: a stream event's is a tenth, loading gets a hundred times as much.

@@ -7,6 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::catalogue;
 
+/// The script that a test file is about, by name.
+pub(super) enum Script {
+    Policy(String),
+    Adapter(String),
+}
+
 /// What a test said, with empty things where it said nothing.
 pub(super) struct Scene<'a>(pub &'a Value);
 
@@ -27,27 +33,57 @@ impl Scene<'_> {
     }
 
     /// The configuration, and the catalogue beside it.
-    pub fn config(&self, policy: &str, folder: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
+    pub fn config(&self, script: &Script, folder: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
         let targets = self.map("targets");
         let mut providers = Map::new();
+        let usual = match script {
+            Script::Policy(_) => json!("openai_chat"),
+            Script::Adapter(name) => json!(format!("lua:{name}")),
+        };
         for name in self.targets() {
             let Some((provider, _)) = name.split_once('/') else { continue };
             let dialect = |name: &String| targets.get(name)?.get("dialect").cloned();
             let known = providers.get(provider).is_some();
             if !known || dialect(&name).is_some() {
-                let dialect = dialect(&name).unwrap_or_else(|| json!("openai_chat"));
+                let dialect = dialect(&name).unwrap_or_else(|| usual.clone());
                 let base = format!("http://{provider}.test/v1");
                 providers.insert(provider.to_owned(), json!({"dialect": dialect, "base_url": base, "api_key": "k"}));
             }
         }
         if providers.is_empty() {
-            providers.insert("a".to_owned(), json!({"dialect": "openai_chat", "base_url": "http://a.test/v1"}));
+            providers.insert("a".to_owned(), json!({"dialect": usual, "base_url": "http://a.test/v1"}));
         }
         let models: Map<String, Value> = self
             .map("models")
             .into_iter()
             .map(|(name, what)| if what.is_array() { (name, json!({"fallback": what})) } else { (name, what) })
             .collect();
+        let mut config = json!({
+            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": folder,
+            "providers": providers, "models": models,
+        });
+        match script {
+            Script::Policy(name) => config["hooks"] = json!([self.hook(name)]),
+            Script::Adapter(name) => config["adapters"] = json!({name: self.adapter()}),
+        }
+        if let Some(key) = self.0.get("key").and_then(Value::as_object) {
+            let mut key = key.clone();
+            key.entry("name").or_insert_with(|| json!("caller"));
+            key.insert("key".to_owned(), json!(super::client::KEY));
+            config["keys"] = json!([key]);
+        }
+        let catalogue = catalogue::of(&targets);
+        if catalogue.is_some() {
+            config["prices"] = json!({"file": catalogue_file});
+        }
+        for (name, value) in self.map("settings") {
+            config[name] = value;
+        }
+        (config, catalogue)
+    }
+
+    /// The hook that attaches a policy.
+    fn hook(&self, policy: &str) -> Map<String, Value> {
         let mut hook = self.map("hook");
         hook.insert("lua".to_owned(), json!(policy));
         // Safepoints are the same everywhere; time depends on the machine, so tests have plenty unless they say otherwise.
@@ -63,24 +99,20 @@ impl Scene<'_> {
                 hook.insert(key.to_owned(), Value::Object(said));
             }
         }
-        let mut config = json!({
-            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": folder, "hooks": [hook],
-            "providers": providers, "models": models,
-        });
-        if let Some(key) = self.0.get("key").and_then(Value::as_object) {
-            let mut key = key.clone();
-            key.entry("name").or_insert_with(|| json!("caller"));
-            key.insert("key".to_owned(), json!(super::client::KEY));
-            config["keys"] = json!([key]);
+        hook
+    }
+
+    /// An adapter's settings; what it does not know is refused as everywhere.
+    fn adapter(&self) -> Map<String, Value> {
+        let mut settings = self.map("hook");
+        settings.entry("cpu").or_insert_with(|| json!("5s"));
+        for key in ["config", "grants"] {
+            let said = self.map(key);
+            if !said.is_empty() {
+                settings.insert(key.to_owned(), Value::Object(said));
+            }
         }
-        let catalogue = catalogue::of(&targets);
-        if catalogue.is_some() {
-            config["prices"] = json!({"file": catalogue_file});
-        }
-        for (name, value) in self.map("settings") {
-            config[name] = value;
-        }
-        (config, catalogue)
+        settings
     }
 }
 

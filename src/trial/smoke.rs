@@ -1,17 +1,17 @@
-//! The tests of policies before a generation goes live: those of every policy that has not passed them as it is now.
+//! The tests of scripts before a generation goes live: those of every script that has not passed them as it is now.
 //!
 //! Runs on a thread of its own, under a bound of real time: neither a worker nor the reload waits on it for long.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::subscriber::{NoSubscriber, with_default};
 
 use super::run_within;
-use crate::hook::Hooks;
+use crate::guest::Bundle;
 use crate::host::hash;
 
 /// Real time that the tests of one policy may take, and those of all of them together.
@@ -24,28 +24,28 @@ pub struct Smoke {
     passed: Mutex<HashSet<String>>,
 }
 
-/// A policy to be tested: its hook's name, its tests, and what tells this version from others.
+/// A script to be tested: where it is named, its tests, and what tells this version from others.
 #[derive(Clone)]
 struct Due {
-    name: String,
+    place: String,
     tests: Vec<PathBuf>,
     mark: String,
 }
 
 impl Smoke {
-    /// Tests the policies of these hooks. Those that passed before and have not changed since are not tested again.
+    /// Tests these scripts, named by their places. Those that passed before and have not changed since are not tested again.
     ///
     /// # Errors
     /// What failed, a line each, with file and line.
-    pub async fn test(&self, hooks: &Hooks) -> Result<(), String> {
-        let all = due(hooks);
+    pub async fn test(&self, scripts: &[(String, Arc<Bundle>)]) -> Result<(), String> {
+        let all = due(scripts);
         let fresh = {
             let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
             all.iter().filter(|due| !passed.contains(&due.mark)).cloned().collect::<Vec<_>>()
         };
         if !fresh.is_empty() {
             tokio::time::timeout(ALL, play(fresh)?).await.map_err(|_| {
-                format!("hooks: the tests of the policies did not end within {ALL:?}; set `hooks_tests: false` to go without")
+                format!("hooks_tests: the tests of the scripts did not end within {ALL:?}; set `hooks_tests: false` to go without")
             })??;
         }
         *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = all.into_iter().map(|due| due.mark).collect();
@@ -63,8 +63,8 @@ fn play(fresh: Vec<Due>) -> Result<impl Future<Output = Result<(), String>>, Str
         let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) });
     };
     let started = std::thread::Builder::new().name("smoke".into()).spawn(play);
-    started.map_err(|error| format!("hooks: the tests of the policies cannot be run: {error}"))?;
-    Ok(async move { outcome.await.unwrap_or_else(|_| Err("hooks: the tests of a policy broke off".to_owned())) })
+    started.map_err(|error| format!("hooks_tests: the tests of the scripts cannot be run: {error}"))?;
+    Ok(async move { outcome.await.unwrap_or_else(|_| Err("hooks_tests: the tests of a script broke off".to_owned())) })
 }
 
 fn failures(due: &Due) -> Vec<String> {
@@ -74,23 +74,23 @@ fn failures(due: &Due) -> Vec<String> {
         let said = report.cases.iter().filter_map(|case| Some((Some(&case.name), case.outcome.as_ref().err()?)));
         for (case, message) in said.chain(report.broken.iter().map(|broken| (None, broken))) {
             let test = case.map(|case| format!(" \"{case}\"")).unwrap_or_default();
-            failed.push(format!("hooks.{}: its test{test} fails: {message}", due.name));
+            failed.push(format!("{}: its test{test} fails: {message}", due.place));
         }
     }
     failed
 }
 
-fn due(hooks: &Hooks) -> Vec<Due> {
+fn due(scripts: &[(String, Arc<Bundle>)]) -> Vec<Due> {
     let mut all: Vec<Due> = Vec::new();
-    for hook in hooks.all().iter().filter(|hook| !hook.bundle.tests.is_empty()) {
-        let mut mark = hook.bundle.digest.clone();
-        for test in &hook.bundle.tests {
+    for (place, bundle) in scripts.iter().filter(|(_, bundle)| !bundle.tests.is_empty()) {
+        let mut mark = bundle.digest.clone();
+        for test in &bundle.tests {
             // An unreadable one is found to be so when it is run.
             mark.push_str(&hash::sha256(&std::fs::read(test).unwrap_or_default()));
         }
-        // A policy that is attached twice is tested once.
+        // A script that is attached twice is tested once.
         if !all.iter().any(|due| due.mark == mark) {
-            all.push(Due { name: hook.guest.name.to_string(), tests: hook.bundle.tests.clone(), mark });
+            all.push(Due { place: place.clone(), tests: bundle.tests.clone(), mark });
         }
     }
     all

@@ -11,7 +11,8 @@ use super::{Plugin, say, wait};
 use crate::chat::{Ask, Block, Message, Role};
 use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came};
-use crate::guest::wasm::{Lease, Machine, Taught};
+use crate::guest::adapter::Lease;
+use crate::guest::wasm::{Machine, Taught};
 
 /// How long each figure is measured for.
 const SPAN: Duration = Duration::from_millis(500);

@@ -154,6 +154,8 @@ fn origin(name: &str, provider: &Provider, known: &Known<'_>, path: &KeyPath, is
     for (path, dialect) in named.chain(more.map(|(index, dialect)| (path.key("dialects").index(index), dialect))) {
         if let Some(plugin) = dialect.strip_prefix("wasm:") {
             issues.extend(adapter(plugin, provider).map(|message| Issue::error(path, message)));
+        } else if let Some(script) = dialect.strip_prefix("lua:") {
+            issues.extend(script_adapter(script, provider).map(|message| Issue::error(path, message)));
         } else if !known.dialects.contains(&dialect.as_str()) {
             let message =
                 format!("there is no dialect `{dialect}`; {}", hint(dialect, dialects.clone(), "write one of"));
@@ -200,6 +202,15 @@ fn adapter(plugin: &str, provider: &Provider) -> Option<String> {
         return Some(message.to_owned());
     }
     None
+}
+
+/// What is wrong with a wire form that a script teaches.
+fn script_adapter(script: &str, provider: &Provider) -> Option<String> {
+    if !is_plugin_name(script) {
+        return Some(format!("`{script}` is no adapter's name; write small letters, digits and `-`, without `.luau`"));
+    }
+    let message = "has no address: a script never decides where a key is sent; add `base_url`";
+    provider.base_url.is_none().then(|| message.to_owned())
 }
 
 /// Names are parts of file names, metrics and sealed signatures.

@@ -12,13 +12,27 @@ use super::{Running, read, running};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
-use crate::host::{Cx, FUNCTIONS, HostError, hash, http, limit, llm, log, metrics, pick, re, secret, targets, time};
+use crate::host::{
+    self, Cx, FUNCTIONS, HostError, Phases, hash, http, limit, llm, log, metrics, pick, re, secret, targets, time,
+};
 use crate::state::limit::Given;
 use crate::state::tally::Kind;
 
 /// The modules of `gw` and its constructors of verdicts, read-only.
 pub(super) fn modules(lua: &Lua) -> Result<Table> {
-    let gw = Gw { lua, modules: lua.create_table()? };
+    let modules = of(lua, |_| true)?;
+    verdicts(lua, &modules)?;
+    Ok(modules)
+}
+
+/// The modules of `gw` for scripts that reach nobody: what is there in every phase and needs no grant.
+pub(super) fn tools(lua: &Lua) -> Result<Table> {
+    of(lua, |function| function.phases == Phases::ALL && function.grant.is_none())
+}
+
+/// The modules with those rows of the table that are wanted.
+fn of(lua: &Lua, wanted: fn(&host::Function) -> bool) -> Result<Table> {
+    let gw = Gw { lua, modules: lua.create_table()?, wanted };
     keeping(&gw, ["cache.get", "cache.set", "cache.add", "cache.incr", "cache.delete"], Store::Cache)?;
     keeping(&gw, ["kv.get", "kv.set", "kv.add", "kv.incr", "kv.delete"], Store::Kv)?;
     swapping(&gw)?;
@@ -28,7 +42,7 @@ pub(super) fn modules(lua: &Lua) -> Result<Table> {
     saying(&gw)?;
     clocks(&gw)?;
     outside(&gw)?;
-    for function in FUNCTIONS {
+    for function in FUNCTIONS.iter().filter(|function| wanted(function)) {
         let (module, name) = split(function.name);
         let table: Option<Table> = gw.modules.raw_get(module)?;
         if !table.is_some_and(|table| table.raw_get::<Lv>(name).is_ok_and(|value| !value.is_nil())) {
@@ -41,13 +55,14 @@ pub(super) fn modules(lua: &Lua) -> Result<Table> {
         }
         Ok(())
     })?;
-    verdicts(&gw)?;
+    gw.modules.raw_set("null", lua.null())?;
     Ok(gw.modules)
 }
 
 struct Gw<'a> {
     lua: &'a Lua,
     modules: Table,
+    wanted: fn(&host::Function) -> bool,
 }
 
 fn split(name: &str) -> (&str, &str) {
@@ -76,6 +91,9 @@ impl Gw<'_> {
         F: Fn(&Lua, &Cx, A) -> Result<R> + Send + 'static,
     {
         let row = find(name).ok_or_else(|| Error::runtime(format!("gw.{name} is in no table")))?;
+        if !(self.wanted)(row) {
+            return Ok(());
+        }
         let function = self.lua.create_function(move |lua, args: A| {
             super::RUNNING.with_borrow(Clone::clone).map_or_else(
                 || Err(Error::runtime("nothing of the gateway's is running")),
@@ -97,6 +115,9 @@ impl Gw<'_> {
         Fut: Future<Output = Result<R>> + Send + 'static,
     {
         let row = find(name).ok_or_else(|| Error::runtime(format!("gw.{name} is in no table")))?;
+        if !(self.wanted)(row) {
+            return Ok(());
+        }
         let waiting = self.lua.create_async_function(move |lua, args: A| {
             let body = body.clone();
             // Looked at now, on the first poll: later ones may run while another call does.
@@ -454,14 +475,13 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
 }
 
 /// What makes verdicts: tables with one name that says which.
-fn verdicts(gw: &Gw<'_>) -> Result<()> {
-    let lua = gw.lua;
+fn verdicts(lua: &Lua, modules: &Table) -> Result<()> {
     let wrap = |lua: &Lua, name: &str, inner: Table| -> Result<Table> {
         let table = lua.create_table_with_capacity(0, 1)?;
         table.raw_set(name, inner)?;
         Ok(table)
     };
-    let set = |name: &str, function: Function| gw.modules.raw_set(name, function);
+    let set = |name: &str, function: Function| modules.raw_set(name, function);
     set(
         "respond",
         lua.create_function(move |lua, (status, body, headers): (f64, Lv, Option<Table>)| {
@@ -523,8 +543,7 @@ fn verdicts(gw: &Gw<'_>) -> Result<()> {
             table.raw_set("drop", true)?;
             Ok(table)
         })?,
-    )?;
-    gw.modules.raw_set("null", lua.null())
+    )
 }
 
 /// `print` goes where `gw.log.info` goes.

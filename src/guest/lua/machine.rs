@@ -55,9 +55,9 @@ const GLOBALS: &[&str] = &[
 /// Everything that a script is made from, again and again.
 pub(super) struct Recipe {
     pub guest: Arc<Guest>,
-    bundle: Arc<Bundle>,
-    config: Value,
-    main: Vec<u8>,
+    pub bundle: Arc<Bundle>,
+    pub config: Value,
+    pub main: Vec<u8>,
     modules: HashMap<String, (String, Vec<u8>)>,
 }
 
@@ -128,35 +128,13 @@ impl Machine {
     /// # Errors
     /// The place of the script that failed, and why.
     pub fn build(recipes: &[Recipe], memory: usize) -> Result<Machine, (usize, String)> {
-        let libraries = StdLib::MATH
-            | StdLib::STRING
-            | StdLib::TABLE
-            | StdLib::COROUTINE
-            | StdLib::UTF8
-            | StdLib::BIT
-            | StdLib::BUFFER;
-        // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
-        let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
-        let first = |error: Error| (0, error.to_string());
-        let lua = Lua::new_with(libraries, options).map_err(first)?;
-        for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
-            lua.globals().raw_remove(name).map_err(first)?;
-        }
-        library::mend(&lua).map_err(first)?;
-        let modules = api::modules(&lua).map_err(first)?;
-        let context = lua.create_userdata(views::Context).map_err(first)?;
-        views::register(&lua).map_err(first)?;
-        lua.sandbox(true).map_err(first)?;
-        lua.set_memory_limit(memory).map_err(first)?;
-        lua.set_interrupt(|_| {
-            super::RUNNING.with_borrow(|running| match running {
-                Some(running) => match running.cx.lease.safepoint() {
-                    Ok(()) => Ok(VmState::Continue),
-                    Err(killed) => Err(Error::runtime(running.cx.lease.explain(killed))),
-                },
-                None => Ok(VmState::Continue),
-            })
+        let furnished = bare(memory, |lua| {
+            let modules = api::modules(lua)?;
+            let context = lua.create_userdata(views::Context)?;
+            views::register(lua)?;
+            Ok((modules, context))
         });
+        let (lua, (modules, context)) = furnished.map_err(|error| (0, error.to_string()))?;
         let chunks = coverage::Chunks::default();
         let mut scripts = Vec::with_capacity(recipes.len());
         for (at, recipe) in recipes.iter().enumerate() {
@@ -214,6 +192,33 @@ impl Machine {
     }
 }
 
+/// A sandboxed machine without a script, and what `furnish` made in it before it was closed.
+pub(super) fn bare<T>(memory: usize, furnish: impl FnOnce(&Lua) -> mlua::Result<T>) -> mlua::Result<(Lua, T)> {
+    let libraries =
+        StdLib::MATH | StdLib::STRING | StdLib::TABLE | StdLib::COROUTINE | StdLib::UTF8 | StdLib::BIT | StdLib::BUFFER;
+    // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
+    let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
+    let lua = Lua::new_with(libraries, options)?;
+    for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
+        lua.globals().raw_remove(name)?;
+    }
+    library::mend(&lua)?;
+    let furnished = furnish(&lua)?;
+    lua.sandbox(true)?;
+    lua.set_memory_limit(memory)?;
+    lua.set_interrupt(|_| {
+        super::RUNNING.with_borrow(|running| match running {
+            Some(running) => match running.cx.lease.safepoint() {
+                Ok(()) if running.is_long() => Ok(VmState::Yield),
+                Ok(()) => Ok(VmState::Continue),
+                Err(killed) => Err(Error::runtime(running.cx.lease.explain(killed))),
+            },
+            None => Ok(VmState::Continue),
+        })
+    });
+    Ok((lua, furnished))
+}
+
 /// Loads one script under the lease of its loading, and lets it look at its settings.
 fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -> Result<Loaded, String> {
     let guest = &recipe.guest;
@@ -225,7 +230,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,
     };
-    let running = Arc::new(Running { cx, shown: Default::default() });
+    let running = Arc::new(Running::new(cx));
     let turn = Turn::take(&running, std::time::Duration::ZERO);
     let loaded = run(lua, recipe, modules, chunks);
     drop(turn);
@@ -287,7 +292,14 @@ fn misspelt(hooks: &Table, label: &str) -> mlua::Result<()> {
     })
 }
 
-fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table, chunks: &coverage::Chunks) -> mlua::Result<Function> {
+/// A source in an environment, ready to run.
+pub(super) fn chunk(
+    lua: &Lua,
+    label: &str,
+    code: &[u8],
+    env: &Table,
+    chunks: &coverage::Chunks,
+) -> mlua::Result<Function> {
     // `=` keeps the name as it is: messages then begin with file and line.
     let function = lua
         .load(code)
@@ -300,7 +312,12 @@ fn chunk(lua: &Lua, label: &str, code: &[u8], env: &Table, chunks: &coverage::Ch
 }
 
 /// What a script finds around it.
-fn environment(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -> mlua::Result<Table> {
+pub(super) fn environment(
+    lua: &Lua,
+    recipe: &Recipe,
+    modules: &Table,
+    chunks: &coverage::Chunks,
+) -> mlua::Result<Table> {
     let (env, globals) = (lua.create_table()?, lua.globals());
     for name in GLOBALS {
         env.raw_set(*name, globals.get::<Lv>(*name)?)?;
@@ -334,13 +351,13 @@ fn require(lua: &Lua, recipe: &Recipe, env: &Table, chunks: coverage::Chunks) ->
     let env = env.clone();
     lua.create_function(move |lua, name: String| -> Returned {
         if running()?.cx.phase != Phase::Init {
-            return Err(Error::runtime("require works while a policy is loaded; call it at the top of the file"));
+            return Err(Error::runtime("require works while a script is loaded; call it at the top of the file"));
         }
         let bare = name.trim_start_matches("./").trim_end_matches(".luau").to_owned();
         let Some((label, code)) = modules.get(&bare) else {
             let mut known: Vec<&str> = modules.keys().map(String::as_str).collect();
             known.sort_unstable();
-            let text = format!("this policy has no module `{name}`; it has: {}", known.join(", "));
+            let text = format!("this script has no module `{name}`; it has: {}", known.join(", "));
             return Err(Error::runtime(text));
         };
         match done.raw_get::<Lv>(bare.as_str())? {

@@ -15,7 +15,8 @@ use super::bindings::{
 };
 use super::compiled::{self, Compiled};
 use super::engine::Machine;
-use super::store::{Held, Lease};
+use super::store::Held;
+use crate::guest::adapter::Lease;
 
 /// The largest component. Python's are near 20 MB.
 const MAX_WASM_BYTES: u64 = 128 << 20;

@@ -24,7 +24,8 @@ use super::bindings::{
 use super::engine::Machine;
 use super::plugin::{Bytes, Loading, World, wait};
 use super::pool::{Pool, Warm};
-use super::store::{Held, Lease as Bounds};
+use super::store::Held;
+use crate::guest::adapter::Lease as Bounds;
 use crate::guest::{Failed, Manifest, Subject, Used, Verdict, fits, used_before};
 use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit};
 

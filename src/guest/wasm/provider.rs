@@ -6,30 +6,22 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use wasmtime::component::{InstancePre, ResourceAny};
 
-use super::bindings::adapter::{self as wit, AnyAsk, Guest, GuestIndices, Outcome, Payload, Piece};
+use super::bindings::adapter::{self as wit, AnyAsk, Guest, GuestIndices, Outcome, Payload};
+use super::bindings::chat;
 use super::convert;
-use super::cut::Cutter;
-use super::interned;
+use super::engine::Machine;
 use super::plugin::{Bytes, Loading, World, wait};
 use super::pool::{Pool, Warm};
-use super::store::{Held, Lease};
-use crate::chat::Event;
+use super::store::Held;
 use crate::dialect::Op;
-use crate::dialect::adapter::{
-    Adapter, Asking, Assembler, Came, Pending, Pushed, Read, StreamDecoder, Written, refused,
-};
+use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
 use crate::fault::{Fault, Kind, Refusal};
-
-use super::engine::Machine;
-
-/// Longest text of an error answer that stands for one that the guest could not read.
-const MAX_MESSAGE_CHARS: usize = 200;
-
-/// What an adapter says it is.
-pub type Description = wit::Description;
+use crate::guest::adapter::{
+    AuthKind, Decoding, Description, Draft, Framing, Lease, Model, Operation, Piece, Reader, Said, interned, told,
+    unread, written,
+};
 
 /// A plugin that teaches a wire form.
 pub struct Taught {
@@ -59,20 +51,11 @@ impl Taught {
             told(format!("is no adapter: {error:#}; it must export portcullis:gateway/adapter, see plugins/wit"))
         })?;
         let label = interned(&format!("wasm:{}", loading.name));
-        let empty = Description {
-            title: String::new(),
-            version: String::new(),
-            auth: wit::AuthKind::None,
-            operations: Vec::new(),
-            framing: wit::Framing::Bytes,
-            suggested_base_url: None,
-            models: Vec::new(),
-        };
         let mut plugin = Taught {
             label,
             name: loading.name.into(),
             sha256: bytes.sha256.clone(),
-            description: empty,
+            description: Description::default(),
             machine: loading.machine.clone(),
             lease: loading.lease,
             wasi: linked.wasi,
@@ -88,7 +71,7 @@ impl Taught {
             let described = bindings.call_describe(store).await;
             let described = described.map_err(|error| format!("broke as it described itself: {error:#}"))?;
             plugin.pool.put(warm);
-            Ok::<_, String>(described)
+            Ok::<_, String>(description(described))
         });
         plugin.description = described.and_then(|described| described).map_err(told)?;
         if plugin.description.operations.is_empty() {
@@ -156,27 +139,25 @@ impl Taught {
     }
 
     fn request(&self, request: wit::HttpRequest) -> Result<Written, Fault> {
-        let method = request.method.parse::<Method>();
-        let method = method.map_err(|_| self.failed(format!("wrote `{}`, which is no method", request.method)))?;
-        let mut headers = HeaderMap::with_capacity(request.headers.len());
-        for wit::Header { name, value } in request.headers {
-            let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&value).ok());
-            let (name, value) =
-                parsed.ok_or_else(|| self.failed(format!("wrote a header `{name}` that cannot be sent")))?;
-            headers.append(name, value);
-        }
-        let body = match request.body {
-            Payload::Text(text) => text.into(),
-            Payload::Bytes(bytes) => bytes.into(),
+        let draft = Draft {
+            method: request.method,
+            path: request.path,
+            headers: request.headers.into_iter().map(|header| (header.name, header.value)).collect(),
+            body: match request.body {
+                Payload::Text(text) => text.into(),
+                Payload::Bytes(bytes) => bytes.into(),
+            },
+            streamed: request.streamed,
+            dropped: request.dropped.into_iter().map(|dropped| (dropped.field, dropped.why)).collect(),
         };
-        let dropped = request.dropped.into_iter().map(|dropped| (dropped.field, dropped.why)).collect();
-        Ok(Written { method, path: request.path, headers, body, streamed: request.streamed, dropped })
+        written(draft).map_err(|what| self.failed(what))
     }
 
     async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
-        let what = match op {
-            Op::Generate | Op::Complete | Op::CountTokens => wit::Operation::Chat,
-            Op::Embed | Op::EmbedBatch => wit::Operation::Embed,
+        let what = match Operation::of(op) {
+            Operation::Chat => wit::Operation::Chat,
+            Operation::Embed => wit::Operation::Embed,
+            Operation::Rerank => wit::Operation::Rerank,
         };
         let answer = answer_of(came);
         let mut warm = self.instance().await?;
@@ -205,22 +186,16 @@ impl Taught {
         };
         read.await.unwrap_or_else(|fault| {
             tracing::warn!("{fault}");
-            let message = String::from_utf8_lossy(came.body).chars().take(MAX_MESSAGE_CHARS).collect();
-            Refusal { status: came.status, message, dialect: self.label, ..Refusal::default() }
+            unread(self.label, &came)
         })
     }
 
-    async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding, Fault> {
+    async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
         let mut warm = self.instance().await?;
         let decoder = warm.bindings.stream_decoder();
         let resource = decoder.call_constructor(&mut warm.store).await.map_err(|error| self.broke(&error))?;
-        Ok(Decoding {
-            cutter: Cutter::new(self.description.framing),
-            assembler: Assembler::new(self.label),
-            plugin,
-            warm,
-            resource,
-        })
+        let framing = self.description.framing.unwrap_or(Framing::Bytes);
+        Ok(Decoding::new(self.label, framing, Stream { plugin, warm, resource }))
     }
 }
 
@@ -230,12 +205,7 @@ impl Adapter for Arc<Taught> {
     }
 
     fn serves(&self, op: Op) -> bool {
-        let wanted = match op {
-            // Counting is estimated by the gateway, see `attempt`.
-            Op::Generate | Op::Complete | Op::CountTokens => wit::Operation::Chat,
-            Op::Embed | Op::EmbedBatch => wit::Operation::Embed,
-        };
-        self.description.operations.contains(&wanted)
+        self.description.serves(op)
     }
 
     fn encode<'a>(&'a self, model: &'a str, asking: Asking<'a>) -> Pending<'a, Result<Written, Fault>> {
@@ -262,110 +232,88 @@ impl fmt::Debug for Taught {
     }
 }
 
-/// One stream's decoder and the instance it lives in.
-struct Decoding {
+/// The guest's decoder of one stream, and the instance it lives in.
+struct Stream {
     plugin: Arc<Taught>,
     warm: Warm<Guest>,
     resource: ResourceAny,
-    cutter: Cutter,
-    assembler: Assembler,
 }
 
-impl Decoding {
-    async fn pieces(&mut self, pieces: Vec<Piece>, out: &mut Vec<Event>) -> Result<(), Fault> {
-        for piece in pieces {
-            Held::renew(&mut self.warm.store, 1);
-            let Warm { store, bindings, .. } = &mut self.warm;
-            let decoder = bindings.stream_decoder();
-            let called = decoder.call_push(store, self.resource, &piece).await;
-            self.take(called, out)?;
-        }
-        Ok(())
-    }
+/// What a decoder's call gives.
+type Called = wasmtime::Result<Result<Vec<chat::Event>, chat::Refusal>>;
 
-    async fn end(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
-        let rest = self.cutter.rest();
-        self.pieces(rest.into_iter().collect(), out).await?;
-        Held::renew(&mut self.warm.store, 1);
-        let Warm { store, bindings, .. } = &mut self.warm;
-        let decoder = bindings.stream_decoder();
-        let called = decoder.call_finish(store, self.resource).await;
-        self.take(called, out)?;
-        self.assembler.close(out);
-        Ok(())
-    }
-
-    /// Takes over what a call gave.
-    fn take(
-        &mut self,
-        called: wasmtime::Result<Result<Vec<super::bindings::chat::Event>, super::bindings::chat::Refusal>>,
-        out: &mut Vec<Event>,
-    ) -> Result<(), Fault> {
+impl Stream {
+    fn said(&self, called: Called) -> Result<Vec<Said>, Fault> {
         let label = self.plugin.label;
         let events = called.map_err(|error| self.plugin.broke(&error))?;
-        for event in events.map_err(|said| refused(convert::refusal(said, label)))? {
-            match convert::step(event, label) {
-                Ok(step) => self.assembler.step(step, out)?,
-                Err(said) => return Err(refused(*said)),
-            }
+        let events = events.map_err(|said| refused(convert::refusal(said, label)))?;
+        Ok(events.into_iter().map(|event| convert::step(event, label)).collect())
+    }
+}
+
+impl Reader for Stream {
+    async fn push(&mut self, piece: Piece) -> Result<Vec<Said>, Fault> {
+        let piece = match piece {
+            Piece::Bytes(bytes) => wit::Piece::Bytes(bytes.into()),
+            Piece::Line(line) => wit::Piece::Line(line),
+            Piece::Event(event) => wit::Piece::Event(wit::StreamEvent { name: event.name, data: event.data }),
+        };
+        Held::renew(&mut self.warm.store, 1);
+        let Warm { store, bindings, .. } = &mut self.warm;
+        let called = bindings.stream_decoder().call_push(store, self.resource, &piece).await;
+        self.said(called)
+    }
+
+    async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
+        Held::renew(&mut self.warm.store, 1);
+        let Warm { store, bindings, .. } = &mut self.warm;
+        let called = bindings.stream_decoder().call_finish(store, self.resource).await;
+        self.said(called)
+    }
+
+    async fn release(self) {
+        let Stream { plugin, mut warm, resource } = self;
+        // The instance is free again once its decoder is gone.
+        if resource.resource_drop_async(&mut warm.store).await.is_ok() {
+            plugin.pool.put(warm);
         }
-        Ok(())
     }
 }
 
-impl StreamDecoder for Decoding {
-    fn push(mut self: Box<Self>, bytes: bytes::Bytes) -> Pending<'static, Pushed> {
-        Box::pin(async move {
-            let mut events = Vec::new();
-            let worked = match self.cutter.push(bytes) {
-                Ok(pieces) => self.pieces(pieces, &mut events).await,
-                Err(fault) => Err(fault),
-            };
-            (self as Box<dyn StreamDecoder>, events, worked)
-        })
-    }
-
-    fn finish(mut self: Box<Self>) -> Pending<'static, Pushed> {
-        Box::pin(async move {
-            let mut events = Vec::new();
-            let worked = self.end(&mut events).await;
-            if worked.is_err() {
-                return (Box::new(Over) as Box<dyn StreamDecoder>, events, worked);
-            }
-            let Decoding { plugin, mut warm, resource, .. } = *self;
-            // The instance is free again once its decoder is gone.
-            if resource.resource_drop_async(&mut warm.store).await.is_ok() {
-                plugin.pool.put(warm);
-            }
-            (Box::new(Over) as Box<dyn StreamDecoder>, events, worked)
-        })
-    }
-}
-
-/// What is left of a decoder at the end of its stream.
-struct Over;
-
-impl StreamDecoder for Over {
-    fn push(self: Box<Self>, _: bytes::Bytes) -> Pending<'static, Pushed> {
-        self.finish()
-    }
-
-    fn finish(self: Box<Self>) -> Pending<'static, Pushed> {
-        let fault = Fault::new(Kind::Internal, "A stream was read on after its end.");
-        Box::pin(std::future::ready((self as Box<dyn StreamDecoder>, Vec::new(), Err(fault))))
-    }
-}
-
-/// An upstream's answer for the guest: only the headers that mean something to it.
+/// An upstream's answer for the guest.
 fn answer_of(came: Came<'_>) -> wit::HttpAnswer {
-    let told = |name: &str| matches!(name, "content-type" | "retry-after") || name.starts_with("x-");
-    let headers = came.headers.iter().filter(|(name, _)| told(name.as_str()));
-    let headers = headers.filter_map(|(name, value)| {
-        Some(wit::Header { name: name.as_str().to_owned(), value: value.to_str().ok()?.to_owned() })
-    });
+    let header = |(name, value): (&str, &str)| wit::Header { name: name.to_owned(), value: value.to_owned() };
     let body = match std::str::from_utf8(came.body) {
         Ok(text) => Payload::Text(text.to_owned()),
         Err(_) => Payload::Bytes(came.body.to_vec()),
     };
-    wit::HttpAnswer { status: came.status, headers: headers.collect(), body }
+    wit::HttpAnswer { status: came.status, headers: told(&came).map(header).collect(), body }
+}
+
+/// What a plugin says of itself, in the words of all languages.
+fn description(said: wit::Description) -> Description {
+    let operation = |operation| match operation {
+        wit::Operation::Chat => Operation::Chat,
+        wit::Operation::Embed => Operation::Embed,
+        wit::Operation::Rerank => Operation::Rerank,
+    };
+    let model = |model: wit::Model| Model { id: model.id, context: model.context, max_output: model.max_output };
+    Description {
+        title: said.title,
+        version: said.version,
+        auth: match said.auth {
+            wit::AuthKind::None => AuthKind::None,
+            wit::AuthKind::Bearer => AuthKind::Bearer,
+            wit::AuthKind::Header(name) => AuthKind::Header(name),
+            wit::AuthKind::Query(name) => AuthKind::Query(name),
+        },
+        operations: said.operations.into_iter().map(operation).collect(),
+        framing: Some(match said.framing {
+            wit::Framing::Bytes => Framing::Bytes,
+            wit::Framing::Lines => Framing::Lines,
+            wit::Framing::Events => Framing::Events,
+        }),
+        suggested_base_url: said.suggested_base_url,
+        models: said.models.into_iter().map(model).collect(),
+    }
 }

@@ -11,31 +11,8 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::{Machine, TICK};
 use crate::guest::Subject;
+use crate::guest::adapter::Lease;
 use crate::host::Cx;
-
-/// How much one call of a guest may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
-    /// Processor time, counted in ticks of [`TICK`]; an instance's first call and its start get ten times as much.
-    pub cpu: std::time::Duration,
-    /// Linear memory of one instance, in bytes.
-    pub memory: usize,
-    pub host_calls: u32,
-    /// Bytes copied out of the guest in one crossing: results, and arguments of host functions.
-    pub output: usize,
-}
-
-impl Default for Lease {
-    fn default() -> Self {
-        Lease {
-            // Enough for a 64 KiB body in an interpreted language (reference: 7 to 123 ms), with room.
-            cpu: std::time::Duration::from_millis(500),
-            memory: 64 << 20,
-            host_calls: 100_000,
-            output: 32 << 20,
-        }
-    }
-}
 
 /// Elements of all tables that an instance may grow to; Python's components need about 40,000.
 const MAX_TABLE_ELEMENTS: usize = 60_000;

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::plugin::{Bytes, Loading};
 use super::provider::Taught;
-use super::{Lease, Machine, fixture};
+use super::{Machine, fixture};
 use crate::body::Inbound;
 use crate::chat::{Ask, Event};
 use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Written};
 use crate::fault::{Fault, Kind};
+use crate::guest::adapter::Lease;
 use crate::stream::Adapted;
 
 fn root() -> PathBuf {

@@ -45,6 +45,7 @@ pub(super) fn read(said: wit::Description) -> Result<Manifest, String> {
         tick: said.tick_ms.map(|ms| humantime::format_duration(Duration::from_millis(u64::from(ms))).to_string()),
         metrics: metrics.collect(),
         config,
+        adapter: None,
     };
     manifest.check()?;
     Ok(manifest)

@@ -4,9 +4,26 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::bindings::adapter::{Framing, Piece, StreamEvent};
+use super::Framing;
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, MAX_FRAME_BYTES, Scanner};
+
+/// A piece of a stream, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    Bytes(Bytes),
+    Line(String),
+    Event(StreamEvent),
+}
+
+/// A server-sent event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEvent {
+    /// The field `event`; empty where there is none.
+    pub name: String,
+    /// The field `data`, its lines joined.
+    pub data: String,
+}
 
 /// The pieces of one stream.
 pub enum Cutter {
@@ -35,7 +52,7 @@ impl Cutter {
     pub fn push(&mut self, bytes: Bytes) -> Result<Vec<Piece>, Fault> {
         let mut pieces = Vec::new();
         match self {
-            Cutter::Bytes => pieces.push(Piece::Bytes(bytes.into())),
+            Cutter::Bytes => pieces.push(Piece::Bytes(bytes)),
             Cutter::Lines { held, max } => {
                 held.extend_from_slice(&bytes);
                 while let Some(end) = memchr::memchr(b'\n', held) {

@@ -1,0 +1,226 @@
+//! Adapters, whatever their language: what they say of themselves, what they may use, and what the gateway makes of
+//! what they write and read.
+//!
+//! The engines convert and call; what is the same for all of them is here. Never sends: `attempt::adapted` does, and it
+//! bounds where a request leads.
+
+mod cut;
+mod decoding;
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+
+use crate::dialect::Op;
+use crate::dialect::adapter::{Came, Written};
+use crate::fault::Refusal;
+
+pub use cut::{Piece, StreamEvent};
+pub use decoding::{Decoding, Reader, Said};
+
+/// Longest text of an error answer that stands for one that the guest could not read.
+const MAX_MESSAGE_CHARS: usize = 200;
+
+/// How much one call of an adapter may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Processor time. Starting gets ten times as much.
+    pub cpu: Duration,
+    /// Memory of one instance or machine, in bytes.
+    pub memory: usize,
+    pub host_calls: u32,
+    /// Bytes copied out of the guest in one crossing: results, and arguments of host functions.
+    pub output: usize,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Lease {
+            // Enough for a 64 KiB body in an interpreted language (reference: 7 to 123 ms), with room.
+            cpu: Duration::from_millis(500),
+            memory: 64 << 20,
+            host_calls: 100_000,
+            output: 32 << 20,
+        }
+    }
+}
+
+/// What an adapter says it is. A script says it in the `[adapter]` of its manifest.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// For people: `Cohere v2`.
+    #[serde(default)]
+    pub title: String,
+    /// Of the adapter itself. Of a script, that of its manifest.
+    #[serde(skip)]
+    pub version: String,
+    /// How the key is sent, until the operator says otherwise.
+    #[serde(default)]
+    pub auth: AuthKind,
+    /// What it can be asked for.
+    pub operations: Vec<Operation>,
+    /// None: it reads no streams.
+    #[serde(default)]
+    pub framing: Option<Framing>,
+    /// Where the provider usually is. Only ever shown.
+    #[serde(default)]
+    pub suggested_base_url: Option<String>,
+    #[serde(default)]
+    pub models: Vec<Model>,
+}
+
+/// How a key is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthKind {
+    #[default]
+    None,
+    /// `authorization: Bearer KEY`
+    Bearer,
+    /// A header of this name that holds the key and nothing else.
+    Header(String),
+    /// A query parameter of this name.
+    Query(String),
+}
+
+/// What an adapter can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    Chat,
+    Embed,
+    Rerank,
+}
+
+impl Operation {
+    /// What is asked of an adapter for an operation of the gateway's. Counting is estimated, see `attempt`.
+    pub fn of(op: Op) -> Operation {
+        match op {
+            Op::Generate | Op::Complete | Op::CountTokens => Operation::Chat,
+            Op::Embed | Op::EmbedBatch => Operation::Embed,
+        }
+    }
+
+    /// The word in scripts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Chat => "chat",
+            Operation::Embed => "embed",
+            Operation::Rerank => "rerank",
+        }
+    }
+}
+
+/// In which pieces a stream is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// As they come from the network, cut anywhere.
+    Bytes,
+    /// Whole lines of text.
+    Lines,
+    /// Whole server-sent events.
+    Events,
+}
+
+/// A model that the provider serves, for `GET /v1/models`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Named")]
+pub struct Model {
+    pub id: String,
+    /// Tokens of input and output together.
+    pub context: Option<u64>,
+    pub max_output: Option<u64>,
+}
+
+/// A model as a manifest has it: its name alone, or with more.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Id(String),
+    Whole {
+        id: String,
+        #[serde(default)]
+        context: Option<u64>,
+        #[serde(default)]
+        max_output: Option<u64>,
+    },
+}
+
+impl From<Named> for Model {
+    fn from(named: Named) -> Model {
+        match named {
+            Named::Id(id) => Model { id, context: None, max_output: None },
+            Named::Whole { id, context, max_output } => Model { id, context, max_output },
+        }
+    }
+}
+
+impl Description {
+    /// Whether it can be asked for this.
+    pub fn serves(&self, op: Op) -> bool {
+        self.operations.contains(&Operation::of(op))
+    }
+}
+
+/// A request as a guest wrote it.
+#[derive(Debug, Default)]
+pub struct Draft {
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+    pub streamed: bool,
+    pub dropped: Vec<(String, String)>,
+}
+
+/// The request in a draft.
+///
+/// # Errors
+/// What of it cannot be sent.
+pub fn written(draft: Draft) -> Result<Written, String> {
+    let method = draft.method.parse::<Method>();
+    let method = method.map_err(|_| format!("wrote `{}`, which is no method", draft.method))?;
+    let mut headers = HeaderMap::with_capacity(draft.headers.len());
+    for (name, value) in draft.headers {
+        let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&value).ok());
+        let (name, value) = parsed.ok_or_else(|| format!("wrote a header `{name}` that cannot be sent"))?;
+        headers.append(name, value);
+    }
+    let Draft { path, body, streamed, dropped, .. } = draft;
+    Ok(Written { method, path, headers, body, streamed, dropped })
+}
+
+/// Those headers of an upstream's answer that mean something to a guest.
+pub fn told<'a>(came: &Came<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let tells = |name: &str| matches!(name, "content-type" | "retry-after") || name.starts_with("x-");
+    let headers = came.headers.iter().filter(move |(name, _)| tells(name.as_str()));
+    headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+}
+
+/// An error answer that no guest has read: its status, and its text as it stands.
+pub fn unread(label: &'static str, came: &Came<'_>) -> Refusal {
+    let message = String::from_utf8_lossy(came.body).chars().take(MAX_MESSAGE_CHARS).collect();
+    Refusal { status: came.status, message, dialect: label, ..Refusal::default() }
+}
+
+/// A name that lives as long as the process. Each distinct name is kept once, however often its adapter is swapped: wire
+/// forms are told apart by static names in a great many places, and adapters are few.
+pub fn interned(name: &str) -> &'static str {
+    static NAMES: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = names.get_or_insert_default();
+    match names.get(name) {
+        Some(known) => known,
+        None => {
+            let kept: &'static str = Box::leak(name.into());
+            names.insert(kept);
+            kept
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Adapters in Luau: a script with an `[adapter]` in its manifest behind the gateway's [`Adapter`].
+//!
+//! Each call has a machine to itself, which rests only when all went well; a stream keeps its machine to its end, because
+//! its decoder lives in it. Calls nobody: what a script may use here is what needs neither an exchange nor a grant.
+
+mod ask;
+mod machine;
+mod said;
+
+use std::fmt;
+use std::sync::Arc;
+
+use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Value as Lv};
+use serde_json::Value;
+
+use super::super::pool::Pool;
+use super::super::{Bundle, Wanted};
+use super::machine::Recipe;
+use crate::dialect::Op;
+use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
+use crate::fault::{Fault, Kind, Refusal};
+use crate::guest::adapter::{
+    Decoding, Description, Draft, Framing, Lease, Operation, Piece, Reader, Said, interned, told, unread, written,
+};
+use crate::host::{Budget, Grants, Guest, Killed, Visit};
+
+use ask::Teller;
+use machine::{Broke, Warm};
+use said::Outcome;
+
+/// Memory above which a machine's garbage is collected before it rests, in bytes.
+const TIDY_BYTES: usize = 4 << 20;
+
+/// Workers that find a machine ready for their first call.
+const MAX_READY: usize = 8;
+
+/// Times of a call's lease that a start may take.
+const START: u32 = 10;
+
+/// What a call gives: what was wanted, or the words in which it was refused.
+type Given<T> = Result<T, Box<Refusal>>;
+
+/// A script that teaches a wire form.
+pub struct Taught {
+    /// `lua:NAME`
+    label: &'static str,
+    name: Arc<str>,
+    pub bundle: Arc<Bundle>,
+    pub description: Description,
+    lease: Lease,
+    recipe: Recipe,
+    visit: Arc<Visit>,
+    pool: Pool<Warm>,
+}
+
+impl Taught {
+    /// Loads an adapter: compiled, run, configured.
+    ///
+    /// # Errors
+    /// Why it cannot serve, with file and line.
+    pub fn load(name: &str, bundle: Arc<Bundle>, config: Value, lease: Lease) -> Result<Arc<Self>, String> {
+        let description = described(&bundle)?;
+        let budget = Budget {
+            cpu: lease.cpu,
+            total: lease.cpu,
+            memory: lease.memory,
+            // Time alone ends a call: bodies are as long as they are.
+            safepoints: u64::MAX,
+            host_calls: lease.host_calls,
+            output: lease.output,
+        };
+        let grants = Grants::default();
+        let guest = Arc::new(Guest { name: name.into(), grants, budget, metrics: Default::default() });
+        let recipe = Recipe::new(Wanted { guest, bundle: bundle.clone(), config, domain: None })?;
+        let taught = Taught {
+            label: interned(&format!("lua:{name}")),
+            name: name.into(),
+            bundle,
+            description,
+            lease,
+            recipe,
+            visit: Arc::new(Visit::nobody(0)),
+            pool: Pool::new(lease.memory),
+        };
+        let label = &taught.bundle.main.label;
+        for worker in 0..taught.pool.workers().min(MAX_READY) {
+            let warm = machine::at_once(taught.fresh()).map_err(|broke| match broke.killed {
+                Some(killed) => format!("{label}: loading it {}", taught.overrun(killed, START)),
+                None => broke.why,
+            })?;
+            warm.fits(&taught.description).map_err(|why| format!("{label}: {why}"))?;
+            taught.pool.place(worker, warm);
+        }
+        Ok(Arc::new(taught))
+    }
+
+    async fn fresh(&self) -> Result<Warm, Broke> {
+        Warm::build(&self.recipe, &self.visit, self.lease.memory, self.lease.cpu * START).await
+    }
+
+    async fn machine(&self) -> Result<Warm, Fault> {
+        match self.pool.take() {
+            Some(warm) => Ok(warm),
+            None => self.fresh().await.map_err(|broke| self.broke("start", START, &broke)),
+        }
+    }
+
+    fn rest(&self, warm: Warm) {
+        warm.tidy(TIDY_BYTES);
+        self.pool.put(warm);
+    }
+
+    /// What a call went past, and which key raises it.
+    fn overrun(&self, killed: Killed, times: u32) -> String {
+        let Lease { cpu, memory, host_calls, output } = self.lease;
+        let name = &self.name;
+        match killed {
+            Killed::Memory => format!("needed more than {memory} bytes; raise `adapters.{name}.memory`"),
+            Killed::HostCalls => format!("called more than {host_calls} host functions"),
+            Killed::Output => format!("put out more than {output} bytes"),
+            Killed::Deadline | Killed::Safepoints => {
+                format!("used up its {:?} of processor time; raise `adapters.{name}.cpu`", cpu * times)
+            }
+        }
+    }
+
+    /// The fault of a call that broke. Where in the script it did is for the log.
+    fn broke(&self, what: &str, times: u32, broke: &Broke) -> Fault {
+        let why = match broke.killed {
+            Some(killed) => self.overrun(killed, times),
+            None => "failed".to_owned(),
+        };
+        Fault::new(Kind::GuestFailed, format!("The adapter `{}` {why} in `{what}`.", self.name)).because(&broke.why)
+    }
+
+    /// Calls a function of the script on a machine of its own.
+    async fn call<T: Send>(
+        &self,
+        warm: &Warm,
+        (what, function): (&str, &Function),
+        give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
+        take: impl FnOnce(&mut said::Reader, &Lv) -> mlua::Result<T> + Send,
+        status: u16,
+    ) -> Result<Given<T>, Fault> {
+        let mut reader = said::Reader::new(self.lease.output, self.label);
+        let read = move |values: MultiValue| {
+            let mut values = values.into_iter();
+            let (first, second) = (values.next().unwrap_or(Lv::Nil), values.next().unwrap_or(Lv::Nil));
+            match second {
+                Lv::Nil => take(&mut reader, &first).map(Ok),
+                refusal => reader.refusal(&refusal, status).map(|said| Err(Box::new(said))),
+            }
+        };
+        let cx = machine::cx(&self.recipe.guest, &self.visit, self.lease.cpu);
+        warm.run(cx, function, give, read).await.map_err(|broke| self.broke(what, 1, &broke))
+    }
+
+    async fn written(&self, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
+        let inputs = match asking {
+            Asking::Embed(ask) => ask::inputs(ask)?,
+            Asking::Chat(_) => Vec::new(),
+        };
+        let give = |lua: &Lua| {
+            let source = if let Asking::Chat(ask) = asking { ask.source } else { "" };
+            let teller = Teller { lua, source, adapter: self.label };
+            let table = match asking {
+                Asking::Chat(ask) => teller.ask(ask, model)?,
+                Asking::Embed(ask) => teller.embed(&inputs, ask, model)?,
+            };
+            table.into_lua_multi(lua)
+        };
+        let warm = self.machine().await?;
+        let encode = ("encode", &warm.exports.encode);
+        let request = self.call(&warm, encode, give, said::Reader::request, 400).await?;
+        self.rest(warm);
+        match request {
+            Ok(draft) => self.request(draft),
+            Err(said) => {
+                let mut fault = Fault::new(Kind::UnsupportedFeature, said.message);
+                fault.param = said.param;
+                Err(fault)
+            }
+        }
+    }
+
+    fn request(&self, draft: Draft) -> Result<Written, Fault> {
+        let streams = draft.streamed && self.description.framing.is_none();
+        let wrong = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", self.name));
+        match streams {
+            true => Err(wrong("asked for a stream, and its manifest has no `framing`".to_owned())),
+            false => written(draft).map_err(wrong),
+        }
+    }
+
+    async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
+        let give = |lua: &Lua| (answer(lua, came)?, Operation::of(op).as_str()).into_lua_multi(lua);
+        let warm = self.machine().await?;
+        let decode = ("decode", &warm.exports.decode);
+        let outcome = self.call(&warm, decode, give, said::Reader::outcome, 200).await?;
+        self.rest(warm);
+        match outcome.map_err(|said| refused(*said))? {
+            Outcome::Chat(answer) => Ok(Read::Chat(answer)),
+            Outcome::Embed(answer) => Ok(Read::Embed(answer)),
+            Outcome::FollowUp(draft, wait) => Ok(Read::FollowUp(Box::new(self.request(draft)?), wait)),
+        }
+    }
+
+    async fn read_error(&self, came: Came<'_>) -> Refusal {
+        let read = async {
+            let warm = self.machine().await?;
+            let Some(decode_error) = &warm.exports.decode_error else { return Ok(None) };
+            let give = |lua: &Lua| answer(lua, came)?.into_lua_multi(lua);
+            let take = |reader: &mut said::Reader, value: &Lv| reader.refusal(value, came.status);
+            let said = self.call(&warm, ("decode_error", decode_error), give, take, came.status).await?;
+            self.rest(warm);
+            Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
+        };
+        match read.await {
+            Ok(said) => said.unwrap_or_else(|| unread(self.label, &came)),
+            Err(fault) => {
+                tracing::warn!("{fault}");
+                unread(self.label, &came)
+            }
+        }
+    }
+
+    async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
+        let warm = self.machine().await?;
+        let missing = || Fault::new(Kind::GuestFailed, format!("The adapter `{}` has no `decoder`.", self.name));
+        let decoder = ("decoder", warm.exports.decoder.as_ref().ok_or_else(missing)?);
+        let take = |_: &mut said::Reader, value: &Lv| machine::decoder(value);
+        let made = self.call(&warm, decoder, |_| Ok(MultiValue::new()), take, 200).await?;
+        let (push, finish) = made.map_err(|said| refused(*said))?;
+        let framing = self.description.framing.unwrap_or(Framing::Bytes);
+        Ok(Decoding::new(self.label, framing, Stream { push, finish, warm, taught }))
+    }
+}
+
+/// What the manifest says that the script is.
+///
+/// # Errors
+/// It says nothing of the kind.
+pub fn described(bundle: &Bundle) -> Result<Description, String> {
+    let description = bundle.manifest.adapter.clone().ok_or_else(|| {
+        let label = &bundle.main.label;
+        format!("{label}: is no adapter: its manifest has no `[adapter]`; a policy is attached under `hooks`")
+    })?;
+    Ok(Description { version: bundle.manifest.version.clone().unwrap_or_default(), ..description })
+}
+
+/// An upstream's answer as scripts see it.
+fn answer(lua: &Lua, came: Came<'_>) -> mlua::Result<mlua::Table> {
+    let table = lua.create_table_with_capacity(0, 3)?;
+    let headers = lua.create_table()?;
+    for (name, value) in told(&came) {
+        headers.raw_set(name, value)?;
+    }
+    table.raw_set("status", came.status)?;
+    table.raw_set("headers", headers)?;
+    table.raw_set("body", lua.create_string(came.body)?)?;
+    Ok(table)
+}
+
+/// One stream's decoder, and the machine it lives in.
+struct Stream {
+    // Declared before `warm`: handles must not outlive their machine.
+    push: Function,
+    finish: Option<Function>,
+    warm: Warm,
+    taught: Arc<Taught>,
+}
+
+impl Stream {
+    async fn events(
+        &self,
+        function: (&str, &Function),
+        give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
+    ) -> Result<Vec<Said>, Fault> {
+        let said = self.taught.call(&self.warm, function, give, said::Reader::events, 200).await?;
+        said.map_err(|said| refused(*said))
+    }
+}
+
+impl Reader for Stream {
+    async fn push(&mut self, piece: Piece) -> Result<Vec<Said>, Fault> {
+        let give = |lua: &Lua| match piece {
+            Piece::Bytes(bytes) => lua.create_string(&bytes)?.into_lua_multi(lua),
+            Piece::Line(line) => line.into_lua_multi(lua),
+            Piece::Event(event) => (event.data, event.name).into_lua_multi(lua),
+        };
+        self.events(("push", &self.push), give).await
+    }
+
+    async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
+        match &self.finish {
+            Some(finish) => self.events(("finish", finish), |_| Ok(MultiValue::new())).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn release(self) {
+        let Stream { push, finish, warm, taught } = self;
+        drop((push, finish));
+        taught.rest(warm);
+    }
+}
+
+impl Adapter for Arc<Taught> {
+    fn name(&self) -> &'static str {
+        self.label
+    }
+
+    fn serves(&self, op: Op) -> bool {
+        self.description.serves(op)
+    }
+
+    fn encode<'a>(&'a self, model: &'a str, asking: Asking<'a>) -> Pending<'a, Result<Written, Fault>> {
+        Box::pin(self.written(model, asking))
+    }
+
+    fn decode<'a>(&'a self, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>> {
+        Box::pin(self.read(op, came))
+    }
+
+    fn decode_error<'a>(&'a self, came: Came<'a>) -> Pending<'a, Refusal> {
+        Box::pin(self.read_error(came))
+    }
+
+    fn decoder(&self) -> Pending<'_, Result<Box<dyn StreamDecoder>, Fault>> {
+        let taught = self.clone();
+        Box::pin(async move { Ok(Box::new(self.decoding(taught).await?) as Box<dyn StreamDecoder>) })
+    }
+}
+
+impl fmt::Debug for Taught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label)
+    }
+}
+
+#[cfg(test)]
+mod tests;

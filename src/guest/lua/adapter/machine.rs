@@ -1,0 +1,297 @@
+//! A machine with one adapter in it, and how its functions are called.
+//!
+//! A call runs on the machine's only coroutine and gives way each millisecond; scripts have no coroutines of their own
+//! here, which would take that for a yield of theirs. What broke is never used again: whoever calls drops it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use mlua::{Error, Function, IntoLuaMulti, Lua, MultiValue, Value as Lv};
+
+use super::super::entries::{Entries, wrong};
+use super::super::machine::{Recipe, bare, chunk, environment};
+use super::super::{Running, Turn, api, convert, coverage, read};
+use crate::guest::adapter::{Description, Operation};
+use crate::guest::pool::Rests;
+use crate::host::{Budget, Cx, Guest, Killed, Lease, Phase, Visit, lease};
+
+/// Machines of all adapters together, those at rest and those in streams: each takes a few hundred KiB by itself.
+const MAX_MACHINES: usize = 4000;
+
+static MACHINES: AtomicUsize = AtomicUsize::new(0);
+
+/// A machine's place among [`MAX_MACHINES`].
+struct Place;
+
+impl Place {
+    fn take() -> Result<Place, Broke> {
+        let there = MACHINES.fetch_add(1, Relaxed);
+        // Given back by its drop where it is one too many.
+        let place = Place;
+        match there < MAX_MACHINES {
+            true => Ok(place),
+            false => Err(Broke { killed: None, why: format!("there are {MAX_MACHINES} machines of adapters already") }),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        MACHINES.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why a call gave nothing.
+#[derive(Debug)]
+pub struct Broke {
+    /// It went past its lease.
+    pub killed: Option<Killed>,
+    /// What happened, with file and line where the engine knows them.
+    pub why: String,
+}
+
+impl From<Error> for Broke {
+    fn from(error: Error) -> Self {
+        Broke { killed: read::is_memory(&error).then_some(Killed::Memory), why: read::message(&error) }
+    }
+}
+
+/// What a script gives the gateway to call.
+pub struct Exports {
+    pub encode: Function,
+    pub decode: Function,
+    pub decode_error: Option<Function>,
+    pub decoder: Option<Function>,
+}
+
+/// The names of what scripts may give.
+const EXPORTS: &[&str] = &["encode", "decode", "decode_error", "decoder", "on_init"];
+
+/// A machine, ready for the next call.
+pub struct Warm {
+    // Declared before `lua`: handles must not outlive their machine.
+    pub exports: Exports,
+    chunks: coverage::Chunks,
+    lua: Lua,
+    calls: u32,
+    _place: Place,
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        self.chunks.gather();
+    }
+}
+
+impl Rests for Warm {
+    fn count(&mut self) -> u32 {
+        self.calls += 1;
+        self.calls
+    }
+
+    fn memory(&self) -> usize {
+        self.lua.used_memory()
+    }
+}
+
+/// A call's surroundings: no exchange, no gateway, and so much time.
+pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, cpu: Duration) -> Cx {
+    Cx {
+        guest: guest.clone(),
+        phase: Phase::Attempt,
+        visit: visit.clone(),
+        world: None,
+        lease: Lease::new(Budget { cpu, total: cpu, ..guest.budget }),
+        awaits: false,
+    }
+}
+
+impl Warm {
+    /// Builds a machine, runs the script in it, and lets it look at its settings.
+    ///
+    /// # Errors
+    /// What is wrong with the script, with file and line.
+    pub async fn build(recipe: &Recipe, visit: &Arc<Visit>, memory: usize, cpu: Duration) -> Result<Warm, Broke> {
+        let place = Place::take()?;
+        let (lua, gw) = bare(memory, |lua| {
+            lua.globals().raw_remove("coroutine")?;
+            api::tools(lua)
+        })?;
+        let chunks = coverage::Chunks::default();
+        let env = environment(&lua, recipe, &gw, &chunks)?;
+        let label = &recipe.bundle.main.label;
+        let main = chunk(&lua, label, &recipe.main, &env, &chunks)?;
+        let cx = || Cx { phase: Phase::Init, ..cx(&recipe.guest, visit, cpu) };
+        let globals = env.clone();
+        let found = run(&lua, cx(), &main, |_| Ok(MultiValue::new()), |values| exports(values, globals, label)).await?;
+        let (exports, init) = found;
+        if let Some(init) = init {
+            let give = |lua: &Lua| convert::to_lua(lua, &recipe.config)?.into_lua_multi(lua);
+            run(&lua, cx(), &init, give, |_| Ok(())).await?;
+        }
+        env.set_readonly(true);
+        Ok(Warm { exports, chunks, lua, calls: 0, _place: place })
+    }
+
+    /// Whether the script has what its manifest says.
+    ///
+    /// # Errors
+    /// What of it is missing.
+    pub fn fits(&self, description: &Description) -> Result<(), String> {
+        match (description.framing, &self.exports.decoder) {
+            (Some(_), None) => Err("has a `framing`, and no function `decoder` that would read streams".to_owned()),
+            (None, Some(_)) => {
+                Err("has a `decoder`, and its manifest does not say in which pieces streams are to come; add \
+                     framing = \"lines\", \"events\" or \"bytes\" to [adapter]"
+                    .to_owned())
+            }
+            _ if description.operations.contains(&Operation::Rerank) => {
+                Err("ranks, which scripts cannot; take `rerank` out of `operations`".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects garbage where there is more than so much.
+    pub fn tidy(&self, bytes: usize) {
+        if self.lua.used_memory() > bytes {
+            // What cannot be collected is seen to be fat.
+            let _ = self.lua.gc_collect();
+        }
+    }
+
+    /// Calls one of its functions. What is given and taken counts as the call's own work.
+    ///
+    /// # Errors
+    /// It broke.
+    pub async fn run<T>(
+        &self,
+        cx: Cx,
+        function: &Function,
+        give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
+        take: impl FnOnce(MultiValue) -> mlua::Result<T>,
+    ) -> Result<T, Broke> {
+        run(&self.lua, cx, function, give, take).await
+    }
+}
+
+async fn run<T>(
+    lua: &Lua,
+    cx: Cx,
+    function: &Function,
+    give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
+    take: impl FnOnce(MultiValue) -> mlua::Result<T>,
+) -> Result<T, Broke> {
+    let running = Arc::new(Running { turn: Some(AtomicU64::new(0)), ..Running::new(cx) });
+    let started = {
+        let _turn = Turn::take(&running, Duration::ZERO);
+        give(lua).and_then(|args| lua.create_thread(function.clone())?.into_async::<MultiValue>(args))
+    };
+    let outcome = match started {
+        Ok(called) => {
+            let mut called = pin!(called);
+            let mut take = Some(take);
+            // Ticks, because a clock that a test holds still would let a loop run for ever.
+            let mut spent = 0;
+            std::future::poll_fn(|task| {
+                let _turn = Turn::take(&running, Duration::from_millis(spent));
+                let began = lease::now();
+                let polled = called.as_mut().poll(task).map(|values| match (values, take.take()) {
+                    // Read while the lease still holds: what it returned may be large.
+                    (Ok(values), Some(take)) => take(values),
+                    (Ok(_), None) => Err(Error::runtime("a call that had ended was asked again")),
+                    (Err(error), _) => Err(error),
+                });
+                spent += lease::now() - began;
+                polled
+            })
+            .await
+        }
+        Err(error) => Err(error),
+    };
+    // A script that caught its own end has still ended.
+    match (outcome, running.cx.lease.killed()) {
+        (Ok(value), None) => Ok(value),
+        (Ok(_), killed) => Err(Broke { killed, why: "caught its own end".to_owned() }),
+        (Err(error), killed) => {
+            let broke = Broke::from(error);
+            Err(Broke { killed: killed.or(broke.killed), ..broke })
+        }
+    }
+}
+
+/// Runs to its end what never waits for others.
+pub fn at_once<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done;
+        }
+    }
+}
+
+type Found = (Exports, Option<Function>);
+
+/// What a script exports: the fields of the table that it returned, or its globals.
+fn exports(values: MultiValue, globals: mlua::Table, label: &str) -> mlua::Result<Found> {
+    let returned = values.into_iter().next().unwrap_or(Lv::Nil);
+    let table = match &returned {
+        Lv::Nil => globals,
+        Lv::Table(table) => {
+            known(table, label)?;
+            table.clone()
+        }
+        other => {
+            let text = format!(
+                "{label}: returns a {}; return nothing, or a table with: {}",
+                other.type_name(),
+                EXPORTS.join(", ")
+            );
+            return Err(Error::runtime(text));
+        }
+    };
+    let find = |name: &str| match table.raw_get::<Lv>(name)? {
+        Lv::Nil => Ok(None),
+        Lv::Function(function) => Ok(Some(function)),
+        other => Err(Error::runtime(format!("{label}: `{name}` is a {}, not a function", other.type_name()))),
+    };
+    let must = |name: &str, why: &str| {
+        find(name)?.ok_or_else(|| Error::runtime(format!("{label}: has no function `{name}`, {why}")))
+    };
+    let exports = Exports {
+        encode: must("encode", "which writes requests")?,
+        decode: must("decode", "which reads answers")?,
+        decode_error: find("decode_error")?,
+        decoder: find("decoder")?,
+    };
+    Ok((exports, find("on_init")?))
+}
+
+/// A function under a name that nobody calls would be a mistake that nobody sees.
+fn known(table: &mlua::Table, label: &str) -> mlua::Result<()> {
+    table.for_each(|name: Lv, _: Lv| {
+        let name = name.to_string()?;
+        match EXPORTS.contains(&name.as_str()) {
+            true => Ok(()),
+            false => {
+                Err(Error::runtime(format!("{label}: an adapter has no `{name}`; it has: {}", EXPORTS.join(", "))))
+            }
+        }
+    })
+}
+
+/// The functions of a stream's decoder: `push` alone, or a table with `push` and `finish`.
+pub fn decoder(value: &Lv) -> mlua::Result<(Function, Option<Function>)> {
+    match value {
+        Lv::Function(push) => Ok((push.clone(), None)),
+        Lv::Table(table) => {
+            Entries::of(table)?.known("a decoder", &["push", "finish"])?;
+            Ok((table.raw_get("push")?, table.raw_get("finish")?))
+        }
+        other => Err(wrong("decoder", "a function, or a table with `push` and `finish`,", other)),
+    }
+}

@@ -1,0 +1,90 @@
+//! Tables that scripts return, read out by name: each name once, and none that is not known.
+//!
+//! Raw reads within bounds: a metatable of the script's never runs here.
+
+use std::time::Duration;
+
+use mlua::{Error, Result, Table, Value as Lv};
+
+use super::super::verdict::span;
+
+/// Most names in a table of a verdict.
+const MAX_NAMES: usize = 64;
+
+/// The names and values of a table, read in one pass: to look a name up in a machine costs more than to read it out.
+#[derive(Default)]
+pub(super) struct Entries(Vec<(String, Lv)>);
+
+impl Entries {
+    pub fn of(table: &Table) -> Result<Self> {
+        let mut entries = Vec::new();
+        table.for_each(|name: String, value: Lv| {
+            if entries.len() >= MAX_NAMES {
+                return Err(Error::runtime(format!("a table of a verdict has more than {MAX_NAMES} names")));
+            }
+            entries.push((name, value));
+            Ok(())
+        })?;
+        Ok(Entries(entries))
+    }
+
+    /// Every name must be one of these.
+    pub fn known(&self, what: &str, names: &[&str]) -> Result<()> {
+        let Some((key, _)) = self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) else { return Ok(()) };
+        let near = names.iter().map(|name| (strsim::jaro_winkler(name, key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+        Err(Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
+            Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
+            None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
+        }))
+    }
+
+    pub fn take(&mut self, name: &str) -> Lv {
+        let place = self.0.iter().position(|(known, _)| known == name);
+        place.map_or(Lv::Nil, |place| self.0.swap_remove(place).1)
+    }
+
+    pub fn sub(&mut self, name: &str) -> Result<Option<Table>> {
+        match self.take(name) {
+            Lv::Nil => Ok(None),
+            Lv::Table(inner) => Ok(Some(inner)),
+            other => Err(wrong(name, "a table", &other)),
+        }
+    }
+
+    pub fn text(&mut self, name: &str) -> Result<Option<String>> {
+        match self.take(name) {
+            Lv::Nil => Ok(None),
+            Lv::String(text) => Ok(Some(text.to_str()?.to_owned())),
+            other => Err(wrong(name, "a text", &other)),
+        }
+    }
+
+    pub fn number(&mut self, name: &str) -> Result<Option<f64>> {
+        match self.take(name) {
+            Lv::Nil => Ok(None),
+            value => match value.as_f64().or_else(|| value.as_integer().map(|whole| whole as f64)) {
+                Some(number) if number.is_finite() => Ok(Some(number)),
+                _ => Err(wrong(name, "a number", &value)),
+            },
+        }
+    }
+
+    pub fn ms(&mut self, name: &str) -> Result<Option<Duration>> {
+        self.number(name)?.map(|ms| span(name, ms)).transpose().map_err(Error::runtime)
+    }
+}
+
+/// Most entries of a list in a verdict.
+const MAX_ENTRIES: usize = 10_000;
+
+pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
+    let length = table.raw_len();
+    if length > MAX_ENTRIES {
+        return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+    }
+    (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
+}
+
+pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
+    Error::runtime(format!("{what}: a {} stands where {wanted} should", found.type_name()))
+}
