@@ -101,7 +101,7 @@ impl Generation {
             return Ok(tree);
         }
         let tree = Arc::new(self.routes.tree(model, &|provider, model| self.card(provider, model))?);
-        if self.trees.len() >= MAX_TREES {
+        if self.trees.count() >= MAX_TREES {
             return Ok(tree);
         }
         Ok(self.trees.put(model.to_owned(), tree))

@@ -34,7 +34,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Handles<K, V> {
         self.get(&name).unwrap_or(handle)
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.load().len()
     }
 
@@ -53,7 +53,7 @@ mod tests {
         let known: Handles<String, u8> = Handles::default();
         assert_eq!(known.get("a"), None);
         assert_eq!((known.put("a".into(), 1), known.put("a".into(), 2), known.put("b".into(), 3)), (1, 1, 3));
-        assert_eq!((known.get("a"), known.len()), (Some(1), 2));
+        assert_eq!((known.get("a"), known.count()), (Some(1), 2));
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
                 scope.spawn(move || (0..100).for_each(|number| _ = known.put(number * 4 + thread, thread)));
             }
         });
-        assert_eq!(known.len(), 400);
+        assert_eq!(known.count(), 400);
         assert!(known.all().into_iter().all(|(number, thread)| number % 4 == thread));
     }
 }

@@ -61,7 +61,7 @@ impl Health {
         }
         let shared;
         let name = match name.split_once('/') {
-            Some((provider, _)) if self.records.len() >= MAX_RECORDS => {
+            Some((provider, _)) if self.records.count() >= MAX_RECORDS => {
                 shared = format!("{provider}/*");
                 shared.as_str()
             }

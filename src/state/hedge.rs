@@ -40,7 +40,7 @@ impl Hedges {
         if let Some(bucket) = self.buckets.get(model) {
             return bucket;
         }
-        if self.buckets.len() >= MAX_MODELS {
+        if self.buckets.count() >= MAX_MODELS {
             return self.rest.clone();
         }
         self.buckets.put(model.to_owned(), Arc::default())
@@ -93,7 +93,7 @@ mod tests {
         for number in 0..MAX_MODELS + 5 {
             hedges.bucket(&number.to_string());
         }
-        assert_eq!(hedges.buckets.len(), MAX_MODELS);
+        assert_eq!(hedges.buckets.count(), MAX_MODELS);
         assert!(Arc::ptr_eq(&hedges.bucket("new"), &hedges.rest));
     }
 }

@@ -303,7 +303,7 @@ impl Metrics {
         if let Some(meters) = self.meters.get(&MeterName { op, provider, model }) {
             return meters;
         }
-        let model = if self.meters.len() >= MAX_SERIES { "other" } else { model };
+        let model = if self.meters.count() >= MAX_SERIES { "other" } else { model };
         if let Some(meters) = self.meters.get(&MeterName { op, provider, model }) {
             return meters;
         }

@@ -3,7 +3,9 @@
 //! Runs on the hot path: once content was seen, a chunk is parsed only when a byte search says that it holds usage, an
 //! error or a finish reason. Changes nothing.
 
-use memchr::memmem::Finder;
+use std::sync::LazyLock;
+
+use aho_corasick::packed::Searcher;
 use serde_json::{Map, Value};
 
 use super::{data_of, decoder, finish, usage};
@@ -15,18 +17,20 @@ pub(super) struct Sniffer {
     named: bool,
     called: bool,
     complete: bool,
-    telling: [Finder<'static>; 3],
 }
+
+/// Finds the keys that tell something in one pass, on processors that can; others read every chunk.
+static TELLING: LazyLock<Option<Searcher>> =
+    LazyLock::new(|| Searcher::new([r#""usage""#, r#""error""#, r#""finish_reason""#]));
 
 impl Sniffer {
     pub fn new() -> Self {
-        let telling = [Finder::new("\"usage\""), Finder::new("\"error\""), Finder::new("\"finish_reason\"")];
-        Sniffer { content: false, named: false, called: false, complete: false, telling }
+        Sniffer { content: false, named: false, called: false, complete: false }
     }
 
     /// Whether one of the keys has a value other than null. Inside strings the quotes would be escaped.
-    fn tells(&self, bytes: &[u8]) -> bool {
-        self.telling.iter().any(|key| key.find_iter(bytes).any(|at| !null_follows(&bytes[at + key.needle().len()..])))
+    fn tells(bytes: &[u8]) -> bool {
+        TELLING.as_ref().is_none_or(|keys| keys.find_iter(bytes).any(|key| !null_follows(&bytes[key.end()..])))
     }
 
     fn read(&mut self, frame: &Frame<'_>) -> Sighting {
@@ -94,7 +98,7 @@ impl dialect::Sniffer for Sniffer {
         if self.content {
             // `[DONE]` is a frame by itself; no chunk is as short.
             let short = frame.0.len() < 64;
-            if !short && !self.tells(frame.0) {
+            if !short && !Self::tells(frame.0) {
                 return Sighting::default();
             }
         }
@@ -156,7 +160,7 @@ mod tests {
         sniff(&mut sniffer, r#"data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#);
         // Broken JSON shows that it was not parsed: nothing comes of it, whatever it says in strings.
         let chatter = r#"data: {"choices":[{"delta":{"content":"\"usage\":{\"error\":1 [DONE]"},"finish_reason": null,"logprobs":null}],"usage" : null,"error":null}"#;
-        assert!(!sniffer.tells(chatter.as_bytes()));
+        assert!(!Sniffer::tells(chatter.as_bytes()));
         let seen = sniff(&mut sniffer, chatter);
         assert!(seen.usage.is_none() && seen.fault.is_none() && !sniffer.complete());
         let seen =
