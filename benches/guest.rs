@@ -136,7 +136,8 @@ fn plugins(criterion: &mut Criterion) {
     use std::path::Path;
 
     use portcullis::guest::Engine;
-    use portcullis::guest::wasm::{Bytes, Compiled, Described, Lease as Bounds, Loading, Machine, Policy};
+    use portcullis::guest::adapter::Lease as Bounds;
+    use portcullis::guest::wasm::{Bytes, Compiled, Described, Loading, Machine, Policy};
     use portcullis::host::Guest;
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/prebuilt/probe.wasm");
