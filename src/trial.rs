@@ -6,6 +6,7 @@
 mod catalogue;
 mod client;
 mod double;
+pub mod fixture;
 mod past;
 pub mod replay;
 mod scene;
@@ -79,18 +80,41 @@ fn is_test(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with("_test.luau"))
 }
 
-/// The policy that a test file is about, as a hook names it, and the folder that it is looked up in: the file without
-/// `_test` beside it, else the folder it lies in.
-fn subject(file: &Path) -> Option<(String, PathBuf)> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let folder = folder.canonicalize().ok()?;
-    let stem = file.file_stem()?.to_str()?.strip_suffix("_test")?;
-    if folder.join("main.luau").is_file() {
-        let name = folder.file_name()?.to_str()?.to_owned();
-        return Some((name, folder.parent()?.to_owned()));
+/// The policy that tests are about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subject {
+    /// As a hook names it.
+    name: String,
+    /// Where it is looked up.
+    folder: PathBuf,
+    /// It is a WebAssembly plugin.
+    plugin: bool,
+}
+
+impl Subject {
+    /// That of a test file: the policy of its name without `_test` beside it, else the folder that it lies in.
+    fn of(file: &Path) -> Option<Self> {
+        let folder = whole(file.parent().unwrap_or(Path::new(".")))?;
+        let stem = file.file_stem()?.to_str()?.strip_suffix("_test")?;
+        if folder.join("main.luau").is_file() {
+            let name = folder.file_name()?.to_str()?.to_owned();
+            return Some(Subject { name, folder: folder.parent()?.to_owned(), plugin: false });
+        }
+        let beside = |ending: &str| folder.join(format!("{stem}.{ending}")).is_file();
+        let plugin = !beside("luau");
+        (!plugin || beside("wasm")).then(|| Subject { name: stem.to_owned(), folder: folder.clone(), plugin })
     }
-    folder.join(format!("{stem}.luau")).is_file().then(|| (stem.to_owned(), folder))
+
+    /// That which a component is.
+    fn component(file: &Path) -> Option<Self> {
+        let folder = whole(file.parent().unwrap_or(Path::new(".")))?;
+        Some(Subject { name: file.file_stem()?.to_str()?.to_owned(), folder, plugin: true })
+    }
+}
+
+fn whole(folder: &Path) -> Option<PathBuf> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.canonicalize().ok()
 }
 
 /// Real time that a test file may take.
@@ -124,9 +148,10 @@ fn run_within(file: &Path, time: Duration) -> Report {
 fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
     let label = file.display().to_string();
     let source = std::fs::read_to_string(file).map_err(|error| format!("{label} cannot be read: {error}"))?;
-    let (policy, folder) = subject(file)
-        .ok_or_else(|| format!("{label}: no policy lies beside it; a test of NAME.luau is NAME_test.luau"))?;
-    let mut stage = stage::Stage::new(policy, folder)?;
+    let subject = Subject::of(file).ok_or_else(|| {
+        format!("{label}: no policy lies beside it; a test of NAME.luau or NAME.wasm is NAME_test.luau")
+    })?;
+    let mut stage = stage::Stage::new(subject)?;
     let play = move |word: &str, said: Value| match word {
         "result" => {
             let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();

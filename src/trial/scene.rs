@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::catalogue;
+use super::{Subject, catalogue};
 
 /// What a test said, with empty things where it said nothing.
 pub(super) struct Scene<'a>(pub &'a Value);
@@ -26,8 +26,8 @@ impl Scene<'_> {
         names
     }
 
-    /// The configuration, and the catalogue beside it.
-    pub fn config(&self, policy: &str, folder: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
+    /// The configuration, and the catalogue beside it. `room` is for what the scene leaves behind.
+    pub fn config(&self, subject: &Subject, room: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
         let targets = self.map("targets");
         let mut providers = Map::new();
         for name in self.targets() {
@@ -49,12 +49,15 @@ impl Scene<'_> {
             .map(|(name, what)| if what.is_array() { (name, json!({"fallback": what})) } else { (name, what) })
             .collect();
         let mut hook = self.map("hook");
-        hook.insert("lua".to_owned(), json!(policy));
+        hook.insert(if subject.plugin { "wasm" } else { "lua" }.to_owned(), json!(subject.name));
         // Safepoints are the same everywhere; time depends on the machine, so tests have plenty unless they say otherwise.
         let budget = hook.entry("budget").or_insert_with(|| json!({}));
-        for (key, plenty) in [("cpu", "1s"), ("total", "10s")] {
+        // An interpreter inside a plugin needs memory, and the clock of trials stands still, so that it is ticks that end one.
+        let plugin = [("memory", json!("512MiB")), ("safepoints", json!(30_000))];
+        let time = [("cpu", json!("1s")), ("total", json!("10s"))];
+        for (key, plenty) in time.into_iter().chain(plugin.into_iter().filter(|_| subject.plugin)) {
             if budget.get(key).is_none() {
-                budget[key] = json!(plenty);
+                budget[key] = plenty;
             }
         }
         for key in ["config", "grants"] {
@@ -64,7 +67,7 @@ impl Scene<'_> {
             }
         }
         let mut config = json!({
-            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": folder, "hooks": [hook],
+            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": subject.folder, "hooks": [hook],
             "providers": providers, "models": models,
         });
         if let Some(key) = self.0.get("key").and_then(Value::as_object) {
@@ -72,6 +75,9 @@ impl Scene<'_> {
             key.entry("name").or_insert_with(|| json!("caller"));
             key.insert("key".to_owned(), json!(super::client::KEY));
             config["keys"] = json!([key]);
+        }
+        if subject.plugin {
+            config["plugins"] = json!({"folder": subject.folder, "compiled": room.join("compiled")});
         }
         let catalogue = catalogue::of(&targets);
         if catalogue.is_some() {
