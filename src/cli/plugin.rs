@@ -180,6 +180,9 @@ fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), S
     let folder = fixtures.unwrap_or_else(beside);
     let shape = wasm::shape(&Machine::new()?, &plugin.bytes()?)?;
     let outcomes: Vec<(String, Option<String>)> = if is_policy(&shape) {
+        if !plugin.config.is_empty() {
+            return Err("the settings of a policy stand in each of its fixtures, as `config`".to_owned());
+        }
         let cases = trial::fixture::run(&plugin.file, &folder, bless)?;
         cases.into_iter().map(|case| (case.name, case.outcome.err())).collect()
     } else {

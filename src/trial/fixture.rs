@@ -32,7 +32,7 @@ pub fn run(component: &Path, folder: &Path, bless: bool) -> Result<Vec<Case>, St
     let mut cases = Vec::new();
     for path in files(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let outcome = one(&mut stage, &subject.name, &path, bless);
+        let outcome = one(&mut stage, &subject, &path, bless);
         cases.push(Case { name, outcome });
     }
     Ok(cases)
@@ -51,7 +51,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn one(stage: &mut Stage, policy: &str, path: &Path, bless: bool) -> Result<(), String> {
+fn one(stage: &mut Stage, subject: &Subject, path: &Path, bless: bool) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let text = fs::read_to_string(path).map_err(|error| told(&error))?;
     let mut fixture: Map<String, Value> = serde_json::from_str(&text).map_err(|error| told(&error))?;
@@ -62,31 +62,25 @@ fn one(stage: &mut Stage, policy: &str, path: &Path, bless: bool) -> Result<(), 
         Some(_) => return Err("`exchanges` is a list".to_owned()),
         None => vec![Value::Object(fixture.clone())],
     };
-    let scene = scene(&fixture);
-    begin(stage, &fixture)?;
+    let policy = fixture.get("hook").and_then(|hook| hook["name"].as_str()).unwrap_or(&subject.name).to_owned();
+    let mut playing = Playing { stage, policy, scene: scene(&fixture), now: fixture.get("now").cloned() };
+    playing.begin()?;
     for (at, exchange) in exchanges.iter().enumerate() {
         if listed {
-            known(exchange.as_object().unwrap_or(&Map::new()), EXCHANGE)?;
+            known(exchange.as_object().ok_or("an exchange is an object")?, EXCHANGE)?;
         }
-        let got = play(stage, policy, &scene, exchange)?;
-        match (bless, exchange.get("expected")) {
-            (true, _) => {
-                let place = if listed { &mut fixture["exchanges"][at] } else { &mut Value::Null };
-                let expected = shown(&got);
-                if listed {
-                    place["expected"] = expected
-                } else {
-                    drop(fixture.insert("expected".to_owned(), expected))
-                }
-            }
-            (false, Some(expected)) => {
+        let got = playing.play(exchange)?;
+        match exchange.get("expected") {
+            _ if bless && listed => fixture["exchanges"][at]["expected"] = shown(&got),
+            _ if bless => drop(fixture.insert("expected".to_owned(), shown(&got))),
+            Some(expected) => {
                 let of = if listed { format!("exchange {}, ", at + 1) } else { String::new() };
                 misses(expected, &got, "").map_or(Ok(()), |why| Err(format!("{of}{why}")))?;
             }
-            (false, None) => return Err("says nothing of what is `expected`; run with --bless to write it".to_owned()),
+            None => return Err("says nothing of what is `expected`; run with --bless to write it".to_owned()),
         }
         if !listed {
-            splits(stage, policy, &fixture, &scene, exchange, &got)?;
+            playing.cut(exchange, &got)?;
         }
     }
     if bless {
@@ -97,7 +91,7 @@ fn one(stage: &mut Stage, policy: &str, path: &Path, bless: bool) -> Result<(), 
 
 fn known(found: &Map<String, Value>, names: &[&str]) -> Result<(), String> {
     match found.keys().find(|key| !names.contains(&key.as_str())) {
-        Some(key) => Err(format!("has no use for `{key}`; it may hold {}", names.join(", "))),
+        Some(key) => Err(format!("has no use for `{key}`; there may be {}", names.join(", "))),
         None => Ok(()),
     }
 }
@@ -118,31 +112,57 @@ fn scene(fixture: &Map<String, Value>) -> Value {
     scene
 }
 
-/// Forgets what was before.
-fn begin(stage: &mut Stage, fixture: &Map<String, Value>) -> Result<(), String> {
-    stage.play("reset", &Value::Null)?;
-    match fixture.get("now") {
-        Some(now) => stage.play("now", &json!({ "unix_ms": now })).map(drop),
-        None => Ok(()),
-    }
+/// A fixture on the stage.
+struct Playing<'a> {
+    stage: &'a mut Stage,
+    /// The policy as its hook is called.
+    policy: String,
+    scene: Value,
+    now: Option<Value>,
 }
 
-/// Plays one exchange.
-fn play(stage: &mut Stage, policy: &str, scene: &Value, exchange: &Value) -> Result<Value, String> {
-    if let Some(ms) = exchange.get("advance_ms") {
-        stage.play("advance", &json!({ "ms": ms }))?;
-    }
-    let mut got = match (exchange.get("chat"), exchange.get("send")) {
-        (Some(ask), None) => stage.play("chat", &json!({ "scene": scene, "ask": ask }))?,
-        (None, Some(request)) => stage.play("send", &json!({ "scene": scene, "request": request }))?,
-        _ => {
-            return Err(
-                "names no exchange: write `chat` (an ask in short) or `send` (a request), one of them".to_owned()
-            );
+impl Playing<'_> {
+    /// Forgets what was before.
+    fn begin(&mut self) -> Result<(), String> {
+        self.stage.play("reset", &Value::Null)?;
+        match &self.now {
+            Some(now) => self.stage.play("now", &json!({ "unix_ms": now })).map(drop),
+            None => Ok(()),
         }
-    };
-    got["verdicts"] = verdicts(&got["record"]["trace"], policy);
-    Ok(got)
+    }
+
+    /// Plays one exchange.
+    fn play(&mut self, exchange: &Value) -> Result<Value, String> {
+        if let Some(ms) = exchange.get("advance_ms") {
+            self.stage.play("advance", &json!({ "ms": ms }))?;
+        }
+        let (word, name, said) = match (exchange.get("chat"), exchange.get("send")) {
+            (Some(ask), None) => ("chat", "ask", ask),
+            (None, Some(request)) => ("send", "request", request),
+            _ => return Err("names no exchange: write `chat` (an ask in short) or `send` (a request)".to_owned()),
+        };
+        let mut got = self.stage.play(word, &json!({ "scene": self.scene, name: said }))?;
+        got["verdicts"] = verdicts(&got["record"]["trace"], &self.policy);
+        Ok(got)
+    }
+
+    /// A stream must say the same however it is cut.
+    fn cut(&mut self, exchange: &Value, whole: &Value) -> Result<(), String> {
+        if exchange["chat"]["stream"] != true || exchange["chat"].get("split").is_some() {
+            return Ok(());
+        }
+        for size in SPLITS {
+            self.begin()?;
+            let mut cut = exchange.clone();
+            cut["chat"]["split"] = size.into();
+            let got = self.play(&cut)?;
+            if let Some(name) = ["text", "code"].into_iter().find(|name| got[*name] != whole[*name]) {
+                let (cut, whole) = (&got[name], &whole[name]);
+                return Err(format!("in pieces of {size} bytes {name} is {cut}, and whole it is {whole}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What the policy decided, in order: `{ phase: verdict }`. Phases that it passed are left out.
@@ -163,35 +183,6 @@ fn shown(got: &Value) -> Value {
     Value::Object(shown)
 }
 
-/// A stream must say the same however it is cut.
-fn splits(
-    stage: &mut Stage,
-    policy: &str,
-    fixture: &Map<String, Value>,
-    scene: &Value,
-    exchange: &Value,
-    whole: &Value,
-) -> Result<(), String> {
-    if exchange["chat"]["stream"] != true || exchange["chat"].get("split").is_some() {
-        return Ok(());
-    }
-    for size in SPLITS {
-        begin(stage, fixture)?;
-        let mut cut = exchange.clone();
-        cut["chat"]["split"] = size.into();
-        let got = play(stage, policy, scene, &cut)?;
-        for name in ["text", "code"] {
-            if got[name] != whole[name] {
-                return Err(format!(
-                    "in pieces of {size} bytes {name} is {}, and whole it is {}",
-                    got[name], whole[name]
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Where what came misses what was expected. What is not expected may be whatever it is; lists are as long as expected.
 fn misses(wanted: &Value, got: &Value, place: &str) -> Option<String> {
     let told = || Some(format!("{place} is {got:#}, and not {wanted:#}"));
@@ -210,16 +201,4 @@ fn misses(wanted: &Value, got: &Value, place: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_expected_and_did_not_come_is_named_with_its_place() {
-        let got = json!({ "status": 200, "sent": [{ "body": { "model": "a", "n": 1 } }], "text": "Hi" });
-        assert_eq!(misses(&json!({ "status": 200, "sent": [{ "body": { "model": "a" } }] }), &got, ""), None);
-        let wrong = misses(&json!({ "sent": [{ "body": { "model": "b" } }] }), &got, "").expect("differs");
-        assert!(wrong.starts_with("sent[0].body.model is \"a\""), "{wrong}");
-        assert!(misses(&json!({ "sent": [] }), &got, "").expect("is longer").starts_with("sent is"));
-        assert!(misses(&json!({ "code": "x" }), &got, "").expect("is not there").starts_with("code is null"));
-    }
-}
+mod tests;

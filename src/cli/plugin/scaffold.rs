@@ -66,7 +66,10 @@ const POLICY_JS: &[(&str, &str)] = &[
     MINE,
 ];
 
-const PYTHON: &[(&str, &str)] = &[("app.py", include_str!("../../../plugins/template/python/app.py.txt"))];
+const PYTHON: &[(&str, &str)] = &[
+    ("app.py", include_str!("../../../plugins/template/python/app.py.txt")),
+    ("adapter.py", include_str!("../../../plugins/template/python/adapter.py.txt")),
+];
 
 const C: &[(&str, &str)] = &[("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt"))];
 

@@ -10,7 +10,7 @@ use super::store::Held;
 use crate::guest::seat;
 
 /// Calls after which an instance is thrown away: what a guest leaks, or keeps of its callers, ends with it.
-const MAX_CALLS: u32 = 1000;
+pub const MAX_CALLS: u32 = 1000;
 
 /// Instances at rest for each worker.
 const MAX_RESTING: usize = 32;
