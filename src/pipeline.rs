@@ -33,7 +33,7 @@ use crate::settle::Settle;
 use crate::state::State;
 pub use crate::state::unix_ms;
 use crate::stream::Framing;
-use crate::trace::{self, Trace};
+use crate::trace;
 use crate::upstream::Upstream;
 pub use plan::elsewhere;
 pub use wishes::Wishes;
@@ -147,13 +147,18 @@ enum Next {
 /// Everything before an upstream is asked.
 async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, matched: &Matched) -> Result<Next, Fault> {
     let generation = &cx.generation;
-    x.guests = hook::Open::begin(cx, x, 0);
+    // Guests note what they decide from their first call on; whether the caller may read it is known only after that.
+    let asked = trace::is_asked_for(&head.headers);
+    x.trace = cx.generation.log_trace.then(Box::default);
+    x.guests = hook::Open::begin(cx, x, 0, asked);
     // A stranger never makes us read a body.
     x.principal = Some(match hook::auth(x, &head).await? {
         Some(principal) => principal,
         None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
     });
-    x.trace = traced(cx, x, &head.headers);
+    if asked && x.principal.as_ref().is_some_and(|principal| principal.trace || generation.keys.is_open()) {
+        x.trace.get_or_insert_default().answered = true;
+    }
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
         Serve::Posted(answer) => {
@@ -226,13 +231,6 @@ async fn admitted(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<(String, Pla
     Ok((model, admit::admit(cx, x, call, planned).await?))
 }
 
-/// A decision trace, where somebody will read it.
-fn traced(cx: &Cx, x: &Exchange, headers: &HeaderMap) -> Option<Box<Trace>> {
-    let may = |principal: &Arc<Principal>| principal.trace || cx.generation.keys.is_open();
-    let asked = trace::is_asked_for(headers) && x.principal.as_ref().is_some_and(may);
-    (asked || cx.generation.log_trace).then(|| Box::new(Trace::new(asked)))
-}
-
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
 /// that nothing on the way to the client gives up waiting; trying goes on behind it.
 async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Response<Outbound> {
@@ -264,7 +262,7 @@ pub async fn inner(
     let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
     let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
     let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
-    settle.guests = hook::Open::begin(&cx, &settle, depth);
+    settle.guests = hook::Open::begin(&cx, &settle, depth, false);
     settle.principal = Some(principal);
     settle.bytes_in = body.len() as u64;
     let outcome = match api::ask::read(&mut settle, body, head, &matched) {

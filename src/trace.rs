@@ -47,10 +47,6 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 }
 
 impl Trace {
-    pub fn new(answered: bool) -> Self {
-        Trace { answered, ..Trace::default() }
-    }
-
     pub fn note(&mut self, at: Duration, stage: &'static str, what: Value) {
         if self.steps.len() < MAX_STEPS {
             let at_ms = (at.as_secs_f64() * 1_000_000.0).round() / 1000.0;
@@ -147,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_header_is_ascii_json_and_bounded() {
-        let mut trace = Trace::new(true);
+        let mut trace = Trace { answered: true, ..Trace::default() };
         trace.note(Duration::from_micros(1500), "plan", json!({"why": "naïve 🦀"}));
         assert_eq!(
             trace.header(),

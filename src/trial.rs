@@ -1,4 +1,5 @@
-//! Trials of policies and adapters: their test files, played on the real pipeline with scripted upstreams and a clock of its own.
+//! Trials of policies and adapters: their test files, played on the real pipeline with scripted upstreams and a clock of
+//! its own.
 //!
 //! Opens no socket and asks nobody. What a policy meets here is what it meets in service: engine, sandbox, budgets,
 //! attempt loop and streams are the same; only time, chance and the providers are the test's.
@@ -6,6 +7,7 @@
 mod catalogue;
 mod client;
 mod double;
+pub mod fixture;
 mod past;
 pub mod replay;
 mod scene;
@@ -80,18 +82,59 @@ fn is_test(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with("_test.luau"))
 }
 
-/// The script that a test file is about, as a hook or a provider names it, and the folder that it is looked up in: the file without
-/// `_test` beside it, else the folder it lies in.
-fn subject(file: &Path) -> Option<(String, PathBuf)> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let folder = folder.canonicalize().ok()?;
-    let stem = file.file_stem()?.to_str()?.strip_suffix("_test")?;
-    if folder.join("main.luau").is_file() {
-        let name = folder.file_name()?.to_str()?.to_owned();
-        return Some((name, folder.parent()?.to_owned()));
+/// The guest that tests are about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Subject {
+    /// As a hook or a provider names it.
+    name: String,
+    /// Where it is looked up.
+    folder: PathBuf,
+    what: What,
+}
+
+/// What a guest under test is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A policy in Lua.
+    Script,
+    /// A script that speaks for a provider.
+    Adapter,
+    /// A policy in a WebAssembly plugin.
+    Plugin,
+}
+
+impl Subject {
+    /// That of a test file: the script or plugin of its name without `_test` beside it, else the folder that it lies in.
+    fn of(file: &Path) -> Option<Self> {
+        let folder = whole(file.parent().unwrap_or(Path::new(".")))?;
+        let stem = file.file_stem()?.to_str()?.strip_suffix("_test")?;
+        if folder.join("main.luau").is_file() {
+            let name = folder.file_name()?.to_str()?.to_owned();
+            return Some(Subject::script(name, folder.parent()?.to_owned()));
+        }
+        let beside = |ending: &str| folder.join(format!("{stem}.{ending}")).is_file();
+        if beside("luau") {
+            return Some(Subject::script(stem.to_owned(), folder));
+        }
+        beside("wasm").then(|| Subject { name: stem.to_owned(), folder: folder.clone(), what: What::Plugin })
     }
-    folder.join(format!("{stem}.luau")).is_file().then(|| (stem.to_owned(), folder))
+
+    fn script(name: String, folder: PathBuf) -> Self {
+        // One that cannot be read is found to be so when the first scene is built.
+        let adapts = bundle::read(&name, &folder).is_ok_and(|bundle| bundle.manifest.adapter.is_some());
+        Subject { name, folder, what: if adapts { What::Adapter } else { What::Script } }
+    }
+
+    /// That which a component is.
+    fn component(file: &Path) -> Option<Self> {
+        let folder = whole(file.parent().unwrap_or(Path::new(".")))?;
+        Some(Subject { name: file.file_stem()?.to_str()?.to_owned(), folder, what: What::Plugin })
+    }
+}
+
+fn whole(folder: &Path) -> Option<PathBuf> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.canonicalize().ok()
 }
 
 /// Real time that a test file may take.
@@ -125,14 +168,10 @@ fn run_within(file: &Path, time: Duration) -> Report {
 fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
     let label = file.display().to_string();
     let source = std::fs::read_to_string(file).map_err(|error| format!("{label} cannot be read: {error}"))?;
-    let (script, folder) = subject(file)
-        .ok_or_else(|| format!("{label}: no policy lies beside it; a test of NAME.luau is NAME_test.luau"))?;
-    // One that cannot be read is found to be so when the first scene is built.
-    let script = match bundle::read(&script, &folder) {
-        Ok(bundle) if bundle.manifest.adapter.is_some() => scene::Script::Adapter(script),
-        _ => scene::Script::Policy(script),
-    };
-    let mut stage = stage::Stage::new(script, folder)?;
+    let subject = Subject::of(file).ok_or_else(|| {
+        format!("{label}: no policy lies beside it; a test of NAME.luau or NAME.wasm is NAME_test.luau")
+    })?;
+    let mut stage = stage::Stage::new(subject)?;
     let play = move |word: &str, said: Value| match word {
         "result" => {
             let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();

@@ -16,6 +16,7 @@ use super::{REFUSED, fail, hint, say};
 use crate::guest::adapter::{Framing, Lease};
 use crate::guest::wasm::{self, Bytes, Described, Loading, Machine, Taught, fixture};
 use crate::host::{Budget, Grants, Guest};
+use crate::trial;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -34,14 +35,15 @@ enum Command {
         /// The component.
         file: PathBuf,
     },
-    /// Run an adapter's fixtures: asks, answers, errors, and streams cut at every byte.
+    /// Run the fixtures: of an adapter asks, answers, errors, and streams cut at every byte; of a policy exchanges and what
+    /// comes of them.
     Test {
         #[command(flatten)]
         plugin: Plugin,
-        /// Folder with ask/, answer/, stream/ and error/; when not named, `fixtures` beside the component.
+        /// Folder with the fixtures; when not named, `fixtures` beside the component.
         #[arg(long)]
         fixtures: Option<PathBuf>,
-        /// Write what the adapter makes of them as what is expected.
+        /// Write what the plugin makes of them as what is expected.
         #[arg(long)]
         bless: bool,
     },
@@ -133,7 +135,7 @@ fn inspect(file: &Path) -> Result<(), String> {
             say(&format!("may use  {grant}"));
         }
     }
-    if shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@")) {
+    if is_policy(&shape) {
         return inspect_policy(&machine, &bytes);
     }
     let plugin = Plugin { file: file.to_owned(), config: String::new(), memory: 512 };
@@ -175,27 +177,37 @@ fn listed(names: &[String]) -> String {
 }
 
 fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), String> {
-    let loaded = plugin.load()?;
     let beside = || plugin.file.parent().unwrap_or(Path::new("")).join("fixtures");
     let folder = fixtures.unwrap_or_else(beside);
-    let outcomes = wait(fixture::run(&loaded, &folder, bless))??;
+    let shape = wasm::shape(&Machine::new()?, &plugin.bytes()?)?;
+    let outcomes: Vec<(String, Option<String>)> = if is_policy(&shape) {
+        if !plugin.config.is_empty() {
+            return Err("the settings of a policy stand in each of its fixtures, as `config`".to_owned());
+        }
+        let cases = trial::fixture::run(&plugin.file, &folder, bless)?;
+        cases.into_iter().map(|case| (case.name, case.outcome.err())).collect()
+    } else {
+        let loaded = plugin.load()?;
+        let outcomes = wait(fixture::run(&loaded, &folder, bless))??;
+        outcomes.into_iter().map(|outcome| (outcome.file, outcome.wrong)).collect()
+    };
     if outcomes.is_empty() {
         return Err(format!("{}: holds no fixtures; plugins/README.md shows how they look", folder.display()));
     }
-    let mut wrong = 0;
-    for outcome in &outcomes {
-        match &outcome.wrong {
-            None => say(&format!("ok    {}", outcome.file)),
-            Some(why) => {
-                wrong += 1;
-                say(&format!("WRONG {}: {why}", outcome.file));
-            }
+    for (file, wrong) in &outcomes {
+        match wrong {
+            None => say(&format!("ok    {file}")),
+            Some(why) => say(&format!("WRONG {file}: {why}")),
         }
     }
-    match wrong {
+    match outcomes.iter().filter(|(_, wrong)| wrong.is_some()).count() {
         0 => Ok(()),
         wrong => Err(format!("{wrong} of {} fixtures are wrong", outcomes.len())),
     }
+}
+
+fn is_policy(shape: &wasm::Shape) -> bool {
+    shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@"))
 }
 
 fn keygen(path: &Path) -> Result<(), String> {

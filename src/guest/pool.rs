@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::seat;
 
 /// Calls after which a guest is thrown away: what it leaks, or keeps of its callers, ends with it.
-const MAX_CALLS: u32 = 1000;
+pub const MAX_CALLS: u32 = 1000;
 
 /// Guests at rest for each worker.
 const MAX_RESTING: usize = 32;

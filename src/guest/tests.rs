@@ -25,6 +25,14 @@ pub(super) const PAST: Duration = Duration::from_millis(20);
 /// The same where this program's own loops are built without optimisation.
 pub(super) const PAST_UNOPTIMISED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 300 } else { 20 });
 
+/// Memory of this process that is its own, in KiB.
+#[cfg(feature = "wasm")]
+pub(super) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
 /// A language that guests are written in.
 trait Language {
     /// The guest with this behaviour, under a budget.

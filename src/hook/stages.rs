@@ -44,8 +44,9 @@ impl std::fmt::Debug for Open {
 }
 
 impl Open {
-    /// Opens an exchange for guests; None when there are none. `depth` counts the asks of guests it stands inside of.
-    pub fn begin(cx: &Cx, x: &Exchange, depth: u8) -> Option<Box<Open>> {
+    /// Opens an exchange for guests; None when there are none. `depth` counts the asks of guests it stands inside of;
+    /// `asked`: the caller wants the decision trace, which may turn out not to be for it.
+    pub fn begin(cx: &Cx, x: &Exchange, depth: u8, asked: bool) -> Option<Box<Open>> {
         let hooks = &cx.generation.hooks;
         if !hooks.any() {
             return None;
@@ -61,7 +62,7 @@ impl Open {
             started_ms: x.started_ms,
             generation: x.generation,
             depth,
-            traced: x.trace.is_some(),
+            traced: asked || x.trace.is_some(),
         };
         Some(Box::new(Open {
             visit: Arc::new(Visit::new(facts)),

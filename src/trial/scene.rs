@@ -5,13 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::catalogue;
-
-/// The script that a test file is about, by name.
-pub(super) enum Script {
-    Policy(String),
-    Adapter(String),
-}
+use super::{Subject, What, catalogue};
 
 /// What a test said, with empty things where it said nothing.
 pub(super) struct Scene<'a>(pub &'a Value);
@@ -32,13 +26,13 @@ impl Scene<'_> {
         names
     }
 
-    /// The configuration, and the catalogue beside it.
-    pub fn config(&self, script: &Script, folder: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
+    /// The configuration, and the catalogue beside it. `room` is for what the scene leaves behind.
+    pub fn config(&self, subject: &Subject, room: &Path, catalogue_file: &Path) -> (Value, Option<Value>) {
         let targets = self.map("targets");
         let mut providers = Map::new();
-        let usual = match script {
-            Script::Policy(_) => json!("openai_chat"),
-            Script::Adapter(name) => json!(format!("lua:{name}")),
+        let usual = match subject.what {
+            What::Adapter => json!(format!("lua:{}", subject.name)),
+            What::Script | What::Plugin => json!("openai_chat"),
         };
         for name in self.targets() {
             let Some((provider, _)) = name.split_once('/') else { continue };
@@ -59,12 +53,16 @@ impl Scene<'_> {
             .map(|(name, what)| if what.is_array() { (name, json!({"fallback": what})) } else { (name, what) })
             .collect();
         let mut config = json!({
-            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": folder,
+            "listen": {"workers": 1}, "log": {"stdout": "off"}, "hooks_dir": subject.folder,
             "providers": providers, "models": models,
         });
-        match script {
-            Script::Policy(name) => config["hooks"] = json!([self.hook(name)]),
-            Script::Adapter(name) => config["adapters"] = json!({name: self.adapter()}),
+        match subject.what {
+            What::Script => config["hooks"] = json!([self.hook("lua", subject)]),
+            What::Adapter => config["adapters"] = json!({ &subject.name: self.adapter() }),
+            What::Plugin => {
+                config["hooks"] = json!([self.hook("wasm", subject)]);
+                config["plugins"] = json!({"folder": subject.folder, "compiled": room.join("compiled")});
+            }
         }
         if let Some(key) = self.0.get("key").and_then(Value::as_object) {
             let mut key = key.clone();
@@ -82,30 +80,32 @@ impl Scene<'_> {
         (config, catalogue)
     }
 
-    /// The hook that attaches a policy.
-    fn hook(&self, policy: &str) -> Map<String, Value> {
+    /// The hook that attaches a policy of this engine.
+    fn hook(&self, engine: &str, subject: &Subject) -> Map<String, Value> {
         let mut hook = self.map("hook");
-        hook.insert("lua".to_owned(), json!(policy));
+        hook.insert(engine.to_owned(), json!(subject.name));
         // Safepoints are the same everywhere; time depends on the machine, so tests have plenty unless they say otherwise.
         let budget = hook.entry("budget").or_insert_with(|| json!({}));
-        for (key, plenty) in [("cpu", "1s"), ("total", "10s")] {
+        // An interpreter inside a plugin needs memory, and the clock of trials stands still, so that it is ticks that end one.
+        let plugin = [("memory", json!("512MiB")), ("safepoints", json!(30_000))];
+        let time = [("cpu", json!("1s")), ("total", json!("10s"))];
+        for (key, plenty) in time.into_iter().chain(plugin.into_iter().filter(|_| subject.what == What::Plugin)) {
             if budget.get(key).is_none() {
-                budget[key] = json!(plenty);
+                budget[key] = plenty;
             }
         }
-        for key in ["config", "grants"] {
-            let said = self.map(key);
-            if !said.is_empty() {
-                hook.insert(key.to_owned(), Value::Object(said));
-            }
-        }
-        hook
+        self.settings(hook)
     }
 
     /// An adapter's settings; what it does not know is refused as everywhere.
     fn adapter(&self) -> Map<String, Value> {
         let mut settings = self.map("hook");
         settings.entry("cpu").or_insert_with(|| json!("5s"));
+        self.settings(settings)
+    }
+
+    /// With what the test says of configuration and grants.
+    fn settings(&self, mut settings: Map<String, Value>) -> Map<String, Value> {
         for key in ["config", "grants"] {
             let said = self.map(key);
             if !said.is_empty() {

@@ -11,7 +11,8 @@ use tokio::runtime::Runtime;
 
 use super::client::{self, Wanted};
 use super::double::Double;
-use super::scene::{Scene, Script};
+use super::scene::Scene;
+use super::{Subject, What};
 use crate::body::Inbound;
 use crate::generation::Builder;
 use crate::pipeline::{self, Cx};
@@ -31,8 +32,7 @@ const BEGIN_UNIX_MS: u64 = 1_767_614_400_000;
 /// A gateway for one test file.
 pub(super) struct Stage {
     runtime: Runtime,
-    script: Script,
-    folder: PathBuf,
+    subject: Subject,
     room: Room,
     state: Arc<State>,
     double: Arc<Double>,
@@ -59,7 +59,7 @@ pub(super) fn real_now() -> std::time::Instant {
 }
 
 impl Stage {
-    pub fn new(script: Script, folder: PathBuf) -> Result<Self, String> {
+    pub fn new(subject: Subject) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let room = std::env::temp_dir().join(format!("portcullis-trial-{}-{number}", std::process::id()));
@@ -69,8 +69,7 @@ impl Stage {
         let state = fresh(&runtime);
         Ok(Stage {
             runtime,
-            script,
-            folder,
+            subject,
             room: Room(room),
             state,
             double: Arc::default(),
@@ -153,7 +152,7 @@ impl Stage {
     /// The gateway for a scene; the one at hand where nothing changed.
     fn build(&mut self, scene: &Value) -> Result<Cx, String> {
         let catalogue_file = self.room.0.join("catalogue.json");
-        let (config, catalogue) = Scene(scene).config(&self.script, &self.folder, &catalogue_file);
+        let (config, catalogue) = Scene(scene).config(&self.subject, &self.room.0, &catalogue_file);
         let whole = json!({"config": config, "catalogue": catalogue});
         if let Some((known, cx)) = &self.built
             && known["whole"] == whole
@@ -214,8 +213,10 @@ impl Stage {
 
     /// Safepoints that the policy has run through so far; none of an adapter, whose calls are bounded by time alone.
     fn safepoints(&self, scene: &Value) -> u64 {
-        let Script::Policy(policy) = &self.script else { return 0 };
-        let name = scene["hook"]["name"].as_str().unwrap_or(policy);
+        if self.subject.what == What::Adapter {
+            return 0;
+        }
+        let name = scene["hook"]["name"].as_str().unwrap_or(&self.subject.name);
         self.state.guests.record(name).safepoints()
     }
 }

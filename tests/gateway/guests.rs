@@ -103,6 +103,23 @@ async fn a_plugin_in_shadow_decides_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_a_plugin_decides_stands_in_the_trace() {
+    let mock = Mock::start().await;
+    let gateway = with(&mock, "probe", json!({ "auth": "principal", "route": "reverse" }), "", TWO).await;
+    let asked = [("x-portcullis-trace", "1")];
+    let body = Chat.ask("two", false, Turn::Text, "Hello");
+    let reply = gateway.call("POST", "/v1/chat/completions", &asked, body).await;
+    let trace: Value =
+        serde_json::from_str(reply.head.header("x-portcullis-trace").expect("is open to all")).expect("JSON");
+    let steps = trace["steps"].as_array().expect("steps");
+    let notes: Vec<&Value> =
+        steps.iter().filter(|step| step["stage"] == "hook").map(|step| &step["what"]["note"]).collect();
+    assert_eq!(notes[0]["decided"], json!({ "principal": "nobody" }), "{trace}");
+    assert_eq!(notes[1]["decided"], json!({ "plan": ["anthropic/second", "chat/first"] }), "{trace}");
+    assert_eq!(ask(&gateway, "two", false).await.head.header("x-portcullis-trace"), None);
+}
+
+#[tokio::test]
 async fn others_are_served_while_a_plugin_runs_away() {
     let mock = Mock::start().await;
     let gateway =

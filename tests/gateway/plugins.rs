@@ -147,6 +147,42 @@ async fn a_plugin_is_swapped_under_load_without_a_failed_request() {
     }
 }
 
+#[test]
+fn shipped_policies_do_what_their_fixtures_say() {
+    for name in ["pii-guard", "json-schema-guard"] {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins").join(name).join("fixtures");
+        let mut command = portcullis();
+        command.args(["plugin", "test", &prebuilt(name), "--fixtures"]).arg(&fixtures);
+        let output = command.output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{name}: {said}");
+        let files = std::fs::read_dir(&fixtures).expect("is there").count();
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok    ")).count(), files, "{said}");
+    }
+}
+
+#[test]
+fn a_fixture_of_a_policy_that_is_wrong_fails_the_command() {
+    let folder = Folder::new();
+    folder.write(
+        "one.json",
+        r#"{ "models": { "m": ["a/m"] }, "chat": { "model": "m", "text": "Hi" }, "expected": { "status": 404 } }"#,
+    );
+    let test = |more: &[&str]| {
+        let mut command = portcullis();
+        command.args(["plugin", "test", &prebuilt("pii-guard"), "--fixtures"]).arg(folder.path(".")).args(more);
+        let output = command.output().expect("runs");
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), said)
+    };
+    let (good, said) = test(&[]);
+    assert!(!good && said.contains("WRONG one.json: status is 200, and not 404"), "{said}");
+    let (good, said) = test(&["--config", "{}"]);
+    assert!(!good && said.contains("in each of its fixtures"), "{said}");
+    assert!(test(&["--bless"]).0);
+    assert_eq!(test(&[]), (true, "ok    one.json\n".to_owned()));
+}
+
 #[tokio::test]
 async fn a_plugin_that_is_not_what_was_demanded_is_refused() {
     let folder = Folder::new();

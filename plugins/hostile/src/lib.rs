@@ -15,6 +15,57 @@ use portcullis_plugin::{self as sdk, log};
 
 struct Hostile;
 
+/// Of WASI, what nothing that is well-behaved asks of a gateway.
+mod outside {
+    wit_bindgen::generate!({
+        inline: "
+            package portcullis:hostile;
+            world outside {
+                import wasi:clocks/monotonic-clock@0.2.0;
+                import wasi:random/random@0.2.0;
+                import wasi:sockets/tcp-create-socket@0.2.0;
+            }
+            package wasi:io@0.2.0 {
+                interface poll { resource pollable { block: func(); } }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    type duration = u64;
+                    subscribe-duration: func(when: duration) -> pollable;
+                }
+            }
+            package wasi:random@0.2.0 {
+                interface random { get-random-bytes: func(len: u64) -> list<u8>; }
+            }
+            package wasi:sockets@0.2.0 {
+                interface network {
+                    enum error-code {
+                        unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout,
+                        concurrency-conflict, not-in-progress, would-block, invalid-state, new-socket-limit,
+                        address-not-bindable, address-in-use, remote-unreachable, connection-refused, connection-reset,
+                        connection-aborted, datagram-too-large, name-unresolvable, temporary-resolver-failure,
+                        permanent-resolver-failure,
+                    }
+                    enum ip-address-family { ipv4, ipv6 }
+                }
+                interface tcp { resource tcp-socket; }
+                interface tcp-create-socket {
+                    use network.{error-code, ip-address-family};
+                    use tcp.{tcp-socket};
+                    create-tcp-socket: func(address-family: ip-address-family) -> result<tcp-socket, error-code>;
+                }
+            }
+        ",
+        generate_all,
+    });
+
+    pub use wasi::clocks::monotonic_clock::subscribe_duration;
+    pub use wasi::random::random::get_random_bytes;
+    pub use wasi::sockets::network::IpAddressFamily;
+    pub use wasi::sockets::tcp_create_socket::create_tcp_socket;
+}
+
 thread_local!(static CALLS: Cell<u32> = const { Cell::new(0) });
 
 fn misbehave(how: &str) {
@@ -31,9 +82,21 @@ fn misbehave(how: &str) {
                 black_box(sdk::json::length(&document, ""));
             }
         }
+        // Each is an entry of the gateway's own tables, and none is given back.
+        "hoard" => loop {
+            std::mem::forget(outside::subscribe_duration(u64::MAX));
+        },
+        "sleep" => outside::subscribe_duration(u64::MAX).block(),
+        "random" => drop(black_box(outside::get_random_bytes(32 << 20))),
         "chatter" => log::write(log::Level::Debug, &"x".repeat(1 << 20)),
         _ => {}
     }
+}
+
+/// Sockets that it was let open.
+fn sockets() -> usize {
+    let made = (0..64).map(|_| outside::create_tcp_socket(outside::IpAddressFamily::Ipv4));
+    made.filter_map(Result::ok).map(std::mem::forget).count()
 }
 
 impl Guest for Hostile {
@@ -65,7 +128,9 @@ impl Guest for Hostile {
         misbehave(&ask.model);
         let calls = CALLS.get() + 1;
         CALLS.set(calls);
-        let mut request = sdk::post("/chat", &json!({ "calls": calls, "source": ask.source }), ask.streamed);
+        let sockets = if ask.model == "sockets" { sockets() } else { 0 };
+        let said = json!({ "calls": calls, "source": ask.source, "sockets": sockets });
+        let mut request = sdk::post("/chat", &said, ask.streamed);
         match ask.model.as_str() {
             "huge" => request.body = Payload::Bytes(vec![b'x'; 40 << 20]),
             "escape" => request.path = "@evil.example/chat".into(),

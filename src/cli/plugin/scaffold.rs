@@ -66,7 +66,10 @@ const POLICY_JS: &[(&str, &str)] = &[
     MINE,
 ];
 
-const PYTHON: &[(&str, &str)] = &[("app.py", include_str!("../../../plugins/template/python/app.py.txt"))];
+const PYTHON: &[(&str, &str)] = &[
+    ("app.py", include_str!("../../../plugins/template/python/app.py.txt")),
+    ("adapter.py", include_str!("../../../plugins/template/python/adapter.py.txt")),
+];
 
 const C: &[(&str, &str)] = &[("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt"))];
 
@@ -100,6 +103,40 @@ const FIXTURES: &[(&str, &str)] = &[
     ),
 ];
 
+/// Of a policy, likewise.
+const POLICY_FIXTURES: &[(&str, &str)] = &[
+    (
+        "fixtures/short.json",
+        r#"{
+  "config": { "model": "big", "tokens": 100 },
+  "models": { "small": ["a/small"], "big": ["a/big"] },
+  "chat": { "model": "small", "text": "Hello" },
+  "expected": {
+    "status": 200,
+    "tries": ["a/small"],
+    "headers": { "x-answered-by": "a/small" },
+    "verdicts": [{ "answer": { "patch": { "headers": ["x-answered-by"] } } }]
+  }
+}
+"#,
+    ),
+    (
+        "fixtures/long.json",
+        r#"{
+  "config": { "model": "big", "tokens": 10 },
+  "models": { "small": ["a/small"], "big": ["a/big"] },
+  "chat": { "model": "small", "text": "Please tell me all that you know of the history of Rome." },
+  "expected": {
+    "status": 200,
+    "tries": ["a/big"],
+    "headers": { "x-answered-by": "a/big" },
+    "verdicts": [{ "request": { "patch": { "model": "big" } } }, { "answer": { "patch": { "headers": ["x-answered-by"] } } }]
+  }
+}
+"#,
+    ),
+];
+
 pub(super) fn run(args: &Args) -> Result<(), String> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if args.name.is_empty() || !args.name.bytes().all(fits) {
@@ -114,10 +151,10 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         (false, Lang::Js) => (JS, FIXTURES),
         (false, Lang::Python) => (PYTHON, FIXTURES),
         (false, Lang::C) => (C, FIXTURES),
-        (true, Lang::Rust) => (POLICY_RUST, &[] as &[_]),
-        (true, Lang::Js) => (POLICY_JS, &[] as &[_]),
-        (true, Lang::Python) => (POLICY_PYTHON, &[] as &[_]),
-        (true, Lang::C) => (POLICY_C, &[] as &[_]),
+        (true, Lang::Rust) => (POLICY_RUST, POLICY_FIXTURES),
+        (true, Lang::Js) => (POLICY_JS, POLICY_FIXTURES),
+        (true, Lang::Python) => (POLICY_PYTHON, POLICY_FIXTURES),
+        (true, Lang::C) => (POLICY_C, POLICY_FIXTURES),
     };
     for (name, text) in files.iter().chain(WIT).chain(fixtures) {
         let path = folder.join(name);
@@ -127,9 +164,8 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
     say(&folder.display().to_string());
-    let then = if args.policy { "inspect" } else { "test" };
     let more = if args.policy { "" } else { " --bless, and look at what it wrote" };
     let at = folder.display();
-    hint(&format!("next: portcullis plugin build {at}, then portcullis plugin {then} {at}/{}.wasm{more}", args.name));
+    hint(&format!("next: portcullis plugin build {at}, then portcullis plugin test {at}/{}.wasm{more}", args.name));
     Ok(())
 }

@@ -12,10 +12,22 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::engine::{Machine, TICK};
 use crate::guest::Subject;
 use crate::guest::adapter::Lease;
+use crate::guest::pool::MAX_CALLS;
 use crate::host::Cx;
 
 /// Elements of all tables that an instance may grow to; Python's components need about 40,000.
 const MAX_TABLE_ELEMENTS: usize = 60_000;
+
+/// Handles that an instance may have at a time. A call of a policy is given two at most, and one that drops none must get
+/// through all the calls of its instance.
+const MAX_HANDLES: usize = 4096;
+const _: () = assert!(MAX_HANDLES > 2 * MAX_CALLS as usize);
+
+/// Entries of the host's own table for WASI: streams, clocks that somebody waits on. Interpreters have some dozens.
+const MAX_WASI_ENTRIES: usize = 1024;
+
+/// Most random bytes of one call to WASI: they are made in the gateway's memory first.
+const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
 /// The call of a policy that an instance is in.
 pub struct Call {
@@ -49,6 +61,8 @@ pub struct Held {
 impl Held {
     /// A store for an instance of the plugin.
     pub fn store(machine: &Arc<Machine>, plugin: &Arc<str>, lease: Lease, wasi: bool) -> Store<Held> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_WASI_ENTRIES);
         let held = Held {
             plugin: plugin.clone(),
             lease,
@@ -60,10 +74,11 @@ impl Held {
             starved: false,
             call: None,
             calls: 0,
-            wasi: wasi.then(|| Box::new(WasiCtx::default())),
-            table: ResourceTable::new(),
+            wasi: wasi.then(|| Box::new(nothing())),
+            table,
         };
         let mut store = Store::new(&machine.engine, held);
+        store.set_max_component_handles(MAX_HANDLES);
         store.limiter(|held| held);
         store.set_hostcall_fuel(lease.output);
         store.epoch_deadline_callback(|mut context| {
@@ -136,6 +151,11 @@ impl Held {
     }
 }
 
+/// WASI with nothing behind it. A socket that cannot reach anybody is still a descriptor of this process: there is none.
+fn nothing() -> WasiCtx {
+    WasiCtx::builder().allow_tcp(false).allow_udp(false).max_random_size(MAX_RANDOM_BYTES).build()
+}
+
 impl ResourceLimiter for Held {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         // Counts all memories of the component together.
@@ -157,7 +177,7 @@ impl ResourceLimiter for Held {
 impl WasiView for Held {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // A component without WASI imports never comes here; the linker has seen to it.
-        let ctx = self.wasi.get_or_insert_with(|| Box::new(WasiCtx::default()));
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(nothing()));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }

@@ -17,6 +17,7 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Written};
 use crate::fault::{Fault, Kind};
 use crate::guest::adapter::Lease;
+use crate::guest::tests::resident_kib;
 use crate::stream::Adapted;
 
 fn root() -> PathBuf {
@@ -64,7 +65,7 @@ async fn shipped_adapters_do_what_their_fixtures_say() {
 #[tokio::test]
 async fn a_runaway_costs_its_own_call_and_no_more() {
     let plugin = hostile();
-    for how in ["loop", "recurse", "trap", "grow", "storm", "heavy-storm", "huge"] {
+    for how in ["loop", "recurse", "trap", "grow", "storm", "heavy-storm", "huge", "hoard", "random"] {
         let began = Instant::now();
         let fault = encode(&plugin, how).await.expect_err(how);
         assert_eq!(fault.kind, Kind::GuestFailed, "{how}: {fault}");
@@ -81,6 +82,34 @@ async fn what_broke_is_named() {
     assert!(why(encode(&plugin, "loop").await.expect_err("stops")).contains("30ms of processor time"));
     assert!(why(encode(&plugin, "trap").await.expect_err("stops")).contains("broke: "));
     assert!(why(encode(&plugin, "storm").await.expect_err("stops")).contains("host calls"));
+}
+
+/// WASI is there for components that cannot start without it, and nothing is behind it.
+#[tokio::test]
+async fn what_the_gateway_holds_for_a_guest_is_bounded_too() {
+    let plugin = load("hostile", Lease { cpu: Duration::from_secs(9), ..Lease::default() }, "").expect("loads");
+    let broke = |fault: Fault| fault.message;
+    // Each round leaves as many handles behind as it may have; all of them end with the instance.
+    let rounds = |count| (0..count).map(|_| "hoard");
+    for how in rounds(20) {
+        let why = broke(encode(&plugin, how).await.expect_err("is stopped"));
+        assert!(why.contains("resource table has no free keys"), "{why}");
+    }
+    let before = resident_kib();
+    for how in rounds(200) {
+        encode(&plugin, how).await.expect_err("is stopped");
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB more after 200 full tables");
+    let why = broke(encode(&plugin, "random").await.expect_err("is stopped"));
+    assert!(why.contains("exceeds limit"), "{why}");
+    let written = encode(&plugin, "sockets").await.expect("asks for them in vain");
+    let said: serde_json::Value = serde_json::from_slice(&written.body).expect("JSON");
+    assert_eq!(said["sockets"], 0, "a socket is a descriptor of this process, wherever it may lead");
+    // Nothing is counted while a guest waits: the deadline of its attempt ends it, as here.
+    let asleep = tokio::time::timeout(Duration::from_millis(20), encode(&plugin, "sleep")).await;
+    assert!(asleep.is_err(), "it woke early");
+    encode(&plugin, "well").await.expect("others are served");
 }
 
 #[tokio::test]
@@ -210,19 +239,14 @@ fn what_is_no_component_is_named() {
 async fn traps_leak_nothing() {
     let plugin = load("hostile", tight(), "").expect("loads");
     let rounds = if std::env::var_os("PORTCULLIS_SOAK").is_some() { 10_000 } else { 300 };
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
-        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon").to_owned();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
-    };
     for _ in 0..50 {
         encode(&plugin, "trap").await.expect_err("traps");
     }
-    let before = resident();
+    let before = resident_kib();
     for _ in 0..rounds {
         encode(&plugin, "trap").await.expect_err("traps");
     }
-    let grown = resident().saturating_sub(before);
+    let grown = resident_kib().saturating_sub(before);
     // Other tests run beside this one; a leak of one instance a trap would be 64 KiB times 300.
     assert!(grown < 16 << 10, "{grown} KiB more after {rounds} traps");
 }

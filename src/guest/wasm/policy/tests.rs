@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::guest::lua::tests::support::{self, Bench};
-use crate::guest::tests::{PAST, PAST_UNOPTIMISED, thread_time};
+use crate::guest::tests::{PAST, PAST_UNOPTIMISED, resident_kib, thread_time};
 use crate::guest::verdict::Body;
 use crate::guest::{Engine, Failed, Verdict};
 use crate::host::{Budget, FUNCTIONS, Grants};
@@ -305,21 +305,30 @@ async fn others_go_on_while_a_policy_runs_away() {
 fn traps_leak_nothing() {
     let bench = probe(json!({ "request": "trap" }));
     let rounds = if std::env::var_os("PORTCULLIS_SOAK").is_some() { 10_000 } else { 300 };
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("proc");
-        let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon").to_owned();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
-    };
     for _ in 0..50 {
         bench.call(Phase::Request).expect_err("traps");
     }
-    let before = resident();
+    let before = resident_kib();
     for _ in 0..rounds {
         bench.call(Phase::Request).expect_err("traps");
     }
-    let grown = resident().saturating_sub(before);
+    let grown = resident_kib().saturating_sub(before);
     // Other tests run beside this one; a leak of one instance a trap would be 64 KiB times 300.
     assert!(grown < 16 << 10, "{grown} KiB more after {rounds} traps");
+}
+
+/// A policy may keep every handle that it is given, as engines do that collect their garbage when they like: each instance
+/// ends after so many calls, and its handles with it.
+#[test]
+fn handles_that_are_kept_cost_nobody_anything() {
+    let bench = probe(json!({ "request": "hoard" }));
+    let call = |round| assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass), "call {round}");
+    (0..100).for_each(call);
+    let before = resident_kib();
+    (0..10_000).for_each(call);
+    let grown = resident_kib().saturating_sub(before);
+    // As above; the exchanges themselves, if a handle held them, would be ten times as much.
+    assert!(grown < 16 << 10, "{grown} KiB more after 10,000 kept handles");
 }
 
 /// Rows that the contract spells another way, and why.
