@@ -27,7 +27,7 @@ impl<T: View> UserData for Shown<T> {
                 return val(lua, value);
             }
             match lua.app_data_ref::<Methods<T>>().and_then(|methods| methods.find(&key)) {
-                Some(method) => Ok(Either::Right(Lv::Function(method))),
+                Some(method) => Ok(Lv::Function(method)),
                 None => Err(Error::runtime(unknown::<T>(&key))),
             }
         });
@@ -51,27 +51,32 @@ fn unknown<T: View>(key: &str) -> String {
     }
 }
 
-/// A value on its way into a machine. Short texts go there by themselves: a handle on one costs more than a copy.
-type Out = Either<String, Lv>;
-
-/// Bytes up to which a text is copied on its way.
-const SHORT: usize = 1024;
-
-fn out(lua: &Lua, text: std::borrow::Cow<'_, str>) -> Result<Out> {
-    match text {
-        text if text.len() <= SHORT => Ok(Either::Left(text.into_owned())),
-        text => lua.create_string(text.as_ref()).map(|text| Either::Right(Lv::String(text))),
-    }
+/// Makes something small in a machine, past the bound on its memory: to go by the bound, a step must be safe from failing
+/// half-way, which costs ten times the step. What is made counts all the same, so the script's own next step meets it.
+fn small<T>(lua: &Lua, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let bound = lua.set_memory_limit(0)?;
+    let made = make();
+    lua.set_memory_limit(bound)?;
+    made
 }
 
-fn val(lua: &Lua, value: Val<'_>) -> Result<Out> {
-    Ok(Either::Right(match value {
+/// Bytes up to which a text is small.
+const SMALL: usize = 1024;
+
+/// A text on its way into a machine.
+fn out(lua: &Lua, text: &[u8]) -> Result<Lv> {
+    let make = || lua.create_string(text).map(Lv::String);
+    if text.len() <= SMALL { small(lua, make) } else { make() }
+}
+
+fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
+    Ok(match value {
         Val::Nil => Lv::Nil,
         Val::Bool(bool) => Lv::Boolean(bool),
         Val::Number(number) => Lv::Number(number),
-        Val::Text(text) => return out(lua, text),
+        Val::Text(text) => out(lua, text.as_bytes())?,
         Val::Json(value) => convert::to_lua(lua, &value)?,
-    }))
+    })
 }
 
 /// The methods of one view, made once for a machine.
@@ -91,7 +96,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn new<T: View>(lua: &Lua, view: &Arc<T>) -> Result<Seen> {
-        let data = lua.create_userdata(Shown(view.clone()))?;
+        let data = small(lua, || lua.create_userdata(Shown(view.clone())))?;
         Ok(Seen { data, take: |data| drop(data.take::<Shown<T>>()) })
     }
 
@@ -200,7 +205,7 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         .add("metadata", |lua, this, arg: Arg<String>| {
             let name = name(arg)?;
             let value = this.visit.principal().and_then(|principal| principal.metadata.get(&name));
-            value.map(|value| out(lua, value.into())).transpose()
+            value.map(|value| out(lua, value.as_bytes())).transpose()
         })?
         .add("system", |_, this, ()| Ok(conversation::system(&*chat(this)?)))?
         .add("message", |lua, this, index: Arg<i64>| {
@@ -243,15 +248,11 @@ fn chat(request: &view::Request) -> Result<Arc<crate::chat::Ask>> {
         .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
 }
 
-fn header(lua: &Lua, headers: &http::HeaderMap, name: &str, hide: bool) -> Result<Option<Out>> {
+fn header(lua: &Lua, headers: &http::HeaderMap, name: &str, hide: bool) -> Result<Option<Lv>> {
     if hide && conversation::is_credential(name) {
         return Ok(None);
     }
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) => out(lua, text.into()).map(Some),
-        Err(_) => lua.create_string(value.as_bytes()).map(|bytes| Some(Either::Right(Lv::String(bytes)))),
-    }
+    headers.get(name).map(|value| out(lua, value.as_bytes())).transpose()
 }
 
 fn message(lua: &Lua, turn: &view::Message) -> Result<mlua::Table> {
@@ -284,7 +285,7 @@ impl UserData for Context {
                 None => Lv::Nil,
                 Some(Kept::Bool(bool)) => Lv::Boolean(bool),
                 Some(Kept::Number(number)) => Lv::Number(number),
-                Some(Kept::Text(text)) => Lv::String(lua.create_string(text)?),
+                Some(Kept::Text(text)) => out(lua, &text)?,
             })
         });
         methods.add_method("set", |_, _, (key, value): (String, Lv)| {
