@@ -33,7 +33,7 @@ pub fn run(component: &Path, folder: &Path, bless: bool) -> Result<Vec<Case>, St
     for path in files(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let outcome = one(&mut stage, &subject, &path, bless);
-        cases.push(Case { name, outcome });
+        cases.push(Case { name, outcome, notes: Vec::new() });
     }
     Ok(cases)
 }
