@@ -195,13 +195,14 @@ impl Hook {
         if self.breaker.is_off() {
             return self.off(phase, visit, world.state());
         }
+        let saw = visit.traced.then(|| subject.brief());
         let cx = self.cx(phase, visit, world);
         let (outcome, used) = match self.engine.waits(phase) {
             // Boxed: a call that never waits must not carry the room of one that does.
             true => Box::pin(self.engine.call(cx, subject)).await,
             false => self.engine.call_now(cx, subject),
         };
-        self.judge(phase, visit, world.state(), outcome, used)
+        self.judge(phase, visit, world.state(), saw, outcome, used)
     }
 
     fn off(&self, phase: Phase, visit: &Visit, state: &State) -> Result<Verdict, Fault> {
@@ -214,6 +215,7 @@ impl Hook {
         phase: Phase,
         visit: &Visit,
         state: &State,
+        saw: Option<Value>,
         outcome: Result<Verdict, Failed>,
         used: Used,
     ) -> Result<Verdict, Fault> {
@@ -231,15 +233,21 @@ impl Hook {
         };
         record.phase(phase as usize).add(kind, used.cpu, used.safepoints);
         match outcome {
-            Ok(Verdict::Pass) => Ok(Verdict::Pass),
+            Ok(Verdict::Pass) => {
+                // Of a stream only what changed it: an exchange has room for few notes.
+                if phase != Phase::Event {
+                    self.note(phase, visit, saw, &used, || Verdict::Pass.name().into());
+                }
+                Ok(Verdict::Pass)
+            }
             Ok(verdict) => {
-                self.note(phase, visit, &used, || describe(&verdict));
+                self.note(phase, visit, saw, &used, || describe(&verdict));
                 Ok(if self.shadow { Verdict::Pass } else { verdict })
             }
             Err(failed) => {
                 let text = failed.message;
                 tracing::warn!("{} in on_{}: {text} {}", self.guest.name, phase.name(), visit.id);
-                self.note(phase, visit, &used, || json!({ "failed": text.clone() }));
+                self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
                 record.last_error.store(Some(Arc::new(text.clone())));
                 if self.breaker.failed() {
                     record.switched_off.fetch_add(1, Relaxed);
@@ -250,9 +258,10 @@ impl Hook {
         }
     }
 
-    fn note(&self, phase: Phase, visit: &Visit, used: &Used, what: impl FnOnce() -> Value) {
+    fn note(&self, phase: Phase, visit: &Visit, saw: Option<Value>, used: &Used, what: impl FnOnce() -> Value) {
         visit.note(&self.guest.name, || {
-            let mut note = json!({ "phase": phase.name(), "us": used.cpu.as_micros() as u64, "decided": what() });
+            let took = used.cpu.as_micros() as u64;
+            let mut note = json!({ "phase": phase.name(), "saw": saw, "us": took, "decided": what() });
             if self.shadow {
                 note["shadow"] = true.into();
             }

@@ -133,9 +133,15 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
     let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
     match stages(&cx, &mut settle, head, body, &matched).await {
         Ok(Next::Attempt { call, plan }) => attempt(cx, settle, call, plan).await,
-        Ok(Next::Reply(reply)) => reply::finish(Ok(reply), settle),
-        Err(fault) => reply::finish(Err(fault), settle),
+        Ok(Next::Reply(reply)) => finish(Ok(reply), settle),
+        Err(fault) => finish(Err(fault), settle),
     }
+}
+
+/// The answer to an exchange, with what guests have noted so far in its trace.
+fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Outbound> {
+    hook::take_notes(&mut settle);
+    reply::finish(outcome, settle)
 }
 
 /// Where the stages before the first upstream lead.
@@ -237,12 +243,12 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
     let early = cx.generation.keep_alive.filter(|_| call.stream && call.framing == Framing::Sse);
     let Some(after) = early else {
         let (outcome, settle) = cache::serve::run(cx, settle, call, plan).await;
-        return reply::finish(outcome, settle);
+        return finish(outcome, settle);
     };
     let late = Late::head(&settle);
     let mut attempt = Box::pin(cache::serve::run(cx, settle, call, plan));
     match timeout(after, &mut attempt).await {
-        Ok((outcome, settle)) => reply::finish(outcome, settle),
+        Ok((outcome, settle)) => finish(outcome, settle),
         Err(_) => late.respond(attempt, after),
     }
 }

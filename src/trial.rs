@@ -30,6 +30,9 @@ pub struct Case {
     pub name: String,
     /// What went wrong, with file and line.
     pub outcome: Result<(), String>,
+    /// Failures of the policy on the way, and what the gateway warns of when it loads it. It goes on without a policy that
+    /// fails, unless it is a guard: who tests one must not be left to wonder why nothing happened.
+    pub notes: Vec<String>,
 }
 
 /// What came of a test file.
@@ -176,7 +179,9 @@ fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(),
         "result" => {
             let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
             let outcome = if said["ok"] == true { Ok(()) } else { Err(text("message")) };
-            cases.lock().unwrap_or_else(PoisonError::into_inner).push(Case { name: text("name"), outcome });
+            let notes = said["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let case = Case { name: text("name"), outcome, notes: notes.map(str::to_owned).collect() };
+            cases.lock().unwrap_or_else(PoisonError::into_inner).push(case);
             Ok(Value::Null)
         }
         word => stage.play(word, &said),

@@ -13,9 +13,11 @@ use std::thread;
 
 use arc_swap::ArcSwap;
 use portcullis::generation::Builder;
+use portcullis::reload::Reloader;
 use portcullis::server::{Shared, Stage, connection};
 use portcullis::state::State;
 use portcullis::state::log::Log;
+use portcullis::trial::smoke::Smoke;
 use portcullis::upstream::{Pools, Proxies};
 use tokio::sync::{oneshot, watch};
 
@@ -36,7 +38,7 @@ const PER_CHUNK: u64 = 1;
 const ASK: &str = r#"{"model":"mock","messages":[{"role":"system","content":"You are helpful."},{"role":"user","content":"Hi"}],"temperature":0.7,"max_tokens":256"#;
 const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],"usage":{"prompt_tokens":21,"completion_tokens":64,"total_tokens":85}}"#;
 
-fn config(upstream: SocketAddr) -> String {
+fn config(upstream: SocketAddr, hooks: &str) -> String {
     format!(
         "listen: {{ address: 127.0.0.1:0 }}
 providers:
@@ -45,7 +47,7 @@ models: {{ mock: upstream/mock }}
 keys: [{{ name: guard, key: sk-guard-0123456789abcdef0123456789abcdef, project: guard }}]
 prices: {{ models: {{ 'upstream/*': {{ input: 0.15, output: 0.60 }} }} }}
 log: {{ stdout: json }}
-"
+{hooks}"
     )
 }
 
@@ -153,13 +155,20 @@ fn chunks(socket: &mut TcpStream, held: &mut Vec<u8>, ready: &Sender<()>) {
     assert_eq!(seen, CHUNKS);
 }
 
-/// The allocations of the worker over [`COUNTED`] requests.
-fn counted(stream: bool) -> u64 {
+/// The allocations of the worker for one of [`COUNTED`] requests, with this policy attached.
+fn counted(stream: bool, policy: Option<&str>) -> u64 {
     let (ready, is_ready) = channel();
-    let path = std::env::temp_dir().join(format!("portcullis-allocations-{}-{stream}.yaml", std::process::id()));
-    std::fs::write(&path, config(upstream(is_ready))).expect("is writable");
-    let generation = Builder::new(Some(path.clone()), Box::new(|_| None)).build(1).expect("builds");
-    std::fs::remove_file(&path).expect("is there");
+    let name = format!("portcullis-allocations-{}-{:?}", std::process::id(), thread::current().id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(folder.join("scripts")).expect("is writable");
+    let hooks = policy.map_or("", |policy| {
+        std::fs::write(folder.join("scripts/p.luau"), policy).expect("is writable");
+        "hooks: [{ lua: p }]\n"
+    });
+    let path = folder.join("portcullis.yaml");
+    std::fs::write(&path, config(upstream(is_ready), hooks)).expect("is writable");
+    let generation = Builder::new(Some(path), Box::new(|_| None)).build(1).expect("builds");
+    std::fs::remove_dir_all(&folder).expect("is there");
     let (log, _writer) = Log::to(vec![Box::new(std::io::sink())]).expect("a thread");
     let proxies = Arc::new(Proxies::new(Default::default()));
     let (_announce, stage) = watch::channel(Stage::Serving);
@@ -187,7 +196,37 @@ fn counted(stream: bool) -> u64 {
         begun.send(()).expect("the client goes on");
         runtime.block_on(async { is_done.await.expect("the client gets all answers") });
     });
-    info.count_total
+    info.count_total / COUNTED as u64
+}
+
+#[test]
+fn a_reload_leaves_nothing_behind() {
+    const RELOADS: u32 = 40;
+    let folder = std::env::temp_dir().join(format!("portcullis-allocations-{}-reloads", std::process::id()));
+    std::fs::create_dir_all(folder.join("scripts")).expect("is writable");
+    let path = folder.join("portcullis.yaml");
+    let yaml = config(([127, 0, 0, 1], 9).into(), "hooks: [{ lua: p }]\n");
+    std::fs::write(&path, yaml).expect("is writable");
+    let version = |number: u32| {
+        let text = format!("-- {number:09}\nlocal kept = {{}}\nfunction on_route() return {{ 'upstream/mock' }} end\n");
+        std::fs::write(folder.join("scripts/p.luau"), text).expect("is writable");
+    };
+    version(0);
+    let builder = Builder::new(Some(path), Box::new(|_| None));
+    let current = Arc::new(ArcSwap::from_pointee(builder.build(1).expect("builds")));
+    let state = Arc::new(State::new(100, Log::off()));
+    let reloader = Reloader::new(builder, Smoke::default(), current, state);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let reload = |number| {
+        version(number);
+        runtime.block_on(reloader.reload()).expect("is taken up");
+    };
+    // As many as are kept whole, and some for whatever is made once.
+    (1..20).for_each(reload);
+    let info = allocation_counter::measure(|| (20..20 + RELOADS).for_each(reload));
+    std::fs::remove_dir_all(&folder).expect("is there");
+    let left = info.bytes_current / i64::from(RELOADS);
+    assert!(left < 256, "a reload leaves {left} bytes behind, of {}", info.bytes_total / u64::from(RELOADS));
 }
 
 fn hold(what: &str, spent: u64, budget: u64) {
@@ -200,11 +239,24 @@ fn hold(what: &str, spent: u64, budget: u64) {
 
 #[test]
 fn a_whole_answer_keeps_its_budget() {
-    hold("a request", counted(false) / COUNTED as u64, PER_REQUEST);
+    hold("a request", counted(false, None), PER_REQUEST);
 }
 
 #[test]
 fn a_stream_keeps_its_budget() {
-    let all = counted(true) / COUNTED as u64;
-    hold("a stream", all, PER_STREAM + PER_CHUNK * CHUNKS as u64);
+    hold("a stream", counted(true, None), PER_STREAM + PER_CHUNK * CHUNKS as u64);
+}
+
+#[test]
+fn a_policy_that_listens_to_nothing_of_an_exchange_costs_it_nothing() {
+    let idle = "--[[manifest\ntick = \"1h\"\n]]\nfunction on_tick() end\n";
+    assert_eq!(counted(false, Some(idle)), counted(false, None));
+}
+
+#[test]
+fn a_policy_that_listens_to_no_event_costs_the_chunks_of_a_stream_nothing() {
+    let done = "function on_done() return { seen = true } end\n";
+    let (with, without) = (counted(true, Some(done)), counted(true, None));
+    // The policy is called once; a single allocation a chunk more would show.
+    assert!((1..CHUNKS as u64).contains(&(with - without)), "{with} with it, {without} without");
 }

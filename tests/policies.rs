@@ -81,6 +81,26 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
     assert!(said(&wrong).contains("is no name for a policy"), "{}", said(&wrong));
 }
 
+#[test]
+fn a_test_tells_of_a_policy_that_fails_on_its_way_and_of_what_is_warned_of() {
+    let folder = Folder::new("notes");
+    let write = |name: &str, text: &str| std::fs::write(folder.0.join(name), text).expect("is writable");
+    write("slip.luau", "function on_request(req)\n\treturn { modell = 'x' }\nend\nfunction on_event() end\n");
+    write(
+        "slip_test.luau",
+        "t.test('goes on', function()\n\tlocal answer = t.chat({ model = 'a/m', text = 'x' })\n\tt.eq(answer.status, 200)\n\t\
+         t.contains(answer.failed, 'did you mean `model`?')\nend)\n",
+    );
+    let output = portcullis(&["test", folder.path()]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("the policy failed on the way:") && said.contains("a patch of on_request has no `modell`"),
+        "{said}"
+    );
+    assert!(said.contains("warning: hooks.slip") && said.contains("on_event"), "{said}");
+}
+
 /// What somebody who has only the guide would write: every policy in it, with the tests that stand beside it.
 #[test]
 fn the_policies_of_the_guide_pass_the_tests_of_the_guide() {

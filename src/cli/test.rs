@@ -97,6 +97,9 @@ fn tell(report: &Report, filter: Option<&str>) {
             Ok(()) => say(&format!("  ok    {}", case.name)),
             Err(message) => say(&format!("  FAIL  {}\n        {}", case.name, message.replace('\n', "\n        "))),
         }
+        for note in &case.notes {
+            say(&format!("        {note}"));
+        }
     }
     if let Some(broken) = &report.broken {
         say(&format!("  BROKEN  {broken}"));

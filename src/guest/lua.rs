@@ -23,7 +23,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mlua::{AnyUserData, Error, Value as Lv};
+use mlua::{Error, Value as Lv};
 use tokio::time::Instant;
 
 use super::verdict::Verdict;
@@ -139,8 +139,8 @@ thread_local! {
 /// A call under way.
 struct Running {
     cx: Cx,
-    /// What the script was shown. Taken back when the call ends: a script that keeps it keeps nothing alive.
-    shown: Mutex<Vec<AnyUserData>>,
+    /// What the script was shown beside what it was called with.
+    shown: Mutex<Vec<views::Seen>>,
     /// The tick at which its present turn began, for calls that give way to others.
     turn: Option<AtomicU64>,
 }
@@ -155,14 +155,27 @@ impl Running {
         self.turn.as_ref().is_some_and(|began| lease::now() > began.load(Relaxed))
     }
 
-    fn show(&self, view: AnyUserData) {
+    fn show(&self, view: views::Seen) {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(view);
+    }
+
+    /// Takes back what it was shown.
+    fn unshow(&self) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-/// The call that runs on this thread, for what scripts call.
+/// Looks at the call that runs on this thread, for what scripts call.
+fn with_running<T>(look: impl FnOnce(&Arc<Running>) -> mlua::Result<T>) -> mlua::Result<T> {
+    RUNNING.with_borrow(|running| match running {
+        Some(running) => look(running),
+        None => Err(Error::runtime("nothing of the gateway's is running")),
+    })
+}
+
+/// The call that runs on this thread, for what outlives a look at it.
 fn running() -> mlua::Result<Arc<Running>> {
-    RUNNING.with_borrow(|running| running.clone()).ok_or_else(|| Error::runtime("nothing of the gateway's is running"))
+    with_running(|running| Ok(running.clone()))
 }
 
 /// Does work of the gateway's own inside a call: it costs the script nothing.
@@ -226,10 +239,10 @@ impl Script {
         let running = Arc::new(Running::new(cx));
         let mut cpu = Duration::ZERO;
         let turn = Turn::take(&running, before);
-        let started = machine.start(self.at, &running, &subject);
+        let started = machine.start(self.at, running.cx.phase, &subject);
         cpu += turn.end(&running);
         let outcome = match started {
-            Ok(Some(future)) => {
+            Ok(Some((_seen, future))) => {
                 let mut future = pin!(future);
                 std::future::poll_fn(|task| {
                     let turn = Turn::take(&running, before + cpu);
@@ -274,9 +287,7 @@ impl Script {
         outcome: mlua::Result<Verdict>,
     ) -> (Result<Verdict, Failed>, Used) {
         let cx = &running.cx;
-        for view in running.shown.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = view.destroy();
-        }
+        running.unshow();
         if cx.phase != Phase::Event {
             cx.visit.spend(cpu);
         }

@@ -13,7 +13,9 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::route::Target;
 
 pub use answer::{Answer, Event};
 pub use done::Done;
@@ -74,4 +76,24 @@ pub enum Subject {
     Event(Arc<Event>),
     Done(Arc<Done>),
     Tick,
+}
+
+impl Subject {
+    /// What it is about, for the decision trace: names and numbers, never a prompt.
+    pub fn brief(&self) -> Value {
+        let names = |plan: &[Arc<Target>]| plan.iter().map(|target| target.name()).collect::<Vec<_>>();
+        match self {
+            Subject::Head(head) => json!({ "path": head.path }),
+            Subject::Request(request) if request.plan.is_empty() => json!({ "model": request.call.model() }),
+            Subject::Request(request) => json!({ "model": request.call.model(), "plan": names(&request.plan) }),
+            Subject::Try(tried) => json!({ "target": tried.target.name(), "number": tried.number }),
+            Subject::Failure(failure) => {
+                json!({ "error": failure.fault.code(), "target": failure.target.name(), "number": failure.number })
+            }
+            Subject::Answer(answer) => json!({ "status": answer.status, "target": answer.target.name() }),
+            Subject::Event(event) => json!({ "kind": event.kind, "bytes": event.text.len() }),
+            Subject::Done(done) => json!({ "status": done.status, "error": done.code }),
+            Subject::Tick => Value::Null,
+        }
+    }
 }

@@ -21,7 +21,7 @@ use crate::guest::StreamMode;
 use crate::guest::verdict::{Patch, Verdict};
 use crate::guest::view;
 use crate::host::visit::Facts;
-use crate::host::{Phase, Visit, World};
+use crate::host::{Phase, Phases, Visit, World};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Plan, Target};
@@ -44,11 +44,11 @@ impl std::fmt::Debug for Open {
 }
 
 impl Open {
-    /// Opens an exchange for guests; None when there are none. `depth` counts the asks of guests it stands inside of;
-    /// `asked`: the caller wants the decision trace, which may turn out not to be for it.
+    /// Opens an exchange for guests; None when none of them listens to anything of it. `depth` counts the asks of guests it
+    /// stands inside of; `asked`: the caller wants the decision trace, which may turn out not to be for it.
     pub fn begin(cx: &Cx, x: &Exchange, depth: u8, asked: bool) -> Option<Box<Open>> {
         let hooks = &cx.generation.hooks;
-        if !hooks.any() {
+        if !hooks.phases.has_any(Phases::EXCHANGE) {
             return None;
         }
         let facts = Facts {
@@ -129,7 +129,6 @@ async fn named(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>,
             _ => {}
         }
     }
-    take_notes(x);
     Ok(found)
 }
 
@@ -223,7 +222,7 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
 }
 
 /// Phases after planning that are shown the ask again.
-const LATER: crate::host::Phases = crate::host::Phases::of(&[Phase::Attempt, Phase::Fault, Phase::Answer]);
+const LATER: Phases = Phases::of(&[Phase::Attempt, Phase::Fault, Phase::Answer]);
 
 /// One try as guests want it.
 #[derive(Debug)]
@@ -369,6 +368,7 @@ async fn failing(
             Verdict::Plan(wish) => match apply::plan(cx, x, call, plan, &wish) {
                 Ok(wanted) => After::Plan(wanted),
                 Err(Unplanned::Unknown(error)) => {
+                    let error = format!("{error} on_fault returns a plan, \"same\", \"next\" or \"stop\".");
                     hook.misjudged(Phase::Fault, &open.visit, &cx.state, &error)?;
                     continue;
                 }

@@ -30,6 +30,8 @@ pub(super) struct Sieve {
     open: Vec<(u32, u32, bool)>,
     choices: u32,
     stopped: bool,
+    /// Room for the events of one turn, kept for the next.
+    spare: Vec<Event>,
 }
 
 /// One guest and what it has not seen yet.
@@ -49,13 +51,8 @@ struct Held {
     kind: &'static str,
     text: String,
     merged: u32,
-    since: Instant,
-}
-
-/// What became of an event at one guest.
-enum Passed {
-    Events(Vec<Event>),
-    Stop(Vec<Event>, Stop),
+    /// When it began to wait; None for what does not.
+    since: Option<Instant>,
 }
 
 impl Sieve {
@@ -70,59 +67,58 @@ impl Sieve {
             Guest { at, events, wait, held: Vec::new() }
         });
         let guests = guests.collect();
-        Sieve { hooks, visit, world, guests, open: Vec::new(), choices: 0, stopped: false }
+        Sieve { hooks, visit, world, guests, open: Vec::new(), choices: 0, stopped: false, spare: Vec::new() }
     }
 
-    /// Shows one guest some text and gives what goes on from it.
-    fn show(&self, at: usize, held: Held) -> Result<Passed, Fault> {
-        let Held { choice, index, kind, text, merged, .. } = held;
-        let hook = &self.hooks.all()[at];
-        let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
-        let call = hook.call(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()));
-        let verdict = at_once(call)?;
-        let delta = |text: String| match text.is_empty() {
-            true => Vec::new(),
-            false => vec![Event::Delta { choice, index, delta: self.delta_of(choice, index, kind, text) }],
-        };
-        Ok(match verdict {
-            Verdict::Text(text) => Passed::Events(delta(text)),
-            Verdict::Stop(stop) => Passed::Stop(Vec::new(), stop),
-            _ => Passed::Events(delta(view.text.clone())),
-        })
-    }
-
-    /// Passes an event through the guest at this place in the row; what comes out may be none or several.
-    fn pass(&mut self, row: usize, event: Event) -> Result<Passed, Fault> {
+    /// Sends an event through the guests from this place in the row on. What comes out at their end goes to `out`, as it
+    /// comes: what was said before a stop has gone on to the others, and what comes after it does not.
+    fn send(&mut self, row: usize, event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        if row == self.guests.len() {
+            out.push(event);
+            return Ok(None);
+        }
         match event {
-            Event::Delta { choice, index, delta: Delta::Text(text) } => self.take(row, choice, index, "text", text),
+            Event::Delta { choice, index, delta: Delta::Text(text) } => {
+                self.take(row, Held { choice, index, kind: "text", text, merged: 1, since: None }, out)
+            }
             Event::Delta { choice, index, delta: Delta::Reasoning(text) } => {
-                self.take(row, choice, index, "reasoning", text)
+                self.take(row, Held { choice, index, kind: "reasoning", text, merged: 1, since: None }, out)
             }
             Event::Close { choice, index } => {
-                let (mut out, stop) = match self.release(row, |held| held.choice == choice && held.index == index)? {
-                    Passed::Events(events) => (events, None),
-                    Passed::Stop(events, stop) => (events, Some(stop)),
-                };
-                if let Some(stop) = stop {
-                    return Ok(Passed::Stop(out, stop));
+                let stop = self.release(row, |held| held.choice == choice && held.index == index, out)?;
+                if stop.is_some() {
+                    return Ok(stop);
                 }
                 // Only blocks of text have an end worth showing.
                 if self.is_text(choice, index) {
-                    let last =
-                        Held { choice, index, kind: "end", text: String::new(), merged: 0, since: Instant::now() };
-                    match self.show(self.guests[row].at, last)? {
-                        Passed::Events(events) => out.extend(events),
-                        Passed::Stop(events, stop) => {
-                            out.extend(events);
-                            return Ok(Passed::Stop(out, stop));
-                        }
+                    let last = Held { choice, index, kind: "end", text: String::new(), merged: 0, since: None };
+                    let stop = self.show(row, last, out)?;
+                    if stop.is_some() {
+                        return Ok(stop);
                     }
                 }
-                out.push(Event::Close { choice, index });
-                Ok(Passed::Events(out))
+                self.send(row + 1, event, out)
             }
-            other => Ok(Passed::Events(vec![other])),
+            other => self.send(row + 1, other, out),
         }
+    }
+
+    /// Shows the guest at this place some text and sends on what it makes of it.
+    fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        let Held { choice, index, kind, text, merged, .. } = held;
+        let hook = &self.hooks.all()[self.guests[row].at];
+        let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
+        let call = hook.call(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()));
+        let text = match at_once(call)? {
+            Verdict::Text(text) => text,
+            Verdict::Stop(stop) => return Ok(Some(stop)),
+            _ => Arc::try_unwrap(view).map_or_else(|view| view.text.clone(), |view| view.text),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let delta = self.delta_of(choice, index, kind, text);
+        self.send(row + 1, Event::Delta { choice, index, delta }, out)
     }
 
     fn is_text(&self, choice: u32, index: u32) -> bool {
@@ -138,61 +134,76 @@ impl Sieve {
         }
     }
 
-    fn take(&mut self, row: usize, choice: u32, index: u32, kind: &'static str, text: String) -> Result<Passed, Fault> {
+    /// Shows a guest this text, or holds it until there is as much as it wants to see at once.
+    fn take(&mut self, row: usize, new: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let guest = &mut self.guests[row];
-        let same = |held: &Held| (held.choice, held.index, held.kind) == (choice, index, kind);
+        let place = (new.choice, new.index, new.kind);
+        let same = |held: &Held| (held.choice, held.index, held.kind) == place;
         let full = match guest.held.iter_mut().find(|held| same(held)) {
             Some(held) => {
-                held.text.push_str(&text);
+                held.text.push_str(&new.text);
                 held.merged += 1;
                 held.merged >= guest.events || held.text.len() >= MAX_HELD_BYTES
             }
+            None if guest.events <= 1 => return self.show(row, new, out),
             None => {
-                guest.held.push(Held { choice, index, kind, text, merged: 1, since: Instant::now() });
-                guest.events <= 1
+                guest.held.push(Held { since: Some(Instant::now()), ..new });
+                false
             }
         };
-        if full { self.release(row, same) } else { Ok(Passed::Events(Vec::new())) }
+        if full { self.release(row, same, out) } else { Ok(None) }
     }
 
     /// Shows a guest what is held for it and fits.
-    fn release(&mut self, row: usize, fits: impl Fn(&Held) -> bool) -> Result<Passed, Fault> {
-        let mut out = Vec::new();
+    fn release(
+        &mut self,
+        row: usize,
+        fits: impl Fn(&Held) -> bool,
+        out: &mut Vec<Event>,
+    ) -> Result<Option<Stop>, Fault> {
         while let Some(place) = self.guests[row].held.iter().position(&fits) {
             let held = self.guests[row].held.remove(place);
-            match self.show(self.guests[row].at, held)? {
-                Passed::Events(events) => out.extend(events),
-                Passed::Stop(events, stop) => {
-                    out.extend(events);
-                    return Ok(Passed::Stop(out, stop));
-                }
+            let stop = self.show(row, held, out)?;
+            if stop.is_some() {
+                return Ok(stop);
             }
         }
-        Ok(Passed::Events(out))
+        Ok(None)
     }
 
-    /// Sends events through the guests from this place in the row on.
-    fn run(&mut self, from: usize, events: Vec<Event>, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
-        let mut waiting = events;
-        for row in from..self.guests.len() {
-            let mut next = Vec::with_capacity(waiting.len());
-            for event in waiting {
-                match self.pass(row, event)? {
-                    Passed::Events(events) => next.extend(events),
-                    Passed::Stop(events, stop) => {
-                        next.extend(events);
-                        // What was said before goes on to the others; what comes after does not.
-                        if let Some(sooner) = self.run(row + 1, next, out)? {
-                            return Ok(Some(sooner));
-                        }
-                        return Ok(Some(stop));
-                    }
-                }
-            }
-            waiting = next;
+    /// Shows guests what has waited long enough for them.
+    fn release_due(&mut self, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        // Without a wait nothing is due, and the clock is not looked at.
+        if self.guests.iter().all(|guest| guest.wait.is_none()) {
+            return Ok(None);
         }
-        out.extend(waiting);
+        let now = Instant::now();
+        for row in 0..self.guests.len() {
+            let Some(wait) = self.guests[row].wait else { continue };
+            let stop = self.release(row, |held| held.since.is_some_and(|since| since + wait <= now), out)?;
+            if stop.is_some() {
+                return Ok(stop);
+            }
+        }
         Ok(None)
+    }
+
+    /// Sends one event of the provider through all guests.
+    fn sift(&mut self, event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        let mut closed = None;
+        match &event {
+            Event::Open { choice, index, block: block @ (Opened::Text | Opened::Reasoning { .. }) } => {
+                self.open.push((*choice, *index, matches!(block, Opened::Reasoning { .. })));
+                self.choices = self.choices.max(*choice);
+            }
+            Event::Close { choice, index } => closed = Some((*choice, *index)),
+            _ => {}
+        }
+        let stop = self.send(0, event, out)?;
+        if let (None, Some(closed)) = (&stop, closed) {
+            self.open.retain(|block| (block.0, block.1) != closed);
+        }
+        Ok(stop)
     }
 
     /// Ends the stream as a guest wants it.
@@ -230,51 +241,21 @@ impl Filter for Sieve {
             events.clear();
             return Ok(Flow::End);
         }
-        let mut out = Vec::with_capacity(events.len());
-        // Whatever has waited long enough goes first.
-        let now = Instant::now();
-        for row in 0..self.guests.len() {
-            let wait = self.guests[row].wait;
-            let passed = self.release(row, |held| wait.is_some_and(|wait| held.since + wait <= now));
-            let (ready, stop) = match passed? {
-                Passed::Events(ready) => (ready, None),
-                Passed::Stop(ready, stop) => (ready, Some(stop)),
-            };
-            let stop = self.run(row + 1, ready, &mut out)?.or(stop);
-            if let Some(stop) = stop {
-                let flow = self.end(stop, &mut out);
-                *events = out;
-                return flow;
-            }
+        let mut waiting = std::mem::replace(events, std::mem::take(&mut self.spare));
+        let mut stop = self.release_due(events)?;
+        let mut left = waiting.drain(..);
+        while let (None, Some(event)) = (&stop, left.next()) {
+            stop = self.sift(event, events)?;
         }
-        for event in std::mem::take(events) {
-            match &event {
-                Event::Open { choice, index, block: block @ (Opened::Text | Opened::Reasoning { .. }) } => {
-                    self.open.push((*choice, *index, matches!(block, Opened::Reasoning { .. })));
-                    self.choices = self.choices.max(*choice);
-                }
-                Event::Fault(_) => {}
-                _ => {}
-            }
-            let closed = match &event {
-                Event::Close { choice, index } => Some((*choice, *index)),
-                _ => None,
-            };
-            let stop = self.run(0, vec![event], &mut out)?;
-            if let Some(stop) = stop {
-                let flow = self.end(stop, &mut out);
-                *events = out;
-                return flow;
-            }
-            if let Some(closed) = closed {
-                self.open.retain(|block| (block.0, block.1) != closed);
-            }
+        drop(left);
+        self.spare = waiting;
+        match stop {
+            Some(stop) => self.end(stop, events),
+            None => Ok(Flow::On),
         }
-        *events = out;
-        Ok(Flow::On)
     }
 
     fn due(&self) -> Option<Instant> {
-        self.guests.iter().filter_map(|guest| Some(guest.held.first()?.since + guest.wait?)).min()
+        self.guests.iter().filter_map(|guest| Some(guest.held.first()?.since? + guest.wait?)).min()
     }
 }

@@ -4,7 +4,7 @@
 //! safepoint costs a load. A lease that was overrun stays overrun: catching the error does not help a guest.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -168,6 +168,9 @@ impl Lease {
         if count > self.budget.safepoints {
             return Err(self.kill(Killed::Safepoints));
         }
+        if count.is_multiple_of(AWAKE_EVERY) {
+            stay_awake();
+        }
         if TICK.load(Relaxed) >= self.deadline.load(Relaxed) { self.late() } else { Ok(()) }
     }
 
@@ -264,38 +267,44 @@ impl Lease {
 
 /// Milliseconds since the ticker was started.
 static TICK: AtomicU64 = AtomicU64::new(0);
-/// Raised by every burst; what the ticker tells idleness by.
-static BURSTS: AtomicU32 = AtomicU32::new(0);
+/// Set by every burst and cleared by every tick, which tells idleness by it. Written only where it is not set already:
+/// workers must not pass its cache line round at every call.
+static BUSY: AtomicBool = AtomicBool::new(false);
 static ASLEEP: AtomicBool = AtomicBool::new(true);
 static TICKER: OnceLock<Thread> = OnceLock::new();
 
 /// Turns without a burst after which the ticker stops: an idle process is not woken a thousand times a second.
 const IDLE_TURNS: u32 = 1000;
 
+/// Safepoints after which a burst says again that it is under way: far fewer than run within the idle turns.
+const AWAKE_EVERY: u64 = 4096;
+
 /// The present tick; wakes the ticker when it sleeps.
 pub fn now() -> u64 {
-    BURSTS.fetch_add(1, Relaxed);
-    if ASLEEP.load(Relaxed) {
+    stay_awake();
+    TICK.load(Relaxed)
+}
+
+/// Keeps the ticker going. A burst sets its flag before it looks whether the ticker sleeps, and the ticker looks at the
+/// flag after it has said that it will: in one order for both, one of them sees the other.
+pub fn stay_awake() {
+    if !BUSY.load(SeqCst) {
+        BUSY.store(true, SeqCst);
+    }
+    if ASLEEP.load(SeqCst) {
         let ticker = TICKER.get_or_init(|| {
             let started = std::thread::Builder::new().name("ticker".into()).spawn(tick);
             // Without a thread there is no clock; counts still end every guest.
             started.map_or_else(|_| std::thread::current(), |handle| handle.thread().clone())
         });
-        ASLEEP.store(false, Relaxed);
+        ASLEEP.store(false, SeqCst);
         ticker.unpark();
     }
-    TICK.load(Relaxed)
-}
-
-/// The tick as engines read it between bursts.
-pub fn tick_now() -> u64 {
-    TICK.load(Relaxed)
 }
 
 #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a thread of its own that does nothing else")]
 fn tick() {
     let mut idle = 0;
-    let mut bursts = BURSTS.load(Relaxed);
     let mut last = std::time::Instant::now();
     loop {
         std::thread::sleep(Duration::from_millis(1));
@@ -305,16 +314,13 @@ fn tick() {
             last += Duration::from_millis(passed);
             TICK.fetch_add(passed, Relaxed);
         }
-        let seen = BURSTS.load(Relaxed);
-        idle = if seen == bursts { idle + 1 } else { 0 };
-        bursts = seen;
+        idle = if BUSY.swap(false, SeqCst) { 0 } else { idle + 1 };
         if idle >= IDLE_TURNS {
-            ASLEEP.store(true, Relaxed);
-            // A burst that began in between has seen the flag, or is seen here.
-            if BURSTS.load(Relaxed) == seen {
+            ASLEEP.store(true, SeqCst);
+            if !BUSY.load(SeqCst) {
                 std::thread::park();
             }
-            ASLEEP.store(false, Relaxed);
+            ASLEEP.store(false, SeqCst);
             last = std::time::Instant::now();
             idle = 0;
         }

@@ -71,13 +71,10 @@ pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, St
     }
     let value_of = |label: &String| {
         let given = labels.iter().find(|(known, _)| known == label);
-        given.map_or("", |(_, value)| value.get(..MAX_LABEL_BYTES).unwrap_or(value)).to_owned()
+        given.map_or("", |(_, value)| &value[..value.floor_char_boundary(MAX_LABEL_BYTES)])
     };
-    let series = Series {
-        guest: cx.guest.name.clone(),
-        name: name.to_owned(),
-        labels: declared.labels.iter().map(|label| (label.clone(), value_of(label))).collect(),
-    };
-    cx.world()?.state().tally.record(series, kind, &declared.help, &declared.buckets, value);
+    let labels: Vec<(&str, &str)> = declared.labels.iter().map(|label| (label.as_str(), value_of(label))).collect();
+    let series = Series { guest: &cx.guest.name, name, labels: &labels };
+    cx.world()?.state().tally.record(&series, kind, &declared.help, &declared.buckets, value);
     Ok(())
 }

@@ -158,6 +158,11 @@ impl Record {
         self.phases.iter().map(Counts::safepoints).sum()
     }
 
+    /// Calls that came to nothing, in every phase: errors, budgets, and verdicts that could not be done.
+    pub fn failures(&self) -> u64 {
+        self.phases.iter().map(|counts| counts.count(Outcome::Error) + counts.count(Outcome::Killed)).sum()
+    }
+
     fn new(name: &str) -> Self {
         Record {
             name: name.to_owned(),

@@ -71,11 +71,14 @@ fn failures(due: &Due) -> Vec<String> {
     let mut failed = Vec::new();
     for file in &due.tests {
         let report = run_within(file, LIMIT);
-        let said = report.cases.iter().filter_map(|case| Some((Some(&case.name), case.outcome.as_ref().err()?)));
-        for (case, message) in said.chain(report.broken.iter().map(|broken| (None, broken))) {
-            let test = case.map(|case| format!(" \"{case}\"")).unwrap_or_default();
-            failed.push(format!("{}: its test{test} fails: {message}", due.place));
+        for case in &report.cases {
+            if let Err(message) = &case.outcome {
+                let said = [message].into_iter().chain(&case.notes).map(String::as_str).collect::<Vec<_>>().join("; ");
+                failed.push(format!("{}: its test \"{}\" fails: {said}", due.place, case.name));
+            }
         }
+        let broken = report.broken.iter();
+        failed.extend(broken.map(|broken| format!("{}: its test fails: {broken}", due.place)));
     }
     failed
 }

@@ -12,13 +12,13 @@ use tokio::runtime::Runtime;
 use super::client::{self, Wanted};
 use super::double::Double;
 use super::scene::Scene;
-use super::{Subject, What};
+use super::Subject;
 use crate::body::Inbound;
 use crate::generation::Builder;
 use crate::pipeline::{self, Cx};
-use crate::state::State;
 use crate::state::health::{End, Record, Wanted as Standing};
 use crate::state::log::Log;
+use crate::state::{State, guests};
 
 /// Exchanges whose log lines can be looked at.
 const RECORDS: usize = 4096;
@@ -116,7 +116,10 @@ impl Stage {
         let dialect = |(name, provider): (String, Value)| Some((name, provider["dialect"].as_str()?.to_owned()));
         let dialects: HashMap<String, String> = providers.into_iter().filter_map(dialect).collect();
         self.double.set(Scene(scene).map("upstreams"), dialects, split.map(|size| size as usize));
-        let before = self.safepoints(scene);
+        let record = self.record(scene);
+        let warnings = cx.generation.warnings.iter().filter(|warning| warning.starts_with("hooks."));
+        let warnings: Vec<String> = warnings.cloned().collect();
+        let (before, failures) = (record.safepoints(), record.failures());
         let Wanted { head, body, dialect } = wanted;
         let mut told = self.runtime.block_on(async {
             let began = tokio::time::Instant::now();
@@ -128,7 +131,11 @@ impl Stage {
             told
         });
         told.insert("sent".to_owned(), Value::Array(self.double.take_sent()));
-        told.insert("safepoints".to_owned(), json!(self.safepoints(scene) - before));
+        told.insert("safepoints".to_owned(), json!(record.safepoints() - before));
+        told.insert("warnings".to_owned(), json!(warnings));
+        if let Some(error) = record.last_error.load().as_deref().filter(|_| record.failures() > failures) {
+            told.insert("failed".to_owned(), json!(error));
+        }
         self.recorded(&mut told);
         Ok(Value::Object(told))
     }
@@ -211,13 +218,11 @@ impl Stage {
         }
     }
 
-    /// Safepoints that the policy has run through so far; none of an adapter, whose calls are bounded by time alone.
-    fn safepoints(&self, scene: &Value) -> u64 {
-        if self.subject.what == What::Adapter {
-            return 0;
-        }
+    /// What the policy has used and how often it has failed so far; nothing of an adapter, whose calls are bounded by time
+    /// alone.
+    fn record(&self, scene: &Value) -> Arc<guests::Record> {
         let name = scene["hook"]["name"].as_str().unwrap_or(&self.subject.name);
-        self.state.guests.record(name).safepoints()
+        self.state.guests.record(name)
     }
 }
 

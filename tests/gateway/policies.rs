@@ -187,6 +187,32 @@ async fn a_guard_ends_a_stream_in_an_error_or_as_if_the_model_had_stopped() {
 }
 
 #[tokio::test]
+async fn policies_run_by_priority_where_they_are_attached_and_see_what_those_before_made() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        return { params = { user = (req:param('user') or '') .. gw.config.word } }
+      end";
+    let yaml = "hooks:
+  - { lua: word, name: last, config: { word: d } }
+  - { lua: word, name: one, priority: 5, on: { keys: [a], models: ['chat/*'] }, config: { word: b } }
+  - { lua: word, name: project, on: { projects: [p] }, priority: 5, config: { word: c } }
+  - { lua: word, name: first, priority: 10, config: { word: a } }
+  - { lua: word, name: never, on: { keys: [a], projects: [q] }, config: { word: x } }
+keys: [{ name: a, key: sk-a, project: p }, { name: b, key: sk-b, project: q }]
+";
+    let gateway = with(&mock, &[("word", policy)], yaml).await;
+    for (key, words) in [("sk-a", "abcd"), ("sk-b", "ad")] {
+        let bearer = format!("Bearer {key}");
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let body = Chat.ask("chat/m", false, Turn::Text, "Hello");
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let sent = mock.last().await["body"].as_str().expect("a body").to_owned();
+        assert!(sent.contains(&format!("\"user\":\"{words}\"")), "{key}: {sent}");
+    }
+}
+
+#[tokio::test]
 async fn a_policy_names_callers_and_sees_exchanges_end() {
     let mock = Mock::start().await;
     let policy = "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"project\"]\n]]
@@ -255,6 +281,35 @@ async fn shadow_decides_nothing_and_a_share_is_a_share() {
     assert!((10..55).contains(&moved), "{moved} of 100");
 }
 
+#[tokio::test]
+async fn the_trace_tells_what_each_hook_saw_and_decided() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req) end
+        function on_route(req) gw.trace.note({ own = 'word' }) return { 'chat/moved' } end
+        function on_answer(answer) error('boom') end";
+    let gateway = with(&mock, &[("look", policy)], "hooks: [{ lua: look }]\n").await;
+    let asked = [("content-type", "application/json"), ("x-portcullis-trace", "1")];
+    let body = Chat.ask("chat/x", false, Turn::Text, "a secret prompt");
+    let reply = gateway.call("POST", "/v1/chat/completions", &asked, body).await;
+    let trace: Value = serde_json::from_str(reply.head.header("x-portcullis-trace").expect("a trace")).expect("JSON");
+    let steps = trace["steps"].as_array().expect("steps").iter().filter(|step| step["stage"] == "hook");
+    let mut notes: Vec<Value> = steps.map(|step| step["what"].clone()).collect();
+    for note in &mut notes {
+        assert_eq!(note["guest"], "look");
+        // The gateway's own notes say how long it took.
+        let took = note["note"].as_object_mut().and_then(|note| note.remove("us"));
+        assert_eq!(took.is_some_and(|us| us.is_u64()), note["note"]["phase"].is_string(), "{note}");
+    }
+    let notes: Vec<&Value> = notes.iter().map(|note| &note["note"]).collect();
+    assert_eq!(notes[0], &json!({ "phase": "request", "saw": { "model": "chat/x" }, "decided": "pass" }));
+    assert_eq!(notes[1], &json!({ "own": "word" }));
+    let saw = json!({ "model": "chat/x", "plan": ["chat/x"] });
+    assert_eq!(notes[2], &json!({ "phase": "route", "saw": saw, "decided": { "plan": ["chat/moved"] } }));
+    assert_eq!(notes[3]["saw"], json!({ "status": 200, "target": "chat/moved" }));
+    assert!(notes[3]["decided"]["failed"].as_str().is_some_and(|why| why.contains("look.luau:3: boom")), "{notes:?}");
+    assert!(!trace.to_string().contains("secret"));
+}
+
 async fn generation(gateway: &Gateway, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = Instant::now() + SOON;
     loop {
@@ -311,6 +366,8 @@ const RELOADS: u32 = 100;
 
 #[tokio::test]
 async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generation() {
+    // Versions that differ in every byte that counts, and name few targets: what is learnt of a target outlives a reload.
+    let version = |number: u32| format!("-- {number}\n{}", version(number % 3));
     let reloads: u32 = std::env::var("PORTCULLIS_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(RELOADS);
     let mock = Mock::start().await;
     let gateway = with(&mock, &[("v", &version(1))], "hooks: [{ lua: v }]\n").await;
@@ -332,6 +389,7 @@ async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generat
             gateway.folder.write("scripts/v.luau", &version(number));
             let reply = gateway.admin("POST", "/admin/reload").await;
             assert_eq!(reply.status(), 200, "{}", reply.text());
+            // By then everything has been there that a reload needs for a while.
             if number == 2 + reloads / 2 {
                 early = gateway.process.memory();
             }
@@ -347,8 +405,10 @@ async fn reloads_under_load_lose_no_request_and_streams_end_on_their_own_generat
     let list = generation(&gateway, |list| list["retired_in_use"] == 0).await;
     assert!(list["in_force"].as_u64().is_some_and(|number| number > u64::from(reloads)), "{list}");
     let late = gateway.process.memory();
-    // Five generations are kept whole, whatever their number; the rest is the allocator's.
-    assert!(late < early + (24 << 20), "memory grew from {early} to {late}");
+    // Five generations are kept whole, whatever their number; 2 MiB are the allocator's. What one reload leaves behind is
+    // counted to the byte by `tests/allocations.rs`.
+    let leaked = u64::from(reloads / 2) << 10;
+    assert!(late < early + leaked + (2 << 20), "memory grew from {early} to {late} in {} reloads", reloads / 2);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaStr
 
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
-use super::{Running, read, running};
+use super::{Running, read, running, with_running};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
@@ -95,13 +95,10 @@ impl Gw<'_> {
             return Ok(());
         }
         let function = self.lua.create_function(move |lua, args: A| {
-            super::RUNNING.with_borrow(Clone::clone).map_or_else(
-                || Err(Error::runtime("nothing of the gateway's is running")),
-                |running: Arc<Running>| {
-                    running.cx.enter(row).map_err(refused)?;
-                    body(lua, &running.cx, args)
-                },
-            )
+            with_running(|running| {
+                running.cx.enter(row).map_err(refused)?;
+                body(lua, &running.cx, args)
+            })
         })?;
         self.put(name, function)
     }
@@ -296,17 +293,17 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
         Ok(value.to_string())
     })?;
-    gw.add("re.test", |_, _, (pattern, text): (LuaString, LuaString)| {
-        re::test(&pattern.to_str()?, &text.to_str()?).map_err(refused)
+    gw.add("re.test", |_, _, (pattern, text): (String, LuaString)| {
+        re::test(&pattern, &text.to_str()?).map_err(refused)
     })?;
-    gw.add("re.match", |_, _, (pattern, text): (LuaString, LuaString)| {
+    gw.add("re.match", |_, _, (pattern, text): (String, LuaString)| {
         let text = text.to_str()?;
-        let groups = re::first(&pattern.to_str()?, &text).map_err(refused)?;
+        let groups = re::first(&pattern, &text).map_err(refused)?;
         Ok(groups.map(|groups| groups.into_iter().map(str::to_owned).collect::<Vec<_>>()))
     })?;
-    gw.add("re.find", |lua, _, (pattern, text, max): (LuaString, LuaString, Option<usize>)| {
+    gw.add("re.find", |lua, _, (pattern, text, max): (String, LuaString, Option<usize>)| {
         let text = text.to_str()?;
-        let found = re::find(&pattern.to_str()?, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
+        let found = re::find(&pattern, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
         let tables = found.into_iter().map(|found| {
             let table = lua.create_table_with_capacity(0, 3)?;
             table.raw_set("first", found.first + 1)?;
@@ -316,8 +313,8 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         });
         tables.collect::<Result<Vec<_>>>()
     })?;
-    gw.add("re.replace", |_, _, (pattern, text, with): (LuaString, LuaString, LuaString)| {
-        re::replace(&pattern.to_str()?, &text.to_str()?, &with.to_str()?).map_err(refused)
+    gw.add("re.replace", |_, _, (pattern, text, with): (String, LuaString, String)| {
+        re::replace(&pattern, &text.to_str()?, &with).map_err(refused)
     })?;
     gw.add("hash.sha256", |_, _, text: LuaString| Ok(hash::sha256(&text.as_bytes())))?;
     gw.add("hash.hmac_sha256", |_, cx, (key, text): (Lv, LuaString)| match key {
@@ -550,9 +547,10 @@ fn verdicts(lua: &Lua, modules: &Table) -> Result<()> {
 pub(super) fn print(lua: &Lua) -> Result<Function> {
     let row = find("log.info").ok_or_else(|| Error::runtime("gw.log.info is in no table"))?;
     lua.create_function(move |_, values: mlua::MultiValue| {
-        let running = running()?;
-        running.cx.enter(row).map_err(refused)?;
-        let words: Result<Vec<String>> = values.iter().map(Lv::to_string).collect();
-        log::line(&running.cx, Level::Info, &words?.join("\t"), None).map_err(refused)
+        with_running(|running| {
+            running.cx.enter(row).map_err(refused)?;
+            let words: Result<Vec<String>> = values.iter().map(Lv::to_string).collect();
+            log::line(&running.cx, Level::Info, &words?.join("\t"), None).map_err(refused)
+        })
     })
 }

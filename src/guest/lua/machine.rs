@@ -163,27 +163,30 @@ impl Machine {
     }
 
     /// Calls a script's function and reads what it decided.
-    pub fn call(&self, at: usize, running: &Arc<Running>, subject: &Subject) -> mlua::Result<Verdict> {
+    pub fn call(&self, at: usize, running: &Running, subject: &Subject) -> mlua::Result<Verdict> {
         let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(Verdict::Pass) };
-        let value = match views::show(&self.lua, running, subject)? {
-            Some(view) => hook.call::<Lv>((view, &self.context))?,
+        let seen = views::show(&self.lua, subject)?;
+        let value = match &seen {
+            Some(seen) => hook.call::<Lv>((seen.data(), &self.context))?,
             None => hook.call::<Lv>(&self.context)?,
         };
         self.read(&running.cx, value)
     }
 
-    /// Begins a call that may wait. None when there is no such function.
+    /// Begins a call that may wait. None when there is no such function. What was shown is to be held until it has ended.
     pub fn start(
         &self,
         at: usize,
-        running: &Arc<Running>,
+        phase: Phase,
         subject: &Subject,
-    ) -> mlua::Result<Option<impl Future<Output = Returned> + Send + use<>>> {
-        let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(None) };
-        Ok(Some(match views::show(&self.lua, running, subject)? {
-            Some(view) => hook.call_async::<Lv>((view, &self.context)),
+    ) -> mlua::Result<Option<(Option<views::Seen>, impl Future<Output = Returned> + Send + use<>)>> {
+        let Some(hook) = &self.scripts[at].hooks[phase as usize] else { return Ok(None) };
+        let seen = views::show(&self.lua, subject)?;
+        let future = match &seen {
+            Some(seen) => hook.call_async::<Lv>((seen.data(), &self.context)),
             None => hook.call_async::<Lv>(&self.context),
-        }))
+        };
+        Ok(Some((seen, future)))
     }
 
     /// The verdict in a returned value.

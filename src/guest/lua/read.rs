@@ -9,8 +9,9 @@ use std::time::Duration;
 use mlua::{Error, LuaString, Result, Table, Value as Lv};
 use serde_json::Value;
 
-use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish, span};
+use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
 use super::convert::{Left, to_json};
+use super::entries::{Entries, list, wrong};
 use super::views::SecretHandle;
 use crate::host::{Phase, limit};
 
@@ -88,10 +89,9 @@ impl Reader {
             (Phase::Fault, "same") => Ok(Verdict::Same(Duration::ZERO)),
             (Phase::Fault, "next") => Ok(Verdict::Next),
             (Phase::Fault, "stop") => Ok(Verdict::Stop(Stop::default())),
-            (Phase::Route, name) => Ok(Verdict::Plan(Wish { steps: vec![named(name)], ..Wish::default() })),
-            (Phase::Fault, word) => Err(Error::runtime(format!(
-                "on_fault returned `{word}`; it knows \"same\", \"next\" and \"stop\", or a table"
-            ))),
+            (Phase::Route | Phase::Fault, name) => {
+                Ok(Verdict::Plan(Wish { steps: vec![named(name)], ..Wish::default() }))
+            }
             (phase, word) => {
                 Err(Error::runtime(format!("on_{} returned the text `{word}`; return a table", phase.name())))
             }
@@ -99,43 +99,59 @@ impl Reader {
     }
 
     fn table(&mut self, phase: Phase, table: &Table) -> Result<Verdict> {
-        if let Some(inner) = sub(table, "respond")? {
+        match phase {
+            Phase::Route | Phase::Fault if table.raw_len() > 0 => {
+                return self.wish(Steps::Bare(table)).map(Verdict::Plan);
+            }
+            Phase::Done => return self.fields(table),
+            _ => {}
+        }
+        let mut entries = Entries::of(table)?;
+        if let Some(inner) = entries.sub("respond")? {
             return self.respond(&inner);
         }
-        if let Some(inner) = sub(table, "reject")? {
+        if let Some(inner) = entries.sub("reject")? {
             return self.reject(&inner).map(Verdict::Reject);
         }
-        if let Some(inner) = sub(table, "stop")? {
+        if let Some(inner) = entries.sub("stop")? {
             return self.stop(&inner);
         }
-        if let Some(inner) = sub(table, "same")? {
-            return Ok(Verdict::Same(ms(&inner, "after_ms")?.unwrap_or_default()));
+        if let Some(inner) = entries.sub("same")? {
+            return Ok(Verdict::Same(Entries::of(&inner)?.ms("after_ms")?.unwrap_or_default()));
         }
         if phase == Phase::Answer
-            && let Some(inner) = sub(table, "fault")?
+            && let Some(inner) = entries.sub("fault")?
         {
-            return Ok(Verdict::Fault(text(&inner, "message")?.unwrap_or_default()));
+            return Ok(Verdict::Fault(Entries::of(&inner)?.text("message")?.unwrap_or_default()));
         }
         match phase {
-            Phase::Auth => self.who(table).map(Verdict::Principal),
-            Phase::Route | Phase::Fault => self.wish(table).map(Verdict::Plan),
+            Phase::Auth => self.who(entries).map(Verdict::Principal),
+            Phase::Route | Phase::Fault => self.wish(Steps::In(entries)).map(Verdict::Plan),
             Phase::Request | Phase::Attempt | Phase::Answer => {
-                let patch = self.patch(phase, table)?;
+                let patch = self.patch(phase, entries)?;
                 Ok(if patch.is_empty() { Verdict::Pass } else { Verdict::Patch(Box::new(patch)) })
             }
-            Phase::Done => match self.json(&Lv::Table(table.clone()))? {
-                Value::Object(fields) => Ok(Verdict::Fields(fields)),
-                _ => Err(Error::runtime("on_done returns names and values for the log")),
-            },
             Phase::Event => {
-                known(table, "an answer of on_event", &["drop", "text"])?;
-                match (text(table, "text")?, table.raw_get::<Lv>("drop")?) {
+                entries.known("an answer of on_event", &["drop", "text"])?;
+                match (entries.text("text")?, entries.take("drop")) {
                     (_, Lv::Boolean(true)) => Ok(Verdict::Text(String::new())),
                     (Some(text), _) => Ok(Verdict::Text(text)),
                     (None, _) => Ok(Verdict::Pass),
                 }
             }
-            Phase::Init | Phase::Tick => Ok(Verdict::Pass),
+            Phase::Init | Phase::Done | Phase::Tick => Ok(Verdict::Pass),
+        }
+    }
+
+    /// Fields for the log. What would answer comes too late.
+    fn fields(&mut self, table: &Table) -> Result<Verdict> {
+        let Value::Object(fields) = self.json(&Lv::Table(table.clone()))? else {
+            return Err(Error::runtime("on_done returns names and values for the log"));
+        };
+        let answer = ["respond", "reject", "stop", "same"].into_iter();
+        match answer.filter(|_| fields.len() == 1).find(|word| fields.get(*word).is_some_and(Value::is_object)) {
+            Some(word) => Err(Error::runtime(format!("on_done cannot answer with `{word}`: the exchange is over"))),
+            None => Ok(Verdict::Fields(fields)),
         }
     }
 
@@ -144,9 +160,10 @@ impl Reader {
     }
 
     fn respond(&mut self, table: &Table) -> Result<Verdict> {
-        known(table, "respond", &["status", "body", "say", "headers"])?;
-        let status = number(table, "status")?.unwrap_or(200.0);
-        let body = match (text(table, "say")?, table.raw_get::<Lv>("body")?) {
+        let mut entries = Entries::of(table)?;
+        entries.known("respond", &["status", "body", "say", "headers"])?;
+        let status = entries.number("status")?.unwrap_or(200.0);
+        let body = match (entries.text("say")?, entries.take("body")) {
             (Some(say), Lv::Nil) => Body::Say(say),
             (None, Lv::Nil) => Body::Raw(String::new()),
             (None, body @ Lv::String(_)) => match self.json(&body)? {
@@ -156,7 +173,7 @@ impl Reader {
             (None, body) => Body::Json(self.json(&body)?),
             (Some(_), _) => return Err(Error::runtime("respond: give `say` or `body`, not both")),
         };
-        let headers = match sub(table, "headers")? {
+        let headers = match entries.sub("headers")? {
             Some(headers) => self.texts(&headers, "respond.headers")?,
             None => BTreeMap::new(),
         };
@@ -164,12 +181,13 @@ impl Reader {
     }
 
     fn reject(&mut self, table: &Table) -> Result<Reject> {
-        known(table, "reject", &["code", "message", "status", "retry_after_ms"])?;
-        let status = number(table, "status")?;
-        let code = text(table, "code")?.unwrap_or_else(|| "policy_rejected".to_owned());
-        let message = text(table, "message")?.unwrap_or_else(|| "A policy of this gateway refused it.".to_owned());
+        let mut entries = Entries::of(table)?;
+        entries.known("reject", &["code", "message", "status", "retry_after_ms"])?;
+        let status = entries.number("status")?;
+        let code = entries.text("code")?.unwrap_or_else(|| "policy_rejected".to_owned());
+        let message = entries.text("message")?.unwrap_or_else(|| "A policy of this gateway refused it.".to_owned());
         self.left_for(&message)?;
-        Reject::new(code, message, status, ms(table, "retry_after_ms")?).map_err(Error::runtime)
+        Reject::new(code, message, status, entries.ms("retry_after_ms")?).map_err(Error::runtime)
     }
 
     fn left_for(&mut self, text: &str) -> Result<()> {
@@ -177,91 +195,96 @@ impl Reader {
     }
 
     fn stop(&mut self, table: &Table) -> Result<Verdict> {
-        known(table, "stop", &["message", "code", "text"])?;
-        let stop = Stop { message: text(table, "message")?, code: text(table, "code")?, text: text(table, "text")? };
+        let mut entries = Entries::of(table)?;
+        entries.known("stop", &["message", "code", "text"])?;
+        let stop = Stop { message: entries.text("message")?, code: entries.text("code")?, text: entries.text("text")? };
         for text in [&stop.message, &stop.text].into_iter().flatten() {
             self.left_for(text)?;
         }
         Ok(Verdict::Stop(stop))
     }
 
-    fn who(&mut self, table: &Table) -> Result<Who> {
-        known(table, "a caller", &["key", "project", "models", "metadata"])?;
-        let key = text(table, "key")?.unwrap_or_default();
-        let models = match sub(table, "models")? {
+    fn who(&mut self, mut entries: Entries) -> Result<Who> {
+        entries.known("a caller", &["key", "project", "models", "metadata"])?;
+        let key = entries.text("key")?.unwrap_or_default();
+        let models = match entries.sub("models")? {
             Some(models) => list(&models, "models", |value| match value {
                 Lv::String(name) => Ok(name.to_str()?.to_owned()),
                 other => Err(wrong("models", "names", other)),
             })?,
             None => Vec::new(),
         };
-        let metadata = match sub(table, "metadata")? {
+        let metadata = match entries.sub("metadata")? {
             Some(metadata) => self.texts(&metadata, "metadata")?,
             None => BTreeMap::new(),
         };
-        Who::new(key, text(table, "project")?, models, metadata).map_err(Error::runtime)
+        Who::new(key, entries.text("project")?, models, metadata).map_err(Error::runtime)
     }
 
-    fn wish(&mut self, table: &Table) -> Result<Wish> {
-        // A bare list of names is a plan too.
-        let steps = if table.raw_len() > 0 { Some(table.clone()) } else { sub(table, "steps")? };
-        if table.raw_len() == 0 {
-            known(table, "a plan", &["steps", "mode", "max_attempts", "deadline_ms"])?;
-        }
+    fn wish(&mut self, steps: Steps<'_>) -> Result<Wish> {
+        let (mut entries, steps) = match steps {
+            Steps::Bare(list) => (Entries::default(), Some(list.clone())),
+            Steps::In(mut entries) => {
+                entries.known("a plan", &["steps", "mode", "max_attempts", "deadline_ms"])?;
+                let steps = entries.sub("steps")?;
+                (entries, steps)
+            }
+        };
         let steps = steps.ok_or_else(|| Error::runtime("a plan needs `steps`: { \"provider/model\", … }"))?;
         let steps = list(&steps, "steps", |value| match value {
             Lv::String(name) => Ok(named(&name.to_str()?)),
             Lv::Table(step) => self.step(step),
             other => Err(wrong("steps", "names or tables", other)),
         })?;
-        let mode = match text(table, "mode")?.as_deref() {
+        let mode = match entries.text("mode")?.as_deref() {
             None | Some("ordered") => Mode::Ordered,
             Some("weighted") => Mode::Weighted,
             Some(other) => return Err(Error::runtime(format!("mode `{other}`: write \"ordered\" or \"weighted\""))),
         };
-        Wish::new(steps, mode, number(table, "max_attempts")?, ms(table, "deadline_ms")?).map_err(Error::runtime)
+        Wish::new(steps, mode, entries.number("max_attempts")?, entries.ms("deadline_ms")?).map_err(Error::runtime)
     }
 
     fn step(&mut self, table: &Table) -> Result<Step> {
-        known(table, "a step", &["target", "weight", "params", "timeout_ms", "first_token_ms"])?;
+        let mut entries = Entries::of(table)?;
+        entries.known("a step", &["target", "weight", "params", "timeout_ms", "first_token_ms"])?;
         let target =
-            text(table, "target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
-        let params = match sub(table, "params")? {
+            entries.text("target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
+        let params = match entries.sub("params")? {
             Some(params) => self.values(&params, "params")?,
             None => BTreeMap::new(),
         };
         Ok(Step {
             target,
-            weight: number(table, "weight")?,
+            weight: entries.number("weight")?,
             params,
-            timeout: ms(table, "timeout_ms")?,
-            first_token: ms(table, "first_token_ms")?,
+            timeout: entries.ms("timeout_ms")?,
+            first_token: entries.ms("first_token_ms")?,
         })
     }
 
-    fn patch(&mut self, phase: Phase, table: &Table) -> Result<Patch> {
+    fn patch(&mut self, phase: Phase, mut entries: Entries) -> Result<Patch> {
         let what = match phase {
             Phase::Request => "a patch of on_request",
             Phase::Attempt => "a patch of on_attempt",
             _ => "a patch of on_answer",
         };
-        known(table, what, Patch::fields(phase))?;
-        let mut patch = Patch { model: text(table, "model")?, ..Patch::default() };
-        if let Some(params) = sub(table, "params")? {
+        entries.known(what, Patch::fields(phase))?;
+        let mut patch = Patch { model: entries.text("model")?, ..Patch::default() };
+        if let Some(params) = entries.sub("params")? {
             patch.params = self.values(&params, "params")?;
         }
-        if let Some(headers) = sub(table, "headers")? {
+        if let Some(headers) = entries.sub("headers")? {
             patch.headers = self.headers(&headers)?;
         }
-        patch.system = text(table, "system")?;
-        patch.text = text(table, "text")?;
+        patch.system = entries.text("system")?;
+        patch.text = entries.text("text")?;
         for text in [&patch.system, &patch.text].into_iter().flatten() {
             self.left_for(text)?;
         }
-        if let Some(messages) = sub(table, "messages")? {
+        if let Some(messages) = entries.sub("messages")? {
             patch.messages = Some(list(&messages, "messages", |value| self.turn(value))?);
         }
-        if let Some(texts) = sub(table, "texts")? {
+        if let Some(texts) = entries.sub("texts")? {
             texts.for_each(|index: Lv, value: Lv| {
                 let (Some(index), Lv::String(value)) = (index.as_usize(), &value) else {
                     return Err(Error::runtime("texts: write [number] = \"new text\""));
@@ -272,7 +295,7 @@ impl Reader {
                 Ok(())
             })?;
         }
-        patch.body = match table.raw_get::<Lv>("body")? {
+        patch.body = match entries.take("body") {
             Lv::Nil => None,
             body => Some(self.json(&body)?),
         };
@@ -283,15 +306,17 @@ impl Reader {
         match value {
             Lv::Integer(_) | Lv::Number(_) => Turn::keep(value.as_usize()).map_err(Error::runtime),
             Lv::Table(turn) => {
-                let content = match text(turn, "text")? {
-                    Some(text) => Some(text),
-                    None => text(turn, "content")?,
-                };
+                let mut entries = Entries::of(turn)?;
                 // What `messages()` gave may come back as it was, whatever blocks it has.
-                let index = turn.raw_get::<Lv>("index")?.as_usize();
-                match (index, text(turn, "role")?, content) {
-                    (Some(index), _, _) => Ok(Turn::Keep(index)),
-                    (None, Some(role), Some(text)) => {
+                if let Some(index) = entries.take("index").as_usize() {
+                    return Ok(Turn::Keep(index));
+                }
+                let content = match entries.text("text")? {
+                    Some(text) => Some(text),
+                    None => entries.text("content")?,
+                };
+                match (entries.text("role")?, content) {
+                    (Some(role), Some(text)) => {
                         self.left_for(&text)?;
                         Turn::say(role, text).map_err(Error::runtime)
                     }
@@ -356,76 +381,21 @@ pub(super) fn headers(table: &Table, left: &mut Left) -> Result<BTreeMap<String,
 
 /// A window of `gw.limit`.
 pub(super) fn window(table: &Table) -> Result<limit::Window> {
-    known(table, "a window", &["limit", "per_s", "per", "kind"])?;
-    let (per, kind) = (text(table, "per")?, text(table, "kind")?);
-    let limit = number(table, "limit")?.ok_or_else(|| Error::runtime("a window needs `limit`: how much fits"))?;
-    let written = limit::Written { limit, per_s: number(table, "per_s")?, per: per.as_deref(), kind: kind.as_deref() };
+    let mut entries = Entries::of(table)?;
+    entries.known("a window", &["limit", "per_s", "per", "kind"])?;
+    let (per, kind) = (entries.text("per")?, entries.text("kind")?);
+    let limit = entries.number("limit")?.ok_or_else(|| Error::runtime("a window needs `limit`: how much fits"))?;
+    let written = limit::Written { limit, per_s: entries.number("per_s")?, per: per.as_deref(), kind: kind.as_deref() };
     limit::Window::new(written).map_err(|error| Error::runtime(error.0))
 }
 
-/// Every name in the table must be one of these.
-fn known(table: &Table, what: &str, names: &[&str]) -> Result<()> {
-    table.for_each(|key: Lv, _: Lv| {
-        let Lv::String(key) = &key else {
-            return Err(Error::runtime(format!("{what} has names only: {}", names.join(", "))));
-        };
-        let key = key.to_string_lossy();
-        if names.contains(&key.as_str()) {
-            return Ok(());
-        }
-        let near = names.iter().map(|name| (strsim::jaro_winkler(name, &key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
-        Err(Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
-            Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
-            None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
-        }))
-    })
+/// Where the steps of a plan stand.
+enum Steps<'a> {
+    /// A list is a plan too.
+    Bare(&'a Table),
+    In(Entries),
 }
 
 fn named(name: &str) -> Step {
     Step { target: name.to_owned(), ..Step::default() }
-}
-
-fn sub(table: &Table, name: &str) -> Result<Option<Table>> {
-    match table.raw_get::<Lv>(name)? {
-        Lv::Nil => Ok(None),
-        Lv::Table(inner) => Ok(Some(inner)),
-        other => Err(wrong(name, "a table", &other)),
-    }
-}
-
-fn text(table: &Table, name: &str) -> Result<Option<String>> {
-    match table.raw_get::<Lv>(name)? {
-        Lv::Nil => Ok(None),
-        Lv::String(text) => Ok(Some(text.to_str()?.to_owned())),
-        other => Err(wrong(name, "a text", &other)),
-    }
-}
-
-fn number(table: &Table, name: &str) -> Result<Option<f64>> {
-    match table.raw_get::<Lv>(name)? {
-        Lv::Nil => Ok(None),
-        value => match value.as_f64().or_else(|| value.as_integer().map(|whole| whole as f64)) {
-            Some(number) if number.is_finite() => Ok(Some(number)),
-            _ => Err(wrong(name, "a number", &value)),
-        },
-    }
-}
-
-fn ms(table: &Table, name: &str) -> Result<Option<Duration>> {
-    number(table, name)?.map(|ms| span(name, ms)).transpose().map_err(Error::runtime)
-}
-
-/// Most entries of a list in a verdict.
-const MAX_ENTRIES: usize = 10_000;
-
-fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
-    let length = table.raw_len();
-    if length > MAX_ENTRIES {
-        return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
-    }
-    (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
-}
-
-fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
-    Error::runtime(format!("{what}: a {} stands where {wanted} should", found.type_name()))
 }

@@ -3,12 +3,16 @@
 //! Nothing of the exchange is copied into the machine before it is asked for. A name that a view does not have is an
 //! error that names the nearest one.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use mlua::{AnyUserData, Error, Function, Lua, LuaString, MetaMethod, Result, UserData, UserDataMethods, Value as Lv};
+use mlua::{
+    AnyUserData, Either, Error, FromLuaMulti, Function, IntoLuaMulti, Lua, MetaMethod, Result, UserData,
+    UserDataMethods, UserDataRef, UserDataRegistry, Value as Lv,
+};
 
 use super::super::view::{self, Subject, Val, View, conversation};
-use super::{Running, convert, excused, running};
+use super::{convert, excused, with_running};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 
@@ -17,15 +21,18 @@ struct Shown<T>(Arc<T>);
 
 impl<T: View> UserData for Shown<T> {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_meta_method(MetaMethod::Index, |lua, this, key: LuaString| {
-            let key = key.to_str()?;
+        // A text of ours for the name: a handle on the script's costs more than the copy.
+        methods.add_meta_method(MetaMethod::Index, |lua, this, key: String| {
             if let Some(value) = this.0.get(&key) {
                 return val(lua, value);
             }
-            match lua.app_data_ref::<Methods>().and_then(|methods| methods.find(T::NAME, &key)) {
+            match lua.app_data_ref::<Methods<T>>().and_then(|methods| methods.find(&key)) {
                 Some(method) => Ok(Lv::Function(method)),
                 None => Err(Error::runtime(unknown::<T>(&key))),
             }
+        });
+        methods.add_meta_method(MetaMethod::NewIndex, |_, _, (key, _): (String, Lv)| -> Result<()> {
+            Err(Error::runtime(format!("a {} is read-only; return what is to change, as {{ {key} = … }}", T::NAME)))
         });
         methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok(T::NAME));
     }
@@ -44,139 +51,208 @@ fn unknown<T: View>(key: &str) -> String {
     }
 }
 
+/// Makes something small in a machine, past the bound on its memory: to go by the bound, a step must be safe from failing
+/// half-way, which costs ten times the step. What is made counts all the same, so the script's own next step meets it.
+fn small<T>(lua: &Lua, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let bound = lua.set_memory_limit(0)?;
+    let made = make();
+    lua.set_memory_limit(bound)?;
+    made
+}
+
+/// Bytes up to which a text is small.
+const SMALL: usize = 1024;
+
+/// A text on its way into a machine.
+fn out(lua: &Lua, text: &[u8]) -> Result<Lv> {
+    let make = || lua.create_string(text).map(Lv::String);
+    if text.len() <= SMALL { small(lua, make) } else { make() }
+}
+
 fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
     Ok(match value {
         Val::Nil => Lv::Nil,
         Val::Bool(bool) => Lv::Boolean(bool),
         Val::Number(number) => Lv::Number(number),
-        Val::Text(text) => Lv::String(lua.create_string(text.as_ref())?),
+        Val::Text(text) => out(lua, text.as_bytes())?,
         Val::Json(value) => convert::to_lua(lua, &value)?,
     })
 }
 
-/// The methods of every view, made once for a machine.
-struct Methods(Vec<(&'static str, &'static str, Function)>);
+/// The methods of one view, made once for a machine.
+struct Methods<T>(Vec<(&'static str, Function)>, PhantomData<fn() -> T>);
 
-impl Methods {
-    fn find(&self, view: &str, name: &str) -> Option<Function> {
-        self.0.iter().find(|(of, known, _)| *known == name && *of == view).map(|(_, _, method)| method.clone())
+impl<T> Methods<T> {
+    fn find(&self, name: &str) -> Option<Function> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, method)| method.clone())
+    }
+}
+
+/// A view as it was handed to a script. Taken back when this is dropped: a script that keeps it keeps nothing alive.
+pub(super) struct Seen {
+    data: AnyUserData,
+    take: fn(&AnyUserData),
+}
+
+impl Seen {
+    fn new<T: View>(lua: &Lua, view: &Arc<T>) -> Result<Seen> {
+        let data = small(lua, || lua.create_userdata(Shown(view.clone())))?;
+        Ok(Seen { data, take: |data| drop(data.take::<Shown<T>>()) })
+    }
+
+    pub fn data(&self) -> &AnyUserData {
+        &self.data
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        (self.take)(&self.data);
     }
 }
 
 /// Shows what a call is about.
-pub(super) fn show(lua: &Lua, running: &Running, subject: &Subject) -> Result<Option<AnyUserData>> {
-    let view = match subject {
-        Subject::Head(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Request(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Try(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Failure(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Answer(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Event(view) => lua.create_userdata(Shown(view.clone()))?,
-        Subject::Done(view) => lua.create_userdata(Shown(view.clone()))?,
+pub(super) fn show(lua: &Lua, subject: &Subject) -> Result<Option<Seen>> {
+    Ok(Some(match subject {
+        Subject::Head(view) => Seen::new(lua, view)?,
+        Subject::Request(view) => Seen::new(lua, view)?,
+        Subject::Try(view) => Seen::new(lua, view)?,
+        Subject::Failure(view) => Seen::new(lua, view)?,
+        Subject::Answer(view) => Seen::new(lua, view)?,
+        Subject::Event(view) => Seen::new(lua, view)?,
+        Subject::Done(view) => Seen::new(lua, view)?,
         Subject::Tick => return Ok(None),
-    };
-    running.show(view.clone());
-    Ok(Some(view))
+    }))
 }
 
 fn show_request(lua: &Lua, request: &Arc<view::Request>) -> Result<AnyUserData> {
-    let view = lua.create_userdata(Shown(request.clone()))?;
-    running()?.show(view.clone());
-    Ok(view)
+    let seen = Seen::new(lua, request)?;
+    let data = seen.data.clone();
+    with_running(|running| {
+        running.show(seen);
+        Ok(data)
+    })
+}
+
+/// The methods of one view, on their way into a machine.
+struct Adding<'a, T>(&'a Lua, Methods<T>);
+
+impl<'a, T: View> Adding<'a, T> {
+    fn to(lua: &'a Lua) -> Self {
+        Adding(lua, Methods(Vec::new(), PhantomData))
+    }
+
+    fn add<A, R, F>(mut self, name: &'static str, body: F) -> Result<Self>
+    where
+        A: FromLuaMulti,
+        R: IntoLuaMulti,
+        F: Fn(&Lua, &Arc<T>, A) -> Result<R> + Send + 'static,
+    {
+        // Arguments must not fail before it is looked what they are for: see [`Arg`].
+        let method = self.0.create_function(move |lua, (this, args): (This<T>, A)| match &this {
+            Either::Left(this) => body(lua, &this.0, args),
+            Either::Right(other) => Err(not_this::<T>(other, name)),
+        })?;
+        self.1.0.push((name, method));
+        Ok(self)
+    }
+
+    fn end(self) {
+        self.0.set_app_data(self.1);
+    }
+}
+
+/// The view that a method is called on, or what stands in its place.
+type This<T> = Either<UserDataRef<Shown<T>>, Lv>;
+
+fn not_this<T: View>(other: &Lv, method: &str) -> Error {
+    let ended = match other {
+        Lv::UserData(data) => matches!(data.borrow::<Shown<T>>(), Err(Error::UserDataDestructed)),
+        _ => false,
+    };
+    Error::runtime(match ended {
+        true => format!("this {} is of a call that has ended; do not keep it", T::NAME),
+        false => format!("call it with a colon on a {}: `:{method}(…)`", T::NAME),
+    })
+}
+
+/// An argument, or what stands in its place: without the colon it is the first that is missing, and of that another
+/// error speaks.
+type Arg<T> = Either<T, Lv>;
+
+fn wanted<T>(arg: Arg<T>, what: &str) -> Result<T> {
+    match arg {
+        Either::Left(arg) => Ok(arg),
+        Either::Right(other) => Err(Error::runtime(format!("a {} stands where {what} should", other.type_name()))),
+    }
+}
+
+fn name(arg: Arg<String>) -> Result<String> {
+    wanted(arg, "a name")
 }
 
 /// Puts the methods of every view into a machine.
 pub(super) fn register(lua: &Lua) -> Result<()> {
-    let mut methods = Methods(Vec::new());
-    macro_rules! method {
-        ($view:ident $name:literal, $body:expr) => {{
-            let function = lua.create_function($body)?;
-            methods.0.push((view::$view::NAME, $name, function));
-        }};
-    }
-    method!(Head "header", |lua, (this, name): (This<view::Head>, LuaString)| header(lua, &this.0.headers, &name, false));
-    method!(Request "header", |lua, (this, name): (This<view::Request>, LuaString)| {
-        header(lua, this.0.call.headers(), &name, true)
-    });
-    method!(Request "param", |lua, (this, name): (This<view::Request>, String)| {
-        match this.0.call.envelope().get::<serde_json::Value>(&name) {
+    Adding::<view::Head>::to(lua)
+        .add("header", |lua, this, arg: Arg<String>| header(lua, &this.headers, &name(arg)?, false))?
+        .end();
+    Adding::<view::Request>::to(lua)
+        .add("header", |lua, this, arg: Arg<String>| header(lua, this.call.headers(), &name(arg)?, true))?
+        .add("param", |lua, this, arg: Arg<String>| match this.call.envelope().get::<serde_json::Value>(&name(arg)?) {
             Some(value) => convert::to_lua(lua, &value),
             None => Ok(Lv::Nil),
-        }
-    });
-    method!(Request "metadata", |lua, (this, name): (This<view::Request>, String)| {
-        let value = this.0.visit.principal().and_then(|principal| principal.metadata.get(&name));
-        value.map_or(Ok(Lv::Nil), |value| lua.create_string(value).map(Lv::String))
-    });
-    method!(Request "system", |_, this: This<view::Request>| {
-        Ok(conversation::system(&*this.chat()?))
-    });
-    method!(Request "message", |lua, (this, index): (This<view::Request>, i64)| {
-        conversation::message(&*this.chat()?, index).map(|turn| message(lua, &turn)).transpose()
-    });
-    method!(Request "messages", |lua, this: This<view::Request>| {
-        view::messages(&*this.chat()?).iter().map(|turn| message(lua, turn)).collect::<Result<Vec<_>>>()
-    });
-    method!(Request "last_user", |_, this: This<view::Request>| {
-        Ok(conversation::last_user(&*this.chat()?))
-    });
-    method!(Request "texts", |lua, this: This<view::Request>| {
-        conversation::texts_of(&*this.chat()?).iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
-    });
-    method!(Request "plan", |lua, this: This<view::Request>| {
-        let running = running()?;
-        let views = this.0.plan.iter().map(|target| targets::View::of(&running.cx, target).map_err(Error::external));
-        views.map(|view| super::api::target(lua, &view?)).collect::<Result<Vec<_>>>()
-    });
-    method!(Try "request", |lua, this: This<view::Try>| show_request(lua, &this.0.request));
-    method!(Failure "request", |lua, this: This<view::Failure>| show_request(lua, &this.0.request));
-    method!(Answer "request", |lua, this: This<view::Answer>| show_request(lua, &this.0.request));
-    method!(Answer "texts", |lua, this: This<view::Answer>| {
-        let texts = this.0.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
-        texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
-    });
-    method!(Answer "json", |lua, this: This<view::Answer>| {
-        match serde_json::from_slice::<serde_json::Value>(&this.0.body) {
+        })?
+        .add("metadata", |lua, this, arg: Arg<String>| {
+            let name = name(arg)?;
+            let value = this.visit.principal().and_then(|principal| principal.metadata.get(&name));
+            value.map(|value| out(lua, value.as_bytes())).transpose()
+        })?
+        .add("system", |_, this, ()| Ok(conversation::system(&*chat(this)?)))?
+        .add("message", |lua, this, index: Arg<i64>| {
+            let index = wanted(index, "the number of a turn")?;
+            conversation::message(&*chat(this)?, index).map(|turn| message(lua, &turn)).transpose()
+        })?
+        .add("messages", |lua, this, ()| {
+            view::messages(&*chat(this)?).iter().map(|turn| message(lua, turn)).collect::<Result<Vec<_>>>()
+        })?
+        .add("last_user", |_, this, ()| Ok(conversation::last_user(&*chat(this)?)))?
+        .add("texts", |lua, this, ()| {
+            conversation::texts_of(&*chat(this)?).iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
+        })?
+        .add("plan", |lua, this, ()| {
+            with_running(|running| {
+                let views =
+                    this.plan.iter().map(|target| targets::View::of(&running.cx, target).map_err(Error::external));
+                views.map(|view| super::api::target(lua, &view?)).collect::<Result<Vec<_>>>()
+            })
+        })?
+        .end();
+    Adding::<view::Try>::to(lua).add("request", |lua, this, ()| show_request(lua, &this.request))?.end();
+    Adding::<view::Failure>::to(lua).add("request", |lua, this, ()| show_request(lua, &this.request))?.end();
+    Adding::<view::Answer>::to(lua)
+        .add("request", |lua, this, ()| show_request(lua, &this.request))?
+        .add("texts", |lua, this, ()| {
+            let texts = this.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
+            texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
+        })?
+        .add("json", |lua, this, ()| match serde_json::from_slice::<serde_json::Value>(&this.body) {
             Ok(value) => convert::to_lua(lua, &value),
             Err(_) => Ok(Lv::Nil),
-        }
-    });
-    lua.set_app_data(methods);
+        })?
+        .end();
     Ok(())
 }
 
-/// The view that a method is called on.
-struct This<T>(Arc<T>);
-
-impl<T: View> mlua::FromLua for This<T> {
-    fn from_lua(value: Lv, _: &Lua) -> Result<Self> {
-        match &value {
-            Lv::UserData(data) => match data.borrow::<Shown<T>>() {
-                Ok(shown) => Ok(This(shown.0.clone())),
-                Err(Error::UserDataDestructed) => {
-                    Err(Error::runtime(format!("this {} is of a call that has ended; do not keep it", T::NAME)))
-                }
-                Err(_) => Err(Error::runtime(format!("call it with a colon on a {}", T::NAME))),
-            },
-            _ => Err(Error::runtime(format!("call it with a colon on a {}", T::NAME))),
-        }
-    }
+fn chat(request: &view::Request) -> Result<Arc<crate::chat::Ask>> {
+    excused(|| request.call.chat())
+        .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
 }
 
-impl This<view::Request> {
-    fn chat(&self) -> Result<Arc<crate::chat::Ask>> {
-        excused(|| self.0.call.chat())
-            .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
+fn header(lua: &Lua, headers: &http::HeaderMap, name: &str, hide: bool) -> Result<Option<Lv>> {
+    if hide && conversation::is_credential(name) {
+        return Ok(None);
     }
-}
-
-fn header(lua: &Lua, headers: &http::HeaderMap, name: &LuaString, hide: bool) -> Result<Lv> {
-    let name = name.to_str()?;
-    if hide && conversation::is_credential(&name) {
-        return Ok(Lv::Nil);
-    }
-    let value = headers.get(&*name);
-    value.map_or(Ok(Lv::Nil), |value| lua.create_string(value.as_bytes()).map(Lv::String))
+    headers.get(name).map(|value| out(lua, value.as_bytes())).transpose()
 }
 
 fn message(lua: &Lua, turn: &view::Message) -> Result<mlua::Table> {
@@ -200,18 +276,19 @@ fn text(lua: &Lua, text: &view::Text) -> Result<mlua::Table> {
 pub(super) struct Context;
 
 impl UserData for Context {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+    fn register(methods: &mut UserDataRegistry<Self>) {
+        // Nothing but methods, so calls of them need not look for a field first.
+        methods.enable_namecall();
         methods.add_method("get", |lua, _, key: String| {
-            let running = running()?;
-            Ok(match running.cx.visit.get(&running.cx.guest.name, &key) {
+            let kept = with_running(|running| Ok(running.cx.visit.get(&running.cx.guest.name, &key)))?;
+            Ok(match kept {
                 None => Lv::Nil,
                 Some(Kept::Bool(bool)) => Lv::Boolean(bool),
                 Some(Kept::Number(number)) => Lv::Number(number),
-                Some(Kept::Text(text)) => Lv::String(lua.create_string(text)?),
+                Some(Kept::Text(text)) => out(lua, &text)?,
             })
         });
         methods.add_method("set", |_, _, (key, value): (String, Lv)| {
-            let running = running()?;
             let value = match value {
                 Lv::Nil => None,
                 Lv::Boolean(bool) => Some(Kept::Bool(bool)),
@@ -226,7 +303,13 @@ impl UserData for Context {
                     return Err(Error::runtime(text));
                 }
             };
-            running.cx.visit.set(&running.cx.guest.name, &key, value).map_err(Error::external)
+            with_running(|running| running.cx.visit.set(&running.cx.guest.name, &key, value).map_err(Error::external))
+        });
+        methods.add_meta_method(MetaMethod::Index, |_, _, key: String| -> Result<()> {
+            Err(Error::runtime(format!("ctx has no `{key}`; write ctx:get(\"{key}\")")))
+        });
+        methods.add_meta_method(MetaMethod::NewIndex, |_, _, (key, _): (String, Lv)| -> Result<()> {
+            Err(Error::runtime(format!("ctx has no `{key}`; write ctx:set(\"{key}\", …)")))
         });
     }
 }

@@ -13,7 +13,7 @@ use super::engine::{Machine, TICK};
 use crate::guest::Subject;
 use crate::guest::adapter::Lease;
 use crate::guest::pool::MAX_CALLS;
-use crate::host::Cx;
+use crate::host::{Cx, lease};
 
 /// Elements of all tables that an instance may grow to; Python's components need about 40,000.
 const MAX_TABLE_ELEMENTS: usize = 60_000;
@@ -85,7 +85,8 @@ impl Held {
             let held = context.data_mut();
             held.machine.wind();
             if let Some(cx) = held.cx() {
-                // Counts as a safepoint, where the lease looks at its own clock.
+                // Counts as a safepoint, where the lease looks at its own clock. There are too few to keep that going.
+                lease::stay_awake();
                 return Ok(match cx.lease.safepoint() {
                     Err(_) => UpdateDeadline::Interrupt,
                     Ok(()) if cx.awaits => UpdateDeadline::Yield(1),

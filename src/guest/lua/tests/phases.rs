@@ -70,6 +70,35 @@ fn a_name_that_is_not_there_is_an_error_with_the_nearest_one() {
 }
 
 #[test]
+fn what_is_written_to_or_called_as_it_cannot_be_says_what_to_write() {
+    for (body, expected) in [
+        ("req.model = 'x'", "a Request is read-only; return what is to change, as { model = … }"),
+        ("req.header('x-team')", "call it with a colon on a Request: `:header(…)`"),
+        ("req:header()", "a nil stands where a name should"),
+        ("ctx.held = 'x'", "ctx has no `held`; write ctx:set(\"held\", …)"),
+        ("return gw.say(ctx.held)", "ctx has no `held`; write ctx:get(\"held\")"),
+        ("ctx:put('held')", "attempt to call an unknown method 'put'"),
+    ] {
+        let error = failure(&format!("function on_request(req, ctx)\n  {body}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:2:") && error.contains(expected), "{body}: {error}");
+    }
+}
+
+#[test]
+fn a_view_that_is_kept_is_of_no_use_after_its_call() {
+    let keep = "local kept = {}
+        function on_request(req) kept[1] = req; kept[2] = req.header end
+        function on_route(req)
+          return gw.say(tostring(pcall(function() return kept[1].model end)) .. (select(2, pcall(kept[2], kept[1], 'x'))))
+        end";
+    let stand = load(keep);
+    assert_eq!(stand.call(Phase::Request), Ok(Verdict::Pass));
+    let Ok(Verdict::Respond(respond)) = stand.call(Phase::Route) else { panic!("no answer") };
+    let Body::Say(said) = respond.body else { panic!("{:?}", respond.body) };
+    assert!(said.starts_with("false") && said.contains("this Request is of a call that has ended"), "{said}");
+}
+
+#[test]
 fn host_functions_give_what_they_say() {
     for (expression, value) in [
         ("gw.json.encode({ a = { 1, 2 }, b = 'x' })", "{\"a\":[1,2],\"b\":\"x\"}"),
@@ -139,6 +168,7 @@ fn verdicts_are_read_whole() {
            on_fault = function(f) return gw.same(250) end,
          }",
     );
+    assert!(matches!(load("function on_fault() return 'a/x' end").call(Phase::Fault), Ok(Verdict::Plan(_))));
     let Ok(Verdict::Patch(patch)) = bench.call(Phase::Request) else { panic!("no patch") };
     assert_eq!(patch.model.as_deref(), Some("smart"));
     assert_eq!(patch.params["temperature"], Some(json!(0)));
