@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
+use super::Subject;
 use super::client::{self, Wanted};
 use super::double::Double;
 use super::scene::Scene;
-use super::Subject;
 use crate::body::Inbound;
 use crate::generation::Builder;
 use crate::pipeline::{self, Cx};
