@@ -93,6 +93,24 @@ const FIXTURES: &[(&str, &str)] = &[
     ),
     ("fixtures/stream/two_lines.txt", "{\"text\":\"Gr\u{fc}\u{df}\"}\n{\"text\":\"e.\",\"done\":true}\n"),
     (
+        "fixtures/stream/two_lines.expected.json",
+        r#"{
+  "id": "chatcmpl-gen-fixture",
+  "object": "chat.completion",
+  "created": 0,
+  "model": "",
+  "choices": [
+    {
+      "index": 0,
+      "message": { "role": "assistant", "content": "Grüße.", "refusal": null },
+      "logprobs": null,
+      "finish_reason": "stop"
+    }
+  ]
+}
+"#,
+    ),
+    (
         "fixtures/error/busy.json",
         r#"{
   "status": 503,
@@ -164,8 +182,7 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
     say(&folder.display().to_string());
-    let more = if args.policy { "" } else { " --bless, and look at what it wrote" };
     let at = folder.display();
-    hint(&format!("next: portcullis plugin build {at}, then portcullis plugin test {at}/{}.wasm{more}", args.name));
+    hint(&format!("next: portcullis plugin build {at}, then portcullis plugin test {at}/{}.wasm", args.name));
     Ok(())
 }

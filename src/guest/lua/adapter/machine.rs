@@ -19,7 +19,7 @@ use crate::guest::adapter::{Description, Operation};
 use crate::guest::pool::Rests;
 use crate::host::{Budget, Cx, Guest, Killed, Lease, Phase, Visit, lease};
 
-/// Machines of all adapters together, those at rest and those in streams: each takes a few hundred KiB by itself.
+/// Machines of all adapters together, those at rest and those in streams: each takes less than a MiB by itself.
 const MAX_MACHINES: usize = 4000;
 
 static MACHINES: AtomicUsize = AtomicUsize::new(0);

@@ -406,6 +406,14 @@ async fn a_call_that_is_given_up_leaves_nothing_behind() {
     assert_eq!(path().await, "/1", "a new machine");
 }
 
+#[test]
+fn a_machine_is_small() {
+    let taught = streaming(Lease::default());
+    let warm = super::machine::at_once(taught.fresh()).expect("starts");
+    let bytes = crate::guest::pool::Rests::memory(&warm);
+    assert!((1..1 << 20).contains(&bytes), "{bytes} bytes");
+}
+
 #[tokio::test]
 async fn a_script_reaches_nobody() {
     let taught = load(
