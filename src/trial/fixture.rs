@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::stage::Stage;
 use super::{Case, Subject};
+use crate::guest::verdict::Verdict;
 
 /// What may stand in a fixture beside its exchanges.
 const SCENE: &[&str] = &["config", "grants", "hook", "key", "models", "settings", "targets", "upstreams", "now"];
@@ -169,7 +170,7 @@ impl Playing<'_> {
 fn verdicts(trace: &Value, policy: &str) -> Value {
     let steps = trace.as_array().into_iter().flatten().map(|step| &step["what"]);
     let notes = steps.filter(|what| what["guest"] == policy).map(|what| &what["note"]);
-    let decided = notes.filter(|note| note["phase"].is_string());
+    let decided = notes.filter(|note| note["phase"].is_string() && note["decided"] != Verdict::Pass.name());
     decided.map(|note| json!({ note["phase"].as_str().unwrap_or_default(): note["decided"] })).collect()
 }
 
