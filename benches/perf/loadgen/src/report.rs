@@ -24,7 +24,7 @@ pub struct Stats {
 }
 
 /// CPU time of the gateway and of the generator in the window, and the gateway's largest memory.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Spent {
     pub cpu_ns: u64,
     pub own_ns: u64,
@@ -77,7 +77,7 @@ pub fn print(shared: &Shared, idle_kb: u64, spent: Spent) {
     let fields = [
         ("conc", args.conc.to_string()),
         ("secs", args.secs.to_string()),
-        ("ask_bytes", shared.request.len().to_string()),
+        ("ask_bytes", shared.request.bytes.len().to_string()),
         ("ok", stats.ok.to_string()),
         ("rps", format!("{:.1}", stats.ok as f64 / args.secs)),
         ("refused", stats.refused.to_string()),
