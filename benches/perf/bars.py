@@ -134,6 +134,7 @@ def number(value, unit):
 def rows(found):
     """Row, what, bar, figure, range, verdict."""
     for bar in BARS:
+        found.restless = False
         values = bar.figure(found)
         bound = f"{'≥' if bar.least else '≤'} {bar.bound:g} {bar.unit}".strip()
         if not values:
@@ -142,4 +143,5 @@ def rows(found):
         median = statistics.median(values)
         shown = [number(value, bar.unit) for value in (median, min(values), max(values))]
         span = f"{shown[1]}…{shown[2]}" if len(values) > 1 else "–"
-        yield [bar.row, bar.what, bound, f"{shown[0]} {bar.unit}".strip(), span, "held" if bar.held(median) else "**not held**"]
+        verdict = ("held" if bar.held(median) else "**not held**") + (", restless" if found.restless else "")
+        yield [bar.row, bar.what, bound, f"{shown[0]} {bar.unit}".strip(), span, verdict]

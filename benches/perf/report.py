@@ -42,9 +42,9 @@ def line(case, result):
         text += f"  peak {floor['rss_peak_kb']} / {own['rss_peak_kb']} KB"
     else:
         unit = f"cpu_us_per_{case.kind}"
-        text += f"  {floor[unit]} / {own[unit]} µs = {own[unit] / max(floor[unit], 0.01):.2f} ×"
+        text += f"  {floor[unit]:.2f} / {own[unit]:.2f} µs = {own[unit] / max(floor[unit], 0.01):.2f} ×"
         what = "first_us" if case.kind == "chunk" else "latency_us"
-        text += f"  p50 {floor[what]['p50']} / {own[what]['p50']}, p99 {floor[what]['p99']} / {own[what]['p99']} µs"
+        text += f"  p50 {floor[what]['p50']:.0f} / {own[what]['p50']:.0f}, p99 {floor[what]['p99']:.0f} / {own[what]['p99']:.0f} µs"
     wrong = [side["bad"] for side in (floor, own) if side["bad"]]
     text += f"  BAD {wrong}" if wrong else ""
     return text + (f"  RESTLESS: {', '.join(result['restless'])}" if result["restless"] else "")
@@ -84,10 +84,11 @@ class Pairs:
         return statistics.median(self.each(side, *keys))
 
     def over(self, *keys):
-        return [own - floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys))]
+        """Differences; a figure of 0 is one that nothing was measured for."""
+        return [own - floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor and own]
 
     def ratios(self, *keys):
-        return [own / floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor]
+        return [own / floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor and own]
 
     def grew(self, side):
         """KB over what it had before the load."""
@@ -135,19 +136,23 @@ def bare(case):
 
 
 class Found:
-    """All results of the gateway, by case and by criterion's names."""
+    """All results of the gateway, by case and by criterion's names. `restless` notes whether a case was asked for that has no calm
+    block."""
 
     def __init__(self, results):
-        self.cases = {}
+        self.cases, self.restless = {}, False
         for result in results:
             if "case" in result and result["entry"] not in PEERS.keys() - {"portcullis"}:
                 self.cases.setdefault(result["case"], []).append(result)
         self.micros = micro.gather([result for result in results if "micro" in result])
 
     def pairs(self, case):
-        return Pairs(self.cases.get(case, []))
+        pairs = Pairs(self.cases.get(case, []))
+        self.restless |= pairs.restless
+        return pairs
 
     def micro(self, name):
+        """Median, least and most, in nanoseconds; empty when it was not measured."""
         return self.micros.get(name, ())
 
 

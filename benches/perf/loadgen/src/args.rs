@@ -145,7 +145,8 @@ impl Request {
     pub fn new(a: &Args) -> (String, Self) {
         let (scheme, rest) = a.url.split_once("://").expect("--url begins with http:// or https://");
         assert_eq!(scheme == "https", a.ca.is_some(), "https:// needs --ca, and http:// none");
-        let (address, path) = rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, path.to_owned()));
+        let (address, path) =
+            rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, path.to_owned()));
         let body = body(a);
         let mut headers: Vec<&str> = vec!["content-type: application/json", "accept: */*", "user-agent: loadgen"];
         if a.form == Form::Anthropic {
@@ -158,7 +159,8 @@ impl Request {
         }
         let head = head.header("content-length", body.len()).body(()).expect("the headers are sound");
         let headers = headers.join("\r\n");
-        let mut text = format!("POST /{path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut text =
+            format!("POST /{path} HTTP/1.1\r\nhost: {address}\r\n{headers}\r\ncontent-length: {}\r\n\r\n", body.len());
         let number = a.vary.then(|| body.rfind(NUMBER).expect("it is there")).map(|at| (text.len() + at, at));
         text.push_str(&body);
         (address.to_owned(), Request { bytes: text.into(), head, body: body.into(), number })

@@ -68,7 +68,16 @@ enum Length {
 impl<'a> Exchange<'a> {
     fn new(shared: &'a Shared) -> Self {
         let number = shared.numbered();
-        Exchange { shared, number, began: Instant::now(), first: None, chunks: 0, done: false, status: 0, seen: Vec::new() }
+        Exchange {
+            shared,
+            number,
+            began: Instant::now(),
+            first: None,
+            chunks: 0,
+            done: false,
+            status: 0,
+            seen: Vec::new(),
+        }
     }
 
     /// True when the connection can be kept.

@@ -50,7 +50,7 @@ pub struct Shared {
     open: Cell<usize>,
     /// Requests begun, for `--requests`.
     begun: Cell<u64>,
-    /// Requests made, for those that differ.
+    /// Requests made, those before the window too.
     numbered: Cell<u64>,
 }
 
@@ -116,7 +116,8 @@ async fn run(args: Args) {
 async fn meter(args: Args, from: Instant, until: Instant, spent: Rc<Cell<report::Spent>>) {
     const STEP: Duration = Duration::from_millis(100);
     let pids = args.pids;
-    let look = |seen: report::Spent| spent.set(report::Spent { peak_kb: seen.peak_kb.max(proc::rss_kb(&pids)), ..seen });
+    let look =
+        |seen: report::Spent| spent.set(report::Spent { peak_kb: seen.peak_kb.max(proc::rss_kb(&pids)), ..seen });
     while Instant::now() + STEP < from {
         tokio::time::sleep(STEP).await;
         look(spent.get());

@@ -78,6 +78,7 @@ pub fn print(shared: &Shared, idle_kb: u64, spent: Spent) {
         ("conc", args.conc.to_string()),
         ("secs", args.secs.to_string()),
         ("ask_bytes", shared.request.bytes.len().to_string()),
+        ("begun", shared.numbered.get().to_string()),
         ("ok", stats.ok.to_string()),
         ("rps", format!("{:.1}", stats.ok as f64 / args.secs)),
         ("refused", stats.refused.to_string()),

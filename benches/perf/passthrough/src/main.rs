@@ -12,7 +12,7 @@ use std::time::Duration;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -98,6 +98,7 @@ async fn pass(
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let uri = Uri::builder().scheme("http").authority(upstream).path_and_query(path).build();
     *request.uri_mut() = uri.expect("the parts come from a URI");
+    *request.version_mut() = Version::HTTP_11;
     for hop in [HOST, CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         request.headers_mut().remove(hop);
     }
