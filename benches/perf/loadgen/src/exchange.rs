@@ -29,10 +29,7 @@ pub async fn one(shared: &Shared, conn: Option<Conn>) -> Option<Conn> {
         None => match shared.way.open().await {
             Ok(conn) => conn,
             Err(error) => {
-                let mut stats = shared.stats.borrow_mut();
-                stats.errors += 1;
-                stats.bad(&error.to_string());
-                drop(stats);
+                shared.stats.borrow_mut().unreached(&error);
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 return None;
             }

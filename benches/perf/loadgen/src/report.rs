@@ -49,6 +49,12 @@ impl Stats {
         }
     }
 
+    /// No connection was to be had.
+    pub fn unreached(&mut self, error: &std::io::Error) {
+        self.errors += 1;
+        self.bad(&error.to_string());
+    }
+
     pub fn bad(&mut self, what: &str) {
         self.first_bad.get_or_insert_with(|| what.chars().take(200).collect());
     }
