@@ -127,7 +127,9 @@ DIGITS = {"×": 2, "µs": 1, "ms": 1, "MB": 1, "": 0}
 
 
 def number(value, unit):
-    digits = 0 if unit == "µs" and abs(value) >= 100 else DIGITS[unit]
+    digits = DIGITS[unit]
+    if unit == "µs":
+        digits = 0 if abs(value) >= 100 else 2 if abs(value) < 10 else digits
     return f"{value:.{digits}f}"
 
 
@@ -145,3 +147,18 @@ def rows(found):
         span = f"{shown[1]}…{shown[2]}" if len(values) > 1 else "–"
         verdict = ("held" if bar.held(median) else "**not held**") + (", restless" if found.restless else "")
         yield [bar.row, bar.what, bound, f"{shown[0]} {bar.unit}".strip(), span, verdict]
+
+
+# How far a ratio may move from one machine to another.
+SAME_WITHIN = 0.10
+
+
+def compared(found, other):
+    """Row, what, the figures of two runs, their quotient, and whether it is the same ratio. Only what is a ratio: times differ
+    between machines."""
+    for bar in BARS:
+        values, others = bar.figure(found), bar.figure(other)
+        if bar.unit == "×" and values and others:
+            mine, its = statistics.median(values), statistics.median(others)
+            same = abs(mine / its - 1) <= SAME_WITHIN
+            yield [bar.row, bar.what, number(its, bar.unit), number(mine, bar.unit), f"{mine / its:.2f}", "same" if same else "**differs**"]

@@ -184,6 +184,11 @@ def verdicts(found):
     return table(["row", "what", "bar", "figure", "range", "verdict"], bars.rows(found))
 
 
+def comparison(results, others):
+    """The ratios of two runs, of two machines or two builds, side by side."""
+    return table(["row", "what", "there", "here", "quotient", f"within {bars.SAME_WITHIN:.0%}"], bars.compared(Found(results), Found(others)))
+
+
 def summary(cases, results):
     """The gateway's tables."""
     found = Found(results)
