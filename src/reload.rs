@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{sleep, timeout};
@@ -139,9 +140,11 @@ impl Reloader {
     pub async fn watch(self: Arc<Self>) {
         let (events, mut changed) = mpsc::channel::<()>(1);
         let mut watched: Vec<PathBuf> = Vec::new();
-        let mut watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-            // A full channel already says that something changed.
-            let _ = events.try_send(());
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| is_a_look(event.kind)) {
+                // A full channel already says that something changed.
+                let _ = events.try_send(());
+            }
         })
         .inspect_err(|error| tracing::warn!("files are polled only: {error}"))
         .ok();
@@ -169,6 +172,11 @@ impl Reloader {
             }
         }
     }
+}
+
+/// Whether somebody only opened, read or closed a file: our own look at the files must not be the reason for the next one.
+fn is_a_look(kind: EventKind) -> bool {
+    kind.is_access() && kind != EventKind::Access(AccessKind::Close(AccessMode::Write))
 }
 
 /// Watches the folders of the files, and those that symbolic links lead to.

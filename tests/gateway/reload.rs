@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use notify::event::{AccessKind, Event, EventKind};
+use notify::{RecursiveMode, Watcher};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -57,6 +60,29 @@ async fn a_file_that_is_replaced_by_renaming_is_taken_up_again_and_again() {
         fs::rename(new, gateway.folder.path("portcullis.yaml")).expect("renames");
         becomes(&gateway, number).await;
     }
+}
+
+#[tokio::test]
+async fn a_look_at_the_files_is_no_reason_for_the_next_one() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, &version(1)).await;
+    gateway.configure(&version(2));
+    becomes(&gateway, 2).await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let seen = looks.clone();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let opened = |event: Event| matches!(event.kind, EventKind::Access(AccessKind::Open(_)));
+        seen.fetch_add(usize::from(event.is_ok_and(opened)), Ordering::SeqCst);
+    })
+    .expect("a watcher");
+    let file = gateway.folder.path("portcullis.yaml");
+    watcher.watch(&file, RecursiveMode::NonRecursive).expect("watches");
+    // The files are looked at every two seconds, and once after each event that could be a change.
+    sleep(Duration::from_millis(1500)).await;
+    assert!(looks.load(Ordering::SeqCst) <= 2, "{looks:?} looks");
+    gateway.configure(&version(3));
+    becomes(&gateway, 3).await;
+    assert!(looks.load(Ordering::SeqCst) > 0);
 }
 
 /// As the kubelet does it: the file is a link through `..data`, which is a link to a folder that is exchanged.
