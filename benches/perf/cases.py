@@ -93,7 +93,7 @@ ROWS = [
     Case("with-three", "P9", "a Lua policy with three hooks and six host calls", entry="portcullis+three", against="portcullis"),
     Case("with-event", "P10", "streams, a Lua policy called at every event", options=SSE, kind="chunk", entry="portcullis+event", against="portcullis"),
     Case("with-eventless", "P10", "streams, a Lua policy that looks at requests only", options=SSE, kind="chunk", entry="portcullis+eventless", against="portcullis"),
-    Case("with-wasm", "P11", "a policy in a plugin: request and route", entry="portcullis+wasm", against="portcullis"),
+    Case("with-wasm", "with", "a policy in a plugin, called at its six phases", entry="portcullis+wasm", against="portcullis"),
     Case("wasm-request", "P12", "an adapter in a plugin (Cohere)", options=["--model", "cohere"], entry="portcullis+adapters", other=(COHERE, [])),
     Case("wasm-sse", "P12", "stream through it", options=streams(50, "cohere-c64-d10", 64), kind="chunk", entry="portcullis+adapters",
          other=(COHERE, [*SSE, "--form", "cohere"])),
