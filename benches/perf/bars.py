@@ -107,7 +107,6 @@ BARS = [
     Bar("P10", "a policy that sees no events: CPU per chunk", 1.03, "×", ratio("with-eventless", CHUNK)),
     Bar("P11", "Wasm request and route, pooled: the engine", 6, "µs", micro("plugin, request and route, two headers, one host call (P11)")),
     Bar("P11", "Wasm request and route, fresh: the engine", 25, "µs", micro("the same with a fresh instance (P11)")),
-    Bar("P11", "pooled, in a request: CPU over", 6, "µs", over("with-wasm", REQUEST)),
     Bar("P12", "Wasm adapter: CPU per request", 3.0, "×", ratio("wasm-request", REQUEST)),
     Bar("P12", "Wasm adapter: CPU per stream event over", 4, "µs", over("wasm-sse", CHUNK)),
     Bar("P13", "plugin from the compiled cache", 20, "ms", micro("plugin from the compiled cache (P13)", 1e6)),

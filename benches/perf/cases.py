@@ -1,9 +1,12 @@
 """The loads of `benches/run`: what is asked, of which program, beside which other. Starts and measures nothing."""
 
+import os
 import resource
 from dataclasses import dataclass, field
 
 REFERENCE = "hyper"
+# Cores enough for two workers, the mock and the generator.
+ROOMY = os.cpu_count() >= 4
 OPENAI, ANTHROPIC, COHERE, OLLAMA = "/v1/chat/completions", "/v1/messages", "/v2/chat", "/api/chat"
 
 
@@ -93,7 +96,7 @@ ROWS = [
     Case("with-three", "P9", "a Lua policy with three hooks and six host calls", entry="portcullis+three", against="portcullis"),
     Case("with-event", "P10", "streams, a Lua policy called at every event", options=SSE, kind="chunk", entry="portcullis+event", against="portcullis"),
     Case("with-eventless", "P10", "streams, a Lua policy that looks at requests only", options=SSE, kind="chunk", entry="portcullis+eventless", against="portcullis"),
-    Case("with-wasm", "P11", "a policy in a plugin: request and route", entry="portcullis+wasm", against="portcullis"),
+    Case("with-wasm", "with", "a policy in a plugin, called at its six phases", entry="portcullis+wasm", against="portcullis"),
     Case("wasm-request", "P12", "an adapter in a plugin (Cohere)", options=["--model", "cohere"], entry="portcullis+adapters", other=(COHERE, [])),
     Case("wasm-sse", "P12", "stream through it", options=streams(50, "cohere-c64-d10", 64), kind="chunk", entry="portcullis+adapters",
          other=(COHERE, [*SSE, "--form", "cohere"])),
@@ -106,7 +109,8 @@ ROWS = [
     Case("cache-hit", "P14", "exact cache hit, 4 KB ask and answer", entry="portcullis+cached", options=["--pad", "4000", "--model", "mock-s4"]),
     Case("separate", "P16", "64 streams, each asked for itself", kind="chunk", options=BURST),
     Case("coalesce", "P16", "64 identical streams, one upstream call", kind="chunk", options=BURST, entry="portcullis+coalesced"),
-    Case("two-workers", "P17", "two workers beside one", entry="portcullis+two", against="portcullis", spread=True, options=["--conc", "128"]),
+    Case("two-workers", "P17", "two workers beside one", entry="portcullis+two", against="portcullis", spread=True,
+         options=["--conc", "128"] if ROOMY else steady(8000)),
     Case("with-many", "P17", "1,000 keys, 1,000 models, 100 targets beside one of each", entry="portcullis+many", against="portcullis"),
     Case("tls", "tls", "TLS in", entry="portcullis+tls", against="hyper-tls"),
     Case("tls-sse", "tls", "TLS in, streams", kind="chunk", options=SSE, entry="portcullis+tls", against="hyper-tls"),

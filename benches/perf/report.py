@@ -22,7 +22,7 @@ PEERS = {
 }
 
 HEADS = {
-    "request": ("Whole answers", ["row", "load", "pass-through CPU µs/request", "gateway", "ratio", "gateway requests/s", "p50 over it, µs", "p99 over it, µs", "bad"]),
+    "request": ("Whole answers", ["row", "load", "pass-through CPU µs/request", "gateway", "ratio", "gateway requests/s", "core busy", "p50 over it, µs", "p99 over it, µs", "bad"]),
     "chunk": ("Streams: 50 at once, 64 chunks 10 ms apart", ["row", "load", "pass-through CPU µs/chunk", "gateway", "ratio", "first token p50 over it, µs", "p99", "chunk delay p50 over it, µs", "p99", "bad"]),
     "memory": ("Memory", ["row", "load", "pass-through", "gateway", "ratio", "gateway idle MB", "peak MB", "chunk delay p99 over it, µs", "bad"]),
     "startup": ("Start", ["row", "load", "pass-through ms", "gateway ms", "gateway idle MB"]),
@@ -123,7 +123,8 @@ def row(case, pairs):
     if case.kind == "chunk":
         return [*cells, over("first_us", "p50"), over("first_us", "p99"), over("chunk_us", "p50"), over("chunk_us", "p99"), bad]
     if bare(case):
-        cells.append(f"{pairs.med(1, 'rps'):.0f}")
+        # Where "as fast as it goes" leaves the core idle, mock and generator were the slower side.
+        cells += [f"{pairs.med(1, 'rps'):.0f}", " / ".join(f"{pairs.med(side, 'cpu_share'):.0%}" for side in (0, 1))]
     cells += [over("latency_us", "p50"), over("latency_us", "p99")]
     if not bare(case):
         cells.append(spread(pairs.ratios("latency_us", "p99"), 2))
