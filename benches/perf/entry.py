@@ -18,7 +18,7 @@ GATEWAY_CORE = "0"
 def environment(gateway, folder):
     """What the files in gateways/ are told, by way of the environment. `folder` is the run's own."""
     compiled = PERF / "target/compiled"
-    compiled.mkdir(exist_ok=True)
+    compiled.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PERF": str(PERF), "BIN": str(PERF / "target/release"), "GATEWAY": gateway, "MOCK_PORT": MOCK_PORT,
            "PEERS": str(PERF / "target/peers"), "RUN": str(folder / "run"), "PLUGINS": str(ROOT / "plugins/prebuilt"),
            "SCRIPTS": str(ROOT / "scripts"), "COMPILED": str(compiled), **certificate(folder)}

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Tests of the harness: what it makes of measurements. Starts and measures nothing."""
+"""Tests of the harness: what it makes of measurements, and that a gateway takes every configuration it is measured with.
+
+    PORTCULLIS_BIN=target/debug/portcullis benches/perf/tests.py
+"""
 
 import importlib.machinery
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import unittest
@@ -16,6 +20,7 @@ run = importlib.util.module_from_spec(importlib.util.spec_from_loader("run", loa
 loader.exec_module(run)
 
 import bars  # noqa: E402
+import entry  # noqa: E402
 import micro  # noqa: E402
 import quiet  # noqa: E402
 import report  # noqa: E402
@@ -151,6 +156,25 @@ class Report(unittest.TestCase):
             self.assertIn(case.title, text)
         for line in text.splitlines():
             self.assertNotIn("nan", line)
+
+
+class Configurations(unittest.TestCase):
+    def test_the_gateway_takes_each_of_them(self):
+        program = os.environ.get("PORTCULLIS_BIN", str(run.ROOT / "target/debug/portcullis"))
+        self.assertTrue(os.access(program, os.X_OK), f"{program} is not there: build it, or name another as PORTCULLIS_BIN")
+        names = sorted({name for case in CASES for name in (case.entry, case.against) if name and name.startswith("portcullis")})
+        self.assertGreater(len(names), 10)
+        with tempfile.TemporaryDirectory() as folder:
+            # Where the gateway would be started to serve, it is asked to check.
+            checks = Path(folder) / "checks"
+            checks.write_text(f'#!/bin/sh\nexec "{Path(program).resolve()}" check "$3"\n')
+            checks.chmod(0o755)
+            env = entry.environment(str(checks), Path(folder))
+            for name in names:
+                with self.subTest(name):
+                    done = entry.Entry(name, env).shell("start", stdout=entry.subprocess.PIPE, stderr=entry.subprocess.STDOUT, text=True)
+                    said = done.communicate()[0]
+                    self.assertEqual(done.returncode, 0, said)
 
 
 if __name__ == "__main__":
