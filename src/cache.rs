@@ -172,8 +172,8 @@ fn key(cx: &Cx, x: &Exchange, call: &Call, partition: &str, policy: &Policy, con
     ];
     let pieces = call.envelope.pieces();
     let form = [b"raw".as_slice(), x.dialect.name().as_bytes(), if x.op == Op::EmbedBatch { b"batch" } else { b"" }];
-    let raw =
-        Key::of(form.into_iter().chain(scope).chain(headers.iter().copied()).chain(pieces.iter().map(AsRef::as_ref)));
+    let body = || form.into_iter().chain(scope).chain(headers.iter().copied()).chain(pieces.iter().map(AsRef::as_ref));
+    let raw = cx.state.cache.key_of_body(body());
     if let Some(key) = cx.state.cache.alias(raw) {
         return key;
     }
@@ -189,7 +189,7 @@ fn key(cx: &Cx, x: &Exchange, call: &Call, partition: &str, policy: &Policy, con
         _ => call.ask(x.dialect, x.op).map(|ask| canon::ask(&ask, rules)).ok(),
     };
     // What this dialect cannot read may still be good for the upstream; it is then only like itself.
-    let Some(spelling) = spelling else { return raw };
+    let Some(spelling) = spelling else { return Key::of(body()) };
     let key = Key::of(
         [b"ask".as_slice()].into_iter().chain(scope).chain(headers.iter().copied()).chain([spelling.as_slice()]),
     );

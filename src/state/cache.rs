@@ -4,6 +4,7 @@
 //! Holds what upstreams said, byte for byte, under keys made elsewhere; what is in a key decides who shares. Never gives
 //! an answer beyond its time.
 
+pub mod alias;
 pub mod entry;
 pub mod flight;
 pub mod index;
@@ -31,6 +32,7 @@ pub struct Cache {
     /// Set once, where processes share answers.
     shared: OnceLock<Arc<Shared>>,
     flights: Flights,
+    aliases: alias::Aliases,
     /// What answered asks are found by when they are asked in other words.
     pub vectors: index::Flat,
     pub counts: Counts,
@@ -105,6 +107,11 @@ impl Cache {
     /// The answer under a key in memory, unless its time is over.
     pub fn find(&self, key: Key, now: u64) -> Option<Arc<Entry>> {
         self.store.load().as_ref()?.find(key, now)
+    }
+
+    /// The key of a body as it came, told by its parts.
+    pub fn key_of_body<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Key {
+        self.aliases.of(parts)
     }
 
     /// The key that a body stands for, where the same body has been seen before.

@@ -12,7 +12,8 @@ use memchr::memmem;
 use crate::chat::{Finish, Usage};
 use crate::dialect::Dialect;
 
-/// The first half of a SHA-256: no two asks meet in it by accident, nor because somebody wants them to.
+/// The first half of a SHA-256: no two asks meet in it by accident, nor because somebody wants them to. Of a body as it
+/// came, see [`Aliases`](super::alias::Aliases).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub [u8; 16]);
 
@@ -21,7 +22,7 @@ impl Key {
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Key {
         let mut context = digest::Context::new(&digest::SHA256);
         for part in parts {
-            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(&length(part));
             context.update(part);
         }
         let mut key = [0; 16];
@@ -40,6 +41,11 @@ impl Key {
         }
         Some(Key(key))
     }
+}
+
+/// What stands before each part of a key, so that parts cannot run into each other.
+pub(super) fn length(part: &[u8]) -> [u8; 8] {
+    (part.len() as u64).to_le_bytes()
 }
 
 impl fmt::Display for Key {
