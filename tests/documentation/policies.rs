@@ -24,10 +24,10 @@ fn assert_block(name: &str, block: &str) {
 fn view<V: View>(out: &mut String) {
     let _ = writeln!(out, "\n--- {}\nexport type {} = {{", V::DOC, V::NAME);
     for (name, kind, doc) in V::FIELDS {
-        let _ = writeln!(out, "\t--- {doc}\n\tread {name}: {kind},");
+        let _ = writeln!(out, "\t--- {doc}\n\t{name}: {kind},");
     }
     for (name, kind, doc) in V::METHODS {
-        let _ = writeln!(out, "\t--- {doc}\n\tread {name}: {kind},");
+        let _ = writeln!(out, "\t--- {doc}\n\t{name}: {kind},");
     }
     out.push_str("}\n");
 }
