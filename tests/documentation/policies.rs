@@ -24,10 +24,10 @@ fn assert_block(name: &str, block: &str) {
 fn view<V: View>(out: &mut String) {
     let _ = writeln!(out, "\n--- {}\nexport type {} = {{", V::DOC, V::NAME);
     for (name, kind, doc) in V::FIELDS {
-        let _ = writeln!(out, "\t--- {doc}\n\tread {name}: {kind},");
+        let _ = writeln!(out, "\t--- {doc}\n\t{name}: {kind},");
     }
     for (name, kind, doc) in V::METHODS {
-        let _ = writeln!(out, "\t--- {doc}\n\tread {name}: {kind},");
+        let _ = writeln!(out, "\t--- {doc}\n\t{name}: {kind},");
     }
     out.push_str("}\n");
 }
@@ -171,6 +171,51 @@ fn the_reference_of_policies_is_fresh() {
     let to = types.find("-- ---- What hooks are shown").expect("its last part");
     let _ = write!(out, "\n### Types\n\n```luau\n{}\n```\n", types[from..to].trim_end());
     super::assert_block("scripts/README.md", "reference from src/host/table.rs and src/guest/view.rs", &out);
+}
+
+/// Everything that authors copy: what is shipped, what `script new` writes, and what stands in the guide.
+fn examples() -> Vec<(String, String)> {
+    let inside =
+        |folder: &str| std::fs::read_dir(root().join(folder)).expect("a folder").flatten().map(|entry| entry.path());
+    let files = inside("scripts").map(|folder| folder.join("main.luau")).chain(inside("src/cli/script"));
+    let files = files.filter(|path| path.is_file() && !path.to_string_lossy().ends_with("_test.luau"));
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "luau"));
+    let mut all: Vec<(String, String)> =
+        files.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("is readable"))).collect();
+    let lax = all.iter().find(|(_, text)| !text.starts_with("--!strict\n"));
+    assert!(lax.is_none(), "{} is not strict", lax.map_or("", |(name, _)| name));
+    let guide = read("scripts/README.md");
+    let blocks = guide.split("```lua\n-- scripts/").skip(1).filter_map(|block| block.split_once('\n'));
+    let blocks = blocks.filter(|(_, text)| text.starts_with("--!strict\n"));
+    all.extend(blocks.map(|(name, text)| (name.to_owned(), text.split("\n```").next().expect("an end").to_owned())));
+    all
+}
+
+/// Without its result a hook has the type of its first `return`, and a checker of types refuses the next.
+#[test]
+fn every_hook_of_a_strict_example_names_its_result() {
+    let types = read("scripts/gw.d.luau");
+    let mut count = 0;
+    for (name, text) in examples() {
+        for phase in Phase::ALL {
+            let begin = format!("function on_{}(", phase.name());
+            let end = match phase {
+                Phase::Init => "(config: any)".to_owned(),
+                Phase::Tick => "(ctx: Ctx)".to_owned(),
+                phase => {
+                    let (first, rest) = phase.name().split_at(1);
+                    let result = format!("{}{rest}Result", first.to_uppercase());
+                    assert!(types.contains(&format!("export type {result} = ")), "gw.d.luau has no {result}");
+                    format!("ctx: Ctx): {result}")
+                }
+            };
+            for line in text.lines().filter(|line| line.starts_with(&begin)) {
+                assert!(line.ends_with(&end), "{name}: `{line}` has to end with `{end}`");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 45, "only {count} hooks were found");
 }
 
 /// A machine is built from the same tables: it fails to load when a row has no function. What is left to hold is that
