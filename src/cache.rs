@@ -116,7 +116,7 @@ fn noted(x: &mut Exchange) {
 /// Operations whose answers mean the same tomorrow.
 fn is_cacheable(op: Op) -> bool {
     match op {
-        Op::Generate | Op::Complete | Op::Embed | Op::EmbedBatch => true,
+        Op::Generate | Op::Complete | Op::Embed | Op::EmbedBatch | Op::Rerank => true,
         // It costs nothing and is asked in order to plan.
         Op::CountTokens => false,
     }

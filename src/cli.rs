@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod bench;
 mod cache;
 mod check;
 mod generations;
@@ -58,7 +59,7 @@ enum Command {
     Test(test::Args),
     /// Play an access log once more under other policies: what would have gone elsewhere, at what cost.
     Replay(replay::Args),
-    /// Begin a policy.
+    /// Begin a policy or an adapter in Lua, or measure one.
     Script(script::Args),
     /// Make keys and their hashes.
     Key(key::Args),

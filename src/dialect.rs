@@ -23,6 +23,7 @@ use crate::chat::{Answer, Ask, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
+use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::sse::{Frame, Scanner};
 
 /// Every wire form. The order is that of the documentation.
@@ -45,6 +46,8 @@ pub enum Op {
     /// Gemini's `batchEmbedContents`; elsewhere the same as `Embed`.
     EmbedBatch,
     CountTokens,
+    /// Documents in the order of their fitness: Cohere's `rerank`, which others serve beside OpenAI's paths.
+    Rerank,
 }
 
 impl Op {
@@ -55,6 +58,7 @@ impl Op {
             Op::Complete => "text_completion",
             Op::Embed | Op::EmbedBatch => "embeddings",
             Op::CountTokens => "count_tokens",
+            Op::Rerank => "rerank",
         }
     }
 }
@@ -357,6 +361,14 @@ pub trait Dialect: Send + Sync {
     }
 
     fn encode_embed_answer(&self, _answer: &EmbedAnswer, _ask: &EmbedAsk, _op: Op) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn decode_rerank(&self, _raw: &RawAsk<'_>) -> Result<RerankAsk, Fault> {
+        Err(Fault::new(Kind::UnsupportedFeature, format!("{} has no ranking.", self.name())))
+    }
+
+    fn encode_rerank_answer(&self, _answer: &RerankAnswer, _ask: &RerankAsk, _id: &str) -> Vec<u8> {
         Vec::new()
     }
 }

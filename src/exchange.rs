@@ -2,6 +2,7 @@
 //!
 //! Holds facts only; `settle` reads them once, when the exchange ends however it ends.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct Exchange {
     /// What this process itself spent before the head of the answer was ready.
     pub overhead_at_head: Duration,
     /// Fields that the target could not express: (field, why).
-    pub dropped: Vec<(&'static str, &'static str)>,
+    pub dropped: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// Whether the caller asked for `usage.cost`.
     pub usage_cost: bool,
     pub seen: Seen,

@@ -12,6 +12,7 @@ mod routes;
 mod strategy;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
@@ -26,6 +27,7 @@ use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::guest::Bundle;
+use crate::guest::adapter::Seen;
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
@@ -55,6 +57,8 @@ pub struct Generation {
     pub sources: Vec<(String, String)>,
     /// Policies, in the order in which they run.
     pub hooks: Arc<Hooks>,
+    /// The guests that speak for providers, by name.
+    pub adapters: Vec<Arc<dyn Seen>>,
     /// What policies and adapters are made of, by the place where they are named.
     pub scripts: Vec<(String, Arc<Bundle>)>,
     /// Their own tests must pass before they go live.
@@ -129,6 +133,9 @@ impl Generation {
         if let Some(rules) = &self.cache {
             state.cache.resize(rules.max_bytes);
             state.cache.use_shared(rules.general.shared);
+        }
+        for adapter in &self.adapters {
+            adapter.count_in(&state.guests);
         }
     }
 
@@ -251,7 +258,8 @@ impl Builder {
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let catalogue = routes::catalogue(&config)?;
-        let adapter = |dialect: &str| adapters::find(&config, dialect, &self.scripts, &self.plugins);
+        let speaking = RefCell::default();
+        let adapter = |dialect: &str| adapters::find(&config, dialect, &self.scripts, &self.plugins, &speaking);
         let routes = routes::build(&config, &*self.env, &adapter, &mut warnings)?;
         let described =
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
@@ -264,8 +272,8 @@ impl Builder {
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
-        let adapters = self.scripts.bundles(&config).into_iter();
-        scripts.extend(adapters.map(|(name, bundle)| (format!("adapters.{name}"), bundle)));
+        let bundles = self.scripts.bundles(&config).into_iter();
+        scripts.extend(bundles.map(|(name, bundle)| (format!("adapters.{name}"), bundle)));
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),
@@ -275,6 +283,7 @@ impl Builder {
             sources: sources(&config, &scripts),
             scripts,
             hooks,
+            adapters: speaking.into_inner().into_values().collect(),
             hooks_tests: config.hooks_tests.0,
             warnings,
             keys: keys(&config)?,

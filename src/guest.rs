@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod bundle;
 pub mod lua;
 pub mod pool;
+pub mod settings;
 pub mod stand;
 #[cfg(test)]
 mod tests;

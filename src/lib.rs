@@ -14,7 +14,7 @@
 //! * [`auth`] names the caller from the head; [`admit`] holds it to its limits; [`route`] turns a model name into targets; [`attempt`] tries them, and is
 //!   the only code that tries again.
 //! * [`cache`] answers asks that come again from what is kept, and lets identical ones share one upstream call.
-//! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`] and [`embed`]; [`provider`] one
+//! * [`dialect`] holds one wire form a file, each against the neutral forms of [`chat`], [`embed`] and [`rerank`]; [`provider`] one
 //!   row an upstream. [`sse`], [`json`] and [`cost`] are pure.
 //! * [`hook`] calls guests between the stages and does what they decide; [`guest`] loads and leases them, one engine a
 //!   file; [`host`] is what they may call, written once for every language.
@@ -60,6 +60,7 @@ pub mod probe;
 pub mod provider;
 pub mod reload;
 pub mod reply;
+pub mod rerank;
 pub mod route;
 pub mod server;
 pub mod settle;

@@ -67,7 +67,7 @@ fn every_shipped_policy_has_tests_a_manifest_and_says_how_it_is_attached() {
 #[test]
 fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
     let folder = Folder::new("new");
-    for kind in ["route", "guard", "fallback", "stream"] {
+    for kind in ["route", "guard", "fallback", "stream", "adapter"] {
         let new = ["script", "new", kind, "--kind", kind, "--dir", folder.path()];
         let output = portcullis(&new);
         assert!(output.status.success(), "{kind}: {}", said(&output));
@@ -76,9 +76,27 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
         assert!(said(&again).contains("is there already"), "{}", said(&again));
     }
     let output = portcullis(&["test", folder.path()]);
-    assert!(output.status.success() && said(&output).contains("8 passed, 0 failed"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("11 passed, 0 failed"), "{}", said(&output));
     let wrong = portcullis(&["script", "new", "../Up", "--dir", folder.path()]);
-    assert!(said(&wrong).contains("is no name for a policy"), "{}", said(&wrong));
+    assert!(said(&wrong).contains("is no name for a script"), "{}", said(&wrong));
+}
+
+#[test]
+fn what_calls_of_a_script_cost_can_be_measured() {
+    let folder = Folder::new("bench");
+    let adapter = &["encode, 1 KiB", "decode, an empty", "begin and end"][..];
+    for (kind, config, lines) in
+        [("adapter", "{}", adapter), ("stream", r#"{"word":"some","with":"many"}"#, &["on_event"])]
+    {
+        let output = portcullis(&["script", "new", kind, "--kind", kind, "--dir", folder.path()]);
+        assert!(output.status.success(), "{kind}: {}", said(&output));
+        let path = format!("{}/{kind}", folder.path());
+        let output = portcullis(&["script", "bench", &path, "--config", config]);
+        let said = said(&output);
+        assert!(output.status.success() && lines.iter().all(|line| said.contains(line)), "{kind}: {said}");
+    }
+    let output = portcullis(&["script", "bench", &format!("{}/adapter", folder.path()), "--config", "{\"joind\": 1}"]);
+    assert!(!output.status.success() && said(&output).contains("joind"), "{}", said(&output));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn nothing_imports_upwards() {
     // Each row: rooms, and what they must not know. Tests of a room may.
     let rows: &[(&[&str], &[&str])] = &[
         (
-            &["chat", "embed", "fault", "json", "sse", "cost"],
+            &["chat", "embed", "rerank", "fault", "json", "sse", "cost"],
             &[
                 "api",
                 "attempt",

@@ -3,6 +3,7 @@
 //! What the guest wrote is not trusted: it stays below the operator's base URL, and neither the credential nor what
 //! frames the message is its to set. Never tries again: the loop does.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Replay;
 use super::answer::{self, Good, Reading};
-use super::encode::{self, Meaning};
+use super::encode::{self, Dropped, Meaning};
 use super::once::{MAX_ERROR_BYTES, Once};
 use super::{asked, estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
@@ -27,12 +28,17 @@ use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
+use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::route::{Auth, Face, Target};
 use crate::stream::{Adapted, Mode};
 use crate::upstream::Outbound;
 
 /// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
 const MAX_FOLLOW_UPS: usize = 1000;
+
+/// Most fields that an adapter may say it left out, and the length of what it says of each.
+const MAX_DROPPED: usize = 32;
+const MAX_DROPPED_CHARS: usize = 200;
 
 /// Headers that belong to the connection or to the gateway.
 const NOT_THE_GUESTS: &[HeaderName] = &[
@@ -72,7 +78,7 @@ impl Try<'_> {
     /// As [`Once::run`].
     pub async fn run(&self, status: &mut Option<u16>) -> Result<Good, Fault> {
         let (x, target) = (self.x, &self.once.target);
-        let (meaning, mut written) = match x.op {
+        let (meaning, written) = match x.op {
             Op::CountTokens => return Ok(Good::new(estimated_count(x, self.call))),
             Op::Generate | Op::Complete => {
                 let ask = self.call.ask(x.dialect, x.op)?;
@@ -84,10 +90,20 @@ impl Try<'_> {
                 let written = self.adapter.encode(&target.model, Asking::Embed(&ask)).await?;
                 (Meaning::Embed(Arc::new(ask)), written)
             }
+            Op::Rerank => {
+                let ask = x.dialect.decode_rerank(&self.call.raw_ask(x.op))?;
+                let written = self.adapter.encode(&target.model, Asking::Rerank(&ask)).await?;
+                (Meaning::Rerank(Arc::new(ask)), written)
+            }
         };
-        for (field, why) in &written.dropped {
-            tracing::debug!(adapter = self.adapter.name(), field, why, "left out");
-        }
+        let dropped = left_out(&written);
+        let good = self.follow(&meaning, written, status).await?;
+        Ok(Good { dropped, ..good })
+    }
+
+    /// Sends what was written, and what the answers to it lead on to.
+    async fn follow(&self, meaning: &Meaning, mut written: Written, status: &mut Option<u16>) -> Result<Good, Fault> {
+        let (x, target) = (self.x, &self.once.target);
         for _ in 0..=MAX_FOLLOW_UPS {
             let streamed = written.streamed;
             let sent = Instant::now();
@@ -97,16 +113,19 @@ impl Try<'_> {
             }
             let (head, body) = response.into_parts();
             if streamed {
-                return self.stream(body, sent, &meaning).await;
+                return self.stream(body, sent, meaning).await;
             }
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
             let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
             let read = self.adapter.decode(x.op, came).await?;
-            let reading = self.reading(&meaning, sent);
-            match (read, &meaning) {
+            let reading = self.reading(meaning, sent);
+            match (read, meaning) {
                 (Read::Chat(answer), Meaning::Chat(_)) if x.stream => return reading.replayed(&answer).await,
                 (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(self.cx, &answer, asked)),
                 (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
+                (Read::Rerank(answer), Meaning::Rerank(ask)) if fits(&answer, ask) => {
+                    return Ok(reading.ranked(&answer, ask));
+                }
                 (Read::FollowUp(next, wait), _) => {
                     sleep(wait).await;
                     written = *next;
@@ -126,6 +145,7 @@ impl Try<'_> {
         let asked = match meaning {
             Meaning::Chat(asked) => Meaning::Chat(asked.clone()),
             Meaning::Embed(ask) => Meaning::Embed(ask.clone()),
+            Meaning::Rerank(ask) => Meaning::Rerank(ask.clone()),
             Meaning::Raw => Meaning::Raw,
             Meaning::Count => Meaning::Count,
         };
@@ -188,6 +208,17 @@ impl Try<'_> {
         *status = Some(response.status().as_u16());
         Ok(response)
     }
+}
+
+/// Whether a ranking is one of the documents that were asked about.
+fn fits(answer: &RerankAnswer, ask: &RerankAsk) -> bool {
+    answer.ranked.iter().all(|ranked| usize::try_from(ranked.index).is_ok_and(|index| index < ask.documents.len()))
+}
+
+/// What the adapter says it left out, as far as a line of the log has room for a guest's words.
+fn left_out(written: &Written) -> Dropped {
+    let short = |text: &str| Cow::Owned(text.chars().take(MAX_DROPPED_CHARS).collect());
+    written.dropped.iter().take(MAX_DROPPED).map(|(field, why)| (short(field), short(why))).collect()
 }
 
 /// The operator's changes hold for taught wire forms too, where the body is a JSON object.

@@ -27,6 +27,7 @@ use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
+use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::route::{Target, Timeouts};
 use crate::sse::Frame;
 use crate::state::affinity::Maker;
@@ -241,6 +242,8 @@ impl Reading<'_> {
                 seen.model = Some(answer.model.clone());
                 self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
             }
+            // Rankings are relayed, or an adapter's: see `ranked`.
+            Meaning::Rerank(_) => return Err(Fault::new(Kind::BadAnswer, "The provider's answer is no ranking.")),
             Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
         let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
@@ -261,6 +264,13 @@ impl Reading<'_> {
     /// The same of embeddings.
     pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Good {
         let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
+        let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
+        self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
+    }
+
+    /// The same of a ranking.
+    pub(super) fn ranked(&self, answer: &RerankAnswer, ask: &RerankAsk) -> Good {
+        let body = self.x.dialect.encode_rerank_answer(answer, ask, self.x.id);
         let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
         self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
     }

@@ -2,6 +2,7 @@
 //!
 //! Never sends. Gateway credentials and hop headers cannot get out here: only named headers of the client are taken.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,12 +20,13 @@ use crate::json::{self, Envelope};
 use crate::pipeline::Call;
 use crate::provider::{join_url, name_model};
 use crate::reply::Reply;
+use crate::rerank::RerankAsk;
 use crate::route::{Address, Auth, Face, Overrides, Target};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
 /// Fields that a target could not express: (field, why).
-pub(super) type Dropped = Vec<(&'static str, &'static str)>;
+pub(super) type Dropped = Vec<(Cow<'static, str>, Cow<'static, str>)>;
 
 /// What came of preparing.
 #[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
@@ -47,6 +49,7 @@ pub(super) enum Meaning {
     Raw,
     Chat(Asked),
     Embed(Arc<EmbedAsk>),
+    Rerank(Arc<RerankAsk>),
     Count,
 }
 
@@ -118,6 +121,8 @@ fn translate(
             let body = face.dialect.encode_embed(&ask, &mut to)?;
             (op, body, Meaning::Embed(Arc::new(ask)))
         }
+        // No two built-in dialects have it.
+        Op::Rerank => return Err(unserved(x, target)),
         Op::CountTokens => {
             let ask = call.ask(x.dialect, x.op)?;
             match face.dialect.encode_count(&ask, &mut to) {
@@ -129,7 +134,7 @@ fn translate(
     let address = address(face, target, key, op, x.stream)?.ok_or_else(|| unserved(x, target))?;
     let mut headers = address.headers.clone();
     headers.extend(to.headers);
-    *dropped = to.dropped;
+    *dropped = to.dropped.into_iter().map(|(field, why)| (field.into(), why.into())).collect();
     let body = if target.overrides.is_empty() && !x.marks_prompt {
         Outgoing::from(body)
     } else {
@@ -151,6 +156,7 @@ pub(super) fn meaning(x: &Subject<'_>, call: &Call, from: &'static dyn Dialect) 
     Ok(match x.op {
         Op::Generate | Op::Complete => Meaning::Chat(asked(x, x.op, call.ask(x.dialect, x.op)?)),
         Op::Embed | Op::EmbedBatch => Meaning::Embed(Arc::new(x.dialect.decode_embed(&call.raw_ask(x.op))?)),
+        Op::Rerank => Meaning::Rerank(Arc::new(x.dialect.decode_rerank(&call.raw_ask(x.op))?)),
         Op::CountTokens => Meaning::Count,
     })
 }

@@ -68,7 +68,7 @@ fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Ta
     let said = Said { dialect, form, body, usage: seen.usage, finish: seen.finish };
     let Some(entry) = visit.make(&x.model, target, said, seen.id.as_deref()) else { return };
     let entry = Arc::new(entry);
-    let is_good = matches!(x.op, Op::Embed | Op::EmbedBatch) || visit.keeps(seen.finish);
+    let is_good = matches!(x.op, Op::Embed | Op::EmbedBatch | Op::Rerank) || visit.keeps(seen.finish);
     if visit.write && is_good {
         if entry.body.len() <= visit.policy.general.max_entry_bytes {
             semantic::keep(visit, &entry, &state.cache.vectors);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::{REFUSED, fail, hint, say};
 use crate::guest::adapter::{Framing, Lease};
-use crate::guest::wasm::{self, Bytes, Described, Loading, Machine, Taught, fixture};
+use crate::guest::wasm::{self, Bytes, Described, Loading, Machine, Shape, Taught, fixture};
 use crate::host::{Budget, Grants, Guest};
 use crate::trial;
 
@@ -47,7 +47,7 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
-    /// Measure an adapter: start, encode, decode, one event of a stream.
+    /// Measure an adapter's functions, or a policy's phases.
     Bench {
         #[command(flatten)]
         plugin: Plugin,
@@ -84,7 +84,7 @@ pub(super) fn run(args: Args) -> ExitCode {
         Command::Build(args) => build::run(args),
         Command::Inspect { file } => inspect(&file),
         Command::Test { plugin, fixtures, bless } => test(&plugin, fixtures, bless),
-        Command::Bench { plugin } => plugin.load().and_then(|loaded| bench::run(&plugin, &loaded)),
+        Command::Bench { plugin } => bench::run(&plugin),
         Command::Keygen { secret } => keygen(&secret),
         Command::Sign { file, key } => sign(&file, &key),
     };
@@ -99,13 +99,18 @@ impl Plugin {
         Bytes::read(&self.file)
     }
 
+    /// Its name, for errors.
+    fn name(&self) -> String {
+        self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     fn load(&self) -> Result<Arc<Taught>, String> {
         let machine = Arc::new(Machine::new()?);
         self.load_on(&machine, Lease::default())
     }
 
     fn load_on(&self, machine: &Arc<Machine>, lease: Lease) -> Result<Arc<Taught>, String> {
-        let name = self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = self.name();
         let lease = Lease { memory: self.memory << 20, ..lease };
         let loading = Loading { machine, compiled: None, name: &name, lease, config: self.config.clone() };
         Taught::load(&loading, &self.bytes()?)
@@ -121,7 +126,7 @@ fn wait<T>(work: impl Future<Output = T>) -> Result<T, String> {
 fn inspect(file: &Path) -> Result<(), String> {
     let bytes = Bytes::read(file)?;
     let machine = Arc::new(Machine::new()?);
-    let shape = wasm::shape(&machine, &bytes)?;
+    let shape = Shape::of(&bytes)?;
     say(&format!("file     {}", file.display()));
     say(&format!("size     {} bytes", bytes.wasm.len()));
     say(&format!("sha256   {}", bytes.sha256));
@@ -135,7 +140,7 @@ fn inspect(file: &Path) -> Result<(), String> {
             say(&format!("may use  {grant}"));
         }
     }
-    if is_policy(&shape) {
+    if shape.is_policy() {
         return inspect_policy(&machine, &bytes);
     }
     let plugin = Plugin { file: file.to_owned(), config: String::new(), memory: 512 };
@@ -179,8 +184,8 @@ fn listed(names: &[String]) -> String {
 fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), String> {
     let beside = || plugin.file.parent().unwrap_or(Path::new("")).join("fixtures");
     let folder = fixtures.unwrap_or_else(beside);
-    let shape = wasm::shape(&Machine::new()?, &plugin.bytes()?)?;
-    let outcomes: Vec<(String, Option<String>)> = if is_policy(&shape) {
+    let shape = Shape::of(&plugin.bytes()?)?;
+    let outcomes: Vec<(String, Option<String>)> = if shape.is_policy() {
         if !plugin.config.is_empty() {
             return Err("the settings of a policy stand in each of its fixtures, as `config`".to_owned());
         }
@@ -204,10 +209,6 @@ fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), S
         0 => Ok(()),
         wrong => Err(format!("{wrong} of {} fixtures are wrong", outcomes.len())),
     }
-}
-
-fn is_policy(shape: &wasm::Shape) -> bool {
-    shape.exports.iter().any(|name| name.starts_with("portcullis:gateway/manifest@"))
 }
 
 fn keygen(path: &Path) -> Result<(), String> {

@@ -17,6 +17,7 @@ use crate::chat::event::Blocks;
 use crate::chat::{Answer, Ask, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
+use crate::rerank::{RerankAnswer, RerankAsk};
 
 mod taught;
 
@@ -30,6 +31,7 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub enum Asking<'a> {
     Chat(&'a Ask),
     Embed(&'a EmbedAsk),
+    Rerank(&'a RerankAsk),
 }
 
 /// A request as an adapter wrote it.
@@ -59,6 +61,7 @@ pub struct Came<'a> {
 pub enum Read {
     Chat(Answer),
     Embed(EmbedAnswer),
+    Rerank(RerankAnswer),
     /// The answer is not there yet; this request, sent after the wait, leads on.
     FollowUp(Box<Written>, Duration),
 }

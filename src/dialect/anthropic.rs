@@ -77,7 +77,7 @@ impl Dialect for Anthropic {
         match op {
             Op::Generate => Some("/v1/messages".to_owned()),
             Op::CountTokens => Some("/v1/messages/count_tokens".to_owned()),
-            Op::Complete | Op::Embed | Op::EmbedBatch => None,
+            Op::Complete | Op::Embed | Op::EmbedBatch | Op::Rerank => None,
         }
     }
 

@@ -62,7 +62,7 @@ impl Dialect for Gemini {
             Op::CountTokens => "countTokens",
             Op::Embed => "embedContent",
             Op::EmbedBatch => "batchEmbedContents",
-            Op::Complete => return None,
+            Op::Complete | Op::Rerank => return None,
         };
         let mut path = String::from("/models/");
         for byte in bare_model(model).bytes() {

@@ -1,4 +1,4 @@
-//! The OpenAI chat wire form: `/chat/completions`, the legacy `/completions`, and `/embeddings`.
+//! The OpenAI chat wire form: `/chat/completions`, the legacy `/completions`, `/embeddings`, and `/rerank` beside them.
 //!
 //! The lingua franca: most providers speak it, each a little differently. Reads what they all send, writes what OpenAI
 //! itself would; deviations of a target are `Quirks`, never provider names. Paths are under a base URL that ends in /v1.
@@ -16,6 +16,7 @@ mod fields;
 mod finish;
 mod history;
 mod reasoning;
+mod rerank;
 mod sniffer;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ impl Dialect for OpenAiChat {
             Op::Generate => "/chat/completions",
             Op::Complete => "/completions",
             Op::Embed | Op::EmbedBatch => "/embeddings",
+            Op::Rerank => "/rerank",
             Op::CountTokens => return None,
         };
         Some(path.to_owned())
@@ -129,6 +131,14 @@ impl Dialect for OpenAiChat {
 
     fn encode_embed_answer(&self, answer: &EmbedAnswer, ask: &EmbedAsk, _op: Op) -> Vec<u8> {
         embed::encode_answer(answer, ask)
+    }
+
+    fn decode_rerank(&self, raw: &RawAsk<'_>) -> Result<RerankAsk, Fault> {
+        rerank::decode(raw)
+    }
+
+    fn encode_rerank_answer(&self, answer: &RerankAnswer, ask: &RerankAsk, id: &str) -> Vec<u8> {
+        rerank::encode(answer, ask, id)
     }
 }
 

@@ -60,7 +60,7 @@ impl Dialect for OpenAiResponses {
         match op {
             Op::Generate => Some("/responses".to_owned()),
             Op::CountTokens => Some("/responses/input_tokens".to_owned()),
-            Op::Complete | Op::Embed | Op::EmbedBatch => None,
+            Op::Complete | Op::Embed | Op::EmbedBatch | Op::Rerank => None,
         }
     }
 

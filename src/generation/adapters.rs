@@ -3,7 +3,8 @@
 //! Scripts are kept while they do not change, so that a reload leaves their machines alone; plugins are kept by their own
 //! shelf.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use super::hooks::settings;
 use super::plugins::Shelf;
 use crate::config::{self, Config};
 use crate::dialect::adapter::Adapter;
-use crate::guest::adapter::{AuthKind, Description, Lease};
+use crate::guest::adapter::{AuthKind, Description, Lease, Seen};
 use crate::guest::bundle::{self, Bundle};
 use crate::guest::lua::{self, adapter::Taught};
 
@@ -20,19 +21,20 @@ use crate::guest::lua::{self, adapter::Taught};
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub adapter: Arc<dyn Adapter>,
+    seen: Arc<dyn Seen>,
     pub auth: AuthKind,
     /// Names of models that it knows.
     pub models: Vec<String>,
 }
 
 impl Known {
-    pub fn new(adapter: Arc<dyn Adapter>, description: &Description) -> Known {
+    pub fn new(adapter: Arc<dyn Adapter>, seen: Arc<dyn Seen>, description: &Description) -> Known {
         let models = description.models.iter().map(|model| model.id.clone()).collect();
-        Known { adapter, auth: description.auth.clone(), models }
+        Known { adapter, seen, auth: description.auth.clone(), models }
     }
 }
 
-/// The adapter for a dialect; None for dialects that the gateway knows itself.
+/// The adapter for a dialect, which is noted as speaking; None for dialects that the gateway knows itself.
 ///
 /// # Errors
 /// Why it cannot be loaded, with its file.
@@ -41,13 +43,21 @@ pub(super) fn find(
     dialect: &str,
     scripts: &Scripts,
     plugins: &Shelf,
+    speaking: &Speaking,
 ) -> Option<Result<Known, String>> {
-    match dialect.split_once(':')? {
-        ("lua", script) => Some(scripts.adapter(config, script)),
-        ("wasm", plugin) => Some(plugins.adapter(config, plugin)),
-        _ => None,
+    let found = match dialect.split_once(':')? {
+        ("lua", script) => scripts.adapter(config, script),
+        ("wasm", plugin) => plugins.adapter(config, plugin),
+        _ => return None,
+    };
+    if let Ok(known) = &found {
+        speaking.borrow_mut().insert(known.adapter.name(), known.seen.clone());
     }
+    Some(found)
 }
+
+/// Those that were found for some provider, by dialect.
+pub(super) type Speaking = RefCell<BTreeMap<&'static str, Arc<dyn Seen>>>;
 
 /// A script that is to be loaded, and its settings.
 struct Wanted {
@@ -119,7 +129,7 @@ impl Scripts {
             }
         };
         let description = taught.description.clone();
-        Ok(Known::new(Arc::new(taught), &description))
+        Ok(Known::new(Arc::new(taught.clone()), taught, &description))
     }
 
     /// The sources of the scripts that a configuration names, once they are loaded; others are let go.

@@ -5,18 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use super::plugins::Shelf;
 use crate::config::{self, Config};
 use crate::guest::bundle::{self, Bundle};
-use crate::guest::{self, Manifest, Wanted};
+use crate::guest::{self, Wanted};
 use crate::hook::{Fail, Hook, Hooks, Matcher};
 use crate::host::{Budget, Grants, Guest};
 use crate::route::Secret;
 
-/// The way to what is wrong inside a hook, and what to do.
-pub(super) type Wrong = (Vec<String>, String);
+pub(super) use crate::guest::settings::{Wrong, settings};
 
 /// What is wrong with a hook as written.
 pub(super) fn check(config: &Config, hook: &config::Hook, shelf: &Shelf) -> Vec<Wrong> {
@@ -38,31 +35,6 @@ pub(super) fn check(config: &Config, hook: &config::Hook, shelf: &Shelf) -> Vec<
         return vec![at("lua", error)];
     }
     settings(&bundle.manifest, &hook.config).err().unwrap_or_default()
-}
-
-/// The settings with the schema's defaults in them.
-pub(super) fn settings(manifest: &Manifest, written: &Map<String, Value>) -> Result<Value, Vec<Wrong>> {
-    let mut settings = written.clone();
-    let Some(schema) = &manifest.config else { return Ok(Value::Object(settings)) };
-    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        if let Some(default) = property.get("default") {
-            settings.entry(name).or_insert_with(|| default.clone());
-        }
-    }
-    let settings = Value::Object(settings);
-    let whole = |message: String| vec![(Vec::new(), message)];
-    let validator = jsonschema::validator_for(schema)
-        .map_err(|error| whole(format!("the manifest's `config` is no JSON Schema: {error}")))?;
-    let wrong: Vec<_> = validator
-        .iter_errors(&settings)
-        .map(|error| {
-            let place = error.instance_path().to_string();
-            let inside = place.split('/').filter(|part| !part.is_empty() && part.parse::<usize>().is_err());
-            let path = std::iter::once("config").chain(inside).map(str::to_owned).collect();
-            (path, format!("does not fit the policy's schema: {error}"))
-        })
-        .collect();
-    if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
 }
 
 /// Every file of every script, for the watcher.

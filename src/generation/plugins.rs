@@ -84,7 +84,7 @@ mod with_engine {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let taught = inner.adapter(config, name)?;
             let description = taught.description.clone();
-            Ok(Known::new(Arc::new(taught), &description))
+            Ok(Known::new(Arc::new(taught.clone()), taught, &description))
         }
 
         /// The policy of a hook, started for its settings.

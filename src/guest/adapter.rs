@@ -6,9 +6,10 @@
 
 mod cut;
 mod decoding;
+mod meter;
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,9 +19,12 @@ use serde::Deserialize;
 use crate::dialect::Op;
 use crate::dialect::adapter::{Came, Written};
 use crate::fault::Refusal;
+use crate::host::{Budget, Cx, Grants, Guest, Killed, Phase, Visit};
+use crate::state::guests::Guests;
 
 pub use cut::{Piece, StreamEvent};
 pub use decoding::{Decoding, Reader, Said};
+pub use meter::{Function, Meter};
 
 /// Longest text of an error answer that stands for one that the guest could not read.
 const MAX_MESSAGE_CHARS: usize = 200;
@@ -46,6 +50,73 @@ impl Default for Lease {
             host_calls: 100_000,
             output: 32 << 20,
         }
+    }
+}
+
+/// What an adapter is, for people.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// As it is counted: `lua:acme`.
+    pub label: &'static str,
+    pub title: String,
+    pub version: String,
+    /// Where it lies.
+    pub file: String,
+    pub digest: String,
+    pub lease: Lease,
+}
+
+/// An adapter as those see it who look after it.
+pub trait Seen: Send + Sync + std::fmt::Debug {
+    fn about(&self) -> About;
+
+    /// Counts its calls among these from now on.
+    fn count_in(&self, guests: &Guests);
+}
+
+/// Times of a call's processor time that a start may take.
+pub const START: u32 = 10;
+
+impl Lease {
+    /// The adapter as the host knows it: nothing is granted to it.
+    pub fn guest(&self, name: &str) -> Arc<Guest> {
+        let budget = Budget {
+            cpu: self.cpu,
+            total: self.cpu,
+            memory: self.memory,
+            // Time alone ends a call: bodies are as long as they are.
+            safepoints: u64::MAX,
+            host_calls: self.host_calls,
+            output: self.output,
+        };
+        Arc::new(Guest { name: name.into(), grants: Grants::default(), budget, metrics: Default::default() })
+    }
+
+    /// What a call of a function went past, and which key raises it; `key` holds the settings of the adapter.
+    fn overrun(&self, killed: Killed, key: &str, function: Function) -> String {
+        let Lease { cpu, memory, host_calls, output } = *self;
+        match killed {
+            Killed::Memory => format!("needed more than {memory} bytes; raise `{key}.memory`"),
+            Killed::HostCalls => format!("called more than {host_calls} host functions"),
+            Killed::Output => format!("put out more than {output} bytes"),
+            Killed::Deadline | Killed::Safepoints => {
+                format!("used up its {:?} of processor time; raise `{key}.cpu`", cpu * function.times())
+            }
+        }
+    }
+}
+
+/// The surroundings of a call: no exchange, no gateway, and so much time.
+pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
+    let cpu = guest.budget.cpu * function.times();
+    Cx {
+        guest: guest.clone(),
+        phase: if function == Function::Start { Phase::Init } else { Phase::Attempt },
+        visit: visit.clone(),
+        world: None,
+        lease: crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget }),
+        // Its turns end each millisecond; there is nothing that it could wait for.
+        awaits: true,
     }
 }
 
@@ -103,6 +174,7 @@ impl Operation {
         match op {
             Op::Generate | Op::Complete | Op::CountTokens => Operation::Chat,
             Op::Embed | Op::EmbedBatch => Operation::Embed,
+            Op::Rerank => Operation::Rerank,
         }
     }
 

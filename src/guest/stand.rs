@@ -60,7 +60,8 @@ impl Stand {
     pub fn luau(bundle: Bundle, budget: Budget, config: Value, mut grants: Grants) -> Result<Stand, String> {
         grants.secrets.insert("pepper".into(), Secret("hush".into()));
         grants.models.push("judge".into());
-        let guest = Arc::new(Guest { name: "test".into(), grants, budget, metrics: BTreeMap::new() });
+        let metrics = bundle.manifest.metrics.clone();
+        let guest = Arc::new(Guest { name: "test".into(), grants, budget, metrics });
         let wanted = Wanted { guest: guest.clone(), bundle: Arc::new(bundle), config, domain: None };
         let engines = super::load(vec![wanted], 1)
             .map_err(|errors| errors.into_iter().map(|(_, why)| why).collect::<String>())?;

@@ -13,16 +13,19 @@ mod plugin;
 mod policy;
 mod pool;
 mod provider;
+mod shape;
 mod signature;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use compiled::Compiled;
 pub use engine::Machine;
-pub use plugin::{Bytes, Loading, Shape, shape};
+pub use plugin::{Bytes, Loading};
 #[cfg(test)]
 pub(in crate::guest) use policy::tests::try_probe as probe;
 pub use policy::{Described, Policy};
 pub use provider::Taught;
+pub use shape::Shape;
 pub use signature::{Signed, beside, keygen, sign, signature};

@@ -1,6 +1,8 @@
-//! What policies cost and how often they fail: by policy and phase, for the metrics, the admin API and people.
+//! What guests cost and how often they fail: by policy and phase, by adapter and function, for the metrics, the admin API
+//! and people.
 //!
-//! Keyed by the hook's name, so a reload changes nothing here. Counts only; what follows from a failure is the stage's.
+//! Keyed by the name of hook or dialect, so a reload changes nothing here. Counts only; what follows from a failure is the
+//! stage's.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -14,17 +16,18 @@ use super::handles::Handles;
 /// Ends of the buckets of time, in nanoseconds.
 const BUCKETS: [u64; 10] = [1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 1_000_000, 5_000_000, 25_000_000];
 
-/// Every policy that was ever attached.
+/// Every guest that was ever attached.
 #[derive(Debug, Default)]
 pub struct Guests {
     records: Handles<String, Arc<Record>>,
 }
 
-/// One policy's counts.
+/// One guest's counts.
 #[derive(Debug)]
 pub struct Record {
     pub name: String,
-    /// The phases' names come from the caller; there are few, and their order is the caller's.
+    /// What an adapter's counts are told apart by; a policy's are by phase, whose names are the reader's.
+    functions: Option<&'static [&'static str]>,
     phases: [Counts; PHASES],
     /// Bytes of its machines, the largest seen of each kept by the engine.
     pub memory: AtomicU64,
@@ -36,10 +39,10 @@ pub struct Record {
     pub last_error: ArcSwapOption<String>,
 }
 
-/// Room for every phase.
+/// Room for every phase, and every function of an adapter.
 pub const PHASES: usize = 10;
 
-/// Counts of one policy in one phase.
+/// Counts of one guest in one phase or function.
 #[derive(Debug, Default)]
 pub struct Counts {
     outcomes: [AtomicU64; Outcome::ALL.len()],
@@ -61,11 +64,18 @@ pub enum Outcome {
     Killed,
     /// It was switched off and not called.
     Off,
+    /// An adapter did what it was asked to, or said in its own words why not.
+    Good,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 6] =
+    pub const ALL: [Outcome; 7] =
+        [Outcome::Pass, Outcome::Acted, Outcome::Shadow, Outcome::Error, Outcome::Killed, Outcome::Off, Outcome::Good];
+
+    /// Those of policies, and those of adapters.
+    pub const POLICY: [Outcome; 6] =
         [Outcome::Pass, Outcome::Acted, Outcome::Shadow, Outcome::Error, Outcome::Killed, Outcome::Off];
+    pub const ADAPTER: [Outcome; 3] = [Outcome::Good, Outcome::Error, Outcome::Killed];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,6 +85,7 @@ impl Outcome {
             Outcome::Error => "error",
             Outcome::Killed => "killed",
             Outcome::Off => "off",
+            Outcome::Good => "good",
         }
     }
 }
@@ -82,8 +93,17 @@ impl Outcome {
 impl Guests {
     /// The record of a policy.
     pub fn record(&self, name: &str) -> Arc<Record> {
+        self.kept(name, None)
+    }
+
+    /// The record of an adapter, whose counts are those of these functions.
+    pub fn adapter(&self, name: &str, functions: &'static [&'static str]) -> Arc<Record> {
+        self.kept(name, Some(functions))
+    }
+
+    fn kept(&self, name: &str, functions: Option<&'static [&'static str]>) -> Arc<Record> {
         let known = self.records.get(name);
-        known.unwrap_or_else(|| self.records.put(name.to_owned(), Arc::new(Record::new(name))))
+        known.unwrap_or_else(|| self.records.put(name.to_owned(), Arc::new(Record::new(name, functions))))
     }
 
     fn all(&self) -> Vec<Arc<Record>> {
@@ -101,7 +121,7 @@ impl Guests {
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {
             let _ = write!(out, "# HELP {name} {help}.\n# TYPE {name} {kind}\n");
         };
-        head(out, "portcullis_guest_calls", "counter", "Calls of policies by how they ended");
+        head(out, "portcullis_guest_calls", "counter", "Calls of guests by how they ended");
         each(&all, phases, |guest, phase, counts| {
             for outcome in Outcome::ALL {
                 let count = counts.count(outcome);
@@ -114,9 +134,9 @@ impl Guests {
                 }
             }
         });
-        head(out, "portcullis_guest_seconds", "histogram", "Time that policies ran");
+        head(out, "portcullis_guest_seconds", "histogram", "Time that guests ran");
         each(&all, phases, |guest, phase, counts| counts.histogram(guest, phase, out));
-        head(out, "portcullis_guest_safepoints", "counter", "Loop turns and calls of policies");
+        head(out, "portcullis_guest_safepoints", "counter", "Loop turns and calls of guests");
         each(&all, phases, |guest, phase, counts| {
             let safepoints = counts.safepoints.load(Relaxed);
             let _ =
@@ -126,10 +146,10 @@ impl Guests {
             (
                 "memory_bytes",
                 "gauge",
-                "Memory of policies' machines",
+                "Memory of guests' machines",
                 (|record| &record.memory) as fn(&Record) -> &AtomicU64,
             ),
-            ("replaced", "counter", "Machines of policies that were replaced", |record| &record.replaced),
+            ("replaced", "counter", "Machines of guests that were replaced", |record| &record.replaced),
             ("switched_off", "counter", "Times that policies were switched off", |record| &record.switched_off),
         ] {
             head(out, &format!("portcullis_guest_{name}"), kind, help);
@@ -144,7 +164,7 @@ impl Guests {
 
 fn each(all: &[Arc<Record>], phases: &[&str], mut write: impl FnMut(&str, &str, &Counts)) {
     for record in all {
-        for (phase, counts) in phases.iter().zip(&record.phases) {
+        for (phase, counts) in record.functions.unwrap_or(phases).iter().zip(&record.phases) {
             if counts.calls() > 0 {
                 write(&record.name, phase, counts);
             }
@@ -163,9 +183,10 @@ impl Record {
         self.phases.iter().map(|counts| counts.count(Outcome::Error) + counts.count(Outcome::Killed)).sum()
     }
 
-    fn new(name: &str) -> Self {
+    fn new(name: &str, functions: Option<&'static [&'static str]>) -> Self {
         Record {
             name: name.to_owned(),
+            functions,
             phases: Default::default(),
             memory: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
@@ -209,6 +230,11 @@ impl Counts {
         self.safepoints.load(Relaxed)
     }
 
+    /// Ends of the buckets of time in microseconds, and how many calls were in each.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        BUCKETS.iter().zip(&self.buckets).map(|(end, count)| (*end as f64 / 1000.0, count.load(Relaxed)))
+    }
+
     fn histogram(&self, guest: &str, phase: &str, out: &mut String) {
         let labels = format!("guest=\"{guest}\",phase=\"{phase}\"");
         let mut sum = 0;
@@ -247,5 +273,16 @@ mod tests {
             assert!(out.lines().any(|written| written == line), "{line}\n{out}");
         }
         assert!(!out.contains("phase=\"auth\""));
+    }
+
+    #[test]
+    fn an_adapters_counts_are_told_apart_by_its_functions() {
+        let guests = Guests::default();
+        let functions: &[&str] = &["start", "encode"];
+        guests.adapter("lua:acme", functions).phase(1).add(Outcome::Good, Duration::from_micros(2), 7);
+        let mut out = String::new();
+        guests.render(&["init", "auth"], &mut out);
+        let line = "portcullis_guest_calls_total{guest=\"lua:acme\",phase=\"encode\",outcome=\"good\"} 1";
+        assert!(out.lines().any(|written| written == line), "{out}");
     }
 }

@@ -44,6 +44,30 @@ fn sources(name: &str) -> String {
     hex(&bytes)
 }
 
+/// As `portcullis plugin build` tells one contract and world from others.
+fn contract(more: Option<(&str, &str)>, world: &str) -> String {
+    let plugins = root().join("plugins");
+    let mut found = Vec::new();
+    files(&plugins.join("wit"), &|path| path.extension().is_some_and(|extension| extension == "wit"), &mut found);
+    let name = |path: &Path| path.file_name().expect("a name").to_str().expect("text").to_owned();
+    let mut all: Vec<_> = found.iter().map(|path| (name(path), fs::read(path).expect("a source"))).collect();
+    all.extend(more.map(|(name, path)| (name.to_owned(), fs::read(plugins.join(path)).expect("a source"))));
+    all.sort();
+    let bytes = all.into_iter().flat_map(|(name, text)| [name.as_bytes(), b"\n", &text].concat());
+    hex(&bytes.chain(world.bytes()).collect::<Vec<_>>())
+}
+
+#[test]
+fn types_for_c_are_those_of_the_contract() {
+    let told = |folder: &str| {
+        let path = root().join("plugins/template").join(folder).join("gen/CONTRACT");
+        fs::read_to_string(path).expect("is checked in").trim_end().to_owned()
+    };
+    let why = "the contract has changed: run plugins/build bindings";
+    assert_eq!(told("c"), contract(None, "provider"), "{why}");
+    assert_eq!(told("policy-c"), contract(Some(("mine.wit", "template/mine.wit.txt")), "mine"), "{why}");
+}
+
 #[test]
 fn prebuilt_plugins_are_fresh() {
     let prebuilt = root().join("plugins/prebuilt");

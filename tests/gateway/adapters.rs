@@ -9,6 +9,33 @@ use super::support::{Folder, Gateway, Mock, portcullis, together};
 use super::upstream::{Act, Seen, Upstream, answer};
 use super::wire;
 
+#[tokio::test]
+async fn an_adapter_is_seen_like_a_policy() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::saying("application/x-ndjson", STREAM).await;
+    let gateway = gateway(&mock, &upstream, "").await;
+    assert!(chat(&gateway, "it/known", true).await.text().contains("[DONE]"));
+    for how in ["throw", "loop"] {
+        assert_eq!(chat(&gateway, &format!("it/{how}"), false).await.status(), 502);
+    }
+    let row = gateway.admin("GET", "/admin/guests").await.json()["adapters"][0].clone();
+    assert_eq!((&row["name"], &row["title"], &row["version"]), (&json!("lua:acme"), &json!("A test"), &json!("1.0")));
+    let encode = &row["functions"]["encode"];
+    assert_eq!([&encode["good"], &encode["error"], &encode["killed"]], [1, 1, 1], "{row}");
+    assert!(row["functions"]["stream"]["good"].as_u64().is_some_and(|calls| calls >= 4), "{row}");
+    assert!(row["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 10_000), "{row}");
+    assert!(row["last_error"].as_str().is_some_and(|error| error.starts_with("encode: ")), "{row}");
+    assert_eq!(row["budget"]["cpu_us"], 50_000, "{row}");
+    let metrics = gateway.admin("GET", "/metrics").await.text();
+    for line in [
+        "portcullis_guest_calls_total{guest=\"lua:acme\",phase=\"encode\",outcome=\"killed\"} 1",
+        "portcullis_guest_seconds_count{guest=\"lua:acme\",phase=\"encode\"} 3",
+        "portcullis_guest_replaced_total{guest=\"lua:acme\"} 2",
+    ] {
+        assert!(metrics.lines().any(|written| written == line), "{line}\n{metrics}");
+    }
+}
+
 /// Speaks NDJSON, and obeys the name of its model.
 const SCRIPT: &str = r#"--[[manifest
 version = "1.0"
@@ -16,7 +43,7 @@ version = "1.0"
 [adapter]
 title = "A test"
 auth = { header = "x-key" }
-operations = ["chat", "embed"]
+operations = ["chat", "embed", "rerank"]
 framing = "lines"
 models = ["known", { id = "large", context = 1000 }]
 
@@ -36,9 +63,13 @@ function encode(ask)
 	if ask.model == "escape" then return { path = "//evil.example/" } end
 	if ask.model == "refuse" then return nil, { message = "It cannot be asked so.", param = "messages" } end
 	if ask.operation == "embed" then return { path = "/embed", body = { texts = ask.inputs } } end
+	if ask.operation == "rerank" then
+		return { path = "/rank", body = { ask = ask.query, among = ask.documents, best = ask.top_n } }
+	end
+	local dropped = if ask.seed then { seed = "it knows none" } else nil
 	local headers = { ["x-mine"] = "1", ["x-key"] = "forged", host = "forged" }
 	local text = ask.messages[1].blocks[1].text
-	return { path = "/chat", headers = headers, body = { model = ask.model, text = text }, streamed = ask.streamed }
+	return { path = "/chat", headers = headers, body = { model = ask.model, text = text }, streamed = ask.streamed, dropped = dropped }
 end
 
 local function read(text)
@@ -52,6 +83,7 @@ function decode(answer, operation)
 	local said, refusal = read(answer.body)
 	if refusal then return nil, refusal end
 	if operation == "embed" then return { vectors = said.vectors, usage = { input = 2 } } end
+	if operation == "rerank" then return { ranked = said.ranked, usage = { input = 4 } } end
 	return { text = said.text .. gw.config.suffix, finish = "stop", usage = { input = 5, output = 3 } }
 end
 
@@ -134,9 +166,58 @@ async fn a_scripted_provider_answers_callers_of_other_dialects() {
     let reply = gateway.post("/v1/embeddings", embed.to_string()).await;
     assert_eq!(reply.json()["data"][0]["embedding"], json!([0.5, 1.0]), "{}", reply.text());
     assert!(gateway.get("/v1/models").await.text().contains("it/large"));
+    let seeded = json!({ "model": "it/known", "seed": 7, "messages": [{ "role": "user", "content": "Hello" }] });
+    let reply = gateway.post("/v1/chat/completions", seeded.to_string()).await;
+    let line = gateway.logged(reply.head.header("x-portcullis-id").unwrap_or_default()).await;
+    assert_eq!(line["dropped"], json!([["seed", "it knows none"]]), "{line}");
     // A stream of a whole answer is the gateway's to make.
     let refused = chat(&gateway, "it/refuse", false).await;
     assert_eq!((refused.status(), refused.json()["error"]["code"].clone()), (400, json!("unsupported_feature")));
+}
+
+#[tokio::test]
+async fn documents_are_ranked_by_a_script_and_by_whom_is_relayed_to() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|seen: &Seen| {
+        let wild = String::from_utf8_lossy(&seen.body).contains("wild");
+        let body = match (seen.head.contains("/base/rank "), wild) {
+            (true, false) => r#"{"ranked":[{"index":1,"score":0.75},{"index":0,"score":0.25}]}"#,
+            (true, true) => r#"{"ranked":[{"index":7,"score":1}]}"#,
+            _ => r#"{"id":"r1","results":[{"index":0,"relevance_score":0.5}],"usage":{"total_tokens":3}}"#,
+        };
+        Act::Answer(answer("application/json", body.as_bytes()))
+    })
+    .await;
+    let gateway = gateway(&mock, &upstream, "").await;
+    let text = std::fs::read_to_string(gateway.folder.path("portcullis.yaml")).expect("the configuration");
+    let relay =
+        format!("  its: {{ dialect: openai_chat, base_url: 'http://{}/v1', auth: none }}\nadapters:", upstream.address);
+    gateway.folder.write("portcullis.yaml", &text.replacen("adapters:", &relay, 1));
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    let rank = async |model: &str, query: &str| {
+        let ask = json!({ "model": model, "query": query, "documents": ["a", { "text": "b" }], "top_n": 2,
+            "return_documents": true });
+        gateway.post("/v1/rerank", ask.to_string()).await
+    };
+    let reply = rank("it/known", "q").await;
+    let body = reply.json();
+    assert_eq!(
+        body["results"][0],
+        json!({ "index": 1, "relevance_score": 0.75, "document": { "text": "b" } }),
+        "{body}"
+    );
+    assert_eq!((&body["model"], &body["usage"]["total_tokens"]), (&json!("it/known"), &json!(4)), "{body}");
+    let sent: Value = serde_json::from_slice(&upstream.last().body).expect("JSON");
+    assert_eq!(sent, json!({ "ask": "q", "among": ["a", "b"], "best": 2 }));
+    let line = gateway.logged(reply.head.header("x-portcullis-id").unwrap_or_default()).await;
+    assert_eq!((&line["operation"], &line["usage"]["input"]), (&json!("rerank"), &json!(4)), "{line}");
+    let reply = rank("it/known", "wild").await;
+    assert_eq!(reply.json()["error"]["code"], "guest_failed", "a place that is none: {}", reply.text());
+    let reply = rank("its/m", "q").await;
+    assert_eq!(reply.json()["results"][0]["relevance_score"], 0.5, "{}", reply.text());
+    assert!(upstream.last().head.starts_with("POST /v1/rerank "), "{}", upstream.last().head);
+    let refused = gateway.post("/v1/rerank", r#"{"model":"it/known","query":"q"}"#).await;
+    assert_eq!((refused.status(), &refused.json()["error"]["param"]), (400, &json!("documents")), "{}", refused.text());
 }
 
 #[tokio::test]
@@ -219,6 +300,7 @@ async fn a_saved_script_is_live_under_load_and_a_broken_one_never() {
     let upstream = Upstream::saying("application/x-ndjson", STREAM).await;
     let gateway = gateway(&mock, &upstream, "").await;
     let rounds = if std::env::var_os("PORTCULLIS_SOAK").is_some() { 1000 } else { 20 };
+    let mut before = 0;
     for round in 0..rounds {
         gateway
             .folder
@@ -232,7 +314,17 @@ async fn a_saved_script_is_live_under_load_and_a_broken_one_never() {
         }
         let text = chat(&gateway, "it/known", true).await.text();
         assert!(text.contains(&format!("\" {round}.\"")), "{text}");
+        if round == rounds / 5 {
+            before = gateway.process.memory();
+        }
     }
+    // Generations that are kept for going back weigh something; machines that were left behind would be 100 MiB and more.
+    let grown = gateway.process.memory().saturating_sub(before);
+    println!("{rounds} reloads: {grown} more after the first fifth, of {before}");
+    assert!(grown < 32 << 20, "{grown} bytes more after {rounds} reloads");
+    let counts = gateway.admin("GET", "/admin/guests").await.json();
+    let calls = counts["adapters"][0]["functions"]["encode"]["good"].as_u64().expect("a number");
+    assert_eq!(calls, rounds * 9, "counted on across all of them: {counts}");
     gateway.folder.write("scripts/acme.luau", &format!("{SCRIPT}\nfunction"));
     let refused = gateway.admin("POST", "/admin/reload").await;
     assert_ne!(refused.status(), 200);

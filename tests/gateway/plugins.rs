@@ -59,6 +59,22 @@ async fn a_taught_provider_answers_callers_of_other_dialects() {
 }
 
 #[tokio::test]
+async fn documents_are_ranked_by_a_plugin() {
+    let mock = Mock::start().await;
+    let ranked = r#"{"id":"r1","results":[{"index":2,"relevance_score":0.9},{"index":0,"relevance_score":0.1}]}"#;
+    let upstream = Upstream::saying("application/json", ranked).await;
+    let gateway = gateway(&mock, &upstream, "cohere", "").await;
+    let ask = json!({ "model": "it/rerank-v3.5", "query": "q", "documents": ["a", "b", "c"], "top_n": 2 });
+    let reply = gateway.post("/v1/rerank", ask.to_string()).await;
+    let places = json!([{ "index": 2, "relevance_score": 0.9 }, { "index": 0, "relevance_score": 0.1 }]);
+    assert_eq!(reply.json()["results"], places, "{}", reply.text());
+    let seen = upstream.last();
+    assert!(seen.head.starts_with("POST /base/v2/rerank "), "{}", seen.head);
+    let sent: Value = serde_json::from_slice(&seen.body).expect("JSON");
+    assert_eq!(sent, json!({ "model": "rerank-v3.5", "query": "q", "documents": ["a", "b", "c"], "top_n": 2 }));
+}
+
+#[tokio::test]
 async fn a_taught_stream_is_whole_however_it_is_cut() {
     let mock = Mock::start().await;
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/cohere/fixtures/stream/text.txt");

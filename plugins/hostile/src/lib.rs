@@ -87,6 +87,8 @@ fn misbehave(how: &str) {
             std::mem::forget(outside::subscribe_duration(u64::MAX));
         },
         "sleep" => outside::subscribe_duration(u64::MAX).block(),
+        // A minute of milliseconds.
+        "naps" => (0..60_000).for_each(|_| outside::subscribe_duration(1_000_000).block()),
         "random" => drop(black_box(outside::get_random_bytes(32 << 20))),
         "chatter" => log::write(log::Level::Debug, &"x".repeat(1 << 20)),
         _ => {}

@@ -14,6 +14,30 @@ portcullis_policy::policy!(
 
 mod behaviours;
 
+/// A clock of WASI, which policies have no need of: `time.sleep` waits.
+mod outside {
+    portcullis_policy::wit_bindgen::generate!({
+        inline: "
+            package portcullis:probe-outside;
+            world outside { import wasi:clocks/monotonic-clock@0.2.0; }
+            package wasi:io@0.2.0 {
+                interface poll { resource pollable { block: func(); } }
+            }
+            package wasi:clocks@0.2.0 {
+                interface monotonic-clock {
+                    use wasi:io/poll@0.2.0.{pollable};
+                    type duration = u64;
+                    subscribe-duration: func(when: duration) -> pollable;
+                }
+            }
+        ",
+        generate_all,
+        runtime_path: "portcullis_policy::wit_bindgen::rt",
+    });
+
+    pub use wasi::clocks::monotonic_clock::subscribe_duration;
+}
+
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 
@@ -62,6 +86,9 @@ fn act(phase: &str) -> Result<String, String> {
                 rand::number();
             }
         }
+        // A minute in nanoseconds, at once and bit by bit.
+        "sleep" => outside::subscribe_duration(60_000_000_000).block(),
+        "naps" => (0..60_000).for_each(|_| outside::subscribe_duration(1_000_000).block()),
         "chatter" => {
             for _ in 0..u32::MAX {
                 log::write(log::Level::Debug, &"x".repeat(4 << 10));

@@ -1,60 +1,45 @@
-//! `portcullis plugin bench`: how long an adapter takes, as the gateway would call it.
+//! `portcullis plugin bench`: what calls of a component cost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderMap;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::{Plugin, say, wait};
-use crate::chat::{Ask, Block, Message, Role};
-use crate::dialect::Op;
-use crate::dialect::adapter::{Adapter, Asking, Came};
+use super::{Plugin, Shape};
+use crate::cli::bench;
+use crate::guest::Engine;
 use crate::guest::adapter::Lease;
-use crate::guest::wasm::{Machine, Taught};
+use crate::guest::settings::settings;
+use crate::guest::stand::Stand;
+use crate::guest::wasm::{Described, Loading, Machine, Policy};
+use crate::host::{Budget, Grants, Guest};
 
-/// How long each figure is measured for.
-const SPAN: Duration = Duration::from_millis(500);
-
-pub(super) fn run(plugin: &Plugin, loaded: &Arc<Taught>) -> Result<(), String> {
+pub(super) fn run(plugin: &Plugin) -> Result<(), String> {
+    let bytes = plugin.bytes()?;
     let machine = Arc::new(Machine::new()?);
     let began = Instant::now();
-    plugin.load_on(&machine, Lease::default())?;
-    say(&format!("compile, link and start    {:>10.2?}", began.elapsed()));
-    let ask = ask();
-    let nothing = HeaderMap::new();
-    let body = Bytes::from_static(b"{}");
-    wait(async {
-        let (mut calls, began) = (0u32, Instant::now());
-        while began.elapsed() < SPAN {
-            // What it makes of the ask does not matter here; that it breaks would.
-            drop(loaded.encode("model", Asking::Chat(&ask)).await);
-            calls += 1;
-        }
-        say(&format!("encode, 1 KiB in 4 turns   {:>10.2?}", began.elapsed() / calls));
-        let (mut calls, began) = (0u32, Instant::now());
-        while began.elapsed() < SPAN {
-            drop(loaded.decode(Op::Generate, Came { status: 200, headers: &nothing, body: &body }).await);
-            calls += 1;
-        }
-        say(&format!("decode, an empty object    {:>10.2?}", began.elapsed() / calls));
-        let (mut calls, began) = (0u32, Instant::now());
-        while began.elapsed() < SPAN {
-            let decoder = loaded.decoder().await.map_err(|fault| fault.to_string())?;
-            drop(decoder.finish().await);
-            calls += 1;
-        }
-        say(&format!("begin and end a stream     {:>10.2?}", began.elapsed() / calls));
-        Ok::<_, String>(())
-    })?
-}
-
-fn ask() -> Ask {
-    let turn = |role| Message::new(role, vec![Block::text("words and words ".repeat(16))]);
-    Ask {
-        messages: [Role::User, Role::Assistant, Role::User, Role::Assistant].map(turn).into(),
-        source: "openai_chat",
-        ..Ask::default()
+    if !Shape::of(&bytes)?.is_policy() {
+        let adapter = plugin.load_on(&machine, Lease::default())?;
+        bench::line("compile, link and start", began.elapsed());
+        return bench::adapter(&adapter);
     }
+    let name = plugin.name();
+    let lease = Lease::default();
+    let loading = Loading { machine: &machine, compiled: None, name: &name, lease, config: String::new() };
+    let budget = Budget { memory: plugin.memory << 20, ..bench::BUDGET };
+    let guest = |metrics| Arc::new(Guest { name: name.as_str().into(), grants: Grants::default(), budget, metrics });
+    let described = Described::load(&loading, &bytes, &guest(BTreeMap::new()))?;
+    let guest = guest(described.manifest.metrics.clone());
+    let written: Map<String, Value> = match plugin.config.as_str() {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|error| format!("--config is no JSON object: {error}"))?,
+    };
+    let config = settings(&described.manifest, &written).map_err(bench::unfit)?;
+    let policy = Policy::start(&described, &guest, config.to_string())?;
+    bench::line("compile, link and start", began.elapsed());
+    let began = Instant::now();
+    drop(Policy::start(&described, &guest, config.to_string())?);
+    bench::line("start for other settings", began.elapsed());
+    bench::policy(Stand::around(Engine::Wasm(policy), guest))
 }

@@ -71,10 +71,29 @@ const PYTHON: &[(&str, &str)] = &[
     ("adapter.py", include_str!("../../../plugins/template/python/adapter.py.txt")),
 ];
 
-const C: &[(&str, &str)] = &[("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt"))];
+const C: &[(&str, &str)] = &[
+    ("adapter.c", include_str!("../../../plugins/template/c/adapter.c.txt")),
+    ("gen/provider.c", include_str!("../../../plugins/template/c/gen/provider.c")),
+    ("gen/provider.h", include_str!("../../../plugins/template/c/gen/provider.h")),
+    ("gen/CONTRACT", include_str!("../../../plugins/template/c/gen/CONTRACT")),
+];
 
-const POLICY_C: &[(&str, &str)] =
-    &[("policy.c", include_str!("../../../plugins/template/policy-c/policy.c.txt")), MINE];
+const POLICY_C: &[(&str, &str)] = &[
+    ("policy.c", include_str!("../../../plugins/template/policy-c/policy.c.txt")),
+    ("gen/mine.c", include_str!("../../../plugins/template/policy-c/gen/mine.c")),
+    ("gen/mine.h", include_str!("../../../plugins/template/policy-c/gen/mine.h")),
+    ("gen/CONTRACT", include_str!("../../../plugins/template/policy-c/gen/CONTRACT")),
+    MINE,
+];
+
+/// What of the types in C is no text.
+type Object = (&'static str, &'static [u8]);
+
+const OBJECT: Object =
+    ("gen/provider_component_type.o", include_bytes!("../../../plugins/template/c/gen/provider_component_type.o"));
+
+const POLICY_OBJECT: Object =
+    ("gen/mine_component_type.o", include_bytes!("../../../plugins/template/policy-c/gen/mine_component_type.o"));
 
 /// The same for every language: they are the same adapter.
 const FIXTURES: &[(&str, &str)] = &[
@@ -174,12 +193,19 @@ pub(super) fn run(args: &Args) -> Result<(), String> {
         (true, Lang::Python) => (POLICY_PYTHON, POLICY_FIXTURES),
         (true, Lang::C) => (POLICY_C, POLICY_FIXTURES),
     };
-    for (name, text) in files.iter().chain(WIT).chain(fixtures) {
+    let put = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
-        let contract = name.starts_with("wit/") && *name != MINE.0;
-        let text = if contract { (*text).to_owned() } else { text.replace("NAME", &args.name) };
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
-        written.map_err(|error| format!("{}: {error}", path.display()))?;
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
+        written.map_err(|error| format!("{}: {error}", path.display()))
+    };
+    for (name, text) in files.iter().chain(WIT).chain(fixtures) {
+        // The contract and what was made of it are the same for everybody.
+        let own = !name.starts_with("wit/") && !name.starts_with("gen/");
+        put(name, if own { text.replace("NAME", &args.name) } else { (*text).to_owned() }.as_bytes())?;
+    }
+    if let Lang::C = args.lang {
+        let (name, bytes) = if args.policy { POLICY_OBJECT } else { OBJECT };
+        put(name, bytes)?;
     }
     say(&folder.display().to_string());
     let at = folder.display();

@@ -25,7 +25,7 @@ pub(super) fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
             turns::read(messages, &mut ask)?;
         }
         Op::Complete => complete::read(&mut fields, &mut ask)?,
-        Op::Embed | Op::EmbedBatch | Op::CountTokens => {
+        Op::Embed | Op::EmbedBatch | Op::CountTokens | Op::Rerank => {
             let text = format!("OpenAI chat has no {} in this form.", raw.op.as_str());
             return Err(Fault::new(Kind::UnsupportedFeature, text));
         }

@@ -10,22 +10,25 @@ mod said;
 use std::fmt;
 use std::sync::Arc;
 
-use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Value as Lv};
+use mlua::{IntoLuaMulti, Lua, MultiValue, Value as Lv};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::super::pool::Pool;
-use super::super::{Bundle, Wanted};
+use super::super::pool::{Pool, Rests};
+use super::super::{Bundle, Failed, Used, Wanted};
 use super::machine::Recipe;
 use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::adapter::{
-    Decoding, Description, Draft, Framing, Lease, Operation, Piece, Reader, Said, interned, told, unread, written,
+    self, About, Decoding, Description, Draft, Framing, Function, Lease, Meter, Operation, Piece, Reader, Said, Seen,
+    interned, told, unread, written,
 };
-use crate::host::{Budget, Grants, Guest, Killed, Visit};
+use crate::host::Visit;
+use crate::state::guests::Guests;
 
 use ask::Teller;
-use machine::{Broke, Warm};
+use machine::Warm;
 use said::Outcome;
 
 /// Memory above which a machine's garbage is collected before it rests, in bytes.
@@ -34,9 +37,6 @@ const TIDY_BYTES: usize = 4 << 20;
 /// Workers that find a machine ready for their first call.
 const MAX_READY: usize = 8;
 
-/// Times of a call's lease that a start may take.
-const START: u32 = 10;
-
 /// What a call gives: what was wanted, or the words in which it was refused.
 type Given<T> = Result<T, Box<Refusal>>;
 
@@ -44,13 +44,13 @@ type Given<T> = Result<T, Box<Refusal>>;
 pub struct Taught {
     /// `lua:NAME`
     label: &'static str,
-    name: Arc<str>,
     pub bundle: Arc<Bundle>,
     pub description: Description,
     lease: Lease,
     recipe: Recipe,
     visit: Arc<Visit>,
     pool: Pool<Warm>,
+    meter: Meter,
 }
 
 impl Taught {
@@ -60,33 +60,17 @@ impl Taught {
     /// Why it cannot serve, with file and line.
     pub fn load(name: &str, bundle: Arc<Bundle>, config: Value, lease: Lease) -> Result<Arc<Self>, String> {
         let description = described(&bundle)?;
-        let budget = Budget {
-            cpu: lease.cpu,
-            total: lease.cpu,
-            memory: lease.memory,
-            // Time alone ends a call: bodies are as long as they are.
-            safepoints: u64::MAX,
-            host_calls: lease.host_calls,
-            output: lease.output,
-        };
-        let grants = Grants::default();
-        let guest = Arc::new(Guest { name: name.into(), grants, budget, metrics: Default::default() });
+        let guest = lease.guest(name);
+        let label = interned(&format!("lua:{name}"));
+        let meter = Meter::new(label, &guest.name, "adapters", lease);
         let recipe = Recipe::new(Wanted { guest, bundle: bundle.clone(), config, domain: None })?;
-        let taught = Taught {
-            label: interned(&format!("lua:{name}")),
-            name: name.into(),
-            bundle,
-            description,
-            lease,
-            recipe,
-            visit: Arc::new(Visit::nobody(0)),
-            pool: Pool::new(lease.memory),
-        };
+        let (visit, pool) = (Arc::new(Visit::nobody(0)), Pool::new(lease.memory));
+        let taught = Taught { label, bundle, description, lease, recipe, visit, pool, meter };
         let label = &taught.bundle.main.label;
         for worker in 0..taught.pool.workers().min(MAX_READY) {
-            let warm = machine::at_once(taught.fresh()).map_err(|broke| match broke.killed {
-                Some(killed) => format!("{label}: loading it {}", taught.overrun(killed, START)),
-                None => broke.why,
+            let warm = machine::at_once(taught.fresh()).map_err(|failed| match failed.killed {
+                Some(_) => format!("{label}: loading it {}", taught.meter.why(Function::Start, &failed)),
+                None => failed.message,
             })?;
             warm.fits(&taught.description).map_err(|why| format!("{label}: {why}"))?;
             taught.pool.place(worker, warm);
@@ -94,14 +78,19 @@ impl Taught {
         Ok(Arc::new(taught))
     }
 
-    async fn fresh(&self) -> Result<Warm, Broke> {
-        Warm::build(&self.recipe, &self.visit, self.lease.memory, self.lease.cpu * START).await
+    async fn fresh(&self) -> Result<Warm, Failed> {
+        Warm::build(&self.recipe, &self.visit).await
     }
 
     async fn machine(&self) -> Result<Warm, Fault> {
         match self.pool.take() {
             Some(warm) => Ok(warm),
-            None => self.fresh().await.map_err(|broke| self.broke("start", START, &broke)),
+            None => {
+                let began = Instant::now();
+                let fresh = self.fresh().await;
+                let memory = fresh.as_ref().map_or(0, Rests::memory);
+                self.meter.counted(Function::Start, &Used { cpu: began.elapsed(), memory, ..Used::default() }, fresh)
+            }
         }
     }
 
@@ -110,34 +99,11 @@ impl Taught {
         self.pool.put(warm);
     }
 
-    /// What a call went past, and which key raises it.
-    fn overrun(&self, killed: Killed, times: u32) -> String {
-        let Lease { cpu, memory, host_calls, output } = self.lease;
-        let name = &self.name;
-        match killed {
-            Killed::Memory => format!("needed more than {memory} bytes; raise `adapters.{name}.memory`"),
-            Killed::HostCalls => format!("called more than {host_calls} host functions"),
-            Killed::Output => format!("put out more than {output} bytes"),
-            Killed::Deadline | Killed::Safepoints => {
-                format!("used up its {:?} of processor time; raise `adapters.{name}.cpu`", cpu * times)
-            }
-        }
-    }
-
-    /// The fault of a call that broke. Where in the script it did is for the log.
-    fn broke(&self, what: &str, times: u32, broke: &Broke) -> Fault {
-        let why = match broke.killed {
-            Some(killed) => self.overrun(killed, times),
-            None => "failed".to_owned(),
-        };
-        Fault::new(Kind::GuestFailed, format!("The adapter `{}` {why} in `{what}`.", self.name)).because(&broke.why)
-    }
-
     /// Calls a function of the script on a machine of its own.
     async fn call<T: Send>(
         &self,
         warm: &Warm,
-        (what, function): (&str, &Function),
+        (what, function): (Function, &mlua::Function),
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
         take: impl FnOnce(&mut said::Reader, &Lv) -> mlua::Result<T> + Send,
         status: u16,
@@ -151,14 +117,15 @@ impl Taught {
                 refusal => reader.refusal(&refusal, status).map(|said| Err(Box::new(said))),
             }
         };
-        let cx = machine::cx(&self.recipe.guest, &self.visit, self.lease.cpu);
-        warm.run(cx, function, give, read).await.map_err(|broke| self.broke(what, 1, &broke))
+        let cx = adapter::cx(&self.recipe.guest, &self.visit, what);
+        let (called, used) = warm.run(cx, function, give, read).await;
+        self.meter.counted(what, &used, called)
     }
 
     async fn written(&self, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
         let inputs = match asking {
             Asking::Embed(ask) => ask::inputs(ask)?,
-            Asking::Chat(_) => Vec::new(),
+            Asking::Chat(_) | Asking::Rerank(_) => Vec::new(),
         };
         let give = |lua: &Lua| {
             let source = if let Asking::Chat(ask) = asking { ask.source } else { "" };
@@ -166,11 +133,12 @@ impl Taught {
             let table = match asking {
                 Asking::Chat(ask) => teller.ask(ask, model)?,
                 Asking::Embed(ask) => teller.embed(&inputs, ask, model)?,
+                Asking::Rerank(ask) => teller.rerank(ask, model)?,
             };
             table.into_lua_multi(lua)
         };
         let warm = self.machine().await?;
-        let encode = ("encode", &warm.exports.encode);
+        let encode = (Function::Encode, &warm.exports.encode);
         let request = self.call(&warm, encode, give, said::Reader::request, 400).await?;
         self.rest(warm);
         match request {
@@ -185,22 +153,22 @@ impl Taught {
 
     fn request(&self, draft: Draft) -> Result<Written, Fault> {
         let streams = draft.streamed && self.description.framing.is_none();
-        let wrong = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", self.name));
         match streams {
-            true => Err(wrong("asked for a stream, and its manifest has no `framing`".to_owned())),
-            false => written(draft).map_err(wrong),
+            true => Err(self.meter.nonsense("asked for a stream, and its manifest has no `framing`")),
+            false => written(draft).map_err(|what| self.meter.nonsense(what)),
         }
     }
 
     async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
         let give = |lua: &Lua| (answer(lua, came)?, Operation::of(op).as_str()).into_lua_multi(lua);
         let warm = self.machine().await?;
-        let decode = ("decode", &warm.exports.decode);
+        let decode = (Function::Decode, &warm.exports.decode);
         let outcome = self.call(&warm, decode, give, said::Reader::outcome, 200).await?;
         self.rest(warm);
         match outcome.map_err(|said| refused(*said))? {
             Outcome::Chat(answer) => Ok(Read::Chat(answer)),
             Outcome::Embed(answer) => Ok(Read::Embed(answer)),
+            Outcome::Rerank(answer) => Ok(Read::Rerank(answer)),
             Outcome::FollowUp(draft, wait) => Ok(Read::FollowUp(Box::new(self.request(draft)?), wait)),
         }
     }
@@ -211,7 +179,7 @@ impl Taught {
             let Some(decode_error) = &warm.exports.decode_error else { return Ok(None) };
             let give = |lua: &Lua| answer(lua, came)?.into_lua_multi(lua);
             let take = |reader: &mut said::Reader, value: &Lv| reader.refusal(value, came.status);
-            let said = self.call(&warm, ("decode_error", decode_error), give, take, came.status).await?;
+            let said = self.call(&warm, (Function::DecodeError, decode_error), give, take, came.status).await?;
             self.rest(warm);
             Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
         };
@@ -226,8 +194,8 @@ impl Taught {
 
     async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
         let warm = self.machine().await?;
-        let missing = || Fault::new(Kind::GuestFailed, format!("The adapter `{}` has no `decoder`.", self.name));
-        let decoder = ("decoder", warm.exports.decoder.as_ref().ok_or_else(missing)?);
+        let missing = || self.meter.nonsense("has no `decoder`");
+        let decoder = (Function::Stream, warm.exports.decoder.as_ref().ok_or_else(missing)?);
         let take = |_: &mut said::Reader, value: &Lv| machine::decoder(value);
         let made = self.call(&warm, decoder, |_| Ok(MultiValue::new()), take, 200).await?;
         let (push, finish) = made.map_err(|said| refused(*said))?;
@@ -264,8 +232,8 @@ fn answer(lua: &Lua, came: Came<'_>) -> mlua::Result<mlua::Table> {
 /// One stream's decoder, and the machine it lives in.
 struct Stream {
     // Declared before `warm`: handles must not outlive their machine.
-    push: Function,
-    finish: Option<Function>,
+    push: mlua::Function,
+    finish: Option<mlua::Function>,
     warm: Warm,
     taught: Arc<Taught>,
 }
@@ -273,9 +241,10 @@ struct Stream {
 impl Stream {
     async fn events(
         &self,
-        function: (&str, &Function),
+        function: &mlua::Function,
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
     ) -> Result<Vec<Said>, Fault> {
+        let function = (Function::Stream, function);
         let said = self.taught.call(&self.warm, function, give, said::Reader::events, 200).await?;
         said.map_err(|said| refused(*said))
     }
@@ -288,12 +257,12 @@ impl Reader for Stream {
             Piece::Line(line) => line.into_lua_multi(lua),
             Piece::Event(event) => (event.data, event.name).into_lua_multi(lua),
         };
-        self.events(("push", &self.push), give).await
+        self.events(&self.push, give).await
     }
 
     async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
         match &self.finish {
-            Some(finish) => self.events(("finish", finish), |_| Ok(MultiValue::new())).await,
+            Some(finish) => self.events(finish, |_| Ok(MultiValue::new())).await,
             None => Ok(Vec::new()),
         }
     }
@@ -329,6 +298,24 @@ impl Adapter for Arc<Taught> {
     fn decoder(&self) -> Pending<'_, Result<Box<dyn StreamDecoder>, Fault>> {
         let taught = self.clone();
         Box::pin(async move { Ok(Box::new(self.decoding(taught).await?) as Box<dyn StreamDecoder>) })
+    }
+}
+
+impl Seen for Taught {
+    fn about(&self) -> About {
+        let Description { title, version, .. } = self.description.clone();
+        About {
+            label: self.label,
+            title,
+            version,
+            file: self.bundle.main.label.clone(),
+            digest: self.bundle.digest.clone(),
+            lease: self.lease,
+        }
+    }
+
+    fn count_in(&self, guests: &Guests) {
+        self.meter.count_in(guests);
     }
 }
 

@@ -88,7 +88,7 @@ impl View for Request {
         ("request_id", "string", "The caller's own id where it sent one, else the same."),
         ("endpoint", "string", "The path's pattern, such as `/v1/chat/completions`."),
         ("dialect", "string", "The caller's wire form: `openai_chat`, `openai_responses`, `anthropic`, `gemini`."),
-        ("op", "string", "`chat`, `text_completion`, `embeddings` or `count_tokens`."),
+        ("op", "string", "`chat`, `text_completion`, `embeddings`, `rerank` or `count_tokens`."),
         ("model", "string", "The model that is planned for: the caller's, or what a hook before has made of it."),
         ("stream", "boolean", "Whether a stream was asked for."),
         ("max_tokens", "number?", "The caller's bound on the answer, whatever its dialect calls it."),

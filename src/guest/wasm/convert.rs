@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::bindings::chat as wit;
 use crate::chat::{Finish, Usage};
 
-pub use answer::{answer, embed_answer, refusal, step};
-pub use ask::{ask, embed_ask};
+pub use answer::{answer, embed_answer, refusal, rerank_answer, step};
+pub use ask::{ask, embed_ask, rerank_ask};
 
 /// JSON text of a value; empty where there is none.
 fn text_of(value: Option<&Value>) -> String {

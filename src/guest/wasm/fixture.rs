@@ -39,13 +39,14 @@ pub struct Outcome {
 /// The folder cannot be read.
 pub async fn run(plugin: &Arc<Taught>, folder: &Path, bless: bool) -> Result<Vec<Outcome>, String> {
     let mut outcomes = Vec::new();
-    for kind in ["ask", "answer", "stream", "error"] {
+    for kind in ["ask", "answer", "stream", "error", "rerank"] {
         for path in files(&folder.join(kind))? {
             let file = format!("{kind}/{}", path.file_name().unwrap_or_default().to_string_lossy());
             let ran = match kind {
                 "ask" => ask(plugin, &path, bless).await,
                 "answer" => answer(plugin, &path, bless).await,
                 "stream" => stream(plugin, &path, bless).await,
+                "rerank" => rerank(plugin, &path, bless).await,
                 _ => error(plugin, &path, bless).await,
             };
             outcomes.push(Outcome { file, wrong: ran.err() });
@@ -114,13 +115,39 @@ async fn answer(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
     let body = Bytes::from(read(path)?);
     let headers = HeaderMap::new();
     let came = Came { status: 200, headers: &headers, body: &body };
-    let read = match plugin.decode(Op::Generate, came).await {
+    let read = read_as(Op::Generate, plugin, came).await;
+    expect(path, &read, bless)
+}
+
+/// What the adapter reads in an answer to this operation.
+async fn read_as(op: Op, plugin: &Arc<Taught>, came: Came<'_>) -> Value {
+    match plugin.decode(op, came).await {
         Ok(Read::Chat(answer)) => shown(&answer),
         Ok(Read::Embed(answer)) => json!({ "vectors": answer.vectors }),
+        Ok(Read::Rerank(answer)) => answer.ranked.iter().map(|place| json!([place.index, place.score])).collect(),
         Ok(Read::FollowUp(written, wait)) => json!({ "follow_up": told(&written), "wait_ms": wait.as_millis() as u64 }),
         Err(fault) => json!({ "fault": fault.code(), "message": fault.message }),
+    }
+}
+
+/// `{ "ask": …, "request": …, "body": …, "ranked": … }`: an ask for a ranking, the request that it becomes, the provider's
+/// answer, and the places in it: index and score of each.
+async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
+    let mut fixture = read_json(path)?;
+    let body = fixture["ask"].to_string();
+    let raw = RawAsk { op: Op::Rerank, body: body.as_bytes(), model: None, stream: false };
+    let asked = OpenAiChat.decode_rerank(&raw).map_err(|fault| fault.to_string())?;
+    let request = match plugin.encode(&asked.model, Asking::Rerank(&asked)).await {
+        Ok(written) => told(&written),
+        Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
     };
-    expect(path, &read, bless)
+    let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
+    let ranked = read_as(Op::Rerank, plugin, Came { status: 200, headers: &headers, body: &body }).await;
+    if bless {
+        (fixture["request"], fixture["ranked"]) = (request, ranked);
+        return write_json(path, &fixture);
+    }
+    same(&fixture["request"], &request).and_then(|()| same(&fixture["ranked"], &ranked))
 }
 
 /// An answer as fixtures show it: OpenAI's form.

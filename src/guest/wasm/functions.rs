@@ -13,7 +13,7 @@ use wasmtime::{Error, Result};
 pub(super) use exchange::{fields, target};
 
 use super::store::Held;
-use crate::host::{Cx, FUNCTIONS, Function, HostError};
+use crate::host::{Cx, FUNCTIONS, Function, HostError, Phase};
 
 /// The row of a function; a name that is in no table does not compile.
 macro_rules! row {
@@ -50,11 +50,20 @@ fn text<T>(outcome: std::result::Result<T, HostError>) -> std::result::Result<T,
 }
 
 impl Held {
+    /// The call that the instance is in.
+    ///
+    /// # Errors
+    /// It is in none: nothing of it should run.
+    fn called(&self) -> Result<&Arc<Cx>> {
+        self.cx().ok_or_else(|| Error::msg("is called by nobody"))
+    }
+
     /// Lets a policy into a function of its exchange; the refusal is the guest's to read, unless its lease is over.
     fn policy(&self, row: &Function) -> Given<Arc<Cx>> {
-        let Some(cx) = self.cx() else {
+        let cx = self.called()?;
+        if cx.world.is_none() && cx.phase != Phase::Init {
             return Ok(Err(format!("`{}` is for policies; an adapter has no exchange to ask about", row.name)));
-        };
+        }
         match cx.enter(row) {
             Ok(()) => Ok(Ok(cx.clone())),
             Err(error) if cx.lease.killed().is_some() => Err(Error::msg(error.0)),
@@ -63,11 +72,10 @@ impl Held {
     }
 
     /// Lets any guest into a function that needs nothing but a lease.
-    fn anyone(&mut self, row: &Function, bytes: usize) -> Result<()> {
-        match self.cx() {
-            Some(cx) => cx.enter(row).map_err(|error| Error::msg(error.0)),
-            None => self.count(bytes),
-        }
+    fn anyone(&self, row: &Function) -> Result<&Arc<Cx>> {
+        let cx = self.called()?;
+        cx.enter(row).map_err(|error| Error::msg(error.0))?;
+        Ok(cx)
     }
 }
 

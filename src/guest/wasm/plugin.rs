@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use super::bindings::{
     cache, chat, cost, ctx, decision, exchange, hash, http, json, kv, limit, llm, log, metrics, pick, rand, re, secret,
@@ -15,6 +15,7 @@ use super::bindings::{
 };
 use super::compiled::{self, Compiled};
 use super::engine::Machine;
+use super::shape::Shape;
 use super::store::Held;
 use crate::guest::adapter::Lease;
 
@@ -79,8 +80,6 @@ pub enum World {
 /// A component, linked.
 pub struct Linked {
     pub pre: InstancePre<Held>,
-    /// It imports WASI, so its instances need a context.
-    pub wasi: bool,
     /// The names of everything it exports.
     pub exports: Vec<String>,
 }
@@ -98,40 +97,14 @@ impl Loading<'_> {
         };
         let told = |what: String| format!("{}: {what}", bytes.path.display());
         let component = component.map_err(told)?;
-        let wasi = imports(&component, engine).iter().any(|name| name.starts_with("wasi:"));
+        let shape = Shape::of(bytes)?;
+        let wasi = shape.imports.iter().any(|name| name.starts_with("wasi:"));
         let linker = linker(self.machine, world, wasi).map_err(|error| told(format!("{error:#}")))?;
         let pre = linker.instantiate_pre(&component).map_err(|error| {
             told(format!("wants what the gateway does not give: {error:#}; build it for a world of portcullis:gateway"))
         })?;
-        Ok(Linked { pre, wasi, exports: exports(&component, engine) })
+        Ok(Linked { pre, exports: shape.exports })
     }
-}
-
-/// What a component wants and gives, by name.
-#[derive(Debug)]
-pub struct Shape {
-    pub imports: Vec<String>,
-    pub exports: Vec<String>,
-}
-
-/// The shape of a component, without linking it.
-///
-/// # Errors
-/// The bytes are no component.
-pub fn shape(machine: &Machine, bytes: &Bytes) -> Result<Shape, String> {
-    let engine = &machine.engine;
-    let component = compiled::compile(engine, &bytes.wasm).map_err(|why| format!("{}: {why}", bytes.path.display()))?;
-    Ok(Shape { imports: imports(&component, engine), exports: exports(&component, engine) })
-}
-
-/// The names of everything a component exports.
-fn exports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
-    component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
-}
-
-/// The names of everything a component imports.
-fn imports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
-    component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn linker(machine: &Machine, world: World, wasi: bool) -> wasmtime::Result<Linker<Held>> {

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::Instant;
-use wasmtime::component::{Instance, InstancePre, Resource};
-use wasmtime::{Store, Trap};
+use wasmtime::Store;
+use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Resource};
 
 use super::bindings::{
     manifest as wit, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
@@ -25,9 +24,9 @@ use super::engine::Machine;
 use super::plugin::{Bytes, Loading, World, wait};
 use super::pool::{Pool, Warm};
 use super::store::Held;
-use crate::guest::adapter::Lease as Bounds;
+use super::turn::{broke, metered, used};
 use crate::guest::{Failed, Manifest, Subject, Used, Verdict, fits, used_before};
-use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit};
+use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
 /// The package of the contract, as exports name it.
 const PACKAGE: &str = "portcullis:gateway/";
@@ -84,9 +83,9 @@ pub struct Described {
     pub manifest: Manifest,
     pub phases: Phases,
     pre: InstancePre<Held>,
-    wasi: bool,
     exports: Exports,
-    start: wit::GuestIndices,
+    /// Its `init` alone: whatever is found by type is looked at anew in each instance.
+    init: ComponentExportIndex,
 }
 
 /// A component started for the settings of one hook.
@@ -108,6 +107,7 @@ impl Described {
         let start = wit::GuestIndices::new(&linked.pre).map_err(|error| {
             told(format!("is no policy: {error:#}; it must export portcullis:gateway/manifest, see plugins/wit"))
         })?;
+        let init = init(&linked.pre, &linked.exports).ok_or_else(|| told("has no `init`".to_owned()))?;
         let (exports, phases) = Exports::find(&linked.pre, &linked.exports).map_err(told)?;
         let mut described = Described {
             machine: loading.machine.clone(),
@@ -116,31 +116,39 @@ impl Described {
             manifest: Manifest::default(),
             phases,
             pre: linked.pre,
-            wasi: linked.wasi,
             exports,
-            start,
+            init,
         };
         let manifest = wait(async {
-            let (mut store, instance) = described.instance(guest).await.map_err(|failed| failed.message)?;
-            let start = described.start.load(&mut store, &instance).map_err(|error| format!("{error:#}"))?;
-            let said = start.call_describe(&mut store).await;
-            let said = said.map_err(|error| format!("broke as it described itself: {error:#}"))?;
-            manifest::read(said)
+            let cx = starting(guest);
+            let (mut store, instance, spent) = described.instance(&cx).await.map_err(|failed| failed.message)?;
+            let start = start.load(&mut store, &instance).map_err(|error| format!("{error:#}"))?;
+            let (said, _) = metered(&cx, spent, start.call_describe(&mut store)).await;
+            manifest::read(said.map_err(|error| {
+                let why = failed(&cx, store.data(), &error).message;
+                format!("broke as it described itself: {why}")
+            })?)
         });
         described.manifest = manifest.and_then(|manifest| manifest).map_err(told)?;
         Ok(Arc::new(described))
     }
 
-    /// A new instance in a call of the phase `init`.
-    async fn instance(&self, guest: &Arc<Guest>) -> Result<(Store<Held>, Instance), Failed> {
-        let cx = starting(guest);
-        let bounds = Bounds { memory: guest.budget.memory, ..Bounds::default() };
-        let mut store = Held::store(&self.machine, &self.name, bounds, self.wasi);
+    /// A new instance in this call, which is of the phase `init`, and how long it took to be made.
+    async fn instance(&self, cx: &Arc<Cx>) -> Result<(Store<Held>, Instance, Duration), Failed> {
+        let mut store = Held::store(&self.machine, cx.guest.budget.memory);
         Held::enter(&mut store, cx.clone(), Subject::Tick);
-        let (made, _) = metered(&cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;
-        let instance = made.map_err(|error| broke(&cx, store.data(), &error))?;
-        Ok((store, instance))
+        let (made, took) = metered(cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;
+        let instance = made.map_err(|error| failed(cx, store.data(), &error))?;
+        Ok((store, instance, took))
     }
+}
+
+/// The `init` of a component that exports a manifest.
+fn init(pre: &InstancePre<Held>, exports: &[String]) -> Option<ComponentExportIndex> {
+    let name = exports.iter().find(|name| name.starts_with(&format!("{PACKAGE}manifest@")))?;
+    let component = pre.component();
+    let manifest = component.get_export_index(None, name)?;
+    component.get_export_index(Some(&manifest), "init")
 }
 
 /// What a starting instance is called with: there is no exchange and no gateway around it yet.
@@ -155,42 +163,14 @@ fn starting(guest: &Arc<Guest>) -> Arc<Cx> {
     })
 }
 
-/// Runs a guest under its lease: the clock goes while it works and stands while it waits. Gives the time it worked.
-async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = T>) -> (T, Duration) {
-    let mut work = pin!(work);
-    let mut cpu = Duration::ZERO;
-    let outcome = std::future::poll_fn(|task| {
-        cx.lease.resume(before + cpu);
-        let began = Instant::now();
-        let polled = work.as_mut().poll(task);
-        cpu += began.elapsed();
-        cx.lease.pause();
-        polled
-    })
-    .await;
-    (outcome, cpu)
-}
-
-/// Why a call gave no verdict.
-fn broke(cx: &Cx, held: &Held, error: &wasmtime::Error) -> Failed {
-    if held.starved {
-        cx.lease.kill(Killed::Memory);
-    }
+/// Why a call gave no verdict, in its own words.
+fn failed(cx: &Cx, held: &Held, error: &wasmtime::Error) -> Failed {
+    let Failed { killed, message } = broke(cx, held, error);
     let phase = cx.phase.name();
-    if let Some(killed) = cx.lease.killed() {
-        return Failed { killed: Some(killed), message: format!("on_{phase} {}", cx.lease.explain(killed)) };
+    match killed {
+        Some(over) => Failed { killed, message: format!("on_{phase} {}", cx.lease.explain(over)) },
+        None => Failed::new(format!("on_{phase} broke: {message}")),
     }
-    let why = match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => "used up its stack".to_owned(),
-        Some(trap) => trap.to_string(),
-        // The engine's own type for it is private.
-        None if error.root_cause().to_string().contains("fuel allocated for hostcalls") => {
-            let killed = cx.lease.kill(Killed::Output);
-            return Failed { killed: Some(killed), message: format!("on_{phase} {}", cx.lease.explain(killed)) };
-        }
-        None => error.root_cause().to_string(),
-    };
-    Failed::new(format!("on_{phase} broke: {why}"))
 }
 
 impl Policy {
@@ -224,13 +204,12 @@ impl Policy {
 
     /// A new instance that has taken its settings.
     async fn fresh(&self, guest: &Arc<Guest>) -> Result<Warm<Running>, Failed> {
-        let (mut store, instance) = self.described.instance(guest).await?;
         let cx = starting(guest);
-        Held::enter(&mut store, cx.clone(), Subject::Tick);
-        let start = self.described.start.load(&mut store, &instance);
-        let start = start.map_err(|error| broke(&cx, store.data(), &error))?;
-        let (took, _) = metered(&cx, Duration::ZERO, start.call_init(&mut store, &self.config)).await;
-        let took = took.map_err(|error| broke(&cx, store.data(), &error))?;
+        let (mut store, instance, spent) = self.described.instance(&cx).await?;
+        let init = instance.get_typed_func::<(&str,), (Result<(), String>,)>(&mut store, self.described.init);
+        let init = init.map_err(|error| failed(&cx, store.data(), &error))?;
+        let (took, _) = metered(&cx, spent, init.call_async(&mut store, (&self.config,))).await;
+        let (took,) = took.map_err(|error| failed(&cx, store.data(), &error))?;
         took.map_err(|why| Failed::new(format!("refuses its settings: {why}")))?;
         store.data_mut().call = None;
         Ok(Warm::new(store, Running { instance, handlers: Handlers::default() }))
@@ -273,15 +252,14 @@ impl Policy {
         }
         let held = warm.store.data_mut();
         held.call = None;
-        let memory = held.memory;
-        let (outcome, replaced) = match outcome {
+        let used = used(&cx, held, cpu, outcome.is_err());
+        let outcome = match outcome {
             Ok(said) => {
                 self.pool.put(warm);
-                (said.map_err(Failed::new).and_then(|verdict| fits(verdict, cx.phase)), false)
+                said.map_err(Failed::new).and_then(|verdict| fits(verdict, cx.phase))
             }
-            Err(error) => (Err(broke(&cx, held, &error)), true),
+            Err(error) => Err(failed(&cx, held, &error)),
         };
-        let used = Used { cpu, safepoints: cx.lease.safepoints(), host_calls: cx.lease.host_calls(), memory, replaced };
         (outcome, used)
     }
 }

@@ -5,7 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
+use wasmtime::Store;
 use wasmtime::component::{InstancePre, ResourceAny};
 
 use super::bindings::adapter::{self as wit, AnyAsk, Guest, GuestIndices, Outcome, Payload};
@@ -15,28 +18,35 @@ use super::engine::Machine;
 use super::plugin::{Bytes, Loading, World, wait};
 use super::pool::{Pool, Warm};
 use super::store::Held;
+use super::turn::{broke, metered, used};
 use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::adapter::{
-    AuthKind, Decoding, Description, Draft, Framing, Lease, Model, Operation, Piece, Reader, Said, interned, told,
-    unread, written,
+    self, About, AuthKind, Decoding, Description, Draft, Framing, Function, Lease, Meter, Model, Operation, Piece,
+    Reader, Said, Seen, interned, told, unread, written,
 };
+use crate::guest::{Failed, Subject, Used};
+use crate::host::{self, Cx, Visit};
+use crate::state::guests::Guests;
 
 /// A plugin that teaches a wire form.
 pub struct Taught {
     /// `wasm:NAME`
     label: &'static str,
-    name: Arc<str>,
     pub sha256: String,
+    /// Where it lies, for people.
+    file: String,
     pub description: Description,
     machine: Arc<Machine>,
     lease: Lease,
-    wasi: bool,
+    guest: Arc<host::Guest>,
+    visit: Arc<Visit>,
     config: String,
     pre: InstancePre<Held>,
     exports: GuestIndices,
     pool: Pool<Guest>,
+    meter: Meter,
 }
 
 impl Taught {
@@ -51,26 +61,32 @@ impl Taught {
             told(format!("is no adapter: {error:#}; it must export portcullis:gateway/adapter, see plugins/wit"))
         })?;
         let label = interned(&format!("wasm:{}", loading.name));
+        let guest = loading.lease.guest(loading.name);
         let mut plugin = Taught {
             label,
-            name: loading.name.into(),
             sha256: bytes.sha256.clone(),
+            file: bytes.path.display().to_string(),
             description: Description::default(),
             machine: loading.machine.clone(),
             lease: loading.lease,
-            wasi: linked.wasi,
+            visit: Arc::new(Visit::nobody(0)),
             config: loading.config.clone(),
-            pool: Pool::new(loading.lease.memory),
             pre: linked.pre,
             exports,
+            pool: Pool::new(loading.lease.memory),
+            meter: Meter::new(label, &guest.name, "plugins.settings", loading.lease),
+            guest,
         };
         let described = wait(async {
-            let mut warm = plugin.fresh().await.map_err(|fault| fault.to_string())?;
-            Held::renew(&mut warm.store, 10);
+            let mut warm = plugin.fresh().await.map_err(|broke| plugin.unfit(&broke))?;
+            let cx = plugin.enter(&mut warm, Function::Start);
             let Warm { store, bindings, .. } = &mut warm;
-            let described = bindings.call_describe(store).await;
-            let described = described.map_err(|error| format!("broke as it described itself: {error:#}"))?;
-            plugin.pool.put(warm);
+            let (described, _) = metered(&cx, Duration::ZERO, bindings.call_describe(&mut *store)).await;
+            let described = described.map_err(|error| {
+                let why = plugin.unfit(&broke(&cx, store.data(), &error));
+                format!("broke as it described itself: {why}")
+            })?;
+            plugin.rest(warm);
             Ok::<_, String>(description(described))
         });
         plugin.description = described.and_then(|described| described).map_err(told)?;
@@ -80,54 +96,84 @@ impl Taught {
         Ok(Arc::new(plugin))
     }
 
-    /// A new instance, configured.
-    async fn fresh(&self) -> Result<Warm<Guest>, Fault> {
-        let mut store = Held::store(&self.machine, &self.name, self.lease, self.wasi);
-        // Interpreters set themselves up in their first call.
-        Held::renew(&mut store, 10);
-        let instance = self.pre.instantiate_async(&mut store).await.map_err(|error| self.broke(&error))?;
-        let bindings = self.exports.load(&mut store, &instance).map_err(|error| self.broke(&error))?;
-        let init = bindings.call_init(&mut store, &self.config).await;
-        match init.map_err(|error| self.broke(&error))? {
-            Ok(()) => Ok(Warm::new(store, bindings)),
-            Err(why) => Err(self.failed(format!("refuses its configuration: {why}"))),
+    /// Why it does not start, in the words of a load that is refused.
+    fn unfit(&self, failed: &Failed) -> String {
+        match failed.killed {
+            Some(_) => self.meter.why(Function::Start, failed),
+            None => failed.message.clone(),
         }
     }
 
-    /// An instance with a fresh lease.
-    async fn instance(&self) -> Result<Warm<Guest>, Fault> {
+    /// A new instance, configured.
+    async fn fresh(&self) -> Result<Warm<Guest>, Failed> {
+        let cx = Arc::new(adapter::cx(&self.guest, &self.visit, Function::Start));
+        let mut store = Held::store(&self.machine, self.guest.budget.memory);
+        // Interpreters set themselves up in their first call.
+        Held::enter(&mut store, cx.clone(), Subject::Tick);
+        let (instance, began) = metered(&cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;
+        let broke = |store: &Store<Held>, error| {
+            let failed = broke(&cx, store.data(), &error);
+            Failed { message: format!("broke: {}", failed.message), ..failed }
+        };
+        let instance = instance.map_err(|error| broke(&store, error))?;
+        let bindings = self.exports.load(&mut store, &instance).map_err(|error| broke(&store, error))?;
+        let (init, _) = metered(&cx, began, bindings.call_init(&mut store, &self.config)).await;
+        match init.map_err(|error| broke(&store, error))? {
+            Ok(()) => Ok(Warm::new(store, bindings)),
+            Err(why) => Err(Failed::new(format!("refuses its configuration: {why}"))),
+        }
+    }
+
+    /// An instance for calls of a function, in the first of them.
+    async fn instance(&self, function: Function) -> Result<(Warm<Guest>, Arc<Cx>), Fault> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
-            None => self.fresh().await?,
+            None => {
+                let began = Instant::now();
+                let fresh = self.fresh().await;
+                let memory = fresh.as_ref().map_or(0, |warm| warm.store.data().memory);
+                let used = Used { cpu: began.elapsed(), memory, ..Used::default() };
+                self.meter.counted(Function::Start, &used, fresh)?
+            }
         };
-        Held::renew(&mut warm.store, 1);
-        Ok(warm)
+        let cx = self.enter(&mut warm, function);
+        Ok((warm, cx))
     }
 
-    /// The guest trapped, or the engine has no room for it.
-    fn broke(&self, error: &wasmtime::Error) -> Fault {
-        let why = match error.downcast_ref::<wasmtime::Trap>() {
-            Some(wasmtime::Trap::Interrupt) => format!("used up its {:?} of processor time", self.lease.cpu),
-            Some(wasmtime::Trap::StackOverflow) => "used up its stack".to_owned(),
-            Some(trap) => trap.to_string(),
-            None => error.root_cause().to_string(),
-        };
-        self.failed(format!("broke: {why}")).because(format!("{error:#}"))
+    /// Puts an instance into a call.
+    fn enter(&self, warm: &mut Warm<Guest>, function: Function) -> Arc<Cx> {
+        let cx = Arc::new(adapter::cx(&self.guest, &self.visit, function));
+        Held::enter(&mut warm.store, cx.clone(), Subject::Tick);
+        cx
     }
 
-    fn failed(&self, what: String) -> Fault {
-        Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", self.name))
+    /// Takes an instance back after a call that went well.
+    fn rest(&self, mut warm: Warm<Guest>) {
+        warm.store.data_mut().call = None;
+        self.pool.put(warm);
+    }
+
+    /// What came of a call that took so long. An instance that broke is not to be used again.
+    fn counted<T>(
+        &self,
+        function: Function,
+        (cx, held): (&Cx, &Held),
+        (called, cpu): (wasmtime::Result<T>, Duration),
+    ) -> Result<T, Fault> {
+        let used = used(cx, held, cpu, called.is_err());
+        self.meter.counted(function, &used, called.map_err(|error| broke(cx, held, &error)))
     }
 
     async fn written(&self, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
         let asked = match asking {
             Asking::Chat(ask) => AnyAsk::Chat(convert::ask(ask, model, self.label)),
             Asking::Embed(ask) => AnyAsk::Embed(convert::embed_ask(ask, model)?),
+            Asking::Rerank(ask) => AnyAsk::Rerank(convert::rerank_ask(ask, model)),
         };
-        let mut warm = self.instance().await?;
-        let called = warm.bindings.call_encode(&mut warm.store, &asked).await;
-        let called = called.map_err(|error| self.broke(&error))?;
-        self.pool.put(warm);
+        let (mut warm, cx) = self.instance(Function::Encode).await?;
+        let called = metered(&cx, Duration::ZERO, warm.bindings.call_encode(&mut warm.store, &asked)).await;
+        let called = self.counted(Function::Encode, (&cx, warm.store.data()), called)?;
+        self.rest(warm);
         match called {
             Ok(request) => self.request(request),
             Err(said) => {
@@ -150,7 +196,7 @@ impl Taught {
             streamed: request.streamed,
             dropped: request.dropped.into_iter().map(|dropped| (dropped.field, dropped.why)).collect(),
         };
-        written(draft).map_err(|what| self.failed(what))
+        written(draft).map_err(|what| self.meter.nonsense(what))
     }
 
     async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
@@ -160,14 +206,14 @@ impl Taught {
             Operation::Rerank => wit::Operation::Rerank,
         };
         let answer = answer_of(came);
-        let mut warm = self.instance().await?;
-        let called = warm.bindings.call_decode(&mut warm.store, what, &answer).await;
-        let called = called.map_err(|error| self.broke(&error))?;
-        self.pool.put(warm);
+        let (mut warm, cx) = self.instance(Function::Decode).await?;
+        let called = metered(&cx, Duration::ZERO, warm.bindings.call_decode(&mut warm.store, what, &answer)).await;
+        let called = self.counted(Function::Decode, (&cx, warm.store.data()), called)?;
+        self.rest(warm);
         match called.map_err(|said| refused(convert::refusal(said, self.label)))? {
             Outcome::Chat(answer) => Ok(Read::Chat(convert::answer(answer, self.label))),
             Outcome::Embed(answer) => Ok(Read::Embed(convert::embed_answer(answer, self.label))),
-            Outcome::Rerank(_) => Err(self.failed("gave a ranking that nobody asked for".to_owned())),
+            Outcome::Rerank(answer) => Ok(Read::Rerank(convert::rerank_answer(answer))),
             Outcome::FollowUp(next) => {
                 let wait = std::time::Duration::from_millis(u64::from(next.wait_ms));
                 Ok(Read::FollowUp(Box::new(self.request(next.request)?), wait))
@@ -177,11 +223,11 @@ impl Taught {
 
     async fn read_error(&self, came: Came<'_>) -> Refusal {
         let read = async {
-            let mut warm = self.instance().await?;
+            let (mut warm, cx) = self.instance(Function::DecodeError).await?;
             let answer = answer_of(came);
-            let called = warm.bindings.call_decode_error(&mut warm.store, &answer).await;
-            let said = called.map_err(|error| self.broke(&error))?;
-            self.pool.put(warm);
+            let called = metered(&cx, Duration::ZERO, warm.bindings.call_decode_error(&mut warm.store, &answer)).await;
+            let said = self.counted(Function::DecodeError, (&cx, warm.store.data()), called)?;
+            self.rest(warm);
             Ok::<_, Fault>(convert::refusal(said, self.label))
         };
         read.await.unwrap_or_else(|fault| {
@@ -191,9 +237,10 @@ impl Taught {
     }
 
     async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
-        let mut warm = self.instance().await?;
+        let (mut warm, cx) = self.instance(Function::Stream).await?;
         let decoder = warm.bindings.stream_decoder();
-        let resource = decoder.call_constructor(&mut warm.store).await.map_err(|error| self.broke(&error))?;
+        let called = metered(&cx, Duration::ZERO, decoder.call_constructor(&mut warm.store)).await;
+        let resource = self.counted(Function::Stream, (&cx, warm.store.data()), called)?;
         let framing = self.description.framing.unwrap_or(Framing::Bytes);
         Ok(Decoding::new(self.label, framing, Stream { plugin, warm, resource }))
     }
@@ -226,6 +273,24 @@ impl Adapter for Arc<Taught> {
     }
 }
 
+impl Seen for Taught {
+    fn about(&self) -> About {
+        let Description { title, version, .. } = self.description.clone();
+        About {
+            label: self.label,
+            title,
+            version,
+            file: self.file.clone(),
+            digest: self.sha256.clone(),
+            lease: self.lease,
+        }
+    }
+
+    fn count_in(&self, guests: &Guests) {
+        self.meter.count_in(guests);
+    }
+}
+
 impl fmt::Debug for Taught {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label)
@@ -239,13 +304,13 @@ struct Stream {
     resource: ResourceAny,
 }
 
-/// What a decoder's call gives.
-type Called = wasmtime::Result<Result<Vec<chat::Event>, chat::Refusal>>;
+/// What a decoder's call gives, and how long it took.
+type Called = (wasmtime::Result<Result<Vec<chat::Event>, chat::Refusal>>, Duration);
 
 impl Stream {
-    fn said(&self, called: Called) -> Result<Vec<Said>, Fault> {
+    fn said(&self, cx: &Cx, called: Called) -> Result<Vec<Said>, Fault> {
         let label = self.plugin.label;
-        let events = called.map_err(|error| self.plugin.broke(&error))?;
+        let events = self.plugin.counted(Function::Stream, (cx, self.warm.store.data()), called)?;
         let events = events.map_err(|said| refused(convert::refusal(said, label)))?;
         Ok(events.into_iter().map(|event| convert::step(event, label)).collect())
     }
@@ -258,24 +323,28 @@ impl Reader for Stream {
             Piece::Line(line) => wit::Piece::Line(line),
             Piece::Event(event) => wit::Piece::Event(wit::StreamEvent { name: event.name, data: event.data }),
         };
-        Held::renew(&mut self.warm.store, 1);
+        let cx = self.plugin.enter(&mut self.warm, Function::Stream);
         let Warm { store, bindings, .. } = &mut self.warm;
-        let called = bindings.stream_decoder().call_push(store, self.resource, &piece).await;
-        self.said(called)
+        let decoder = bindings.stream_decoder();
+        let called = metered(&cx, Duration::ZERO, decoder.call_push(store, self.resource, &piece)).await;
+        self.said(&cx, called)
     }
 
     async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
-        Held::renew(&mut self.warm.store, 1);
+        let cx = self.plugin.enter(&mut self.warm, Function::Stream);
         let Warm { store, bindings, .. } = &mut self.warm;
-        let called = bindings.stream_decoder().call_finish(store, self.resource).await;
-        self.said(called)
+        let decoder = bindings.stream_decoder();
+        let called = metered(&cx, Duration::ZERO, decoder.call_finish(store, self.resource)).await;
+        self.said(&cx, called)
     }
 
     async fn release(self) {
         let Stream { plugin, mut warm, resource } = self;
+        let cx = plugin.enter(&mut warm, Function::Stream);
         // The instance is free again once its decoder is gone.
-        if resource.resource_drop_async(&mut warm.store).await.is_ok() {
-            plugin.pool.put(warm);
+        let (gone, _) = metered(&cx, Duration::ZERO, resource.resource_drop_async(&mut warm.store)).await;
+        if gone.is_ok() {
+            plugin.rest(warm);
         }
     }
 }

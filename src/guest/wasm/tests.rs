@@ -1,6 +1,7 @@
 //! Plugins as they must behave, hostile ones too. They are the components in `plugins/prebuilt`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::chat::{Ask, Event};
 use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Written};
 use crate::fault::{Fault, Kind};
-use crate::guest::adapter::Lease;
-use crate::guest::tests::resident_kib;
+use crate::guest::adapter::{Function, Lease, Seen};
+use crate::guest::tests::{PAST, resident_kib};
+use crate::state::guests::{Guests, Outcome};
 use crate::stream::Adapted;
 
 fn root() -> PathBuf {
@@ -78,17 +80,20 @@ async fn a_runaway_costs_its_own_call_and_no_more() {
 #[tokio::test]
 async fn what_broke_is_named() {
     let plugin = hostile();
-    let why = |fault: Fault| fault.message;
-    assert!(why(encode(&plugin, "loop").await.expect_err("stops")).contains("30ms of processor time"));
-    assert!(why(encode(&plugin, "trap").await.expect_err("stops")).contains("broke: "));
-    assert!(why(encode(&plugin, "storm").await.expect_err("stops")).contains("host calls"));
+    let looped = encode(&plugin, "loop").await.expect_err("stops").message;
+    assert!(looped.contains("used up its 30ms of processor time; raise `plugins.settings.hostile.cpu`"), "{looped}");
+    let trapped = encode(&plugin, "trap").await.expect_err("stops");
+    assert_eq!(trapped.message, "The adapter `hostile` failed in `encode`.");
+    assert!(trapped.source.expect("for the log").contains("unreachable"));
+    let stormed = encode(&plugin, "storm").await.expect_err("stops").message;
+    assert!(stormed.contains("called more than 2000 host functions"), "{stormed}");
 }
 
 /// WASI is there for components that cannot start without it, and nothing is behind it.
 #[tokio::test]
 async fn what_the_gateway_holds_for_a_guest_is_bounded_too() {
     let plugin = load("hostile", Lease { cpu: Duration::from_secs(9), ..Lease::default() }, "").expect("loads");
-    let broke = |fault: Fault| fault.message;
+    let broke = |fault: Fault| fault.source.expect("for the log");
     // Each round leaves as many handles behind as it may have; all of them end with the instance.
     let rounds = |count| (0..count).map(|_| "hoard");
     for how in rounds(20) {
@@ -106,10 +111,52 @@ async fn what_the_gateway_holds_for_a_guest_is_bounded_too() {
     let written = encode(&plugin, "sockets").await.expect("asks for them in vain");
     let said: serde_json::Value = serde_json::from_slice(&written.body).expect("JSON");
     assert_eq!(said["sockets"], 0, "a socket is a descriptor of this process, wherever it may lead");
-    // Nothing is counted while a guest waits: the deadline of its attempt ends it, as here.
-    let asleep = tokio::time::timeout(Duration::from_millis(20), encode(&plugin, "sleep")).await;
-    assert!(asleep.is_err(), "it woke early");
-    encode(&plugin, "well").await.expect("others are served");
+}
+
+/// The clock is held still but for waits, so that it is exact about them.
+#[tokio::test(start_paused = true)]
+async fn whoever_sleeps_is_over_with_its_lease() {
+    let plugin = load("hostile", tight(), "").expect("loads");
+    for how in ["sleep", "naps"] {
+        let began = Instant::now();
+        let fault = encode(&plugin, how).await.expect_err(how);
+        let took = began.elapsed();
+        assert!(fault.message.contains("used up its 30ms"), "{how}: {fault}");
+        assert!(took >= Duration::from_millis(29) && took <= tight().cpu + PAST, "{how} went on for {took:?}");
+        encode(&plugin, "well").await.expect("the next call is served");
+    }
+    let began = Instant::now();
+    let (events, ended) = streamed(&plugin, &["first\n", "sleep\n", "never\n"]).await;
+    assert_eq!(ended.expect_err("sleeps").kind, Kind::GuestFailed);
+    assert!(events.iter().any(Event::is_content) && began.elapsed() <= tight().cpu + PAST, "{:?}", began.elapsed());
+    let before = resident_kib();
+    for _ in 0..200 {
+        encode(&plugin, "sleep").await.expect_err("sleeps");
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB more after 200 sleepers");
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_function_and_by_how_they_ended() {
+    let plugin = load("hostile", tight(), "").expect("loads");
+    let guests = Guests::default();
+    plugin.count_in(&guests);
+    encode(&plugin, "well").await.expect("serves");
+    encode(&plugin, "trap").await.expect_err("traps");
+    encode(&plugin, "loop").await.expect_err("loops");
+    streamed(&plugin, &["a\nend\n"]).await.1.expect("ends well");
+    let record = guests.adapter("wasm:hostile", Function::NAMES);
+    let count = |function: Function, outcome| record.phase(function as usize).count(outcome);
+    let encodes = [Outcome::Good, Outcome::Error, Outcome::Killed].map(|outcome| count(Function::Encode, outcome));
+    assert_eq!(encodes, [1, 1, 1]);
+    // Begun, two pieces, ended.
+    assert_eq!(count(Function::Stream, Outcome::Good), 4);
+    assert!(count(Function::Start, Outcome::Good) >= 2, "what broke was made anew");
+    assert!(record.phase(Function::Encode as usize).took() >= Duration::from_millis(20));
+    assert!(record.memory.load(Relaxed) > 64 << 10 && record.replaced.load(Relaxed) == 2);
+    let last = record.last_error.load();
+    assert!(last.as_deref().is_some_and(|error| error.starts_with("encode: ")), "{last:?}");
 }
 
 #[tokio::test]

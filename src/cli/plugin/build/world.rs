@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::super::scaffold::WIT;
 use super::files;
+use crate::host::hash;
 
 /// The world of adapters, which need not be written down.
 const PROVIDER: &str = "provider";
@@ -27,6 +28,18 @@ pub(super) fn contract(plugin: &Path, into: &Path) -> Result<(), String> {
         fs::copy(&path, into.join(path.file_name().unwrap_or_default())).map_err(told)?;
     }
     Ok(())
+}
+
+/// What tells one contract, and the world of it that is built for, from others.
+pub(super) fn mark(contract: &Path, world: &str) -> Result<String, String> {
+    let mut text = Vec::new();
+    for path in files(contract, "wit")? {
+        text.extend_from_slice(path.file_name().unwrap_or_default().as_encoded_bytes());
+        text.push(b'\n');
+        text.extend(fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    text.extend_from_slice(world.as_bytes());
+    Ok(hash::sha256(&text))
 }
 
 /// The WIT files that a plugin brings.

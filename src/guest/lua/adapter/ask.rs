@@ -15,6 +15,7 @@ use crate::chat::{
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
 use crate::guest::adapter::Operation;
+use crate::rerank::RerankAsk;
 
 /// Makes the tables of one ask. It knows who the ask is for and where it comes from: opaque values reach only their maker.
 pub struct Teller<'a> {
@@ -140,6 +141,22 @@ impl<'a> Teller<'a> {
             .put("inputs", self.lua.create_sequence_from(inputs.iter().copied())?)?
             .some("dimensions", ask.dimensions.map(|count| count as f64))?
             .some("user", ask.user.as_deref())?;
+        Ok(fields.table)
+    }
+
+    /// The ask for a ranking.
+    ///
+    /// # Errors
+    /// The machine has no room for it.
+    pub fn rerank(&self, ask: &RerankAsk, model: &str) -> Result<Table> {
+        let documents = self.lua.create_sequence_from(ask.documents.iter().map(String::as_str))?;
+        let fields = self
+            .fields()?
+            .put("operation", Operation::Rerank.as_str())?
+            .put("model", model)?
+            .put("query", ask.query.as_str())?
+            .put("documents", documents)?
+            .some("top_n", ask.top_n.map(|count| count as f64))?;
         Ok(fields.table)
     }
 

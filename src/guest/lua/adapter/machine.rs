@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use mlua::{Error, Function, IntoLuaMulti, Lua, MultiValue, Value as Lv};
+use mlua::{Error, IntoLuaMulti, Lua, MultiValue, Value as Lv};
+use tokio::time::Instant;
 
 use super::super::entries::{Entries, wrong};
 use super::super::machine::{Recipe, bare, chunk, environment};
 use super::super::{Running, Turn, api, convert, coverage, read};
-use crate::guest::adapter::{Description, Operation};
+use crate::guest::adapter::{Description, Function, cx};
 use crate::guest::pool::Rests;
-use crate::host::{Budget, Cx, Guest, Killed, Lease, Phase, Visit, lease};
+use crate::guest::{Failed, Used};
+use crate::host::{Cx, Killed, Visit, lease};
 
 /// Machines of all adapters together, those at rest and those in streams: each takes less than a MiB by itself.
 const MAX_MACHINES: usize = 4000;
@@ -28,13 +30,13 @@ static MACHINES: AtomicUsize = AtomicUsize::new(0);
 struct Place;
 
 impl Place {
-    fn take() -> Result<Place, Broke> {
+    fn take() -> Result<Place, Failed> {
         let there = MACHINES.fetch_add(1, Relaxed);
         // Given back by its drop where it is one too many.
         let place = Place;
         match there < MAX_MACHINES {
             true => Ok(place),
-            false => Err(Broke { killed: None, why: format!("there are {MAX_MACHINES} machines of adapters already") }),
+            false => Err(Failed::new(format!("there are {MAX_MACHINES} machines of adapters already"))),
         }
     }
 }
@@ -45,27 +47,17 @@ impl Drop for Place {
     }
 }
 
-/// Why a call gave nothing.
-#[derive(Debug)]
-pub struct Broke {
-    /// It went past its lease.
-    pub killed: Option<Killed>,
-    /// What happened, with file and line where the engine knows them.
-    pub why: String,
-}
-
-impl From<Error> for Broke {
-    fn from(error: Error) -> Self {
-        Broke { killed: read::is_memory(&error).then_some(Killed::Memory), why: read::message(&error) }
-    }
+/// Why a call gave nothing, with file and line where the engine knows them.
+fn failed(error: &Error) -> Failed {
+    Failed { killed: read::is_memory(error).then_some(Killed::Memory), message: read::message(error) }
 }
 
 /// What a script gives the gateway to call.
 pub struct Exports {
-    pub encode: Function,
-    pub decode: Function,
-    pub decode_error: Option<Function>,
-    pub decoder: Option<Function>,
+    pub encode: mlua::Function,
+    pub decode: mlua::Function,
+    pub decode_error: Option<mlua::Function>,
+    pub decoder: Option<mlua::Function>,
 }
 
 /// The names of what scripts may give.
@@ -98,40 +90,30 @@ impl Rests for Warm {
     }
 }
 
-/// A call's surroundings: no exchange, no gateway, and so much time.
-pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, cpu: Duration) -> Cx {
-    Cx {
-        guest: guest.clone(),
-        phase: Phase::Attempt,
-        visit: visit.clone(),
-        world: None,
-        lease: Lease::new(Budget { cpu, total: cpu, ..guest.budget }),
-        awaits: false,
-    }
-}
-
 impl Warm {
     /// Builds a machine, runs the script in it, and lets it look at its settings.
     ///
     /// # Errors
     /// What is wrong with the script, with file and line.
-    pub async fn build(recipe: &Recipe, visit: &Arc<Visit>, memory: usize, cpu: Duration) -> Result<Warm, Broke> {
+    pub async fn build(recipe: &Recipe, visit: &Arc<Visit>) -> Result<Warm, Failed> {
         let place = Place::take()?;
-        let (lua, gw) = bare(memory, |lua| {
+        let furnished = bare(recipe.guest.budget.memory, |lua| {
             lua.globals().raw_remove("coroutine")?;
             api::tools(lua)
-        })?;
+        });
+        let (lua, gw) = furnished.map_err(|error| failed(&error))?;
         let chunks = coverage::Chunks::default();
-        let env = environment(&lua, recipe, &gw, &chunks)?;
+        let env = environment(&lua, recipe, &gw, &chunks).map_err(|error| failed(&error))?;
         let label = &recipe.bundle.main.label;
-        let main = chunk(&lua, label, &recipe.main, &env, &chunks)?;
-        let cx = || Cx { phase: Phase::Init, ..cx(&recipe.guest, visit, cpu) };
+        let main = chunk(&lua, label, &recipe.main, &env, &chunks).map_err(|error| failed(&error))?;
+        let cx = || cx(&recipe.guest, visit, Function::Start);
         let globals = env.clone();
-        let found = run(&lua, cx(), &main, |_| Ok(MultiValue::new()), |values| exports(values, globals, label)).await?;
-        let (exports, init) = found;
+        let (found, _) =
+            run(&lua, cx(), &main, |_| Ok(MultiValue::new()), |values| exports(values, globals, label)).await;
+        let (exports, init) = found?;
         if let Some(init) = init {
             let give = |lua: &Lua| convert::to_lua(lua, &recipe.config)?.into_lua_multi(lua);
-            run(&lua, cx(), &init, give, |_| Ok(())).await?;
+            run(&lua, cx(), &init, give, |_| Ok(())).await.0?;
         }
         env.set_readonly(true);
         Ok(Warm { exports, chunks, lua, calls: 0, _place: place })
@@ -148,9 +130,6 @@ impl Warm {
                 Err("has a `decoder`, and its manifest does not say in which pieces streams are to come; add \
                      framing = \"lines\", \"events\" or \"bytes\" to [adapter]"
                     .to_owned())
-            }
-            _ if description.operations.contains(&Operation::Rerank) => {
-                Err("ranks, which scripts cannot; take `rerank` out of `operations`".to_owned())
             }
             _ => Ok(()),
         }
@@ -171,26 +150,31 @@ impl Warm {
     pub async fn run<T>(
         &self,
         cx: Cx,
-        function: &Function,
+        function: &mlua::Function,
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
         take: impl FnOnce(MultiValue) -> mlua::Result<T>,
-    ) -> Result<T, Broke> {
-        run(&self.lua, cx, function, give, take).await
+    ) -> (Result<T, Failed>, Used) {
+        let (outcome, used) = run(&self.lua, cx, function, give, take).await;
+        let replaced = outcome.is_err();
+        (outcome, Used { memory: self.lua.used_memory(), replaced, ..used })
     }
 }
 
 async fn run<T>(
     lua: &Lua,
     cx: Cx,
-    function: &Function,
+    function: &mlua::Function,
     give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
     take: impl FnOnce(MultiValue) -> mlua::Result<T>,
-) -> Result<T, Broke> {
+) -> (Result<T, Failed>, Used) {
     let running = Arc::new(Running { turn: Some(AtomicU64::new(0)), ..Running::new(cx) });
+    let mut cpu = Duration::ZERO;
+    let began = Instant::now();
     let started = {
         let _turn = Turn::take(&running, Duration::ZERO);
         give(lua).and_then(|args| lua.create_thread(function.clone())?.into_async::<MultiValue>(args))
     };
+    cpu += began.elapsed();
     let outcome = match started {
         Ok(called) => {
             let mut called = pin!(called);
@@ -199,29 +183,33 @@ async fn run<T>(
             let mut spent = 0;
             std::future::poll_fn(|task| {
                 let _turn = Turn::take(&running, Duration::from_millis(spent));
-                let began = lease::now();
+                let (began, tick) = (Instant::now(), lease::now());
                 let polled = called.as_mut().poll(task).map(|values| match (values, take.take()) {
                     // Read while the lease still holds: what it returned may be large.
                     (Ok(values), Some(take)) => take(values),
                     (Ok(_), None) => Err(Error::runtime("a call that had ended was asked again")),
                     (Err(error), _) => Err(error),
                 });
-                spent += lease::now() - began;
+                spent += lease::now() - tick;
+                cpu += began.elapsed();
                 polled
             })
             .await
         }
         Err(error) => Err(error),
     };
+    let lease = &running.cx.lease;
     // A script that caught its own end has still ended.
-    match (outcome, running.cx.lease.killed()) {
+    let outcome = match (outcome, lease.killed()) {
         (Ok(value), None) => Ok(value),
-        (Ok(_), killed) => Err(Broke { killed, why: "caught its own end".to_owned() }),
+        (Ok(_), killed) => Err(Failed { killed, message: "caught its own end".to_owned() }),
         (Err(error), killed) => {
-            let broke = Broke::from(error);
-            Err(Broke { killed: killed.or(broke.killed), ..broke })
+            let failed = failed(&error);
+            Err(Failed { killed: killed.or(failed.killed), ..failed })
         }
-    }
+    };
+    let (safepoints, host_calls) = (lease.safepoints(), lease.host_calls());
+    (outcome, Used { cpu, safepoints, host_calls, ..Used::default() })
 }
 
 /// Runs to its end what never waits for others.
@@ -234,7 +222,7 @@ pub fn at_once<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-type Found = (Exports, Option<Function>);
+type Found = (Exports, Option<mlua::Function>);
 
 /// What a script exports: the fields of the table that it returned, or its globals.
 fn exports(values: MultiValue, globals: mlua::Table, label: &str) -> mlua::Result<Found> {
@@ -285,7 +273,7 @@ fn known(table: &mlua::Table, label: &str) -> mlua::Result<()> {
 }
 
 /// The functions of a stream's decoder: `push` alone, or a table with `push` and `finish`.
-pub fn decoder(value: &Lv) -> mlua::Result<(Function, Option<Function>)> {
+pub fn decoder(value: &Lv) -> mlua::Result<(mlua::Function, Option<mlua::Function>)> {
     match value {
         Lv::Function(push) => Ok((push.clone(), None)),
         Lv::Table(table) => {

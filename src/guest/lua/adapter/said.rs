@@ -16,11 +16,13 @@ use crate::dialect::adapter::Step;
 use crate::embed::EmbedAnswer;
 use crate::fault::Refusal;
 use crate::guest::adapter::{Draft, Said};
+use crate::rerank::{Ranked, RerankAnswer};
 
 /// What `decode` made of an answer.
 pub enum Outcome {
     Chat(Answer),
     Embed(EmbedAnswer),
+    Rerank(RerankAnswer),
     FollowUp(Draft, Duration),
 }
 
@@ -102,7 +104,7 @@ impl Reader {
         Ok(pairs)
     }
 
-    /// What `decode` returned: an answer, vectors, or another request.
+    /// What `decode` returned: an answer, vectors, a ranking, or another request.
     pub fn outcome(&mut self, value: &Lv) -> Result<Outcome> {
         let Lv::Table(table) = value else { return Err(wrong("an answer", "a table", value)) };
         let mut from = Entries::of(table)?;
@@ -111,6 +113,9 @@ impl Reader {
             next.known("follow_up", &["request", "wait_ms"])?;
             let wait = next.ms("wait_ms")?.unwrap_or_default();
             return Ok(Outcome::FollowUp(self.request(&next.take("request"))?, wait));
+        }
+        if let Some(ranked) = from.sub("ranked")? {
+            return self.ranking(from, &ranked).map(Outcome::Rerank);
         }
         match from.sub("vectors")? {
             Some(vectors) => self.vectors(from, &vectors).map(Outcome::Embed),
@@ -170,6 +175,20 @@ impl Reader {
         let model = self.text(&mut from, "model")?.unwrap_or_default();
         let usage = usage(&from.take("usage"))?;
         Ok(EmbedAnswer { model, vectors, usage, source: self.adapter, ..EmbedAnswer::default() })
+    }
+
+    fn ranking(&mut self, mut from: Entries, ranked: &Table) -> Result<RerankAnswer> {
+        from.known("an answer with a ranking", &["model", "ranked", "usage"])?;
+        let ranked = list(ranked, "ranked", |place| {
+            let Lv::Table(place) = place else { return Err(wrong("ranked", "tables", place)) };
+            self.left.take(size_of::<Ranked>())?;
+            let place = &mut Entries::of(place)?;
+            place.known("a place in a ranking", &["index", "score"])?;
+            let index = count(place, "index")?.ok_or_else(|| Error::runtime("a place in a ranking needs `index`"))?;
+            Ok(Ranked { index, score: place.number("score")?.unwrap_or(0.0) })
+        })?;
+        let model = self.text(&mut from, "model")?.unwrap_or_default();
+        Ok(RerankAnswer { model, ranked, usage: usage(&from.take("usage"))? })
     }
 
     /// Why it stopped: a word, or a table with it.

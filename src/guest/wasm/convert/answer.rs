@@ -10,6 +10,7 @@ use crate::chat::{Answer, Block, CacheMark, Choice, Content, Media, Reasoning, T
 use crate::dialect::adapter::Step;
 use crate::embed::EmbedAnswer;
 use crate::fault::Refusal;
+use crate::rerank::{Ranked, RerankAnswer};
 
 /// The answer of an adapter with this name.
 pub fn answer(answer: wit::Answer, adapter: &'static str) -> Answer {
@@ -32,6 +33,12 @@ pub fn answer(answer: wit::Answer, adapter: &'static str) -> Answer {
         source: adapter,
         ..Answer::default()
     }
+}
+
+/// A ranking.
+pub fn rerank_answer(answer: wit::RerankAnswer) -> RerankAnswer {
+    let ranked = answer.ranked.into_iter().map(|ranked| Ranked { index: ranked.index, score: ranked.score });
+    RerankAnswer { model: answer.model, ranked: ranked.collect(), usage: answer.usage.map(usage) }
 }
 
 pub fn embed_answer(answer: wit::EmbedAnswer, adapter: &'static str) -> EmbedAnswer {

@@ -11,6 +11,7 @@ use crate::chat::{
 };
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
+use crate::rerank::RerankAsk;
 
 /// Who the ask is for, and where it comes from: opaque values reach only their maker.
 #[derive(Clone, Copy)]
@@ -54,6 +55,12 @@ pub fn ask(ask: &Ask, model: &str, adapter: &str) -> wit::Ask {
         source: ask.source.to_owned(),
         extra: object(&ask.extra),
     }
+}
+
+/// The ask for a ranking.
+pub fn rerank_ask(ask: &RerankAsk, model: &str) -> wit::RerankAsk {
+    let RerankAsk { query, documents, top_n, .. } = ask.clone();
+    wit::RerankAsk { model: model.to_owned(), query, documents, top_n }
 }
 
 /// # Errors

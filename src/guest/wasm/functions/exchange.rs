@@ -9,6 +9,7 @@ use wasmtime::Result;
 
 use super::super::bindings::{cache, cost, ctx, http, kv, limit, llm, metrics, secret, targets, trace};
 use super::super::store::Held;
+use super::super::turn;
 use super::{Given, policy, row, text};
 use crate::host::keep::Store;
 use crate::host::visit::Kept;
@@ -251,8 +252,8 @@ impl metrics::Host for Held {
 
 impl secret::Host for Held {
     fn granted(&mut self, name: String) -> Result<bool> {
-        self.anyone(row!("secret.get"), 0)?;
-        Ok(self.cx().is_some_and(|cx| host::secret::get(cx, &name).is_ok()))
+        let cx = self.anyone(row!("secret.get"))?;
+        Ok(host::secret::get(cx, &name).is_ok())
     }
 }
 
@@ -274,7 +275,7 @@ impl http::Host for Held {
             body: request.body.map(String::into_bytes).unwrap_or_default(),
             timeout_ms: request.timeout_ms.map(f64::from),
         };
-        let answer = text(host::http::fetch(&cx, asked).await);
+        let answer = text(turn::hosted(host::http::fetch(&cx, asked)).await);
         Ok(answer.map(|answer| http::Answer {
             status: answer.status,
             headers: fields(&answer.headers).map(|(name, value)| http::Field { name, value }).collect(),
@@ -295,7 +296,7 @@ impl llm::Host for Held {
             Ok(ask) => ask,
             Err(error) => return Ok(Err(format!("the ask is not JSON: {error}"))),
         };
-        let answer = text(host::llm::ask(&cx, ask).await);
+        let answer = text(turn::hosted(host::llm::ask(&cx, ask)).await);
         Ok(answer.map(|answer| {
             let word = |name: &str| answer[name].as_str().map(str::to_owned);
             llm::Answer {
@@ -311,7 +312,7 @@ impl llm::Host for Held {
 
     async fn embed(&mut self, model: String, texts: Vec<String>) -> Given<Vec<Vec<f64>>> {
         let cx = policy!(self, "llm.embed");
-        Ok(text(host::llm::embed(&cx, &model, texts).await))
+        Ok(text(turn::hosted(host::llm::embed(&cx, &model, texts)).await))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::guest::lua::tests::support::{self, Bench};
 use crate::guest::tests::{PAST, PAST_UNOPTIMISED, resident_kib, thread_time};
 use crate::guest::verdict::Body;
 use crate::guest::{Engine, Failed, Verdict};
-use crate::host::{Budget, FUNCTIONS, Grants};
+use crate::host::{Budget, FUNCTIONS, Grants, Killed};
 use crate::route::Secret;
 
 /// Time is for the tests of time: a busy machine must not fail the others.
@@ -44,7 +44,7 @@ fn described() -> Arc<Described> {
             machine: &machine,
             compiled: None,
             name: "probe",
-            lease: Bounds::default(),
+            lease: crate::guest::adapter::Lease::default(),
             config: String::new(),
         };
         Described::load(&loading, &bytes, &guest(AMPLE, BTreeMap::new())).expect("is a policy")
@@ -274,6 +274,39 @@ fn every_runaway_is_stopped_and_the_next_call_is_served() {
         assert!(took < most, "{how} went on for {took:?}, more than {most:?}");
         assert_eq!(bench.call(Phase::Route), Ok(Verdict::Pass), "after {how}");
     }
+}
+
+/// The clock is held still but for waits, so that it is exact about them.
+#[tokio::test(start_paused = true)]
+async fn whoever_sleeps_is_over_with_its_lease() {
+    let tight = Budget { cpu: Duration::from_millis(30), total: Duration::from_secs(60), ..AMPLE };
+    for how in ["sleep", "naps"] {
+        let bench = try_probe(&json!({ "request": how }), tight).expect("starts");
+        let began = tokio::time::Instant::now();
+        let (outcome, used) = bench.wait(Phase::Request).await;
+        let (failed, took) = (outcome.expect_err(how), began.elapsed());
+        assert_eq!(failed.killed, Some(Killed::Deadline), "{how}: {}", failed.message);
+        assert!(took >= Duration::from_millis(29) && took <= tight.cpu + PAST, "{how} went on for {took:?}");
+        assert!(used.replaced && used.cpu >= Duration::from_millis(29), "{how}: {used:?}");
+        assert_eq!(bench.wait(Phase::Route).await.0, Ok(Verdict::Pass), "after {how}");
+    }
+    // All that an exchange may take together bounds its sleeps too.
+    let bench = try_probe(&json!({ "request": "sleep" }), Budget { total: Duration::from_millis(40), ..tight });
+    let bench = bench.expect("starts");
+    let began = tokio::time::Instant::now();
+    for _ in 0..3 {
+        bench.wait(Phase::Request).await.0.expect_err("sleeps");
+    }
+    assert!(began.elapsed() <= Duration::from_millis(40) + PAST, "{:?}", began.elapsed());
+    let before = resident_kib();
+    let bench = try_probe(&json!({ "request": "sleep" }), tight).expect("starts");
+    for _ in 0..200 {
+        let mut cx = bench.cx(Phase::Request);
+        cx.visit = Arc::new(Visit::nobody(0));
+        bench.engine.call(cx, bench.request()).await.0.expect_err("sleeps");
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} KiB more after 200 sleepers");
 }
 
 #[test]

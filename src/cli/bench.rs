@@ -1,0 +1,148 @@
+//! What calls of a guest cost, measured as the gateway makes them: for authors, on their own machine.
+//!
+//! Whatever the language. Sockets, dialects and the rest of an exchange are not in the figures; nobody outside is asked.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::{hint, say};
+use crate::chat::{Ask, Block, Message, Role};
+use crate::dialect::Op;
+use crate::dialect::adapter::{Adapter, Asking, Came};
+use crate::embed::{EmbedAsk, EmbedInput};
+use crate::fault::{Fault, Kind};
+use crate::guest::settings::Wrong;
+use crate::guest::stand::Stand;
+use crate::host::{Budget, Phase};
+
+/// How long each figure is measured for.
+const SPAN: Duration = Duration::from_millis(500);
+
+/// Time and memory are what is measured: they end nothing that ends at all.
+pub(super) const BUDGET: Budget = Budget {
+    cpu: Duration::from_secs(5),
+    total: Duration::from_secs(3600),
+    memory: 512 << 20,
+    safepoints: 10_000_000,
+    host_calls: 1_000_000,
+    output: 64 << 20,
+};
+
+/// The phases that a policy can be shown without an exchange under way.
+const PHASES: [Phase; 4] = [Phase::Request, Phase::Route, Phase::Event, Phase::Done];
+
+pub(super) fn line(what: &str, took: Duration) {
+    say(&format!("{what:<30} {took:>10.2?}"));
+}
+
+/// What does not fit of settings that were given with `--config`, or not at all.
+pub(super) fn unfit(wrong: Vec<Wrong>) -> String {
+    let lines: Vec<String> = wrong.into_iter().map(|(_, error)| error).collect();
+    format!("{}; settings are given as JSON with --config", lines.join("\n"))
+}
+
+/// Calls again and again, and says how long one takes. One that fails in earnest ends it.
+async fn each(what: &str, mut call: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
+    // The first call of a guest may set it up.
+    call().await.map_err(|why| format!("{what}: {why}"))?;
+    let (mut calls, began) = (0u32, Instant::now());
+    while began.elapsed() < SPAN {
+        call().await.map_err(|why| format!("{what}: {why}"))?;
+        calls += 1;
+    }
+    line(what, began.elapsed() / calls);
+    Ok(())
+}
+
+/// What the adapter makes of it does not matter here; that it broke does.
+fn broke(fault: &Fault) -> Result<(), String> {
+    match fault.kind {
+        Kind::GuestFailed => Err(format!("{fault} {}", fault.source.as_deref().unwrap_or_default())),
+        _ => Ok(()),
+    }
+}
+
+/// Measures an adapter's functions.
+pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
+    let (ask, nothing, body) = (ask(), HeaderMap::new(), Bytes::from_static(b"{}"));
+    let embed = EmbedAsk { inputs: vec![EmbedInput::Text("words and words".to_owned())], ..EmbedAsk::default() };
+    wait(async {
+        let came = |status| Came { status, headers: &nothing, body: &body };
+        if adapter.serves(Op::Generate) {
+            each("encode, 1 KiB in 4 turns", async || {
+                adapter.encode("model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+            })
+            .await?;
+            each("decode, an empty object", async || {
+                adapter.decode(Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+            })
+            .await?;
+            each("begin and end a stream", async || match adapter.decoder().await {
+                Ok(decoder) => decoder.finish().await.2.or_else(|fault| broke(&fault)),
+                Err(fault) => broke(&fault),
+            })
+            .await
+            .unwrap_or_else(|why| hint(&why));
+        }
+        if adapter.serves(Op::Embed) {
+            each("encode, one text to embed", async || {
+                adapter.encode("model", Asking::Embed(&embed)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+            })
+            .await?;
+        }
+        each("decode an error", async || {
+            adapter.decode_error(came(500)).await;
+            Ok(())
+        })
+        .await
+    })?
+}
+
+/// Measures a policy in those of its phases that need no exchange under way.
+pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
+    let has = stand.engine.phases();
+    wait(async {
+        for phase in PHASES.into_iter().filter(|phase| has.has(*phase)) {
+            let stand = &mut stand;
+            each(&format!("on_{}", phase.name()), async || {
+                stand.renew();
+                let subject = match phase {
+                    Phase::Event => stand.event("some words of an answer"),
+                    Phase::Done => stand.done(),
+                    _ => stand.request(),
+                };
+                let (verdict, _) = match stand.engine.waits(phase) {
+                    true => stand.engine.call(stand.cx(phase), subject).await,
+                    false => stand.call_with(phase, subject),
+                };
+                verdict.map(drop).map_err(|failed| failed.message)
+            })
+            .await
+            // The others may do.
+            .unwrap_or_else(|why| hint(&why));
+        }
+        for phase in Phase::ALL.into_iter().filter(|phase| has.has(*phase) && !PHASES.contains(phase)) {
+            if phase != Phase::Init {
+                hint(&format!("on_{} is not measured: it needs an exchange under way", phase.name()));
+            }
+        }
+    })
+}
+
+/// A runtime for the guest's calls.
+fn wait<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    Ok(runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(work))
+}
+
+fn ask() -> Ask {
+    let turn = |role| Message::new(role, vec![Block::text("words and words ".repeat(16))]);
+    Ask {
+        messages: [Role::User, Role::Assistant, Role::User, Role::Assistant].map(turn).into(),
+        source: "openai_chat",
+        ..Ask::default()
+    }
+}

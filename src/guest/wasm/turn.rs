@@ -1,0 +1,137 @@
+//! The time of a guest's call: when it runs, when it stands, and when it is over.
+//!
+//! The lease's clock goes while the guest works, and while it waits by itself, as on a clock of WASI: nobody else ends
+//! that. It stands while the guest waits for others, for a host function or for its next turn. No call outlives its lease.
+
+use std::cell::Cell;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+use wasmtime::{Error, Result, Trap};
+
+use super::store::Held;
+use crate::guest::{Failed, Used};
+use crate::host::{Cx, Killed, lease};
+
+/// What a guest waits for that does not go on.
+#[derive(Clone, Copy, PartialEq)]
+enum Waits {
+    /// Something of its own.
+    Alone,
+    /// Its next turn: it has been stopped, so that others have theirs.
+    Turn,
+    /// A host function.
+    Others,
+}
+
+thread_local! {
+    /// Why the guest that was last polled on this thread does not go on. Set just before it is left, so that calls inside
+    /// of calls tell the right one.
+    static WAITS: Cell<Waits> = const { Cell::new(Waits::Alone) };
+}
+
+/// The guest that runs on this thread is stopped for others to have their turn.
+pub fn give_way() {
+    WAITS.set(Waits::Turn);
+}
+
+/// Waits inside a host function: for others.
+pub async fn hosted<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    std::future::poll_fn(|task| {
+        let polled = work.as_mut().poll(task);
+        if polled.is_pending() {
+            WAITS.set(Waits::Others);
+        }
+        polled
+    })
+    .await
+}
+
+/// Runs a guest under its lease, of which `before` is used up. Gives the time it took of it.
+///
+/// # Errors
+/// The guest's own, or that it is still waiting at the end of its lease; the lease says so then.
+pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Result<T>>) -> (Result<T>, Duration) {
+    let mut work = pin!(work);
+    let mut used = Duration::ZERO;
+    // Ticks, because a clock that a test holds still would let an adapter run for ever: nothing else ends it.
+    let (counts_ticks, mut ticks) = (cx.lease.budget().safepoints == u64::MAX, 0);
+    let mut alone: Option<Alone> = None;
+    let outcome = std::future::poll_fn(|task| {
+        if let Some(Alone { since, end }) = &mut alone {
+            if end.as_mut().poll(task).is_ready() {
+                used += since.elapsed();
+                return Poll::Ready(Err(overslept(cx)));
+            }
+            used += since.elapsed();
+            alone = None;
+        }
+        let spent = before + used.max(Duration::from_millis(ticks));
+        cx.lease.resume(spent);
+        WAITS.set(Waits::Alone);
+        let (began, tick) = (Instant::now(), if counts_ticks { lease::now() } else { 0 });
+        let polled = work.as_mut().poll(task);
+        used += began.elapsed();
+        if counts_ticks {
+            ticks += lease::now() - tick;
+        }
+        cx.lease.pause();
+        if polled.is_pending() && WAITS.get() == Waits::Alone {
+            let left = cx.lease.budget().cpu.saturating_sub(before + used);
+            let Some(mut waiting) = Alone::begin(left) else { return Poll::Ready(Err(overslept(cx))) };
+            if waiting.end.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Err(overslept(cx)));
+            }
+            alone = Some(waiting);
+        }
+        polled
+    })
+    .await;
+    (outcome, used)
+}
+
+/// A wait of the guest's own.
+struct Alone {
+    since: Instant,
+    /// When its lease is over.
+    end: Pin<Box<Sleep>>,
+}
+
+impl Alone {
+    /// None outside of a runtime, where nobody would ever wake it.
+    fn begin(left: Duration) -> Option<Alone> {
+        tokio::runtime::Handle::try_current().ok()?;
+        Some(Alone { since: Instant::now(), end: Box::pin(sleep(left)) })
+    }
+}
+
+fn overslept(cx: &Cx) -> Error {
+    cx.lease.kill(Killed::Deadline);
+    Error::msg("is still waiting at the end of its time")
+}
+
+/// Why a call gave nothing: past its lease, or in the engine's words.
+pub fn broke(cx: &Cx, held: &Held, error: &Error) -> Failed {
+    if held.starved {
+        cx.lease.kill(Killed::Memory);
+    }
+    let why = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "used up its stack".to_owned(),
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    // The engine's own type for it is private.
+    if why.contains("fuel allocated for hostcalls") {
+        cx.lease.kill(Killed::Output);
+    }
+    Failed { killed: cx.lease.killed(), message: why }
+}
+
+/// What a call used.
+pub fn used(cx: &Cx, held: &Held, cpu: Duration, replaced: bool) -> Used {
+    let (safepoints, host_calls) = (cx.lease.safepoints(), cx.lease.host_calls());
+    Used { cpu, safepoints, host_calls, memory: held.memory, replaced }
+}
