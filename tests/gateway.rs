@@ -18,6 +18,7 @@ mod gateway {
     mod first;
     #[cfg(feature = "wasm")]
     mod guests;
+    mod heard;
     mod lasting;
     mod leases;
     mod limits;
