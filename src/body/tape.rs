@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -160,8 +160,9 @@ impl Tape {
     pub fn whole(&self) -> Option<Bytes> {
         let mut rung = Vec::new();
         let mut kept = self.lock();
-        while let Some(news) = self.advance(&mut kept) {
-            rung.push(news);
+        // Also where somebody has asked: the end may be there, and not told yet.
+        while kept.source.is_some() && kept.pull(&self.waiting.ask_anew(), self.max_bytes).is_ready() {
+            rung.push(self.waiting.ring());
         }
         if kept.gone > 0 || kept.end != Some(Ok(())) {
             return None;
@@ -175,8 +176,7 @@ impl Tape {
     /// told, once the lock has been given back.
     fn advance(&self, kept: &mut Kept) -> Option<Rung> {
         kept.source.as_ref()?;
-        let asked = self.waiting.ask()?;
-        let pulled = kept.pull(&mut Context::from_waker(&asked), self.max_bytes);
+        let pulled = kept.pull(&self.waiting.ask()?, self.max_bytes);
         pulled.is_ready().then(|| self.waiting.ring())
     }
 
@@ -194,9 +194,9 @@ impl Kept {
     }
 
     /// Takes from the sender: a piece, or its end.
-    fn pull(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Poll<()> {
+    fn pull(&mut self, asked: &Waker, max_bytes: usize) -> Poll<()> {
         let Some(source) = &mut self.source else { return Poll::Ready(()) };
-        let end = match ready!(source.poll_data(cx)) {
+        let end = match ready!(source.poll_data(&mut Context::from_waker(asked))) {
             Some(Ok(piece)) => {
                 let bytes = self.own(&piece);
                 self.len += bytes.len();
@@ -336,8 +336,6 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
     use super::*;
 
     /// The pieces a reader gets until it must wait or is at the end: None when it must wait.

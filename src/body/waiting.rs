@@ -59,6 +59,12 @@ impl Waiting {
         (!before).then(|| Waker::from(self.clone()))
     }
 
+    /// The waker to ask it with, also where it was asked before.
+    pub fn ask_anew(self: &Arc<Self>) -> Waker {
+        self.lock().asked = true;
+        Waker::from(self.clone())
+    }
+
     /// Begins to wait. False when the sender has rung since it was asked.
     pub fn wait(&self, place: &mut Place, waker: &Waker) -> bool {
         let mut inner = self.lock();
