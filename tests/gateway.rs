@@ -19,6 +19,7 @@ mod gateway {
     #[cfg(feature = "wasm")]
     mod guests;
     mod heard;
+    mod kept;
     mod lasting;
     mod leases;
     mod limits;
