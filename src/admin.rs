@@ -86,6 +86,9 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
             if let Some(shared) = state.cache.shared() {
                 state.metrics.cache_shares(&shared.counts);
             }
+            if let Some(shared) = state.shared_kv.get() {
+                state.metrics.kv_shares(shared);
+            }
             let ledger_dropped = state.store.get().map_or(0, Store::dropped);
             let mut text = state.metrics.render(state.log.dropped(), ledger_dropped);
             // The end mark comes after what policies add.

@@ -3,8 +3,10 @@
 //! Only moves bytes; what they mean is `stream`'s and `dialect`'s affair. With `server`, `upstream` and `mock` this is
 //! the only room that knows hyper.
 
+pub mod bell;
 pub mod paced;
 pub mod tape;
+mod waiting;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

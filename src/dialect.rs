@@ -11,6 +11,7 @@ pub mod openai_chat;
 pub(crate) mod openai_error;
 pub mod openai_responses;
 pub mod refusal;
+pub mod relayed;
 
 use std::sync::Arc;
 
@@ -211,7 +212,7 @@ pub trait Sniffer: Send {
 }
 
 /// What a [`Sniffer`] saw in one frame.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sighting {
     /// Content that a client can show: the stream is committed. Only looked for until it was seen once.
     pub content: bool,

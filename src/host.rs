@@ -55,6 +55,8 @@ pub struct Grants {
     pub secrets: BTreeMap<String, Secret>,
     /// Namespaces of cache, kv and limit beside its own.
     pub kv: Vec<String>,
+    /// Its kv is kept together with other processes, so that its functions wait.
+    pub shared_kv: bool,
     /// Models of `llm`.
     pub models: Vec<String>,
 }

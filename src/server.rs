@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::body::bell;
 use crate::generation::Generation;
 use crate::guest;
 use crate::state::State;
@@ -104,6 +105,7 @@ async fn accept(shared: Shared, listener: TcpListener) {
             return;
         }
     };
+    bell::hang();
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
     let mut stage = shared.stage.clone();
     let mine = Arc::new(AtomicUsize::new(0));

@@ -101,6 +101,11 @@ impl Scanner {
         self.split(self.found)
     }
 
+    /// Takes the frames before the last one found, which stays.
+    pub fn take_before_last(&mut self) -> Bytes {
+        self.split(self.found - self.last)
+    }
+
     /// Drops the last frame found and takes those before it.
     pub fn take_without_last(&mut self) -> Bytes {
         let before = self.split(self.found - self.last);

@@ -72,6 +72,8 @@ pub struct State {
     pub cache: Cache,
     /// What guests keep and must not lose.
     pub kv: Kv,
+    /// The same, where several processes keep it together; set once, before anything is served.
+    pub shared_kv: OnceLock<kv::shared::Shared>,
     /// What guests keep and can do without.
     pub guest_cache: Kv,
     pub log: Log,
@@ -104,6 +106,7 @@ impl State {
             redis: OnceLock::new(),
             cache: Cache::default(),
             kv: Kv::new(WhenFull::Refuse),
+            shared_kv: OnceLock::new(),
             guest_cache: Kv::new(WhenFull::Forget),
             log,
             guests: Guests::default(),

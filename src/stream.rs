@@ -6,6 +6,7 @@
 mod adapted;
 pub mod onward;
 mod outbox;
+mod raw;
 mod setting;
 mod waits;
 
@@ -19,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::Inbound;
 use crate::chat::event;
 use crate::chat::{Answer, Event, Usage};
-use crate::dialect::{Asked, Decoder, Dialect, Encoder, Sniffer};
+use crate::dialect::{Asked, Decoder, Dialect, Encoder};
 use crate::exchange::{Attempt, Seen};
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
@@ -27,16 +28,13 @@ use onward::{Opening, Turn};
 use outbox::Outbox;
 
 pub use adapted::Adapted;
+pub use raw::Raw;
 pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
 
 /// What is done with the frames.
 pub enum Mode {
     /// Relay them byte for byte and look at what goes by.
-    Raw {
-        sniffer: Box<dyn Sniffer>,
-        /// The client did not ask for the usage event that we asked the upstream for.
-        hide_usage: bool,
-    },
+    Raw(Raw),
     /// Turn them into another dialect's.
     Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
     /// Encode the events that an adapter makes of the bytes. The relay's own body is empty.
@@ -66,8 +64,8 @@ pub struct Relay {
     failed: Option<Fault>,
     /// Since when the upstream owes us something.
     waiting: Option<Instant>,
-    /// When the client last got something.
-    spoke: Instant,
+    /// When the client last got something; None until that moment is needed, which is as soon as we have to wait.
+    spoke: Option<Instant>,
     /// One timer for every deadline; it is moved only when it rings, not with every chunk.
     timer: Pin<Box<Sleep>>,
     /// What the upstream said so far, as it said it, up to so many bytes; for whoever looks at it afterwards.
@@ -83,7 +81,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         encoder.event(&event, &mut out);
     }
     encoder.finish(&mut out);
-    let mode = Mode::Raw { sniffer: dialect.sniffer(asked.op), hide_usage: false };
+    let mode = Mode::Raw(Raw::new(dialect.sniffer(asked.op), false));
     let at = Instant::now() + limit;
     let setting = Setting {
         dialect,
@@ -112,8 +110,10 @@ pub struct Said {
 }
 
 impl Relay {
-    pub fn new(body: Inbound, mode: Mode, setting: Setting) -> Self {
-        let now = Instant::now();
+    pub fn new(mut body: Inbound, mut mode: Mode, setting: Setting) -> Self {
+        if let Mode::Raw(raw) = &mut mode {
+            raw.begin(&mut body, &setting);
+        }
         let timer = Box::pin(tokio::time::sleep_until(setting.first_token.0.min(setting.deadline.at)));
         Relay {
             body,
@@ -126,7 +126,7 @@ impl Relay {
             ended: false,
             failed: None,
             waiting: None,
-            spoke: now,
+            spoke: None,
             timer,
             heard: None,
         }
@@ -172,7 +172,7 @@ impl Relay {
             }
         }
         self.committed = true;
-        self.spoke = Instant::now();
+        self.spoke = None;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Relay {
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
             if let Some(bytes) = self.out.pop() {
-                self.spoke = Instant::now();
+                self.spoke = None;
                 return Poll::Ready(Some(bytes));
             }
             if self.ended {
@@ -204,7 +204,7 @@ impl Relay {
     /// upstream has closed its own.
     pub fn has_said_all(&self) -> bool {
         let said = match &self.mode {
-            Mode::Raw { sniffer, .. } => sniffer.complete(),
+            Mode::Raw(raw) => raw.complete(),
             // Ends are known when the upstream closes; what came before them is in `out`.
             Mode::Translate { .. } | Mode::Adapt { .. } => self.ended,
         };
@@ -230,6 +230,12 @@ impl Relay {
             };
             return Poll::Ready(worked.map(|()| Step::Worked));
         }
+        if matches!(self.mode, Mode::Raw(_)) {
+            return match self.poll_raw(cx) {
+                Poll::Ready(worked) => Poll::Ready(worked.map(|()| Step::Worked)),
+                Poll::Pending => self.poll_deadlines(cx),
+            };
+        }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
                 self.waiting = None;
@@ -247,65 +253,18 @@ impl Relay {
     /// Works off every whole frame at hand.
     fn frames(&mut self) -> Result<(), Fault> {
         let worked = self.every_frame();
-        match self.mode {
-            Mode::Raw { .. } => {
-                let bytes = self.scanner.take();
-                self.push(bytes);
-            }
-            Mode::Translate { .. } | Mode::Adapt { .. } => drop(self.scanner.take()),
-        }
+        drop(self.scanner.take());
         worked
     }
 
     fn every_frame(&mut self) -> Result<(), Fault> {
         while !self.ended && self.scanner.scan()? {
-            self.frame()?;
+            if let Mode::Translate { decoder, events, .. } = &mut self.mode {
+                decoder.frame(&Frame(self.scanner.last()), events)?;
+                self.encode()?;
+            }
         }
         Ok(())
-    }
-
-    /// Works off the frame that was scanned last.
-    fn frame(&mut self) -> Result<(), Fault> {
-        let frame = Frame(self.scanner.last());
-        match &mut self.mode {
-            Mode::Raw { sniffer, hide_usage } => {
-                if !frame.is_sound(!self.committed) {
-                    let before = self.scanner.take_without_last();
-                    self.push(before);
-                    return Err(Fault::new(Kind::BadAnswer, "An event of the provider's stream is not JSON."));
-                }
-                let sighting = sniffer.frame(&frame);
-                if sighting.content && self.seen.first_content.is_none() {
-                    self.seen.first_content = Some(Instant::now());
-                }
-                self.committed |= sighting.content;
-                self.seen.frames += u64::from(self.seen.first_content.is_some());
-                self.seen.finish = sighting.finish.or(self.seen.finish);
-                self.seen.id = self.seen.id.take().or(sighting.id);
-                self.seen.model = self.seen.model.take().or(sighting.model);
-                let hidden = sighting.only_usage && *hide_usage;
-                let mut rewritten = None;
-                if let Some(usage) = sighting.usage {
-                    let usage_so_far = self.seen.usage.get_or_insert_default();
-                    usage_so_far.update(&usage);
-                    rewritten = self.setting.add_cost.as_ref().and_then(|write| write(frame.0, usage_so_far));
-                }
-                if let Some(fault) = sighting.fault {
-                    return self.reported(fault);
-                }
-                if hidden || rewritten.is_some() {
-                    let before = self.scanner.take_without_last();
-                    self.push(before);
-                    self.push(rewritten.filter(|_| !hidden).map(Bytes::from).unwrap_or_default());
-                }
-                Ok(())
-            }
-            Mode::Translate { decoder, events, .. } => {
-                decoder.frame(&frame, events)?;
-                self.encode()
-            }
-            Mode::Adapt { .. } => Ok(()),
-        }
     }
 
     /// Encodes the events that a decoder gave.
@@ -448,35 +407,16 @@ impl Relay {
         out.into()
     }
 
-    /// The upstream reported an error in a raw stream. After the commit its own frame is the best account of it.
-    fn reported(&mut self, fault: Fault) -> Result<(), Fault> {
-        if !self.committed {
-            return Err(fault);
-        }
-        let bytes = self.scanner.take();
-        self.push(bytes);
-        self.end_with(fault);
-        Ok(())
-    }
-
-    /// The upstream closed the stream in good order.
+    /// The upstream closed a stream that is decoded, in good order.
     fn finish(&mut self) -> Result<(), Fault> {
         if let Some(rest) = self.scanner.rest() {
-            // A last event may lack its empty line; the client's parser gets one.
+            // A last event may lack its empty line.
             let mut whole = rest.to_vec();
             whole.extend_from_slice(b"\n\n");
             self.scanner.push(whole.into());
             self.frames()?;
         }
         match &mut self.mode {
-            Mode::Raw { sniffer, .. } => {
-                if !sniffer.complete() && !self.ended {
-                    return Err(Fault::new(
-                        Kind::StreamBroken,
-                        "The provider ended the stream before it was complete.",
-                    ));
-                }
-            }
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
@@ -486,6 +426,7 @@ impl Relay {
                 self.finish_encoder();
             }
             Mode::Adapt { .. } => self.finish_encoder(),
+            Mode::Raw(_) => {}
         }
         self.end();
         Ok(())
@@ -504,7 +445,7 @@ impl Relay {
     /// The connection broke. That is no failure when everything had been said.
     fn broken(&mut self, source: String) -> Result<(), Fault> {
         let complete = match &self.mode {
-            Mode::Raw { sniffer, .. } => sniffer.complete(),
+            Mode::Raw(raw) => raw.complete(),
             Mode::Translate { .. } | Mode::Adapt { .. } => false,
         };
         if complete || self.ended {

@@ -18,6 +18,8 @@ mod gateway {
     mod first;
     #[cfg(feature = "wasm")]
     mod guests;
+    mod heard;
+    mod kept;
     mod lasting;
     mod leases;
     mod limits;

@@ -35,7 +35,7 @@ use crate::state::cache::Form;
 use crate::state::calls::{Heard, MAX_BYTES};
 use crate::state::limit::Hold;
 use crate::stream::onward::Onward;
-use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Relay, Setting};
+use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Raw, Relay, Setting};
 
 /// A good answer up to its commit point.
 pub(super) struct Good {
@@ -105,7 +105,7 @@ impl Reading<'_> {
             // What may have to go on elsewhere must be understood; and where a guest edits text, what a dialect repeats of
             // it later must be edited alike.
             _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
-            _ => Mode::Raw { sniffer: self.from.sniffer(self.x.op), hide_usage: !self.call.include_usage },
+            _ => Mode::Raw(Raw::new(self.from.sniffer(self.x.op), !self.call.include_usage)),
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let good = self.relay(cx, body, mode, (filter, onward)).await?;
@@ -345,7 +345,7 @@ impl Reading<'_> {
         }
         encoder.finish(&mut out);
         // The events are all there, so the stream is relayed to itself: framing and settling stay in one place.
-        let mode = Mode::Raw { sniffer: self.x.dialect.sniffer(self.x.op), hide_usage: false };
+        let mode = Mode::Raw(Raw::new(self.x.dialect.sniffer(self.x.op), false));
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,

@@ -5,11 +5,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use super::Inbound;
+use super::waiting::{Place, Rung, Waiting};
+use crate::dialect::Sighting;
+use crate::dialect::relayed::{Relayed, Stretch};
+use crate::fault::Fault;
 
 /// What pieces are gathered in: a piece of a few hundred bytes must not keep a socket's whole buffer.
 const SEGMENT_BYTES: usize = 16 << 10;
@@ -27,24 +32,80 @@ pub struct Tape {
 struct Kept {
     /// None when it has ended, or when nobody listens any more.
     source: Option<Inbound>,
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Pieces forgotten at the front.
     gone: usize,
     /// Bytes of `pieces`.
     len: usize,
     segment: BytesMut,
     end: Option<Result<(), String>>,
-    /// The next piece of each reader, by its number.
-    places: Vec<Place>,
+    /// Works the pieces off, once for all readers that want it.
+    relayed: Option<Box<Relayed>>,
+    /// What was left to work off at a good end.
+    last: Option<Worked>,
+    readers: usize,
     holds: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Next(usize),
-    /// It was too far behind.
-    Lost,
-    Left,
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    worked: Option<Worked>,
+}
+
+/// The whole frames that a piece brought, and what was wrong with the one after them.
+#[derive(Debug, Clone, Default)]
+pub struct Worked {
+    runs: SmallVec<[Run; 1]>,
+    pub fault: Option<Box<Fault>>,
+}
+
+/// A [`Stretch`] as the tape keeps it: few show anything.
+#[derive(Debug, Clone)]
+struct Run {
+    bytes: Bytes,
+    frames: u32,
+    content: bool,
+    complete: bool,
+    told: Option<Arc<Sighting>>,
+}
+
+impl Worked {
+    /// Works off what the bytes at hand hold.
+    fn of(relayed: &mut Relayed) -> Worked {
+        let mut worked = Worked::default();
+        loop {
+            match relayed.stretch() {
+                Ok(Some(stretch)) => worked.runs.push(stretch.into()),
+                Ok(None) => return worked,
+                Err(fault) => {
+                    worked.fault = Some(Box::new(fault));
+                    return worked;
+                }
+            }
+        }
+    }
+
+    pub fn stretches(&self) -> impl Iterator<Item = Stretch> {
+        self.runs.iter().map(Stretch::from)
+    }
+}
+
+impl From<Stretch> for Run {
+    fn from(stretch: Stretch) -> Run {
+        let Stretch { bytes, frames, sighting, complete } = stretch;
+        let content = sighting.content;
+        let told = (!sighting.is_plain()).then(|| Arc::new(sighting));
+        Run { bytes, frames, content, complete, told }
+    }
+}
+
+impl From<&Run> for Stretch {
+    fn from(run: &Run) -> Stretch {
+        let plain = || Sighting { content: run.content, ..Sighting::default() };
+        let sighting = run.told.as_deref().cloned().unwrap_or_else(plain);
+        Stretch { bytes: run.bytes.clone(), frames: run.frames, sighting, complete: run.complete }
+    }
 }
 
 /// Keeps the sender as a reader does, without reading.
@@ -59,34 +120,6 @@ impl Drop for Hold {
     }
 }
 
-/// Those who wait for the next piece. The sender knows only this one waker, so it does not matter who asked last.
-#[derive(Debug, Default)]
-struct Waiting(Mutex<Vec<Waker>>);
-
-impl Waiting {
-    fn add(&self, waker: &Waker) {
-        let mut wakers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
-        }
-    }
-
-    fn wake_all(&self, but: Option<&Waker>) {
-        let wakers = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for waker in wakers {
-            if but.is_none_or(|but| !but.will_wake(&waker)) {
-                waker.wake();
-            }
-        }
-    }
-}
-
-impl Wake for Waiting {
-    fn wake(self: Arc<Self>) {
-        self.wake_all(None);
-    }
-}
-
 impl Tape {
     /// Begins to record a body; the reader is the first.
     pub fn of(source: Inbound, max_bytes: usize) -> (Arc<Tape>, Reader) {
@@ -97,11 +130,13 @@ impl Tape {
             len: 0,
             segment: BytesMut::new(),
             end: None,
-            places: vec![Place::Next(0)],
+            relayed: None,
+            last: None,
+            readers: 1,
             holds: 0,
         };
         let tape = Arc::new(Tape { kept: Mutex::new(kept), waiting: Arc::default(), max_bytes });
-        let reader = Reader { tape: tape.clone(), number: 0 };
+        let reader = Reader::new(&tape);
         (tape, reader)
     }
 
@@ -111,8 +146,8 @@ impl Tape {
         if kept.gone > 0 || (kept.source.is_none() && kept.end.is_none()) {
             return None;
         }
-        kept.places.push(Place::Next(0));
-        Some(Reader { tape: self.clone(), number: kept.places.len() - 1 })
+        kept.readers += 1;
+        Some(Reader::new(self))
     }
 
     pub fn hold(self: &Arc<Self>) -> Hold {
@@ -123,15 +158,26 @@ impl Tape {
     /// Everything, in one piece of its own, when it came to a good end and is all there. Takes what is at hand first: a
     /// client may have left at the final marker, before the connection's own end was looked at.
     pub fn whole(&self) -> Option<Bytes> {
+        let mut rung = Vec::new();
         let mut kept = self.lock();
-        let mut cx = Context::from_waker(Waker::noop());
-        while kept.end.is_none() && matches!(kept.pull(&mut cx, self.max_bytes), Poll::Ready(Some(Ok(_)))) {}
+        // Also where somebody has asked: the end may be there, and not told yet.
+        while kept.source.is_some() && kept.pull(&self.waiting.ask_anew(), self.max_bytes).is_ready() {
+            rung.push(self.waiting.ring());
+        }
         if kept.gone > 0 || kept.end != Some(Ok(())) {
             return None;
         }
         let mut bytes = Vec::with_capacity(kept.len);
-        kept.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+        kept.pieces.iter().for_each(|piece| bytes.extend_from_slice(&piece.bytes));
         Some(bytes.into())
+    }
+
+    /// Asks the sender, unless somebody has and it has not rung since. None when there is nothing new; else those to be
+    /// told, once the lock has been given back.
+    fn advance(&self, kept: &mut Kept) -> Option<Rung> {
+        kept.source.as_ref()?;
+        let pulled = kept.pull(&self.waiting.ask()?, self.max_bytes);
+        pulled.is_ready().then(|| self.waiting.ring())
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -142,32 +188,27 @@ impl Tape {
 impl Kept {
     /// Cuts the sender off when nobody is left.
     fn desert(&mut self) {
-        if self.holds == 0 && self.places.iter().all(|place| *place == Place::Left) {
+        if self.holds == 0 && self.readers == 0 {
             self.source = None;
         }
     }
 
-    /// The next piece from the sender, which is kept.
-    fn pull(&mut self, cx: &mut Context<'_>, max_bytes: usize) -> Poll<Option<Result<Bytes, String>>> {
-        let Some(source) = &mut self.source else { return Poll::Ready(None) };
-        let piece = match std::task::ready!(source.poll_data(cx)) {
-            Some(Ok(piece)) => piece,
-            Some(Err(error)) => {
-                (self.source, self.end) = (None, Some(Err(error.clone())));
-                return Poll::Ready(Some(Err(error)));
+    /// Takes from the sender: a piece, or its end.
+    fn pull(&mut self, asked: &Waker, max_bytes: usize) -> Poll<()> {
+        let Some(source) = &mut self.source else { return Poll::Ready(()) };
+        let end = match ready!(source.poll_data(&mut Context::from_waker(asked))) {
+            Some(Ok(piece)) => {
+                let bytes = self.own(&piece);
+                self.len += bytes.len();
+                self.pieces.push_back(Piece { bytes, worked: None });
+                self.forget(max_bytes);
+                return Poll::Ready(());
             }
-            None => {
-                (self.source, self.end) = (None, Some(Ok(())));
-                return Poll::Ready(None);
-            }
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
         };
-        let piece = self.own(&piece);
-        self.len += piece.len();
-        self.pieces.push_back(piece.clone());
-        if self.len > max_bytes {
-            self.forget(max_bytes);
-        }
-        Poll::Ready(Some(Ok(piece)))
+        (self.source, self.end) = (None, Some(end));
+        Poll::Ready(())
     }
 
     /// The piece in memory of the tape's own.
@@ -183,14 +224,31 @@ impl Kept {
     fn forget(&mut self, max_bytes: usize) {
         // The newest piece stays: whoever pulled it is about to read it.
         while self.len > max_bytes && self.pieces.len() > 1 {
-            self.len -= self.pieces.pop_front().map_or(0, |piece| piece.len());
+            self.len -= self.pieces.pop_front().map_or(0, |piece| piece.bytes.len());
             self.gone += 1;
         }
-        for place in &mut self.places {
-            if matches!(place, Place::Next(next) if *next < self.gone) {
-                *place = Place::Lost;
-            }
-        }
+    }
+
+    /// A piece worked off. Whoever asks has asked for all before it.
+    fn worked(&mut self, at: usize) -> Worked {
+        let (Some(piece), Some(relayed)) = (self.pieces.get_mut(at), &mut self.relayed) else {
+            return Worked::default();
+        };
+        let fresh = || {
+            relayed.push(piece.bytes.clone());
+            Worked::of(relayed)
+        };
+        piece.worked.get_or_insert_with(fresh).clone()
+    }
+
+    /// What was left after the last piece.
+    fn last(&mut self) -> Worked {
+        let Some(relayed) = &mut self.relayed else { return Worked::default() };
+        let fresh = || {
+            relayed.close();
+            Worked::of(relayed)
+        };
+        self.last.get_or_insert_with(fresh).clone()
     }
 }
 
@@ -198,46 +256,80 @@ impl Kept {
 #[derive(Debug)]
 pub struct Reader {
     tape: Arc<Tape>,
-    number: usize,
+    /// The number of the piece that it reads next.
+    next: usize,
+    place: Place,
+}
+
+/// What a reader comes to that has the tape worked off.
+#[derive(Debug)]
+pub enum Found {
+    Frames(Worked),
+    /// The body has come to a good end; what was left of it.
+    End(Worked),
+    Broken(String),
 }
 
 impl Reader {
+    fn new(tape: &Arc<Tape>) -> Self {
+        Reader { tape: tape.clone(), next: 0, place: Place::default() }
+    }
+
+    /// Has the body worked off for this reader and for all others that want it. All of them must want the same of it.
+    pub fn work_off(&mut self, relayed: Relayed) {
+        self.tape.lock().relayed.get_or_insert_with(|| Box::new(relayed));
+    }
+
     /// As [`Inbound::poll_data`].
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        self.poll(cx, |kept, at| match kept.pieces.get(at) {
+            Some(piece) => Some(Ok(piece.bytes.clone())),
+            None => kept.end.clone().and_then(Result::err).map(Err),
+        })
+        .map(|found| found.unwrap_or_else(|error| Some(Err(error))))
+    }
+
+    /// The next frames, after [`Reader::work_off`].
+    pub fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Found> {
+        let found = self.poll(cx, |kept, at| match &kept.end {
+            _ if at < kept.pieces.len() => Found::Frames(kept.worked(at)),
+            Some(Err(error)) => Found::Broken(error.clone()),
+            _ => Found::End(kept.last()),
+        });
+        found.map(|found| found.unwrap_or_else(Found::Broken))
+    }
+
+    /// Looks at the next piece, or at the end when there is none.
+    fn poll<T>(&mut self, cx: &mut Context<'_>, look: impl FnOnce(&mut Kept, usize) -> T) -> Poll<Result<T, String>> {
         let tape = &self.tape;
+        if tape.waiting.knows(&self.place, cx.waker()) {
+            return Poll::Pending;
+        }
+        // Dropped after the lock, as those whom it wakes may want it.
+        let mut _rung = None;
         let mut kept = tape.lock();
-        let Place::Next(next) = kept.places[self.number] else {
-            return Poll::Ready(Some(Err("this reader was too far behind the others".to_owned())));
+        if self.next == kept.gone + kept.pieces.len() {
+            _rung = tape.advance(&mut kept);
+        }
+        let Some(at) = self.next.checked_sub(kept.gone) else {
+            return Poll::Ready(Err("this reader was too far behind the others".to_owned()));
         };
-        if let Some(piece) = kept.pieces.get(next - kept.gone) {
-            let piece = piece.clone();
-            kept.places[self.number] = Place::Next(next + 1);
-            return Poll::Ready(Some(Ok(piece)));
+        if at < kept.pieces.len() || kept.source.is_none() {
+            self.next += usize::from(at < kept.pieces.len());
+            return Poll::Ready(Ok(look(&mut kept, at)));
         }
-        match &kept.end {
-            Some(Ok(())) => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.clone()))),
-            None => {}
+        if !tape.waiting.wait(&mut self.place, cx.waker()) {
+            // It rang since: there may be something.
+            cx.waker().wake_by_ref();
         }
-        // Known before the sender is asked: it may wake us before the question returns.
-        tape.waiting.add(cx.waker());
-        let waker = Waker::from(tape.waiting.clone());
-        let pulled = kept.pull(&mut Context::from_waker(&waker), tape.max_bytes);
-        if pulled.is_ready() {
-            if matches!(pulled, Poll::Ready(Some(Ok(_)))) {
-                kept.places[self.number] = Place::Next(next + 1);
-            }
-            drop(kept);
-            tape.waiting.wake_all(Some(cx.waker()));
-        }
-        pulled
+        Poll::Pending
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut kept = self.tape.lock();
-        kept.places[self.number] = Place::Left;
+        kept.readers -= 1;
         kept.desert();
     }
 }
@@ -319,5 +411,108 @@ mod tests {
         drop(sender);
         assert_eq!(read(&mut fast), (String::new(), Some(Ok(()))));
         assert!(tape.join().is_none() && tape.whole().is_none());
+    }
+
+    fn chat() -> Relayed {
+        let dialect = crate::dialect::find("openai_chat").expect("built in");
+        Relayed::new(dialect.sniffer(crate::dialect::Op::Generate)).with_usage_apart()
+    }
+
+    /// The stretches a reader gets until it must wait or is at the end, and whether that is so.
+    fn stretches(reader: &mut Reader) -> (Vec<Stretch>, bool) {
+        let mut all = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match reader.poll_frames(&mut cx) {
+                Poll::Ready(Found::Frames(worked)) => all.extend(worked.stretches()),
+                Poll::Ready(Found::End(worked)) => {
+                    all.extend(worked.stretches());
+                    return (all, true);
+                }
+                Poll::Ready(Found::Broken(error)) => panic!("{error}"),
+                Poll::Pending => return (all, false),
+            }
+        }
+    }
+
+    #[test]
+    fn frames_are_worked_off_once_and_who_comes_late_gets_the_same_bytes() {
+        let (sender, source) = super::super::channel();
+        let (tape, mut first) = Tape::of(source, 100_000);
+        first.work_off(chat());
+        let text = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hello, here is a text.\"}}]}\n\n";
+        let stop = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+        let whole = format!("{text}{text}{text}{stop}data: [DONE]");
+        // The second text is torn, and the last event lacks its empty line.
+        let cut = text.len() + 20;
+        sender.send(Ok(whole[..cut].to_owned().into())).expect("heard");
+        let mut heard = stretches(&mut first).0;
+        assert_eq!((heard.len(), &heard[0].bytes[..]), (1, text.as_bytes()));
+        let (mut late, mut plain) = (tape.join().expect("joins"), tape.join().expect("joins"));
+        // Whoever comes later wants the same, so that what it brings is not needed.
+        late.work_off(chat());
+        sender.send(Ok(whole[cut..].to_owned().into())).expect("heard");
+        drop(sender);
+        let theirs = stretches(&mut late);
+        let (rest, ended) = stretches(&mut first);
+        heard.extend(rest);
+        assert!(ended && theirs.1);
+        let text_of = |all: &[Stretch]| all.iter().map(|stretch| stretch.bytes.to_vec()).collect::<Vec<_>>().concat();
+        assert_eq!(text_of(&heard), format!("{whole}\n\n").into_bytes());
+        for (one, other) in heard.iter().zip(&theirs.0) {
+            assert_eq!(
+                (one.bytes.as_ptr(), one.frames, one.complete),
+                (other.bytes.as_ptr(), other.frames, other.complete)
+            );
+            assert_eq!((one.sighting.content, one.sighting.finish), (other.sighting.content, other.sighting.finish));
+        }
+        assert_eq!(heard.iter().map(|stretch| stretch.frames).sum::<u32>(), 5);
+        // Who wants the body as it came gets it so, and so does the store.
+        assert_eq!(read(&mut plain), (whole.clone(), Some(Ok(()))));
+        assert_eq!(tape.whole().as_deref(), Some(whole.as_bytes()));
+        assert!(stretches(&mut first).1 && stretches(&mut late).1);
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn all_who_wait_are_woken_once_whoever_asked_and_whoever_left() {
+        let (sender, source) = super::super::channel();
+        let (tape, first) = Tape::of(source, 1000);
+        let mut readers = vec![first];
+        readers.extend((0..4).map(|_| tape.join().expect("joins")));
+        let tasks: Vec<Arc<Woken>> = readers.iter().map(|_| Arc::default()).collect();
+        let poll = |reader: &mut Reader, task: &Arc<Woken>| {
+            let waker = Waker::from(task.clone());
+            reader.poll_data(&mut Context::from_waker(&waker)).map(|piece| piece.is_some())
+        };
+        let counts = || tasks.iter().map(|task| task.0.load(std::sync::atomic::Ordering::SeqCst)).collect::<Vec<_>>();
+        for (reader, task) in readers.iter_mut().zip(&tasks) {
+            // A second look, as connections take it, changes nothing.
+            assert!(poll(reader, task).is_pending() && poll(reader, task).is_pending());
+        }
+        // The first one asked the sender; it leaves.
+        drop(readers.remove(0));
+        // Somebody who has heard the final marker looks whether that was all.
+        assert_eq!(tape.whole(), None);
+        sender.send(Ok("one".into())).expect("heard");
+        assert_eq!(counts(), [1; 5]);
+        for (reader, task) in readers.iter_mut().zip(&tasks[1..]) {
+            assert_eq!(poll(reader, task), Poll::Ready(true));
+            assert!(poll(reader, task).is_pending());
+        }
+        assert_eq!(counts(), [1; 5]);
+        drop(sender);
+        assert_eq!(counts(), [1, 2, 2, 2, 2]);
+        for (reader, task) in readers.iter_mut().zip(&tasks[1..]) {
+            assert_eq!(poll(reader, task), Poll::Ready(false));
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::reload::Reloader;
 use crate::server::{self, Shared, Stage};
 use crate::state::State;
 use crate::state::cache;
+use crate::state::kv;
 use crate::state::limit::{self, shared::Policy};
 use crate::state::log::text::Text;
 use crate::state::log::{BATCH_BYTES, Log, Writer};
@@ -239,6 +240,10 @@ fn keep(config: &Config, builder: &Builder, generation: &Generation, state: &Sta
     if let Some(url) = config.redis.url.as_ref().filter(|url| !url.is_empty()) {
         let link = Link::start("limits", url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
         let _ = state.redis.set(link);
+        if config.redis.kv {
+            let link = Link::start("gw.kv", url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
+            let _ = state.shared_kv.set(kv::shared::Shared::new(link));
+        }
     }
     let lasting = generation.rules.iter().any(|rule| rule.lasts());
     let path = match &config.store.path {

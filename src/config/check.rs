@@ -47,6 +47,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     upstream::prices(config, known, &mut issues);
     semantic(config, &mut issues);
     shared(config, &mut issues);
+    shared_kv(config, &mut issues);
     replay(config, &mut issues);
     plugins(config, &mut issues);
     adapters(config, &mut issues);
@@ -79,6 +80,14 @@ fn replay(config: &Config, issues: &mut Vec<Issue>) {
     if pace.is_some_and(|pace| pace.is_zero() || pace > std::time::Duration::from_secs(1)) {
         let path = KeyPath::of(&["cache", "exact", "replay", "pace"]);
         issues.push(Issue::error(path, "is no pause; write a time up to 1s, such as 20ms, or off"));
+    }
+}
+
+/// What is kept together needs a server to be on.
+fn shared_kv(config: &Config, issues: &mut Vec<Issue>) {
+    if config.redis.kv && config.redis.url.is_none() {
+        let message = "has no server to be on; write `redis.url`, or take this out";
+        issues.push(Issue::error(KeyPath::of(&["redis", "kv"]), message));
     }
 }
 

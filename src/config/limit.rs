@@ -292,13 +292,21 @@ pub struct Redis {
     pub timeout: Duration,
     /// Begins the name of every key.
     pub prefix: String,
+    /// Whether what policies keep in `gw.kv` is kept there, by all processes together. Its functions then wait, and fail while it is away.
+    pub kv: bool,
     /// What limits do while it is away: `local` (each process holds its part of them), `open` (nothing is limited) or `closed` (what is limited is refused).
     pub away: Away,
 }
 
 impl Default for Redis {
     fn default() -> Self {
-        Redis { url: None, timeout: Duration::from_millis(20), prefix: "portcullis".to_owned(), away: Away::default() }
+        Redis {
+            url: None,
+            timeout: Duration::from_millis(20),
+            prefix: "portcullis".to_owned(),
+            kv: false,
+            away: Away::default(),
+        }
     }
 }
 

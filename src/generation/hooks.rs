@@ -57,7 +57,7 @@ pub(super) fn build(config: &Config, shelf: &Shelf, warnings: &mut Vec<String>) 
                 let policy = shelf.policy(config, written, plugin).map_err(lines);
                 policy.map(|(draft, engine)| (draft, Some(engine)))
             }
-            None => draft(written, &config.hooks_dir.0).map(|(want, draft)| {
+            None => draft(written, &config.hooks_dir.0, config.redis.kv).map(|(want, draft)| {
                 wanted.push((drafts.len(), want));
                 (draft, None)
             }),
@@ -99,10 +99,12 @@ pub(super) struct Draft {
 
 impl Draft {
     /// What is written of a hook, with the policy that it names.
-    pub fn of(written: &config::Hook, bundle: Arc<Bundle>) -> Draft {
+    ///
+    /// `shared_kv`: its `kv` is kept together with other processes.
+    pub fn of(written: &config::Hook, bundle: Arc<Bundle>, shared_kv: bool) -> Draft {
         let guest = Arc::new(Guest {
             name: written.title().unwrap_or_default().into(),
-            grants: grants(&written.grants),
+            grants: Grants { shared_kv, ..grants(&written.grants) },
             budget: budget(&written.budget),
             metrics: bundle.manifest.metrics.clone(),
         });
@@ -147,11 +149,11 @@ impl Draft {
     }
 }
 
-fn draft(written: &config::Hook, folder: &Path) -> Result<(Wanted, Draft), String> {
+fn draft(written: &config::Hook, folder: &Path, shared_kv: bool) -> Result<(Wanted, Draft), String> {
     let name = written.lua.as_deref().ok_or("names no policy; write `lua: NAME` or `wasm: NAME`")?;
     let bundle = Arc::new(bundle::read(name, folder)?);
     let config = settings(&bundle.manifest, &written.config).map_err(lines)?;
-    let draft = Draft::of(written, bundle.clone());
+    let draft = Draft::of(written, bundle.clone(), shared_kv);
     let wanted = Wanted { guest: draft.guest.clone(), bundle, config, domain: written.domain.clone() };
     Ok((wanted, draft))
 }
@@ -172,6 +174,7 @@ fn grants(written: &config::Grants) -> Grants {
         private_addresses: written.private_addresses,
         secrets: secrets.collect(),
         kv: written.kv.clone(),
+        shared_kv: false,
         models: written.models.clone(),
     }
 }

@@ -149,7 +149,7 @@ mod with_engine {
             self.forget(config);
             let described = self.described(config, hook, plugin).map_err(at("wasm"))?;
             let label = config.plugin_file(plugin).display().to_string();
-            let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, Some(&described))));
+            let draft = Draft::of(hook, Arc::new(bundle(plugin, &label, Some(&described))), config.redis.kv);
             let wanted = settings(&described.manifest, &hook.config)?;
             let title = draft.guest.name.to_string();
             if let Some((component, known, policy)) = self.policies.get(&title)
@@ -175,10 +175,11 @@ mod with_engine {
                 return Ok(known.clone());
             }
             let (machine, compiled) = (self.machine()?, compiled(config));
+            let shared_kv = config.redis.kv;
             let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
             let loading = Loading { machine: &machine, compiled, name: plugin, lease, config };
             // Under the hook's own budget, but before its manifest is known.
-            let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)));
+            let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)), shared_kv);
             let described = Described::load(&loading, &bytes, &draft.guest)?;
             self.described.insert(plugin.to_owned(), described.clone());
             Ok(described)

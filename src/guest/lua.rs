@@ -35,9 +35,6 @@ use machine::{Machine, Recipe};
 
 pub use machine::compiles;
 
-/// Words in a source that tell that it may wait: the modules with awaiting functions, and `sleep`.
-const WAITING: &[&str] = &["http", "llm", "sleep"];
-
 /// Share of its memory that a machine may still use after it was collected, having gone past a bound.
 const TRUSTED_SHARE: usize = 2;
 
@@ -98,7 +95,7 @@ pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Script>, Vec<(usize
             }
         };
         let phases: Vec<Phases> = (0..recipes.len()).map(|at| machines[0].phases(at)).collect();
-        let waits: Vec<bool> = recipes.iter().map(|recipe| recipe.mentions(WAITING)).collect();
+        let waits: Vec<bool> = recipes.iter().map(Recipe::waits).collect();
         let slots = machines.into_iter().map(ArcSwap::from_pointee).collect();
         let domain = Arc::new(Domain { recipes, memory, slots, replaced: AtomicU64::new(0) });
         for (at, place) in places.into_iter().enumerate() {
@@ -114,7 +111,7 @@ pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Script>, Vec<(usize
 /// A machine cannot be built.
 pub fn names() -> Result<Vec<String>, String> {
     let lua = mlua::Lua::new();
-    let modules = api::modules(&lua).map_err(|error| error.to_string())?;
+    let modules = api::modules(&lua, false).map_err(|error| error.to_string())?;
     let mut names = vec!["config".to_owned()];
     let each = modules.for_each(|name: String, value: Lv| {
         match value {

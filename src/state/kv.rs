@@ -2,6 +2,8 @@
 //!
 //! Every operation is atomic for its key. A namespace is bounded in bytes and cannot push another one's values out.
 
+pub mod shared;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +51,9 @@ pub enum KvError {
     KeyTooLong,
     #[error("the value is not a whole number; delete the key before counting under it")]
     NotANumber,
+    /// Why, in a word of [`super::redis::Away`].
+    #[error("the namespace is on Redis, which is away ({0}); what was slow or failed may have been done all the same")]
+    Away(&'static str),
     #[error("the sum is beyond 64 bits; delete the key to count anew")]
     Overflow,
 }

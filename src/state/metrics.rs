@@ -21,7 +21,7 @@ use crate::state::handles::Handles;
 use crate::state::health::{Health, Millis, Standing};
 use labels::{
     ApartLabels, AttemptLabels, AttemptName, CacheLabels, LimitLabels, MeterKey, MeterName, ModelLabels, ReloadLabels,
-    RequestLabels, SharedReadLabels, SharedWriteLabels, TargetLabels, TokenLabels,
+    RequestLabels, SharedKvLabels, SharedReadLabels, SharedWriteLabels, TargetLabels, TokenLabels,
 };
 
 /// Most pairs of provider and model that get series of their own. Callers choose model names, so this must have an end.
@@ -117,6 +117,7 @@ pub struct Metrics {
     ledger_dropped: Counter,
     cache_shared_reads: Family<SharedReadLabels, Counter>,
     cache_shared_writes: Family<SharedWriteLabels, Counter>,
+    kv_shared_calls: Family<SharedKvLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
     limit_wait: Histogram,
     cached: Family<CacheLabels, Counter>,
@@ -157,6 +158,7 @@ impl Metrics {
         let ledger_dropped = Counter::default();
         let cache_shared_reads = Family::default();
         let cache_shared_writes = Family::default();
+        let kv_shared_calls = Family::default();
         let limited = Family::default();
         let limit_wait = Histogram::new(LIMIT_WAIT.iter().copied());
         let cached = Family::default();
@@ -208,6 +210,7 @@ impl Metrics {
         register!("portcullis_cache_listening", "Exchanges that wait for another's upstream call", cache_listening);
         register!("portcullis_cache_shared_reads", "Looks at the shared tier of the cache", cache_shared_reads);
         register!("portcullis_cache_shared_writes", "Answers for the shared tier of the cache", cache_shared_writes);
+        register!("portcullis_kv_shared_calls", "Calls of gw.kv on Redis", kv_shared_calls);
         register!("portcullis_ledger_dropped_rows", "Ledger rows that the disk was too slow for", ledger_dropped);
         register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
         register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
@@ -238,6 +241,7 @@ impl Metrics {
             ledger_dropped,
             cache_shared_reads,
             cache_shared_writes,
+            kv_shared_calls,
             limited,
             limit_wait,
             cached,
@@ -418,6 +422,14 @@ impl Metrics {
         let (kept, lost) = counts.writes();
         for (outcome, count) in [("kept", kept), ("lost", lost)] {
             catch_up(&self.cache_shared_writes.get_or_create(&SharedWriteLabels { outcome }), count);
+        }
+    }
+
+    /// Takes over how the shared store of guests is doing, for the next scrape.
+    pub fn kv_shares(&self, shared: &super::kv::shared::Shared) {
+        for (outcome, count) in shared.calls() {
+            let labels = SharedKvLabels { outcome: outcome.as_str() };
+            catch_up(&self.kv_shared_calls.get_or_create(&labels), count);
         }
     }
 

@@ -20,6 +20,7 @@ impl Relay {
         loop {
             let now = Instant::now();
             let waiting = *self.waiting.get_or_insert(now);
+            let spoke = *self.spoke.get_or_insert(now);
             if let Some(fault) = self.overdue(now, waiting) {
                 return Poll::Ready(Err(fault));
             }
@@ -27,7 +28,7 @@ impl Relay {
             if held.is_some_and(|due| due <= now) {
                 return Poll::Ready(self.encode().map(|()| Step::Worked));
             }
-            let keep_alive = self.keep_alive_due();
+            let keep_alive = self.keep_alive_due(spoke);
             if keep_alive.is_some_and(|due| due <= now) {
                 return Poll::Ready(Ok(Step::Silence));
             }
@@ -48,9 +49,9 @@ impl Relay {
     }
 
     /// When a comment is due. Before the commit nothing may be sent, and a JSON array has no comments.
-    fn keep_alive_due(&self) -> Option<Instant> {
+    fn keep_alive_due(&self, spoke: Instant) -> Option<Instant> {
         let after = self.setting.keep_alive.filter(|_| self.committed && self.setting.framing == Framing::Sse)?;
-        Some(self.spoke + after)
+        Some(spoke + after)
     }
 
     fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {

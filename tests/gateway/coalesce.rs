@@ -93,42 +93,72 @@ async fn sixty_four_identical_asks_of_every_dialect_and_form_make_one_upstream_c
     }
 }
 
+/// What stands in each piece of a stream's text.
+fn piece(dialect: Dialect) -> &'static str {
+    match dialect {
+        Chat => "\"content\":\"",
+        Responses => "\"response.output_text.delta\"",
+        Anthropic => "\"text_delta\"",
+        Gemini => "\"text\":",
+    }
+}
+
 #[tokio::test]
 async fn a_leader_that_leaves_at_any_point_takes_nobody_along_and_the_answer_is_paid_once() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, ON).await;
     let pieces = 8;
+    // Who leads, in the upstream's own dialect; who follows, and whether as a stream.
+    let pairs = [
+        (Chat, Chat, true),
+        (Chat, Anthropic, true),
+        (Chat, Gemini, false),
+        (Chat, Responses, true),
+        (Responses, Responses, true),
+        (Responses, Chat, true),
+        (Anthropic, Anthropic, true),
+        (Gemini, Gemini, true),
+    ];
     // Before the head, before the first content, and after each piece.
     for point in 0..pieces + 2 {
-        for (dialect, stream) in [(Chat, true), (Anthropic, true), (Gemini, false)] {
-            let key = format!("point{point}{dialect:?}");
-            let wait = match point {
-                0 => "head=300ms",
-                1 => "ttft=300ms",
-                _ => "delay=50ms",
-            };
-            let model = format!("chat/mock-fast:chunks={pieces},length=200,{wait},key={key}");
-            let mut leader = begin(&gateway, Chat, &model, true).await;
-            mock.seen(&key, |_| true).await;
-            let follower = begin(&gateway, dialect, &model, stream).await;
-            listening(&gateway, 1).await;
+        let wait = match point {
+            0 => "head=400ms",
+            1 => "ttft=400ms",
+            _ => "delay=80ms",
+        };
+        let mut parties = Vec::new();
+        for (to, dialect, stream) in pairs {
+            let key = format!("point{point}{to:?}{dialect:?}");
+            let model = format!("{}/mock-fast:chunks={pieces},length=200,{wait},key={key}", to.account());
+            let leader = begin(&gateway, to, &model, true).await;
+            parties.push((to, dialect, stream, key, model, leader));
+        }
+        let mut followers = Vec::new();
+        for (_, dialect, stream, key, model, _) in &parties {
+            mock.seen(key, |_| true).await;
+            followers.push(begin(&gateway, *dialect, model, *stream).await);
+        }
+        listening(&gateway, pairs.len() as u32).await;
+        let parties = parties.into_iter().zip(followers).map(|(party, mut follower)| async move {
+            let (to, dialect, stream, key, model, mut leader) = party;
             if point > 1 {
                 assert_eq!(leader.head().await.status, 200);
                 for _ in 0..point - 1 {
-                    leader.until("\"content\":\"").await;
+                    leader.until(piece(to)).await;
                 }
             }
             drop(leader);
-            let mut follower = follower;
             let reply = timeout(SOON, follower.reply()).await.unwrap_or_else(|_| panic!("{key}: the follower hangs"));
+            (dialect, stream, key, model, reply)
+        });
+        for (dialect, stream, key, model, reply) in together(parties).await {
             assert_eq!((reply.status(), cache(&reply).as_str()), (200, "coalesced"), "{key}: {}", reply.text());
             let said = dialect.read(&reply);
-            assert!(reply.whole && said.done && said.error.is_none(), "{key}: {}", reply.text());
+            assert!(reply.whole && said.done && said.error.is_none(), "{key} {stream}: {}", reply.text());
             assert!(said.text.len() >= 200, "{key}: {}", said.text);
             let calls = asked(&mock, &key).await;
             assert_eq!(calls.len(), 1, "{key}: {calls:?}");
             assert_eq!(calls[0]["outcome"], "complete", "{key}: {calls:?}");
-            drop(follower);
             let paid = payers(&gateway, &model, 2).await;
             assert_eq!(paid.len(), 1, "{key}: {paid:?}");
             assert!(paid[0]["usage_estimated"].is_null(), "{key}: {paid:?}");
@@ -173,14 +203,19 @@ async fn a_leader_that_fails_hands_over_and_what_fails_for_all_is_told_to_all() 
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, ON).await;
     for (fault, status, calls) in [("400", 400, 1), ("500", 0, 3)] {
-        let model = format!("chat/mock-fast:head=100ms,fault={fault},key=f{fault}");
-        let replies = together((0..12).map(|n| ask(&gateway, ALL[n % 4], &model, n % 2 == 0))).await;
+        let model = format!("chat/mock-fast:head=1s,fault={fault},key=f{fault}");
+        let mut conns = Vec::new();
+        for n in 0..12 {
+            conns.push(begin(&gateway, ALL[n % 4], &model, n % 2 == 0).await);
+        }
+        // An ask that came after the fault would be one of its own.
+        listening(&gateway, 11).await;
+        let replies = together(conns.into_iter().map(|mut conn| async move { conn.reply().await })).await;
         for reply in &replies {
             assert!(reply.status() >= 400, "{fault}: {}", reply.text());
             assert!(status == 0 || reply.status() == status, "{fault}: {}", reply.text());
         }
-        let made = asked(&mock, &format!("f{fault}")).await.len();
-        assert!(made >= 1 && made <= calls * 2, "{fault}: {made} calls for 12 asks");
+        assert_eq!(asked(&mock, &format!("f{fault}")).await.len(), calls, "{fault}: calls for 12 asks");
     }
     // The first call fails, whoever made it; everybody else is served by the second.
     let model = "chat/mock-fast:head=100ms,fault=500,times=1,key=once";

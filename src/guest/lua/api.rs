@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use mlua::{Error, FromLuaMulti, Function, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
+use bytes::Bytes;
+use mlua::{
+    Error, FromLuaMulti, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv,
+};
 
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
@@ -19,20 +22,22 @@ use crate::state::limit::Given;
 use crate::state::tally::Kind;
 
 /// The modules of `gw` and its constructors of verdicts, read-only.
-pub(super) fn modules(lua: &Lua) -> Result<Table> {
-    let modules = of(lua, |_| true)?;
+///
+/// `kv_waits`: what is kept in `kv` is on another machine.
+pub(super) fn modules(lua: &Lua, kv_waits: bool) -> Result<Table> {
+    let modules = of(lua, kv_waits, |_| true)?;
     verdicts(lua, &modules)?;
     Ok(modules)
 }
 
 /// The modules of `gw` for scripts that reach nobody: what is there in every phase and needs no grant.
 pub(super) fn tools(lua: &Lua) -> Result<Table> {
-    of(lua, |function| function.phases == Phases::ALL && function.grant.is_none())
+    of(lua, false, |function| function.phases == Phases::ALL && function.grant.is_none())
 }
 
 /// The modules with those rows of the table that are wanted.
-fn of(lua: &Lua, wanted: fn(&host::Function) -> bool) -> Result<Table> {
-    let gw = Gw { lua, modules: lua.create_table()?, wanted };
+fn of(lua: &Lua, kv_waits: bool, wanted: fn(&host::Function) -> bool) -> Result<Table> {
+    let gw = Gw { lua, modules: lua.create_table()?, kv_waits, wanted };
     keeping(&gw, ["cache.get", "cache.set", "cache.add", "cache.incr", "cache.delete"], Store::Cache)?;
     keeping(&gw, ["kv.get", "kv.set", "kv.add", "kv.incr", "kv.delete"], Store::Kv)?;
     swapping(&gw)?;
@@ -62,6 +67,7 @@ fn of(lua: &Lua, wanted: fn(&host::Function) -> bool) -> Result<Table> {
 struct Gw<'a> {
     lua: &'a Lua,
     modules: Table,
+    kv_waits: bool,
     wanted: fn(&host::Function) -> bool,
 }
 
@@ -131,38 +137,78 @@ fn refused(error: HostError) -> Error {
 
 type Place = Option<String>;
 
+/// A value that was kept.
+struct Kept(Option<Bytes>);
+
+impl IntoLua for Kept {
+    fn into_lua(self, lua: &Lua) -> Result<Lv> {
+        match self.0 {
+            Some(value) => lua.create_string(&value).map(Lv::String),
+            None => Ok(Lv::Nil),
+        }
+    }
+}
+
+impl Gw<'_> {
+    /// Registers an operation on a namespace, which waits where the namespace is elsewhere.
+    fn keep<A, R, F, Fut>(&self, name: &'static str, store: Store, body: F) -> Result<()>
+    where
+        A: FromLuaMulti + Send + 'static,
+        R: IntoLuaMulti + Send + 'static,
+        F: Fn(Arc<Running>, A) -> Fut + Send + Sync + Clone + 'static,
+        Fut: Future<Output = std::result::Result<R, HostError>> + Send + 'static,
+    {
+        if self.kv_waits && store == Store::Kv {
+            return self.add_waiting(name, move |_, running, args| {
+                let done = body(running, args);
+                async move { done.await.map_err(refused) }
+            });
+        }
+        self.add(name, move |_, _, args| keep::at_once(body(running()?, args)).map_err(refused))
+    }
+}
+
+fn bytes(text: &LuaString) -> Bytes {
+    Bytes::copy_from_slice(&text.as_bytes())
+}
+
+type Set = (String, LuaString, Option<f64>, Place);
+
 fn keeping(gw: &Gw<'_>, names: [&'static str; 5], store: Store) -> Result<()> {
     let [get, set, add, incr, delete] = names;
-    gw.add(get, move |lua, cx, (key, place): (String, Place)| {
-        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
-        keep::get(&space, &key).map(|value| lua.create_string(&value)).transpose()
+    gw.keep(get, store, move |running, (key, place): (String, Place)| async move {
+        let space = keep::space(&running.cx, store, place.as_deref())?;
+        keep::get(&space, &key).await.map(Kept)
     })?;
-    gw.add(set, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
-        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
-        keep::set(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    gw.keep(set, store, move |running, (key, value, ttl, place): Set| async move {
+        let space = keep::space(&running.cx, store, place.as_deref())?;
+        keep::set(&space, &key, bytes(&value), keep::ttl(ttl)?).await
     })?;
-    gw.add(add, move |_, cx, (key, value, ttl, place): (String, LuaString, Option<f64>, Place)| {
-        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
-        keep::add(&space, &key, &value.as_bytes(), keep::ttl(ttl).map_err(refused)?).map_err(refused)
+    gw.keep(add, store, move |running, (key, value, ttl, place): Set| async move {
+        let space = keep::space(&running.cx, store, place.as_deref())?;
+        keep::add(&space, &key, bytes(&value), keep::ttl(ttl)?).await
     })?;
-    gw.add(incr, move |_, cx, (key, by, ttl, place): (String, Option<f64>, Option<f64>, Place)| {
-        let space = keep::space(cx, store, place.as_deref()).map_err(refused)?;
-        let sum = keep::incr(&space, &key, by.unwrap_or(1.0), keep::ttl(ttl).map_err(refused)?).map_err(refused)?;
-        Ok(sum as f64)
-    })?;
-    gw.add(delete, move |_, cx, (key, place): (String, Place)| {
-        Ok(keep::space(cx, store, place.as_deref()).map_err(refused)?.delete(&key))
+    gw.keep(
+        incr,
+        store,
+        move |running, (key, by, ttl, place): (String, Option<f64>, Option<f64>, Place)| async move {
+            let space = keep::space(&running.cx, store, place.as_deref())?;
+            keep::incr(&space, &key, by.unwrap_or(1.0), keep::ttl(ttl)?).await.map(|sum| sum as f64)
+        },
+    )?;
+    gw.keep(delete, store, move |running, (key, place): (String, Place)| async move {
+        let space = keep::space(&running.cx, store, place.as_deref())?;
+        keep::delete(&space, &key).await
     })
 }
 
 type Swap = (String, Option<LuaString>, LuaString, Option<f64>, Place);
 
 fn swapping(gw: &Gw<'_>) -> Result<()> {
-    gw.add("kv.swap", |_, cx, (key, expected, value, ttl, place): Swap| {
-        let space = keep::space(cx, Store::Kv, place.as_deref()).map_err(refused)?;
-        let expected = expected.as_ref().map(|expected| expected.as_bytes());
-        let ttl = keep::ttl(ttl).map_err(refused)?;
-        keep::swap(&space, &key, expected.as_deref(), &value.as_bytes(), ttl).map_err(refused)
+    gw.keep("kv.swap", Store::Kv, |running, (key, expected, value, ttl, place): Swap| async move {
+        let space = keep::space(&running.cx, Store::Kv, place.as_deref())?;
+        let expected = expected.as_ref().map(bytes);
+        keep::swap(&space, &key, expected.as_deref(), bytes(&value), keep::ttl(ttl)?).await
     })
 }
 

@@ -20,6 +20,9 @@ use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 /// Coroutines kept for reuse: about as many as calls wait at a time.
 const THREAD_POOL: usize = 16;
 
+/// Words in a source that tell that it may wait: the modules with awaiting functions, and `sleep`.
+const WAITING: &[&str] = &["http", "llm", "sleep"];
+
 /// What scripts find as globals beside `gw` and `require`. Whatever reads files, loads code, measures the host's memory
 /// or reaches into others' environments is not here.
 const GLOBALS: &[&str] = &[
@@ -76,8 +79,13 @@ impl Recipe {
         Ok(Recipe { guest, bundle, config, main, modules })
     }
 
+    /// Whether it may wait.
+    pub fn waits(&self) -> bool {
+        self.mentions(WAITING) || self.guest.grants.shared_kv && self.mentions(&["kv"])
+    }
+
     /// Whether one of the words stands anywhere in the sources.
-    pub fn mentions(&self, words: &[&str]) -> bool {
+    fn mentions(&self, words: &[&str]) -> bool {
         let sources = std::iter::once(&self.bundle.main).chain(self.bundle.modules.values());
         sources.into_iter().any(|source| words.iter().any(|word| source.text.contains(word)))
     }
@@ -129,7 +137,7 @@ impl Machine {
     /// The place of the script that failed, and why.
     pub fn build(recipes: &[Recipe], memory: usize) -> Result<Machine, (usize, String)> {
         let furnished = bare(memory, |lua| {
-            let modules = api::modules(lua)?;
+            let modules = api::modules(lua, recipes.iter().any(|recipe| recipe.guest.grants.shared_kv))?;
             let context = lua.create_userdata(views::Context)?;
             views::register(lua)?;
             Ok((modules, context))

@@ -15,6 +15,8 @@ wasmtime::component::bindgen!({
     ",
     world: "portcullis:host/plugin",
     imports: {
+        // On another machine where the operator keeps it there.
+        "portcullis:gateway/kv": async | trappable,
         "portcullis:gateway/time.sleep": async | trappable,
         "portcullis:gateway/http.fetch": async | trappable,
         "portcullis:gateway/llm.ask": async | trappable,

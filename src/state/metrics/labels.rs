@@ -105,6 +105,11 @@ pub struct SharedReadLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SharedKvLabels {
+    pub outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SharedWriteLabels {
     pub outcome: &'static str,
 }

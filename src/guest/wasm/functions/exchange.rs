@@ -11,7 +11,7 @@ use super::super::bindings::{cache, cost, ctx, http, kv, limit, llm, metrics, se
 use super::super::store::Held;
 use super::super::turn;
 use super::{Given, policy, row, text};
-use crate::host::keep::Store;
+use crate::host::keep::{self, Store};
 use crate::host::visit::Kept;
 use crate::host::{self, Cx, Function, HostError};
 use crate::state::tally::Kind;
@@ -22,37 +22,51 @@ fn readable(value: Option<bytes::Bytes>) -> std::result::Result<Option<String>, 
     value.map_err(|_| "what is kept there is no text".to_owned())
 }
 
-/// The functions that `cache` and `kv` have in common.
+/// The functions that `cache` and `kv` have in common. `$waits` is `async` where they may wait, and `$end` ends them.
 macro_rules! keeping {
-    ($module:ident, $store:expr, $get:literal $set:literal $add:literal $incr:literal $delete:literal, $($more:item)*) => {
+    ($module:ident, $store:expr, ($($waits:tt)?) $end:ident,
+        $get:literal $set:literal $add:literal $incr:literal $delete:literal, $($more:item)*) => {
         impl $module::Host for Held {
-            fn get(&mut self, key: String, space: Option<String>) -> Given<Option<String>> {
+            $($waits)? fn get(&mut self, key: String, space: Option<String>) -> Given<Option<String>> {
                 let cx = policy!(self, $get);
-                let space = host::keep::space(&cx, $store, space.as_deref());
-                Ok(text(space).and_then(|space| readable(host::keep::get(&space, &key))))
+                let kept = $end!(kept(&cx, $store, &key, space.as_deref()));
+                Ok(text(kept).and_then(readable))
             }
 
-            fn set(&mut self, key: String, value: String, ttl: Option<f64>, space: Option<String>) -> Given<()> {
+            $($waits)? fn set(&mut self, key: String, value: String, ttl: Option<f64>, space: Option<String>) -> Given<()> {
                 let cx = policy!(self, $set);
-                let space = host::keep::space(&cx, $store, space.as_deref());
-                Ok(text(space.and_then(|space| host::keep::set(&space, &key, value.as_bytes(), host::keep::ttl(ttl)?))))
+                let done = async {
+                    let space = keep::space(&cx, $store, space.as_deref())?;
+                    keep::set(&space, &key, value.into(), keep::ttl(ttl)?).await
+                };
+                Ok(text($end!(done)))
             }
 
-            fn add(&mut self, key: String, value: String, ttl: Option<f64>, space: Option<String>) -> Given<bool> {
+            $($waits)? fn add(&mut self, key: String, value: String, ttl: Option<f64>, space: Option<String>) -> Given<bool> {
                 let cx = policy!(self, $add);
-                let space = host::keep::space(&cx, $store, space.as_deref());
-                Ok(text(space.and_then(|space| host::keep::add(&space, &key, value.as_bytes(), host::keep::ttl(ttl)?))))
+                let done = async {
+                    let space = keep::space(&cx, $store, space.as_deref())?;
+                    keep::add(&space, &key, value.into(), keep::ttl(ttl)?).await
+                };
+                Ok(text($end!(done)))
             }
 
-            fn incr(&mut self, key: String, by: i64, ttl: Option<f64>, space: Option<String>) -> Given<i64> {
+            $($waits)? fn incr(&mut self, key: String, by: i64, ttl: Option<f64>, space: Option<String>) -> Given<i64> {
                 let cx = policy!(self, $incr);
-                let space = host::keep::space(&cx, $store, space.as_deref());
-                Ok(text(space.and_then(|space| host::keep::incr(&space, &key, by as f64, host::keep::ttl(ttl)?))))
+                let done = async {
+                    let space = keep::space(&cx, $store, space.as_deref())?;
+                    keep::incr(&space, &key, by as f64, keep::ttl(ttl)?).await
+                };
+                Ok(text($end!(done)))
             }
 
-            fn delete(&mut self, key: String, space: Option<String>) -> Given<bool> {
+            $($waits)? fn delete(&mut self, key: String, space: Option<String>) -> Given<bool> {
                 let cx = policy!(self, $delete);
-                Ok(text(host::keep::space(&cx, $store, space.as_deref()).map(|space| space.delete(&key))))
+                let done = async {
+                    let space = keep::space(&cx, $store, space.as_deref())?;
+                    keep::delete(&space, &key).await
+                };
+                Ok(text($end!(done)))
             }
 
             $($more)*
@@ -60,9 +74,31 @@ macro_rules! keeping {
     };
 }
 
-keeping!(cache, Store::Cache, "cache.get" "cache.set" "cache.add" "cache.incr" "cache.delete",);
-keeping!(kv, Store::Kv, "kv.get" "kv.set" "kv.add" "kv.incr" "kv.delete",
-    fn swap(
+macro_rules! at_once {
+    ($done:expr) => {
+        keep::at_once($done)
+    };
+}
+
+macro_rules! awaited {
+    ($done:expr) => {
+        $done.await
+    };
+}
+
+async fn kept(
+    cx: &Cx,
+    store: Store,
+    key: &str,
+    space: Option<&str>,
+) -> std::result::Result<Option<bytes::Bytes>, HostError> {
+    let space = keep::space(cx, store, space)?;
+    keep::get(&space, key).await
+}
+
+keeping!(cache, Store::Cache, () at_once, "cache.get" "cache.set" "cache.add" "cache.incr" "cache.delete",);
+keeping!(kv, Store::Kv, (async) awaited, "kv.get" "kv.set" "kv.add" "kv.incr" "kv.delete",
+    async fn swap(
         &mut self,
         key: String,
         expected: Option<String>,
@@ -71,11 +107,12 @@ keeping!(kv, Store::Kv, "kv.get" "kv.set" "kv.add" "kv.incr" "kv.delete",
         space: Option<String>,
     ) -> Given<bool> {
         let cx = policy!(self, "kv.swap");
-        let expected = expected.as_deref().map(str::as_bytes);
-        let space = host::keep::space(&cx, Store::Kv, space.as_deref());
-        Ok(text(space.and_then(|space| {
-            host::keep::swap(&space, &key, expected, value.as_bytes(), host::keep::ttl(ttl)?)
-        })))
+        let done = async {
+            let space = keep::space(&cx, Store::Kv, space.as_deref())?;
+            let expected = expected.as_deref().map(str::as_bytes);
+            keep::swap(&space, &key, expected, value.into(), keep::ttl(ttl)?).await
+        };
+        Ok(text(done.await))
     }
 );
 
