@@ -3,11 +3,14 @@
 import statistics
 from pathlib import Path
 
+import bars
+import micro
 import plot
+import quiet
 
 # What each peer does with a request, for those who compare.
 PEERS = {
-    "portcullis": "checks the key, reads model and usage, meters, prices, logs",
+    "portcullis": "checks the key and two limits, reads model and usage, meters, prices, logs",
     "nginx": "reverse proxy with an access log; reads no body",
     "nginx-lua": "decodes the body in Lua, picks the upstream by model; access log",
     "haproxy": "reverse proxy; reads no body, no log",
@@ -21,8 +24,9 @@ PEERS = {
 HEADS = {
     "request": ("Whole answers", ["row", "load", "pass-through CPU µs/request", "gateway", "ratio", "gateway requests/s", "p50 over it, µs", "p99 over it, µs", "bad"]),
     "chunk": ("Streams: 50 at once, 64 chunks 10 ms apart", ["row", "load", "pass-through CPU µs/chunk", "gateway", "ratio", "first token p50 over it, µs", "p99", "chunk delay p50 over it, µs", "p99", "bad"]),
-    "memory": ("Memory", ["row", "load", "pass-through", "gateway", "ratio", "gateway idle MB", "peak MB", "bad"]),
+    "memory": ("Memory", ["row", "load", "pass-through", "gateway", "ratio", "gateway idle MB", "peak MB", "chunk delay p99 over it, µs", "bad"]),
     "startup": ("Start", ["row", "load", "pass-through ms", "gateway ms", "gateway idle MB"]),
+    "with-chunk": ("Streams with one more in use, beside the gateway without it", ["row", "load", "without, CPU µs/chunk", "with", "ratio", "first token p50 over it, µs", "p99", "chunk delay p50 over it, µs", "p99", "bad"]),
     "with": ("With one more in use, beside the gateway without it", ["row", "load", "without, CPU µs/request", "with", "ratio", "p50 over it, µs", "p99 over it, µs", "p99 ratio", "bad"]),
 }
 
@@ -38,11 +42,12 @@ def line(case, result):
         text += f"  peak {floor['rss_peak_kb']} / {own['rss_peak_kb']} KB"
     else:
         unit = f"cpu_us_per_{case.kind}"
-        text += f"  {floor[unit]} / {own[unit]} µs = {own[unit] / max(floor[unit], 0.01):.2f} ×"
+        text += f"  {floor[unit]:.2f} / {own[unit]:.2f} µs = {own[unit] / max(floor[unit], 0.01):.2f} ×"
         what = "first_us" if case.kind == "chunk" else "latency_us"
-        text += f"  p50 {floor[what]['p50']} / {own[what]['p50']}, p99 {floor[what]['p99']} / {own[what]['p99']} µs"
+        text += f"  p50 {floor[what]['p50']:.0f} / {own[what]['p50']:.0f}, p99 {floor[what]['p99']:.0f} / {own[what]['p99']:.0f} µs"
     wrong = [side["bad"] for side in (floor, own) if side["bad"]]
-    return text + (f"  BAD {wrong}" if wrong else "")
+    text += f"  BAD {wrong}" if wrong else ""
+    return text + (f"  RESTLESS: {', '.join(result['restless'])}" if result["restless"] else "")
 
 
 def spread(values, digits):
@@ -59,10 +64,14 @@ def table(head, rows):
 
 
 class Pairs:
-    """The measurements of one case and program, each beside its yardstick."""
+    """The blocks of one case and program, each beside its yardstick: those that can be trusted, or where there is none, all."""
 
     def __init__(self, results):
-        self.sides = [(result["floor"], result["own"]) for result in results]
+        calm = [result for result in results if not result["restless"]]
+        self.restless = bool(results) and not calm
+        used = calm or results
+        self.sides = [(result["floor"], result["own"]) for result in used]
+        self.by = [result["by"] for result in used]
 
     def each(self, side, *keys):
         def get(of):
@@ -75,13 +84,21 @@ class Pairs:
         return statistics.median(self.each(side, *keys))
 
     def over(self, *keys):
-        return [own - floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys))]
+        """Differences; a figure of 0 is one that nothing was measured for."""
+        return [own - floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor and own]
 
     def ratios(self, *keys):
-        return [own / floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor]
+        return [own / floor for floor, own in zip(self.each(0, *keys), self.each(1, *keys)) if floor and own]
+
+    def grew(self, side):
+        """KB over what it had before the load."""
+        return [peak - before for peak, before in zip(self.each(side, "rss_peak_kb"), self.each(side, "rss_before_kb"))]
+
+    def growths(self):
+        return [own / max(floor, 1) for floor, own in zip(self.grew(0), self.grew(1))]
 
     def grown(self, side):
-        return statistics.median(peak - before for peak, before in zip(self.each(side, "rss_peak_kb"), self.each(side, "rss_before_kb")))
+        return statistics.median(self.grew(side))
 
     def bad(self):
         return sum(side.get(key, 0) for pair in self.sides for side in pair for key in ("refused", "errors", "incomplete"))
@@ -96,34 +113,102 @@ def row(case, pairs):
         count, body = pairs.med(1, "conc"), pairs.med(1, "ask_bytes") / 1024
         grown = [pairs.grown(side) for side in (0, 1)]
         each = [f"{kb / count:.1f} KB" for kb in grown] if count > 1 else [f"{kb / body:.2f} × body" for kb in grown]
-        return [case.row, case.title, *each, f"{grown[1] / max(grown[0], 1):.2f}",
-                f"{pairs.med(1, 'rss_before_kb') / 1024:.1f}", f"{pairs.med(1, 'rss_peak_kb') / 1024:.1f}", bad]
+        delay = spread(pairs.over("chunk_us", "p99"), 0) if case.options[0] == "--sse" else "–"
+        return [case.row, case.title, *each, spread(pairs.growths(), 2),
+                f"{pairs.med(1, 'rss_before_kb') / 1024:.1f}", f"{pairs.med(1, 'rss_peak_kb') / 1024:.1f}", delay, bad]
     unit = f"cpu_us_per_{case.kind}"
-    cells = [case.row, case.title, f"{pairs.med(0, unit):.1f}", f"{pairs.med(1, unit):.1f}", f"**{spread(pairs.ratios(unit), 2)}**"]
+    title = case.title + (" (restless)" if pairs.restless else "")
+    cells = [case.row, title, f"{pairs.med(0, unit):.1f}", f"{pairs.med(1, unit):.1f}", f"**{spread(pairs.ratios(unit), 2)}**"]
     over = lambda what, share: spread(pairs.over(what, share), 0)
     if case.kind == "chunk":
         return [*cells, over("first_us", "p50"), over("first_us", "p99"), over("chunk_us", "p50"), over("chunk_us", "p99"), bad]
-    if case.against == "hyper":
+    if bare(case):
         cells.append(f"{pairs.med(1, 'rps'):.0f}")
     cells += [over("latency_us", "p50"), over("latency_us", "p99")]
-    if case.against != "hyper":
+    if not bare(case):
         cells.append(spread(pairs.ratios("latency_us", "p99"), 2))
     return [*cells, bad]
 
 
+def bare(case):
+    """Whether the yardstick is the pass-through."""
+    return case.against.startswith("hyper")
+
+
+class Found:
+    """All results of the gateway, by case and by criterion's names. `restless` notes whether a case was asked for that has no calm
+    block."""
+
+    def __init__(self, results):
+        self.cases, self.restless = {}, False
+        for result in results:
+            if "case" in result and result["entry"] not in PEERS.keys() - {"portcullis"}:
+                self.cases.setdefault(result["case"], []).append(result)
+        self.micros = micro.gather([result for result in results if "micro" in result])
+
+    def pairs(self, case):
+        pairs = Pairs(self.cases.get(case, []))
+        self.restless |= pairs.restless
+        return pairs
+
+    def micro(self, name):
+        """Median, least and most, in nanoseconds; empty when it was not measured."""
+        return self.micros.get(name, ())
+
+
+def trust(cases, found):
+    """How quiet the machine was, and what two runs of the same program differed by: how far the rest can be believed."""
+    blocks = [result for results in found.cases.values() for result in results if result["turns"]]
+    if not blocks:
+        return ""
+    turns = [turn for result in blocks for turn in result["turns"]]
+    restless = [result for result in blocks if result["restless"]]
+    share = lambda what: f"{statistics.fmean(turn[what] for turn in turns):.1%} ({max(turn[what] for turn in turns):.0%} at most)"
+    load = [result["load"] for result in blocks]
+    text = (f"Of the cores' time the hypervisor took {share('steal')}, programs that are not of the run {share('foreign')}; load average"
+            f" {min(load):.1f} to {max(load):.1f}. Of {len(blocks)} blocks {len(restless)} were restless: steal over {quiet.MAX_STEAL:.0%}, others over"
+            f" {quiet.MAX_FOREIGN:.0%}, or a program's own turns more than {quiet.MAX_DRIFT:.0%} apart. They are left out where there are calm ones.\n\n")
+    rows = []
+    for case in cases:
+        pairs = found.pairs(case.name)
+        if case.row != "control" or not pairs.sides:
+            continue
+        what = "first_us" if case.kind == "chunk" else "latency_us"
+        rows.append([case.title, spread(pairs.ratios(f"cpu_us_per_{case.kind}"), 2), spread(pairs.over(what, "p50"), 0), spread(pairs.over(what, "p99"), 0),
+                     spread(pairs.ratios(what, "p99"), 2)])
+    head = ["control", "CPU ratio", "p50 (of a stream the first token) over, µs", "p99 over, µs", "p99 ratio"]
+    return text + (f"What differs by less than the control does is not told apart by this run.\n\n{table(head, rows)}" if rows else "")
+
+
+def verdicts(found):
+    return table(["row", "what", "bar", "figure", "range", "verdict"], bars.rows(found))
+
+
+def comparison(results, others):
+    """The ratios of two runs, of two machines or two builds, side by side."""
+    return table(["row", "what", "there", "here", "quotient", f"within {bars.SAME_WITHIN:.0%}"], bars.compared(Found(results), Found(others)))
+
+
 def summary(cases, results):
     """The gateway's tables."""
+    found = Found(results)
     rows = {kind: [] for kind in HEADS}
     for case in cases:
-        found = [result for result in results if result["case"] == case.name and result["entry"] not in PEERS.keys() - {"portcullis"}]
-        if found:
-            rows[case.kind if case.against == "hyper" else "with"].append(row(case, Pairs(found)))
-    return "\n".join(f"## {title}\n\n" + table(head, rows[kind]) for kind, (title, head) in HEADS.items() if rows[kind])
+        pairs = found.pairs(case.name)
+        if pairs.sides and case.row != "control":
+            kind = case.kind if bare(case) else "with-chunk" if case.kind == "chunk" else "with"
+            rows[kind].append(row(case, pairs))
+    tables = [f"## {title}\n\n" + table(head, rows[kind]) for kind, (title, head) in HEADS.items() if rows[kind]]
+    small = [[name, *(f"{value / 1000:,.2f}" for value in found.micro(name)), less or "–"] for _, name, less in micro.ROWS if found.micro(name)]
+    if small:
+        tables.append("## Inside: criterion's, in µs\n\n" + table(["what", "median", "least", "most", "taken off"], small))
+    return "\n".join(["## Rows and bars\n\n" + verdicts(found), "## How quiet it was\n\n" + trust(cases, found), *tables])
 
 
 def peers(cases, results):
     """One row a program, each figure as a multiple of, or beyond, the pass-through in its own pairs."""
     of = {case.name: case for case in cases}
+    results = [result for result in results if "case" in result]
     names = [name for name in PEERS if any(result["entry"] == name for result in results)]
 
     def cell(name, case, show):
@@ -152,6 +237,8 @@ def peers(cases, results):
 
 def plots(folder: Path, results):
     """CPU per request, memory per stream and latency at a fixed rate, of every program that was measured."""
+
+    results = [result for result in results if "case" in result]
 
     def collect(case, value):
         """Each program's median of what `value` makes of its pairs."""

@@ -15,7 +15,7 @@ use crate::dialect::{Asked, Dialect, Encoding, Op};
 use crate::embed::EmbedAsk;
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
-use crate::json::Envelope;
+use crate::json::{self, Envelope};
 use crate::pipeline::Call;
 use crate::provider::{join_url, name_model};
 use crate::reply::Reply;
@@ -262,7 +262,7 @@ pub(super) fn apply(envelope: &mut Envelope, overrides: &Overrides) -> Result<()
     }
     for (name, tree) in &touched.0 {
         if let Some(tree) = tree {
-            body.set(name, serde_json::to_vec(tree).unwrap_or_default());
+            body.set(name, json::written(tree));
         }
     }
     *envelope = body;

@@ -143,6 +143,6 @@ impl Dialect for Anthropic {
     }
 
     fn encode_count_answer(&self, tokens: u64) -> Vec<u8> {
-        serde_json::json!({"input_tokens": tokens}).to_string().into_bytes()
+        crate::json::written(&serde_json::json!({"input_tokens": tokens}))
     }
 }

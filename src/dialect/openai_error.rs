@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::fault::{Fault, Kind, Refusal};
+use crate::json;
 
 /// Longest message kept of a body that is no JSON (proxies' HTML pages), in characters.
 const MAX_TEXT_CHARS: usize = 500;
@@ -34,7 +35,7 @@ pub(crate) fn of_value(dialect: &'static str, status: u16, value: &Value) -> Ref
 pub(crate) fn encode(fault: &Fault) -> Vec<u8> {
     match own(fault) {
         Some(refusal) if is_object(&refusal.body) => refusal.body.to_vec(),
-        _ => json!({ "error": object(fault) }).to_string().into_bytes(),
+        _ => json::written(&json!({ "error": object(fault) })),
     }
 }
 

@@ -25,6 +25,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::chat::{Answer, Ask};
+use crate::json;
 
 const NAME: &str = "openai_responses";
 
@@ -130,7 +131,7 @@ impl Dialect for OpenAiResponses {
     }
 
     fn encode_count_answer(&self, tokens: u64) -> Vec<u8> {
-        serde_json::json!({"object": "response.input_tokens", "input_tokens": tokens}).to_string().into_bytes()
+        json::written(&serde_json::json!({"object": "response.input_tokens", "input_tokens": tokens}))
     }
 }
 

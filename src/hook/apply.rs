@@ -16,7 +16,7 @@ use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Turn, Wish};
 use crate::guest::view;
 use crate::host::pick;
-use crate::json::Envelope;
+use crate::json::{self, Envelope};
 use crate::pipeline::{self, Call, Cx};
 use crate::reply::{Content, Reply};
 use crate::route::{Overrides, Plan, Target};
@@ -61,7 +61,7 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &H
     }
     for (name, value) in &patch.params {
         if let Some(value) = value {
-            envelope.set(name, serde_json::to_vec(value).unwrap_or_default());
+            envelope.set(name, json::written(value));
         }
     }
     let edited = !patch.params.is_empty() || patch.edits_text();

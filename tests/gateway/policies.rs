@@ -215,7 +215,8 @@ keys: [{ name: a, key: sk-a, project: p }, { name: b, key: sk-b, project: q }]
 #[tokio::test]
 async fn a_policy_names_callers_and_sees_exchanges_end() {
     let mock = Mock::start().await;
-    let policy = "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"project\"]\n]]
+    let policy = "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"project\"]
+[metrics.long]\ntype = \"counter\"\nhelp = \"A label that is cut\"\nlabels = [\"text\"]\n]]
       function on_auth(head)
         local who = head:header('x-user')
         if who == 'mallory' then return gw.reject('banned', 'Not you.', 403) end
@@ -223,6 +224,7 @@ async fn a_policy_names_callers_and_sees_exchanges_end() {
       end
       function on_done(d)
         gw.metrics.count('seen', 1, { project = d.project or '' })
+        gw.metrics.count('long', 1, { text = 'x' .. string.rep('ü', 100) })
         return { who = d.key, ok = d.ok, tokens = d.output_tokens }
       end";
     let yaml = "hooks: [{ lua: users }]\nkeys: [{ name: k, key: sk-one }]\n";
@@ -241,6 +243,9 @@ async fn a_policy_names_callers_and_sees_exchanges_end() {
     gateway.settled().await;
     let count = gateway.metric("portcullis_policy_seen_total{guest=\"users\",project=\"p\"}").await;
     assert_eq!(count, Some(2.0));
+    // A label has 128 bytes, and no half of a character.
+    let cut = format!("portcullis_policy_long_total{{guest=\"users\",text=\"x{}\"}}", "ü".repeat(63));
+    assert_eq!(gateway.metric(&cut).await, Some(2.0));
 }
 
 #[tokio::test]

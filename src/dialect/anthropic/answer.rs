@@ -6,11 +6,12 @@
 use serde_json::{Value, json};
 
 use super::blocks::{block, leftover};
-use super::wire::{ARRAY, Object, STRING, read, str_of, take};
+use super::wire::{ARRAY, Object, STRING, read, str_of};
 use super::{NAME, calls, carry, cite, error, stop, usage};
 use crate::chat::{Answer, Block, Choice, Content, ToolCall};
 use crate::dialect::{Asked, Op, Summary};
 use crate::fault::{Fault, Kind};
+use crate::json::{self, take};
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let mut fields = object(body)?;
@@ -113,7 +114,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     if let Some(fields) = message.as_object_mut() {
         fields.extend(more);
     }
-    message.to_string().into_bytes()
+    json::written(&message)
 }
 
 /// The id as Anthropic's begin.

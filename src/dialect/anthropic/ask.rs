@@ -6,13 +6,12 @@
 use serde_json::{Map, Value, json};
 
 use super::blocks::{cache_mark, content, leftover, object};
-use super::wire::{
-    ARRAY, BOOL, COUNT, NUMBER, OBJECT, Object, STRING, missing, path, read, require, str_of, take, wrong,
-};
+use super::wire::{ARRAY, BOOL, COUNT, NUMBER, OBJECT, Object, STRING, missing, path, read, require, str_of, wrong};
 use super::{NAME, carry, schema};
 use crate::chat::{Ask, Effort, Extra, Message, OutputFormat, ReasoningAsk, Role, Tool, ToolChoice};
 use crate::dialect::RawAsk;
 use crate::fault::{Fault, Kind};
+use crate::json::take;
 
 /// A conversation that Anthropic keeps between turns (beta of August 2026). Overlooked, the turns before would be lost;
 /// refused, its SDK goes on without it.

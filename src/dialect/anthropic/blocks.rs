@@ -4,9 +4,10 @@
 
 use serde_json::Value;
 
-use super::wire::{ARRAY, BOOL, OBJECT, Object, STRING, path, read, require, str_of, take, wrong};
+use super::wire::{ARRAY, BOOL, OBJECT, Object, STRING, path, read, require, str_of, wrong};
 use crate::chat::{Block, CacheMark, Content, Extra, Media, Reasoning, ToolCall, ToolResult};
 use crate::fault::Fault;
+use crate::json::take;
 
 /// Content that may be one string or a list of blocks.
 pub fn content(value: Value, at: &str) -> Result<Vec<Block>, Fault> {

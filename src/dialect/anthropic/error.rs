@@ -11,6 +11,7 @@ use super::ask::THREAD;
 use super::wire::str_of;
 use crate::dialect::refusal;
 use crate::fault::{Fault, Kind, Refusal};
+use crate::json;
 use crate::sse;
 
 /// Longest stretch of an unreadable error body that is passed on as the message.
@@ -65,7 +66,7 @@ pub fn encode(fault: &Fault, request_id: &str) -> Vec<u8> {
     match own(fault) {
         // A page that some proxy put in the provider's place is not in the dialect.
         Some(refusal) if refusal.body.trim_ascii_start().starts_with(b"{") => refusal.body.to_vec(),
-        _ => object(fault, request_id).to_string().into_bytes(),
+        _ => json::written(&object(fault, request_id)),
     }
 }
 

@@ -5,13 +5,9 @@
 use serde_json::{Map, Number, Value};
 
 use crate::fault::{Fault, Kind};
+use crate::json::take;
 
 pub type Object = Map<String, Value>;
-
-/// Takes a field out, keeping the order of the others.
-pub fn take(object: &mut Object, key: &str) -> Option<Value> {
-    object.shift_remove(key).filter(|value| !value.is_null())
-}
 
 /// Takes a field of a known type out. Errors name the field by its path.
 pub fn read<T>(object: &mut Object, at: &str, key: &str, kind: &Shape<T>) -> Result<Option<T>, Fault> {

@@ -8,6 +8,7 @@ use super::{NAME, call_id, error, finish, logprobs, media, signature, usage};
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
 use crate::dialect::Asked;
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 /// Fields of a candidate that say where its text comes from. Each rides as one citation on the last text block.
 pub const ANNOTATIONS: &[&str] = &["citationMetadata", "groundingMetadata", "urlContextMetadata"];
@@ -148,7 +149,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     }
     put(&mut body, "usageMetadata", answer.usage.as_ref().map(|counts| usage::write(counts, extra("usageMetadata"))));
     envelope(&mut body, &answer.model, &answer.id, answer.created, asked);
-    serde_json::to_vec(&body).unwrap_or_default()
+    json::written(&body)
 }
 
 /// What every response of an answer says of itself.

@@ -11,6 +11,7 @@ use super::{NAME, usage};
 use crate::dialect::{Encoding, Op, RawAsk};
 use crate::embed::{EmbedAnswer, EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 pub fn decode(raw: &RawAsk<'_>) -> Result<EmbedAsk, Fault> {
     let mut body = super::json_object(raw.body)?;
@@ -128,7 +129,7 @@ pub fn encode(ask: &EmbedAsk, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
         None => return Err(Fault::new(Kind::InvalidRequest, "There is nothing to embed.").param("input")),
     };
     body.extend(rest);
-    Ok(serde_json::to_vec(&body).unwrap_or_default())
+    Ok(json::written(&body))
 }
 
 fn content(input: &EmbedInput, own: bool) -> Result<Value, Fault> {
@@ -180,5 +181,5 @@ pub fn encode_answer(answer: &EmbedAnswer, op: Op) -> Vec<u8> {
     if answer.source == NAME {
         body.extend(answer.extra.clone());
     }
-    serde_json::to_vec(&body).unwrap_or_default()
+    json::written(&body)
 }

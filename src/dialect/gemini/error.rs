@@ -9,6 +9,7 @@ use super::NAME;
 use super::field;
 use crate::dialect::refusal;
 use crate::fault::{Fault, Kind, Refusal};
+use crate::json;
 
 /// Longest piece of a body without any structure that is taken for a message.
 const MAX_MESSAGE_BYTES: usize = 2000;
@@ -121,5 +122,5 @@ fn status(fault: &Fault) -> Vec<u8> {
     let error = json!({
         "error": { "code": fault.status(NAME), "message": fault.text(), "status": word, "details": details }
     });
-    serde_json::to_vec(&error).unwrap_or_default()
+    json::written(&error)
 }

@@ -4,17 +4,15 @@
 use serde_json::{Map, Number, Value};
 
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 pub type Object = Map<String, Value>;
 
 /// Takes a field out, by its camelCase name or the snake_case one. Null counts as absent.
 pub fn take(object: &mut Object, camel: &str) -> Option<Value> {
-    let first = object.shift_remove(camel).filter(|value| !value.is_null());
-    let second = if camel.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        object.shift_remove(&snake(camel)).filter(|value| !value.is_null())
-    } else {
-        None
-    };
+    let first = json::take(object, camel);
+    let second =
+        if camel.bytes().any(|byte| byte.is_ascii_uppercase()) { json::take(object, &snake(camel)) } else { None };
     first.or(second)
 }
 

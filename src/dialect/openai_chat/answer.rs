@@ -13,6 +13,7 @@ use crate::chat::reasoning::for_client;
 use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Media, ToolCall, free_text};
 use crate::dialect::{Asked, Op, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
+use crate::json;
 use crate::json::scan::{self, Malformed, Scan};
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
@@ -196,7 +197,7 @@ pub(super) fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     if answer.source == NAME {
         body.extend(answer.extra.clone().into_iter().filter(|(key, _)| key != "usage" && key != "choices"));
     }
-    Value::Object(body).to_string().into_bytes()
+    json::written(&body)
 }
 
 /// The fields every answer object begins with.

@@ -12,6 +12,7 @@ use super::{NAME, answer, usage};
 use crate::dialect::{Encoding, RawAsk};
 use crate::embed::{EmbedAnswer, EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 pub(super) fn decode(raw: &RawAsk<'_>) -> Result<EmbedAsk, Fault> {
     let mut fields = fields::body(raw.body)?;
@@ -93,7 +94,7 @@ pub(super) fn encode(ask: &EmbedAsk, to: &mut Encoding<'_>) -> Result<Vec<u8>, F
             to.dropped.push((refused, "the provider refuses it"));
         }
     }
-    Ok(Value::Object(body).to_string().into_bytes())
+    Ok(json::written(&body))
 }
 
 pub(super) fn decode_answer(body: &[u8]) -> Result<EmbedAnswer, Fault> {
@@ -168,7 +169,7 @@ pub(super) fn encode_answer<'a>(answer: &'a EmbedAnswer, ask: &EmbedAsk) -> Vec<
     let usage = json!({ "prompt_tokens": input, "total_tokens": answer.usage.map_or(0, |usage| usage.total()) });
     let model = if answer.model.is_empty() { &ask.model } else { &answer.model };
     // Plain data serialises into memory without fail.
-    serde_json::to_vec(&Written { object: "list", data, model, usage }).unwrap_or_default()
+    json::written(&Written { object: "list", data, model, usage })
 }
 
 #[cfg(test)]

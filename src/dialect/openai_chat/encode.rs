@@ -9,6 +9,7 @@ use super::{NAME, complete, history, reasoning, tools};
 use crate::chat::{Ask, OutputFormat, Role};
 use crate::dialect::{Encoding, Prefill, Quirks};
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
 const MAX_USER_BYTES: usize = 64;
@@ -53,7 +54,7 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
             to.dropped.push((refused, "the provider refuses it"));
         }
     }
-    Ok(Value::Object(body).to_string().into_bytes())
+    Ok(json::written(&body))
 }
 
 /// Marks a last turn of the assistant for the model to go on from, where the target has a mark for it. A turn that calls

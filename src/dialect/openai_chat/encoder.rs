@@ -9,6 +9,7 @@ use super::reasoning::{self, To};
 use super::{answer, citations, finish, tools, usage};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage, free_text};
 use crate::dialect::{self, Asked, Op};
+use crate::json;
 
 pub(super) struct Encoder {
     asked: Asked,
@@ -94,7 +95,7 @@ impl Encoder {
         head.extend(
             start.system_fingerprint.as_ref().map(|print| ("system_fingerprint".to_owned(), print.as_str().into())),
         );
-        self.before = Value::Object(head).to_string().into_bytes();
+        self.before = json::written(&head);
         self.before.pop();
         self.before.extend_from_slice(b",\"choices\":[");
         // OpenAI says null on every chunk but the last when usage was asked for.

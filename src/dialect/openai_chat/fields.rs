@@ -5,6 +5,7 @@
 use serde_json::{Map, Number, Value};
 
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 /// An object on its way into the neutral form.
 pub(super) struct Fields {
@@ -49,7 +50,7 @@ impl Fields {
     }
 
     pub fn take(&mut self, key: &str) -> Option<Value> {
-        self.map.shift_remove(key).filter(|value| !value.is_null())
+        json::take(&mut self.map, key)
     }
 
     /// Puts back what turned out to be none of ours, so that it ends up in [`Fields::rest`].

@@ -11,6 +11,7 @@ use super::{NAME, usage};
 use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, Reasoning, ToolCall, free_text};
 use crate::dialect::{Asked, openai_error, refusal};
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
     match serde_json::from_slice(body) {
@@ -110,7 +111,7 @@ pub(super) fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
         echo: &Echo::new(&asked.ask, &extra),
     };
     // Maps with string keys into memory: cannot fail.
-    serde_json::to_vec(&response).unwrap_or_default()
+    json::written(&response)
 }
 
 /// The choice as output items.

@@ -14,6 +14,7 @@ use crate::chat::reasoning::for_target;
 use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 /// Smallest `max_output_tokens` that the form allows.
 const MIN_OUTPUT_TOKENS: u64 = 16;
@@ -41,13 +42,13 @@ const COUNTED: &[&str] = &[
 ];
 
 pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-    Ok(Value::Object(body(ask, to)?).to_string().into_bytes())
+    Ok(json::written(&body(ask, to)?))
 }
 
 pub(super) fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
     let mut body = body(ask, to)?;
     body.retain(|key, _| COUNTED.contains(&key.as_str()));
-    Ok(Value::Object(body).to_string().into_bytes())
+    Ok(json::written(&body))
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {

@@ -3,31 +3,18 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use memchr::{memchr, memmem};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
+use crate::link::{Conn, One};
 use crate::report::Stats;
 use crate::{Shared, proc};
 
-/// A kept connection.
-pub struct Conn {
-    stream: TcpStream,
-    buf: Vec<u8>,
-}
-
-impl Conn {
-    async fn open(address: &str) -> io::Result<Conn> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Conn { stream, buf: Vec::with_capacity(16 << 10) })
-    }
-
-    async fn more(&mut self, place: &str) -> io::Result<()> {
-        match self.stream.read_buf(&mut self.buf).await? {
-            0 => Err(odd(&format!("closed in {place}"))),
-            _ => Ok(()),
-        }
+async fn more(conn: &mut One, place: &str) -> io::Result<()> {
+    match conn.read().await? {
+        0 => Err(odd(&format!("closed in {place}"))),
+        _ => Ok(()),
     }
 }
 
@@ -39,13 +26,10 @@ fn odd(what: &str) -> io::Error {
 pub async fn one(shared: &Shared, conn: Option<Conn>) -> Option<Conn> {
     let mut conn = match conn {
         Some(conn) => conn,
-        None => match Conn::open(&shared.address).await {
+        None => match shared.way.open().await {
             Ok(conn) => conn,
             Err(error) => {
-                let mut stats = shared.stats.borrow_mut();
-                stats.errors += 1;
-                stats.bad(&error.to_string());
-                drop(stats);
+                shared.stats.borrow_mut().unreached(&error);
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 return None;
             }
@@ -59,6 +43,8 @@ pub async fn one(shared: &Shared, conn: Option<Conn>) -> Option<Conn> {
 
 struct Exchange<'a> {
     shared: &'a Shared,
+    /// Of all requests of the run.
+    number: u64,
     began: Instant,
     first: Option<Instant>,
     chunks: u64,
@@ -78,17 +64,53 @@ enum Length {
 
 impl<'a> Exchange<'a> {
     fn new(shared: &'a Shared) -> Self {
-        Exchange { shared, began: Instant::now(), first: None, chunks: 0, done: false, status: 0, seen: Vec::new() }
+        let number = shared.numbered();
+        Exchange {
+            shared,
+            number,
+            began: Instant::now(),
+            first: None,
+            chunks: 0,
+            done: false,
+            status: 0,
+            seen: Vec::new(),
+        }
     }
 
     /// True when the connection can be kept.
     async fn go(&mut self, conn: &mut Conn) -> io::Result<bool> {
-        conn.stream.write_all(&self.shared.request).await?;
+        match conn {
+            Conn::One(one) => self.alone(one).await,
+            Conn::Many(send) => self.multiplexed(send).await.map_err(io::Error::other),
+        }
+    }
+
+    async fn multiplexed(&mut self, send: &mut SendRequest<Bytes>) -> Result<bool, h2::Error> {
+        let request = &self.shared.request;
+        *send = send.clone().ready().await?;
+        let (answer, mut body) = send.send_request(request.head(), false)?;
+        body.send_data(request.body(self.number), true)?;
+        let answer = answer.await?;
+        self.status = answer.status().as_u16();
+        let mut body = answer.into_body();
+        while let Some(data) = body.data().await {
+            let data = data?;
+            body.flow_control().release_capacity(data.len())?;
+            self.body(&data);
+        }
+        Ok(true)
+    }
+
+    async fn alone(&mut self, conn: &mut One) -> io::Result<bool> {
+        match self.shared.request.varied(self.number) {
+            None => conn.send(&self.shared.request.bytes).await?,
+            Some(bytes) => conn.send(&bytes).await?,
+        }
         let (length, keep) = self.head(conn).await?;
         match length {
             Length::Known(length) => {
                 while conn.buf.len() < length {
-                    conn.more("the body").await?;
+                    more(conn, "the body").await?;
                 }
                 self.body(&conn.buf[..length]);
                 conn.buf.drain(..length);
@@ -98,14 +120,14 @@ impl<'a> Exchange<'a> {
             Length::Close => loop {
                 let all = std::mem::take(&mut conn.buf);
                 self.body(&all);
-                if conn.stream.read_buf(&mut conn.buf).await? == 0 {
+                if conn.read().await? == 0 {
                     return Ok(false);
                 }
             },
         }
     }
 
-    async fn head(&mut self, conn: &mut Conn) -> io::Result<(Length, bool)> {
+    async fn head(&mut self, conn: &mut One) -> io::Result<(Length, bool)> {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; 96];
             let mut head = httparse::Response::new(&mut headers);
@@ -125,11 +147,11 @@ impl<'a> Exchange<'a> {
                 conn.buf.drain(..end);
                 return Ok((length, keep));
             }
-            conn.more("the head").await?;
+            more(conn, "the head").await?;
         }
     }
 
-    async fn chunked(&mut self, conn: &mut Conn) -> io::Result<()> {
+    async fn chunked(&mut self, conn: &mut One) -> io::Result<()> {
         loop {
             // As many whole chunks as are at hand.
             let (mut at, mut last) = (0, false);
@@ -152,7 +174,7 @@ impl<'a> Exchange<'a> {
             if last {
                 return Ok(());
             }
-            conn.more("a chunked body").await?;
+            more(conn, "a chunked body").await?;
         }
     }
 
@@ -163,11 +185,12 @@ impl<'a> Exchange<'a> {
             return;
         }
         self.seen.extend_from_slice(data);
+        let form = self.shared.args.form;
         let mut at = 0;
-        while let Some(length) = memmem::find(&self.seen[at..], b"\n\n") {
+        while let Some(length) = memmem::find(&self.seen[at..], form.between()) {
             let event = &self.seen[at..at + length];
-            at += length + 2;
-            if event.starts_with(self.shared.args.form.end_mark()) {
+            at += length + form.between().len();
+            if form.ends(event) {
                 self.done = true;
             } else if let Some(mark) = memmem::find(event, b"t=") {
                 let digits = event[mark + 2..].iter().take_while(|byte| byte.is_ascii_digit());

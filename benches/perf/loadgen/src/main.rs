@@ -1,11 +1,14 @@
 //! Load generator, one thread, that reads event streams. Prints one JSON line.
 //!
 //! ```text
-//! loadgen run     --url U [--form openai|anthropic] [--sse] [--conc N] [--ramp-ms MS] [--rate R] [--secs S] [--warmup S]
-//!                 [--requests N] [--fresh] [--model M] [--pad BYTES] [--header 'k: v']… [--expect-chunks N] [--think-ms MS]
+//! loadgen run     --url U [--form openai|anthropic|cohere|ollama] [--sse] [--conc N] [--ramp-ms MS] [--rate R] [--secs S] [--warmup S]
+//!                 [--requests N] [--fresh] [--vary] [--ca PEM] [--h2 CONNECTIONS] [--model M] [--pad BYTES] [--header 'k: v']… [--expect-chunks N] [--think-ms MS]
 //!                 [--pid P]…
 //! loadgen startup --url U [--model M] [--header 'k: v']… [--timeout S] -- COMMAND ARG…
 //! ```
+//!
+//! An address with https:// needs the certificate to trust. `--h2` sends all requests over so many shared connections of
+//! HTTP/2. `--vary` makes each ask another.
 //!
 //! `run` is a closed loop over `--conc` connections that begin spread over `--ramp-ms`, each with a random pause of up to
 //! `--think-ms` after a request; or with `--rate` an open loop paced evenly by a timerfd, where a due request takes an
@@ -18,6 +21,7 @@
 
 mod args;
 mod exchange;
+mod link;
 mod proc;
 mod report;
 mod startup;
@@ -31,23 +35,31 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_local;
 
-use args::Args;
-use exchange::{Conn, one};
+use args::{Args, Request};
+use exchange::one;
+use link::{Conn, Way};
 use report::Stats;
 
 /// What all connections of a run share.
 pub struct Shared {
-    pub address: String,
-    pub request: Vec<u8>,
+    pub way: Way,
+    pub request: Request,
     pub args: Args,
     pub stats: RefCell<Stats>,
     idle: RefCell<VecDeque<Conn>>,
     open: Cell<usize>,
     /// Requests begun, for `--requests`.
     begun: Cell<u64>,
+    /// Requests made, those before the window too.
+    numbered: Cell<u64>,
 }
 
 impl Shared {
+    /// The number of a request that is made now.
+    pub fn numbered(&self) -> u64 {
+        self.numbered.replace(self.numbered.get() + 1)
+    }
+
     /// Whether one more request may begin; counts it.
     fn next(&self) -> bool {
         let begun = self.begun.get();
@@ -71,52 +83,59 @@ fn main() {
 }
 
 async fn run(args: Args) {
-    let (address, request) = args::request(&args);
+    let (address, request) = Request::new(&args);
     let from = Instant::now() + Duration::from_secs_f64(args.warmup);
     let until = from + Duration::from_secs_f64(args.secs);
     let idle_kb = proc::rss_kb(&args.pids);
     let shared = Rc::new(Shared {
-        address,
+        way: Way::new(address, &args),
         request,
         stats: RefCell::new(Stats::new(from, until)),
         idle: RefCell::default(),
         open: Cell::new(0),
         begun: Cell::new(0),
+        numbered: Cell::new(0),
         args: args.clone(),
     });
-    let meter = spawn_local(meter(args.pids.clone(), from, until));
+    let spent = Rc::new(Cell::new(report::Spent::default()));
+    let meter = spawn_local(meter(args.clone(), from, until, spent.clone()));
     if args.rate > 0.0 {
         open_loop(&shared).await;
     } else {
         closed_loop(&shared).await;
     }
     if args.requests.is_some() {
-        // The run ended by number; the window did not, and nobody asked for its CPU time.
+        // The run ended by number; the window did not. What was spent until now is what there is.
         meter.abort();
-        report::print(&shared, idle_kb, report::Spent::default());
-    } else if let Ok(spent) = meter.await {
-        report::print(&shared, idle_kb, spent);
     }
+    let _ = meter.await;
+    report::print(&shared, idle_kb, spent.get());
 }
 
-/// CPU time over the measured window only; memory is looked at all along for its peak.
-async fn meter(pids: Vec<i32>, from: Instant, until: Instant) -> report::Spent {
+/// CPU time from the window's beginning to now, or to its end; memory is looked at all along for its peak.
+async fn meter(args: Args, from: Instant, until: Instant, spent: Rc<Cell<report::Spent>>) {
     const STEP: Duration = Duration::from_millis(100);
-    let mut spent = report::Spent::default();
+    let pids = args.pids;
+    let look =
+        |seen: report::Spent| spent.set(report::Spent { peak_kb: seen.peak_kb.max(proc::rss_kb(&pids)), ..seen });
     while Instant::now() + STEP < from {
         tokio::time::sleep(STEP).await;
-        spent.peak_kb = spent.peak_kb.max(proc::rss_kb(&pids));
+        look(spent.get());
     }
     tokio::time::sleep_until(from.into()).await;
     let (cpu, own) = (proc::cpu_ns(&pids), proc::self_cpu_ns());
-    while Instant::now() + STEP < until {
-        tokio::time::sleep(STEP).await;
-        spent.peak_kb = spent.peak_kb.max(proc::rss_kb(&pids));
+    let mut over = false;
+    while !over {
+        let next = until.min(Instant::now() + STEP);
+        tokio::time::sleep_until(next.into()).await;
+        over = next == until;
+        look(spent.get());
+        // A run that ends by number may end any moment.
+        if over || args.requests.is_some() {
+            let (cpu_ns, own_ns) = (proc::cpu_ns(&pids).saturating_sub(cpu), proc::self_cpu_ns() - own);
+            spent.set(report::Spent { cpu_ns, own_ns, ..spent.get() });
+        }
     }
-    tokio::time::sleep_until(until.into()).await;
-    spent.cpu_ns = proc::cpu_ns(&pids).saturating_sub(cpu);
-    spent.own_ns = proc::self_cpu_ns() - own;
-    spent
 }
 
 async fn closed_loop(shared: &Rc<Shared>) {

@@ -24,7 +24,7 @@ pub struct Stats {
 }
 
 /// CPU time of the gateway and of the generator in the window, and the gateway's largest memory.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Spent {
     pub cpu_ns: u64,
     pub own_ns: u64,
@@ -47,6 +47,12 @@ impl Stats {
             late: 0,
             first_bad: None,
         }
+    }
+
+    /// No connection was to be had.
+    pub fn unreached(&mut self, error: &std::io::Error) {
+        self.errors += 1;
+        self.bad(&error.to_string());
     }
 
     pub fn bad(&mut self, what: &str) {
@@ -77,7 +83,8 @@ pub fn print(shared: &Shared, idle_kb: u64, spent: Spent) {
     let fields = [
         ("conc", args.conc.to_string()),
         ("secs", args.secs.to_string()),
-        ("ask_bytes", shared.request.len().to_string()),
+        ("ask_bytes", shared.request.bytes.len().to_string()),
+        ("begun", shared.numbered.get().to_string()),
         ("ok", stats.ok.to_string()),
         ("rps", format!("{:.1}", stats.ok as f64 / args.secs)),
         ("refused", stats.refused.to_string()),

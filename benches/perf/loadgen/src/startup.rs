@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::args::{self, Args};
+use crate::args::{Args, Request};
 use crate::proc;
 
 /// How often the address is tried.
 const EVERY: Duration = Duration::from_millis(2);
 
 pub async fn measure(args: Args) {
-    let (address, request) = args::request(&args);
+    let (address, request) = Request::new(&args);
     let mut command = Command::new(&args.cmd[0]);
     command.args(&args.cmd[1..]).process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
     let began = Instant::now();
@@ -22,7 +22,7 @@ pub async fn measure(args: Args) {
     let pid = i32::try_from(child.id()).expect("a process id");
     let mut served = None;
     while served.is_none() && began.elapsed().as_secs_f64() < args.timeout {
-        match ask(&address, &request).await {
+        match ask(&address, &request.bytes).await {
             true => served = Some(began.elapsed()),
             false => tokio::time::sleep(EVERY).await,
         }

@@ -8,6 +8,10 @@ use memchr::{memchr, memmem};
 pub enum Form {
     OpenAi,
     Anthropic,
+    /// Cohere's version 2.
+    Cohere,
+    /// Ollama's own.
+    Ollama,
     Health,
     Unknown,
 }
@@ -55,6 +59,8 @@ pub fn read(bytes: &[u8]) -> io::Result<Option<(Ask, usize)>> {
     let form = match path {
         "/health" => Form::Health,
         path if path.ends_with("/chat/completions") => Form::OpenAi,
+        path if path.ends_with("/v2/chat") => Form::Cohere,
+        path if path.ends_with("/api/chat") => Form::Ollama,
         path if path.ends_with("/messages") => Form::Anthropic,
         _ => Form::Unknown,
     };

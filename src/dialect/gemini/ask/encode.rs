@@ -12,9 +12,10 @@ use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
 use crate::dialect::gemini::{NAME, call_id, media, signature};
 use crate::fault::{Fault, Kind};
+use crate::json;
 
 pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-    Ok(serde_json::to_vec(&body(ask, to)?).unwrap_or_default())
+    Ok(json::written(&body(ask, to)?))
 }
 
 /// AI Studio counts either bare `contents`, or a whole ask that must then name its model.
@@ -26,7 +27,7 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
     } else {
         body.retain(|name, _| name == "contents");
     }
-    Ok(serde_json::to_vec(&body).unwrap_or_default())
+    Ok(json::written(&body))
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
