@@ -37,7 +37,7 @@ async fn start(mock: &Mock, redis: &Redis, more: &str) -> Gateway {
     let folder = Folder::new();
     std::fs::create_dir_all(folder.path("scripts")).expect("a folder");
     folder.write("scripts/keeper.luau", POLICY);
-    let hook = "{ lua: keeper, grants: { kv: [together] }, budget: { total: 2s } }";
+    let hook = "{ lua: keeper, grants: { kv: [together] }, budget: { cpu: 1s, total: 5s } }";
     let yaml = format!("redis: {{ url: '{}', kv: true, {more} }}\nhooks: [{hook}]\n", redis.url());
     Gateway::prepared(folder, mock, &yaml).await
 }
@@ -163,7 +163,7 @@ async fn plugins_count_together_with_policies() {
     let yaml = format!(
         "redis: {{ url: '{}', kv: true, timeout: 2s }}\n\
          plugins: {{ folder: '{}/plugins/prebuilt', compiled: FOLDER/compiled }}\n\
-         hooks: [{{ wasm: probe, config: {{ behaviour: count }}, budget: {{ total: 5s }} }}]\n",
+         hooks: [{{ wasm: probe, config: {{ behaviour: count }}, budget: {{ cpu: 1s, total: 5s }} }}]\n",
         redis.url(),
         env!("CARGO_MANIFEST_DIR"),
     );
