@@ -15,6 +15,7 @@ mod encoder;
 mod fields;
 mod finish;
 mod history;
+mod plain;
 mod reasoning;
 mod rerank;
 mod sniffer;

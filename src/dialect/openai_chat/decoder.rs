@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::calls::{Calls, Piece};
 use super::reasoning::{Detail, DetailKind};
-use super::{NAME, answer, data_of, finish, turns, usage};
+use super::{NAME, answer, data_of, finish, plain, turns, usage};
 use crate::chat::event::Blocks;
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, Usage};
 use crate::dialect::{self, Frame};
@@ -77,6 +77,9 @@ impl dialect::Decoder for Decoder {
             self.done = true;
             return Ok(());
         }
+        if self.plain(frame, &data, out) {
+            return Ok(());
+        }
         let chunk: Value = serde_json::from_slice(&data)
             .map_err(|error| Fault::new(Kind::BadAnswer, "A chunk of the stream is no JSON.").because(error))?;
         if let Some(fault) = fault_in(frame, &chunk) {
@@ -127,6 +130,16 @@ pub(super) fn fault_in(frame: &Frame<'_>, chunk: &Value) -> Option<Fault> {
 }
 
 impl Decoder {
+    /// Whether the chunk was one that adds a text to a choice that speaks already.
+    fn plain(&mut self, frame: &Frame<'_>, data: &[u8], out: &mut Vec<Event>) -> bool {
+        let Some((choice, text)) = self.started.then(|| plain::text_of(frame, data)).flatten() else { return false };
+        // While calls are open it has to wait for them.
+        let lane = self.lanes.iter_mut().find(|lane| lane.choice == choice && !lane.calls.any());
+        let Some(lane) = lane else { return false };
+        lane.text(text, &mut self.blocks, out);
+        true
+    }
+
     fn chunk(&mut self, mut chunk: Map<String, Value>, out: &mut Vec<Event>) {
         let usage = usage::of_chunk(&chunk);
         let choices = match chunk.shift_remove("choices") {

@@ -144,6 +144,26 @@ impl Encoder {
         self.chunk(&choice, out);
     }
 
+    /// More text of a choice that speaks already. Nearly every chunk is one, so it is written as it stands, without a
+    /// tree; what differs from this is a [`Encoder::delta`].
+    fn say(&mut self, at: usize, text: &str, out: &mut Vec<u8>) {
+        let Lane { choice, spoke: true, .. } = self.lanes[at] else {
+            return self.send(at, json!({ "content": text }), out);
+        };
+        if self.legacy_text {
+            return self.send(at, json!({ "content": text }), out);
+        }
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(&self.before);
+        out.extend_from_slice(b"{\"index\":");
+        // Serialising into memory cannot fail.
+        let _ = serde_json::to_writer(&mut *out, &choice);
+        out.extend_from_slice(b",\"delta\":{\"content\":");
+        let _ = serde_json::to_writer(&mut *out, text);
+        out.extend_from_slice(b"},\"logprobs\":null,\"finish_reason\":null}");
+        out.extend_from_slice(&self.after);
+    }
+
     fn send(&mut self, at: usize, delta: Value, out: &mut Vec<u8>) {
         self.delta(at, delta, Value::Null, None, out);
     }
@@ -236,7 +256,7 @@ impl Encoder {
             Delta::Text(text) => {
                 self.lanes[at].chars += text.chars().count();
                 if !text.is_empty() {
-                    self.send(at, json!({ "content": text }), out);
+                    self.say(at, text, out);
                 }
             }
             Delta::Refusal(text) => self.send(at, json!({ "refusal": text }), out),
