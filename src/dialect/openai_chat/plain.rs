@@ -22,7 +22,7 @@ pub(super) fn text_of(frame: &Frame<'_>, data: &[u8]) -> Option<(u32, String)> {
             scan.skip().map(drop)
         }
         b"object" => word(scan, data, b"\"chat.completion.chunk\""),
-        b"choices" => scan.array(|scan| {
+        b"choices" if choice.is_none() => scan.array(|scan| {
             let another = choice.replace(choice_of(scan, data)?);
             if another.is_none() { Ok(()) } else { Err(Malformed) }
         }),
