@@ -1,8 +1,6 @@
 //! What an exchange will probably use, from its body's length and the few fields that say more. Never decodes an ask.
 
-use std::sync::LazyLock;
-
-use aho_corasick::{AhoCorasick, MatchKind};
+use memchr::memmem;
 use serde::Deserialize;
 
 use crate::chat::Usage;
@@ -50,28 +48,20 @@ pub(super) fn money(estimate: &Amounts, target: &Target) -> Option<u64> {
     target.cost(&Usage { input: estimate.input, output: estimate.output, ..Usage::default() })
 }
 
-/// What inline media begin with: a URL's data, or a field of that name.
-static MEDIA: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
-    // This kind is searched for by several bytes at once; a search for each would read the body several times.
-    let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build([";base64,", "\"data\":"]);
-    builder.ok()
-});
-
 fn input(body: &[u8]) -> u64 {
     let mut bytes = body.len() as u64;
     let mut media = 0;
-    if body.len() >= MEDIA_BYTES
-        && let Some(marks) = MEDIA.as_ref()
-    {
-        // Base64 is no text: its length says little of its tokens.
-        for mark in marks.find_iter(body) {
-            let rest = &body[mark.end()..];
-            let field = body[mark.end() - 1] == b':';
-            let data = if field { rest.trim_ascii_start().strip_prefix(b"\"") } else { Some(rest) };
-            let Some(data) = data else { continue };
-            let length = memchr::memchr(b'"', data).unwrap_or(data.len());
-            bytes = bytes.saturating_sub(length as u64);
-            media += 1;
+    if body.len() >= MEDIA_BYTES {
+        // Base64 is no text: its length says little of its tokens. It stands in a URL, or in a field of its own.
+        for (mark, field) in [(&b";base64,"[..], false), (b"\"data\":", true)] {
+            for at in memmem::find_iter(body, mark) {
+                let rest = &body[at + mark.len()..];
+                let data = if field { rest.trim_ascii_start().strip_prefix(b"\"") } else { Some(rest) };
+                let Some(data) = data else { continue };
+                let length = memchr::memchr(b'"', data).unwrap_or(data.len());
+                bytes = bytes.saturating_sub(length as u64);
+                media += 1;
+            }
         }
     }
     bytes.div_ceil(BYTES_PER_TOKEN) + media * MEDIA_TOKENS
