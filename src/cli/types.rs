@@ -247,21 +247,21 @@ mod tests {
 
     #[test]
     fn a_message_keeps_the_lines_that_it_goes_on_in_and_comes_once() {
-        let sources = [source("p.luau", "/tmp/x/0.luau", 10), source("q.luau", "/tmp/x/1.luau", 11)];
-        let said = "/tmp/x/1.luau(12,3): LocalUnused: a lint\n/tmp/x/0.luau(13,9): TypeError: Expected this to be\n\t'string?'\n\
-                    but got\n\t'number'\n/tmp/x/0.luau(14,1): FunctionUnused: a lint\nof two lines\n\
+        let sources = [source("p.luau", "/room/x/0.luau", 10), source("q.luau", "/room/x/1.luau", 11)];
+        let said = "/room/x/1.luau(12,3): LocalUnused: a lint\n/room/x/0.luau(13,9): TypeError: Expected this to be\n\t'string?'\n\
+                    but got\n\t'number'\n/room/x/0.luau(14,1): FunctionUnused: a lint\nof two lines\n\
                     ../x/1.luau(13,1): SyntaxError: no end\n../x/1.luau(13,1): SyntaxError: no end\n";
         let Found::Wrong(errors) = read(said, &sources) else { panic!("two errors") };
         let wanted = "p.luau:3:9: TypeError: Expected this to be\n\t'string?'\nbut got\n\t'number'\nq.luau:2:1: SyntaxError: no end";
         assert_eq!(errors, wanted);
-        assert!(matches!(read("/tmp/x/0.luau(14,1): FunctionUnused: a lint\n", &sources), Found::Nothing));
+        assert!(matches!(read("/room/x/0.luau(14,1): FunctionUnused: a lint\n", &sources), Found::Nothing));
     }
 
     #[test]
     fn an_error_of_the_types_themselves_accuses_nobody() {
-        let sources = [source("p.luau", "/tmp/x/0.luau", 10)];
-        for said in ["/tmp/x/0.luau(10,1): SyntaxError: what is `read`?\n", "/tmp/x/gw.d.luau: what is `read`?\n"] {
-            let said = format!("{said}/tmp/x/0.luau(12,1): TypeError: Unknown type 'Request'\n");
+        let sources = [source("p.luau", "/room/x/0.luau", 10)];
+        for said in ["/room/x/0.luau(10,1): SyntaxError: what is `read`?\n", "/room/x/gw.d.luau: what is `read`?\n"] {
+            let said = format!("{said}/room/x/0.luau(12,1): TypeError: Unknown type 'Request'\n");
             let Found::Unclear(why) = read(&said, &sources) else { panic!("not clear") };
             assert!(why.contains("gw.d.luau: ") && why.ends_with("what is `read`?"), "{why}");
         }

@@ -12,6 +12,7 @@ mod library;
 mod machine;
 mod read;
 pub mod trial;
+mod verdicts;
 mod views;
 
 use std::cell::RefCell;

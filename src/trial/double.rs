@@ -14,6 +14,7 @@ use crate::chat::event::{self, Delta, Event, Opened};
 use crate::chat::{Answer, Ask, Block, Choice, Content, Finish, ToolCall, Usage};
 use crate::dialect::{self, Asked, Dialect, Op};
 use crate::fault::{Fault, Kind};
+use crate::json;
 use crate::upstream::{Dial, Outbound, Sending, Upstream};
 
 /// Every upstream of a scene.
@@ -182,7 +183,7 @@ impl Scripted {
         let message = act["message"].as_str().unwrap_or("The provider failed as the test wants.");
         let body = match act.get("body") {
             Some(Value::String(text)) => text.clone().into_bytes(),
-            Some(value) => value.to_string().into_bytes(),
+            Some(value) => json::written(value),
             None => self.in_its_words(kind, message),
         };
         (status.unwrap_or(kind.row().status), "application/json", Inbound::Ready(Some(body.into())))

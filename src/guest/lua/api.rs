@@ -11,13 +11,14 @@ use mlua::{
 
 use super::convert::{Left, to_json, to_lua};
 use super::views::SecretHandle;
-use super::{Running, read, running, with_running};
+use super::{Running, read, running, verdicts, with_running};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
 use crate::host::{
     self, Cx, FUNCTIONS, HostError, Phases, hash, http, limit, llm, log, metrics, pick, re, secret, targets, time,
 };
+use crate::json;
 use crate::state::limit::Given;
 use crate::state::tally::Kind;
 
@@ -26,7 +27,7 @@ use crate::state::tally::Kind;
 /// `kv_waits`: what is kept in `kv` is on another machine.
 pub(super) fn modules(lua: &Lua, kv_waits: bool) -> Result<Table> {
     let modules = of(lua, kv_waits, |_| true)?;
-    verdicts(lua, &modules)?;
+    verdicts::add(lua, &modules)?;
     Ok(modules)
 }
 
@@ -497,7 +498,7 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
                 request.body = body.as_bytes().to_vec();
             }
             ("json", value) => {
-                request.body = to_json(value, &mut left)?.to_string().into_bytes();
+                request.body = json::written(&to_json(value, &mut left)?);
                 request
                     .headers
                     .entry("content-type".into())
@@ -515,78 +516,6 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
         Ok(())
     })?;
     Ok(request)
-}
-
-/// What makes verdicts: tables with one name that says which.
-fn verdicts(lua: &Lua, modules: &Table) -> Result<()> {
-    let wrap = |lua: &Lua, name: &str, inner: Table| -> Result<Table> {
-        let table = lua.create_table_with_capacity(0, 1)?;
-        table.raw_set(name, inner)?;
-        Ok(table)
-    };
-    let set = |name: &str, function: Function| modules.raw_set(name, function);
-    set(
-        "respond",
-        lua.create_function(move |lua, (status, body, headers): (f64, Lv, Option<Table>)| {
-            let inner = lua.create_table_with_capacity(0, 3)?;
-            inner.raw_set("status", status)?;
-            inner.raw_set("body", body)?;
-            inner.raw_set("headers", headers)?;
-            wrap(lua, "respond", inner)
-        })?,
-    )?;
-    set(
-        "say",
-        lua.create_function(move |lua, text: LuaString| {
-            let inner = lua.create_table_with_capacity(0, 1)?;
-            inner.raw_set("say", text)?;
-            wrap(lua, "respond", inner)
-        })?,
-    )?;
-    set(
-        "reject",
-        lua.create_function(
-            move |lua, (code, message, status, wait): (LuaString, LuaString, Option<f64>, Option<f64>)| {
-                let inner = lua.create_table_with_capacity(0, 4)?;
-                inner.raw_set("code", code)?;
-                inner.raw_set("message", message)?;
-                inner.raw_set("status", status)?;
-                inner.raw_set("retry_after_ms", wait)?;
-                wrap(lua, "reject", inner)
-            },
-        )?,
-    )?;
-    set(
-        "same",
-        lua.create_function(move |lua, after_ms: Option<f64>| {
-            let inner = lua.create_table_with_capacity(0, 1)?;
-            inner.raw_set("after_ms", after_ms.unwrap_or(0.0))?;
-            wrap(lua, "same", inner)
-        })?,
-    )?;
-    set(
-        "stop",
-        lua.create_function(move |lua, inner: Option<Table>| {
-            let inner = inner.map_or_else(|| lua.create_table(), Ok)?;
-            wrap(lua, "stop", inner)
-        })?,
-    )?;
-    set(
-        "fault",
-        lua.create_function(move |lua, message: Option<LuaString>| {
-            let inner = lua.create_table_with_capacity(0, 1)?;
-            inner.raw_set("message", message)?;
-            wrap(lua, "fault", inner)
-        })?,
-    )?;
-    set(
-        "drop",
-        lua.create_function(move |lua, ()| {
-            let table = lua.create_table_with_capacity(0, 1)?;
-            table.raw_set("drop", true)?;
-            Ok(table)
-        })?,
-    )
 }
 
 /// `print` goes where `gw.log.info` goes.
