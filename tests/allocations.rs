@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 /// Requests before counting begins: connections, caches and thread-local buffers are then there.
 const WARM: usize = 20;
 /// Requests that are counted.
-const COUNTED: usize = 100;
+const COUNTED: u64 = 100;
 /// Chunks of a stream.
 const CHUNKS: usize = 64;
 
@@ -121,7 +121,7 @@ fn client(address: SocketAddr, stream: bool, ready: Sender<()>, stages: Stages) 
         body.len()
     );
     let (mut warm, mut held) = (Some(warm), Vec::new());
-    for number in 0..WARM + COUNTED {
+    for number in 0..WARM + COUNTED as usize {
         if number == WARM {
             warm.take().expect("once").send(()).expect("somebody counts");
             begin.recv().expect("counting begins");
@@ -155,7 +155,7 @@ fn chunks(socket: &mut TcpStream, held: &mut Vec<u8>, ready: &Sender<()>) {
     assert_eq!(seen, CHUNKS);
 }
 
-/// The allocations of the worker for one of [`COUNTED`] requests, with this policy attached.
+/// The allocations of the worker for all of [`COUNTED`] requests, with this policy attached.
 fn counted(stream: bool, policy: Option<&str>) -> u64 {
     let (ready, is_ready) = channel();
     let name = format!("portcullis-allocations-{}-{:?}", std::process::id(), thread::current().id());
@@ -196,7 +196,7 @@ fn counted(stream: bool, policy: Option<&str>) -> u64 {
         begun.send(()).expect("the client goes on");
         runtime.block_on(async { is_done.await.expect("the client gets all answers") });
     });
-    info.count_total / COUNTED as u64
+    info.count_total
 }
 
 #[test]
@@ -230,6 +230,7 @@ fn a_reload_leaves_nothing_behind() {
 }
 
 fn hold(what: &str, spent: u64, budget: u64) {
+    let spent = spent / COUNTED;
     assert!(spent <= budget, "{what}: {spent} allocations, {budget} are allowed");
     assert!(
         spent * 10 >= budget * 7,
@@ -250,13 +251,16 @@ fn a_stream_keeps_its_budget() {
 #[test]
 fn a_policy_that_listens_to_nothing_of_an_exchange_costs_it_nothing() {
     let idle = "--[[manifest\ntick = \"1h\"\n]]\nfunction on_tick() end\n";
-    assert_eq!(counted(false, Some(idle)), counted(false, None));
+    let (with, without) = (counted(false, Some(idle)), counted(false, None));
+    // A read that the network cut in two costs one or two; a single allocation a request more would show.
+    assert!(with.abs_diff(without) < COUNTED, "{with} with it, {without} without");
 }
 
 #[test]
 fn a_policy_that_listens_to_no_event_costs_the_chunks_of_a_stream_nothing() {
     let done = "function on_done() return { seen = true } end\n";
     let (with, without) = (counted(true, Some(done)), counted(true, None));
-    // The policy is called once; a single allocation a chunk more would show.
-    assert!((1..CHUNKS as u64).contains(&(with - without)), "{with} with it, {without} without");
+    // The policy is called once a request; a single allocation a chunk more would show.
+    let more = with.saturating_sub(without);
+    assert!((COUNTED..COUNTED * CHUNKS as u64).contains(&more), "{with} with it, {without} without");
 }
