@@ -42,10 +42,12 @@ async fn watched(mock: &Mock, kind: &'static str, said: &str, policy: &str) -> (
 
 async fn ask(gateway: &Gateway, usage: bool, headers: &[(&str, &str)]) -> Reply {
     let mut body = String::from_utf8(Chat.ask("raw/m", true, Turn::Text, "Hello")).expect("UTF-8");
-    if usage {
-        body = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    assert!(body.contains("\"include_usage\":true"), "{body}");
+    if !usage {
+        body = body.replace("\"include_usage\":true", "\"include_usage\":false");
     }
-    let reply = gateway.call("POST", "/v1/chat/completions", headers, body).await;
+    let headers = [&[("content-type", "application/json")], headers].concat();
+    let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
     assert_eq!(reply.status(), 200, "{}", reply.text());
     reply
 }
