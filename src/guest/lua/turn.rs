@@ -14,7 +14,7 @@ use mlua::{Error, FromLuaMulti, IntoLuaMulti, Thread, VmState};
 use tokio::time::Instant;
 
 use super::views::Seen;
-use crate::host::{Cx, lease};
+use crate::host::{Cx, ticker};
 
 /// What a call may run before others have their turn. Somebody else's request passes a worker in several steps, and each
 /// may have to wait for one of these.
@@ -93,7 +93,7 @@ impl Running {
     pub fn turn<T>(self: &Arc<Self>, spent: &mut Spent, part: impl FnOnce() -> T) -> T {
         let lease = &self.cx.lease;
         lease.resume(spent.of_lease());
-        let (began, tick, excused) = (Instant::now(), lease::tick_now(), lease.excused());
+        let (began, tick, excused) = (Instant::now(), ticker::tick_now(), lease.excused());
         let now = Now {
             call: self.clone(),
             began: Cell::new(began),
@@ -106,7 +106,7 @@ impl Running {
         drop(turn);
         let (took, excused) = (began.elapsed(), lease.excused().saturating_sub(excused));
         if took.is_zero() {
-            spent.still += lease::tick_now().saturating_sub(tick);
+            spent.still += ticker::tick_now().saturating_sub(tick);
         }
         spent.cpu += took.saturating_sub(excused);
         done
@@ -140,7 +140,7 @@ impl Drop for Turn {
 impl Now {
     /// Whether the present turn has been long enough.
     fn is_long(&self) -> bool {
-        let (tick, left) = (lease::tick_now(), self.until_look.get());
+        let (tick, left) = (ticker::tick_now(), self.until_look.get());
         if left > 0 && tick == self.tick.get() {
             self.until_look.set(left - 1);
             return false;
