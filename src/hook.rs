@@ -177,6 +177,7 @@ impl Hook {
             world: Some(world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)),
             awaits: false,
+            gives_way: false,
         }
     }
 

@@ -92,6 +92,7 @@ impl Stand {
             world: Some(self.world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)),
             awaits: false,
+            gives_way: false,
         }
     }
 
