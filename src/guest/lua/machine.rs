@@ -55,6 +55,9 @@ const GLOBALS: &[&str] = &[
     "buffer",
 ];
 
+/// What each script has of its own among the globals.
+const OWN: &[&str] = &["gw", "print", "require"];
+
 /// Everything that a script is made from, again and again.
 pub(super) struct Recipe {
     pub guest: Arc<Guest>,
@@ -210,7 +213,8 @@ pub(super) fn bare<T>(memory: usize, furnish: impl FnOnce(&Lua) -> mlua::Result<
     // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
     let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
     let lua = Lua::new_with(libraries, options)?;
-    for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
+    for name in ["print", "require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"]
+    {
         lua.globals().raw_remove(name)?;
     }
     library::mend(&lua)?;
@@ -311,13 +315,23 @@ pub(super) fn chunk(
     env: &Table,
     chunks: &coverage::Chunks,
 ) -> mlua::Result<Function> {
+    // The engine binds names like `gw.time.now_ms` once, as it loads a source, and looks for them among the machine's
+    // globals whatever the environment is: what differs from script to script stands there meanwhile.
+    let globals = lua.globals();
+    for name in OWN {
+        globals.raw_set(*name, env.raw_get::<Lv>(*name)?)?;
+    }
     // `=` keeps the name as it is: messages then begin with file and line.
     let function = lua
         .load(code)
         .set_name(format!("={label}"))
         .set_mode(ChunkMode::Binary)
         .set_environment(env.clone())
-        .into_function()?;
+        .into_function();
+    for name in OWN {
+        globals.raw_remove(*name)?;
+    }
+    let function = function?;
     chunks.note(label, &function);
     Ok(function)
 }
