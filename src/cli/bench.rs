@@ -115,10 +115,7 @@ pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
                     Phase::Done => stand.done(),
                     _ => stand.request(),
                 };
-                let (verdict, _) = match stand.engine.waits(phase) {
-                    true => stand.engine.call(stand.cx(phase), subject).await,
-                    false => stand.call_with(phase, subject),
-                };
+                let (verdict, _) = stand.engine.call(stand.cx(phase), subject).await;
                 verdict.map(drop).map_err(|failed| failed.message)
             })
             .await

@@ -96,7 +96,7 @@ impl Killed {
 const GRACE_US: u64 = 4000;
 /// Ticks between two looks, and the number of looks after which a call ends whatever its thread got.
 const GRACE_TICKS: u64 = 5;
-const GRACE_TURNS: u32 = 40;
+const GRACE_LOOKS: u32 = 40;
 
 /// Time that this thread has been running on a core, in microseconds; None where the system does not say.
 fn thread_time_us() -> Option<u64> {
@@ -113,9 +113,11 @@ pub struct Lease {
     output: AtomicU64,
     /// The tick at which the present burst must be over.
     deadline: AtomicU64,
-    /// The thread's own time when the deadline was first missed; 0 before.
+    /// The thread's own time at which the present burst was seen to be late; 0 while it is not.
     late_since_us: AtomicU64,
-    late_turns: AtomicU32,
+    /// What earlier bursts ran in the thread's own time after they were seen to be late.
+    late_us: AtomicU64,
+    late_looks: AtomicU32,
     killed: AtomicU8,
     /// Nanoseconds of the gateway's own work inside the call.
     excused: AtomicU64,
@@ -132,7 +134,8 @@ impl Lease {
             output: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             late_since_us: AtomicU64::new(0),
-            late_turns: AtomicU32::new(0),
+            late_us: AtomicU64::new(0),
+            late_looks: AtomicU32::new(0),
             killed: AtomicU8::new(0),
             excused: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -146,13 +149,22 @@ impl Lease {
     /// The guest runs from now on, having run for `spent` before.
     pub fn resume(&self, spent: Duration) {
         let left = self.budget.cpu.saturating_sub(spent);
-        // Ticks are whole milliseconds and the present one has begun: one more is never too early.
-        self.deadline.store(now() + left.as_millis() as u64 + 1, Relaxed);
+        // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
+        // than a tick, so a guest that has nothing left is late from its first safepoint on.
+        let ticks = if left.is_zero() { 0 } else { left.as_millis() as u64 + 1 };
+        self.deadline.store(now() + ticks, Relaxed);
     }
 
-    /// The guest does not run: it waits, or has ended.
+    /// The guest does not run: it waits, gives way, or has ended.
     pub fn pause(&self) {
         self.deadline.store(u64::MAX, Relaxed);
+        // What others run in between is not its own.
+        let since = self.late_since_us.load(Relaxed);
+        if since != 0 {
+            self.late_since_us.store(0, Relaxed);
+            let ran = thread_time_us().map_or(0, |now| now.saturating_sub(since));
+            self.late_us.fetch_add(ran, Relaxed);
+        }
     }
 
     /// The gateway has done work of its own inside the call, such as decoding the ask: the deadline moves as far.
@@ -189,11 +201,14 @@ impl Lease {
     #[cold]
     fn late(&self) -> Result<(), Killed> {
         let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
-        let began = self.late_since_us.load(Relaxed);
-        let turns = self.late_turns.fetch_add(1, Relaxed);
-        if began == 0 {
-            self.late_since_us.store(now.max(1), Relaxed);
-        } else if now - began.min(now) >= GRACE_US || turns >= GRACE_TURNS {
+        let looks = self.late_looks.fetch_add(1, Relaxed);
+        let mut since = self.late_since_us.load(Relaxed);
+        if since == 0 {
+            since = now.max(1);
+            self.late_since_us.store(since, Relaxed);
+        }
+        let ran = self.late_us.load(Relaxed) + now.saturating_sub(since);
+        if ran >= GRACE_US || looks >= GRACE_LOOKS {
             return Err(self.kill(Killed::Deadline));
         }
         self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
@@ -305,6 +320,11 @@ const AWAKE_EVERY: u64 = 4096;
 /// The present tick; wakes the ticker when it sleeps.
 pub fn now() -> u64 {
     stay_awake();
+    tick_now()
+}
+
+/// The present tick, for whoever knows that the ticker is awake.
+pub fn tick_now() -> u64 {
     TICK.load(Relaxed)
 }
 

@@ -10,8 +10,9 @@ use mlua::{
 };
 
 use super::convert::{Left, to_json, to_lua};
+use super::turn::{Running, running, with_running};
 use super::views::SecretHandle;
-use super::{Running, read, running, verdicts, with_running};
+use super::{read, verdicts};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
