@@ -12,6 +12,7 @@ pub(crate) mod openai_error;
 pub mod openai_responses;
 pub mod refusal;
 pub mod relayed;
+pub mod told;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
 use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::sse::{Frame, Scanner};
+use told::Told;
 
 /// Every wire form. The order is that of the documentation.
 pub const DIALECTS: &[&dyn Dialect] =
@@ -187,6 +189,11 @@ pub trait Decoder: Send {
     /// [`Event::Fault`].
     fn frame(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<(), Fault>;
 
+    /// As [`Decoder::frame`]; says also how much of the frame its events tell.
+    fn told(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<Told, Fault> {
+        self.frame(frame, out).map(|()| Told::Partly)
+    }
+
     /// The upstream closed the stream: closes what is open and says whether the stream was complete.
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault>;
 }
@@ -197,6 +204,15 @@ pub trait Encoder: Send {
 
     /// The stream is complete: whatever the dialect ends with.
     fn finish(&mut self, out: &mut Vec<u8>);
+
+    /// The client gets this event in the upstream's own frame, so that nothing is written but what comes before that
+    /// frame: what the frames before owe the client.
+    fn given(&mut self, event: &Event, _before: &mut Vec<u8>) {
+        self.event(event, &mut Vec::new());
+    }
+
+    /// The client was told the role of a choice in the upstream's own frame.
+    fn introduced(&mut self, _choice: u32) {}
 
     /// Another target (`provider/model`) goes on from here, because the one before broke off; told where the answer's end
     /// is, in the dialect's own place for such things.

@@ -205,12 +205,18 @@ pub struct Frame<'a>(pub &'a [u8]);
 impl<'a> Frame<'a> {
     /// The value of the last `event:` line, empty when there is none.
     pub fn event(&self) -> &'a str {
+        if let Some((name, _)) = self.usual() {
+            return std::str::from_utf8(name).unwrap_or_default();
+        }
         let name = self.lines().filter_map(|line| field(line, b"event")).last();
         name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
     }
 
     /// The data, several lines joined by LF. Empty when there is none.
     pub fn data(&self) -> Cow<'a, [u8]> {
+        if let Some((_, data)) = self.usual() {
+            return Cow::Borrowed(data);
+        }
         let mut data = self.lines().filter_map(|line| field(line, b"data"));
         let first = data.next().unwrap_or_default();
         let mut joined: Option<Vec<u8>> = None;
@@ -236,6 +242,19 @@ impl<'a> Frame<'a> {
     /// Whether the bytes occur anywhere in the frame: a cheap test before a costly parse.
     pub fn contains(&self, needle: &[u8]) -> bool {
         memmem::find(self.0, needle).is_some()
+    }
+
+    /// Name and data of a frame as nearly all are written: a line of data, perhaps with a line for the name before it. It
+    /// is not looked at line by line, which would cost more than all else that is done to it.
+    fn usual(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let lines = self.0.strip_suffix(b"\n\n")?;
+        let (name, data) = match lines.strip_prefix(b"event:") {
+            Some(lines) => lines.split_at(memchr2(b'\n', b'\r', lines)?),
+            None => (&b""[..], lines),
+        };
+        let data = data.strip_prefix(b"\n").unwrap_or(data).strip_prefix(b"data:")?;
+        let value = |text: &'a [u8]| text.strip_prefix(b" ").unwrap_or(text);
+        memchr2(b'\n', b'\r', data).is_none().then(|| (value(name), value(data)))
     }
 
     fn lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -334,6 +353,43 @@ mod tests {
         let frame = scanner.frame().expect("bounded").expect("second frame");
         assert_eq!(Frame(&frame).data().as_ref(), b"2");
         assert!(scanner.frame().expect("bounded").is_none());
+    }
+
+    #[test]
+    fn a_frame_says_the_same_however_it_is_read() {
+        let lines = [
+            "data: {\"a\":1}",
+            "data:x",
+            "data:  x ",
+            "data",
+            "event: a",
+            "event:b",
+            "event",
+            ": c",
+            "id: 1",
+            "dat: x",
+            "",
+        ];
+        let of = |frame: &[u8], name: &[u8]| -> Vec<Vec<u8>> {
+            let lines = frame.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty());
+            lines.filter_map(|line| field(line, name).map(<[u8]>::to_vec)).collect()
+        };
+        let mut usual = 0;
+        for first in lines {
+            for second in lines {
+                for end in ["\n\n", "\r\n\r\n", "\r\r", "\n", ""] {
+                    for between in ["\n", "\r", "\r\n", ""] {
+                        let text = format!("{first}{between}{second}{end}");
+                        let frame = Frame(text.as_bytes());
+                        let name = of(frame.0, b"event").pop().unwrap_or_default();
+                        assert_eq!(frame.event().as_bytes(), name, "{text:?}");
+                        assert_eq!(frame.data().as_ref(), of(frame.0, b"data").join(&b'\n'), "{text:?}");
+                        usual += usize::from(frame.usual().is_some());
+                    }
+                }
+            }
+        }
+        assert!(usual > 10);
     }
 
     #[test]

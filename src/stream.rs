@@ -9,6 +9,7 @@ mod outbox;
 mod raw;
 mod setting;
 mod waits;
+mod watched;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -30,13 +31,14 @@ use outbox::Outbox;
 pub use adapted::Adapted;
 pub use raw::Raw;
 pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
+pub use watched::Watch;
 
 /// What is done with the frames.
 pub enum Mode {
     /// Relay them byte for byte and look at what goes by.
     Raw(Raw),
-    /// Turn them into another dialect's.
-    Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event> },
+    /// Turn them into another dialect's. With `watch` both are of one dialect, and only what a guest changes is encoded.
+    Translate { decoder: Box<dyn Decoder>, encoder: Box<dyn Encoder>, events: Vec<Event>, watch: Option<Watch> },
     /// Encode the events that an adapter makes of the bytes. The relay's own body is empty.
     Adapt { source: Adapted, encoder: Box<dyn Encoder>, events: Vec<Event> },
 }
@@ -253,67 +255,71 @@ impl Relay {
     /// Works off every whole frame at hand.
     fn frames(&mut self) -> Result<(), Fault> {
         let worked = self.every_frame();
-        drop(self.scanner.take());
+        let left = self.scanner.take();
+        if let Mode::Translate { watch: Some(_), .. } = self.mode {
+            self.push(left);
+        }
         worked
     }
 
     fn every_frame(&mut self) -> Result<(), Fault> {
         while !self.ended && self.scanner.scan()? {
-            if let Mode::Translate { decoder, events, .. } = &mut self.mode {
-                decoder.frame(&Frame(self.scanner.last()), events)?;
-                self.encode()?;
+            match &mut self.mode {
+                Mode::Translate { watch: Some(_), .. } => self.watched_frame()?,
+                Mode::Translate { decoder, events, .. } => {
+                    decoder.frame(&Frame(self.scanner.last()), events)?;
+                    self.encode()?;
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
-    /// Encodes the events that a decoder gave.
+    /// Encodes the events that a decoder gave, as those who look at them leave them.
     fn encode(&mut self) -> Result<(), Fault> {
-        let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
-            return Ok(());
+        let flow = self.look()?;
+        self.write(flow)
+    }
+
+    /// Shows the events to those who look at them.
+    fn look(&mut self) -> Result<Flow, Fault> {
+        let (Mode::Translate { events, .. } | Mode::Adapt { events, .. }) = &mut self.mode else {
+            return Ok(Flow::Same);
         };
         if let Some(onward) = &mut self.setting.onward {
             let theirs = std::mem::take(events);
             theirs.into_iter().for_each(|event| onward.said.pass(event, events));
         }
-        let mut flow = Flow::On;
-        if let Some(filter) = &mut self.setting.filter {
-            // The upstream has spoken, whatever is held back of it.
-            if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
-                self.seen.first_content = Some(Instant::now());
-            }
-            flow = filter.events(events)?;
+        let Some(filter) = &mut self.setting.filter else { return Ok(Flow::Same) };
+        // The upstream has spoken, whatever is held back of it.
+        if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
+            self.seen.first_content = Some(Instant::now());
         }
+        filter.events(events)
+    }
+
+    /// Encodes the events.
+    fn write(&mut self, flow: Flow) -> Result<(), Fault> {
+        let (Mode::Translate { encoder, events, .. } | Mode::Adapt { encoder, events, .. }) = &mut self.mode else {
+            return Ok(());
+        };
         let mut bytes = Vec::new();
         let mut reported = None;
         for event in events.drain(..) {
-            let content = event.is_content();
-            self.committed |= content;
-            if content && self.seen.first_content.is_none() {
-                self.seen.first_content = Some(Instant::now());
-            }
-            self.seen.frames += u64::from(matches!(event, Event::Delta { .. }));
-            match &event {
-                Event::Start(start) => {
-                    self.seen.id = Some(start.id.clone()).filter(|id| !id.is_empty());
-                    self.seen.model = Some(start.model.clone()).filter(|model| !model.is_empty());
+            self.committed |= event.is_content();
+            note(&mut self.seen, &event);
+            match event {
+                Event::Usage(_) if let Some(onward) = &self.setting.onward => {
+                    let so_far = self.seen.usage.unwrap_or_default();
+                    encoder.event(&Event::Usage(onward.told(so_far)), &mut bytes);
                 }
-                Event::Usage(usage) => {
-                    let so_far = self.seen.usage.get_or_insert_default();
-                    so_far.update(usage);
-                    if let Some(onward) = &self.setting.onward {
-                        encoder.event(&Event::Usage(onward.told(*so_far)), &mut bytes);
-                        continue;
-                    }
-                }
-                Event::Finish { reason, .. } => self.seen.finish = Some(*reason),
                 Event::Fault(fault) => {
-                    reported = Some(fault.clone());
+                    reported = Some(fault);
                     break;
                 }
-                _ => {}
+                event => encoder.event(&event, &mut bytes),
             }
-            encoder.event(&event, &mut bytes);
         }
         if flow == Flow::End {
             encoder.finish(&mut bytes);
@@ -365,7 +371,7 @@ impl Relay {
         if comments {
             self.push(format!(": continued by {}\n\n", opening.name).into());
         }
-        let Mode::Translate { decoder, encoder, events } = &mut self.mode else { return Ok(()) };
+        let Mode::Translate { decoder, encoder, events, .. } = &mut self.mode else { return Ok(()) };
         *decoder = opening.decoder;
         encoder.continued(&opening.name);
         let mut bytes = Vec::new();
@@ -417,6 +423,10 @@ impl Relay {
             self.frames()?;
         }
         match &mut self.mode {
+            Mode::Translate { decoder, events, watch: Some(_), .. } => {
+                decoder.finish(events)?;
+                return self.finish_watched();
+            }
             Mode::Translate { decoder, events, .. } => {
                 decoder.finish(events)?;
                 self.encode()?;
@@ -446,6 +456,7 @@ impl Relay {
     fn broken(&mut self, source: String) -> Result<(), Fault> {
         let complete = match &self.mode {
             Mode::Raw(raw) => raw.complete(),
+            Mode::Translate { watch: Some(watch), .. } if watch.is_over() => return self.finish(),
             Mode::Translate { .. } | Mode::Adapt { .. } => false,
         };
         if complete || self.ended {
@@ -482,6 +493,23 @@ impl Relay {
     fn push(&mut self, bytes: Bytes) {
         self.out.push(bytes);
         self.committed |= self.out.is_overfull();
+    }
+}
+
+/// Notes what an event shows of the stream.
+fn note(seen: &mut Seen, event: &Event) {
+    if seen.first_content.is_none() && event.is_content() {
+        seen.first_content = Some(Instant::now());
+    }
+    match event {
+        Event::Start(start) => {
+            seen.id = Some(start.id.clone()).filter(|id| !id.is_empty());
+            seen.model = Some(start.model.clone()).filter(|model| !model.is_empty());
+        }
+        Event::Delta { .. } => seen.frames += 1,
+        Event::Usage(usage) => seen.usage.get_or_insert_default().update(usage),
+        Event::Finish { reason, .. } => seen.finish = Some(*reason),
+        _ => {}
     }
 }
 

@@ -46,5 +46,6 @@ mod gateway {
     mod transports;
     mod upstream;
     mod waiting;
+    mod watched;
     mod wire;
 }

@@ -35,7 +35,7 @@ use crate::state::cache::Form;
 use crate::state::calls::{Heard, MAX_BYTES};
 use crate::state::limit::Hold;
 use crate::stream::onward::Onward;
-use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Raw, Relay, Setting};
+use crate::stream::{AtEnd, CostWriter, Deadline, Filter, Framing, Mode, Raw, Relay, Setting, Watch};
 
 /// A good answer up to its commit point.
 pub(super) struct Good {
@@ -99,17 +99,28 @@ impl Reading<'_> {
             decoder: self.from.decoder(),
             encoder: self.x.dialect.encoder(asked),
             events: Vec::new(),
+            watch: None,
         };
         let mode = match &self.asked {
             Meaning::Chat(asked) => translate(asked),
-            // What may have to go on elsewhere must be understood; and where a guest edits text, what a dialect repeats of
-            // it later must be edited alike.
-            _ if onward.is_some() || filter.is_some() => translate(&self.meaning()?),
+            // What may have to go on elsewhere must be understood.
+            _ if onward.is_some() => translate(&self.meaning()?),
+            _ if filter.is_some() => self.watched(self.from)?,
             _ => Mode::Raw(Raw::new(self.from.sniffer(self.x.op), !self.call.include_usage)),
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
         let good = self.relay(cx, body, mode, (filter, onward)).await?;
         Ok(Good { said, ..good })
+    }
+
+    /// A stream in the caller's own dialect that guests look at.
+    fn watched(&self, from: &dyn Dialect) -> Result<Mode, Fault> {
+        Ok(Mode::Translate {
+            decoder: from.decoder(),
+            encoder: self.x.dialect.encoder(&self.meaning()?),
+            events: Vec::new(),
+            watch: Some(Watch::new(!self.call.include_usage)),
+        })
     }
 
     /// Relays a stream once it has its first content.
@@ -345,7 +356,11 @@ impl Reading<'_> {
         }
         encoder.finish(&mut out);
         // The events are all there, so the stream is relayed to itself: framing and settling stay in one place.
-        let mode = Mode::Raw(Raw::new(self.x.dialect.sniffer(self.x.op), false));
+        let filter = hook::events(self.x);
+        let mode = match filter {
+            Some(_) => self.watched(self.x.dialect)?,
+            None => Mode::Raw(Raw::new(self.x.dialect.sniffer(self.x.op), false)),
+        };
         let setting = Setting {
             dialect: self.x.dialect,
             framing: self.call.framing,
@@ -358,7 +373,7 @@ impl Reading<'_> {
             max_event_bytes: usize::MAX,
             add_cost: None,
             at_end: None,
-            filter: hook::events(self.x),
+            filter,
             onward: None,
             input_tokens: 0,
         };

@@ -30,6 +30,8 @@ pub(super) struct Sieve {
     open: Vec<(u32, u32, bool)>,
     choices: u32,
     stopped: bool,
+    /// A guest has changed something in this turn: what text goes out, or when.
+    changed: bool,
     /// Room for the events of one turn, kept for the next.
     spare: Vec<Event>,
 }
@@ -67,7 +69,17 @@ impl Sieve {
             Guest { at, events, wait, held: Vec::new() }
         });
         let guests = guests.collect();
-        Sieve { hooks, visit, world, guests, open: Vec::new(), choices: 0, stopped: false, spare: Vec::new() }
+        Sieve {
+            hooks,
+            visit,
+            world,
+            guests,
+            open: Vec::new(),
+            choices: 0,
+            stopped: false,
+            changed: false,
+            spare: Vec::new(),
+        }
     }
 
     /// Sends an event through the guests from this place in the row on. What comes out at their end goes to `out`, as it
@@ -110,7 +122,10 @@ impl Sieve {
         let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
         let call = hook.call(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()));
         let text = match at_once(call)? {
-            Verdict::Text(text) => text,
+            Verdict::Text(text) => {
+                self.changed |= text != view.text;
+                text
+            }
             Verdict::Stop(stop) => return Ok(Some(stop)),
             _ => Arc::try_unwrap(view).map_or_else(|view| view.text.clone(), |view| view.text),
         };
@@ -141,12 +156,14 @@ impl Sieve {
         let same = |held: &Held| (held.choice, held.index, held.kind) == place;
         let full = match guest.held.iter_mut().find(|held| same(held)) {
             Some(held) => {
+                self.changed = true;
                 held.text.push_str(&new.text);
                 held.merged += 1;
                 held.merged >= guest.events || held.text.len() >= MAX_HELD_BYTES
             }
             None if guest.events <= 1 => return self.show(row, new, out),
             None => {
+                self.changed = true;
                 guest.held.push(Held { since: Some(Instant::now()), ..new });
                 false
             }
@@ -163,6 +180,7 @@ impl Sieve {
     ) -> Result<Option<Stop>, Fault> {
         while let Some(place) = self.guests[row].held.iter().position(&fits) {
             let held = self.guests[row].held.remove(place);
+            self.changed = true;
             let stop = self.show(row, held, out)?;
             if stop.is_some() {
                 return Ok(stop);
@@ -241,6 +259,7 @@ impl Filter for Sieve {
             events.clear();
             return Ok(Flow::End);
         }
+        self.changed = false;
         let mut waiting = std::mem::replace(events, std::mem::take(&mut self.spare));
         let mut stop = self.release_due(events)?;
         let mut left = waiting.drain(..);
@@ -251,7 +270,8 @@ impl Filter for Sieve {
         self.spare = waiting;
         match stop {
             Some(stop) => self.end(stop, events),
-            None => Ok(Flow::On),
+            None if self.changed => Ok(Flow::On),
+            None => Ok(Flow::Same),
         }
     }
 

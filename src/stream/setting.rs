@@ -91,6 +91,8 @@ pub trait Filter: Send {
 /// The way on after a look at events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
+    /// Nothing was changed: these are the events that were given.
+    Same,
     On,
     /// The stream ends well here, with these events.
     End,

@@ -10,6 +10,7 @@ use super::reasoning::{Detail, DetailKind};
 use super::{NAME, answer, data_of, finish, plain, turns, usage};
 use crate::chat::event::Blocks;
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, Usage};
+use crate::dialect::told::Told;
 use crate::dialect::{self, Frame};
 use crate::fault::{Fault, Kind};
 
@@ -26,6 +27,7 @@ pub(super) struct Decoder {
     blocks: Blocks,
     lanes: Vec<Lane>,
     usage: Option<Usage>,
+    last: plain::Last,
 }
 
 /// One choice.
@@ -34,6 +36,8 @@ struct Lane {
     choice: u32,
     calls: Calls,
     finish: Option<String>,
+    /// The finish reason came in a chunk that said nothing else.
+    ends_apart: bool,
     /// What was said while tool calls were open. It would have to close them, and their arguments may go on.
     late: Vec<Map<String, Value>>,
     thought: Thought,
@@ -63,35 +67,55 @@ struct Spoken {
 
 impl dialect::Decoder for Decoder {
     fn frame(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<(), Fault> {
+        self.told(frame, out).map(drop)
+    }
+
+    fn told(&mut self, frame: &Frame<'_>, out: &mut Vec<Event>) -> Result<Told, Fault> {
         if self.done || self.faulted {
-            return Ok(());
+            return Ok(Told::Partly);
+        }
+        let again = self.last.again(frame.0);
+        if let Some(plain) = &again
+            && self.add_text(plain, out)
+        {
+            return Ok(plain.told());
         }
         let data = data_of(frame);
         if data.is_empty() {
             if frame.0.contains(&b':') {
                 out.push(Event::Ping);
             }
-            return Ok(());
+            return Ok(Told::Wholly { foreign: false, role: None });
         }
         if data.as_ref() == b"[DONE]" {
             self.done = true;
-            return Ok(());
+            let apart = self.lanes.iter().all(|lane| lane.ends_apart);
+            let told = if apart { Told::Ending { foreign: false, usage: false, last: true } } else { Told::Partly };
+            return Ok(self.whole_if_even(told));
         }
-        if self.plain(frame, &data, out) {
-            return Ok(());
+        let plain = plain::read(frame, &data);
+        if let Some(plain) = &plain
+            && self.add_text(plain, out)
+        {
+            self.last.keep(frame.0, plain);
+            return Ok(plain.told());
         }
         let chunk: Value = serde_json::from_slice(&data)
             .map_err(|error| Fault::new(Kind::BadAnswer, "A chunk of the stream is no JSON.").because(error))?;
         if let Some(fault) = fault_in(frame, &chunk) {
             self.faulted = true;
             out.push(Event::Fault(fault));
-            return Ok(());
+            return Ok(Told::Partly);
         }
         match chunk {
             Value::Object(chunk) => self.chunk(chunk, out),
             _ => return Err(Fault::new(Kind::BadAnswer, "A chunk of the stream is no object.")),
         }
-        Ok(())
+        let Some(plain) = plain else { return Ok(Told::Partly) };
+        if plain.finishes && plain.text.is_none() {
+            self.lanes.iter_mut().filter(|lane| lane.choice == plain.choice).for_each(|lane| lane.ends_apart = true);
+        }
+        Ok(self.whole_if_even(plain.told()))
     }
 
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
@@ -130,14 +154,22 @@ pub(super) fn fault_in(frame: &Frame<'_>, chunk: &Value) -> Option<Fault> {
 }
 
 impl Decoder {
-    /// Whether the chunk was one that adds a text to a choice that speaks already.
-    fn plain(&mut self, frame: &Frame<'_>, data: &[u8], out: &mut Vec<Event>) -> bool {
-        let Some((choice, text)) = self.started.then(|| plain::text_of(frame, data)).flatten() else { return false };
-        // While calls are open it has to wait for them.
-        let lane = self.lanes.iter_mut().find(|lane| lane.choice == choice && !lane.calls.any());
+    /// Adds a text to a choice that speaks already and calls no tools: while calls are open it has to wait for them.
+    fn add_text(&mut self, plain: &plain::Plain<'_>, out: &mut Vec<Event>) -> bool {
+        let Some(text) = plain.text.as_deref().filter(|_| self.started && !plain.finishes) else { return false };
+        let lane = self.lanes.iter_mut().find(|lane| lane.choice == plain.choice && !lane.calls.any());
         let Some(lane) = lane else { return false };
-        lane.text(text, &mut self.blocks, out);
+        lane.text(text.to_owned(), &mut self.blocks, out);
         true
+    }
+
+    /// Whether all that was said has come out as events, but for the ends.
+    fn is_even(&self) -> bool {
+        self.lanes.iter().all(|lane| !lane.calls.any() && lane.audio.is_none())
+    }
+
+    fn whole_if_even(&self, told: Told) -> Told {
+        if self.is_even() { told } else { Told::Partly }
     }
 
     fn chunk(&mut self, mut chunk: Map<String, Value>, out: &mut Vec<Event>) {

@@ -404,6 +404,23 @@ impl dialect::Encoder for Encoder {
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
+    fn given(&mut self, event: &Event, before: &mut Vec<u8>) {
+        match event {
+            Event::Delta { choice, delta: Delta::Text(text), .. } => {
+                let at = self.lane(*choice);
+                self.lanes[at].chars += text.chars().count();
+            }
+            // Chunks do not say that a block ends; of what was written of it something may be due then.
+            Event::Close { .. } => self.event(event, before),
+            other => self.event(other, &mut Vec::new()),
+        }
+    }
+
+    fn introduced(&mut self, choice: u32) {
+        let at = self.lane(choice);
+        self.lanes[at].spoke = true;
+    }
+
     fn continued(&mut self, by: &str) {
         self.continued.push(by.to_owned());
     }
