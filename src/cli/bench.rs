@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{hint, say};
 use crate::chat::{Ask, Block, Message, Role};
 use crate::dialect::Op;
-use crate::dialect::adapter::{Adapter, Asking, Came};
+use crate::dialect::adapter::{Adapter, Asking, Came, Desk, StreamDecoder};
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
 use crate::guest::settings::Wrong;
@@ -66,6 +66,14 @@ fn broke(fault: &Fault) -> Result<(), String> {
     }
 }
 
+/// Ends a stream in which nothing came.
+async fn ended(decoder: Box<dyn StreamDecoder>) -> Result<(), Fault> {
+    let desk = Desk::default();
+    desk.put(None);
+    decoder.run(desk.clone()).await;
+    desk.take(&mut Vec::new()).unwrap_or(Ok(()))
+}
+
 /// Measures an adapter's functions.
 pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
     let (ask, nothing, body) = (ask(), HeaderMap::new(), Bytes::from_static(b"{}"));
@@ -82,7 +90,7 @@ pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
             })
             .await?;
             each("begin and end a stream", async || match adapter.decoder().await {
-                Ok(decoder) => decoder.finish().await.2.or_else(|fault| broke(&fault)),
+                Ok(decoder) => ended(decoder).await.or_else(|fault| broke(&fault)),
                 Err(fault) => broke(&fault),
             })
             .await

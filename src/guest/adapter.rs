@@ -23,7 +23,7 @@ use crate::host::{Budget, Cx, Grants, Guest, Killed, Phase, Visit};
 use crate::state::guests::Guests;
 
 pub use cut::{Piece, StreamEvent};
-pub use decoding::{Decoding, Reader, Said};
+pub use decoding::{Decoding, Reader, Said, Told};
 pub use meter::{Function, Meter};
 
 /// Longest text of an error answer that stands for one that the guest could not read.
@@ -110,16 +110,21 @@ impl Lease {
 
 /// The surroundings of a call: no exchange, no gateway, and so much time.
 pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
-    let cpu = guest.budget.cpu * function.times();
     Cx {
         guest: guest.clone(),
         phase: if function == Function::Start { Phase::Init } else { Phase::Attempt },
         visit: visit.clone(),
         world: None,
-        lease: crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget }),
+        lease: lease(guest, function),
         // Its turns end each millisecond; there is nothing that it could wait for.
         awaits: true,
     }
+}
+
+/// What one call of a function may use.
+pub fn lease(guest: &Guest, function: Function) -> crate::host::Lease {
+    let cpu = guest.budget.cpu * function.times();
+    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget })
 }
 
 /// What an adapter says it is. A script says it in the `[adapter]` of its manifest.
