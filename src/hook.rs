@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Engine, Failed, Subject, Used, Verdict};
-use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit, World, lease, pick};
+use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit, World, pick, ticker};
 use crate::route;
 use crate::state::State;
 use crate::state::guests::{Outcome, Record};
@@ -338,12 +338,12 @@ impl Breaker {
     fn is_off(&self) -> bool {
         // Nearly always zero: the clock is not looked at.
         let until = self.until.load(Relaxed);
-        until != 0 && lease::now() < until
+        until != 0 && ticker::now() < until
     }
 
     /// Notes a failure. True when it was one too many.
     fn failed(&self) -> bool {
-        let now = lease::now();
+        let now = ticker::now();
         if now.saturating_sub(self.window.load(Relaxed)) > BREAKER_WINDOW.as_millis() as u64 {
             self.window.store(now, Relaxed);
             self.failures.store(0, Relaxed);
