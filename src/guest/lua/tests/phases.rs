@@ -343,6 +343,28 @@ async fn a_script_waits_and_others_go_on_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_coroutine_of_a_script_waits_too_and_shows_nothing_of_it() {
+    let bench = load(
+        "local function asks(name) gw.time.sleep(50) local more = coroutine.yield(name) gw.time.sleep(50) return name .. more end
+         function on_request()
+           local seen = {}
+           local co, wrapped = coroutine.create(asks), coroutine.wrap(asks)
+           local function see(...) for _, value in { ... } do table.insert(seen, tostring(value)) end end
+           see(coroutine.resume(co, 'a'))
+           see(wrapped('b'))
+           see(coroutine.resume(co, 'c'))
+           see(wrapped('d'))
+           see(coroutine.status(co))
+           return gw.respond(200, table.concat(seen, ' '))
+         end",
+    );
+    let (verdict, used) = bench.wait(Phase::Request).await;
+    let Ok(Verdict::Respond(respond)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(respond.body, Body::Raw("true a b true ac bd dead".into()));
+    assert_eq!(used.host_calls, 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
     let bench = load(
         "function on_request()
