@@ -16,6 +16,7 @@ pub mod view;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,42 +86,38 @@ impl Engine {
         }
     }
 
-    /// Whether a call at this phase may wait; else [`Engine::call_now`] does.
-    pub fn waits(&self, phase: Phase) -> bool {
-        phase.awaits()
-            && match self {
-                Engine::Lua(script) => script.awaits(),
-                #[cfg(feature = "wasm")]
-                Engine::Wasm(_) => true,
-            }
-    }
-
-    /// Calls it where it may wait.
-    ///
-    /// # Errors
-    /// It failed; nothing it did takes effect.
-    pub async fn call(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+    /// Begins a call. Where its phase may wait, it gives way to others when it runs for long, and may wait for them.
+    pub fn begin(&self, cx: Cx, subject: Subject) -> Begun<'_> {
+        if !cx.phase.awaits() {
+            return Begun::Over(self.call_now(cx, subject));
+        }
         match self {
-            Engine::Lua(script) => script.call(cx, subject).await,
+            Engine::Lua(script) => script.begin(cx, subject),
             #[cfg(feature = "wasm")]
-            Engine::Wasm(policy) => policy.call(cx, subject).await,
+            Engine::Wasm(policy) => Begun::Rest(Box::pin(policy.call(cx, subject))),
         }
     }
 
-    /// Calls it where it may not wait.
+    /// Calls it.
+    ///
+    /// # Errors
+    /// It failed; nothing it did takes effect.
+    pub async fn call(&self, cx: Cx, subject: Subject) -> Called {
+        self.begin(cx, subject).end().await
+    }
+
+    /// Calls it to its end, in any phase, without waiting.
     ///
     /// # Errors
     /// As [`Engine::call`].
-    pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+    pub fn call_now(&self, cx: Cx, subject: Subject) -> Called {
         match self {
             Engine::Lua(script) => script.call_now(cx, subject),
             #[cfg(feature = "wasm")]
             Engine::Wasm(policy) => policy.call_now(cx, subject),
         }
     }
-}
 
-impl Engine {
     /// Calls it for an event of a stream, which it gives back. `cx` tells what such calls are; how much is made anew for
     /// each is the engine's.
     ///
@@ -141,6 +138,22 @@ impl Engine {
 
 /// What came of a call, and what it used.
 pub type Called = (Result<Verdict, Failed>, Used);
+
+/// A call that has begun. Nearly all are over by then, and carry no room for more.
+pub enum Begun<'a> {
+    Over(Called),
+    /// It has given way, or waits.
+    Rest(Pin<Box<dyn Future<Output = Called> + Send + 'a>>),
+}
+
+impl Begun<'_> {
+    pub async fn end(self) -> Called {
+        match self {
+            Begun::Over(called) => called,
+            Begun::Rest(rest) => rest.await,
+        }
+    }
+}
 
 /// What one stream keeps for the calls of a guest.
 #[derive(Default)]

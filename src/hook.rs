@@ -197,11 +197,7 @@ impl Hook {
         }
         let saw = visit.traced.then(|| subject.brief());
         let cx = self.cx(phase, visit, world);
-        let (outcome, used) = match self.engine.waits(phase) {
-            // Boxed: a call that never waits must not carry the room of one that does.
-            true => Box::pin(self.engine.call(cx, subject)).await,
-            false => self.engine.call_now(cx, subject),
-        };
+        let (outcome, used) = self.engine.begin(cx, subject).end().await;
         self.judge(phase, visit, world.state(), saw, outcome, used)
     }
 

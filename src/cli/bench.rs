@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{hint, say};
 use crate::chat::{Ask, Block, Message, Role};
 use crate::dialect::Op;
-use crate::dialect::adapter::{Adapter, Asking, Came};
+use crate::dialect::adapter::{Adapter, Asking, Came, Desk, StreamDecoder};
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
 use crate::guest::settings::Wrong;
@@ -25,6 +25,7 @@ const SPAN: Duration = Duration::from_millis(500);
 pub(super) const BUDGET: Budget = Budget {
     cpu: Duration::from_secs(5),
     total: Duration::from_secs(3600),
+    wait: Duration::from_secs(3600),
     memory: 512 << 20,
     safepoints: 10_000_000,
     host_calls: 1_000_000,
@@ -65,6 +66,14 @@ fn broke(fault: &Fault) -> Result<(), String> {
     }
 }
 
+/// Ends a stream in which nothing came.
+async fn ended(decoder: Box<dyn StreamDecoder>) -> Result<(), Fault> {
+    let desk = Desk::default();
+    desk.put(None);
+    decoder.run(desk.clone()).await;
+    desk.take(&mut Vec::new()).unwrap_or(Ok(()))
+}
+
 /// Measures an adapter's functions.
 pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
     let (ask, nothing, body) = (ask(), HeaderMap::new(), Bytes::from_static(b"{}"));
@@ -81,7 +90,7 @@ pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
             })
             .await?;
             each("begin and end a stream", async || match adapter.decoder().await {
-                Ok(decoder) => decoder.finish().await.2.or_else(|fault| broke(&fault)),
+                Ok(decoder) => ended(decoder).await.or_else(|fault| broke(&fault)),
                 Err(fault) => broke(&fault),
             })
             .await
@@ -114,10 +123,7 @@ pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
                     Phase::Done => stand.done(),
                     _ => stand.request(),
                 };
-                let (verdict, _) = match stand.engine.waits(phase) {
-                    true => stand.engine.call(stand.cx(phase), subject).await,
-                    false => stand.call_with(phase, subject),
-                };
+                let (verdict, _) = stand.engine.call(stand.cx(phase), subject).await;
                 verdict.map(drop).map_err(|failed| failed.message)
             })
             .await

@@ -19,8 +19,10 @@ use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::rerank::{RerankAnswer, RerankAsk};
 
+mod desk;
 mod taught;
 
+pub use desk::Desk;
 pub use taught::TAUGHT;
 
 /// Something that a guest works on.
@@ -98,15 +100,10 @@ pub trait Adapter: Send + Sync + fmt::Debug {
 
 /// Turns the bytes of one stream into neutral events.
 pub trait StreamDecoder: Send {
-    /// The next bytes, cut anywhere.
-    fn push(self: Box<Self>, bytes: Bytes) -> Pending<'static, Pushed>;
-
-    /// The upstream has closed the stream in good order.
-    fn finish(self: Box<Self>) -> Pending<'static, Pushed>;
+    /// Works off the stream, from its first bytes to its end or to what breaks it. One future for all of it: its pieces
+    /// are small and many.
+    fn run(self: Box<Self>, desk: Desk) -> Pending<'static, ()>;
 }
-
-/// The decoder back, and what it made of the bytes: events, and perhaps the fault that ended them.
-pub type Pushed = (Box<dyn StreamDecoder>, Vec<Event>, Result<(), Fault>);
 
 /// What goes by in a stream as adapters say it: blocks are neither opened nor closed.
 #[derive(Debug, Clone, PartialEq)]

@@ -23,7 +23,7 @@ use crate::host::{Budget, Cx, Grants, Guest, Killed, Phase, Visit};
 use crate::state::guests::Guests;
 
 pub use cut::{Piece, StreamEvent};
-pub use decoding::{Decoding, Reader, Said};
+pub use decoding::{Decoding, Reader, Said, Told};
 pub use meter::{Function, Meter};
 
 /// Longest text of an error answer that stands for one that the guest could not read.
@@ -83,6 +83,8 @@ impl Lease {
         let budget = Budget {
             cpu: self.cpu,
             total: self.cpu,
+            // It has nothing to wait for.
+            wait: Duration::ZERO,
             memory: self.memory,
             // Time alone ends a call: bodies are as long as they are.
             safepoints: u64::MAX,
@@ -99,7 +101,7 @@ impl Lease {
             Killed::Memory => format!("needed more than {memory} bytes; raise `{key}.memory`"),
             Killed::HostCalls => format!("called more than {host_calls} host functions"),
             Killed::Output => format!("put out more than {output} bytes"),
-            Killed::Deadline | Killed::Safepoints => {
+            Killed::Deadline | Killed::Safepoints | Killed::Wait => {
                 format!("used up its {:?} of processor time; raise `{key}.cpu`", cpu * function.times())
             }
         }
@@ -108,16 +110,21 @@ impl Lease {
 
 /// The surroundings of a call: no exchange, no gateway, and so much time.
 pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
-    let cpu = guest.budget.cpu * function.times();
     Cx {
         guest: guest.clone(),
         phase: if function == Function::Start { Phase::Init } else { Phase::Attempt },
         visit: visit.clone(),
         world: None,
-        lease: crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget }),
+        lease: lease(guest, function),
         // Its turns end each millisecond; there is nothing that it could wait for.
         awaits: true,
     }
+}
+
+/// What one call of a function may use.
+pub fn lease(guest: &Guest, function: Function) -> crate::host::Lease {
+    let cpu = guest.budget.cpu * function.times();
+    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget })
 }
 
 /// What an adapter says it is. A script says it in the `[adapter]` of its manifest.

@@ -1,7 +1,7 @@
 //! Luau: scripts on sandboxed machines, one a worker and domain, called under a lease.
 //!
-//! The only room that knows mlua. Handles are weak there, so whoever holds a function holds its machine too; what runs
-//! on a thread is told by [`RUNNING`], which is set around every poll and never across one.
+//! The only room that knows mlua. Handles are weak there, so whoever holds a function holds its machine too. A call that
+//! runs for long gives way to others where its phase may wait: it then goes on among them, on the machine it began on.
 
 pub mod adapter;
 mod api;
@@ -13,33 +13,36 @@ mod library;
 mod machine;
 mod read;
 pub mod trial;
+mod turn;
 mod verdicts;
 mod views;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mlua::{Error, Value as Lv};
-use tokio::time::Instant;
+use mlua::Value as Lv;
 
 use super::verdict::Verdict;
 use super::view::Subject;
-use super::{Failed, Used, Wanted, fits, used_before};
-use crate::host::{Cx, Killed, Phase, Phases, lease};
+use super::{Begun, Called, Failed, Used, Wanted, fits, used_before};
+use crate::host::{Cx, Killed, Phase, Phases};
 
-use machine::{Machine, Recipe};
+use machine::{Machine, Recipe, Step, Suspended};
+use turn::{Running, Spent, Waking};
 
 pub use hearing::Ear;
 pub use machine::compiles;
 
 /// Share of its memory that a machine may still use after it was collected, having gone past a bound.
 const TRUSTED_SHARE: usize = 2;
+
+/// Share of a machine's memory that a call may take while it gives way before others begin on a machine of their own.
+const LEFT_SHARE: usize = 4;
 
 /// One script, on a machine for every worker.
 #[derive(Debug)]
@@ -131,127 +134,67 @@ pub fn names() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-thread_local! {
-    /// The call that runs on this thread now.
-    static RUNNING: RefCell<Option<Arc<Running>>> = const { RefCell::new(None) };
-}
-
-/// A call under way.
-struct Running {
-    cx: Cx,
-    /// What the script was shown beside what it was called with.
-    shown: Mutex<Vec<views::Seen>>,
-    /// The tick at which its present turn began, for calls that give way to others.
-    turn: Option<AtomicU64>,
-}
-
-impl Running {
-    fn new(cx: Cx) -> Self {
-        Running { cx, shown: Mutex::default(), turn: None }
-    }
-
-    /// Whether its present turn has been long enough.
-    fn is_long(&self) -> bool {
-        self.turn.as_ref().is_some_and(|began| lease::now() > began.load(Relaxed))
-    }
-
-    fn show(&self, view: views::Seen) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(view);
-    }
-
-    /// Takes back what it was shown.
-    fn unshow(&self) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
-
-/// Looks at the call that runs on this thread, for what scripts call.
-fn with_running<T>(look: impl FnOnce(&Arc<Running>) -> mlua::Result<T>) -> mlua::Result<T> {
-    RUNNING.with_borrow(|running| match running {
-        Some(running) => look(running),
-        None => Err(Error::runtime("nothing of the gateway's is running")),
-    })
-}
-
-/// The call that runs on this thread, for what outlives a look at it.
-fn running() -> mlua::Result<Arc<Running>> {
-    with_running(|running| Ok(running.clone()))
-}
-
-/// Does work of the gateway's own inside a call: it costs the script nothing.
-fn excused<T>(work: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
-    let done = work();
-    RUNNING.with_borrow(|running| {
-        if let Some(running) = running {
-            running.cx.lease.excuse(began.elapsed());
-        }
-    });
-    done
-}
-
-/// Marks a call as the one that runs, for as long as this lives, and meters it.
-struct Turn {
-    before: Option<Arc<Running>>,
-    began: Instant,
-    excused: Duration,
-}
-
-impl Turn {
-    fn take(running: &Arc<Running>, spent: Duration) -> Turn {
-        let before = RUNNING.replace(Some(running.clone()));
-        running.cx.lease.resume(spent);
-        if let Some(began) = &running.turn {
-            began.store(lease::now(), Relaxed);
-        }
-        Turn { before, began: Instant::now(), excused: running.cx.lease.excused() }
-    }
-
-    /// How long it was, without what was the gateway's own.
-    fn end(self, running: &Running) -> Duration {
-        self.began.elapsed().saturating_sub(running.cx.lease.excused() - self.excused)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let ended = RUNNING.replace(self.before.take());
-        if let Some(ended) = ended {
-            ended.cx.lease.pause();
-        }
-    }
-}
-
 impl Script {
     pub fn phases(&self) -> Phases {
         self.phases
     }
 
-    pub fn awaits(&self) -> bool {
-        self.awaits
+    /// Calls the function of the call's phase where it may give way and, if it is known to wait, wait.
+    pub fn begin(&self, cx: Cx, subject: Subject) -> Begun<'_> {
+        if self.awaits {
+            return Begun::Rest(Box::pin(self.wait(cx, subject)));
+        }
+        let (slot, machine) = self.machine();
+        let mut spent = Spent::after(used_before(&cx));
+        let running = Arc::new(Running::in_turns(cx));
+        let outcome = match running.turn(&mut spent, || machine.begin(self.at, &running, &subject)) {
+            Ok(Step::Way(call)) => return Begun::Rest(Box::pin(self.go_on(slot, machine, running, spent, call))),
+            Ok(Step::Over(verdict)) => Ok(verdict),
+            Err(error) => Err(error),
+        };
+        Begun::Over(self.finish(slot, machine, &running, spent.cpu, outcome))
+    }
+
+    /// Goes on with a call that has given way.
+    async fn go_on(
+        &self,
+        slot: usize,
+        machine: Arc<Machine>,
+        running: Arc<Running>,
+        mut spent: Spent,
+        mut call: Suspended,
+    ) -> Called {
+        let began_with = machine.memory();
+        let outcome = loop {
+            self.leave(slot, &machine, began_with);
+            tokio::task::yield_now().await;
+            match running.turn(&mut spent, || machine.go_on(&running, call)) {
+                Ok(Step::Way(again)) => call = again,
+                Ok(Step::Over(verdict)) => break Ok(verdict),
+                Err(error) => break Err(error),
+            }
+        };
+        self.finish(slot, machine, &running, spent.cpu, outcome)
     }
 
     /// Calls the function of the call's phase, waiting where it waits.
-    pub async fn call(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+    async fn wait(&self, mut cx: Cx, subject: Subject) -> Called {
         cx.awaits = true;
         let (slot, machine) = self.machine();
-        let before = used_before(&cx);
-        let running = Arc::new(Running::new(cx));
-        let mut cpu = Duration::ZERO;
-        let turn = Turn::take(&running, before);
-        let started = machine.start(self.at, running.cx.phase, &subject);
-        cpu += turn.end(&running);
-        let outcome = match started {
+        let mut spent = Spent::after(used_before(&cx));
+        let running = Arc::new(Running::in_turns(cx));
+        let outcome = match running.turn(&mut spent, || machine.start(self.at, running.cx.phase, &subject)) {
             Ok(Some((_seen, future))) => {
-                let mut future = pin!(future);
+                let (mut future, mut waking, began_with) = (pin!(future), Waking::default(), machine.memory());
                 std::future::poll_fn(|task| {
-                    let turn = Turn::take(&running, before + cpu);
-                    let polled = match future.as_mut().poll(task) {
+                    let polled = running.turn(&mut spent, || match waking.poll(&running, future.as_mut(), task) {
                         // Read while the lease still holds: what it returned may be large.
                         Poll::Ready(value) => Poll::Ready(value.and_then(|value| machine.read(&running.cx, value))),
                         Poll::Pending => Poll::Pending,
-                    };
-                    cpu += turn.end(&running);
+                    });
+                    if polled.is_pending() {
+                        self.leave(slot, &machine, began_with);
+                    }
                     polled
                 })
                 .await
@@ -259,21 +202,19 @@ impl Script {
             Ok(None) => Ok(Verdict::Pass),
             Err(error) => Err(error),
         };
-        self.finish(slot, machine, &running, cpu, outcome)
+        self.finish(slot, machine, &running, spent.cpu, outcome)
     }
 
-    /// Calls the function of the call's phase where nothing may wait.
-    pub fn call_now(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
+    /// Calls the function of the call's phase to its end, where nothing may wait.
+    pub fn call_now(&self, cx: Cx, subject: Subject) -> Called {
         if let Subject::Event(event) = subject {
             return self.hear(&mut Ear::new(cx), Arc::unwrap_or_clone(event)).0;
         }
         let (slot, machine) = self.machine();
-        let before = used_before(&cx);
+        let mut spent = Spent::after(used_before(&cx));
         let running = Arc::new(Running::new(cx));
-        let turn = Turn::take(&running, before);
-        let outcome = machine.call(self.at, &running, &subject);
-        let cpu = turn.end(&running);
-        self.finish(slot, machine, &running, cpu, outcome)
+        let outcome = running.turn(&mut spent, || machine.call(self.at, &running, &subject));
+        self.finish(slot, machine, &running, spent.cpu, outcome)
     }
 
     fn machine(&self) -> (usize, Arc<Machine>) {
@@ -288,7 +229,7 @@ impl Script {
         running: &Running,
         cpu: Duration,
         outcome: mlua::Result<Verdict>,
-    ) -> (Result<Verdict, Failed>, Used) {
+    ) -> Called {
         let cx = &running.cx;
         running.unshow();
         if cx.phase != Phase::Event {
@@ -314,7 +255,13 @@ impl Script {
             })
         });
         let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
-        let replaced = (killed || out_of_memory) && self.mend(slot, &machine);
+        let replaced = match killed || out_of_memory {
+            true => self.mend(slot, &machine),
+            false => {
+                machine.tidy(self.domain.memory);
+                false
+            }
+        };
         let used = Used {
             cpu,
             safepoints: cx.lease.safepoints(),
@@ -325,11 +272,32 @@ impl Script {
         (outcome, used)
     }
 
-    /// Collects a machine that went past a bound, and replaces it when it is still more than half full.
+    /// Collects a machine that went past a bound, and replaces it when it is still more than half full. Whether others
+    /// begin on another one now.
     fn mend(&self, slot: usize, machine: &Arc<Machine>) -> bool {
+        if !self.is_shared(slot, machine) {
+            return true;
+        }
         if machine.collect() && machine.memory() <= self.domain.memory / TRUSTED_SHARE {
             return false;
         }
+        self.replace(slot)
+    }
+
+    /// Leaves a machine to a call that fills it while it gives way: what others need is not to run out by it.
+    fn leave(&self, slot: usize, machine: &Arc<Machine>, began_with: usize) {
+        let taken = machine.memory().saturating_sub(began_with);
+        if taken > self.domain.memory / LEFT_SHARE && self.is_shared(slot, machine) {
+            self.replace(slot);
+        }
+    }
+
+    /// Whether others begin their calls on it.
+    fn is_shared(&self, slot: usize, machine: &Arc<Machine>) -> bool {
+        Arc::ptr_eq(&self.domain.slots[slot].load(), machine)
+    }
+
+    fn replace(&self, slot: usize) -> bool {
         // The recipes built machines before, so that this fails only where the system has no memory left.
         match Machine::build(&self.domain.recipes, self.domain.memory) {
             Ok(fresh) => {

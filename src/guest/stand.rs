@@ -130,10 +130,7 @@ impl Stand {
     }
 
     pub async fn wait(&self, phase: Phase) -> (Result<Verdict, Failed>, Used) {
-        match self.engine.waits(phase) {
-            true => self.engine.call(self.cx(phase), self.request()).await,
-            false => self.call_with(phase, self.request()),
-        }
+        self.engine.call(self.cx(phase), self.request()).await
     }
 }
 

@@ -3,9 +3,12 @@
 //! A behaviour is a guest by name, written once a language: in Luau a table of `tests/behaviours.luau`, in WebAssembly an
 //! arm of `plugins/probe/src/behaviours.rs`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::stand::{self, Stand};
 use super::verdict::{Body, Turn};
@@ -31,6 +34,41 @@ pub(super) fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("proc");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// On one thread, beside a guest that never ends and is always ready to go on: sockets must be looked at after each of its
+/// turns, and not when many have passed.
+pub(super) async fn assert_gives_way_to_sockets<T>(runaway: impl Future<Output = T>) {
+    const ROUNDS: u32 = 50;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a caller");
+        let mut byte = [0];
+        while stream.read_exact(&mut byte).await.is_ok() {
+            stream.write_all(&byte).await.expect("is read");
+        }
+    });
+    let rounds = async {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        for _ in 0..ROUNDS {
+            stream.write_all(&[1]).await.expect("is read");
+            stream.read_exact(&mut [0]).await.expect("comes back");
+        }
+    };
+    let (mut turns, mut runaway) = (0, pin!(runaway));
+    let runaway = std::future::poll_fn(|task| {
+        turns += 1;
+        runaway.as_mut().poll(task)
+    });
+    tokio::select! {
+        biased;
+        _ = runaway => panic!("it ended"),
+        () = rounds => {}
+    }
+    assert!(turns > ROUNDS, "it did not run beside them: {turns} turns");
+    // Two hops a round; where sockets have to wait it is sixty times as many.
+    assert!(turns < ROUNDS * 20, "{turns} turns of the runaway for {ROUNDS} rounds of the others");
 }
 
 /// A language that guests are written in.
@@ -187,4 +225,19 @@ guest_test!(memory_ends_with_its_budget_and_the_next_call_goes_well, |language| 
 guest_test!(host_calls_end_with_their_budget, |language| {
     let Err(Failed { killed, .. }) = load(language, "storm").call(Phase::Request) else { panic!("it went on") };
     assert_eq!(killed, Some(Killed::HostCalls));
+});
+
+guest_test!(waits_end_with_their_budget_however_many_they_are, |language| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    for (wait, killed) in [(100, None), (60, Some(Killed::Wait))] {
+        let budget = Budget { wait: Duration::from_millis(wait), ..stand::unhurried() };
+        let stand = language.load("sleep", budget);
+        let (outcome, waited) = runtime.block_on(async {
+            let began = tokio::time::Instant::now();
+            (stand.wait(Phase::Request).await.0, began.elapsed())
+        });
+        assert_eq!(outcome.err().and_then(|failed| failed.killed), killed);
+        assert!(waited <= Duration::from_millis(wait), "{waited:?}");
+    }
 });

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::thread::Thread;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
+
 use super::{HostError, Phase};
 
 /// What one call of a guest may use.
@@ -17,6 +19,8 @@ pub struct Budget {
     pub cpu: Duration,
     /// Time that all calls of one exchange may run together.
     pub total: Duration,
+    /// Time that one call may wait for host functions altogether.
+    pub wait: Duration,
     /// Bytes of its machine.
     pub memory: usize,
     pub safepoints: u64,
@@ -30,6 +34,7 @@ impl Default for Budget {
         Budget {
             cpu: Duration::from_millis(5),
             total: Duration::from_millis(50),
+            wait: Duration::from_secs(60),
             memory: 16 << 20,
             safepoints: 200_000,
             host_calls: 1000,
@@ -69,6 +74,7 @@ pub enum Killed {
     HostCalls = 3,
     Memory = 4,
     Output = 5,
+    Wait = 6,
 }
 
 impl Killed {
@@ -80,6 +86,7 @@ impl Killed {
             Killed::HostCalls => "host_calls",
             Killed::Memory => "memory",
             Killed::Output => "output",
+            Killed::Wait => "wait",
         }
     }
 }
@@ -89,7 +96,7 @@ impl Killed {
 const GRACE_US: u64 = 4000;
 /// Ticks between two looks, and the number of looks after which a call ends whatever its thread got.
 const GRACE_TICKS: u64 = 5;
-const GRACE_TURNS: u32 = 40;
+const GRACE_LOOKS: u32 = 40;
 
 /// Time that this thread has been running on a core, in microseconds; None where the system does not say.
 fn thread_time_us() -> Option<u64> {
@@ -106,12 +113,16 @@ pub struct Lease {
     output: AtomicU64,
     /// The tick at which the present burst must be over.
     deadline: AtomicU64,
-    /// The thread's own time when the deadline was first missed; 0 before.
+    /// The thread's own time at which the present burst was seen to be late; 0 while it is not.
     late_since_us: AtomicU64,
-    late_turns: AtomicU32,
+    /// What earlier bursts ran in the thread's own time after they were seen to be late.
+    late_us: AtomicU64,
+    late_looks: AtomicU32,
     killed: AtomicU8,
     /// Nanoseconds of the gateway's own work inside the call.
     excused: AtomicU64,
+    /// Nanoseconds that were waited.
+    waited: AtomicU64,
 }
 
 impl Lease {
@@ -123,9 +134,11 @@ impl Lease {
             output: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             late_since_us: AtomicU64::new(0),
-            late_turns: AtomicU32::new(0),
+            late_us: AtomicU64::new(0),
+            late_looks: AtomicU32::new(0),
             killed: AtomicU8::new(0),
             excused: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -136,13 +149,22 @@ impl Lease {
     /// The guest runs from now on, having run for `spent` before.
     pub fn resume(&self, spent: Duration) {
         let left = self.budget.cpu.saturating_sub(spent);
-        // Ticks are whole milliseconds and the present one has begun: one more is never too early.
-        self.deadline.store(now() + left.as_millis() as u64 + 1, Relaxed);
+        // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
+        // than a tick, so a guest that has nothing left is late from its first safepoint on.
+        let ticks = if left.is_zero() { 0 } else { left.as_millis() as u64 + 1 };
+        self.deadline.store(now() + ticks, Relaxed);
     }
 
-    /// The guest does not run: it waits, or has ended.
+    /// The guest does not run: it waits, gives way, or has ended.
     pub fn pause(&self) {
         self.deadline.store(u64::MAX, Relaxed);
+        // What others run in between is not its own.
+        let since = self.late_since_us.load(Relaxed);
+        if since != 0 {
+            self.late_since_us.store(0, Relaxed);
+            let ran = thread_time_us().map_or(0, |now| now.saturating_sub(since));
+            self.late_us.fetch_add(ran, Relaxed);
+        }
     }
 
     /// The gateway has done work of its own inside the call, such as decoding the ask: the deadline moves as far.
@@ -179,11 +201,14 @@ impl Lease {
     #[cold]
     fn late(&self) -> Result<(), Killed> {
         let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
-        let began = self.late_since_us.load(Relaxed);
-        let turns = self.late_turns.fetch_add(1, Relaxed);
-        if began == 0 {
-            self.late_since_us.store(now.max(1), Relaxed);
-        } else if now - began.min(now) >= GRACE_US || turns >= GRACE_TURNS {
+        let looks = self.late_looks.fetch_add(1, Relaxed);
+        let mut since = self.late_since_us.load(Relaxed);
+        if since == 0 {
+            since = now.max(1);
+            self.late_since_us.store(since, Relaxed);
+        }
+        let ran = self.late_us.load(Relaxed) + now.saturating_sub(since);
+        if ran >= GRACE_US || looks >= GRACE_LOOKS {
             return Err(self.kill(Killed::Deadline));
         }
         self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
@@ -216,6 +241,17 @@ impl Lease {
         self.dead()
     }
 
+    /// Waits for something outside, within what is left of the call's time for that.
+    ///
+    /// # Errors
+    /// It took longer: the call has ended then.
+    pub async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, HostError> {
+        let (began, waited) = (Instant::now(), Duration::from_nanos(self.waited.load(Relaxed)));
+        let done = timeout(self.budget.wait.saturating_sub(waited), work).await;
+        self.waited.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
+        done.map_err(|_| HostError(self.explain(self.kill(Killed::Wait))))
+    }
+
     fn dead(&self) -> Result<(), HostError> {
         match self.killed() {
             Some(killed) => Err(HostError(self.explain(killed))),
@@ -236,6 +272,7 @@ impl Lease {
             3 => Some(Killed::HostCalls),
             4 => Some(Killed::Memory),
             5 => Some(Killed::Output),
+            6 => Some(Killed::Wait),
             _ => None,
         }
     }
@@ -261,6 +298,7 @@ impl Lease {
             }
             Killed::Memory => format!("needed more than {} bytes; raise `budget.memory`", budget.memory),
             Killed::Output => format!("put out more than {} bytes; raise `budget.output`", budget.output),
+            Killed::Wait => format!("waited longer than {:?}; raise `budget.wait`", budget.wait),
         }
     }
 }
@@ -282,6 +320,11 @@ const AWAKE_EVERY: u64 = 4096;
 /// The present tick; wakes the ticker when it sleeps.
 pub fn now() -> u64 {
     stay_awake();
+    tick_now()
+}
+
+/// The present tick, for whoever knows that the ticker is awake.
+pub fn tick_now() -> u64 {
     TICK.load(Relaxed)
 }
 

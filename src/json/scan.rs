@@ -249,52 +249,45 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once and
-    /// what was found in one is not searched for again after an escape.
+    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once, and
+    /// which of their bytes are escaped is worked out for all of a block together.
     fn far(&mut self, from: usize) -> Result<usize, Malformed> {
         let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
         // Behind the text there is nothing that ends a string.
         let mut last = [b' '; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
-        let mut next = from;
         let mut seen = u8x16::splat(0);
+        let mut escapes = Escapes::default();
         for (number, block) in blocks.iter().chain([&last]).enumerate() {
             let start = from + number * BLOCK;
-            let mut marks = marks_of_block(block, &mut seen);
-            while marks != 0 {
-                let at = start + marks.trailing_zeros() as usize;
-                marks &= marks - 1;
-                if let Some(end) = self.mark(at, &mut next)? {
-                    self.foreign |= seen.to_bitmask() != 0;
-                    return Ok(end);
-                }
+            let [quotes, backslashes, controls] = marks_of_block(block, &mut seen);
+            let escaped = escapes.of(backslashes);
+            let ends = quotes & !escaped | controls;
+            // What stands behind the end is no longer of this string.
+            let before = (ends & ends.wrapping_neg()).wrapping_sub(1);
+            let mut letters = escaped & before;
+            while letters != 0 {
+                self.letter(start + letters.trailing_zeros() as usize)?;
+                letters &= letters - 1;
+            }
+            if ends != 0 {
+                let at = start + ends.trailing_zeros() as usize;
+                self.foreign |= seen.to_bitmask() != 0;
+                return if self.text.get(at) == Some(&b'"') { Ok(at) } else { Err(Malformed) };
             }
         }
         Err(Malformed)
     }
 
-    /// At a byte that may end a string: where it does. `next` is the first byte that no escape before has taken.
+    /// At what stands behind a backslash: whether it may.
     #[inline]
-    fn mark(&self, at: usize, next: &mut usize) -> Result<Option<usize>, Malformed> {
-        if at < *next {
-            return Ok(None);
-        }
-        match self.text[at] {
-            b'"' => return Ok(Some(at)),
-            b'\\' => *next = self.escape(at)?,
-            _ => return Err(Malformed),
-        }
-        Ok(None)
-    }
-
-    /// Past an escape, from its backslash.
-    fn escape(&self, at: usize) -> Result<usize, Malformed> {
-        match self.text.get(at + 1) {
+    fn letter(&self, at: usize) -> Result<(), Malformed> {
+        match self.text.get(at) {
             Some(b'u') => {
-                let digits = self.text.get(at + 2..at + 6).ok_or(Malformed)?;
-                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(at + 6) } else { Err(Malformed) }
+                let digits = self.text.get(at + 1..at + 5).ok_or(Malformed)?;
+                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(()) } else { Err(Malformed) }
             }
-            Some(letter) if LETTERS[usize::from(*letter)] => Ok(at + 2),
+            Some(letter) if LETTERS[usize::from(*letter)] => Ok(()),
             _ => Err(Malformed),
         }
     }
@@ -391,24 +384,61 @@ pub fn is_plain(text: &str) -> bool {
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
 const BLOCK: usize = 64;
 
-/// Where bytes are that mean anything inside of a string, a bit each: quotes, backslashes, control characters.
+/// Bytes that mean something inside of a string: quotes, backslashes, control characters.
 #[inline]
-fn marks(bytes: u8x16) -> u32 {
-    let found = bytes.simd_eq(u8x16::splat(b'"'))
-        | bytes.simd_eq(u8x16::splat(b'\\'))
-        | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
-    found.to_bitmask()
+fn kinds(bytes: u8x16) -> [u8x16; 3] {
+    let control = bytes.min(u8x16::splat(b' ' - 1));
+    [bytes.simd_eq(u8x16::splat(b'"')), bytes.simd_eq(u8x16::splat(b'\\')), bytes.simd_eq(control)]
 }
 
-/// The marks of a whole block. What the block holds is noted in `seen`.
+/// Where they are, whatever they are, a bit each.
 #[inline]
-fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
+fn marks(bytes: u8x16) -> u32 {
+    let [quotes, backslashes, controls] = kinds(bytes);
+    (quotes | backslashes | controls).to_bitmask()
+}
+
+/// Where they are in a whole block, told apart. What the block holds is noted in `seen`.
+#[inline]
+fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> [u64; 3] {
     let (quarters, _) = block.as_chunks::<16>();
-    quarters.iter().rev().fold(0, |mask, quarter| {
+    quarters.iter().rev().fold([0; 3], |masks, quarter| {
         let bytes = u8x16::new(*quarter);
         *seen |= bytes;
-        mask << 16 | u64::from(marks(bytes))
+        let [quotes, backslashes, controls] = kinds(bytes).map(u8x16::to_bitmask);
+        [
+            masks[0] << 16 | u64::from(quotes),
+            masks[1] << 16 | u64::from(backslashes),
+            masks[2] << 16 | u64::from(controls),
+        ]
     })
+}
+
+/// Which bytes a backslash stands before that is not escaped itself, from block to block.
+#[derive(Default)]
+struct Escapes {
+    /// 1 where the last byte of the block before was such a backslash.
+    carried: u64,
+}
+
+impl Escapes {
+    #[inline]
+    fn of(&mut self, backslashes: u64) -> u64 {
+        if backslashes == 0 {
+            return std::mem::take(&mut self.carried);
+        }
+        let mut escaped = self.carried;
+        let mut left = backslashes & !escaped;
+        self.carried = 0;
+        while left != 0 {
+            // The lowest one escapes what follows it, which is then no escape itself.
+            let lowest = left & left.wrapping_neg();
+            escaped |= lowest << 1;
+            self.carried |= lowest >> 63;
+            left &= !(lowest | lowest << 1);
+        }
+        escaped
+    }
 }
 
 #[cfg(test)]
@@ -490,6 +520,25 @@ mod tests {
             }
         }
         assert!(!is_object(b"{\"a\":\"\xff\"}"));
+    }
+
+    /// Escapes where one block ends and the next begins are judged as the parser behind it judges.
+    #[test]
+    fn the_judgement_is_serde_jsons_across_blocks() {
+        const LETTERS: &[u8] = b"\\\"nx\n";
+        let mut text = [0; 6];
+        for number in 0..LETTERS.len().pow(6) {
+            let mut rest = number;
+            for letter in &mut text {
+                *letter = LETTERS[rest % LETTERS.len()];
+                rest /= LETTERS.len();
+            }
+            for before in BLOCK - 6..BLOCK {
+                let whole = [b"{\"a\":\"", "x".repeat(before).as_bytes(), &text, b"\"}"].concat();
+                let theirs = serde_json::from_slice::<serde::de::IgnoredAny>(&whole).is_ok();
+                assert_eq!(is_object(&whole), theirs, "{}", String::from_utf8_lossy(&whole));
+            }
+        }
     }
 
     #[test]

@@ -3,72 +3,80 @@
 //! While the guest works nothing more is read, so a slow guest slows its upstream and nobody else. Never commits and
 //! never encodes: the relay does.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::body::Inbound;
 use crate::chat::Event;
-use crate::dialect::adapter::{Pending, Pushed, StreamDecoder};
+use crate::dialect::adapter::{Desk, Pending, StreamDecoder};
 use crate::fault::{Fault, Kind};
 
 /// The upstream's body and the guest's decoder for it.
 pub struct Adapted {
     body: Inbound,
-    state: State,
+    desk: Desk,
+    /// The decoder. None once the stream is at its end, or broke.
+    work: Option<Pending<'static, ()>>,
+    at: At,
     /// A finish has gone by: the stream may end.
     complete: bool,
 }
 
-enum State {
-    Reading(Box<dyn StreamDecoder>),
-    /// The guest is at a piece, or, at last, at the end.
-    Working {
-        work: Pending<'static, Pushed>,
-        last: bool,
-    },
-    Ended,
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq)]
+enum At {
+    /// The upstream.
+    Reading,
+    /// The guest, which is at a piece.
+    Working,
+    /// The guest, which has been told that nothing more comes.
+    Ending,
 }
 
 impl Adapted {
     pub fn new(body: Inbound, decoder: Box<dyn StreamDecoder>) -> Self {
-        Adapted { body, state: State::Reading(decoder), complete: false }
+        let desk = Desk::default();
+        Adapted { body, work: Some(decoder.run(desk.clone())), desk, at: At::Reading, complete: false }
     }
 
     /// Appends the next events. None: the stream is at its end, and was complete. What was good before a fault is in
     /// `out` as well.
     pub fn poll_events(&mut self, cx: &mut Context<'_>, out: &mut Vec<Event>) -> Poll<Option<Result<(), Fault>>> {
         loop {
-            match std::mem::replace(&mut self.state, State::Ended) {
-                State::Ended => return Poll::Ready(None),
-                State::Reading(decoder) => match self.body.poll_data(cx) {
-                    Poll::Pending => {
-                        self.state = State::Reading(decoder);
-                        return Poll::Pending;
+            let Some(work) = &mut self.work else { return Poll::Ready(None) };
+            if self.at == At::Reading {
+                let bytes = match ready!(self.body.poll_data(cx)) {
+                    Some(Ok(bytes)) => Some(bytes),
+                    Some(Err(source)) => {
+                        self.work = None;
+                        return Poll::Ready(Some(self.broken(source)));
                     }
-                    Poll::Ready(Some(Ok(bytes))) => {
-                        self.state = State::Working { work: decoder.push(bytes), last: false };
-                    }
-                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Some(self.broken(source))),
-                    Poll::Ready(None) => self.state = State::Working { work: decoder.finish(), last: true },
-                },
-                State::Working { mut work, last } => {
-                    let Poll::Ready((decoder, events, worked)) = work.as_mut().poll(cx) else {
-                        self.state = State::Working { work, last };
-                        return Poll::Pending;
-                    };
-                    self.complete |= events.iter().any(|event| matches!(event, Event::Finish { .. }));
-                    let none = events.is_empty();
-                    out.extend(events);
-                    if worked.is_ok() && !last {
-                        self.state = State::Reading(decoder);
-                    }
-                    // A piece may hold half a line: there is nothing to hand on yet.
-                    if none && worked.is_ok() && !last {
-                        continue;
-                    }
-                    let worked = worked.and_then(|()| if last { self.ended() } else { Ok(()) });
-                    return Poll::Ready(Some(worked));
-                }
+                    None => None,
+                };
+                self.at = if bytes.is_some() { At::Working } else { At::Ending };
+                self.desk.put(bytes);
             }
+            let over = work.as_mut().poll(cx).is_ready();
+            let before = out.len();
+            let Some(worked) = self.desk.take(out) else {
+                // It is over only after it has said how it went.
+                debug_assert!(!over, "a decoder ends with a word");
+                return Poll::Pending;
+            };
+            self.complete |= out[before..].iter().any(|event| matches!(event, Event::Finish { .. }));
+            if over || worked.is_err() {
+                self.work = None;
+            }
+            let worked = match self.at {
+                At::Ending => worked.and_then(|()| self.ended()),
+                // A piece may hold half a line: there is nothing to hand on yet.
+                _ if worked.is_ok() && out.len() == before => {
+                    self.at = At::Reading;
+                    continue;
+                }
+                _ => worked,
+            };
+            self.at = At::Reading;
+            return Poll::Ready(Some(worked));
         }
     }
 

@@ -577,6 +577,53 @@ async fn a_policy_asks_models_as_its_caller_and_not_without_end() {
     assert_eq!((last.status(), as_ann("chat/judge").await.status()), (200, 429), "{}", last.text());
 }
 
+/// One worker serves everybody; whoever runs away on it has seconds of budget.
+#[tokio::test]
+async fn others_are_answered_while_a_guest_runs_away_on_their_worker() {
+    let mock = Mock::start().await;
+    let long = "fail: closed, budget: { cpu: 3s, total: 3s, safepoints: 1000000000000 }";
+    let hook = |name: &str| format!("{{ name: {name}, lua: {name}, on: {{ models: [chat/{name}] }}, {long} }}");
+    let loops = "function on_request() while true do end end";
+    let inner = "function on_route() coroutine.wrap(function() while true do end end)() end";
+    let waits = "function on_request() gw.time.sleep(1) while true do end end";
+    let mut yaml = format!(
+        "listen: {{ address: LISTEN, workers: 1 }}\nhooks:\n- {}\n- {}\n- {}\n",
+        hook("loops"),
+        hook("inner"),
+        hook("waits")
+    );
+    let mut runaways = vec!["chat/loops", "chat/inner", "chat/waits"];
+    if cfg!(feature = "wasm") {
+        let prebuilt = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/prebuilt");
+        yaml += &format!(
+            "- {{ name: wasm, wasm: probe, config: {{ request: loop }}, on: {{ models: [chat/wasm] }}, {long} }}\n\
+             plugins: {{ folder: '{}', compiled: '{}/compiled-plugins', settings: {{ hostile: {{ cpu: 3s }} }} }}\n\
+             providers:\n  bad: {{ dialect: 'wasm:hostile', base_url: http://MOCK/v1, auth: none, breaker: off }}\n  \
+             chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, auth: none }}\n",
+            prebuilt.display(),
+            env!("CARGO_TARGET_TMPDIR"),
+        );
+        runaways.extend(["chat/wasm", "bad/loop"]);
+    }
+    let gateway = with(&mock, &[("loops", loops), ("inner", inner), ("waits", waits)], &yaml).await;
+    for runaway in runaways {
+        let others = async {
+            for _ in 0..10 {
+                let reply = ask(&gateway, "chat/mock-fast", false).await;
+                assert_eq!(reply.status(), 200, "beside {runaway}: {}", reply.text());
+            }
+        };
+        let mut hostile = std::pin::pin!(ask(&gateway, runaway, false));
+        tokio::select! {
+            biased;
+            reply = &mut hostile => panic!("{runaway} ended before others were answered: {}", reply.text()),
+            () = others => {}
+        }
+        let reply = hostile.await;
+        assert!(reply.status() >= 500, "{runaway}: {}", reply.text());
+    }
+}
+
 #[tokio::test]
 async fn a_policy_is_called_by_the_clock_on_one_worker() {
     let mock = Mock::start().await;

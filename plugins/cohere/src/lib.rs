@@ -4,12 +4,14 @@
 
 mod ask;
 mod stream;
+mod wire;
 
 use portcullis_plugin::adapter::{
     AnyAsk, AuthKind, Description, Framing, Guest, HttpAnswer, HttpRequest, Model, Operation, Outcome,
 };
 use portcullis_plugin::chat::{
-    Answer, Choice, Content, EmbedAnswer, Finish, FinishReason, Ranked, Reasoning, Refusal, RerankAnswer, ToolCall, Usage,
+    Answer, Choice, Content, EmbedAnswer, Finish, FinishReason, Ranked, Reasoning, Refusal, RerankAnswer, ToolCall,
+    Usage,
 };
 use portcullis_plugin::serde_json::{Value, json};
 use portcullis_plugin::{self as sdk, block, nonsense};
@@ -84,17 +86,17 @@ impl Guest for Cohere {
     }
 
     fn decode(what: Operation, answer: HttpAnswer) -> Result<Outcome, Refusal> {
-        let body = sdk::body(&answer)?;
+        let body = sdk::text(&answer);
         match what {
-            Operation::Chat => chat(&body).map(Outcome::Chat),
-            Operation::Embed => embed(&body).map(Outcome::Embed),
-            Operation::Rerank => rerank(&body).map(Outcome::Rerank),
+            Operation::Chat => chat(body).map(Outcome::Chat),
+            Operation::Embed => embed(body).map(Outcome::Embed),
+            Operation::Rerank => rerank(body).map(Outcome::Rerank),
         }
     }
 
     fn decode_error(answer: HttpAnswer) -> Refusal {
         let message = match sdk::body(&answer) {
-            Ok(body) => text(&body["message"]).unwrap_or_else(|| body.to_string()),
+            Ok(body) => body["message"].as_str().map_or_else(|| body.to_string(), str::to_owned),
             Err(_) => sdk::text(&answer).chars().take(200).collect(),
         };
         // It has no codes, only words.
@@ -104,47 +106,45 @@ impl Guest for Cohere {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
+fn read<'a, T: serde::Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
+    sdk::read(body, "The body")
 }
 
-fn chat(body: &Value) -> Result<Answer, Refusal> {
-    let message = body.get("message").ok_or_else(|| nonsense("There is no `message` in the answer."))?;
+fn chat(body: &str) -> Result<Answer, Refusal> {
+    let wire::Answer { id, finish_reason, message, usage } = read(body)?;
+    let message = message.ok_or_else(|| nonsense("There is no `message` in the answer."))?;
     let mut blocks = Vec::new();
+    let thought = |text| block(Content::Reasoning(Reasoning { text, signature: None, encrypted: None }));
     // What the model plans to do with its tools is said before they are called.
-    if let Some(plan) = text(&message["tool_plan"]) {
-        blocks.push(block(Content::Reasoning(Reasoning { text: plan, signature: None, encrypted: None })));
+    blocks.extend(message.tool_plan.map(thought));
+    for part in message.content.into_iter().flatten() {
+        let wire::Piece { kind, text, thinking } = read(part.get())?;
+        blocks.push(match &*kind {
+            "text" => sdk::text_block(text.unwrap_or_default()),
+            "thinking" => thought(thinking.unwrap_or_default()),
+            _ => block(Content::Other(part.get().to_owned())),
+        });
     }
-    for part in message["content"].as_array().into_iter().flatten() {
-        match part["type"].as_str() {
-            Some("text") => blocks.push(sdk::text_block(text(&part["text"]).unwrap_or_default())),
-            Some("thinking") => {
-                let text = text(&part["thinking"]).unwrap_or_default();
-                blocks.push(block(Content::Reasoning(Reasoning { text, signature: None, encrypted: None })));
-            }
-            _ => blocks.push(block(Content::Other(part.to_string()))),
-        }
-    }
-    if let Some(citations) = message["citations"].as_array().filter(|citations| !citations.is_empty()) {
+    if let Some(citations) = message.citations.map(|citations| citations.get()).filter(|&text| text != "[]") {
         if let Some(last) = blocks.iter_mut().rev().find(|block| matches!(block.content, Content::Text(_))) {
-            last.citations = Value::Array(citations.clone()).to_string();
+            last.citations = citations.to_owned();
         }
     }
-    for call in message["tool_calls"].as_array().into_iter().flatten() {
-        blocks.push(block(Content::ToolCall(ToolCall {
-            id: text(&call["id"]).unwrap_or_default(),
-            name: text(&call["function"]["name"]).unwrap_or_default(),
-            arguments: text(&call["function"]["arguments"]).unwrap_or_default(),
+    blocks.extend(message.tool_calls.into_iter().flatten().map(|wire::Call { id, function }| {
+        block(Content::ToolCall(ToolCall {
+            id: id.unwrap_or_default(),
+            name: function.name.unwrap_or_default(),
+            arguments: function.arguments.unwrap_or_default(),
             custom: false,
             signature: None,
-        })));
-    }
-    let finish = body["finish_reason"].as_str().map(finish);
+        }))
+    }));
+    let finish = finish_reason.as_deref().map(finish);
     Ok(Answer {
-        id: text(&body["id"]).unwrap_or_default(),
+        id: id.unwrap_or_default(),
         model: String::new(),
         choices: vec![Choice { blocks, finish, logprobs: String::new() }],
-        usage: usage(&body["usage"]),
+        usage: usage.as_ref().and_then(self::usage),
     })
 }
 
@@ -161,37 +161,31 @@ fn finish(word: &str) -> Finish {
 }
 
 /// `tokens` is what the model saw; `billed_units` leaves out the provider's own additions and is what is paid for.
-fn usage(usage: &Value) -> Option<Usage> {
-    let counts = [&usage["billed_units"], &usage["tokens"]].into_iter().find(|counts| counts.is_object())?;
-    let count = |name: &str| counts[name].as_f64().map_or(0, |count| count as u64);
+fn usage(usage: &wire::Usage) -> Option<Usage> {
+    let counts = usage.billed_units.as_ref().or(usage.tokens.as_ref())?;
+    let count = |count: Option<f64>| count.map_or(0, |count| count as u64);
     Some(Usage {
-        input: count("input_tokens"),
-        output: count("output_tokens"),
-        cache_read: usage["cached_tokens"].as_f64().map(|count| count as u64),
+        input: count(counts.input_tokens),
+        output: count(counts.output_tokens),
+        cache_read: usage.cached_tokens.map(|count| count as u64),
         cache_write: None,
         reasoning: None,
     })
 }
 
-fn embed(body: &Value) -> Result<EmbedAnswer, Refusal> {
-    let vectors = body["embeddings"]["float"].as_array().ok_or_else(|| nonsense("There are no float embeddings."))?;
-    let vector = |vector: &Value| {
-        let numbers = vector.as_array().into_iter().flatten();
-        numbers.map(|number| number.as_f64().unwrap_or_default() as f32).collect()
-    };
-    Ok(EmbedAnswer {
-        model: String::new(),
-        vectors: vectors.iter().map(vector).collect(),
-        usage: usage(&json!({ "billed_units": body["meta"]["billed_units"] })),
-    })
+fn embed(body: &str) -> Result<EmbedAnswer, Refusal> {
+    let wire::Embedded { embeddings, meta } = read(body)?;
+    let vectors = embeddings.and_then(|embeddings| embeddings.float);
+    let vectors = vectors.ok_or_else(|| nonsense("There are no float embeddings."))?;
+    let billed = meta.filter(|meta| meta.billed_units.is_some());
+    Ok(EmbedAnswer { model: String::new(), vectors, usage: billed.as_ref().and_then(usage) })
 }
 
-fn rerank(body: &Value) -> Result<RerankAnswer, Refusal> {
-    let results = body["results"].as_array().ok_or_else(|| nonsense("There are no `results` in the answer."))?;
-    let ranked = |result: &Value| {
-        Some(Ranked { index: result["index"].as_u64()?, score: result["relevance_score"].as_f64()? })
-    };
-    Ok(RerankAnswer { model: String::new(), ranked: results.iter().filter_map(ranked).collect(), usage: None })
+fn rerank(body: &str) -> Result<RerankAnswer, Refusal> {
+    let results = read::<wire::Ranking>(body)?.results;
+    let results = results.ok_or_else(|| nonsense("There are no `results` in the answer."))?;
+    let ranked = |wire::Place { index, relevance_score }| Ranked { index, score: relevance_score };
+    Ok(RerankAnswer { model: String::new(), ranked: results.into_iter().map(ranked).collect(), usage: None })
 }
 
 sdk::provider!(Cohere);

@@ -2,10 +2,11 @@
 
 use portcullis_plugin::adapter::{GuestStreamDecoder, Piece};
 use portcullis_plugin::chat::{CallDelta, CallStart, Event, Refusal, Start};
-use portcullis_plugin::nonsense;
-use portcullis_plugin::serde_json::{self, Value};
+use portcullis_plugin::{self as sdk, nonsense};
+use serde::Deserialize;
 
-use crate::{finish, text, usage};
+use crate::wire::{Call, Called, Cited, Content, Delta, Ended, Kind, Planned, Spoken, Started};
+use crate::{finish, usage};
 
 pub struct Decoder;
 
@@ -19,10 +20,12 @@ impl GuestStreamDecoder for Decoder {
         if event.data.is_empty() || event.data == "[DONE]" {
             return Ok(Vec::new());
         }
-        let value: Value =
-            serde_json::from_str(&event.data).map_err(|error| nonsense(format!("An event is not JSON: {error}")))?;
-        let kind = value["type"].as_str().unwrap_or(&event.name);
-        self.event(kind, &value)
+        // The field `event` says what the data says again.
+        if event.name.is_empty() {
+            let kind = read::<Kind>(&event.data)?.kind;
+            return events(&kind, &event.data);
+        }
+        events(&event.name, &event.data)
     }
 
     fn finish(&self) -> Result<Vec<Event>, Refusal> {
@@ -30,53 +33,66 @@ impl GuestStreamDecoder for Decoder {
     }
 }
 
-impl Decoder {
-    fn event(&self, kind: &str, value: &Value) -> Result<Vec<Event>, Refusal> {
-        let message = &value["delta"]["message"];
-        let key = value["index"].as_u64().unwrap_or_default();
-        Ok(match kind {
-            "message-start" => {
-                vec![Event::Start(Start { id: text(&value["id"]).unwrap_or_default(), model: String::new() })]
-            }
-            "content-start" | "content-delta" => {
-                let content = &message["content"];
-                let thought = text(&content["thinking"]).map(Event::Reasoning);
-                let said = text(&content["text"]).map(Event::Text);
-                thought.into_iter().chain(said).filter(|event| !is_empty(event)).collect()
-            }
-            "tool-plan-delta" => text(&message["tool_plan"]).map(Event::Reasoning).into_iter().collect(),
-            "tool-call-start" => {
-                let call = &message["tool_calls"];
-                let begun = Event::ToolCall(CallStart {
-                    key,
-                    id: text(&call["id"]).unwrap_or_default(),
-                    name: text(&call["function"]["name"]).unwrap_or_default(),
-                });
-                std::iter::once(begun).chain(arguments(key, call)).collect()
-            }
-            "tool-call-delta" => arguments(key, &message["tool_calls"]).into_iter().collect(),
-            "citation-start" => vec![Event::Citation(message["citations"].to_string())],
-            "message-end" => {
-                let delta = &value["delta"];
-                if let Some(error) = text(&delta["error"]) {
-                    return Ok(vec![Event::Fault(portcullis_plugin::refusal(200, error))]);
-                }
-                let counts = usage(&delta["usage"]).map(Event::Usage);
-                let ended = delta["finish_reason"].as_str().map(|word| Event::Finish(finish(word)));
-                counts.into_iter().chain(ended).collect()
-            }
-            "content-end" | "tool-call-end" | "citation-end" | "debug" => Vec::new(),
-            // An event of a later version of the API: it is not ours to break over it.
-            _ => vec![Event::Ping],
-        })
-    }
+fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Refusal> {
+    sdk::read(data, "An event")
 }
 
-fn arguments(key: u64, call: &Value) -> Option<Event> {
-    let arguments = text(&call["function"]["arguments"]).filter(|text| !text.is_empty())?;
+fn message<'a, M: Deserialize<'a>>(data: &'a str) -> Result<(u64, M), Refusal> {
+    let Delta { index, delta } = read(data)?;
+    Ok((index.unwrap_or_default(), delta.message))
+}
+
+fn events(kind: &str, data: &str) -> Result<Vec<Event>, Refusal> {
+    Ok(match kind {
+        "content-delta" | "content-start" => {
+            let (_, Spoken { content: Content { text, thinking } }) = message(data)?;
+            let thought = thinking.filter(|text| !text.is_empty()).map(Event::Reasoning);
+            let said = text.filter(|text| !text.is_empty()).map(Event::Text);
+            thought.into_iter().chain(said).collect()
+        }
+        "message-start" => {
+            vec![Event::Start(Start { id: read::<Started>(data)?.id.unwrap_or_default(), model: String::new() })]
+        }
+        "tool-plan-delta" => {
+            let (_, Planned { tool_plan }) = message(data)?;
+            tool_plan.map(Event::Reasoning).into_iter().collect()
+        }
+        "tool-call-start" => {
+            let (key, Called { tool_calls: call }) = message(data)?;
+            let Call { id, function } = call;
+            let begun = CallStart { key, id: id.unwrap_or_default(), name: function.name.unwrap_or_default() };
+            std::iter::once(Event::ToolCall(begun)).chain(arguments(key, function.arguments)).collect()
+        }
+        "tool-call-delta" => {
+            let (key, Called { tool_calls: call }) = message(data)?;
+            arguments(key, call.function.arguments).into_iter().collect()
+        }
+        "citation-start" => {
+            let (_, Cited { citations }) = message(data)?;
+            vec![Event::Citation(citations.get().to_owned())]
+        }
+        "message-end" => {
+            let delta = read::<Ended>(data)?.delta;
+            if let Some(error) = delta.error {
+                return Ok(vec![Event::Fault(sdk::refusal(200, error))]);
+            }
+            let counts = delta.usage.as_ref().and_then(usage).map(Event::Usage);
+            let ended = delta.finish_reason.as_deref().map(|word| Event::Finish(finish(word)));
+            counts.into_iter().chain(ended).collect()
+        }
+        _ => {
+            // One that is torn shows here too.
+            read::<Kind>(data)?;
+            match kind {
+                "content-end" | "tool-call-end" | "citation-end" | "debug" => Vec::new(),
+                // An event of a later version of the API: it is not ours to break over it.
+                _ => vec![Event::Ping],
+            }
+        }
+    })
+}
+
+fn arguments(key: u64, text: Option<String>) -> Option<Event> {
+    let arguments = text.filter(|text| !text.is_empty())?;
     Some(Event::Arguments(CallDelta { key, arguments }))
-}
-
-fn is_empty(event: &Event) -> bool {
-    matches!(event, Event::Text(text) | Event::Reasoning(text) if text.is_empty())
 }

@@ -140,7 +140,7 @@ fn prompt(ask: &Ask) -> Result<String, Refusal> {
         return Err(unsupported("Models at Replicate are given text.", "messages"));
     }
     if let [turn] = ask.messages.as_slice() {
-        return Ok(sdk::plain(&turn.blocks));
+        return Ok(sdk::plain(&turn.blocks).into_owned());
     }
     let turns = ask.messages.iter().map(|turn| {
         let who = match turn.role {

@@ -1,6 +1,7 @@
 //! Cutting an upstream's bytes into the pieces that an adapter asked for.
 //!
-//! Pure. A piece is handed on only when it is whole, wherever the network cut it.
+//! Pure. A piece is handed on only when it is whole, wherever the network cut it. Push, then take pieces until there are
+//! none.
 
 use bytes::{Bytes, BytesMut};
 
@@ -27,7 +28,7 @@ pub struct StreamEvent {
 
 /// The pieces of one stream.
 pub enum Cutter {
-    Bytes,
+    Bytes(Bytes),
     Lines { held: BytesMut, max: usize },
     Events(Scanner),
 }
@@ -39,46 +40,59 @@ impl Cutter {
 
     fn bounded(framing: Framing, max: usize) -> Self {
         match framing {
-            Framing::Bytes => Cutter::Bytes,
+            Framing::Bytes => Cutter::Bytes(Bytes::new()),
             Framing::Lines => Cutter::Lines { held: BytesMut::new(), max },
             Framing::Events => Cutter::Events(Scanner::bounded(max)),
         }
     }
 
-    /// The whole pieces at hand after these bytes.
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: Bytes) {
+        match self {
+            Cutter::Bytes(held) => *held = bytes,
+            Cutter::Lines { held, .. } => held.extend_from_slice(&bytes),
+            Cutter::Events(scanner) => scanner.push(bytes),
+        }
+    }
+
+    /// The next whole piece at hand.
     ///
     /// # Errors
     /// [`Kind::BadAnswer`]: a piece does not end within its bound.
-    pub fn push(&mut self, bytes: Bytes) -> Result<Vec<Piece>, Fault> {
-        let mut pieces = Vec::new();
+    pub fn next(&mut self) -> Result<Option<Piece>, Fault> {
         match self {
-            Cutter::Bytes => pieces.push(Piece::Bytes(bytes)),
+            Cutter::Bytes(held) => {
+                let bytes = std::mem::take(held);
+                Ok((!bytes.is_empty()).then_some(Piece::Bytes(bytes)))
+            }
             Cutter::Lines { held, max } => {
-                held.extend_from_slice(&bytes);
                 while let Some(end) = memchr::memchr(b'\n', held) {
-                    let line = held.split_to(end + 1);
-                    pieces.extend(self::line(&line[..end]));
+                    if let Some(piece) = line(&held.split_to(end + 1)[..end]) {
+                        return Ok(Some(piece));
+                    }
                 }
                 if held.len() > *max {
                     let text = format!("A line of the provider's stream is longer than {max} bytes.");
                     return Err(Fault::new(Kind::BadAnswer, text));
                 }
+                Ok(None)
             }
             Cutter::Events(scanner) => {
-                scanner.push(bytes);
                 while scanner.scan()? {
-                    pieces.extend(event(&Frame(scanner.last())));
+                    if let Some(piece) = event(&Frame(scanner.last())) {
+                        return Ok(Some(piece));
+                    }
                 }
                 drop(scanner.take());
+                Ok(None)
             }
         }
-        Ok(pieces)
     }
 
     /// What is left at the end: a last line or event may lack its end.
     pub fn rest(&mut self) -> Option<Piece> {
         match self {
-            Cutter::Bytes => None,
+            Cutter::Bytes(_) => None,
             Cutter::Lines { held, .. } => line(&held.split()),
             Cutter::Events(scanner) => event(&Frame(&scanner.rest()?)),
         }
@@ -87,13 +101,21 @@ impl Cutter {
 
 fn line(line: &[u8]) -> Option<Piece> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    (!line.is_empty()).then(|| Piece::Line(String::from_utf8_lossy(line).into_owned()))
+    (!line.is_empty()).then(|| Piece::Line(text(line)))
 }
 
 fn event(frame: &Frame<'_>) -> Option<Piece> {
-    let data = String::from_utf8_lossy(&frame.data()).into_owned();
+    let data = text(&frame.data());
     let name = frame.event().to_owned();
     (!data.is_empty() || !name.is_empty()).then_some(Piece::Event(StreamEvent { name, data }))
+}
+
+/// What is no UTF-8 is replaced, and hardly ever looked for: almost all of it is.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -105,8 +127,11 @@ mod tests {
         let told = |cut: usize| {
             let mut cutter = Cutter::new(framing);
             let (first, second) = text.as_bytes().split_at(cut);
-            let mut pieces = cutter.push(Bytes::copy_from_slice(first)).expect("fits");
-            pieces.extend(cutter.push(Bytes::copy_from_slice(second)).expect("fits"));
+            let mut pieces = Vec::new();
+            for bytes in [first, second] {
+                cutter.push(Bytes::copy_from_slice(bytes));
+                pieces.extend(std::iter::from_fn(|| cutter.next().expect("fits")));
+            }
             pieces.extend(cutter.rest());
             pieces.iter().map(|piece| format!("{piece:?}")).collect::<Vec<_>>()
         };
@@ -133,7 +158,9 @@ mod tests {
     #[test]
     fn a_line_has_a_bound() {
         let mut cutter = Cutter::bounded(Framing::Lines, 10);
-        cutter.push(Bytes::from_static(b"0123456789")).expect("just fits");
-        assert_eq!(cutter.push(Bytes::from_static(b"0")).expect_err("refused").kind, Kind::BadAnswer);
+        cutter.push(Bytes::from_static(b"0123456789"));
+        assert_eq!(cutter.next().expect("just fits"), None);
+        cutter.push(Bytes::from_static(b"0"));
+        assert_eq!(cutter.next().expect_err("refused").kind, Kind::BadAnswer);
     }
 }

@@ -2,30 +2,46 @@
 //!
 //! Engine-free: a [`Reader`] has the guest. What was good before a fault is handed on as well.
 
-use bytes::Bytes;
-
 use super::Framing;
 use super::cut::{Cutter, Piece};
 use crate::chat::Event;
-use crate::dialect::adapter::{Assembler, Pending, Pushed, Step, StreamDecoder, refused};
-use crate::fault::{Fault, Kind, Refusal};
+use crate::dialect::adapter::{Assembler, Desk, Pending, Step, StreamDecoder, refused};
+use crate::fault::{Fault, Refusal};
 
 /// One thing that a guest says of a stream; a refusal is the upstream's report that ends it.
 pub type Said = Result<Step, Box<Refusal>>;
 
+/// Makes events of what a guest says.
+pub struct Told {
+    assembler: Assembler,
+    /// Those of the present bytes.
+    events: Vec<Event>,
+}
+
+impl Told {
+    /// # Errors
+    /// The upstream reports one, or what is said does not fit what was said before.
+    pub fn said(&mut self, said: Said) -> Result<(), Fault> {
+        match said {
+            Ok(step) => self.assembler.step(step, &mut self.events),
+            Err(said) => Err(refused(*said)),
+        }
+    }
+}
+
 /// A guest that reads one stream.
 pub trait Reader: Send + 'static {
-    /// What the next piece says.
+    /// Tells what the next piece says.
     ///
     /// # Errors
-    /// It is not in the wire form, or the guest broke.
-    fn push(&mut self, piece: Piece) -> impl Future<Output = Result<Vec<Said>, Fault>> + Send;
+    /// It is not in the wire form, the guest broke, or an error of [`Told::said`].
+    fn push(&mut self, piece: Piece, told: &mut Told) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// What the end of the stream says.
+    /// Tells what the end of the stream says.
     ///
     /// # Errors
     /// As [`Reader::push`].
-    fn finish(&mut self) -> impl Future<Output = Result<Vec<Said>, Fault>> + Send;
+    fn finish(&mut self, told: &mut Told) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// The stream has ended well: what the guest lived in is free again.
     fn release(self) -> impl Future<Output = ()> + Send;
@@ -34,78 +50,55 @@ pub trait Reader: Send + 'static {
 /// One stream's decoder.
 pub struct Decoding<R> {
     cutter: Cutter,
-    assembler: Assembler,
+    told: Told,
     reader: R,
 }
 
 impl<R: Reader> Decoding<R> {
     /// For an adapter of this name.
     pub fn new(label: &'static str, framing: Framing, reader: R) -> Self {
-        Decoding { cutter: Cutter::new(framing), assembler: Assembler::new(label), reader }
+        let told = Told { assembler: Assembler::new(label), events: Vec::new() };
+        Decoding { cutter: Cutter::new(framing), told, reader }
     }
 
-    async fn pieces(&mut self, pieces: Vec<Piece>, out: &mut Vec<Event>) -> Result<(), Fault> {
-        for piece in pieces {
-            let said = self.reader.push(piece).await?;
-            self.take(said, out)?;
+    /// Works off the whole pieces at hand.
+    async fn pieces(&mut self) -> Result<(), Fault> {
+        while let Some(piece) = self.cutter.next()? {
+            self.reader.push(piece, &mut self.told).await?;
         }
         Ok(())
     }
 
-    async fn end(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
-        let rest = self.cutter.rest();
-        self.pieces(rest.into_iter().collect(), out).await?;
-        let said = self.reader.finish().await?;
-        self.take(said, out)?;
-        self.assembler.close(out);
+    async fn end(&mut self) -> Result<(), Fault> {
+        if let Some(piece) = self.cutter.rest() {
+            self.reader.push(piece, &mut self.told).await?;
+        }
+        self.reader.finish(&mut self.told).await?;
+        self.told.assembler.close(&mut self.told.events);
         Ok(())
     }
 
-    fn take(&mut self, said: Vec<Said>, out: &mut Vec<Event>) -> Result<(), Fault> {
-        for step in said {
-            match step {
-                Ok(step) => self.assembler.step(step, out)?,
-                Err(said) => return Err(refused(*said)),
+    async fn through(mut self, desk: Desk) {
+        while let Some(bytes) = desk.next().await {
+            self.cutter.push(bytes);
+            let worked = self.pieces().await;
+            let broke = worked.is_err();
+            desk.worked(&mut self.told.events, worked);
+            if broke {
+                return;
             }
         }
-        Ok(())
+        let worked = self.end().await;
+        let Decoding { told: Told { mut events, .. }, reader, .. } = self;
+        if worked.is_ok() {
+            reader.release().await;
+        }
+        desk.worked(&mut events, worked);
     }
 }
 
 impl<R: Reader> StreamDecoder for Decoding<R> {
-    fn push(mut self: Box<Self>, bytes: Bytes) -> Pending<'static, Pushed> {
-        Box::pin(async move {
-            let mut events = Vec::new();
-            let worked = match self.cutter.push(bytes) {
-                Ok(pieces) => self.pieces(pieces, &mut events).await,
-                Err(fault) => Err(fault),
-            };
-            (self as Box<dyn StreamDecoder>, events, worked)
-        })
-    }
-
-    fn finish(mut self: Box<Self>) -> Pending<'static, Pushed> {
-        Box::pin(async move {
-            let mut events = Vec::new();
-            let worked = self.end(&mut events).await;
-            if worked.is_ok() {
-                self.reader.release().await;
-            }
-            (Box::new(Over) as Box<dyn StreamDecoder>, events, worked)
-        })
-    }
-}
-
-/// What is left of a decoder at the end of its stream.
-struct Over;
-
-impl StreamDecoder for Over {
-    fn push(self: Box<Self>, _: Bytes) -> Pending<'static, Pushed> {
-        self.finish()
-    }
-
-    fn finish(self: Box<Self>) -> Pending<'static, Pushed> {
-        let fault = Fault::new(Kind::Internal, "A stream was read on after its end.");
-        Box::pin(std::future::ready((self as Box<dyn StreamDecoder>, Vec::new(), Err(fault))))
+    fn run(self: Box<Self>, desk: Desk) -> Pending<'static, ()> {
+        Box::pin(self.through(desk))
     }
 }

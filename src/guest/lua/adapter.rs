@@ -21,7 +21,7 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecoder, Written, refused};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::adapter::{
-    self, About, Decoding, Description, Draft, Framing, Function, Lease, Meter, Operation, Piece, Reader, Said, Seen,
+    self, About, Decoding, Description, Draft, Framing, Function, Lease, Meter, Operation, Piece, Reader, Seen, Told,
     interned, told, unread, written,
 };
 use crate::host::Visit;
@@ -243,27 +243,28 @@ impl Stream {
         &self,
         function: &mlua::Function,
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
-    ) -> Result<Vec<Said>, Fault> {
+        told: &mut Told,
+    ) -> Result<(), Fault> {
         let function = (Function::Stream, function);
         let said = self.taught.call(&self.warm, function, give, said::Reader::events, 200).await?;
-        said.map_err(|said| refused(*said))
+        said.map_err(|said| refused(*said))?.into_iter().try_for_each(|said| told.said(said))
     }
 }
 
 impl Reader for Stream {
-    async fn push(&mut self, piece: Piece) -> Result<Vec<Said>, Fault> {
+    async fn push(&mut self, piece: Piece, told: &mut Told) -> Result<(), Fault> {
         let give = |lua: &Lua| match piece {
             Piece::Bytes(bytes) => lua.create_string(&bytes)?.into_lua_multi(lua),
             Piece::Line(line) => line.into_lua_multi(lua),
             Piece::Event(event) => (event.data, event.name).into_lua_multi(lua),
         };
-        self.events(&self.push, give).await
+        self.events(&self.push, give, told).await
     }
 
-    async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
+    async fn finish(&mut self, told: &mut Told) -> Result<(), Fault> {
         match &self.finish {
-            Some(finish) => self.events(finish, |_| Ok(MultiValue::new())).await,
-            None => Ok(Vec::new()),
+            Some(finish) => self.events(finish, |_| Ok(MultiValue::new()), told).await,
+            None => Ok(()),
         }
     }
 

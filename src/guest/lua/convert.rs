@@ -5,7 +5,7 @@
 use mlua::{Error, Lua, LuaSerdeExt, Result, Table, Value as Lv};
 use serde_json::{Map, Number, Value};
 
-use super::library;
+use super::turn;
 use crate::host::lease::MAX_DEPTH;
 
 /// A value on its way to Lua. Nulls are absent in objects and `gw.null` in arrays.
@@ -16,7 +16,7 @@ pub fn to_lua(lua: &Lua, value: &Value) -> Result<Lv> {
         Value::Number(number) => Lv::Number(number.as_f64().unwrap_or(f64::NAN)),
         Value::String(text) => Lv::String(lua.create_string(text)?),
         Value::Array(items) => {
-            library::step()?;
+            turn::step()?;
             let table = lua.create_table_with_capacity(items.len(), 0)?;
             for (at, item) in items.iter().enumerate() {
                 table.raw_seti(at + 1, to_lua(lua, item)?)?;
@@ -25,7 +25,7 @@ pub fn to_lua(lua: &Lua, value: &Value) -> Result<Lv> {
             Lv::Table(table)
         }
         Value::Object(entries) => {
-            library::step()?;
+            turn::step()?;
             let table = lua.create_table_with_capacity(0, entries.len())?;
             for (key, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
                 table.raw_set(key.as_str(), to_lua(lua, value)?)?;
@@ -93,7 +93,7 @@ pub fn number(number: f64) -> Result<Value> {
 }
 
 fn table_to_json(table: &Table, left: &mut Left, depth: usize) -> Result<Value> {
-    library::step()?;
+    turn::step()?;
     let length = table.raw_len();
     let marked = length == 0 && table.has_metatable() && is_array(table);
     if length > 0 || marked {

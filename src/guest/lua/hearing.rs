@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use mlua::{Error, LightUserData, Lua, Result, Value as Lv};
 
@@ -14,7 +13,8 @@ use super::super::Called;
 use super::super::verdict::Verdict;
 use super::super::view::{self, View};
 use super::machine::Machine;
-use super::{Running, Script, Turn, views};
+use super::turn::{Running, Spent};
+use super::{Script, views};
 use crate::host::{Cx, Lease};
 
 /// Bits of an event's number that count those of one thread; the others tell the thread.
@@ -42,10 +42,16 @@ impl Ear {
 
     /// The next call, which has used nothing yet.
     fn renew(&mut self) -> &Arc<Running> {
-        // Nobody else holds it: what ran has ended.
-        if let Some(running) = Arc::get_mut(&mut self.running) {
-            let budget = *running.cx.lease.budget();
-            running.cx.lease = Lease::new(budget);
+        let lease = Lease::new(*self.running.cx.lease.budget());
+        match Arc::get_mut(&mut self.running) {
+            Some(running) => running.cx.lease = lease,
+            // Whatever still holds the call before keeps it.
+            None => {
+                let Cx { guest, phase, visit, world, awaits, .. } = &self.running.cx;
+                let (guest, visit, world) = (guest.clone(), visit.clone(), world.clone());
+                let cx = Cx { guest, phase: *phase, visit, world, lease, awaits: *awaits };
+                self.running = Arc::new(Running::new(cx));
+            }
         }
         &self.running
     }
@@ -59,11 +65,10 @@ impl Script {
         let number = LAST.get() + 1;
         LAST.set(number);
         let before = HEARD.replace(Some((number, event)));
-        let turn = Turn::take(running, Duration::ZERO);
-        let outcome = machine.hear(self.at, running, number);
-        let cpu = turn.end(running);
+        let mut spent = Spent::default();
+        let outcome = running.turn(&mut spent, || machine.hear(self.at, running, number));
         let event = HEARD.replace(before).map(|(_, event)| event).unwrap_or_default();
-        (self.finish(slot, machine, running, cpu, outcome), event)
+        (self.finish(slot, machine, running, spent.cpu, outcome), event)
     }
 }
 

@@ -1,11 +1,11 @@
-//! Library functions in forms that can be stopped: the built-in ones look at no budget while they search, split, sort or
-//! join, and some take quadratic time.
+//! Library functions in forms that can be stopped, and that give way: the built-in ones look at no budget while they
+//! search, split, sort or join, and some take quadratic time; and a coroutine that gives way would seem to have yielded.
 //!
 //! Results are those of the built-in ones. Put in before the machine is sandboxed; scripts cannot tell them apart.
 
-use mlua::{Error, Lua, LuaString, Result, Table, Value, Variadic};
+use mlua::{Lua, LuaString, Result, Table, Value, Variadic};
 
-use super::read;
+use super::{read, turn};
 
 /// Pieces between two looks at the budget.
 const PIECES: usize = 1024;
@@ -51,26 +51,16 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         Value::Error(error) => Ok(Some(read::message(&error))),
         _ => Ok(None),
     })?;
-    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words))
+    let again = lua.create_function(|_, ()| {
+        turn::again();
+        Ok(())
+    })?;
+    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words, again))
 }
 
 fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {
     if at.is_multiple_of(PIECES) {
-        step()?;
+        turn::step()?;
     }
     pieces.raw_seti(at + 1, lua.create_string(bytes)?)
-}
-
-/// A safepoint of the call that runs, for loops of ours.
-///
-/// # Errors
-/// Its budget is used up.
-pub(super) fn step() -> Result<()> {
-    super::RUNNING.with_borrow(|running| match running {
-        Some(running) => {
-            let lease = &running.cx.lease;
-            lease.safepoint().map_err(|killed| Error::runtime(lease.explain(killed)))
-        }
-        None => Ok(()),
-    })
 }

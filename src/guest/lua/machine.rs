@@ -4,16 +4,18 @@
 //! it is read-only, so that what one request leaves in a global cannot reach another.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mlua::chunk::{ChunkMode, Compiler};
-use mlua::{Error, Function, Lua, LuaOptions, StdLib, Table, Value as Lv, VmState};
+use mlua::{Error, Function, Lua, LuaOptions, StdLib, Table, Thread, Value as Lv};
 use serde_json::Value;
 
 use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
-use super::{Returned, Running, Turn, api, convert, coverage, function_name, hearing, library, read, running, views};
+use super::turn::{self, Running, Spent, running};
+use super::{Returned, api, convert, coverage, function_name, hearing, library, read, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -54,6 +56,9 @@ const GLOBALS: &[&str] = &[
     "bit32",
     "buffer",
 ];
+
+/// What each script has of its own among the globals.
+const OWN: &[&str] = &["gw", "print", "require"];
 
 /// Everything that a script is made from, again and again.
 pub(super) struct Recipe {
@@ -114,6 +119,10 @@ pub(super) struct Machine {
     // Declared before `lua`: its handles must not outlive the machine they belong to.
     scripts: Vec<Loaded>,
     context: mlua::AnyUserData,
+    /// Coroutines that have ended well, for the next calls.
+    threads: Mutex<Vec<Thread>>,
+    /// Bytes in use when it was last collected.
+    collected: AtomicUsize,
     /// The chunks of every script, where their lines are counted.
     chunks: coverage::Chunks,
     lua: Lua,
@@ -123,6 +132,18 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.chunks.gather();
     }
+}
+
+/// What a turn of a call came to.
+pub(super) enum Step {
+    Over(Verdict),
+    Way(Suspended),
+}
+
+/// A call that has given way, and what it was shown.
+pub(super) struct Suspended {
+    thread: Thread,
+    _seen: Option<views::Seen>,
 }
 
 /// One script's functions.
@@ -149,7 +170,7 @@ impl Machine {
         for (at, recipe) in recipes.iter().enumerate() {
             scripts.push(load(&lua, recipe, &modules, &chunks).map_err(|error| (at, error))?);
         }
-        Ok(Machine { scripts, context, chunks, lua })
+        Ok(Machine { scripts, context, threads: Mutex::default(), collected: AtomicUsize::new(0), chunks, lua })
     }
 
     /// The phases that the script at this place has functions for.
@@ -178,10 +199,21 @@ impl Machine {
 
     /// Collects garbage. False when even that failed.
     pub fn collect(&self) -> bool {
-        self.lua.gc_collect().is_ok()
+        let collected = self.lua.gc_collect().is_ok();
+        self.collected.store(self.memory(), Relaxed);
+        collected
     }
 
-    /// Calls a script's function and reads what it decided.
+    /// Collects it when calls have left so much that the next one might run out of its `bound`: large texts come faster
+    /// than the engine's own steps take them away. What is in use for good is not looked through at each call.
+    pub fn tidy(&self, bound: usize) {
+        let used = self.memory();
+        if used > bound / 2 && used > self.collected.load(Relaxed) + bound / 4 {
+            self.collect();
+        }
+    }
+
+    /// Calls a script's function to its end and reads what it decided.
     pub fn call(&self, at: usize, running: &Running, subject: &Subject) -> mlua::Result<Verdict> {
         let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(Verdict::Pass) };
         let seen = views::show(&self.lua, subject)?;
@@ -190,6 +222,45 @@ impl Machine {
             None => hook.call::<Lv>(&self.context)?,
         };
         self.read(&running.cx, value)
+    }
+
+    /// Calls a script's function for one turn.
+    pub fn begin(&self, at: usize, running: &Running, subject: &Subject) -> mlua::Result<Step> {
+        let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else {
+            return Ok(Step::Over(Verdict::Pass));
+        };
+        let seen = views::show(&self.lua, subject)?;
+        let thread = self.thread(hook)?;
+        let returned = match &seen {
+            Some(seen) => turn::resume(running, &thread, (seen.data(), &self.context))?,
+            None => turn::resume(running, &thread, &self.context)?,
+        };
+        self.after(running, Suspended { thread, _seen: seen }, returned)
+    }
+
+    /// Goes on with a call for another turn.
+    pub fn go_on(&self, running: &Running, call: Suspended) -> mlua::Result<Step> {
+        let returned = turn::resume(running, &call.thread, ())?;
+        self.after(running, call, returned)
+    }
+
+    fn after(&self, running: &Running, call: Suspended, returned: Option<Lv>) -> mlua::Result<Step> {
+        let Some(value) = returned else { return Ok(Step::Way(call)) };
+        let verdict = self.read(&running.cx, value)?;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.len() < THREAD_POOL {
+            threads.push(call.thread);
+        }
+        Ok(Step::Over(verdict))
+    }
+
+    /// A coroutine that is about to run this function.
+    fn thread(&self, hook: &Function) -> mlua::Result<Thread> {
+        let rested = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match rested {
+            Some(thread) => thread.reset(hook.clone()).map(|()| thread),
+            None => self.lua.create_thread(hook.clone()),
+        }
     }
 
     /// Begins a call that may wait. None when there is no such function. What was shown is to be held until it has ended.
@@ -218,26 +289,21 @@ impl Machine {
 pub(super) fn bare<T>(memory: usize, furnish: impl FnOnce(&Lua) -> mlua::Result<T>) -> mlua::Result<(Lua, T)> {
     let libraries =
         StdLib::MATH | StdLib::STRING | StdLib::TABLE | StdLib::COROUTINE | StdLib::UTF8 | StdLib::BIT | StdLib::BUFFER;
+    // For the library of ours alone, see below.
+    let libraries = libraries | StdLib::DEBUG;
     // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
     let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
     let lua = Lua::new_with(libraries, options)?;
-    for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
+    for name in ["print", "require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"]
+    {
         lua.globals().raw_remove(name)?;
     }
     library::mend(&lua)?;
+    lua.globals().raw_remove("debug")?;
     let furnished = furnish(&lua)?;
     lua.sandbox(true)?;
     lua.set_memory_limit(memory)?;
-    lua.set_interrupt(|_| {
-        super::RUNNING.with_borrow(|running| match running {
-            Some(running) => match running.cx.lease.safepoint() {
-                Ok(()) if running.is_long() => Ok(VmState::Yield),
-                Ok(()) => Ok(VmState::Continue),
-                Err(killed) => Err(Error::runtime(running.cx.lease.explain(killed))),
-            },
-            None => Ok(VmState::Continue),
-        })
-    });
+    lua.set_interrupt(|_| turn::safepoint());
     Ok((lua, furnished))
 }
 
@@ -253,9 +319,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
         awaits: false,
     };
     let running = Arc::new(Running::new(cx));
-    let turn = Turn::take(&running, std::time::Duration::ZERO);
-    let loaded = run(lua, recipe, modules, chunks);
-    drop(turn);
+    let loaded = running.turn(&mut Spent::default(), || run(lua, recipe, modules, chunks));
     let killed = running.cx.lease.killed();
     loaded.map_err(|error| match killed {
         Some(killed) => format!("{}: loading it {}", recipe.bundle.main.label, running.cx.lease.explain(killed)),
@@ -322,13 +386,23 @@ pub(super) fn chunk(
     env: &Table,
     chunks: &coverage::Chunks,
 ) -> mlua::Result<Function> {
+    // The engine binds names like `gw.time.now_ms` once, as it loads a source, and looks for them among the machine's
+    // globals whatever the environment is: what differs from script to script stands there meanwhile.
+    let globals = lua.globals();
+    for name in OWN {
+        globals.raw_set(*name, env.raw_get::<Lv>(*name)?)?;
+    }
     // `=` keeps the name as it is: messages then begin with file and line.
     let function = lua
         .load(code)
         .set_name(format!("={label}"))
         .set_mode(ChunkMode::Binary)
         .set_environment(env.clone())
-        .into_function()?;
+        .into_function();
+    for name in OWN {
+        globals.raw_remove(*name)?;
+    }
+    let function = function?;
     chunks.note(label, &function);
     Ok(function)
 }

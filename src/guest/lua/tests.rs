@@ -3,3 +3,4 @@
 mod hostile;
 mod phases;
 pub(in crate::guest) mod support;
+mod turns;

@@ -12,7 +12,8 @@ use mlua::{
 };
 
 use super::super::view::{self, Subject, Val, View, conversation};
-use super::{convert, excused, with_running};
+use super::convert;
+use super::turn::{excused, with_running};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 

@@ -12,6 +12,10 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 /// One tick of the clock that guests are measured by.
 pub const TICK: Duration = Duration::from_millis(1);
 
+/// One tick while a guest runs for long, and so what it may run before others have their turn. Somebody else's request
+/// passes a worker in several steps, and each may have to wait for one of these.
+pub const TURN: Duration = Duration::from_micros(250);
+
 /// Ticks without any call after which the clock rests.
 const REST_AFTER: u32 = 1000;
 
@@ -43,6 +47,8 @@ struct Clock {
     /// A guest ran since the last look.
     wanted: AtomicBool,
     resting: AtomicBool,
+    /// A guest runs for long: the next tick is a short one.
+    hurried: AtomicBool,
     thread: OnceLock<std::thread::Thread>,
 }
 
@@ -60,6 +66,7 @@ impl Machine {
         let clock = Arc::new(Clock {
             wanted: AtomicBool::new(false),
             resting: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             thread: OnceLock::new(),
         });
         let (ticking, weak) = (Arc::downgrade(&clock), engine.weak());
@@ -78,8 +85,7 @@ impl Machine {
                     continue;
                 }
                 clock.resting.store(false, Ordering::SeqCst);
-                drop(clock);
-                pause();
+                clock.pause();
             }
         };
         let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(tick);
@@ -100,11 +106,28 @@ impl Machine {
             thread.unpark();
         }
     }
+
+    /// A guest has had a turn and has not ended: the next ones are to be short.
+    pub fn hurry(&self) {
+        if !self.clock.hurried.swap(true, Ordering::SeqCst)
+            && let Some(thread) = self.clock.thread.get()
+        {
+            thread.unpark();
+        }
+    }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the clock is a thread of its own")]
-fn pause() {
-    std::thread::sleep(TICK);
+impl Clock {
+    /// Until the next tick. Whoever hurries it cuts a long pause short, and then has a turn.
+    #[expect(clippy::disallowed_methods, reason = "the clock is a thread of its own")]
+    fn pause(&self) {
+        if !self.hurried.load(Ordering::SeqCst) {
+            std::thread::park_timeout(TICK);
+        }
+        if self.hurried.swap(false, Ordering::SeqCst) {
+            std::thread::sleep(TURN);
+        }
+    }
 }
 
 fn config(pool: bool) -> Config {

@@ -24,7 +24,7 @@ use crate::dialect::adapter::{Adapter, Asking, Came, Pending, Read, StreamDecode
 use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::adapter::{
     self, About, AuthKind, Decoding, Description, Draft, Framing, Function, Lease, Meter, Model, Operation, Piece,
-    Reader, Said, Seen, interned, told, unread, written,
+    Reader, Seen, Told, interned, told, unread, written,
 };
 use crate::guest::{Failed, Subject, Used};
 use crate::host::{self, Cx, Visit};
@@ -242,7 +242,7 @@ impl Taught {
         let called = metered(&cx, Duration::ZERO, decoder.call_constructor(&mut warm.store)).await;
         let resource = self.counted(Function::Stream, (&cx, warm.store.data()), called)?;
         let framing = self.description.framing.unwrap_or(Framing::Bytes);
-        Ok(Decoding::new(self.label, framing, Stream { plugin, warm, resource }))
+        Ok(Decoding::new(self.label, framing, Stream { plugin, warm, resource, cx }))
     }
 }
 
@@ -302,49 +302,62 @@ struct Stream {
     plugin: Arc<Taught>,
     warm: Warm<Guest>,
     resource: ResourceAny,
+    /// The surroundings of its calls, which are many and small: each brings a new lease, and nothing else changes.
+    cx: Arc<Cx>,
 }
 
 /// What a decoder's call gives, and how long it took.
 type Called = (wasmtime::Result<Result<Vec<chat::Event>, chat::Refusal>>, Duration);
 
 impl Stream {
-    fn said(&self, cx: &Cx, called: Called) -> Result<Vec<Said>, Fault> {
+    /// Puts the instance into its next call.
+    fn enter(&mut self) {
+        // The last call's hold on them ends first.
+        self.warm.store.data_mut().call = None;
+        match Arc::get_mut(&mut self.cx) {
+            Some(cx) => cx.lease = adapter::lease(&cx.guest, Function::Stream),
+            None => self.cx = Arc::new(adapter::cx(&self.plugin.guest, &self.plugin.visit, Function::Stream)),
+        }
+        Held::enter(&mut self.warm.store, self.cx.clone(), Subject::Tick);
+    }
+
+    fn said(&self, called: Called, told: &mut Told) -> Result<(), Fault> {
         let label = self.plugin.label;
-        let events = self.plugin.counted(Function::Stream, (cx, self.warm.store.data()), called)?;
+        let events = self.plugin.counted(Function::Stream, (&self.cx, self.warm.store.data()), called)?;
         let events = events.map_err(|said| refused(convert::refusal(said, label)))?;
-        Ok(events.into_iter().map(|event| convert::step(event, label)).collect())
+        events.into_iter().try_for_each(|event| told.said(convert::step(event, label)))
     }
 }
 
 impl Reader for Stream {
-    async fn push(&mut self, piece: Piece) -> Result<Vec<Said>, Fault> {
+    async fn push(&mut self, piece: Piece, told: &mut Told) -> Result<(), Fault> {
         let piece = match piece {
             Piece::Bytes(bytes) => wit::Piece::Bytes(bytes.into()),
             Piece::Line(line) => wit::Piece::Line(line),
             Piece::Event(event) => wit::Piece::Event(wit::StreamEvent { name: event.name, data: event.data }),
         };
-        let cx = self.plugin.enter(&mut self.warm, Function::Stream);
+        self.enter();
         let Warm { store, bindings, .. } = &mut self.warm;
         let decoder = bindings.stream_decoder();
-        let called = metered(&cx, Duration::ZERO, decoder.call_push(store, self.resource, &piece)).await;
-        self.said(&cx, called)
+        let called = metered(&self.cx, Duration::ZERO, decoder.call_push(store, self.resource, &piece)).await;
+        self.said(called, told)
     }
 
-    async fn finish(&mut self) -> Result<Vec<Said>, Fault> {
-        let cx = self.plugin.enter(&mut self.warm, Function::Stream);
+    async fn finish(&mut self, told: &mut Told) -> Result<(), Fault> {
+        self.enter();
         let Warm { store, bindings, .. } = &mut self.warm;
         let decoder = bindings.stream_decoder();
-        let called = metered(&cx, Duration::ZERO, decoder.call_finish(store, self.resource)).await;
-        self.said(&cx, called)
+        let called = metered(&self.cx, Duration::ZERO, decoder.call_finish(store, self.resource)).await;
+        self.said(called, told)
     }
 
-    async fn release(self) {
-        let Stream { plugin, mut warm, resource } = self;
-        let cx = plugin.enter(&mut warm, Function::Stream);
+    async fn release(mut self) {
+        self.enter();
         // The instance is free again once its decoder is gone.
-        let (gone, _) = metered(&cx, Duration::ZERO, resource.resource_drop_async(&mut warm.store)).await;
+        let gone = self.resource.resource_drop_async(&mut self.warm.store);
+        let (gone, _) = metered(&self.cx, Duration::ZERO, gone).await;
         if gone.is_ok() {
-            plugin.rest(warm);
+            self.plugin.rest(self.warm);
         }
     }
 }

@@ -75,10 +75,11 @@ impl Held {
             lease::stay_awake();
             Ok(match cx.lease.safepoint() {
                 Err(_) => UpdateDeadline::Interrupt,
-                // Gives way, so that a guest which needs its whole lease does not keep others from their turn.
-                Ok(()) if cx.awaits => {
-                    turn::give_way();
-                    UpdateDeadline::Yield(1)
+                // Gives way, so that a guest which needs its whole lease does not keep others from their turn. The engine's
+                // own way to yield wakes the task at once, and it would be polled again before any socket is looked at.
+                Ok(()) if cx.awaits && turn::is_over() => {
+                    held.machine.hurry();
+                    UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
                 }
                 Ok(()) => UpdateDeadline::Continue(1),
             })

@@ -18,7 +18,7 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Written};
 use crate::fault::{Fault, Kind};
 use crate::guest::adapter::{Function, Lease, Seen};
-use crate::guest::tests::{PAST, resident_kib};
+use crate::guest::tests::{PAST, assert_gives_way_to_sockets, resident_kib};
 use crate::state::guests::{Guests, Outcome};
 use crate::stream::Adapted;
 
@@ -174,6 +174,12 @@ async fn others_go_on_while_a_guest_runs_away() {
     };
     assert_eq!(ended.expect_err("is stopped").kind, Kind::GuestFailed);
     assert!(turns > 20, "only {turns} turns for others in 300 ms");
+}
+
+#[tokio::test]
+async fn sockets_are_looked_at_between_two_turns() {
+    let plugin = load("hostile", Lease { cpu: Duration::from_secs(60), ..Lease::default() }, "").expect("loads");
+    assert_gives_way_to_sockets(encode(&plugin, "loop")).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 use wasmtime::{Error, Result, Trap};
 
+use super::engine;
 use super::store::Held;
 use crate::guest::{Failed, Used};
 use crate::host::{Cx, Killed, lease};
@@ -30,11 +31,22 @@ thread_local! {
     /// Why the guest that was last polled on this thread does not go on. Set just before it is left, so that calls inside
     /// of calls tell the right one.
     static WAITS: Cell<Waits> = const { Cell::new(Waits::Alone) };
+
+    /// When the present turn of the guest on this thread began.
+    static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The guest that runs on this thread is stopped for others to have their turn.
-pub fn give_way() {
-    WAITS.set(Waits::Turn);
+/// Whether the guest that runs on this thread has had its turn; it is then stopped for others to have theirs.
+pub fn is_over() -> bool {
+    // A tick may come just after a call has begun. No time at all is a clock that a test holds still.
+    let over = BEGAN.get().is_none_or(|began| {
+        let took = began.elapsed();
+        took.is_zero() || took >= engine::TURN / 2
+    });
+    if over {
+        WAITS.set(Waits::Turn);
+    }
+    over
 }
 
 /// Waits inside a host function: for others.
@@ -73,7 +85,9 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         cx.lease.resume(spent);
         WAITS.set(Waits::Alone);
         let (began, tick) = (Instant::now(), if counts_ticks { lease::now() } else { 0 });
+        let outer = BEGAN.replace(Some(began));
         let polled = work.as_mut().poll(task);
+        BEGAN.set(outer);
         used += began.elapsed();
         if counts_ticks {
             ticks += lease::now() - tick;

@@ -6,7 +6,7 @@
 use mlua::{IntoLua, Lua, LuaSerdeExt, Result, Table};
 use serde_json::{Map, Number, Value};
 
-use super::super::{convert, library};
+use super::super::{convert, turn};
 use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, Content, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Tool, ToolCall, ToolChoice,
@@ -60,7 +60,7 @@ impl Fields<'_> {
 }
 
 fn fields(lua: &Lua) -> Result<Fields<'_>> {
-    library::step()?;
+    turn::step()?;
     Ok(Fields { lua, table: lua.create_table()? })
 }
 

@@ -1,25 +1,23 @@
 //! A machine with one adapter in it, and how its functions are called.
 //!
-//! A call runs on the machine's only coroutine and gives way each millisecond; scripts have no coroutines of their own
-//! here, which would take that for a yield of theirs. What broke is never used again: whoever calls drops it.
+//! A call runs on a coroutine and gives way to others when its turn is over. What broke is never used again: whoever calls
+//! drops it.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use mlua::{Error, IntoLuaMulti, Lua, MultiValue, Value as Lv};
-use tokio::time::Instant;
 
 use super::super::entries::{Entries, wrong};
 use super::super::machine::{Recipe, bare, chunk, environment};
-use super::super::{Running, Turn, api, convert, coverage, read};
+use super::super::turn::{self, Running, Spent};
+use super::super::{api, convert, coverage, read};
 use crate::guest::adapter::{Description, Function, cx};
 use crate::guest::pool::Rests;
 use crate::guest::{Failed, Used};
-use crate::host::{Cx, Killed, Visit, lease};
+use crate::host::{Cx, Killed, Visit};
 
 /// Machines of all adapters together, those at rest and those in streams: each takes less than a MiB by itself.
 const MAX_MACHINES: usize = 4000;
@@ -167,37 +165,30 @@ async fn run<T>(
     give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
     take: impl FnOnce(MultiValue) -> mlua::Result<T>,
 ) -> (Result<T, Failed>, Used) {
-    let running = Arc::new(Running { turn: Some(AtomicU64::new(0)), ..Running::new(cx) });
-    let mut cpu = Duration::ZERO;
-    let began = Instant::now();
-    let started = {
-        let _turn = Turn::take(&running, Duration::ZERO);
-        give(lua).and_then(|args| lua.create_thread(function.clone())?.into_async::<MultiValue>(args))
+    let (running, mut spent) = (Arc::new(Running::in_turns(cx)), Spent::default());
+    let mut take = Some(take);
+    // Read in the turn in which it was returned, while the lease still holds: it may be large.
+    let mut read = |returned: Option<MultiValue>| {
+        let Some(values) = returned else { return Ok(None) };
+        let take = take.take().ok_or_else(|| Error::runtime("a call that had ended was asked again"))?;
+        take(values).map(Some)
     };
-    cpu += began.elapsed();
-    let outcome = match started {
-        Ok(called) => {
-            let mut called = pin!(called);
-            let mut take = Some(take);
-            // Ticks, because a clock that a test holds still would let a loop run for ever.
-            let mut spent = 0;
-            std::future::poll_fn(|task| {
-                let _turn = Turn::take(&running, Duration::from_millis(spent));
-                let (began, tick) = (Instant::now(), lease::now());
-                let polled = called.as_mut().poll(task).map(|values| match (values, take.take()) {
-                    // Read while the lease still holds: what it returned may be large.
-                    (Ok(values), Some(take)) => take(values),
-                    (Ok(_), None) => Err(Error::runtime("a call that had ended was asked again")),
-                    (Err(error), _) => Err(error),
-                });
-                spent += lease::now() - tick;
-                cpu += began.elapsed();
-                polled
-            })
-            .await
+    let outcome = async {
+        let (coroutine, mut taken) = running.turn(&mut spent, || {
+            let args = give(lua)?;
+            let coroutine = lua.create_thread(function.clone())?;
+            let taken = read(turn::resume(&running, &coroutine, args)?)?;
+            Ok::<_, Error>((coroutine, taken))
+        })?;
+        loop {
+            if let Some(taken) = taken {
+                return Ok(taken);
+            }
+            tokio::task::yield_now().await;
+            taken = running.turn(&mut spent, || read(turn::resume(&running, &coroutine, ())?))?;
         }
-        Err(error) => Err(error),
     };
+    let outcome = outcome.await;
     let lease = &running.cx.lease;
     // A script that caught its own end has still ended.
     let outcome = match (outcome, lease.killed()) {
@@ -209,7 +200,7 @@ async fn run<T>(
         }
     };
     let (safepoints, host_calls) = (lease.safepoints(), lease.host_calls());
-    (outcome, Used { cpu, safepoints, host_calls, ..Used::default() })
+    (outcome, Used { cpu: spent.cpu, safepoints, host_calls, ..Used::default() })
 }
 
 /// Runs to its end what never waits for others.

@@ -20,6 +20,7 @@ use crate::fault::{Fault, Kind, Refusal};
 use crate::guest::Bundle;
 use crate::guest::adapter::Lease;
 use crate::guest::stand;
+use crate::guest::tests::assert_gives_way_to_sockets;
 use crate::stream::Adapted;
 
 /// What every adapter here does, unless a test says otherwise.
@@ -391,6 +392,14 @@ async fn others_go_on_while_a_script_runs_away() {
     };
     assert_eq!(ended.expect_err("is stopped").kind, Kind::GuestFailed);
     assert!(turns > 20, "only {turns} turns for others in a second");
+}
+
+#[tokio::test]
+async fn sockets_are_looked_at_between_two_turns() {
+    let text = "function encode(ask) while true do end end function decode() end";
+    let lease = Lease { cpu: Duration::from_secs(60), ..Lease::default() };
+    let taught = try_load(text, false, json!({}), lease).expect("loads");
+    assert_gives_way_to_sockets(encode(&taught, &asked("loop"))).await;
 }
 
 #[tokio::test]

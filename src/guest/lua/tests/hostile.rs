@@ -208,6 +208,15 @@ fn memory_has_an_end_and_a_full_machine_is_replaced() {
     is_well(&bench, "a leak");
 }
 
+/// Large texts come faster than the engine takes them away by itself.
+#[test]
+fn what_calls_leave_behind_is_not_the_next_ones_memory() {
+    let bench = load("function on_route() return string.rep('x', 2000000) and 'a/b' end");
+    for round in 0..50 {
+        assert!(matches!(bench.call(Phase::Route), Ok(Verdict::Plan(_))), "round {round}");
+    }
+}
+
 #[test]
 fn recursion_and_odd_sources_do_not_reach_the_native_stack() {
     for (what, body) in [

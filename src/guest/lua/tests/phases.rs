@@ -8,7 +8,7 @@ use super::support::{bundle, load, load_bundle, try_load};
 use crate::guest::bundle::Source;
 use crate::guest::verdict::{Body, Mode, Turn};
 use crate::guest::{Failed, Verdict, Wanted};
-use crate::host::{Budget, Grants, Guest, Phase};
+use crate::host::{Budget, Grants, Guest, Killed, Phase};
 
 /// Runs a script whose `on_request` returns a value as text, and gives the text.
 fn shown(expression: &str) -> String {
@@ -366,6 +366,14 @@ fn a_function_is_there_in_its_phases_only() {
 }
 
 #[test]
+fn print_is_a_host_call_like_every_other() {
+    let budget = Budget { host_calls: 3, ..Budget::default() };
+    let bench = try_load("function on_request() for _ = 1, 4 do print('x') end end", budget, json!({})).expect("loads");
+    let failed = bench.call(Phase::Request).expect_err("one too many");
+    assert_eq!(failed.killed, Some(Killed::HostCalls));
+}
+
+#[test]
 fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
     let wanted = |name: &str, text: &str, domain: Option<&str>| {
         let budget = Budget { memory: 4 << 20, ..Budget::default() };
@@ -373,12 +381,12 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
         Wanted {
             guest: guest.into(),
             bundle: bundle(text).into(),
-            config: json!({}),
+            config: json!({ "name": name }),
             domain: domain.map(str::to_owned),
         }
     };
-    let one = "secret = 'one'\nfunction on_request() return gw.respond(200, secret) end\nfunction on_route() error('boom') end";
-    let two = "function on_request() return gw.respond(200, tostring(secret)) end";
+    let one = "secret = gw.config.name\nfunction on_request() return gw.respond(200, secret) end\nfunction on_route() error('boom') end";
+    let two = "function on_request() return gw.respond(200, tostring(secret) .. gw.config.name) end";
     let load =
         |domain| crate::guest::load(vec![wanted("one", one, domain), wanted("two", two, domain)], 1).expect("loads");
     let bench = super::support::load("function on_request() end");
@@ -389,7 +397,7 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
     for domain in [Some("d"), None] {
         let engines = load(domain);
         assert!(engines[0].call_now(bench.cx(Phase::Route), bench.request()).0.is_err());
-        assert_eq!([said(&engines[0]), said(&engines[1])], [Body::Raw("one".into()), Body::Raw("nil".into())]);
+        assert_eq!([said(&engines[0]), said(&engines[1])], [Body::Raw("one".into()), Body::Raw("niltwo".into())]);
         let used = engines.iter().map(|engine| engine.call_now(bench.cx(Phase::Request), bench.request()).1.memory);
         let used: Vec<usize> = used.collect();
         // One machine has one size.

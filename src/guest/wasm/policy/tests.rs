@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::guest::lua::tests::support::{self, Bench};
-use crate::guest::tests::{PAST, PAST_UNOPTIMISED, resident_kib, thread_time};
+use crate::guest::tests::{PAST, PAST_UNOPTIMISED, assert_gives_way_to_sockets, resident_kib, thread_time};
 use crate::guest::verdict::Body;
 use crate::guest::{Engine, Failed, Verdict};
 use crate::host::{Budget, FUNCTIONS, Grants, Killed};
@@ -22,6 +22,7 @@ const AMPLE: Budget = Budget {
     cpu: Duration::from_secs(2),
     total: Duration::from_secs(9),
     memory: 16 << 20,
+    wait: Duration::from_secs(60),
     safepoints: 200_000,
     host_calls: 1000,
     output: 1 << 20,
@@ -331,6 +332,13 @@ async fn others_go_on_while_a_policy_runs_away() {
     };
     assert_eq!(outcome.expect_err("is stopped").killed, Some(Killed::Deadline));
     assert!(turns > 20, "only {turns} turns for others in 300 ms");
+}
+
+#[tokio::test]
+async fn sockets_are_looked_at_between_two_turns() {
+    let endless = Budget { cpu: Duration::from_secs(60), total: Duration::from_secs(60), ..AMPLE };
+    let bench = try_probe(&json!({ "request": "loop" }), endless).expect("starts");
+    assert_gives_way_to_sockets(bench.wait(Phase::Request)).await;
 }
 
 /// 10,000 traps with `PORTCULLIS_SOAK=1`, 300 without.

@@ -1,0 +1,300 @@
+//! The turns of calls: which call runs on this thread, how long it has had of its lease, and when others are to run.
+//!
+//! What runs on a thread is told by [`RUNNING`], which is set around every turn and never across one. A call that may give
+//! way does so at the first safepoint at which its turn has been long enough; inside of C functions that call back, which
+//! no coroutine can leave, it goes on to its next one.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use mlua::{Error, FromLuaMulti, IntoLuaMulti, Thread, VmState};
+use tokio::time::Instant;
+
+use super::views::Seen;
+use crate::host::{Cx, lease};
+
+/// What a call may run before others have their turn. Somebody else's request passes a worker in several steps, and each
+/// may have to wait for one of these.
+const TURN: Duration = Duration::from_micros(250);
+
+/// Safepoints between two looks at the clock: calls that are short never look, and those of a loop are soon there.
+const SAFEPOINTS_A_LOOK: u32 = 64;
+
+thread_local! {
+    /// The call that runs on this thread now.
+    static RUNNING: RefCell<Option<Now>> = const { RefCell::new(None) };
+}
+
+/// A call under way.
+pub(super) struct Running {
+    pub cx: Cx,
+    /// What the script was shown beside what it was called with.
+    shown: Mutex<Vec<Seen>>,
+    /// Whether it gives way to others.
+    gives_way: bool,
+}
+
+/// A call in one of its turns.
+struct Now {
+    call: Arc<Running>,
+    began: Cell<Instant>,
+    /// The tick at which the clock was last looked at.
+    tick: Cell<u64>,
+    until_look: Cell<u32>,
+    /// It has been told to give way.
+    is_over: Cell<bool>,
+}
+
+/// What a call has run so far.
+#[derive(Default)]
+pub(super) struct Spent {
+    /// Used up before it began.
+    before: Duration,
+    /// Its own time.
+    pub cpu: Duration,
+    /// Ticks that passed while the clock stood still, as tests hold it: a loop must end there, too.
+    still: u64,
+}
+
+impl Spent {
+    pub fn after(before: Duration) -> Self {
+        Spent { before, ..Spent::default() }
+    }
+
+    fn of_lease(&self) -> Duration {
+        self.before + self.cpu + Duration::from_millis(self.still)
+    }
+}
+
+impl Running {
+    /// A call that runs to its end, whoever waits.
+    pub fn new(cx: Cx) -> Self {
+        Running { cx, shown: Mutex::default(), gives_way: false }
+    }
+
+    /// A call that gives way; it must run on a coroutine.
+    pub fn in_turns(cx: Cx) -> Self {
+        Running { gives_way: true, ..Running::new(cx) }
+    }
+
+    pub fn show(&self, view: Seen) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(view);
+    }
+
+    /// Takes back what it was shown.
+    pub fn unshow(&self) {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Does a part of the call, which is metered: all of it, or one turn.
+    pub fn turn<T>(self: &Arc<Self>, spent: &mut Spent, part: impl FnOnce() -> T) -> T {
+        let lease = &self.cx.lease;
+        lease.resume(spent.of_lease());
+        let (began, tick, excused) = (Instant::now(), lease::tick_now(), lease.excused());
+        let now = Now {
+            call: self.clone(),
+            began: Cell::new(began),
+            tick: Cell::new(tick),
+            until_look: Cell::new(SAFEPOINTS_A_LOOK),
+            is_over: Cell::new(false),
+        };
+        let turn = Turn { before: RUNNING.replace(Some(now)) };
+        let done = part();
+        drop(turn);
+        let (took, excused) = (began.elapsed(), lease.excused().saturating_sub(excused));
+        if took.is_zero() {
+            spent.still += lease::tick_now().saturating_sub(tick);
+        }
+        spent.cpu += took.saturating_sub(excused);
+        done
+    }
+
+    /// Whether it has been told to give way in the turn that this thread is in.
+    fn gave_way(&self) -> bool {
+        RUNNING
+            .try_with(|running| {
+                let running = running.borrow();
+                running.as_ref().is_some_and(|now| std::ptr::eq(&raw const *now.call, self) && now.is_over.get())
+            })
+            // A thread that ends runs nothing.
+            .unwrap_or(false)
+    }
+}
+
+/// Marks a call as the one that runs, for as long as this lives.
+struct Turn {
+    before: Option<Now>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(ended) = RUNNING.replace(self.before.take()) {
+            ended.call.cx.lease.pause();
+        }
+    }
+}
+
+impl Now {
+    /// Whether the present turn has been long enough.
+    fn is_long(&self) -> bool {
+        let (tick, left) = (lease::tick_now(), self.until_look.get());
+        if left > 0 && tick == self.tick.get() {
+            self.until_look.set(left - 1);
+            return false;
+        }
+        self.until_look.set(SAFEPOINTS_A_LOOK);
+        let ticked = self.tick.replace(tick) != tick;
+        let took = self.began.get().elapsed();
+        // A clock that is held still says nothing, and the ticks do.
+        took >= TURN || ticked && took.is_zero()
+    }
+
+    fn safepoint(&self) -> mlua::Result<VmState> {
+        // Whoever gives way comes to the same safepoint again, and it must count once. Who cannot has to go on counting.
+        if self.call.gives_way && !self.is_over.get() && self.is_long() {
+            self.is_over.set(true);
+            return Ok(VmState::Yield);
+        }
+        let lease = &self.call.cx.lease;
+        match lease.safepoint() {
+            Ok(()) if self.is_over.get() => Ok(VmState::Yield),
+            Ok(()) => Ok(VmState::Continue),
+            Err(killed) => Err(Error::runtime(lease.explain(killed))),
+        }
+    }
+}
+
+/// A safepoint of whatever runs on this thread.
+///
+/// # Errors
+/// Its budget is used up.
+pub(super) fn safepoint() -> mlua::Result<VmState> {
+    RUNNING.with_borrow(|running| running.as_ref().map_or(Ok(VmState::Continue), Now::safepoint))
+}
+
+/// A safepoint of the call that runs, for loops of ours, which cannot give way.
+///
+/// # Errors
+/// Its budget is used up.
+pub(super) fn step() -> mlua::Result<()> {
+    RUNNING.with_borrow(|running| match running {
+        Some(now) => {
+            let lease = &now.call.cx.lease;
+            lease.safepoint().map_err(|killed| Error::runtime(lease.explain(killed)))
+        }
+        None => Ok(()),
+    })
+}
+
+/// The call that runs was told to give way and cannot: it has another turn.
+pub(super) fn again() {
+    RUNNING.with_borrow(|running| {
+        if let Some(now) = running {
+            now.is_over.set(false);
+            now.began.set(Instant::now());
+        }
+    });
+}
+
+/// Looks at the call that runs on this thread, for what scripts call.
+pub(super) fn with_running<T>(look: impl FnOnce(&Arc<Running>) -> mlua::Result<T>) -> mlua::Result<T> {
+    RUNNING.with_borrow(|running| match running {
+        Some(now) => look(&now.call),
+        None => Err(Error::runtime("nothing of the gateway's is running")),
+    })
+}
+
+/// The call that runs on this thread, for what outlives a look at it.
+pub(super) fn running() -> mlua::Result<Arc<Running>> {
+    with_running(|running| Ok(running.clone()))
+}
+
+/// Does work of the gateway's own inside a call: it costs the script nothing.
+pub(super) fn excused<T>(work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    RUNNING.with_borrow(|running| {
+        if let Some(now) = running {
+            now.call.cx.lease.excuse(began.elapsed());
+        }
+    });
+    done
+}
+
+/// Goes on with a coroutine in a turn of its call: what it returned, or None when it has given way.
+///
+/// # Errors
+/// What it threw.
+pub(super) fn resume<T: FromLuaMulti>(
+    call: &Running,
+    coroutine: &Thread,
+    args: impl IntoLuaMulti,
+) -> mlua::Result<Option<T>> {
+    let mut returned = coroutine.resume::<T>(args)?;
+    while coroutine.is_resumable() {
+        if call.gave_way() {
+            return Ok(None);
+        }
+        // Whoever yields outside of coroutines of their own hears what they would hear on no coroutine at all.
+        returned = coroutine.resume_error::<T>("attempt to yield from outside a coroutine")?;
+    }
+    Ok(Some(returned))
+}
+
+/// Lets others run: whatever is ready on this worker, and what its sockets have brought meanwhile.
+///
+/// A task that only woke itself would be polled again many times before the worker looks at a socket.
+pub(super) fn give_way(task: &mut Context<'_>) {
+    let wait = pin!(tokio::task::yield_now());
+    // Not to be waited for: it has asked for the task to be woken.
+    let _ = wait.poll(task);
+}
+
+/// What wakes a call that waits for host functions: the engine would also do so at the end of each turn, at once.
+struct Bell {
+    task: Waker,
+    call: Arc<Running>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Whoever gives way is woken in due time, whatever else there is to wake them for.
+        if !self.call.gave_way() {
+            self.task.wake_by_ref();
+        }
+    }
+}
+
+/// The waker of one call, made anew only when its task's changes.
+#[derive(Default)]
+pub(super) struct Waking(Option<(Waker, Waker)>);
+
+impl Waking {
+    /// Polls a call's future under its own waker, in a turn of the call.
+    pub fn poll<F: Future>(
+        &mut self,
+        call: &Arc<Running>,
+        future: std::pin::Pin<&mut F>,
+        task: &mut Context<'_>,
+    ) -> std::task::Poll<F::Output> {
+        let own = match &self.0 {
+            Some((of, own)) if of.will_wake(task.waker()) => own,
+            _ => {
+                let bell = Arc::new(Bell { task: task.waker().clone(), call: call.clone() });
+                &self.0.insert((task.waker().clone(), bell.into())).1
+            }
+        };
+        let polled = future.poll(&mut Context::from_waker(own));
+        if polled.is_pending() && call.gave_way() {
+            give_way(task);
+        }
+        polled
+    }
+}
