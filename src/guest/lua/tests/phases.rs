@@ -426,3 +426,28 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
         assert_eq!(used[0] == used[1], domain.is_some(), "{used:?}");
     }
 }
+
+#[test]
+fn an_event_that_is_kept_stands_for_nothing_after_its_call() {
+    let text = "local kept
+        local function why(f) return tostring(select(2, pcall(f))) end
+        function on_event(e)
+          if not kept then kept = e; return `{e.text} {e.kind} {e.merged} {tostring(e)} {type(e)} {getmetatable(e)}` end
+          return why(function() return kept.text end) .. why(function() return e.txt end) .. why(function() e.text = 'x' end)
+            .. tostring(e == kept)
+        end
+        function on_request() return gw.say(why(function() return kept.text end) .. why(function() return gw.null.x end)) end";
+    let stand = load(text);
+    let said = |phase, subject| match stand.call_with(phase, subject).0 {
+        Ok(Verdict::Text(text)) => text,
+        Ok(Verdict::Respond(answer)) => format!("{answer:?}"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(Phase::Event, stand.event("Hi")), "Hi text 1 Event userdata false");
+    let second = said(Phase::Event, stand.event("Ho"));
+    for what in ["this Event is of a call that has ended", "did you mean `text`?", "a Event is read-only", "false"] {
+        assert!(second.contains(what), "{what}: {second}");
+    }
+    let later = said(Phase::Request, stand.request());
+    assert!(later.contains("of a call that has ended") && later.contains("gw.null has no `x`"), "{later}");
+}
