@@ -45,6 +45,10 @@ const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl"
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
+/// Room for the headers of an answer: our own, those of the cache, and eight that tell of two limits. A map that grows hashes
+/// all that is in it anew.
+const HEADERS: usize = 24;
+
 /// What the pipeline answers with.
 #[derive(Debug)]
 pub struct Reply {
@@ -63,14 +67,14 @@ pub enum Content {
 impl Reply {
     /// A whole JSON body.
     pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::with_capacity(12);
+        let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, JSON);
         Reply { status, headers, content: Content::Whole(body.into()) }
     }
 
     /// A stream that has reached its commit point.
     pub fn stream(relay: Relay, sse: bool) -> Self {
-        let mut headers = HeaderMap::with_capacity(12);
+        let mut headers = HeaderMap::with_capacity(HEADERS);
         stream_headers(&mut headers, sse);
         Reply { status: StatusCode::OK, headers, content: Content::Stream(Box::new(relay)) }
     }

@@ -47,6 +47,7 @@ pub(super) fn list(generation: &Generation, state: &State) -> Value {
             "budget": {
                 "cpu_us": budget.cpu.as_micros() as u64,
                 "total_us": budget.total.as_micros() as u64,
+                "wait_ms": budget.wait.as_millis() as u64,
                 "memory_bytes": budget.memory,
                 "safepoints": budget.safepoints,
                 "host_calls": budget.host_calls,

@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::policy::Policy;
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
 
-const CONTROL: &str = "x-portcullis-cache";
-const TTL: &str = "x-portcullis-cache-ttl";
-const NAMESPACE: &str = "x-portcullis-cache-namespace";
+static CONTROL: HeaderName = HeaderName::from_static("x-portcullis-cache");
+static TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl");
+static NAMESPACE: HeaderName = HeaderName::from_static("x-portcullis-cache-namespace");
 
 /// The body's field.
 pub const FIELD: &str = "cache";
@@ -53,15 +53,15 @@ pub fn read(headers: &HeaderMap, envelope: &Envelope, policy: &Policy) -> Result
 
 impl Controls {
     fn headers(&mut self, headers: &HeaderMap) -> Result<(), Fault> {
-        if let Some(words) = text(headers, CONTROL)? {
-            words.split(',').try_for_each(|word| self.word(word.trim(), CONTROL))?;
+        if let Some(words) = text(headers, &CONTROL)? {
+            words.split(',').try_for_each(|word| self.word(word.trim(), CONTROL.as_str()))?;
         }
-        if let Some(seconds) = text(headers, TTL)? {
-            let seconds = seconds.trim().parse().map_err(|_| wrong(TTL, "takes a whole number of seconds"))?;
+        if let Some(seconds) = text(headers, &TTL)? {
+            let seconds = seconds.trim().parse().map_err(|_| wrong(TTL.as_str(), "takes a whole number of seconds"))?;
             self.live(seconds);
         }
-        if let Some(name) = text(headers, NAMESPACE)? {
-            self.name(name, NAMESPACE)?;
+        if let Some(name) = text(headers, &NAMESPACE)? {
+            self.name(name, NAMESPACE.as_str())?;
         }
         Ok(())
     }
@@ -127,8 +127,8 @@ impl Controls {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Fault> {
-    headers.get(name).map(|value| value.to_str().map_err(|_| wrong(name, "takes plain text"))).transpose()
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Fault> {
+    headers.get(name).map(|value| value.to_str().map_err(|_| wrong(name.as_str(), "takes plain text"))).transpose()
 }
 
 fn wrong(place: &str, what: &str) -> Fault {
@@ -157,10 +157,10 @@ mod tests {
         Policy { ttl: Duration::from_secs(60), partition: Partition::Key, semantic: None, general: Arc::new(general) }
     }
 
-    fn said(header: &[(&'static str, &str)], body: &str) -> Result<(bool, bool, u64, String), String> {
+    fn said(header: &[(&HeaderName, &str)], body: &str) -> Result<(bool, bool, u64, String), String> {
         let mut headers = HeaderMap::new();
         for (name, value) in header {
-            headers.insert(*name, value.parse().expect("a value"));
+            headers.insert((*name).clone(), value.parse().expect("a value"));
         }
         let envelope = Envelope::read(body.to_owned().into()).expect("reads");
         let controls = read(&headers, &envelope, &policy(true)).map_err(|fault| fault.message)?;
@@ -171,24 +171,27 @@ mod tests {
     fn headers_and_the_bodys_object_say_the_same_things() {
         let plain = Ok((true, true, 60, String::new()));
         assert_eq!(said(&[], "{}"), plain);
-        assert_eq!(said(&[(CONTROL, "no-store, no-cache")], "{}"), Ok((false, false, 60, String::new())));
+        assert_eq!(said(&[(&CONTROL, "no-store, no-cache")], "{}"), Ok((false, false, 60, String::new())));
         assert_eq!(said(&[], r#"{"cache":{"no-store":true,"no_cache":true}}"#), Ok((false, false, 60, String::new())));
-        assert_eq!(said(&[(CONTROL, "refresh"), (TTL, "5"), (NAMESPACE, "n")], "{}"), Ok((false, true, 5, "n".into())));
+        assert_eq!(
+            said(&[(&CONTROL, "refresh"), (&TTL, "5"), (&NAMESPACE, "n")], "{}"),
+            Ok((false, true, 5, "n".into()))
+        );
         let body = r#"{"cache":{"refresh":true,"ttl":5,"namespace":"n"}}"#;
         assert_eq!(said(&[], body), Ok((false, true, 5, "n".into())));
-        assert_eq!(said(&[(TTL, "7")], body), Ok((false, true, 7, "n".into())));
+        assert_eq!(said(&[(&TTL, "7")], body), Ok((false, true, 7, "n".into())));
         assert_eq!(said(&[], r#"{"cache":false}"#), Ok((false, false, 60, String::new())));
         assert_eq!(said(&[], r#"{"cache":null}"#), plain);
-        assert_eq!(said(&[(TTL, "0")], "{}"), Ok((true, false, 60, String::new())));
+        assert_eq!(said(&[(&TTL, "0")], "{}"), Ok((true, false, 60, String::new())));
         // No longer than the operator allows.
-        assert_eq!(said(&[(TTL, "9999")], "{}"), Ok((true, true, 600, String::new())));
+        assert_eq!(said(&[(&TTL, "9999")], "{}"), Ok((true, true, 600, String::new())));
     }
 
     #[test]
     fn what_cannot_be_understood_is_refused_with_what_can() {
         for (header, body, word) in [
-            (vec![(CONTROL, "no-stroe")], "{}", "no-stroe"),
-            (vec![(TTL, "1h")], "{}", "seconds"),
+            (vec![(&CONTROL, "no-stroe")], "{}", "no-stroe"),
+            (vec![(&TTL, "1h")], "{}", "seconds"),
             (vec![], r#"{"cache":"no"}"#, "object"),
             (vec![], r#"{"cache":{"ttl":"5m"}}"#, "ttl"),
             (vec![], r#"{"cache":{"no-stoer":true}}"#, "no-stoer"),
@@ -202,7 +205,7 @@ mod tests {
     fn a_locked_cache_hears_nothing() {
         let envelope = Envelope::read(bytes::Bytes::from_static(br#"{"cache":{"no-store":true}}"#)).expect("reads");
         let mut headers = HeaderMap::new();
-        headers.insert(CONTROL, "nonsense".parse().expect("a value"));
+        headers.insert(&CONTROL, "nonsense".parse().expect("a value"));
         let controls = read(&headers, &envelope, &policy(false)).expect("hears nothing");
         assert!(controls.read && controls.write);
     }

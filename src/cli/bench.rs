@@ -25,6 +25,7 @@ const SPAN: Duration = Duration::from_millis(500);
 pub(super) const BUDGET: Budget = Budget {
     cpu: Duration::from_secs(5),
     total: Duration::from_secs(3600),
+    wait: Duration::from_secs(3600),
     memory: 512 << 20,
     safepoints: 10_000_000,
     host_calls: 1_000_000,

@@ -86,6 +86,8 @@ pub struct Budget {
     pub cpu: Duration,
     /// Time that all calls of one exchange may run together, stream events apart.
     pub total: Duration,
+    /// Time that a call may wait for host functions altogether: for `gw.http`, `gw.llm`, `gw.time.sleep`, a shared `gw.kv`.
+    pub wait: Duration,
     /// Memory of the policy's machine, one a worker. A plugin made of Python needs more than the usual 16MiB.
     pub memory: ByteSize,
     /// Loop turns and calls within one call: the same number on every machine. Plugins are held to their time alone.
@@ -101,6 +103,7 @@ impl Default for Budget {
         Budget {
             cpu: Duration::from_millis(5),
             total: Duration::from_millis(50),
+            wait: Duration::from_secs(60),
             memory: ByteSize::mib(16),
             safepoints: 200_000,
             host_calls: 1000,

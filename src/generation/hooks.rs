@@ -183,6 +183,7 @@ fn budget(written: &config::Budget) -> Budget {
     Budget {
         cpu: written.cpu.into(),
         total: written.total.into(),
+        wait: written.wait.into(),
         memory: written.memory.as_usize(),
         safepoints: written.safepoints,
         host_calls: written.host_calls,

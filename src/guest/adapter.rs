@@ -83,6 +83,8 @@ impl Lease {
         let budget = Budget {
             cpu: self.cpu,
             total: self.cpu,
+            // It has nothing to wait for.
+            wait: Duration::ZERO,
             memory: self.memory,
             // Time alone ends a call: bodies are as long as they are.
             safepoints: u64::MAX,
@@ -99,7 +101,7 @@ impl Lease {
             Killed::Memory => format!("needed more than {memory} bytes; raise `{key}.memory`"),
             Killed::HostCalls => format!("called more than {host_calls} host functions"),
             Killed::Output => format!("put out more than {output} bytes"),
-            Killed::Deadline | Killed::Safepoints => {
+            Killed::Deadline | Killed::Safepoints | Killed::Wait => {
                 format!("used up its {:?} of processor time; raise `{key}.cpu`", cpu * function.times())
             }
         }

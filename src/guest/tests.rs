@@ -238,3 +238,18 @@ guest_test!(host_calls_end_with_their_budget, |language| {
     let Err(Failed { killed, .. }) = load(language, "storm").call(Phase::Request) else { panic!("it went on") };
     assert_eq!(killed, Some(Killed::HostCalls));
 });
+
+guest_test!(waits_end_with_their_budget_however_many_they_are, |language| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    for (wait, killed) in [(100, None), (60, Some(Killed::Wait))] {
+        let budget = Budget { wait: Duration::from_millis(wait), ..stand::unhurried() };
+        let stand = language.load("sleep", budget);
+        let (outcome, waited) = runtime.block_on(async {
+            let began = tokio::time::Instant::now();
+            (stand.wait(Phase::Request).await.0, began.elapsed())
+        });
+        assert_eq!(outcome.err().and_then(|failed| failed.killed), killed);
+        assert!(waited <= Duration::from_millis(wait), "{waited:?}");
+    }
+});

@@ -66,7 +66,7 @@ pub async fn fetch(cx: &Cx, request: Request) -> Result<Answer, HostError> {
             .ok_or_else(|| HostError(format!("timeout_ms is from 0 to {}", MAX_TIMEOUT.as_millis())))?,
     };
     let host = request.url.clone();
-    match timeout(span, send(cx, request, span)).await {
+    match cx.lease.wait(timeout(span, send(cx, request, span))).await? {
         Ok(answer) => answer,
         Err(_) => Err(HostError(format!("`{}` did not answer within {span:?}", shown(&host)))),
     }

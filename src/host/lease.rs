@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout};
+
 use super::{HostError, Phase, ticker};
 
 /// What one call of a guest may use.
@@ -15,6 +17,8 @@ pub struct Budget {
     pub cpu: Duration,
     /// Time that all calls of one exchange may run together.
     pub total: Duration,
+    /// Time that one call may wait for host functions altogether.
+    pub wait: Duration,
     /// Bytes of its machine.
     pub memory: usize,
     pub safepoints: u64,
@@ -28,6 +32,7 @@ impl Default for Budget {
         Budget {
             cpu: Duration::from_millis(5),
             total: Duration::from_millis(50),
+            wait: Duration::from_secs(60),
             memory: 16 << 20,
             safepoints: 200_000,
             host_calls: 1000,
@@ -67,6 +72,7 @@ pub enum Killed {
     HostCalls = 3,
     Memory = 4,
     Output = 5,
+    Wait = 6,
 }
 
 impl Killed {
@@ -78,6 +84,7 @@ impl Killed {
             Killed::HostCalls => "host_calls",
             Killed::Memory => "memory",
             Killed::Output => "output",
+            Killed::Wait => "wait",
         }
     }
 }
@@ -115,6 +122,8 @@ pub struct Lease {
     killed: AtomicU8,
     /// Nanoseconds of the gateway's own work inside the call.
     excused: AtomicU64,
+    /// Nanoseconds that were waited.
+    waited: AtomicU64,
 }
 
 impl Lease {
@@ -130,6 +139,7 @@ impl Lease {
             late_looks: AtomicU32::new(0),
             killed: AtomicU8::new(0),
             excused: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -239,6 +249,17 @@ impl Lease {
         self.dead()
     }
 
+    /// Waits for something outside, within what is left of the call's time for that.
+    ///
+    /// # Errors
+    /// It took longer: the call has ended then.
+    pub async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, HostError> {
+        let (began, waited) = (Instant::now(), Duration::from_nanos(self.waited.load(Relaxed)));
+        let done = timeout(self.budget.wait.saturating_sub(waited), work).await;
+        self.waited.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
+        done.map_err(|_| HostError(self.explain(self.kill(Killed::Wait))))
+    }
+
     fn dead(&self) -> Result<(), HostError> {
         match self.killed() {
             Some(killed) => Err(HostError(self.explain(killed))),
@@ -259,6 +280,7 @@ impl Lease {
             3 => Some(Killed::HostCalls),
             4 => Some(Killed::Memory),
             5 => Some(Killed::Output),
+            6 => Some(Killed::Wait),
             _ => None,
         }
     }
@@ -284,6 +306,7 @@ impl Lease {
             }
             Killed::Memory => format!("needed more than {} bytes; raise `budget.memory`", budget.memory),
             Killed::Output => format!("put out more than {} bytes; raise `budget.output`", budget.output),
+            Killed::Wait => format!("waited longer than {:?}; raise `budget.wait`", budget.wait),
         }
     }
 }

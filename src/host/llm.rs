@@ -88,7 +88,7 @@ async fn send(cx: &Cx, model: &str, path: &'static str, body: Value) -> Result<V
         )));
     }
     let body = serde_json::to_vec(&body).map_err(|error| HostError(error.to_string()))?;
-    let answer = cx.world()?.ask(cx.visit.clone(), Ask { path, body: body.into() }).await?;
+    let answer = cx.lease.wait(cx.world()?.ask(cx.visit.clone(), Ask { path, body: body.into() })).await??;
     let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     if answer.status >= 400 {
         let message = value["error"]["message"].as_str().unwrap_or("it gave no reason");

@@ -58,12 +58,11 @@ pub fn date(unix_ms: i64, offset_minutes: i64) -> Date {
 /// Waits.
 ///
 /// # Errors
-/// It is no length of time, or longer than a minute.
-pub async fn sleep(ms: f64) -> Result<(), HostError> {
+/// It is no length of time, longer than a minute, or than the call may wait.
+pub async fn sleep(cx: &Cx, ms: f64) -> Result<(), HostError> {
     let span = Duration::try_from_secs_f64(ms / 1000.0).ok().filter(|span| *span <= MAX_SLEEP);
     let span = span.ok_or_else(|| HostError(format!("sleep takes 0 to {} ms", MAX_SLEEP.as_millis())))?;
-    tokio::time::sleep(span).await;
-    Ok(())
+    cx.lease.wait(tokio::time::sleep(span)).await
 }
 
 #[cfg(test)]

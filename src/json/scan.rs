@@ -13,6 +13,28 @@ const MAX_DEPTH: u32 = 128;
 /// What strings begin with that this gateway made for another provider's eyes.
 const SEALS: [&[u8]; 2] = [b"portcullis.", b"portcullis-call."];
 
+/// Base64 shorter than this is more likely to be something else than a file, and counts for little.
+const LEAST_FILE_BYTES: usize = 256;
+
+/// Longest head of a data URL: media type and parameters.
+const MAX_URL_HEAD_BYTES: usize = 256;
+
+/// What is noticed on the way through a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// A string begins like those that this gateway seals.
+    pub sealed: bool,
+    pub files: Files,
+}
+
+/// Files that stand in a text as base64, in a data URL or in a field called `data`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Files {
+    pub count: u64,
+    /// Length of their base64 altogether.
+    pub bytes: u64,
+}
+
 /// It is not JSON. Whoever wants to know why asks a parser that can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
@@ -20,15 +42,15 @@ pub struct Malformed;
 /// Reads the one JSON object that `text` is: `each` is called at the value of every member, told where its key stands
 /// without the quotes, and must move past the value by one of the calls below.
 ///
-/// Returns whether a sealed string was met anywhere.
+/// Returns what was noticed in it.
 ///
 /// # Errors
 /// [`Malformed`] when the text is not one JSON object and white space; `each` may have been called before.
 pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
-) -> Result<bool, Malformed> {
-    let mut scan = Scan { text, at: 0, foreign: false, sealed: false };
+) -> Result<Noticed, Malformed> {
+    let mut scan = Scan { text, at: 0, foreign: false, of_data: false, noticed: Noticed::default() };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
@@ -37,7 +59,7 @@ pub fn object<'a>(
     scan.space();
     // Outside of strings the grammar itself is ASCII.
     let utf8 = !scan.foreign || std::str::from_utf8(text).is_ok();
-    if scan.at == text.len() && utf8 { Ok(scan.sealed) } else { Err(Malformed) }
+    if scan.at == text.len() && utf8 { Ok(scan.noticed) } else { Err(Malformed) }
 }
 
 /// A place in a JSON text.
@@ -46,7 +68,9 @@ pub struct Scan<'a> {
     at: usize,
     /// A string had bytes that are not ASCII.
     foreign: bool,
-    sealed: bool,
+    /// The key read last is `data`.
+    of_data: bool,
+    noticed: Noticed,
 }
 
 /// At the first byte of a value, each of these moves past it. A value of another kind than asked for is passed over.
@@ -161,6 +185,7 @@ impl<'a> Scan<'a> {
     /// A key with its colon, up to the value's first byte.
     fn key(&mut self) -> Result<Range<usize>, Malformed> {
         let key = self.string()?;
+        self.of_data = &self.text[key.clone()] == b"data";
         self.space();
         self.expect(b':')?;
         self.space();
@@ -170,7 +195,13 @@ impl<'a> Scan<'a> {
     /// A value without others inside.
     fn flat(&mut self) -> Result<(), Malformed> {
         match self.peek() {
-            Some(b'"') => self.string().map(drop),
+            Some(b'"') => {
+                let at = self.string()?;
+                if self.of_data && !self.text[at.clone()].starts_with(b"data:") {
+                    self.notice_file(at.len());
+                }
+                Ok(())
+            }
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word(b"true"),
             Some(b'f') => self.word(b"false"),
@@ -222,10 +253,19 @@ impl<'a> Scan<'a> {
             None => self.far(from)?,
         };
         self.at = to + 1;
-        if self.text[from] == b'p' {
-            self.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal));
+        match self.text[from] {
+            b'p' => self.noticed.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal)),
+            b'd' if to - from >= LEAST_FILE_BYTES => self.notice_file(url_data(&self.text[from..to])),
+            _ => {}
         }
         Ok(from..to)
+    }
+
+    fn notice_file(&mut self, bytes: usize) {
+        if bytes >= LEAST_FILE_BYTES {
+            self.noticed.files.count += 1;
+            self.noticed.files.bytes += bytes as u64;
+        }
     }
 
     /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes, or
@@ -256,45 +296,42 @@ impl<'a> Scan<'a> {
         // Behind the text there is nothing that ends a string.
         let mut last = [b' '; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
-        let mut next = from;
         let mut seen = u8x16::splat(0);
+        // 1 where the last byte of the block before escapes the first of the next.
+        let mut carried = 0;
         for (number, block) in blocks.iter().chain([&last]).enumerate() {
             let start = from + number * BLOCK;
-            let mut marks = marks_of_block(block, &mut seen);
+            let mut marks = marks_of_block(block, &mut seen) & !carried;
+            carried = 0;
             while marks != 0 {
-                let at = start + marks.trailing_zeros() as usize;
-                marks &= marks - 1;
-                if let Some(end) = self.mark(at, &mut next)? {
-                    self.foreign |= seen.to_bitmask() != 0;
-                    return Ok(end);
+                let bit = marks.trailing_zeros() as usize;
+                match block[bit % BLOCK] {
+                    b'\\' => {
+                        self.escaped(start + bit + 1)?;
+                        // What is escaped is no mark.
+                        marks &= (marks - 1) & !(2 << bit);
+                        carried = u64::from(bit == BLOCK - 1);
+                    }
+                    b'"' => {
+                        self.foreign |= seen.to_bitmask() != 0;
+                        return Ok(start + bit);
+                    }
+                    _ => return Err(Malformed),
                 }
             }
         }
         Err(Malformed)
     }
 
-    /// At a byte that may end a string: where it does. `next` is the first byte that no escape before has taken.
+    /// Whether what stands here may stand behind a backslash.
     #[inline]
-    fn mark(&self, at: usize, next: &mut usize) -> Result<Option<usize>, Malformed> {
-        if at < *next {
-            return Ok(None);
-        }
-        match self.text[at] {
-            b'"' => return Ok(Some(at)),
-            b'\\' => *next = self.escape(at)?,
-            _ => return Err(Malformed),
-        }
-        Ok(None)
-    }
-
-    /// Past an escape, from its backslash.
-    fn escape(&self, at: usize) -> Result<usize, Malformed> {
-        match self.text.get(at + 1) {
+    fn escaped(&self, at: usize) -> Result<(), Malformed> {
+        match self.text.get(at) {
+            Some(letter) if LETTERS[usize::from(*letter)] => Ok(()),
             Some(b'u') => {
-                let digits = self.text.get(at + 2..at + 6).ok_or(Malformed)?;
-                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(at + 6) } else { Err(Malformed) }
+                let digits = self.text.get(at + 1..at + 5).ok_or(Malformed)?;
+                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(()) } else { Err(Malformed) }
             }
-            Some(letter) if LETTERS[usize::from(*letter)] => Ok(at + 2),
             _ => Err(Malformed),
         }
     }
@@ -367,6 +404,14 @@ impl Open {
     fn close(&self) -> u8 {
         if self.is_object() { b'}' } else { b']' }
     }
+}
+
+/// Length of the base64 in a data URL (RFC 2397); 0 for any other text.
+fn url_data(text: &[u8]) -> usize {
+    const MARK: &[u8] = b";base64,";
+    let head = &text[..text.len().min(MAX_URL_HEAD_BYTES)];
+    let mark = if head.starts_with(b"data:") { memchr::memmem::find(head, MARK) } else { None };
+    mark.map_or(0, |at| text.len() - at - MARK.len())
 }
 
 /// What may follow a backslash, but for `u`.
@@ -492,6 +537,25 @@ mod tests {
         assert!(!is_object(b"{\"a\":\"\xff\"}"));
     }
 
+    /// Escapes where one block ends and the next begins are judged as the parser behind it judges.
+    #[test]
+    fn the_judgement_is_serde_jsons_across_blocks() {
+        const LETTERS: &[u8] = b"\\\"nx\n";
+        let mut text = [0; 6];
+        for number in 0..LETTERS.len().pow(6) {
+            let mut rest = number;
+            for letter in &mut text {
+                *letter = LETTERS[rest % LETTERS.len()];
+                rest /= LETTERS.len();
+            }
+            for before in BLOCK - 6..BLOCK {
+                let whole = [b"{\"a\":\"", "x".repeat(before).as_bytes(), &text, b"\"}"].concat();
+                let theirs = serde_json::from_slice::<serde::de::IgnoredAny>(&whole).is_ok();
+                assert_eq!(is_object(&whole), theirs, "{}", String::from_utf8_lossy(&whole));
+            }
+        }
+    }
+
     #[test]
     fn depth_has_an_end() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
@@ -502,8 +566,30 @@ mod tests {
     #[test]
     fn sealed_strings_are_noticed_where_they_begin() {
         let sealed = |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop));
+        let sealed = |text: &str| sealed(text).map(|noticed| noticed.sealed);
         assert_eq!(sealed(r#"{"a":[{"signature":"portcullis.x.y"}]}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"portcullis-call.x"}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"the portcullis.x", "portcullis":1}"#), Ok(false));
+    }
+    #[test]
+    fn files_are_told_from_texts_about_them() {
+        let base64 = "A".repeat(1000);
+        let files = |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop)).expect("an object").files;
+        let one = Files { count: 1, bytes: 1000 };
+        for text in [
+            format!(r#"{{"a":[{{"image_url":{{"url":"data:image/png;base64,{base64}"}}}}]}}"#),
+            format!(r#"{{"a":[{{"inlineData":{{"mimeType":"image/png","data" : "{base64}"}}}}]}}"#),
+            format!(r#"{{"data":"{base64}"}}"#),
+            format!(r#"{{"data":"data:image/png;base64,{base64}"}}"#),
+        ] {
+            assert_eq!(files(&text), one, "{}", &text[..60]);
+        }
+        for text in [
+            format!(r#"{{"a":"it says \"data\":\"{base64}\" and data:image/png;base64,{base64}"}}"#),
+            format!(r#"{{"a":"data: {base64}","data":{{"text":"{base64}"}}}}"#),
+            r#"{"data":"short"}"#.to_owned(),
+        ] {
+            assert_eq!(files(&text), Files::default(), "{}", &text[..16]);
+        }
     }
 }

@@ -52,6 +52,11 @@ pub fn request(what: Behaviour, ask: &Request) -> Result<RequestVerdict, String>
         }
         Behaviour::Count => RequestVerdict::Respond(raw(count()?)),
         Behaviour::Fail => return Err("boom".into()),
+        Behaviour::Sleep => {
+            // Whatever they say.
+            let _ = (time::sleep(40), time::sleep(40));
+            RequestVerdict::Pass
+        }
         Behaviour::Spin => misbehave::spin(),
         Behaviour::Grow => misbehave::grow(),
         Behaviour::Storm => {

@@ -162,8 +162,8 @@ impl Gw<'_> {
     {
         if self.kv_waits && store == Store::Kv {
             return self.add_waiting(name, move |_, running, args| {
-                let done = body(running, args);
-                async move { done.await.map_err(refused) }
+                let done = body(running.clone(), args);
+                async move { running.cx.lease.wait(done).await.and_then(|done| done).map_err(refused) }
             });
         }
         self.add(name, move |_, _, args| keep::at_once(body(running()?, args)).map_err(refused))
@@ -441,7 +441,10 @@ fn clocks(gw: &Gw<'_>) -> Result<()> {
         }
         Ok(table)
     })?;
-    gw.add_waiting("time.sleep", |_, _, ms: f64| async move { time::sleep(ms).await.map_err(refused) })?;
+    gw.add_waiting(
+        "time.sleep",
+        |_, running, ms: f64| async move { time::sleep(&running.cx, ms).await.map_err(refused) },
+    )?;
     gw.add("rand.number", |_, cx, ()| Ok(random(cx)))?;
     gw.add("rand.int", |_, cx, (first, last): (i64, i64)| {
         if first > last {

@@ -15,7 +15,7 @@ use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
 use super::turn::{self, Running, Spent, running};
-use super::{Returned, api, convert, coverage, function_name, library, read, views};
+use super::{Returned, api, convert, coverage, function_name, hearing, library, read, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -56,6 +56,9 @@ const GLOBALS: &[&str] = &[
     "bit32",
     "buffer",
 ];
+
+/// What each script has of its own among the globals.
+const OWN: &[&str] = &["gw", "print", "require"];
 
 /// Everything that a script is made from, again and again.
 pub(super) struct Recipe {
@@ -158,6 +161,7 @@ impl Machine {
             let modules = api::modules(lua, recipes.iter().any(|recipe| recipe.guest.grants.shared_kv))?;
             let context = lua.create_userdata(views::Context)?;
             views::register(lua)?;
+            hearing::register(lua)?;
             Ok((modules, context))
         });
         let (lua, (modules, context)) = furnished.map_err(|error| (0, error.to_string()))?;
@@ -176,6 +180,16 @@ impl Machine {
             .into_iter()
             .filter(|phase| hooks[*phase as usize].is_some())
             .fold(Phases::NONE, |set, phase| set.with(Phases::of(&[phase])))
+    }
+
+    /// A script's function for a phase.
+    pub fn hook(&self, at: usize, phase: Phase) -> Option<&Function> {
+        self.scripts[at].hooks[phase as usize].as_ref()
+    }
+
+    /// The `ctx` of every script.
+    pub fn context(&self) -> &mlua::AnyUserData {
+        &self.context
     }
 
     /// Bytes in use.
@@ -280,7 +294,8 @@ pub(super) fn bare<T>(memory: usize, furnish: impl FnOnce(&Lua) -> mlua::Result<
     // `catch_rust_panics(false)` would put a `pcall` in place across which nothing can wait.
     let options = LuaOptions::new().thread_pool_size(THREAD_POOL);
     let lua = Lua::new_with(libraries, options)?;
-    for name in ["require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"] {
+    for name in ["print", "require", "loadstring", "load", "getfenv", "setfenv", "newproxy", "collectgarbage", "gcinfo"]
+    {
         lua.globals().raw_remove(name)?;
     }
     library::mend(&lua)?;
@@ -372,13 +387,23 @@ pub(super) fn chunk(
     env: &Table,
     chunks: &coverage::Chunks,
 ) -> mlua::Result<Function> {
+    // The engine binds names like `gw.time.now_ms` once, as it loads a source, and looks for them among the machine's
+    // globals whatever the environment is: what differs from script to script stands there meanwhile.
+    let globals = lua.globals();
+    for name in OWN {
+        globals.raw_set(*name, env.raw_get::<Lv>(*name)?)?;
+    }
     // `=` keeps the name as it is: messages then begin with file and line.
     let function = lua
         .load(code)
         .set_name(format!("={label}"))
         .set_mode(ChunkMode::Binary)
         .set_environment(env.clone())
-        .into_function()?;
+        .into_function();
+    for name in OWN {
+        globals.raw_remove(*name)?;
+    }
+    let function = function?;
     chunks.note(label, &function);
     Ok(function)
 }

@@ -255,6 +255,8 @@ impl Policy {
         held.call = None;
         let used = used(&cx, held, cpu, outcome.is_err());
         let outcome = match outcome {
+            // What was told of its end and went on has still ended.
+            Ok(_) if cx.lease.killed().is_some() => Err(failed(&cx, held, &wasmtime::Error::msg("has ended"))),
             Ok(said) => {
                 self.pool.put(warm);
                 said.map_err(Failed::new).and_then(|verdict| fits(verdict, cx.phase))

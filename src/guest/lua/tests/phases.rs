@@ -8,7 +8,7 @@ use super::support::{bundle, load, load_bundle, try_load};
 use crate::guest::bundle::Source;
 use crate::guest::verdict::{Body, Mode, Turn};
 use crate::guest::{Failed, Verdict, Wanted};
-use crate::host::{Budget, Grants, Guest, Phase};
+use crate::host::{Budget, Grants, Guest, Killed, Phase};
 
 /// Runs a script whose `on_request` returns a value as text, and gives the text.
 fn shown(expression: &str) -> String {
@@ -343,6 +343,28 @@ async fn a_script_waits_and_others_go_on_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_coroutine_of_a_script_waits_too_and_shows_nothing_of_it() {
+    let bench = load(
+        "local function asks(name) gw.time.sleep(50) local more = coroutine.yield(name) gw.time.sleep(50) return name .. more end
+         function on_request()
+           local seen = {}
+           local co, wrapped = coroutine.create(asks), coroutine.wrap(asks)
+           local function see(...) for _, value in { ... } do table.insert(seen, tostring(value)) end end
+           see(coroutine.resume(co, 'a'))
+           see(wrapped('b'))
+           see(coroutine.resume(co, 'c'))
+           see(wrapped('d'))
+           see(coroutine.status(co))
+           return gw.respond(200, table.concat(seen, ' '))
+         end",
+    );
+    let (verdict, used) = bench.wait(Phase::Request).await;
+    let Ok(Verdict::Respond(respond)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(respond.body, Body::Raw("true a b true ac bd dead".into()));
+    assert_eq!(used.host_calls, 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
     let bench = load(
         "function on_request()
@@ -366,6 +388,14 @@ fn a_function_is_there_in_its_phases_only() {
 }
 
 #[test]
+fn print_is_a_host_call_like_every_other() {
+    let budget = Budget { host_calls: 3, ..Budget::default() };
+    let bench = try_load("function on_request() for _ = 1, 4 do print('x') end end", budget, json!({})).expect("loads");
+    let failed = bench.call(Phase::Request).expect_err("one too many");
+    assert_eq!(failed.killed, Some(Killed::HostCalls));
+}
+
+#[test]
 fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
     let wanted = |name: &str, text: &str, domain: Option<&str>| {
         let budget = Budget { memory: 4 << 20, ..Budget::default() };
@@ -373,12 +403,12 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
         Wanted {
             guest: guest.into(),
             bundle: bundle(text).into(),
-            config: json!({}),
+            config: json!({ "name": name }),
             domain: domain.map(str::to_owned),
         }
     };
-    let one = "secret = 'one'\nfunction on_request() return gw.respond(200, secret) end\nfunction on_route() error('boom') end";
-    let two = "function on_request() return gw.respond(200, tostring(secret)) end";
+    let one = "secret = gw.config.name\nfunction on_request() return gw.respond(200, secret) end\nfunction on_route() error('boom') end";
+    let two = "function on_request() return gw.respond(200, tostring(secret) .. gw.config.name) end";
     let load =
         |domain| crate::guest::load(vec![wanted("one", one, domain), wanted("two", two, domain)], 1).expect("loads");
     let bench = super::support::load("function on_request() end");
@@ -389,10 +419,35 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
     for domain in [Some("d"), None] {
         let engines = load(domain);
         assert!(engines[0].call_now(bench.cx(Phase::Route), bench.request()).0.is_err());
-        assert_eq!([said(&engines[0]), said(&engines[1])], [Body::Raw("one".into()), Body::Raw("nil".into())]);
+        assert_eq!([said(&engines[0]), said(&engines[1])], [Body::Raw("one".into()), Body::Raw("niltwo".into())]);
         let used = engines.iter().map(|engine| engine.call_now(bench.cx(Phase::Request), bench.request()).1.memory);
         let used: Vec<usize> = used.collect();
         // One machine has one size.
         assert_eq!(used[0] == used[1], domain.is_some(), "{used:?}");
     }
+}
+
+#[test]
+fn an_event_that_is_kept_stands_for_nothing_after_its_call() {
+    let text = "local kept
+        local function why(f) return tostring(select(2, pcall(f))) end
+        function on_event(e)
+          if not kept then kept = e; return `{e.text} {e.kind} {e.merged} {tostring(e)} {type(e)} {getmetatable(e)}` end
+          return why(function() return kept.text end) .. why(function() return e.txt end) .. why(function() e.text = 'x' end)
+            .. tostring(e == kept)
+        end
+        function on_request() return gw.say(why(function() return kept.text end) .. why(function() return gw.null.x end)) end";
+    let stand = load(text);
+    let said = |phase, subject| match stand.call_with(phase, subject).0 {
+        Ok(Verdict::Text(text)) => text,
+        Ok(Verdict::Respond(answer)) => format!("{answer:?}"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(Phase::Event, stand.event("Hi")), "Hi text 1 Event userdata false");
+    let second = said(Phase::Event, stand.event("Ho"));
+    for what in ["this Event is of a call that has ended", "did you mean `text`?", "a Event is read-only", "false"] {
+        assert!(second.contains(what), "{what}: {second}");
+    }
+    let later = said(Phase::Request, stand.request());
+    assert!(later.contains("of a call that has ended") && later.contains("gw.null has no `x`"), "{later}");
 }

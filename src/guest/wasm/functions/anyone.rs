@@ -122,8 +122,8 @@ impl time::Host for Held {
     }
 
     async fn sleep(&mut self, ms: u32) -> Given<()> {
-        policy!(self, "time.sleep");
-        Ok(text(turn::hosted(host::time::sleep(f64::from(ms))).await))
+        let cx = policy!(self, "time.sleep");
+        Ok(text(turn::hosted(host::time::sleep(&cx, f64::from(ms))).await))
     }
 }
 

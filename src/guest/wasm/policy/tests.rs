@@ -24,6 +24,7 @@ const AMPLE: Budget = Budget {
     cpu: Duration::from_secs(2),
     total: Duration::from_secs(9),
     memory: 16 << 20,
+    wait: Duration::from_secs(60),
     safepoints: 200_000,
     host_calls: 1000,
     output: 1 << 20,
