@@ -208,6 +208,7 @@ impl Lease {
     /// from here on it is the thread's own time that counts, for a little longer.
     #[cold]
     fn late(&self) -> Result<(), Killed> {
+        ticker::alert();
         let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
         let looks = self.late_looks.fetch_add(1, Relaxed);
         let mut since = self.late_since_us.load(Relaxed);
