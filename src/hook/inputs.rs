@@ -104,10 +104,16 @@ mod tests {
             (json!({"model": "m", "input": "one", "user": "u"}), vec!["one"]),
             (json!({"model": "m", "input": ["one", "two"]}), vec!["one", "two"]),
             (json!({"model": "m", "input": [{"type": "text", "text": "one"}, {"image": "x"}]}), vec!["one"]),
-            (json!({"content": {"role": "user", "parts": [{"text": "a"}, {"inlineData": {"mimeType": "b"}}]},
-                    "taskType": "T", "title": "t"}), vec!["a", "t"]),
-            (json!({"requests": [{"model": "m", "title": "t", "content": {"parts": [{"text": "a"}]}},
-                                 {"content": "b"}]}), vec!["t", "a", "b"]),
+            (
+                json!({"content": {"role": "user", "parts": [{"text": "a"}, {"inlineData": {"mimeType": "b"}}]},
+                    "taskType": "T", "title": "t"}),
+                vec!["a", "t"],
+            ),
+            (
+                json!({"requests": [{"model": "m", "title": "t", "content": {"parts": [{"text": "a"}]}},
+                                 {"content": "b"}]}),
+                vec!["t", "a", "b"],
+            ),
             (json!({"query": "q", "documents": ["a", {"text": "b", "by": "c"}], "top_n": 1}), vec!["q", "a", "b", "c"]),
         ] {
             let mut expected: Vec<&str> = expected;
