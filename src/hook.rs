@@ -4,6 +4,7 @@
 //! returned, all of it or nothing; one in shadow is noted and takes none. Whatever subscribes to no phase costs a bit.
 
 mod apply;
+mod inputs;
 mod stages;
 mod stream;
 pub mod tick;
