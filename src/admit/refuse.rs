@@ -42,8 +42,7 @@ fn retry_after(wait: Wait) -> Option<Duration> {
 
 fn text(refusal: &Refusal) -> String {
     let Refusal { rule, unit, limit, used, amount: asked, .. } = refusal;
-    let windows = rule.windows.iter().find(|window| window.unit == *unit && window.limit == *limit);
-    let time = windows.map(|window| window.shape.words()).unwrap_or_default();
+    let time = refusal.shape.words();
     let what = if rule.budget.is_some() { "budget" } else { "limit" };
     let mut text = format!("The {what} `{}` allows {}", rule.name, amount(*unit, *limit));
     // Writing into a string does not fail.
@@ -61,6 +60,9 @@ fn text(refusal: &Refusal) -> String {
                 )
             }
             _ if matches!(unit, Unit::Requests) => write!(text, "."),
+            _ if refusal.assumed => {
+                write!(text, ", and this request needs {} at least.", amount(*unit, *asked))
+            }
             _ => write!(text, ", and this request was estimated at {}.", amount(*unit, *asked)),
         };
     }

@@ -13,16 +13,16 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
 
 use super::super::Limits;
-use super::super::cell::{Cell, Counts};
-use super::super::meter::{Meter, Shape};
+use super::super::cell::Cell;
+use super::super::meter::Shape;
 use super::super::rule::Window;
 use super::resets::Heard;
-use super::{BATCH, Correction, Shared, arguments};
+use super::{BATCH, Correction, Said, Shared, arguments};
 use crate::state::redis::Away;
 
-/// How often the counts of what is under way are stated, and the process says that it lives. The script forgets after
-/// thirty seconds.
-const BEAT: Duration = Duration::from_secs(5);
+/// How often the counts of what is under way are stated, and the process says that it lives: a server that was emptied
+/// hears by then what this process has, also when nobody asks. The script forgets after thirty seconds.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How long a process counts as living after its last word.
 const LIVES_MS: u64 = 15_000;
@@ -64,9 +64,12 @@ impl Keeper {
                 true => BEAT,
                 false => AGAIN,
             };
-            let got = timeout(pause, waiting.recv_many(&mut batch, BATCH)).await;
-            if got == Ok(0) {
-                return;
+            tokio::select! {
+                got = timeout(pause, waiting.recv_many(&mut batch, BATCH)) => if got == Ok(0) {
+                    return;
+                },
+                () = self.shared.lost.notified() => {}
+                () = self.shared.link.opened() => {}
             }
             if !batch.is_empty() {
                 let count = batch.len() as u64;
@@ -116,8 +119,7 @@ impl Keeper {
     /// Sends corrections in one script. What may not have arrived is stated anew.
     async fn send(&mut self, batch: Vec<Correction>) {
         let now = self.now();
-        let mut call = self.shared.script.prepare_invoke();
-        call.arg("settle").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let mut call = self.shared.call("settle", now);
         let mut count = 0;
         for correction in &batch {
             let counts = correction.cell.lock();
@@ -129,13 +131,19 @@ impl Keeper {
             let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
             drop(counts);
             call.key(self.shared.key(&correction.cell, window.unit, window.shape));
-            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0]);
+            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0, 0]);
             count += 1;
         }
-        if count > 0 && self.shared.link.script(&call).await.is_err() {
-            for correction in batch {
-                self.mark_stale(&correction.cell);
+        if count == 0 {
+            return;
+        }
+        match self.shared.link.script(&call).await {
+            // It was emptied: what this process has is stated, all of it.
+            Ok(said) if matches!(Said::read(said.clone(), 0), Some(Said::Unknown)) => {
+                self.shared.fall_behind();
             }
+            Ok(_) => {}
+            Err(_) => batch.iter().for_each(|correction| self.mark_stale(&correction.cell)),
         }
     }
 
@@ -147,8 +155,7 @@ impl Keeper {
         }
         let now = self.now();
         let cells: Vec<(Arc<Cell>, u32)> = self.stale.values().take(BATCH).cloned().collect();
-        let mut call = self.shared.script.prepare_invoke();
-        call.arg("put").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let mut call = self.shared.call("put", now);
         let mut stated = Vec::new();
         let mut count = 0;
         for (cell, looks) in cells {
@@ -160,12 +167,7 @@ impl Keeper {
             let asked = cell.asked.load(Ordering::Acquire);
             let mut counts = cell.lock();
             counts.stated = counts.changes;
-            for (window, meter, leased) in own(&mut counts, now) {
-                let amount = u64::try_from(meter.cur).unwrap_or(u64::MAX).saturating_add(leased);
-                call.key(self.shared.key(&cell, window.unit, window.shape));
-                arguments(&mut call, &window, true, now, [meter.start, 0, amount, 0]);
-                count += 1;
-            }
+            count += self.shared.state(&mut call, &cell, &mut counts, now);
             drop(counts);
             stated.push((key, asked, cell));
         }
@@ -192,7 +194,7 @@ impl Keeper {
             }
         });
         busy.iter().for_each(|cell| self.mark_stale(cell));
-        let (now, key) = (self.now(), format!("{{{}}}:nodes", self.shared.link.prefix));
+        let (now, key) = (self.now(), self.shared.nodes_key());
         let mut beat = ::redis::cmd("ZADD");
         beat.arg(&key).arg(now).arg(&self.shared.node);
         let mut forget = ::redis::cmd("ZREMRANGEBYSCORE");
@@ -214,14 +216,4 @@ impl Keeper {
         // Away is tried again at the next beat.
         let _ = self.hear().await;
     }
-}
-
-/// What this process has of each window of the whole, rolled, and what it has leased of it.
-fn own(counts: &mut Counts, now: u64) -> Vec<(Window, Meter, u64)> {
-    let whole = counts.slots.iter_mut().filter(|slot| slot.share.is_empty());
-    let rolled = whole.map(|slot| {
-        slot.roll(now);
-        (Window { unit: slot.unit, shape: slot.shape, limit: slot.limit }, slot.meter, slot.leased())
-    });
-    rolled.collect()
 }
