@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cost;
 use crate::fault::{Fault, Kind};
-use crate::state::limit::Refusal;
 use crate::state::limit::meter::{Unit, Wait};
+use crate::state::limit::{Queued, Refusal};
 
 /// What to wait where nothing says when something that is under way ends.
 const RELEASE_WAIT: Duration = Duration::from_secs(1);
@@ -66,6 +66,11 @@ fn text(refusal: &Refusal) -> String {
             _ => write!(text, ", and this request was estimated at {}.", amount(*unit, *asked)),
         };
     }
+    let _ = match refusal.queued {
+        None => Ok(()),
+        Some(Queued::Full) => write!(text, " Its queue is full."),
+        Some(Queued::InVain(millis)) => write!(text, " It waited {millis} ms in the queue for room."),
+    };
     text
 }
 

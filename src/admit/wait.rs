@@ -9,7 +9,7 @@ use crate::pipeline::{Cx, unix_ms};
 use crate::state::limit::cell::Gate;
 use crate::state::limit::meter::Wait;
 use crate::state::limit::rule::Exhausted;
-use crate::state::limit::{Charge, Estimate, Hold, Refusal};
+use crate::state::limit::{Charge, Estimate, Hold, Queued, Refusal};
 use crate::state::metrics::Decision;
 
 /// Longest sleep of the first in a queue before it looks again: what ends elsewhere does not always ring here.
@@ -57,8 +57,10 @@ pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], estimate: &Estimate
     };
     let began = Instant::now();
     let gate = cell.gate(charge.share_name());
+    let refused = |refusal: Box<Refusal>, queued| Box::new(Refusal { queued: Some(queued), ..*refusal });
     let Some(_place) = Place::take(&gate, max) else {
-        return once(cx, charges, estimate).await.map(|hold| (hold, 0));
+        let held = once(cx, charges, estimate).await.map(|hold| (hold, 0));
+        return held.map_err(|refusal| refused(refusal, Queued::Full));
     };
     cx.state.metrics.limited(&charge.rule.name, Decision::Queued);
     let deadline = began + wait;
@@ -71,7 +73,7 @@ pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], estimate: &Estimate
         };
         let here = std::sync::Arc::ptr_eq(&refusal.cell, &cell);
         if turn.is_err() || !here || Instant::now() >= deadline {
-            return Err(refusal);
+            return Err(refused(refusal, Queued::InVain(began.elapsed().as_millis() as u64)));
         }
         let hint = match refusal.wait {
             Wait::Millis(millis) => Duration::from_millis(millis).min(LOOK_AGAIN),

@@ -49,6 +49,15 @@ impl Charge<'_> {
     }
 }
 
+/// What came of waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    /// There was no place in the queue.
+    Full,
+    /// So many milliseconds were not enough.
+    InVain(u64),
+}
+
 /// Why nothing was taken.
 #[derive(Debug)]
 pub struct Refusal {
@@ -67,6 +76,8 @@ pub struct Refusal {
     pub wait: Wait,
     /// Nothing is exhausted; what is shared is away.
     pub away: bool,
+    /// What came of waiting for room, where the rule lets wait.
+    pub queued: Option<Queued>,
     /// How every window stood.
     pub standing: Vec<Standing>,
 }
@@ -194,6 +205,7 @@ impl Limits {
             assumed: false,
             wait: Wait::Millis(1000),
             away: true,
+            queued: None,
             standing: Vec::new(),
         })
     }

@@ -200,6 +200,8 @@ async fn a_queue_waits_for_room_in_order_and_not_for_ever() {
     let replies = together((0..12).map(|_| chat(&gateway, "sk-a", "chat/x:head=100ms", json!({})))).await;
     let count = |status: u16| replies.iter().filter(|reply| reply.status() == status).count();
     assert_eq!((count(200), count(429)), (6, 6), "one under way and five in the queue");
+    let refused = replies.iter().find(|reply| reply.status() == 429).expect("six are refused");
+    assert!(refused.text().contains("queue is full"), "{}", refused.text());
     gateway.settled().await;
     let state = gateway.admin("GET", "/admin/limits").await.json();
     assert_eq!(state["rules"][0]["fullest"][0]["windows"][0]["used"], 0, "{state}");

@@ -175,6 +175,7 @@ impl Refusal {
             assumed: want.least < want.most,
             wait,
             away: false,
+            queued: None,
             standing: Vec::new(),
         }
     }

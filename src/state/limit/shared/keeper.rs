@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::redis::Value;
 use tokio::sync::mpsc;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::super::Limits;
 use super::super::cell::Cell;
@@ -33,8 +33,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often leases are looked at for idle ones.
 const LEASES: Duration = Duration::from_millis(250);
 
-/// Looks at a busy count before it is stated although somebody is asking.
-const PATIENCE: u32 = 20;
+/// How long a moment is waited for in which nobody asks about a count, before it is stated all the same: what is just being
+/// taken may then be missing in it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The background side's own state.
 pub(super) struct Keeper {
@@ -44,15 +45,25 @@ pub(super) struct Keeper {
     epoch: u64,
     /// The server has heard of this process.
     announced: bool,
-    /// Cells to be stated, by address, with the looks at each so far.
-    stale: HashMap<usize, (Arc<Cell>, u32)>,
+    /// Every count was stated since the last beat: that the server does not know this process is then no news.
+    restated: bool,
+    /// Cells to be stated, by address, and since when.
+    stale: HashMap<usize, (Arc<Cell>, Instant)>,
     /// What was heard of other processes' resets.
     heard: Heard,
 }
 
 impl Keeper {
     pub fn new(shared: Arc<Shared>, limits: Arc<Limits>) -> Self {
-        Keeper { shared, limits, epoch: 0, announced: false, stale: HashMap::new(), heard: Heard::new() }
+        Keeper {
+            shared,
+            limits,
+            epoch: 0,
+            announced: false,
+            restated: false,
+            stale: HashMap::new(),
+            heard: Heard::new(),
+        }
     }
 
     pub async fn run(mut self, mut waiting: mpsc::Receiver<Correction>) {
@@ -88,6 +99,7 @@ impl Keeper {
                     }
                 });
                 cells.iter().for_each(|cell| self.mark_stale(cell));
+                self.restated = true;
             }
             self.state_stale().await;
             if timeout(Duration::ZERO, beat.tick()).await.is_ok() {
@@ -109,7 +121,7 @@ impl Keeper {
     }
 
     fn mark_stale(&mut self, cell: &Arc<Cell>) {
-        self.stale.entry(Arc::as_ptr(cell) as usize).or_insert_with(|| (cell.clone(), 0));
+        self.stale.entry(Arc::as_ptr(cell) as usize).or_insert_with(|| (cell.clone(), Instant::now()));
     }
 
     fn now(&self) -> u64 {
@@ -154,16 +166,16 @@ impl Keeper {
             return;
         }
         let now = self.now();
-        let cells: Vec<(Arc<Cell>, u32)> = self.stale.values().take(BATCH).cloned().collect();
+        let ready = |(cell, since): &&(Arc<Cell>, Instant)| {
+            cell.asking.load(Ordering::Acquire) == 0 || since.elapsed() >= PATIENCE
+        };
+        let cells: Vec<Arc<Cell>> =
+            self.stale.values().filter(ready).take(BATCH).map(|(cell, _)| cell.clone()).collect();
         let mut call = self.shared.call("put", now);
         let mut stated = Vec::new();
         let mut count = 0;
-        for (cell, looks) in cells {
+        for cell in cells {
             let key = Arc::as_ptr(&cell) as usize;
-            if cell.asking.load(Ordering::Acquire) > 0 && looks < PATIENCE {
-                self.stale.insert(key, (cell, looks + 1));
-                continue;
-            }
             let asked = cell.asked.load(Ordering::Acquire);
             let mut counts = cell.lock();
             counts.stated = counts.changes;
@@ -175,11 +187,9 @@ impl Keeper {
         for (key, asked, cell) in stated {
             // Whoever asked meanwhile may be missing in it: once more, then.
             let quiet = cell.asked.load(Ordering::Acquire) == asked && cell.asking.load(Ordering::Acquire) == 0;
-            let patience = self.stale.get(&key).map_or(0, |(_, looks)| *looks);
-            if arrived && (quiet || patience >= PATIENCE) {
+            let late = self.stale.get(&key).is_none_or(|(_, since)| since.elapsed() >= PATIENCE);
+            if arrived && (quiet || late) {
                 self.stale.remove(&key);
-            } else if let Some((_, looks)) = self.stale.get_mut(&key) {
-                *looks += 1;
             }
         }
     }
@@ -202,7 +212,8 @@ impl Keeper {
         let mut count = ::redis::cmd("ZCARD");
         count.arg(&key);
         let Ok(beaten) = self.shared.link.run(&beat).await else { return };
-        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) {
+        let news = !std::mem::take(&mut self.restated);
+        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) && news {
             // It has forgotten this process, and with it all that was counted: somebody has emptied it.
             self.shared.behind.store(true, Ordering::Relaxed);
         }
