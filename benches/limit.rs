@@ -11,7 +11,7 @@ use http::HeaderMap;
 use portcullis::state::limit::meter::{Shape, Unit};
 use portcullis::state::limit::rule::{Exhausted, Facts, Part, Rule, Rules, Window};
 use portcullis::state::limit::shared::{Policy, Shared};
-use portcullis::state::limit::{Amounts, Limits};
+use portcullis::state::limit::{Amounts, Estimate, Limits};
 use portcullis::state::redis::Link;
 use portcullis::state::unix_ms;
 
@@ -66,7 +66,7 @@ fn exchange(c: &mut Criterion) {
         group.bench_function(format!("{count} rules, reserve and settle"), |b| {
             b.iter(|| {
                 let charges = limits.charges(&rules.of_exchange, black_box(&facts), NOW);
-                if let Ok(hold) = limits.reserve(&charges, &ESTIMATE, NOW) {
+                if let Ok(hold) = limits.reserve(&charges, &Estimate::exact(ESTIMATE), NOW) {
                     hold.settle(&ACTUAL, NOW);
                 }
             });
@@ -74,7 +74,7 @@ fn exchange(c: &mut Criterion) {
         group.bench_function(format!("{count} rules, reserve"), |b| {
             b.iter(|| {
                 let charges = limits.charges(&rules.of_exchange, black_box(&facts), NOW);
-                black_box(limits.reserve(&charges, &ESTIMATE, NOW).is_ok())
+                black_box(limits.reserve(&charges, &Estimate::exact(ESTIMATE), NOW).is_ok())
             });
         });
     }
@@ -106,7 +106,7 @@ fn shared(c: &mut Criterion) {
                 let now = limits.time(unix_ms());
                 let charges = limits.charges(&rules.of_exchange, black_box(&facts), now);
                 let shared = limits.shared().expect("it is shared");
-                let hold = runtime.block_on(shared.reserve(&limits, &charges, &ESTIMATE, now));
+                let hold = runtime.block_on(shared.reserve(&limits, &charges, &Estimate::exact(ESTIMATE), now));
                 hold.expect("there is room").settle(&ACTUAL, now);
             });
         });

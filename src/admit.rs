@@ -20,8 +20,9 @@ use crate::fault::{Fault, Kind};
 use crate::pipeline::{self, Call, Cx, unix_ms};
 use crate::route::{Plan, Target};
 use crate::state::limit::rule::{Exhausted, Facts, Rule};
-use crate::state::limit::{Amounts, Charge, Hold, Refusal, Standing};
+use crate::state::limit::{Amounts, Charge, Estimate, Hold, Refusal, Standing};
 use crate::state::metrics::Decision;
+use estimate::Known;
 
 /// How often one exchange may be sent on to another model by its limits: rules that send each other round end here.
 const MAX_ROUTES: usize = 4;
@@ -32,7 +33,7 @@ pub struct Admitted {
     hold: Option<Hold>,
     /// Of the target that is being tried, or that answered.
     target: Option<Hold>,
-    estimate: Amounts,
+    known: Known,
     /// The end user, where a rule asks.
     user: Option<String>,
     /// How the windows stood, for headers.
@@ -52,10 +53,10 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
         return Ok(plan);
     }
     let user = rules.wants_user.then(|| estimate::user(call)).flatten();
-    let mut admission = Admission { plan, model: x.model.clone(), past: SmallVec::new(), output_stated: true };
+    let mut admission = Admission { plan, model: x.model.clone(), past: SmallVec::new() };
+    let expected = Known::read(x, call, rules.wants_tokens);
     loop {
-        let (estimate, stated) = estimate::amounts(x, call, &admission.plan, rules.wants_tokens);
-        let estimate = Amounts { output: if admission.output_stated { estimate.output } else { 0 }, ..estimate };
+        let estimate = expected.at(admission.plan.targets.first().map(|target| &**target));
         let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, &admission.model);
         let facts = Facts { user: user.as_deref(), ..known };
         let charges = admission.charges(cx, &facts, unix_ms());
@@ -69,7 +70,7 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                 x.admitted = Some(Box::new(Admitted {
                     hold: Some(hold),
                     target: None,
-                    estimate,
+                    known: expected,
                     user,
                     standing,
                     routed: !admission.past.is_empty(),
@@ -77,12 +78,7 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                 return Ok(admission.plan);
             }
             Err(refusal) => {
-                // Nobody said how long the answer may become: that must not make it too long for the limit.
-                if !stated && admission.output_stated && refusal.amount > refusal.limit {
-                    admission.output_stated = false;
-                    continue;
-                }
-                admission.go_on(cx, x, call, *refusal, estimate, user.clone())?;
+                admission.go_on(cx, x, call, *refusal, expected, user.clone())?;
             }
         }
     }
@@ -95,7 +91,6 @@ struct Admission {
     model: String,
     /// Rules that have sent the exchange on; they are out of it.
     past: SmallVec<[Arc<str>; 1]>,
-    output_stated: bool,
 }
 
 impl Admission {
@@ -112,7 +107,7 @@ impl Admission {
         x: &mut Exchange,
         call: &Call,
         refusal: Refusal,
-        estimate: Amounts,
+        known: Known,
         user: Option<String>,
     ) -> Result<(), Fault> {
         let rule = refusal.rule.clone();
@@ -131,7 +126,7 @@ impl Admission {
         cx.state.metrics.limited(&rule.name, Decision::Refused);
         let fault = refuse::fault(&refusal);
         let standing = refusal.standing;
-        x.admitted = Some(Box::new(Admitted { hold: None, target: None, estimate, user, standing, routed: false }));
+        x.admitted = Some(Box::new(Admitted { hold: None, target: None, known, user, standing, routed: false }));
         Err(fault)
     }
 }
@@ -144,7 +139,8 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
     if cx.generation.rules.of_exchange.is_empty() {
         return Ok(());
     }
-    let estimate = Amounts { requests: 1, money: Some(0), ..Amounts::default() };
+    let known = Known::default();
+    let estimate = known.at(None);
     let facts = facts(x.principal.as_ref(), x.endpoint, x.peer, headers, &x.model);
     let charges = cx.state.limits.charges(&cx.generation.rules.of_exchange, &facts, unix_ms());
     let held = wait::reserve(cx, &charges, &estimate).await;
@@ -159,7 +155,7 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
             (None, refusal.standing, Some(fault))
         }
     };
-    x.admitted = Some(Box::new(Admitted { hold, target: None, estimate, user: None, standing, routed: false }));
+    x.admitted = Some(Box::new(Admitted { hold, target: None, known, user: None, standing, routed: false }));
     refused.map_or(Ok(()), Err)
 }
 
@@ -170,7 +166,7 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
 pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
     let rules = &cx.generation.rules.of_target;
     let Some(admitted) = x.admitted.filter(|_| !rules.is_empty()) else { return Ok(None) };
-    let estimate = Amounts { money: estimate::money(&admitted.estimate, target), ..admitted.estimate };
+    let estimate = admitted.known.at(Some(target));
     let name = target.name();
     let facts = Facts {
         user: admitted.user.as_deref(),
@@ -247,9 +243,9 @@ fn facts<'a>(
 }
 
 /// An unknown price is not zero: a hard limit in money lets it pass only where its rule says so.
-fn priced(charges: &[Charge<'_>], estimate: &Amounts, model: &str) -> Result<(), Fault> {
+fn priced(charges: &[Charge<'_>], estimate: &Estimate, model: &str) -> Result<(), Fault> {
     let wants = |rule: &Rule| rule.hard && !rule.unpriced && rule.counts_money();
-    match charges.iter().find(|charge| estimate.money.is_none() && wants(charge.rule)) {
+    match charges.iter().find(|charge| estimate.most.money.is_none() && wants(charge.rule)) {
         None => Ok(()),
         Some(charge) => {
             let text = format!(

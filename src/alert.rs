@@ -50,8 +50,7 @@ pub fn start(limits: &Limits, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
             if !first(redis.as_deref(), &alert).await {
                 continue;
             }
-            let budget = &alert.rule.name;
-            tracing::warn!(budget = %budget, partition = %alert.partition, "{}% of the budget are spent", alert.percent);
+            say(&alert);
             let url = alert.rule.budget.as_ref().and_then(|budget| budget.webhook.clone());
             let Some(url) = url else { continue };
             let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -59,7 +58,8 @@ pub fn start(limits: &Limits, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
             tokio::spawn(async move {
                 if let Err(error) = deliver(upstream.as_ref(), &url, &alert).await {
                     // The address may hold a credential.
-                    tracing::error!(budget = %alert.rule.name, "the webhook was not reached: {error}");
+                    let (budget, percent) = (&alert.rule.name, alert.percent);
+                    tracing::error!(budget = %budget, percent, "the webhook was not reached: {error}");
                 }
                 drop(place);
             });
@@ -67,11 +67,27 @@ pub fn start(limits: &Limits, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
     });
 }
 
+/// Says it in the process's log.
+fn say(alert: &Alert) {
+    let (spent, limit) = (nano_to_decimal(alert.used), nano_to_decimal(alert.limit));
+    let refuses = if alert.refuses { "; it refuses: what is left is too little" } else { "" };
+    tracing::warn!(
+        budget = %alert.rule.name,
+        partition = %alert.partition,
+        window = %alert.shape.words(),
+        spent_usd = %spent,
+        limit_usd = %limit,
+        "{}% of the budget are spent{refuses}",
+        alert.percent
+    );
+}
+
 /// Whether no other process has told of it. When nobody can say, it is told: twice is better than never.
 async fn first(redis: Option<&Link>, alert: &Alert) -> bool {
     let Some(link) = redis else { return true };
-    let Alert { rule, partition, percent, window_start, .. } = alert;
-    let key = format!("{{{}}}:told:{}:{partition}:{window_start}:{percent}", link.prefix, rule.name);
+    let Alert { rule, partition, percent, window_start, shape, .. } = alert;
+    let (prefix, shape) = (&link.prefix, shape.text());
+    let key = format!("{{{prefix}}}:told:{}:{partition}:{shape}:{window_start}:{percent}", rule.name);
     let mut command = ::redis::cmd("SET");
     command.arg(key).arg(1).arg("NX").arg("EX").arg(TOLD_SECONDS);
     !matches!(link.run(&command).await, Ok(::redis::Value::Nil))
@@ -117,6 +133,8 @@ fn message(alert: &Alert) -> Value {
         "percent": alert.percent,
         "limit_usd": nano_to_decimal(alert.limit),
         "spent_usd": nano_to_decimal(alert.used),
+        "refuses": alert.refuses,
+        "window": alert.shape.words(),
         "window_start": humantime::format_rfc3339_seconds(begin).to_string(),
     })
 }

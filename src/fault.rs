@@ -140,7 +140,7 @@ faults! {
     BodyTimeout "body_timeout" 408 Client Never "invalid_request_error" "timeout_error" "DEADLINE_EXCEEDED" "The body arrived too slowly; the operator sets `listen.limits.body_timeout`.";
     ContextLength "context_length_exceeded" 400 Upstream Next "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "Shorten the conversation or use a model with a longer context.";
     ContentPolicy "content_policy" 400 Upstream Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "The provider refused the content.";
-    LimitExceeded "limit_exceeded" 429 Client Never "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says, send less, or ask the operator to raise the limit.";
+    LimitExceeded "limit_exceeded" 429 Client Never "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says where it is given, else send less, or ask the operator to raise the limit.";
     BudgetExceeded "budget_exceeded" 429 Client Never "insufficient_quota" "rate_limit_error" "RESOURCE_EXHAUSTED" "Ask the operator to raise the budget under `budgets:`, or wait for its next window.";
     PriceUnknown "price_unknown" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Use a model with a price; the operator states one under `prices.models`, or sets `unpriced: free` for the limit.";
     TargetLimited "target_limited" 429 Gateway Next "rate_limit_error" "rate_limit_error" "RESOURCE_EXHAUSTED" "Wait as `retry-after` says; the operator limits what goes to this target under `limits:`.";

@@ -1,14 +1,17 @@
 //! What an exchange will probably use, from its body's length and the few fields that say more. Never decodes an ask.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::chat::Usage;
 use crate::dialect::Op;
 use crate::exchange::Exchange;
 use crate::json::Envelope;
 use crate::pipeline::Call;
-use crate::route::{Plan, Target};
-use crate::state::limit::Amounts;
+use crate::route::{Overrides, Target};
+use crate::state::limit::{Amounts, Estimate};
 
 /// Bytes of text that stand for one token: the usual rule of thumb for English.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -19,26 +22,67 @@ const USUAL_OUTPUT_TOKENS: u64 = 1024;
 /// Input tokens that an inline image or file stands for, whatever its bytes: about what providers count for a large one.
 const MEDIA_TOKENS: u64 = 1600;
 
-/// How many requests, tokens and nano-dollars an exchange will take, and whether the ask itself bounds its output.
-/// Without `tokens` only the request is counted.
-pub(super) fn amounts(x: &Exchange, call: &Call, plan: &Plan, tokens: bool) -> (Amounts, bool) {
-    let free = Amounts { requests: 1, money: Some(0), ..Amounts::default() };
-    // Counting tokens costs none.
-    if !tokens || x.op == Op::CountTokens {
-        return (free, true);
-    }
-    let input = input(&call.envelope);
-    let (output, stated) = match x.op {
-        Op::Generate | Op::Complete => output(call),
-        _ => (0, true),
-    };
-    let counted = Amounts { input, output, ..free };
-    let money = plan.targets.first().map_or(Some(0), |target| money(&counted, target));
-    (Amounts { money, ..counted }, stated)
+/// Where overrides state the bound of the output, in the spellings of the wire forms.
+const BOUNDS: &[&str] = &[
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_tokens",
+    "generationConfig.maxOutputTokens",
+    "inferenceConfig.maxTokens",
+    "options.num_predict",
+];
+
+/// What is known of an exchange before its target is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    input: u64,
+    /// It has an output.
+    generates: bool,
+    /// The most output tokens of one choice, as the ask states it.
+    bound: Option<u64>,
+    choices: u64,
 }
 
-/// What the estimate costs at a target, in nano-dollars. None when the price is unknown.
-pub(super) fn money(estimate: &Amounts, target: &Target) -> Option<u64> {
+impl Known {
+    /// Reads an ask. Without `tokens` only the request is counted; counting tokens costs none.
+    pub fn read(x: &Exchange, call: &Call, tokens: bool) -> Self {
+        if !tokens || x.op == Op::CountTokens {
+            return Known::default();
+        }
+        let generates = matches!(x.op, Op::Generate | Op::Complete);
+        let (bound, choices) = if generates { output(call) } else { (None, 1) };
+        Known { input: input(&call.envelope), generates, bound, choices }
+    }
+
+    /// How many requests, tokens and nano-dollars it will take of a target. Where nobody bounds its output, all but the
+    /// first token of it is assumed.
+    pub fn at(&self, target: Option<&Target>) -> Estimate {
+        let bound = target.map_or(self.bound, |target| overridden(self.bound, &target.overrides));
+        let (output, least) = match bound {
+            _ if !self.generates => (0, 0),
+            Some(bound) => (bound.saturating_mul(self.choices), bound.saturating_mul(self.choices)),
+            None => (USUAL_OUTPUT_TOKENS.saturating_mul(self.choices), 1),
+        };
+        let amounts = |output| {
+            let counted = Amounts { requests: 1, input: self.input, output, money: Some(0) };
+            Amounts { money: target.map_or(Some(0), |target| money(&counted, target)), ..counted }
+        };
+        Estimate { most: amounts(output), least: amounts(least) }
+    }
+}
+
+/// The bound of the output that a target is sent.
+fn overridden(asked: Option<u64>, overrides: &Overrides) -> Option<u64> {
+    if overrides.is_empty() {
+        return asked;
+    }
+    let stated = |values: &BTreeMap<String, Value>| BOUNDS.iter().find_map(|path| values.get(*path)?.as_u64());
+    let dropped = || overrides.drop.iter().any(|path| BOUNDS.contains(&path.as_str()));
+    stated(&overrides.set).or_else(|| asked.filter(|_| !dropped())).or_else(|| stated(&overrides.default))
+}
+
+/// What tokens cost at a target, in nano-dollars. None when the price is unknown.
+fn money(estimate: &Amounts, target: &Target) -> Option<u64> {
     if estimate.input == 0 && estimate.output == 0 {
         return Some(0);
     }
@@ -51,8 +95,8 @@ fn input(envelope: &Envelope) -> u64 {
     text.div_ceil(BYTES_PER_TOKEN) + files.count * MEDIA_TOKENS
 }
 
-/// The most that the ask allows, or a usual amount.
-fn output(call: &Call) -> (u64, bool) {
+/// The most output tokens of a choice that the ask allows, where it states that, and how many choices it wants.
+fn output(call: &Call) -> (Option<u64>, u64) {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Generation {
@@ -69,8 +113,7 @@ fn output(call: &Call) -> (u64, bool) {
             None => (None, envelope.get::<u64>("n")),
         },
     };
-    let choices = choices.unwrap_or(1).max(1);
-    (most.unwrap_or(USUAL_OUTPUT_TOKENS).saturating_mul(choices), most.is_some())
+    (most, choices.unwrap_or(1).max(1))
 }
 
 /// The end user that the body names.
@@ -96,14 +139,14 @@ mod tests {
     #[test]
     fn the_bound_of_every_dialect_is_found() {
         for (body, most) in [
-            (r#"{"max_tokens":50}"#, (50, true)),
-            (r#"{"max_tokens":50,"n":3}"#, (150, true)),
-            (r#"{"max_completion_tokens":60,"max_tokens":50}"#, (60, true)),
-            (r#"{"max_output_tokens":70}"#, (70, true)),
-            (r#"{"generationConfig":{"maxOutputTokens":80,"candidateCount":2}}"#, (160, true)),
-            (r#"{"generationConfig":{}}"#, (USUAL_OUTPUT_TOKENS, false)),
-            (r#"{"max_tokens":null}"#, (USUAL_OUTPUT_TOKENS, false)),
-            (r#"{"max_tokens":18446744073709551615,"n":9}"#, (u64::MAX, true)),
+            (r#"{"max_tokens":50}"#, (Some(50), 1)),
+            (r#"{"max_tokens":50,"n":3}"#, (Some(50), 3)),
+            (r#"{"max_completion_tokens":60,"max_tokens":50}"#, (Some(60), 1)),
+            (r#"{"max_output_tokens":70}"#, (Some(70), 1)),
+            (r#"{"generationConfig":{"maxOutputTokens":80,"candidateCount":2}}"#, (Some(80), 2)),
+            (r#"{"generationConfig":{}}"#, (None, 1)),
+            (r#"{"max_tokens":null}"#, (None, 1)),
+            (r#"{"max_tokens":18446744073709551615,"n":9}"#, (Some(u64::MAX), 9)),
         ] {
             assert_eq!(output(&call(body.to_owned())), most, "{body}");
         }
@@ -123,5 +166,26 @@ mod tests {
         assert_eq!(user(&call(r#"{"user":"u1"}"#.into())).as_deref(), Some("u1"));
         assert_eq!(user(&call(r#"{"metadata":{"user_id":"u2"}}"#.into())).as_deref(), Some("u2"));
         assert_eq!(user(&call(r#"{"metadata":{"user_id":3}}"#.into())), None);
+    }
+
+    #[test]
+    fn what_a_target_sets_bounds_the_output() {
+        let of = |set: &[(&str, u64)], default: &[(&str, u64)], drop: &[&str]| {
+            let map = |list: &[(&str, u64)]| {
+                list.iter().map(|(path, value)| ((*path).to_owned(), Value::from(*value))).collect()
+            };
+            Overrides { set: map(set), default: map(default), drop: drop.iter().map(|&path| path.to_owned()).collect() }
+        };
+        for (overrides, asked, bound) in [
+            (of(&[], &[], &[]), None, None),
+            (of(&[("max_tokens", 50)], &[], &[]), None, Some(50)),
+            (of(&[("max_completion_tokens", 50)], &[], &[]), Some(900), Some(50)),
+            (of(&[], &[("generationConfig.maxOutputTokens", 60)], &[]), None, Some(60)),
+            (of(&[], &[("max_tokens", 60)], &[]), Some(900), Some(900)),
+            (of(&[], &[], &["max_tokens"]), Some(900), None),
+            (of(&[("temperature", 1)], &[], &[]), Some(900), Some(900)),
+        ] {
+            assert_eq!(overridden(asked, &overrides), bound, "{overrides:?}");
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cost;
 use crate::fault::{Fault, Kind};
-use crate::state::limit::Refusal;
 use crate::state::limit::meter::{Unit, Wait};
+use crate::state::limit::{Queued, Refusal};
 
 /// What to wait where nothing says when something that is under way ends.
 const RELEASE_WAIT: Duration = Duration::from_secs(1);
@@ -42,8 +42,7 @@ fn retry_after(wait: Wait) -> Option<Duration> {
 
 fn text(refusal: &Refusal) -> String {
     let Refusal { rule, unit, limit, used, amount: asked, .. } = refusal;
-    let windows = rule.windows.iter().find(|window| window.unit == *unit && window.limit == *limit);
-    let time = windows.map(|window| window.shape.words()).unwrap_or_default();
+    let time = refusal.shape.words();
     let what = if rule.budget.is_some() { "budget" } else { "limit" };
     let mut text = format!("The {what} `{}` allows {}", rule.name, amount(*unit, *limit));
     // Writing into a string does not fail.
@@ -61,9 +60,17 @@ fn text(refusal: &Refusal) -> String {
                 )
             }
             _ if matches!(unit, Unit::Requests) => write!(text, "."),
+            _ if refusal.assumed => {
+                write!(text, ", and this request needs {} at least.", amount(*unit, *asked))
+            }
             _ => write!(text, ", and this request was estimated at {}.", amount(*unit, *asked)),
         };
     }
+    let _ = match refusal.queued {
+        None => Ok(()),
+        Some(Queued::Full) => write!(text, " Its queue is full."),
+        Some(Queued::InVain(millis)) => write!(text, " It waited {millis} ms in the queue for room."),
+    };
     text
 }
 

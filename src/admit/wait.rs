@@ -1,4 +1,4 @@
-//! Taking room, and waiting for it where a rule says so: one queue for each partition, first come, first served.
+//! Taking room, and waiting for it where a rule says so: one queue for each partition and share, first come, first served.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::pipeline::{Cx, unix_ms};
-use crate::state::limit::cell::{Cell, Gate};
+use crate::state::limit::cell::Gate;
 use crate::state::limit::meter::Wait;
 use crate::state::limit::rule::Exhausted;
-use crate::state::limit::{Amounts, Charge, Hold, Refusal};
+use crate::state::limit::{Charge, Estimate, Hold, Queued, Refusal};
 use crate::state::metrics::Decision;
 
 /// Longest sleep of the first in a queue before it looks again: what ends elsewhere does not always ring here.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Takes room now or not at all.
-pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> Result<Hold, Box<Refusal>> {
+pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], estimate: &Estimate) -> Result<Hold, Box<Refusal>> {
     let limits = &cx.state.limits;
     let now = limits.time(unix_ms());
     let held = match limits.shared() {
         Some(shared) => {
             let began = Instant::now();
-            let held = shared.reserve(limits, charges, amounts, now).await;
+            let held = shared.reserve(limits, charges, estimate, now).await;
             cx.state.metrics.limits_asked(began.elapsed());
             held
         }
-        None => limits.reserve(charges, amounts, now),
+        None => limits.reserve(charges, estimate, now),
     };
     if let (Ok(Hold { away: true, .. }), Some(charge)) = (&held, charges.first()) {
         cx.state.metrics.limited(&charge.rule.name, Decision::Away);
@@ -35,12 +35,12 @@ pub(super) async fn once(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> 
 }
 
 /// Takes room; where a rule lets wait, also after a while. Gives the milliseconds waited.
-pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) -> Result<(Hold, u64), Box<Refusal>> {
-    // Who comes now stands behind those who wait.
-    let ahead = charges.iter().find(|charge| queue(charge).is_some() && charge.cell.is_queued());
+pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], estimate: &Estimate) -> Result<(Hold, u64), Box<Refusal>> {
+    // Who comes now stands behind those of the same share who wait.
+    let ahead = charges.iter().find(|charge| queue(charge).is_some() && charge.cell.is_queued(charge.share_name()));
     let (cell, refusal) = match ahead {
         Some(charge) => (charge.cell.clone(), None),
-        None => match once(cx, charges, amounts).await {
+        None => match once(cx, charges, estimate).await {
             Ok(hold) => return Ok((hold, 0)),
             Err(refusal) => (refusal.cell.clone(), Some(refusal)),
         },
@@ -53,25 +53,27 @@ pub(super) async fn reserve(cx: &Cx, charges: &[Charge<'_>], amounts: &Amounts) 
             _ => (charge, wait, max),
         },
         (None, Some(refusal)) => return Err(refusal),
-        (None, None) => return once(cx, charges, amounts).await.map(|hold| (hold, 0)),
+        (None, None) => return once(cx, charges, estimate).await.map(|hold| (hold, 0)),
     };
     let began = Instant::now();
-    let Some(_place) = Place::take(&cell, max) else {
-        return once(cx, charges, amounts).await.map(|hold| (hold, 0));
+    let gate = cell.gate(charge.share_name());
+    let refused = |refusal: Box<Refusal>, queued| Box::new(Refusal { queued: Some(queued), ..*refusal });
+    let Some(_place) = Place::take(&gate, max) else {
+        let held = once(cx, charges, estimate).await.map(|hold| (hold, 0));
+        return held.map_err(|refusal| refused(refusal, Queued::Full));
     };
     cx.state.metrics.limited(&charge.rule.name, Decision::Queued);
     let deadline = began + wait;
-    let gate = cell.gate();
     let turn = timeout_at(deadline, gate.turn.lock()).await;
     loop {
         let freed = gate.freed.notified();
-        let refusal = match once(cx, charges, amounts).await {
+        let refusal = match once(cx, charges, estimate).await {
             Ok(hold) => return Ok((hold, began.elapsed().as_millis() as u64)),
             Err(refusal) => refusal,
         };
         let here = std::sync::Arc::ptr_eq(&refusal.cell, &cell);
         if turn.is_err() || !here || Instant::now() >= deadline {
-            return Err(refusal);
+            return Err(refused(refusal, Queued::InVain(began.elapsed().as_millis() as u64)));
         }
         let hint = match refusal.wait {
             Wait::Millis(millis) => Duration::from_millis(millis).min(LOOK_AGAIN),
@@ -96,8 +98,7 @@ fn queue(charge: &Charge<'_>) -> Option<(Duration, usize)> {
 struct Place<'a>(&'a Gate);
 
 impl<'a> Place<'a> {
-    fn take(cell: &'a Cell, max: usize) -> Option<Self> {
-        let gate = cell.gate();
+    fn take(gate: &'a Gate, max: usize) -> Option<Self> {
         let taken = gate
             .waiting
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |waiting| (waiting < max).then_some(waiting + 1));

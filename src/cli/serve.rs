@@ -238,7 +238,9 @@ fn share_answers(config: &Config, state: &Arc<State>) -> io::Result<()> {
 /// Opens what keeps or shares the counts of limits and budgets, before anything is served.
 fn keep(config: &Config, builder: &Builder, generation: &Generation, state: &State) -> io::Result<Option<Writer>> {
     if let Some(url) = config.redis.url.as_ref().filter(|url| !url.is_empty()) {
-        let link = Link::start("limits", url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
+        // Which may come with a reload.
+        let user = if generation.rules.is_empty() { "what processes share" } else { "limits" };
+        let link = Link::start(user, url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;
         let _ = state.redis.set(link);
         if config.redis.kv {
             let link = Link::start("gw.kv", url.expose(), config.redis.timeout.into(), &config.redis.prefix)?;

@@ -45,7 +45,7 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     routing::models(config, known, &mut issues);
     routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
-    semantic(config, &mut issues);
+    semantic(config, known, &mut issues);
     shared(config, &mut issues);
     shared_kv(config, &mut issues);
     replay(config, &mut issues);
@@ -58,13 +58,20 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
 }
 
 /// Vectors come from one place, and likeness is a share.
-fn semantic(config: &Config, issues: &mut Vec<Issue>) {
+fn semantic(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     let Some(semantic) = &config.cache.semantic else { return };
     let path = KeyPath::of(&["cache", "semantic"]);
     if semantic.model.is_some() == semantic.path.is_some() {
         let message =
             "says not where vectors come from; write `model` (an embedding model) or `path` (a folder), one of them";
         issues.push(Issue::error(path.clone(), message));
+    }
+    if config.cache.exact.is_none() {
+        let message = "has no effect without `cache.exact`, which keeps the answers; add that";
+        issues.push(Issue::warning(path.clone(), message));
+    }
+    if let Some(message) = semantic.model.as_ref().and_then(|model| unknown_model(config, known, model)) {
+        issues.push(Issue::warning(path.key("model"), message));
     }
     if !(0.0..=1.0).contains(&semantic.threshold) {
         issues.push(Issue::error(path.key("threshold"), "is no likeness; write a number from 0 to 1, such as 0.95"));

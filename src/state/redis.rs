@@ -54,6 +54,8 @@ pub struct Link {
     /// Who uses it, for the log: each has a link of its own, so that large answers are not in the way of small ones.
     user: &'static str,
     client: Client,
+    /// Host and port, for the log.
+    address: String,
     budget: Duration,
     /// Begins every key's name; also the hash tag that keeps them on one node of a cluster.
     pub prefix: String,
@@ -66,6 +68,8 @@ pub struct Link {
     epoch: AtomicU64,
     /// Rung when the connection is lost, so that the keeper need not wait for its next ping.
     lost: Notify,
+    /// Rung when the link opens.
+    opened: Notify,
 }
 
 impl Link {
@@ -78,9 +82,11 @@ impl Link {
         let client = Client::open(url).map_err(|_| {
             io::Error::other("redis.url is no address; write redis://host:6379/0, or rediss:// for TLS")
         })?;
+        let address = client.get_connection_info().addr().to_string();
         let link = Arc::new(Link {
             user,
             client,
+            address,
             budget,
             prefix: prefix.to_owned(),
             connection: ArcSwapOption::empty(),
@@ -89,6 +95,7 @@ impl Link {
             offset: AtomicI64::new(0),
             epoch: AtomicU64::new(0),
             lost: Notify::new(),
+            opened: Notify::new(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let kept = Arc::downgrade(&link);
@@ -115,6 +122,11 @@ impl Link {
     /// Counts the connections made; a change means that the server may have forgotten.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Waits until the link opens; for one waiter.
+    pub async fn opened(&self) {
+        self.opened.notified().await;
     }
 
     /// The longest that a command takes.
@@ -171,7 +183,7 @@ impl Link {
             }
             Ok(Err(error)) => {
                 if error.is_io_error() || error.is_unrecoverable_error() {
-                    self.drop_connection();
+                    self.drop_connection(&error.to_string());
                 }
                 Err(Away::Failed(error.to_string()))
             }
@@ -186,21 +198,23 @@ impl Link {
 
     fn close(&self, why: &str) {
         if !self.closed.swap(true, Ordering::Relaxed) {
-            tracing::warn!("redis is away for {}: {why}", self.user);
+            tracing::warn!("redis at {} is away for {}: {why}", self.address, self.user);
             self.lost.notify_one();
         }
     }
 
-    fn drop_connection(&self) {
-        self.close("the connection broke");
+    fn drop_connection(&self, why: &str) {
+        self.close(why);
         self.connection.store(None);
         self.lost.notify_one();
     }
 
     /// Connects where there is no connection, pings, and opens or closes the link by the answer. Gives the pause.
     async fn keep(&self) -> Duration {
-        if self.connection.load().is_none() && !self.connect().await {
-            self.close("no connection");
+        if self.connection.load().is_none()
+            && let Err(why) = self.connect().await
+        {
+            self.close(&format!("no connection: {why}"));
             return PROBE;
         }
         let Some(mut connection) = self.connection.load().as_deref().cloned() else { return PROBE };
@@ -216,7 +230,8 @@ impl Link {
                 }
                 self.slow.store(0, Ordering::Relaxed);
                 if self.closed.swap(false, Ordering::Relaxed) {
-                    tracing::info!("redis is back for {}", self.user);
+                    tracing::info!("redis at {} is back for {}", self.address, self.user);
+                    self.opened.notify_one();
                 }
                 PING
             }
@@ -224,28 +239,25 @@ impl Link {
                 self.close("a ping took longer than its `timeout`");
                 PROBE
             }
-            Ok(Err(_)) | Err(_) => {
-                self.drop_connection();
+            Ok(Err(error)) => {
+                self.drop_connection(&error.to_string());
+                PROBE
+            }
+            Err(_) => {
+                self.drop_connection("it does not answer");
                 PROBE
             }
         }
     }
 
-    async fn connect(&self) -> bool {
+    /// Makes the connection, or says why not. The library's texts on this hold neither the password nor the user.
+    async fn connect(&self) -> Result<(), String> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
         let connection = timeout(CONNECT, self.client.get_multiplexed_async_connection_with_config(&config)).await;
-        match connection {
-            Ok(Ok(connection)) => {
-                self.connection.store(Some(Arc::new(connection)));
-                self.epoch.fetch_add(1, Ordering::AcqRel);
-                true
-            }
-            Ok(Err(error)) => {
-                tracing::debug!("redis cannot be reached: {error}");
-                false
-            }
-            Err(_) => false,
-        }
+        let connection = connection.map_err(|_| "it does not answer".to_owned())?.map_err(|error| error.to_string())?;
+        self.connection.store(Some(Arc::new(connection)));
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 }
 

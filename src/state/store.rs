@@ -144,6 +144,10 @@ impl std::fmt::Debug for Store {
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
+    // A file that is made here is never without a header again: SQLite would take an empty one for new, and begin from zero.
+    if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        return Err(rusqlite::Error::ToSqlConversionFailure("it is empty".into()));
+    }
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     // One process alone: two that each count in memory would both be wrong.
@@ -394,6 +398,9 @@ mod tests {
         fs::write(&path, "not a database at all, but long enough to be taken for one".repeat(50)).expect("is written");
         let text = refusal(&path);
         assert!(text.contains("damaged") && text.contains("move it away"), "{text}");
+        fs::write(&path, "").expect("is written");
+        let text = refusal(&path);
+        assert!(text.contains("it is empty") && text.contains("move it away"), "{text}");
         fs::remove_file(&path).expect("is there");
         let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
         assert!(limits.take(&adhoc("k"), 2, NOW).allowed);

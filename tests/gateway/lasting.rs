@@ -129,6 +129,7 @@ async fn a_threshold_is_told_to_the_webhook_once() {
         bodies.push(text.split("\r\n\r\n").nth(1).expect("a body").to_owned());
     }
     let alert: Value = serde_json::from_str(&bodies[1]).expect("JSON");
+    assert_eq!((&alert["window"], &alert["refuses"]), (&json!("day"), &json!(false)));
     assert_eq!((&alert["budget"], &alert["percent"], &alert["limit_usd"]), (&json!("b"), &json!(50), &json!("0.1")));
     assert_eq!(bodies[0], bodies[1]);
     assert!(timeout(Duration::from_millis(1500), listener.accept()).await.is_err(), "it was told twice");

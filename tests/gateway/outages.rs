@@ -104,10 +104,6 @@ async fn whatever_happens_to_redis_nobody_waits_beyond_the_budget_and_counts_are
         all += admitted;
         gateway.settled().await;
         let deadline = Instant::now() + SOON;
-        // An emptied server is found out when somebody looks at what it says; a lost link states everything anew.
-        if what == "flush" {
-            redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-        }
         while counted(&redis) != all {
             assert!(Instant::now() < deadline, "{what}: {} are counted, not {all}", counted(&redis));
             sleep(Duration::from_millis(50)).await;

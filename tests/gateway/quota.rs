@@ -104,6 +104,57 @@ async fn tokens_are_settled_with_what_was_used_and_given_back_on_failure() {
 }
 
 #[tokio::test]
+async fn of_asks_without_a_bound_one_has_what_is_left_and_what_the_model_sets_is_a_bound() {
+    let mock = Mock::start().await;
+    let yaml = format!(
+        "{KEYS}models: {{ short: {{ target: chat/mock-fast, set: {{ max_tokens: 50 }} }} }}\n\
+         prices: {{ models: {{ chat/*: {{ input: 1000, output: 1000 }} }} }}\n\
+         limits: [{{ name: t, output_tokens: 1000 / 1h }}, {{ name: m, money: $1 / 1h }}]\nstore: {{ path: off }}\n"
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    // A dollar is a thousand tokens: neither limit has room for the 1024 that are assumed.
+    let replies = together((0..16).map(|_| chat(&gateway, "sk-a", "chat/x:head=2000ms", json!({})))).await;
+    let admitted = replies.iter().filter(|reply| reply.status() == 200).count();
+    assert_eq!(admitted, 1, "{}", replies[0].text());
+    let refused = replies.iter().find(|reply| reply.status() == 429).expect("fifteen are refused");
+    assert!(refused.text().contains("at least"), "{}", refused.text());
+    gateway.settled().await;
+    let replies = together((0..4).map(|_| chat(&gateway, "sk-a", "short", json!({})))).await;
+    assert!(replies.iter().all(|reply| reply.status() == 200), "four times 50 tokens fit");
+}
+
+#[tokio::test]
+async fn who_has_a_share_does_not_wait_behind_those_who_borrow_it() {
+    let mock = Mock::start().await;
+    let yaml = format!(
+        "{KEYS}limits: [{{ name: s, concurrency: 2, class: metadata.tier, shares: {{ gold: 50%, rest: 50% }}, \
+         on_exhausted: {{ queue: {{ wait: 30s, max: 6 }} }} }}]\n"
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let order = std::sync::Mutex::new(Vec::new());
+    let one = async |key: &str| {
+        let reply = chat(&gateway, key, "chat/x:head=700ms", json!({})).await;
+        order.lock().expect("unpoisoned").push((key.to_owned(), reply.status()));
+    };
+    let queued = async || {
+        gateway.metric("portcullis_limit_decisions_total{rule=\"s\",decision=\"queued\"}").await.unwrap_or(0.0) as u64
+    };
+    // Two borrow all of it, and six more fill their queue.
+    let rest = async { drop(together((0..8).map(|_| one("sk-a"))).await) };
+    let gold = async {
+        while queued().await < 6 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        one("sk-b").await;
+    };
+    tokio::join!(rest, gold);
+    let order = order.into_inner().expect("unpoisoned");
+    assert!(order.iter().all(|(_, status)| *status == 200), "{order:?}");
+    let at = order.iter().position(|(key, _)| key == "sk-b").expect("gold was served");
+    assert!(at <= 4, "gold came after {at} that borrow: {order:?}");
+}
+
+#[tokio::test]
 async fn an_exhausted_limit_goes_on_with_another_model() {
     let mock = Mock::start().await;
     let yaml = "
@@ -149,6 +200,8 @@ async fn a_queue_waits_for_room_in_order_and_not_for_ever() {
     let replies = together((0..12).map(|_| chat(&gateway, "sk-a", "chat/x:head=100ms", json!({})))).await;
     let count = |status: u16| replies.iter().filter(|reply| reply.status() == status).count();
     assert_eq!((count(200), count(429)), (6, 6), "one under way and five in the queue");
+    let refused = replies.iter().find(|reply| reply.status() == 429).expect("six are refused");
+    assert!(refused.text().contains("queue is full"), "{}", refused.text());
     gateway.settled().await;
     let state = gateway.admin("GET", "/admin/limits").await.json();
     assert_eq!(state["rules"][0]["fullest"][0]["windows"][0]["used"], 0, "{state}");

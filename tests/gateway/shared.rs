@@ -44,6 +44,49 @@ async fn seed_14_two_processes_together_admit_exactly_the_limit() {
 }
 
 #[tokio::test]
+async fn asks_without_a_bound_take_what_is_left_together_too() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "closed", "{ name: t, tokens: 1000 / 1h }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    let slow = json!({"model": "chat/x:head=2000ms", "messages": [{"role": "user", "content": "Hello"}]}).to_string();
+    let asks = (0..16).map(|at| {
+        let gateway = if at % 2 == 0 { &one } else { &two };
+        gateway.post("/v1/chat/completions", slow.clone())
+    });
+    assert_eq!(admitted(&together(asks).await), 1);
+}
+
+#[tokio::test]
+async fn an_emptied_server_is_told_with_the_first_ask_what_was_counted() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let gateway = Gateway::start(&mock, &yaml(&redis, "closed", "{ name: r, requests: 20 / 1h }")).await;
+    redis.linked(1, 1).await;
+    for _ in 0..3 {
+        assert_eq!(admitted(&together((0..4).map(|_| ask(&gateway))).await), 4);
+        gateway.settled().await;
+        redis.cli(&["FLUSHALL"]);
+    }
+    assert_eq!(admitted(&together((0..20).map(|_| ask(&gateway))).await), 8);
+}
+
+#[tokio::test]
+async fn the_first_answer_says_how_many_share() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "local", "{ name: r, requests: 20 / 1h }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    for gateway in [&two, &one] {
+        assert_eq!(ask(gateway).await.status(), 200);
+    }
+    assert!(
+        std::process::Command::new("kill").args(["-STOP", &redis.pid().to_string()]).status().expect("kill").success()
+    );
+    let replies = together((0..40).map(|at| ask(if at % 2 == 0 { &one } else { &two }))).await;
+    assert_eq!(admitted(&replies), 18, "each has half of it, and has used one");
+}
+
+#[tokio::test]
 async fn while_redis_is_dead_limits_do_as_configured_and_are_right_afterwards() {
     let (mock, mut redis) = (Mock::start().await, Redis::start().await);
     let limit = "{ name: r, requests: 10 / 1h }";

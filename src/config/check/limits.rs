@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::Config;
 use super::super::error::{Issue, nearest};
-use super::super::limit::{Algorithm, Limit, Match, OnExhausted};
+use super::super::limit::{Algorithm, Away, Limit, Match, OnExhausted};
 use super::super::path::KeyPath;
 use super::super::value::Texts;
 use super::{Known, is_header_name, is_network, unknown_model};
@@ -88,6 +88,7 @@ fn common(
             issues.push(Issue::warning(of.key("key"), format!("there is no key `{key}`; {hint}")));
         }
     }
+    strangers(config, known, matches, &of, issues);
     let at = path.key("on_exhausted");
     match exhausted {
         OnExhausted::Reject => {}
@@ -101,6 +102,46 @@ fn common(
             }
         }
     }
+}
+
+/// Warns of conditions that nobody can meet, as far as the configuration alone says who there is.
+fn strangers(config: &Config, known: &Known<'_>, matches: &Match, of: &KeyPath, issues: &mut Vec<Issue>) {
+    // Policies may name callers that no key does.
+    if !config.keys.is_empty() && config.hooks.is_empty() {
+        let projects = config.keys.iter().filter_map(|key| key.project.as_deref());
+        for (index, project) in matches.project.0.iter().enumerate().filter(|(_, project)| !project.contains('*')) {
+            if !projects.clone().any(|known| known == project) {
+                let hint = meant(project, projects.clone(), "give it to one");
+                let message = format!("no key has the project `{project}`, so this limits nobody; {hint}");
+                issues.push(Issue::warning(of.key("project").index(index), message));
+            }
+        }
+        let labels = config.keys.iter().flat_map(|key| key.metadata.keys().map(String::as_str));
+        for label in matches.metadata.keys().filter(|label| !labels.clone().any(|known| known == *label)) {
+            let hint = meant(label, labels.clone(), "give it to one");
+            let message = format!("no key has the label `{label}`, so this limits nobody; {hint}");
+            issues.push(Issue::warning(of.key("metadata"), message));
+        }
+    }
+    for (index, model) in matches.model.0.iter().enumerate() {
+        if let Some(message) = unknown_model(config, known, model) {
+            issues.push(Issue::warning(of.key("model").index(index), message));
+        }
+    }
+    let providers = || config.providers.names().chain(known.providers.iter().copied());
+    let targets = matches.target.0.iter().map(|target| target.split_once('/').map_or(&**target, |(name, _)| name));
+    let named = matches.provider.0.iter().map(String::as_str).enumerate().map(|named| ("provider", named));
+    for (key, (index, provider)) in named.chain(targets.enumerate().map(|named| ("target", named))) {
+        if !provider.contains('*') && !providers().any(|known| known == provider) {
+            let hint = meant(provider, providers(), "add it under `providers`");
+            let message = format!("there is no provider `{provider}`, so this limits nobody; {hint}");
+            issues.push(Issue::warning(of.key(key).index(index), message));
+        }
+    }
+}
+
+fn meant<'a>(word: &str, known: impl Iterator<Item = &'a str>, otherwise: &str) -> String {
+    nearest(word, known).map_or_else(|| otherwise.to_owned(), |near| format!("did you mean `{near}`?"))
 }
 
 fn check_part(part: &str) -> Result<(), String> {
@@ -174,6 +215,15 @@ fn lease(config: &Config, limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>
 /// Checks of what several processes share.
 pub(super) fn shared(config: &Config, issues: &mut Vec<Issue>) {
     let path = KeyPath::of(&["redis"]);
+    let url = config.redis.url.as_ref().filter(|url| !url.is_empty());
+    // The library's text may hold the address, and with it a password.
+    if url.is_some_and(|url| ::redis::Client::open(url.expose()).is_err()) {
+        let message = "is no address; write redis://host:6379/0, or rediss:// for TLS";
+        issues.push(Issue::error(path.key("url"), message));
+    }
+    if config.redis.url.is_none() && config.redis.away != Away::default() {
+        issues.push(Issue::warning(path.key("away"), "has no effect without `redis.url`; set that, or take this out"));
+    }
     if config.redis.timeout.is_zero() {
         issues.push(Issue::error(path.key("timeout"), "is zero; write a time"));
     }

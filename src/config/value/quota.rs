@@ -48,7 +48,10 @@ impl Quota {
             (false, Some(_)) => return Err(wrong("is money where a count is wanted")),
             (false, None) => count(amount),
         };
-        let amount = amount.ok_or_else(|| wrong("has no amount before the `/`"))?;
+        let amount = amount.ok_or_else(|| match text.trim_start().find('K') {
+            Some(_) if !money => wrong("has a `K` where thousands are a small `k`"),
+            _ => wrong("has no amount before the `/`"),
+        })?;
         if amount == 0 {
             return Err(wrong("allows nothing"));
         }
@@ -56,9 +59,12 @@ impl Quota {
             Some(word) => Span::Calendar(word),
             None if span == "total" => Span::Total,
             None => {
-                let every: Duration = span.parse().map_err(|_| {
+                let every: Duration = span.parse().map_err(|error: String| {
                     let words = CALENDAR.join(", ");
-                    format!("has no time after the `/`; write a duration such as 1m, or {words} or total")
+                    match error.strip_prefix("is too long") {
+                        Some(longest) => format!("has too long a time after the `/`{longest}, or write year or total"),
+                        None => format!("has no time after the `/`; write a duration such as 1m, or {words} or total"),
+                    }
                 })?;
                 if every.get().as_millis() == 0 {
                     return Err(wrong("is for no time"));

@@ -77,7 +77,8 @@ impl Counts {
     }
 }
 
-/// Those who wait for room, one behind the other.
+/// Those of one share who wait for room, one behind the other. Who has a share does not stand behind those who only borrow
+/// it: what is freed goes to whom it is kept for.
 #[derive(Debug, Default)]
 pub struct Gate {
     /// Held by the first of the queue; fair.
@@ -85,6 +86,12 @@ pub struct Gate {
     pub waiting: AtomicUsize,
     /// Rung when something under way ends.
     pub freed: Notify,
+}
+
+impl Gate {
+    fn is_queued(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
 }
 
 /// The counts of one partition.
@@ -104,8 +111,11 @@ pub struct Cell {
     pub leasing: AtomicBool,
     /// Listed among those of which something is leased.
     pub leased: AtomicBool,
-    gate: OnceLock<Box<Gate>>,
+    gates: OnceLock<Mutex<Gates>>,
 }
+
+/// The queues of a cell, by share; a rule without shares has one, under the empty name.
+type Gates = SmallVec<[(Arc<str>, Arc<Gate>); 1]>;
 
 impl Cell {
     fn new(rule: Arc<str>, partition: &str) -> Self {
@@ -119,7 +129,7 @@ impl Cell {
             asked_at: AtomicU64::new(0),
             leasing: AtomicBool::new(false),
             leased: AtomicBool::new(false),
-            gate: OnceLock::new(),
+            gates: OnceLock::new(),
         }
     }
 
@@ -127,25 +137,41 @@ impl Cell {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn gate(&self) -> &Gate {
-        self.gate.get_or_init(Box::default)
-    }
-
-    /// Lets the first of the queue look again.
-    pub fn ring(&self) {
-        if let Some(gate) = self.gate.get() {
-            gate.freed.notify_one();
+    /// The queue of a share, made when it is new.
+    pub fn gate(&self, share: &Arc<str>) -> Arc<Gate> {
+        let mut gates = self.gates.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, gate)) = gates.iter().find(|(known, _)| known == share) {
+            return gate.clone();
         }
+        let gate = Arc::<Gate>::default();
+        gates.push((share.clone(), gate.clone()));
+        gate
     }
 
-    /// Whether anybody waits for room here.
-    pub fn is_queued(&self) -> bool {
-        self.gate.get().is_some_and(|gate| gate.waiting.load(Ordering::Relaxed) > 0)
+    /// Lets the first of each queue look again.
+    pub fn ring(&self) {
+        self.each_gate(|_, gate| gate.freed.notify_one());
+    }
+
+    /// Whether anybody waits for room in the queue of a share.
+    pub fn is_queued(&self, share: &str) -> bool {
+        let mut queued = false;
+        self.each_gate(|known, gate| queued |= known == share && gate.is_queued());
+        queued
+    }
+
+    fn each_gate(&self, mut look: impl FnMut(&str, &Gate)) {
+        let Some(gates) = self.gates.get() else { return };
+        for (share, gate) in gates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            look(share, gate);
+        }
     }
 
     /// Whether forgetting it changes nothing.
     fn is_idle(&self, now: u64) -> bool {
-        if self.dirty.load(Ordering::Relaxed) || self.is_queued() {
+        let mut queued = false;
+        self.each_gate(|_, gate| queued |= gate.is_queued());
+        if self.dirty.load(Ordering::Relaxed) || queued {
             return false;
         }
         self.lock().slots.iter_mut().all(|slot| {

@@ -11,11 +11,12 @@ use std::sync::{Arc, PoisonError};
 use smallvec::SmallVec;
 
 use super::cell::{Cell, Counts, Slot};
+use super::fit;
 use super::hold::{self, Taken};
 use super::meter::{Meter, Shape};
 use super::rule::{Rule, Window};
 use super::shared::{Correction, Shared};
-use super::{Amounts, Charge, Hold, Limits, take};
+use super::{Charge, Estimate, Hold, Limits};
 
 /// A count is busy when it is asked for again within this time; only then is a part of it leased.
 pub const BUSY_MS: u64 = 100;
@@ -75,22 +76,19 @@ impl Limits {
     pub(super) fn reserve_leased(
         self: &Arc<Self>,
         charges: &[Charge<'_>],
-        amounts: &Amounts,
+        estimate: &Estimate,
         now: u64,
     ) -> Option<Hold> {
         if !charges.iter().all(|charge| charge.rule.leases()) {
             return None;
         }
-        // One order for all callers, so that two never wait for each other.
-        let mut order: SmallVec<[usize; 6]> = (0..charges.len()).collect();
-        order.sort_unstable_by_key(|at| Arc::as_ptr(&charges[*at].cell));
-        let mut locked: SmallVec<[_; 6]> = order.iter().map(|at| (*at, charges[*at].cell.lock())).collect();
+        let mut locked = fit::lock(charges);
         let suffices = locked.iter_mut().all(|(at, counts)| {
             let mut windows = charges[*at].rule.windows.iter();
             windows.all(|window| {
                 whole(counts, window).is_some_and(|slot| {
                     slot.roll(now);
-                    leasable(window.shape) && slot.leased() >= amounts.of(window.unit)
+                    leasable(window.shape) && slot.leased() >= estimate.most.of(window.unit)
                 })
             })
         });
@@ -101,11 +99,13 @@ impl Limits {
         let mut standing = Vec::with_capacity(charges.len() * 2);
         for (at, counts) in &mut locked {
             let charge = &charges[*at];
-            take(counts, charge, amounts, &mut taken);
+            let amounts: SmallVec<[u64; 4]> =
+                charge.rule.windows.iter().map(|window| estimate.most.of(window.unit)).collect();
+            fit::take(counts, charge, &amounts, &mut taken);
             for window in &charge.rule.windows {
                 let Some(slot) = whole(counts, window) else { continue };
                 let Some(lease) = &mut slot.lease else { continue };
-                lease.left -= amounts.of(window.unit);
+                lease.left -= estimate.most.of(window.unit);
                 lease.touched = now;
                 let used = lease.used.saturating_sub(lease.left);
                 let meter = Meter { start: lease.start, cur: u128::from(used), ..Meter::default() };

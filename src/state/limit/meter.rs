@@ -175,8 +175,14 @@ impl Meter {
 
     /// Whether `amount` more stays within `limit`. The meter is rolled.
     pub fn fits(&self, shape: Shape, limit: u64, amount: u64, now: u64) -> bool {
+        self.room(shape, limit, now).is_some_and(|room| amount <= room)
+    }
+
+    /// The most that stays within `limit`; None when more than that is used. The meter is rolled.
+    pub fn room(&self, shape: Shape, limit: u64, now: u64) -> Option<u64> {
         let scale = scale(shape);
-        self.load(shape, now) + u128::from(amount) * scale <= u128::from(limit) * scale
+        let left = (u128::from(limit) * scale).checked_sub(self.load(shape, now))?;
+        Some(u64::try_from(left / scale).unwrap_or(u64::MAX))
     }
 
     /// When `amount` will fit that does not now. The meter is rolled.

@@ -1,24 +1,34 @@
 -- Counts that several processes share: one hash a window, with a field for what each process has of it.
 -- Every number that a process has is its own to correct, so a count can always be put right by whoever made it.
 --
+-- KEYS: the processes that are known, then the hash of each window.
 -- ARGV: mode, node, deadline in server time (0: none), then for each key: kind, length, start, limit, hard, ttl, mark,
--- reserved, amount, quantum. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in flight.
--- Modes: `take` takes the amounts from all or from none, and the quantum of each beyond them where that has room; `settle` puts `amount` in the place of `reserved` taken at
--- `mark`; `put` states what the process has.
+-- reserved, amount, quantum, least. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in
+-- flight. Modes: `take` takes the amounts from all or from none, of a hard limit what is left down to `least`, and the quantum
+-- of each beyond them where that has room; `settle` puts `amount` in the place of `reserved` taken at `mark`; `put` states what
+-- the process has; `meet` does so, too, and makes the process known, if it is not. Of a process that is not known nothing is
+-- taken or settled: it must say first what it has, as the server may have been emptied.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local mode, node, deadline = ARGV[1], 'n:' .. ARGV[2], tonumber(ARGV[3])
 if deadline > 0 and now > deadline then return { 'late' } end
+local known = redis.call('ZSCORE', KEYS[1], ARGV[2])
+if mode == 'meet' then
+  if known then return { 'ok' } end
+  redis.call('ZADD', KEYS[1], now, ARGV[2])
+elseif mode ~= 'put' and not known then
+  return { 'unknown' }
+end
 
 local IDLE = 30000 -- a process that has said nothing of what is under way for so long is gone
 
 local function read(i)
-  local a = 3 + (i - 1) * 10
+  local a = 3 + (i - 1) * 11
   local w = {
-    key = KEYS[i], kind = ARGV[a + 1], length = tonumber(ARGV[a + 2]), start = tonumber(ARGV[a + 3]),
+    key = KEYS[i + 1], kind = ARGV[a + 1], length = tonumber(ARGV[a + 2]), start = tonumber(ARGV[a + 3]),
     limit = tonumber(ARGV[a + 4]), hard = ARGV[a + 5] == '1', ttl = tonumber(ARGV[a + 6]),
     mark = tonumber(ARGV[a + 7]), reserved = tonumber(ARGV[a + 8]), amount = tonumber(ARGV[a + 9]),
-    quantum = tonumber(ARGV[a + 10]), granted = 0, cur = 0, prev = 0, own = 0,
+    quantum = tonumber(ARGV[a + 10]), least = tonumber(ARGV[a + 11]), granted = 0, cur = 0, prev = 0, own = 0,
   }
   if w.kind == 'b' then
     local h = redis.call('HMGET', w.key, 'd', 'at')
@@ -81,11 +91,16 @@ local function write(w, own)
 end
 
 local windows, out, room = {}, {}, true
-for i = 1, #KEYS do
+for i = 1, #KEYS - 1 do
   local w = read(i)
   windows[i] = w
   if mode == 'take' then
-    if w.hard and w.used + w.amount > w.limit then room = false end
+    w.taken = w.amount
+    if w.hard then
+      local left = math.floor(w.limit - w.used)
+      if left < w.least then room = false end
+      w.taken = math.max(0, math.min(w.amount, left))
+    end
   elseif mode == 'settle' then
     local over = math.max(0, w.amount - w.reserved)
     local back = math.max(0, w.reserved - w.amount)
@@ -108,13 +123,13 @@ end
 if mode ~= 'take' then return { 'ok' } end
 for _, w in ipairs(windows) do
   if room then
-    if w.used + w.amount + w.quantum <= w.limit then w.granted = w.quantum end
-    write(w, (w.kind == 'b' and w.cur or w.own) + w.amount + w.granted)
+    if w.used + w.taken + w.quantum <= w.limit then w.granted = w.quantum end
+    write(w, (w.kind == 'b' and w.cur or w.own) + w.taken + w.granted)
   end
-  for _, number in ipairs({ w.used, w.start, w.cur, w.prev, w.granted }) do
+  for _, number in ipairs({ w.used, w.start, w.cur, w.prev, w.granted, w.taken }) do
     out[#out + 1] = string.format('%.0f', math.ceil(number))
   end
 end
-table.insert(out, 1, string.format('%.0f', now))
+table.insert(out, 1, tostring(redis.call('ZCARD', KEYS[1])))
 table.insert(out, 1, room and 'ok' or 'no')
 return out

@@ -11,14 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::redis::{Script, Value};
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use ::redis::{Script, ScriptInvocation, Value};
+use smallvec::SmallVec;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::cell::Cell;
+use super::cell::{Cell, Counts};
+use super::fit::{self, Check, Want};
 use super::meter::{Meter, Shape, Unit};
 use super::rule::Window;
-use super::{Amounts, Charge, Check, Hold, Limits, Refusal};
+use super::{Charge, Estimate, Hold, Limits, Refusal};
 use crate::state::redis::{Away, Link};
 use keeper::Keeper;
 
@@ -68,6 +70,8 @@ pub struct Shared {
     pending: AtomicU64,
     /// Something was lost: every count must be stated anew.
     behind: AtomicBool,
+    /// Rung with it, so that the background side need not wait for its next beat.
+    lost: Notify,
     /// Cells of which something is leased.
     pub(super) leased: Mutex<Vec<Arc<Cell>>>,
     /// Nothing is leased any more.
@@ -87,6 +91,7 @@ impl Shared {
             corrections,
             pending: AtomicU64::new(0),
             behind: AtomicBool::new(false),
+            lost: Notify::new(),
             leased: Mutex::default(),
             closing: AtomicBool::new(false),
         });
@@ -115,7 +120,7 @@ impl Shared {
         self.link.server_time(now)
     }
 
-    /// Takes the amounts from every window of every charge, or from none, on the server; while that is away as the policy
+    /// Takes the estimate from every window of every charge, or from none, on the server; while that is away as the policy
     /// says. `now` is the server's time.
     ///
     /// # Errors
@@ -124,47 +129,52 @@ impl Shared {
         &self,
         limits: &Arc<Limits>,
         charges: &[Charge<'_>],
-        amounts: &Amounts,
+        estimate: &Estimate,
         now: u64,
     ) -> Result<Hold, Box<Refusal>> {
         if charges.is_empty() {
-            return limits.reserve(charges, amounts, now);
+            return limits.reserve(charges, estimate, now);
         }
         if !self.closing.load(Ordering::Relaxed)
-            && let Some(hold) = limits.reserve_leased(charges, amounts, now)
+            && let Some(hold) = limits.reserve_leased(charges, estimate, now)
         {
             return Ok(hold);
         }
+        let windows = charges.iter().flat_map(|charge| &charge.rule.windows);
+        let mut wants: SmallVec<[Want; 8]> = windows.map(|window| estimate.of(window.unit)).collect();
         // Shares are kept among the callers of this process.
         if charges.iter().any(|charge| charge.share.is_some()) {
-            drop(limits.reserve_as(charges, amounts, now, Check::Full)?);
+            let fitting = fit::fit(&mut fit::lock(charges), charges, estimate, now, Check::Full)?;
+            wants.iter_mut().zip(fitting.0).for_each(|(want, most)| want.most = most);
         }
         let asking = Asking::new(charges, !self.closing.load(Ordering::Relaxed), now);
-        match self.ask(charges, &asking, amounts, now).await {
+        match self.ask(charges, &asking, &wants, now).await {
             Ok(answer) if answer.room => {
-                let mut hold = limits.reserve_as(charges, amounts, now, Check::Never)?;
+                let given: SmallVec<[u64; 8]> = answer.windows.iter().map(|window| window.taken).collect();
+                let mut hold = limits.reserve_as(charges, estimate, now, Check::Given(&given))?;
                 hold.remote(charges, &answer.windows, now);
                 Ok(hold)
             }
             Ok(answer) => {
                 drop(asking);
-                match refusal(charges, amounts, &answer.windows, now) {
-                    Some(refusal) => Err(refusal),
+                let Some(refusal) = refusal(charges, estimate, &answer.windows, now) else {
                     // The script's sums are rounded, ours are not; between the two the script has the last word.
-                    None => Err(limits.refuse(charges, amounts)),
-                }
+                    return Err(limits.refuse(charges, estimate));
+                };
+                limits.watch_refusal(&refusal, now);
+                Err(refusal)
             }
             Err(away) => {
                 if away != Away::Down {
                     // It may have been carried out: our own counts say what is true.
-                    self.behind.store(true, Ordering::Relaxed);
+                    self.fall_behind();
                 }
                 let check = match self.policy {
                     Policy::Open => Check::Never,
                     Policy::Local => Check::Part(self.nodes.load(Ordering::Relaxed).max(1)),
-                    Policy::Closed => return Err(limits.refuse(charges, amounts)),
+                    Policy::Closed => return Err(limits.refuse(charges, estimate)),
                 };
-                limits.reserve_as(charges, amounts, now, check).map(|mut hold| {
+                limits.reserve_as(charges, estimate, now, check).map(|mut hold| {
                     hold.away = true;
                     hold
                 })
@@ -172,28 +182,88 @@ impl Shared {
         }
     }
 
-    async fn ask(&self, charges: &[Charge<'_>], asking: &Asking, amounts: &Amounts, now: u64) -> Result<Answer, Away> {
+    /// Asks the server. One that does not know this process is new or was emptied: then it is told what the process has of
+    /// these counts, at once, and asked again, all within the budget.
+    async fn ask(&self, charges: &[Charge<'_>], asking: &Asking, wants: &[Want], now: u64) -> Result<Answer, Away> {
         if !self.link.is_up() {
             return Err(Away::Down);
         }
-        let mut call = self.script.prepare_invoke();
+        if wants.is_empty() {
+            return Ok(Answer { room: true, nodes: None, windows: Vec::new() });
+        }
+        let deadline = Instant::now() + self.link.budget();
+        let mut answer = self.ask_once(charges, asking, wants, now).await?;
+        if matches!(answer, Said::Unknown) {
+            // Every other count follows by itself.
+            self.fall_behind();
+            let again = async {
+                self.introduce(charges.iter().map(|charge| &charge.cell), now).await?;
+                self.ask_once(charges, asking, wants, now).await
+            };
+            answer = timeout_at(deadline, again).await.map_err(|_| Away::Slow)??;
+        }
+        let Said::Answer(answer) = answer else { return Err(Away::Failed("it forgets at once".to_owned())) };
+        if let Some(nodes) = answer.nodes {
+            self.nodes.store(nodes.max(1), Ordering::Relaxed);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_once(&self, charges: &[Charge<'_>], asking: &Asking, wants: &[Want], now: u64) -> Result<Said, Away> {
         // Carried out later than anybody waits for, it must not count.
-        call.arg("take").arg(&self.node).arg(now + self.link.budget().as_millis() as u64);
-        let mut count = 0;
+        let mut call = self.call("take", now);
+        let mut wanted = wants.iter();
         for (charge, (_, leases)) in charges.iter().zip(&asking.0) {
-            for window in &charge.rule.windows {
+            for (window, want) in charge.rule.windows.iter().zip(&mut wanted) {
                 let quantum = if *leases { charge.wanted(window) } else { 0 };
-                let amount = amounts.of(window.unit);
                 call.key(self.key(&charge.cell, window.unit, window.shape));
-                arguments(&mut call, window, charge.rule.hard, now, [0, 0, amount, quantum]);
-                count += 1;
+                arguments(&mut call, window, charge.rule.hard, now, [0, 0, want.most, quantum, want.least]);
             }
         }
-        if count == 0 {
-            return Ok(Answer { room: true, windows: Vec::new() });
-        }
-        Answer::read(self.link.script(&call).await?, count)
+        Said::read(self.link.script(&call).await?, wants.len())
             .ok_or_else(|| Away::Failed("the script answered something else".to_owned()))
+    }
+
+    /// Tells a server that does not know this process what it has of some counts; one that does is told nothing.
+    async fn introduce(&self, cells: impl Iterator<Item = &Arc<Cell>>, now: u64) -> Result<(), Away> {
+        let mut call = self.call("meet", now);
+        for cell in cells {
+            self.state(&mut call, cell, &mut cell.lock(), now);
+        }
+        self.link.script(&call).await.map(|_| ())
+    }
+
+    /// Begins a call of the script.
+    fn call(&self, mode: &str, now: u64) -> ScriptInvocation<'_> {
+        let mut call = self.script.prepare_invoke();
+        call.key(self.nodes_key());
+        call.arg(mode).arg(&*self.node).arg(now + self.link.budget().as_millis() as u64);
+        call
+    }
+
+    /// Adds what this process has of a cell, with what it has leased, to a call. Gives the number of windows.
+    fn state(&self, call: &mut ScriptInvocation<'_>, cell: &Cell, counts: &mut Counts, now: u64) -> usize {
+        let mut windows = 0;
+        for slot in counts.slots.iter_mut().filter(|slot| slot.share.is_empty()) {
+            slot.roll(now);
+            let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
+            let amount = u64::try_from(slot.meter.cur).unwrap_or(u64::MAX).saturating_add(slot.leased());
+            call.key(self.key(cell, window.unit, window.shape));
+            arguments(call, &window, true, now, [slot.meter.start, 0, amount, 0, 0]);
+            windows += 1;
+        }
+        windows
+    }
+
+    /// Every count must be stated anew, at once.
+    fn fall_behind(&self) {
+        self.behind.store(true, Ordering::Relaxed);
+        self.lost.notify_one();
+    }
+
+    /// The processes that the server knows, by when they last spoke.
+    fn nodes_key(&self) -> String {
+        format!("{{{}}}:nodes", self.link.prefix)
     }
 
     /// The name of a window's hash. The prefix is the hash tag: a script's keys must lie on one node of a cluster.
@@ -211,18 +281,18 @@ impl Shared {
         self.pending.fetch_add(1, Ordering::AcqRel);
         if self.corrections.try_send(correction).is_err() {
             self.pending.fetch_sub(1, Ordering::AcqRel);
-            self.behind.store(true, Ordering::Relaxed);
+            self.fall_behind();
         }
     }
 }
 
-/// Ten arguments for one window, as the script reads them.
+/// Eleven arguments for one window, as the script reads them.
 fn arguments(
-    call: &mut ::redis::ScriptInvocation<'_>,
+    call: &mut ScriptInvocation<'_>,
     window: &Window,
     hard: bool,
     now: u64,
-    [mark, reserved, amount, quantum]: [u64; 4],
+    [mark, reserved, amount, quantum, least]: [u64; 5],
 ) {
     const DAY_MS: u64 = 86_400_000;
     let (kind, length, start, ttl) = match window.shape {
@@ -237,7 +307,7 @@ fn arguments(
         Shape::InFlight => ("i", 1, 0, 60_000),
     };
     call.arg(kind).arg(length).arg(start).arg(window.limit).arg(u8::from(hard)).arg(ttl);
-    call.arg(mark).arg(reserved).arg(amount).arg(quantum);
+    call.arg(mark).arg(reserved).arg(amount).arg(quantum).arg(least);
 }
 
 /// How a window stands on the server.
@@ -246,26 +316,40 @@ pub(super) struct There {
     pub used: u64,
     /// Taken in advance, beyond the amount.
     pub granted: u64,
+    /// What was taken of what was wanted.
+    pub taken: u64,
     pub meter: Meter,
 }
 
 struct Answer {
     room: bool,
+    /// Processes that share.
+    nodes: Option<u64>,
     windows: Vec<There>,
 }
 
-impl Answer {
+/// What the script says.
+enum Said {
+    Answer(Answer),
+    /// It does not know this process, and has counted nothing.
+    Unknown,
+}
+
+impl Said {
     fn read(value: Value, count: usize) -> Option<Self> {
         let texts: Vec<String> = ::redis::from_redis_value(value).ok()?;
         let room = match texts.first()?.as_str() {
             "ok" => true,
             "no" => false,
+            "unknown" => return Some(Said::Unknown),
             _ => return None,
         };
+        let nodes = texts.get(1)?.parse().ok();
         let numbers: Vec<u64> = texts.get(2..)?.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
-        let windows = numbers.chunks_exact(5).map(|window| There {
+        let windows = numbers.chunks_exact(6).map(|window| There {
             used: window[0],
             granted: window[4],
+            taken: window[5],
             meter: Meter {
                 start: window[1],
                 cur: u128::from(window[2]),
@@ -274,17 +358,17 @@ impl Answer {
             },
         });
         let windows: Vec<There> = windows.collect();
-        (windows.len() == count).then_some(Answer { room, windows })
+        (windows.len() == count).then_some(Said::Answer(Answer { room, nodes, windows }))
     }
 }
 
 /// The windows without room, as the engine's own refusals tell of them.
-fn refusal(charges: &[Charge<'_>], amounts: &Amounts, there: &[There], now: u64) -> Option<Box<Refusal>> {
+fn refusal(charges: &[Charge<'_>], estimate: &Estimate, there: &[There], now: u64) -> Option<Box<Refusal>> {
     let windows = charges.iter().flat_map(|charge| charge.rule.windows.iter().map(move |window| (charge, window)));
     let mut worst: Option<Box<Refusal>> = None;
     let mut standing = Vec::new();
     for ((charge, window), there) in windows.zip(there) {
-        let amount = amounts.of(window.unit);
+        let amount = estimate.least.of(window.unit);
         let mut meter = there.meter;
         if let Shape::Bucket(length) = window.shape {
             meter.cur *= u128::from(length);
@@ -294,18 +378,8 @@ fn refusal(charges: &[Charge<'_>], amounts: &Amounts, there: &[There], now: u64)
             continue;
         }
         let wait = meter.wait(window.shape, window.limit, amount, now);
-        if worst.as_ref().is_none_or(|known| super::later(known.wait, wait)) {
-            worst = Some(Box::new(Refusal {
-                rule: Arc::clone(charge.rule),
-                cell: charge.cell.clone(),
-                unit: window.unit,
-                limit: window.limit,
-                used: there.used,
-                amount,
-                wait,
-                away: false,
-                standing: Vec::new(),
-            }));
+        if worst.as_ref().is_none_or(|known| fit::later(known.wait, wait)) {
+            worst = Some(Box::new(Refusal::new(charge, window, estimate, there.used, wait)));
         }
     }
     worst.map(|mut worst| {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use smallvec::smallvec;
 
 use super::calendar::{Calendar, Period};
-use super::rule::{Budget, Exhausted, Part, Share};
+use super::rule::{Budget, Exhausted, Part, Share, Window};
 use super::*;
 
 const NOW: u64 = 1_700_000_000_000;
@@ -60,7 +60,7 @@ fn reserve(
 ) -> Result<Hold, Box<Refusal>> {
     let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
     let charges = limits.charges(rules, &facts(key, &headers, &metadata), now);
-    limits.reserve(&charges, amounts, now)
+    limits.reserve(&charges, &Estimate::exact(*amounts), now)
 }
 
 pub(super) const ONE: Amounts = Amounts { requests: 1, input: 10, output: 20, money: Some(1000) };
@@ -170,6 +170,83 @@ fn shares_are_kept_for_those_who_ask_and_borrowed_while_they_do_not() {
 }
 
 #[test]
+fn what_is_only_assumed_takes_what_is_left_and_lets_nobody_else_in() {
+    let limits = Arc::new(Limits::new());
+    let windows = [
+        (Unit::OutputTokens, Shape::Fixed(86_400_000), 1000),
+        (Unit::Tokens, Shape::Sliding(86_400_000), 1_000_000),
+        (Unit::Money, Shape::Bucket(86_400_000), 3000),
+    ];
+    let rules = [Arc::new(rule("r", &windows))];
+    let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
+    let most = Amounts { requests: 1, input: 10, output: 1024, money: Some(4000) };
+    let estimate = Estimate { most, least: Amounts { output: 1, money: Some(40), ..most } };
+    let ask = || {
+        let charges = limits.charges(&rules, &facts("k", &headers, &metadata), NOW);
+        limits.reserve(&charges, &estimate, NOW)
+    };
+    let first = ask().expect("has room for a part of what is assumed");
+    let left: Vec<u64> = first.standing.iter().map(|standing| standing.remaining).collect();
+    assert_eq!(left, [0, 1_000_000 - 1034, 0]);
+    let refused = ask().map(drop).expect_err("nothing is left until the first has ended");
+    assert_eq!((refused.unit, refused.amount, refused.assumed), (Unit::OutputTokens, 1, true));
+    first.settle(&Amounts { output: 900, money: Some(2900), ..most }, NOW);
+    let second = ask().expect("has room for the least");
+    assert!(ask().is_err());
+    // It used more than was left: over by its own error, and by nobody else's.
+    second.settle(&Amounts { output: 900, money: Some(2900), ..most }, NOW);
+    assert!(ask().is_err());
+    let charges = limits.charges(&rules, &facts("k", &headers, &metadata), NOW);
+    assert!(limits.reserve(&charges, &Estimate::exact(most), NOW).is_err(), "what is stated was cut down");
+}
+
+#[test]
+fn what_is_only_assumed_takes_no_more_than_a_share_has() {
+    let limits = Arc::new(Limits::new());
+    let mut shared = rule("shared", &[(Unit::OutputTokens, Shape::Fixed(60_000), 1000)]);
+    shared.shares = vec![Share { name: "gold".into(), permille: 600 }, Share { name: "rest".into(), permille: 400 }];
+    let rules = [Arc::new(shared)];
+    let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
+    let estimate = Estimate { most: Amounts { output: 700, ..ONE }, least: Amounts { output: 1, ..ONE } };
+    let ask = |key: &str| {
+        let charges = limits.charges(&rules, &facts(key, &headers, &metadata), NOW);
+        limits.reserve(&charges, &estimate, NOW)
+    };
+    let gold = ask("gold").expect("has room");
+    let rest = ask("someone").expect("has room");
+    assert_eq!((gold.standing[0].remaining, rest.standing[0].remaining), (300, 0));
+    drop(gold);
+    // Gold asks, so that its part is kept.
+    assert!(ask("someone").is_ok_and(|hold| hold.standing[0].remaining == 600));
+    assert!(ask("gold").is_ok_and(|hold| hold.standing[0].remaining == 100));
+}
+
+#[test]
+fn a_hard_budget_that_refuses_for_want_of_money_says_so_once() {
+    let limits = Arc::new(Limits::new());
+    let told: Arc<Mutex<Vec<(u64, u64, bool)>>> = Arc::default();
+    let tell = told.clone();
+    limits.tell(Box::new(move |alert| {
+        tell.lock().expect("unpoisoned").push((alert.percent, alert.used, alert.refuses));
+    }));
+    let mut hard = rule("b", &[(Unit::Money, Shape::Fixed(60_000), 10_000)]);
+    hard.budget = Some(Budget { thresholds: vec![50, 100], webhook: None });
+    let rules = [Arc::new(hard)];
+    let now = NOW - NOW % 60_000;
+    let ask = |money| reserve(&limits, &rules, "k", &Amounts { money: Some(money), ..ONE }, now);
+    assert!(ask(20_000).is_err(), "more than all of it");
+    let held = ask(9000).expect("has room");
+    assert!(ask(3000).is_err(), "until what is held comes back");
+    held.settle(&Amounts { money: Some(6000), ..ONE }, now);
+    assert_eq!(*told.lock().expect("unpoisoned"), [(50, 6000, false)]);
+    ask(3000).expect("has room").settle(&Amounts { money: Some(3000), ..ONE }, now);
+    for _ in 0..3 {
+        assert!(ask(3000).is_err(), "a tenth is left");
+    }
+    assert_eq!(*told.lock().expect("unpoisoned"), [(50, 6000, false), (100, 9000, true)]);
+}
+
+#[test]
 fn thresholds_are_told_once_a_window() {
     let limits = Arc::new(Limits::new());
     let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
@@ -255,5 +332,5 @@ fn the_refusal_with_the_longest_wait_is_told() {
     assert!(reserve(&limits, &rules, "k", &ONE, NOW + wait - 1).is_err());
     assert!(reserve(&limits, &rules, "k", &ONE, NOW + wait).is_ok());
     let none: SmallVec<[Charge<'_>; 6]> = smallvec![];
-    assert!(limits.reserve(&none, &ONE, NOW).is_ok());
+    assert!(limits.reserve(&none, &Estimate::exact(ONE), NOW).is_ok());
 }

@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use ::redis::Value;
 use tokio::sync::mpsc;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::super::Limits;
-use super::super::cell::{Cell, Counts};
-use super::super::meter::{Meter, Shape};
+use super::super::cell::Cell;
+use super::super::meter::Shape;
 use super::super::rule::Window;
 use super::resets::Heard;
-use super::{BATCH, Correction, Shared, arguments};
+use super::{BATCH, Correction, Said, Shared, arguments};
 use crate::state::redis::Away;
 
-/// How often the counts of what is under way are stated, and the process says that it lives. The script forgets after
-/// thirty seconds.
-const BEAT: Duration = Duration::from_secs(5);
+/// How often the counts of what is under way are stated, and the process says that it lives: a server that was emptied
+/// hears by then what this process has, also when nobody asks. The script forgets after thirty seconds.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// How long a process counts as living after its last word.
 const LIVES_MS: u64 = 15_000;
@@ -33,8 +33,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often leases are looked at for idle ones.
 const LEASES: Duration = Duration::from_millis(250);
 
-/// Looks at a busy count before it is stated although somebody is asking.
-const PATIENCE: u32 = 20;
+/// How long a moment is waited for in which nobody asks about a count, before it is stated all the same: what is just being
+/// taken may then be missing in it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The background side's own state.
 pub(super) struct Keeper {
@@ -44,15 +45,25 @@ pub(super) struct Keeper {
     epoch: u64,
     /// The server has heard of this process.
     announced: bool,
-    /// Cells to be stated, by address, with the looks at each so far.
-    stale: HashMap<usize, (Arc<Cell>, u32)>,
+    /// Every count was stated since the last beat: that the server does not know this process is then no news.
+    restated: bool,
+    /// Cells to be stated, by address, and since when.
+    stale: HashMap<usize, (Arc<Cell>, Instant)>,
     /// What was heard of other processes' resets.
     heard: Heard,
 }
 
 impl Keeper {
     pub fn new(shared: Arc<Shared>, limits: Arc<Limits>) -> Self {
-        Keeper { shared, limits, epoch: 0, announced: false, stale: HashMap::new(), heard: Heard::new() }
+        Keeper {
+            shared,
+            limits,
+            epoch: 0,
+            announced: false,
+            restated: false,
+            stale: HashMap::new(),
+            heard: Heard::new(),
+        }
     }
 
     pub async fn run(mut self, mut waiting: mpsc::Receiver<Correction>) {
@@ -64,9 +75,12 @@ impl Keeper {
                 true => BEAT,
                 false => AGAIN,
             };
-            let got = timeout(pause, waiting.recv_many(&mut batch, BATCH)).await;
-            if got == Ok(0) {
-                return;
+            tokio::select! {
+                got = timeout(pause, waiting.recv_many(&mut batch, BATCH)) => if got == Ok(0) {
+                    return;
+                },
+                () = self.shared.lost.notified() => {}
+                () = self.shared.link.opened() => {}
             }
             if !batch.is_empty() {
                 let count = batch.len() as u64;
@@ -85,6 +99,7 @@ impl Keeper {
                     }
                 });
                 cells.iter().for_each(|cell| self.mark_stale(cell));
+                self.restated = true;
             }
             self.state_stale().await;
             if timeout(Duration::ZERO, beat.tick()).await.is_ok() {
@@ -106,7 +121,7 @@ impl Keeper {
     }
 
     fn mark_stale(&mut self, cell: &Arc<Cell>) {
-        self.stale.entry(Arc::as_ptr(cell) as usize).or_insert_with(|| (cell.clone(), 0));
+        self.stale.entry(Arc::as_ptr(cell) as usize).or_insert_with(|| (cell.clone(), Instant::now()));
     }
 
     fn now(&self) -> u64 {
@@ -116,8 +131,7 @@ impl Keeper {
     /// Sends corrections in one script. What may not have arrived is stated anew.
     async fn send(&mut self, batch: Vec<Correction>) {
         let now = self.now();
-        let mut call = self.shared.script.prepare_invoke();
-        call.arg("settle").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let mut call = self.shared.call("settle", now);
         let mut count = 0;
         for correction in &batch {
             let counts = correction.cell.lock();
@@ -129,13 +143,19 @@ impl Keeper {
             let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
             drop(counts);
             call.key(self.shared.key(&correction.cell, window.unit, window.shape));
-            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0]);
+            arguments(&mut call, &window, true, now, [correction.mark, correction.reserved, correction.actual, 0, 0]);
             count += 1;
         }
-        if count > 0 && self.shared.link.script(&call).await.is_err() {
-            for correction in batch {
-                self.mark_stale(&correction.cell);
+        if count == 0 {
+            return;
+        }
+        match self.shared.link.script(&call).await {
+            // It was emptied: what this process has is stated, all of it.
+            Ok(said) if matches!(Said::read(said.clone(), 0), Some(Said::Unknown)) => {
+                self.shared.fall_behind();
             }
+            Ok(_) => {}
+            Err(_) => batch.iter().for_each(|correction| self.mark_stale(&correction.cell)),
         }
     }
 
@@ -146,26 +166,20 @@ impl Keeper {
             return;
         }
         let now = self.now();
-        let cells: Vec<(Arc<Cell>, u32)> = self.stale.values().take(BATCH).cloned().collect();
-        let mut call = self.shared.script.prepare_invoke();
-        call.arg("put").arg(&self.shared.node).arg(now + self.shared.link.budget().as_millis() as u64);
+        let ready = |(cell, since): &&(Arc<Cell>, Instant)| {
+            cell.asking.load(Ordering::Acquire) == 0 || since.elapsed() >= PATIENCE
+        };
+        let cells: Vec<Arc<Cell>> =
+            self.stale.values().filter(ready).take(BATCH).map(|(cell, _)| cell.clone()).collect();
+        let mut call = self.shared.call("put", now);
         let mut stated = Vec::new();
         let mut count = 0;
-        for (cell, looks) in cells {
+        for cell in cells {
             let key = Arc::as_ptr(&cell) as usize;
-            if cell.asking.load(Ordering::Acquire) > 0 && looks < PATIENCE {
-                self.stale.insert(key, (cell, looks + 1));
-                continue;
-            }
             let asked = cell.asked.load(Ordering::Acquire);
             let mut counts = cell.lock();
             counts.stated = counts.changes;
-            for (window, meter, leased) in own(&mut counts, now) {
-                let amount = u64::try_from(meter.cur).unwrap_or(u64::MAX).saturating_add(leased);
-                call.key(self.shared.key(&cell, window.unit, window.shape));
-                arguments(&mut call, &window, true, now, [meter.start, 0, amount, 0]);
-                count += 1;
-            }
+            count += self.shared.state(&mut call, &cell, &mut counts, now);
             drop(counts);
             stated.push((key, asked, cell));
         }
@@ -173,11 +187,9 @@ impl Keeper {
         for (key, asked, cell) in stated {
             // Whoever asked meanwhile may be missing in it: once more, then.
             let quiet = cell.asked.load(Ordering::Acquire) == asked && cell.asking.load(Ordering::Acquire) == 0;
-            let patience = self.stale.get(&key).map_or(0, |(_, looks)| *looks);
-            if arrived && (quiet || patience >= PATIENCE) {
+            let late = self.stale.get(&key).is_none_or(|(_, since)| since.elapsed() >= PATIENCE);
+            if arrived && (quiet || late) {
                 self.stale.remove(&key);
-            } else if let Some((_, looks)) = self.stale.get_mut(&key) {
-                *looks += 1;
             }
         }
     }
@@ -192,7 +204,7 @@ impl Keeper {
             }
         });
         busy.iter().for_each(|cell| self.mark_stale(cell));
-        let (now, key) = (self.now(), format!("{{{}}}:nodes", self.shared.link.prefix));
+        let (now, key) = (self.now(), self.shared.nodes_key());
         let mut beat = ::redis::cmd("ZADD");
         beat.arg(&key).arg(now).arg(&self.shared.node);
         let mut forget = ::redis::cmd("ZREMRANGEBYSCORE");
@@ -200,7 +212,8 @@ impl Keeper {
         let mut count = ::redis::cmd("ZCARD");
         count.arg(&key);
         let Ok(beaten) = self.shared.link.run(&beat).await else { return };
-        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) {
+        let news = !std::mem::take(&mut self.restated);
+        if beaten == Value::Int(1) && std::mem::replace(&mut self.announced, true) && news {
             // It has forgotten this process, and with it all that was counted: somebody has emptied it.
             self.shared.behind.store(true, Ordering::Relaxed);
         }
@@ -214,14 +227,4 @@ impl Keeper {
         // Away is tried again at the next beat.
         let _ = self.hear().await;
     }
-}
-
-/// What this process has of each window of the whole, rolled, and what it has leased of it.
-fn own(counts: &mut Counts, now: u64) -> Vec<(Window, Meter, u64)> {
-    let whole = counts.slots.iter_mut().filter(|slot| slot.share.is_empty());
-    let rolled = whole.map(|slot| {
-        slot.roll(now);
-        (Window { unit: slot.unit, shape: slot.shape, limit: slot.limit }, slot.meter, slot.leased())
-    });
-    rolled.collect()
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use super::super::Limits;
 use super::super::tests::{ONE, facts, requests};
+use super::super::{Estimate, Limits};
 use super::{Policy, Shared};
 use crate::state::redis::Link;
 use crate::state::unix_ms;
@@ -84,7 +84,7 @@ async fn nobody_waits_longer_than_the_budget_for_a_server_that_has_stopped_answe
         let waits = (0..64).map(|_| async {
             let (began, now) = (Instant::now(), limits.time(unix_ms()));
             let charges = limits.charges(&rules, &facts, now);
-            let held = shared.reserve(&limits, &charges, &ONE, now).await;
+            let held = shared.reserve(&limits, &charges, &Estimate::exact(ONE), now).await;
             assert!(held.expect("within this process's part").away);
             began.elapsed()
         });

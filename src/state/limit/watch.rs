@@ -1,0 +1,119 @@
+//! Budgets that tell: which thresholds were reached, each once a window.
+//!
+//! Looks at counts as they change and never changes them. Whom it tells, and how often that is tried, is `alert`'s.
+
+use std::sync::Arc;
+
+use super::cell::{Cell, Counts, Slot};
+use super::hold::Taken;
+use super::meter::{Shape, Unit};
+use super::rule::{Budget, Rule};
+use super::{Limits, Refusal};
+
+/// What is told when a budget refuses for want of money: all of it is spent, as far as anybody can spend it.
+const ALL: u64 = 100;
+
+/// A part of a budget was spent.
+#[derive(Debug, Clone)]
+pub struct Alert {
+    pub rule: Arc<Rule>,
+    pub partition: String,
+    /// Hundredths of the limit.
+    pub percent: u64,
+    pub limit: u64,
+    pub used: u64,
+    pub shape: Shape,
+    /// Begin of the window, Unix milliseconds.
+    pub window_start: u64,
+    /// It refuses: what is left is too little for what was asked.
+    pub refuses: bool,
+}
+
+pub(super) type Tell = Box<dyn Fn(Alert) + Send + Sync>;
+
+/// The thresholds that were reached, and what is told of them.
+struct Reached<'a> {
+    rule: &'a Arc<Rule>,
+    cell: &'a Cell,
+    used: u64,
+    window_start: u64,
+    refuses: bool,
+}
+
+impl Reached<'_> {
+    /// Notes the highest threshold that was not told of yet. None when there is none.
+    fn note(&self, budget: &Budget, slot: &mut Slot) -> Option<Alert> {
+        if slot.told_start != self.window_start {
+            (slot.told, slot.told_start) = (0, self.window_start);
+        }
+        let reached = budget.thresholds.iter().copied().filter(|percent| {
+            let spent = u128::from(self.used) * 100 >= u128::from(slot.limit) * u128::from(*percent);
+            *percent > slot.told && (spent || self.refuses && *percent == ALL)
+        });
+        let percent = reached.max()?;
+        slot.told = percent;
+        Some(Alert {
+            rule: self.rule.clone(),
+            partition: self.cell.partition.to_string(),
+            percent,
+            limit: slot.limit,
+            used: self.used,
+            shape: slot.shape,
+            window_start: self.window_start,
+            refuses: self.refuses,
+        })
+    }
+}
+
+impl Limits {
+    /// Tells of the thresholds of a budget that were reached by what was settled.
+    pub(super) fn watch_budget(&self, rule: &Arc<Rule>, cell: &Cell, counts: &mut Counts, place: usize, now: u64) {
+        let (Some(budget), Some(tell), None) = (&rule.budget, self.tell.get(), self.shared()) else { return };
+        let slot = &mut counts.slots[place];
+        if !slot.share.is_empty() || slot.limit == 0 {
+            return;
+        }
+        let (used, window_start) = (slot.meter.settled(slot.shape, now), begin(slot));
+        let reached = Reached { rule, cell, used, window_start, refuses: false };
+        if let Some(alert) = reached.note(budget, slot) {
+            tell(alert);
+        }
+    }
+
+    /// The same for counts that are shared, which know of all processes: whoever sees it first tells.
+    pub(super) fn watch_there(&self, taken: &Taken, used: u64, window_start: u64) {
+        let (Some(budget), Some(tell)) = (&taken.rule.budget, self.tell.get()) else { return };
+        let slot = &mut taken.cell.lock().slots[taken.place];
+        let reached = Reached { rule: &taken.rule, cell: &taken.cell, used, window_start, refuses: false };
+        if let Some(alert) = reached.note(budget, slot) {
+            tell(alert);
+        }
+    }
+
+    /// Tells that a hard budget refuses for want of money. An ask that is larger than all of it says nothing of what is
+    /// spent, and what is only reserved may come back.
+    pub(super) fn watch_refusal(&self, refusal: &Refusal, now: u64) {
+        let Refusal { rule, cell, unit: Unit::Money, amount, limit, .. } = refusal else { return };
+        let (Some(budget), Some(tell), false) = (&rule.budget, self.tell.get(), refusal.away) else { return };
+        let mut counts = cell.lock();
+        let same = |slot: &&mut Slot| slot.unit == Unit::Money && slot.shape == refusal.shape && slot.share.is_empty();
+        let Some(slot) = counts.slots.iter_mut().find(same) else { return };
+        slot.roll(now);
+        // A shared server does not tell what is reserved apart; this process knows what it has reserved itself.
+        let held = slot.meter.used(slot.shape, now).saturating_sub(slot.meter.settled(slot.shape, now));
+        let used = refusal.used.saturating_sub(held);
+        if amount > limit || used.saturating_add(*amount) <= *limit {
+            return;
+        }
+        let window_start = begin(slot);
+        let reached = Reached { rule, cell, used, window_start, refuses: true };
+        if let Some(alert) = reached.note(budget, slot) {
+            tell(alert);
+        }
+    }
+}
+
+/// Begin of the window that is told of; a bucket has none.
+fn begin(slot: &Slot) -> u64 {
+    if matches!(slot.shape, Shape::Bucket(_)) { slot.told_start } else { slot.meter.start }
+}
