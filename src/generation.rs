@@ -26,8 +26,8 @@ use crate::cache;
 use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
-use crate::guest::Bundle;
 use crate::guest::adapter::Seen;
+use crate::guest::{Bundle, bundle};
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
@@ -337,7 +337,10 @@ fn trusted(config: &Config) -> Result<Trusted, String> {
 pub fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        std::fs::read(file).ok().hash(&mut hasher);
+        match file.is_dir() {
+            true => bundle::listing(file).hash(&mut hasher),
+            false => std::fs::read(file).ok().hash(&mut hasher),
+        }
     }
     hasher.finish()
 }
