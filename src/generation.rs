@@ -456,6 +456,28 @@ mod tests {
     }
 
     #[test]
+    fn a_test_that_comes_to_an_attached_policy_is_a_change() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-coming", std::process::id()));
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("is writable");
+        std::fs::create_dir_all(folder.join("whole")).expect("is writable");
+        write("single.luau", "function on_request() end");
+        write("whole/main.luau", "function on_request() end");
+        write("m.yaml", "hooks_dir: .\nhooks: [{ lua: single }, { lua: whole }]\n");
+        let generation = Builder::new(Some(folder.join("m.yaml")), Box::new(|_| None)).build(1).expect("builds");
+        let mut before = fingerprint(&generation.files);
+        assert_eq!(before, generation.fingerprint);
+        for name in ["single_test.luau", "whole/any_test.luau", "whole/module.luau"] {
+            write(name, "");
+            let now = fingerprint(&generation.files);
+            assert_ne!(before, now, "{name}");
+            before = now;
+        }
+        write("whole/notes.txt", "");
+        assert_eq!(before, fingerprint(&generation.files), "no source");
+        std::fs::remove_dir_all(&folder).expect("is there");
+    }
+
+    #[test]
     fn a_provider_without_a_key_is_not_stood_in_for() {
         let generation = shipped(&[]);
         let why = target(&generation, "openai/gpt-5").expect_err("refused");

@@ -197,7 +197,8 @@ fn a_fresh_guard_tries_its_patterns_as_it_is_loaded() {
     assert!(output.status.success(), "{}", said(&output));
     let config = folder.0.join("c.yaml");
     let check = |words: &str| {
-        std::fs::write(&config, format!("hooks: [{{ lua: words, config: {{ words: [{words}] }} }}]\n")).expect("writes");
+        std::fs::write(&config, format!("hooks: [{{ lua: words, config: {{ words: [{words}] }} }}]\n"))
+            .expect("writes");
         portcullis(&["check", config.to_str().expect("plain")])
     };
     assert!(check("bird").status.success(), "{}", said(&check("bird")));
@@ -232,7 +233,10 @@ fn a_policy_that_fails_its_own_tests_is_refused_with_their_lines() {
     std::fs::write(&config, "hooks: [{ lua: p }]\n").expect("writes");
     std::fs::write(folder.0.join("scripts/p_test.luau"), "while true do end\n").expect("writes");
     let told = said(&check());
-    assert!(told.contains("hooks.p: its test fails: ") && told.contains("p_test.luau:1: did not end within 10s"), "{told}");
+    assert!(
+        told.contains("hooks.p: its test fails: ") && told.contains("p_test.luau:1: did not end within 10s"),
+        "{told}"
+    );
 }
 
 /// A checker that finds something in the third line of whatever it is given last, under the name of the copy.
@@ -350,7 +354,10 @@ fn a_log_is_replayed_under_other_policies_beside_what_happened() {
     let p50 = report["old"]["latency_p50_ms"].as_f64().expect("a time");
     assert!((700.0..900.0).contains(&p50), "times are those of the log: {report}");
     // Who called is in the log, what they showed is not: nobody is asked for it again, no target is made out of it.
-    write("auth/tiers.luau", "function on_auth() error('nobody') end\nfunction on_request() gw.http.fetch({ url = 'http://x.test/' }) end\n");
+    write(
+        "auth/tiers.luau",
+        "function on_auth() error('nobody') end\nfunction on_request() gw.http.fetch({ url = 'http://x.test/' }) end\n",
+    );
     let auth = path("auth");
     let granted = format!("{LOG_CONFIG}hooks: [{{ lua: tiers, fail: open, grants: {{ http: [x.test] }} }}]\n");
     write("granted.yaml", &granted);

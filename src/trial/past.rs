@@ -149,9 +149,10 @@ impl Upstream for Double {
     fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
         // What a policy asks by itself (`gw.http`) goes to no target, and is not in the log.
         let Some((_, provider, dialect)) = self.dials.iter().find(|(other, ..)| Arc::ptr_eq(other, dial)) else {
-            let source = Some("nobody outside is asked in a replay, and the log does not hold what hosts answered".to_owned());
+            let source =
+                Some("nobody outside is asked in a replay, and the log does not hold what hosts answered".to_owned());
             let fault = Fault::new(Kind::UpstreamUnreachable, "The log does not say what this host answered.");
-            return Box::pin(async { Err(Fault { source, ..fault }) });
+            return Box::pin(async move { Err(Fault { source, ..fault }) });
         };
         let asking = Asking::read(&request);
         let target = format!("{provider}/{}", asking.model);

@@ -76,10 +76,7 @@ impl Progress {
 }
 
 /// Begins the tests; what is awaited is their outcome.
-fn play(
-    fresh: Vec<Due>,
-    progress: Arc<Mutex<Progress>>,
-) -> Result<impl Future<Output = Result<(), String>>, String> {
+fn play(fresh: Vec<Due>, progress: Arc<Mutex<Progress>>) -> Result<impl Future<Output = Result<(), String>>, String> {
     let (done, outcome) = oneshot::channel();
     let play = move || {
         let progress = || progress.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Subject, words};
 use super::client::{self, Wanted};
 use super::double::Double;
 use super::scene::Scene;
 use super::watch::Watch;
+use super::{Subject, words};
 use crate::body::Inbound;
 use crate::generation::Builder;
 use crate::hook::tick::Ticks;
@@ -182,7 +182,7 @@ impl Stage {
                 sleep_until(next.map_or(end, |next| next.min(end))).await;
             }
         })?;
-        Ok(failed(&record, failures).map_or(Value::Null, |error| json!({ "failed": error })))
+        Ok(failed(&record, failures).map_or_else(|| json!({}), |error| json!({ "failed": error })))
     }
 
     /// The turns that are due, the first of a policy that was loaded just now among them.

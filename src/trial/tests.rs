@@ -58,7 +58,7 @@ fn a_typo_of_a_scene_fails_the_test_at_its_line_with_the_nearest_word() {
         ("t.upstream('a/m'):answers('x', { finsh = 'stop' })", "did you mean `finish`?"),
         ("t.upstream('a/m'):answers('x', { finish = 'stopp' })", "did you mean `stop`?"),
         ("t.upstream('a/m'):streams('hello')", "it takes a list of texts"),
-        ("t.upstream('a/m'):sends('x', { gap = 1 })", "did you mean `gap_ms`?"),
+        ("t.upstream('a/m'):sends('x', { gapms = 1 })", "did you mean `gap_ms`?"),
         ("t.upstream('a/m'):anwsers('x')", "an upstream has no `anwsers`; did you mean `answers`?"),
         ("t.target('a/m', { price = 1 })", "did you mean `price_in`?"),
         ("t.target('a/m', { standing = 'openn' })", "did you mean `open`?"),
@@ -112,7 +112,8 @@ fn a_test_that_does_not_end_is_told_with_its_line_and_the_others_run() {
 #[test]
 fn an_exchange_that_never_ends_is_told_with_its_line() {
     let watch = Arc::new(Watch::new(Duration::from_millis(100)).expect("a watch"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("builds");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("builds");
     let told = stage::wait(&runtime, &watch, std::future::pending::<()>()).expect_err("never ends");
     assert!(told.contains("did not end within 100ms of real time"), "{told}");
     watch.renew();
@@ -159,8 +160,8 @@ fn a_host_is_scripted_by_its_name_and_told_how_where_it_is_not() {
              t.eq(t.chat({{ model = 'a/m', text = 'x' }}).text, '503 later')"
         ),
     );
-    let report = Folder::with(ASKING, &one(&format!("{grants}{ask}t.eq(answer.code, 'policy_failed')")))
-        .run(Running::default());
+    let report =
+        Folder::with(ASKING, &one(&format!("{grants}{ask}t.eq(answer.code, 'policy_failed')"))).run(Running::default());
     assert_eq!(report.failed(), 0, "{report:?}");
     let note = report.cases[0].notes.concat();
     assert!(note.contains("`idp.test`: nobody outside is asked in tests"), "{note}");

@@ -102,35 +102,78 @@ const CHAT: &[Word] = &[
     ("split", Count),
 ];
 
-const SEND: &[Word] =
-    &[("path", Text), ("method", Text), ("headers", Names), ("body", Any), ("dialect", Text)];
+const SEND: &[Word] = &[("path", Text), ("method", Text), ("headers", Names), ("body", Any), ("dialect", Text)];
 
-const MESSAGE: &[Word] = &[
-    ("role", ROLE),
-    ("text", Text),
-    ("content", Any),
-    ("name", Text),
-    ("tool_calls", Any),
-    ("tool_call_id", Text),
-];
+const MESSAGE: &[Word] =
+    &[("role", ROLE), ("text", Text), ("content", Any), ("name", Text), ("tool_calls", Any), ("tool_call_id", Text)];
 
 /// What there is to read of an answer, of what a target was sent, and of the line of the access log.
 const READ: &[(&str, &[&str])] = &[
     (
         "an answer",
         &[
-            "status", "code", "own_code", "message", "text", "finish", "tool_calls", "target", "tries", "sent", "headers",
-            "body", "events", "complete", "cost", "duration_ms", "safepoints", "failed", "warnings", "record",
+            "status",
+            "code",
+            "own_code",
+            "message",
+            "text",
+            "finish",
+            "tool_calls",
+            "target",
+            "tries",
+            "sent",
+            "headers",
+            "body",
+            "events",
+            "complete",
+            "cost",
+            "duration_ms",
+            "safepoints",
+            "failed",
+            "warnings",
+            "record",
         ],
     ),
     ("a request that was sent", &["target", "url", "headers", "body"]),
     (
         "a record",
         &[
-            "time", "id", "request_id", "key", "project", "metadata", "peer", "endpoint", "dialect", "operation", "stream",
-            "model", "asked_model", "provider", "target_model", "upstream_model", "upstream_id", "status", "error",
-            "finish", "ttft_ms", "duration_ms", "overhead_ms", "usage", "usage_estimated", "cost_usd", "cache",
-            "saved_usd", "bytes_in", "bytes_out", "attempts", "dropped", "feedback", "policy", "generation", "trace",
+            "time",
+            "id",
+            "request_id",
+            "key",
+            "project",
+            "metadata",
+            "peer",
+            "endpoint",
+            "dialect",
+            "operation",
+            "stream",
+            "model",
+            "asked_model",
+            "provider",
+            "target_model",
+            "upstream_model",
+            "upstream_id",
+            "status",
+            "error",
+            "finish",
+            "ttft_ms",
+            "duration_ms",
+            "overhead_ms",
+            "usage",
+            "usage_estimated",
+            "cost_usd",
+            "cache",
+            "saved_usd",
+            "bytes_in",
+            "bytes_out",
+            "attempts",
+            "dropped",
+            "feedback",
+            "policy",
+            "generation",
+            "trace",
         ],
     ),
 ];
@@ -203,7 +246,8 @@ pub(super) fn chat(ask: &Value) -> Result<(), String> {
 /// # Errors
 /// What of it means nothing.
 pub(super) fn send(request: &Value) -> Result<(), String> {
-    let said = request.as_object().ok_or("t.send takes a table, such as { path = \"/v1/models\", method = \"GET\" }")?;
+    let said =
+        request.as_object().ok_or("t.send takes a table, such as { path = \"/v1/models\", method = \"GET\" }")?;
     table("t.send", said, SEND)
 }
 
@@ -291,8 +335,8 @@ mod tests {
         assert_eq!(told, "`pieces` of :streams is \"hello\"; it takes a list of texts, such as { \"He\", \"llo\" }");
         let told = act(Some("sends"), &json!({ "raw": "x", "heders": {} })).expect_err("no word");
         assert!(told.contains("did you mean `headers`?"), "{told}");
-        let told = act(None, &json!({ "pieces": ["x"], "gap": 3 })).expect_err("no word");
-        assert!(told.starts_with(":streams has no `gap`; did you mean `gap_ms`?"), "{told}");
+        let told = act(None, &json!({ "pieces": ["x"], "gapms": 3 })).expect_err("no word");
+        assert!(told.starts_with(":streams has no `gapms`; did you mean `gap_ms`?"), "{told}");
         let told = target("a/m", &json!({ "price": 1 })).expect_err("no word");
         assert!(told.contains("did you mean `price_in`?"), "{told}");
         let told = target("a/m", &json!({ "standing": "openn" })).expect_err("no standing");
