@@ -44,7 +44,7 @@ pub use cache::{
 };
 pub use check::{AdapterCheck, HookCheck, Known, check};
 pub use condition::{Clause, Tests, When};
-pub use error::{ConfigError, Errors, Issue, Severity, nearest};
+pub use error::{ConfigError, Errors, Issue, Severity};
 pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Probe, Tags};
 pub use hook::{Budget, Fail, Grants, Hook, On, Percent};
 pub use key::{Auth, Key};

@@ -76,7 +76,7 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
         assert!(said(&again).contains("is there already"), "{}", said(&again));
     }
     let output = portcullis(&["test", folder.path()]);
-    assert!(output.status.success() && said(&output).contains("11 passed, 0 failed"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("12 passed, 0 failed"), "{}", said(&output));
     let wrong = portcullis(&["script", "new", "../Up", "--dir", folder.path()]);
     assert!(said(&wrong).contains("is no name for a script"), "{}", said(&wrong));
 }

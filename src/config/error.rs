@@ -75,7 +75,7 @@ impl Issue {
 }
 
 /// The known word that was probably meant.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_ascii_lowercase().replace('-', "_");
     let distance = |candidate: &str| {
         let candidate = candidate.to_ascii_lowercase().replace('-', "_");

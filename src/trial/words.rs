@@ -6,7 +6,6 @@
 use serde_json::{Map, Value};
 
 use crate::chat::Finish;
-use crate::config::nearest;
 use crate::fault::{FAULTS, Side};
 
 /// What stands behind a word.
@@ -311,8 +310,10 @@ fn held(title: &str, name: &str, value: &Value, holds: Holds) -> Result<(), Stri
 /// `what`, with the word that was probably meant and all that there are.
 fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     let all = known.join(", ");
-    match nearest(word, known.iter().copied()) {
-        Some(meant) => format!("{what}; did you mean `{meant}`? There are: {all}"),
+    // As views do, so that tests and policies guess alike.
+    let near = known.iter().map(|name| (strsim::jaro_winkler(name, word), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near.filter(|(likeness, _)| *likeness > 0.8) {
+        Some((_, meant)) => format!("{what}; did you mean `{meant}`? There are: {all}"),
         None => format!("{what}; there are: {all}"),
     }
 }
