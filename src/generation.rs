@@ -26,8 +26,8 @@ use crate::cache;
 use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
-use crate::guest::Bundle;
 use crate::guest::adapter::Seen;
+use crate::guest::{Bundle, bundle};
 use crate::hook::Hooks;
 use crate::pipeline;
 use crate::provider::PROVIDERS;
@@ -337,7 +337,10 @@ fn trusted(config: &Config) -> Result<Trusted, String> {
 pub fn fingerprint(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
-        std::fs::read(file).ok().hash(&mut hasher);
+        match file.is_dir() {
+            true => bundle::listing(file).hash(&mut hasher),
+            false => std::fs::read(file).ok().hash(&mut hasher),
+        }
     }
     hasher.finish()
 }
@@ -450,6 +453,28 @@ mod tests {
         sorted.dedup();
         assert_eq!(generation.files, sorted);
         assert!(sorted.len() >= 3, "{sorted:?}");
+    }
+
+    #[test]
+    fn a_test_that_comes_to_an_attached_policy_is_a_change() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-coming", std::process::id()));
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("is writable");
+        std::fs::create_dir_all(folder.join("whole")).expect("is writable");
+        write("single.luau", "function on_request() end");
+        write("whole/main.luau", "function on_request() end");
+        write("m.yaml", "hooks_dir: .\nhooks: [{ lua: single }, { lua: whole }]\n");
+        let generation = Builder::new(Some(folder.join("m.yaml")), Box::new(|_| None)).build(1).expect("builds");
+        let mut before = fingerprint(&generation.files);
+        assert_eq!(before, generation.fingerprint);
+        for name in ["single_test.luau", "whole/any_test.luau", "whole/module.luau"] {
+            write(name, "");
+            let now = fingerprint(&generation.files);
+            assert_ne!(before, now, "{name}");
+            before = now;
+        }
+        write("whole/notes.txt", "");
+        assert_eq!(before, fingerprint(&generation.files), "no source");
+        std::fs::remove_dir_all(&folder).expect("is there");
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub mod replay;
 mod scene;
 pub mod smoke;
 mod stage;
+mod watch;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,8 @@ use serde_json::Value;
 use crate::guest::bundle;
 use crate::guest::lua::coverage::{self, Lines};
 use crate::guest::lua::trial;
+
+use watch::Watch;
 
 /// One test of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,51 +144,91 @@ fn whole(folder: &Path) -> Option<PathBuf> {
     folder.canonicalize().ok()
 }
 
-/// Real time that a test file may take.
-const TIME: Duration = Duration::from_secs(120);
+/// Real time that a test may take when nobody says otherwise.
+pub const TIME: Duration = Duration::from_secs(10);
+
+/// Which tests of a file run, and how long they may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Running<'a> {
+    /// Real time of each test, and of what stands between them.
+    pub each: Duration,
+    /// Real time of the whole file: no test begins after it.
+    pub all: Duration,
+    /// Only tests whose name holds this run.
+    pub filter: Option<&'a str>,
+}
+
+impl Default for Running<'_> {
+    fn default() -> Self {
+        Running { each: TIME, all: Duration::MAX, filter: None }
+    }
+}
 
 /// Runs one test file.
-pub fn run(file: &Path) -> Report {
-    run_within(file, TIME)
-}
-
-/// Runs one test file and counts which lines of its policy run.
-pub fn run_covered(file: &Path) -> (Report, Lines) {
-    coverage::gather();
-    let report = run(file);
-    (report, coverage::take())
-}
-
-fn run_within(file: &Path, time: Duration) -> Report {
+pub fn run(file: &Path, running: Running<'_>) -> Report {
     let began = stage::real_now();
     let mut report = Report { file: file.to_owned(), cases: Vec::new(), broken: None, took: Duration::ZERO };
-    let cases = Arc::new(Mutex::new(Vec::new()));
-    report.broken = play(file, time, cases.clone()).err();
-    report.cases = std::mem::take(&mut *cases.lock().unwrap_or_else(PoisonError::into_inner));
+    let told = Arc::new(Mutex::new(Told::default()));
+    report.broken = play(file, running, told.clone()).err();
+    let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
+    report.cases = told.cases;
     report.took = began.elapsed();
-    if report.cases.is_empty() && report.broken.is_none() {
+    if report.cases.is_empty() && told.left_out == 0 && report.broken.is_none() {
         report.broken = Some(format!("{}: has no test; write t.test(\"…\", function() … end)", file.display()));
     }
     report
 }
 
-fn play(file: &Path, time: Duration, cases: Arc<Mutex<Vec<Case>>>) -> Result<(), String> {
+/// Runs one test file and counts which lines of its policy run.
+pub fn run_covered(file: &Path, running: Running<'_>) -> (Report, Lines) {
+    coverage::gather();
+    let report = run(file, running);
+    (report, coverage::take())
+}
+
+/// What a test file has said so far.
+#[derive(Default)]
+struct Told {
+    cases: Vec<Case>,
+    /// Tests that did not run.
+    left_out: usize,
+}
+
+fn play(file: &Path, running: Running<'_>, told: Arc<Mutex<Told>>) -> Result<(), String> {
     let label = file.display().to_string();
     let source = std::fs::read_to_string(file).map_err(|error| format!("{label} cannot be read: {error}"))?;
     let subject = Subject::of(file).ok_or_else(|| {
         format!("{label}: no policy lies beside it; a test of NAME.luau or NAME.wasm is NAME_test.luau")
     })?;
-    let mut stage = stage::Stage::new(subject)?;
-    let play = move |word: &str, said: Value| match word {
-        "result" => {
-            let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
-            let outcome = if said["ok"] == true { Ok(()) } else { Err(text("message")) };
-            let notes = said["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let case = Case { name: text("name"), outcome, notes: notes.map(str::to_owned).collect() };
-            cases.lock().unwrap_or_else(PoisonError::into_inner).push(case);
-            Ok(Value::Null)
+    let watch = Arc::new(Watch::new(running.each)?);
+    let mut stage = stage::Stage::new(subject, watch.clone())?;
+    let (began, filter, renew) = (stage::real_now(), running.filter.map(str::to_owned), watch.clone());
+    let play = move |word: &str, said: Value| {
+        let told = || told.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+        match word {
+            "begin" => {
+                let wanted = filter.as_ref().is_none_or(|filter| text("name").contains(filter));
+                let runs = wanted && began.elapsed() < running.all;
+                told().left_out += usize::from(!runs);
+                renew.renew();
+                return Ok(runs.into());
+            }
+            "end" => renew.renew(),
+            "result" => {
+                let outcome = if said["ok"] == true { Ok(()) } else { Err(text("message")) };
+                let notes = said["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                told().cases.push(Case { name: text("name"), outcome, notes: notes.map(str::to_owned).collect() });
+            }
+            "read" => words::read(&said)?,
+            "act" => words::act(said["form"].as_str(), &said["act"])?,
+            "target" => words::target(&text("name"), &said["facts"])?,
+            word => return stage.play(word, &said),
         }
-        word => stage.play(word, &said),
+        Ok(Value::Null)
     };
-    trial::run(&label, &source, time, Box::new(play))
+    trial::run(&label, &source, Box::new(move || watch.is_over().then_some(watch.span)), Box::new(play))
 }
+
+#[cfg(test)]
+mod tests;

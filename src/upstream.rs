@@ -70,6 +70,11 @@ pub trait Upstream: Send + Sync {
     /// # Errors
     /// [`Kind::UpstreamUnreachable`], [`Kind::ConnectTimeout`], [`Kind::HeadTimeout`].
     fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a>;
+
+    /// Whether it opens connections. Who plays answers needs no addresses, so that none is looked up for it.
+    fn connects(&self) -> bool {
+        true
+    }
 }
 
 /// The pending head of an answer.

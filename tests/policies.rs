@@ -76,7 +76,7 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
         assert!(said(&again).contains("is there already"), "{}", said(&again));
     }
     let output = portcullis(&["test", folder.path()]);
-    assert!(output.status.success() && said(&output).contains("11 passed, 0 failed"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("12 passed, 0 failed"), "{}", said(&output));
     let wrong = portcullis(&["script", "new", "../Up", "--dir", folder.path()]);
     assert!(said(&wrong).contains("is no name for a script"), "{}", said(&wrong));
 }
@@ -173,6 +173,40 @@ fn lines_that_never_run_are_told_and_can_be_too_many() {
     assert!(output.status.success() && said(&output).contains("100.0 %"), "{}", said(&output));
 }
 
+#[test]
+fn a_test_that_hangs_is_ended_and_a_filter_counts_what_it_lets_run() {
+    let folder = Folder::new("bounds");
+    std::fs::write(folder.0.join("p.luau"), "function on_request() end\n").expect("writes");
+    let tests = "t.test('it hangs', function()\n\twhile true do end\nend)\nt.test('it is good', function() end)\n";
+    std::fs::write(folder.0.join("p_test.luau"), tests).expect("writes");
+    let output = portcullis(&["test", "--timeout", "300ms", folder.path()]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("p_test.luau:2: did not end within 300ms"), "{}", said(&output));
+    assert!(said(&output).contains("1 passed, 1 failed"), "{}", said(&output));
+    let output = portcullis(&["test", "--filter", "good", folder.path()]);
+    assert!(output.status.success() && said(&output).contains("1 passed, 0 failed"), "{}", said(&output));
+    let output = portcullis(&["test", "--filter", "goood", folder.path()]);
+    assert!(!output.status.success() && said(&output).contains("no test has `goood` in its name"), "{}", said(&output));
+}
+
+#[test]
+fn a_fresh_guard_tries_its_patterns_as_it_is_loaded() {
+    let folder = Folder::new("patterns");
+    let scripts = folder.0.join("scripts");
+    let output = portcullis(&["script", "new", "words", "--kind", "guard", "--dir", scripts.to_str().expect("plain")]);
+    assert!(output.status.success(), "{}", said(&output));
+    let config = folder.0.join("c.yaml");
+    let check = |words: &str| {
+        std::fs::write(&config, format!("hooks: [{{ lua: words, config: {{ words: [{words}] }} }}]\n"))
+            .expect("writes");
+        portcullis(&["check", config.to_str().expect("plain")])
+    };
+    assert!(check("bird").status.success(), "{}", said(&check("bird")));
+    let output = check("'('");
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("hooks.words: ") && said(&output).contains("main.luau:"), "{}", said(&output));
+}
+
 /// A policy and its test in a folder, and a configuration that attaches it.
 fn attached(name: &str, test: &str) -> Folder {
     let folder = Folder::new(name);
@@ -198,7 +232,11 @@ fn a_policy_that_fails_its_own_tests_is_refused_with_their_lines() {
     assert!(check().status.success(), "{}", said(&check()));
     std::fs::write(&config, "hooks: [{ lua: p }]\n").expect("writes");
     std::fs::write(folder.0.join("scripts/p_test.luau"), "while true do end\n").expect("writes");
-    assert!(said(&check()).contains("has run for more than 10s"), "{}", said(&check()));
+    let told = said(&check());
+    assert!(
+        told.contains("hooks.p: its test fails: ") && told.contains("p_test.luau:1: did not end within 10s"),
+        "{told}"
+    );
 }
 
 /// A checker that finds something in the third line of whatever it is given last, under the name of the copy.
@@ -315,6 +353,20 @@ fn a_log_is_replayed_under_other_policies_beside_what_happened() {
     assert_eq!(report["moves"]["a/large → b/small"], 1, "{report}");
     let p50 = report["old"]["latency_p50_ms"].as_f64().expect("a time");
     assert!((700.0..900.0).contains(&p50), "times are those of the log: {report}");
+    // Who called is in the log, what they showed is not: nobody is asked for it again, no target is made out of it.
+    write(
+        "auth/tiers.luau",
+        "function on_auth() error('nobody') end\nfunction on_request() gw.http.fetch({ url = 'http://x.test/' }) end\n",
+    );
+    let auth = path("auth");
+    let granted = format!("{LOG_CONFIG}hooks: [{{ lua: tiers, fail: open, grants: {{ http: [x.test] }} }}]\n");
+    write("granted.yaml", &granted);
+    let granted = path("granted.yaml");
+    let args = ["replay", log.as_str(), "--config", granted.as_str(), "--policy", auth.as_str()];
+    let text = said(&portcullis(&args));
+    assert!(text.contains("on_auth was left out: the callers are those of the log."), "{text}");
+    assert!(!text.contains("a target that the log does not know") && text.contains("\n0 went elsewhere"), "{text}");
+    assert!(text.contains("tiers failed 4 times in on_request") && text.contains("nobody outside is asked"), "{text}");
     // A policy that breaks is said to.
     write("broken/tiers.luau", "function on_route(req) error('no way') end\n");
     let broken = path("broken");

@@ -14,6 +14,7 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Desk, StreamDecoder};
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
+use crate::guest::Subject;
 use crate::guest::settings::Wrong;
 use crate::guest::stand::Stand;
 use crate::host::{Budget, Phase};
@@ -33,7 +34,7 @@ pub(super) const BUDGET: Budget = Budget {
 };
 
 /// The phases that a policy can be shown without an exchange under way.
-const PHASES: [Phase; 4] = [Phase::Request, Phase::Route, Phase::Event, Phase::Done];
+const PHASES: [Phase; 6] = [Phase::Auth, Phase::Request, Phase::Route, Phase::Event, Phase::Done, Phase::Tick];
 
 pub(super) fn line(what: &str, took: Duration) {
     say(&format!("{what:<30} {took:>10.2?}"));
@@ -119,6 +120,8 @@ pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
             each(&format!("on_{}", phase.name()), async || {
                 stand.renew();
                 let subject = match phase {
+                    Phase::Auth => stand.head(),
+                    Phase::Tick => Subject::Tick,
                     Phase::Event => stand.event("some words of an answer"),
                     Phase::Done => stand.done(),
                     _ => stand.request(),

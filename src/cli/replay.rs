@@ -81,6 +81,7 @@ fn compare(args: &Args) -> Result<Report, String> {
         }
     }
     report.failures = tried.failures();
+    report.leaves_auth_out = tried.leaves_auth_out();
     report.old.finish();
     report.new.finish();
     Ok(report)
@@ -178,6 +179,8 @@ struct Report {
     failures: Vec<Failures>,
     /// Exchanges for whose time the log holds no example.
     guessed: usize,
+    /// A policy has `on_auth`, which was not called.
+    leaves_auth_out: bool,
 }
 
 /// What a version comes to.
@@ -271,6 +274,9 @@ impl Report {
         }
         self.changes(show, &mut out);
         out.push_str("\nCosts and times are estimates: texts are filled in by length, providers answer as the log says they did.\n");
+        if self.leaves_auth_out {
+            out.push_str("on_auth was left out: the callers are those of the log.\n");
+        }
         if self.guessed > 0 {
             out.push_str(&format!(
                 "{} exchanges asked a target that the log does not know; their time is that of others.\n",

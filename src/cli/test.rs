@@ -2,18 +2,22 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{REFUSED, fail, say};
 use crate::guest::lua::coverage::Lines;
-use crate::trial::{self, Report};
+use crate::trial::{self, Report, Running};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Test files (`*_test.luau`), or folders that hold some; `scripts` when none is named.
     paths: Vec<PathBuf>,
-    /// Only tests whose name holds this text are reported on.
+    /// Only tests whose name holds this text run.
     #[arg(long, short)]
     filter: Option<String>,
+    /// Real time that each test may take.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s")]
+    timeout: Duration,
     /// Also say which lines of the policies never ran.
     #[arg(long)]
     coverage: bool,
@@ -33,22 +37,29 @@ pub(super) fn run(args: Args) -> ExitCode {
     let (mut passed, mut failed) = (0, 0);
     let covered = args.coverage || args.coverage_at_least.is_some();
     let mut lines = Lines::new();
+    let filter = args.filter.as_deref();
+    let running = Running { each: args.timeout, filter, ..Running::default() };
     for file in files {
         let report = if covered {
-            let (report, more) = trial::run_covered(&file);
+            let (report, more) = trial::run_covered(&file, running);
             for (label, hits) in more {
                 let known = lines.entry(label).or_default();
                 hits.into_iter().for_each(|(line, count)| *known.entry(line).or_default() += count);
             }
             report
         } else {
-            trial::run(&file)
+            trial::run(&file, running)
         };
-        tell(&report, args.filter.as_deref());
+        if filter.is_none() || !report.cases.is_empty() || report.broken.is_some() {
+            tell(&report);
+        }
         failed += report.failed();
         passed += report.cases.len() - report.cases.iter().filter(|case| case.outcome.is_err()).count();
     }
     let short = covered && !tell_lines(&lines, args.coverage_at_least.unwrap_or(0.0));
+    if let Some(filter) = filter.filter(|_| passed + failed == 0) {
+        return fail(REFUSED, &format!("no test has `{filter}` in its name"));
+    }
     say(&format!("{passed} passed, {failed} failed"));
     if failed == 0 && !short { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -87,12 +98,9 @@ fn ranges(numbers: &[usize]) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-fn tell(report: &Report, filter: Option<&str>) {
+fn tell(report: &Report) {
     say(&format!("{} ({} ms)", report.file.display(), report.took.as_millis()));
     for case in &report.cases {
-        if filter.is_some_and(|filter| !case.name.contains(filter)) {
-            continue;
-        }
         match &case.outcome {
             Ok(()) => say(&format!("  ok    {}", case.name)),
             Err(message) => say(&format!("  FAIL  {}\n        {}", case.name, message.replace('\n', "\n        "))),

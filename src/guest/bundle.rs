@@ -165,15 +165,18 @@ fn missing(paths: &[PathBuf]) -> String {
     format!("there is no {}; check the name and `hooks_dir`", paths.join(" and no "))
 }
 
-/// Every file of a policy, as far as it can be found: for the watcher, also when the policy is broken.
+/// Every file of a policy, as far as it can be found, and the folder itself where it has one of its own: for the watcher,
+/// also when the policy is broken, and so that a test or a module that comes is seen.
 pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
     match locate(name, folder) {
         Ok((main, true)) => {
             let own = main.parent().map(|folder| sources(folder, false)).unwrap_or_default();
             let manifest = main.with_file_name("manifest.toml");
-            own.into_iter().map(|(_, path)| path).chain([manifest]).chain(tests(&main, true)).collect()
+            let folder = main.parent().map(Path::to_owned);
+            own.into_iter().map(|(_, path)| path).chain([manifest]).chain(tests(&main, true)).chain(folder).collect()
         }
-        Ok((main, false)) => std::iter::once(main.clone()).chain(tests(&main, false)).collect(),
+        // The test is watched for its coming.
+        Ok((main, false)) => vec![beside(&main), main],
         // Watched for its coming.
         Err(_) => vec![folder.join(name).join("main.luau"), folder.join(format!("{name}.luau"))],
     }
@@ -181,13 +184,24 @@ pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
 
 /// The tests of a policy: those in its folder, or the one beside its file.
 fn tests(main: &Path, in_folder: bool) -> Vec<PathBuf> {
-    let folder = main.parent().unwrap_or(Path::new("."));
     if in_folder {
+        let folder = main.parent().unwrap_or(Path::new("."));
         return sources(folder, true).into_iter().map(|(_, path)| path).collect();
     }
-    let stem = main.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let beside = folder.join(format!("{stem}_test.luau"));
+    let beside = beside(main);
     if beside.is_file() { vec![beside] } else { Vec::new() }
+}
+
+/// Where the test of a policy in a file of its own lies, if it has one.
+fn beside(main: &Path) -> PathBuf {
+    let stem = main.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    main.with_file_name(format!("{stem}_test.luau"))
+}
+
+/// The sources and tests that a policy's folder holds, by name.
+pub fn listing(folder: &Path) -> Vec<String> {
+    let both = [sources(folder, false), sources(folder, true)];
+    both.into_iter().flatten().map(|(name, _)| name).collect()
 }
 
 /// The sources of a folder and its folders, or its tests, by the name that `require` takes.
@@ -301,6 +315,24 @@ mod tests {
             (Some("1.2"), true, StreamMode::Event)
         );
         assert!(header("local x = 1\n--[[manifest\n]]").is_none());
+    }
+
+    #[test]
+    fn a_test_and_a_module_that_come_are_seen() {
+        let folder = std::env::temp_dir().join(format!("portcullis-bundle-{}", std::process::id()));
+        let write = |name: &str| std::fs::write(folder.join(name), "").expect("writes");
+        std::fs::create_dir_all(folder.join("whole")).expect("a folder");
+        write("single.luau");
+        write("whole/main.luau");
+        let single = files("single", &folder);
+        assert!(single.contains(&folder.join("single_test.luau")), "{single:?}");
+        let whole = files("whole", &folder);
+        assert!(whole.contains(&folder.join("whole")), "{whole:?}");
+        for name in ["whole/new_test.luau", "whole/new.luau", "whole/notes.txt"] {
+            write(name);
+        }
+        assert_eq!(listing(&folder.join("whole")), ["main", "new", "new_test"]);
+        std::fs::remove_dir_all(&folder).expect("removes");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::bundle::{Bundle, Manifest, Source};
-use super::view::{self, Asked, Done, Event, Request, Subject};
+use super::view::{self, Asked, Done, Event, Head, Request, Subject};
 use super::{Engine, Failed, Used, Verdict, Wanted};
 use crate::auth::Principal;
 use crate::chat;
@@ -76,6 +76,17 @@ impl Stand {
 
     pub fn request(&self) -> Subject {
         Subject::Request(Arc::new(Request { visit: self.visit.clone(), call: self.call.clone(), plan: Vec::new() }))
+    }
+
+    /// The head of the request, as it comes before anybody is known.
+    pub fn head(&self) -> Subject {
+        Subject::Head(Arc::new(Head {
+            visit: self.visit.clone(),
+            method: "POST".to_owned(),
+            path: "/v1/chat/completions".to_owned(),
+            query: None,
+            headers: self.call.headers().clone(),
+        }))
     }
 
     /// Text of a stream.

@@ -22,21 +22,34 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// Ticks until the process ends.
 pub async fn run(current: Arc<ArcSwap<Generation>>, state: Arc<State>, upstream: Arc<dyn Upstream>) {
-    let mut due: HashMap<(u64, usize), Instant> = HashMap::new();
+    let mut ticks = Ticks::default();
     loop {
         sleep(STEP).await;
-        let generation = current.load_full();
+        let (generation, state, upstream) = (current.load_full(), state.clone(), upstream.clone());
+        ticks.step(&Cx { generation, state, upstream, peer: None }).await;
+    }
+}
+
+/// When each policy of a generation has its next turn.
+#[derive(Default)]
+pub struct Ticks {
+    due: HashMap<(u64, usize), Instant>,
+}
+
+impl Ticks {
+    /// Gives every policy its turn that is due one, one after the other. When the next is due, where any is.
+    pub async fn step(&mut self, cx: &Cx) -> Option<Instant> {
+        let generation = &cx.generation;
         if !generation.hooks.has(Phase::Tick) {
-            due.clear();
-            continue;
+            self.due.clear();
+            return None;
         }
-        due.retain(|(number, _), _| *number == generation.number);
+        self.due.retain(|(number, _), _| *number == generation.number);
         let now = Instant::now();
-        let cx = Cx { generation: generation.clone(), state: state.clone(), upstream: upstream.clone(), peer: None };
         for (at, hook) in generation.hooks.all().iter().enumerate() {
             let Some(every) = hook.bundle.manifest.tick().filter(|_| hook.phases().has(Phase::Tick)) else { continue };
             // The first turn comes at once: a table that is refreshed must be filled first.
-            let next = due.entry((generation.number, at)).or_insert(now);
+            let next = self.due.entry((generation.number, at)).or_insert(now);
             if *next > now {
                 continue;
             }
@@ -46,5 +59,6 @@ pub async fn run(current: Arc<ArcSwap<Generation>>, state: Arc<State>, upstream:
             // A failure has been logged and counted.
             let _ = hook.call(Phase::Tick, &visit, &world, Subject::Tick).await;
         }
+        self.due.values().min().copied()
     }
 }

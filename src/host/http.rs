@@ -81,7 +81,11 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
     let uri: Uri = request.url.parse().map_err(|_| HostError(format!("`{}` is no URL", shown(&request.url))))?;
     let (host, port) = place(&uri)?;
     granted(cx, &host, port, uri.scheme_str() == Some("https"))?;
-    let address = resolve(cx, &host, port).await?;
+    let upstream = cx.world()?.upstream();
+    let wire = match upstream.connects() {
+        true => Wire::Address(resolve(cx, &host, port).await?),
+        false => Wire::Network,
+    };
     let headers = headers(cx, &request, &uri)?;
     let method = match request.method.as_deref() {
         None if request.body.is_empty() => Method::GET,
@@ -90,14 +94,13 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
             .map_err(|_| HostError(format!("`{method}` is no method")))?,
     };
     let dial = Arc::new(Dial {
-        wire: Wire::Address(address),
+        wire,
         connect_timeout: span,
         http2_only: false,
         http1_only: false,
         // A proxy would resolve the name by itself.
         proxy: Proxy::Off,
     });
-    let upstream = cx.world()?.upstream();
     let outbound = Outbound { method, uri, headers, body: Outgoing::from(request.body) };
     let response = upstream
         .send(&dial, outbound, span)

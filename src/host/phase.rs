@@ -104,6 +104,11 @@ impl Phases {
         Phases(self.0 | others.0)
     }
 
+    #[must_use]
+    pub const fn without(self, phase: Phase) -> Phases {
+        Phases(self.0 & !(1 << phase as u16))
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Phase> {
         Phase::ALL.into_iter().filter(move |phase| self.has(*phase))
     }

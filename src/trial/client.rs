@@ -8,9 +8,12 @@ use serde_json::{Map, Value, json};
 
 use crate::chat::event::{Collector, Event};
 use crate::chat::{Answer, Ask, Block, Content, Message, Role};
-use crate::dialect::{self, Dialect, Encoding, Op, Quirks};
+use crate::dialect::openai_chat::OpenAiChat;
+use crate::dialect::{self, Dialect, Encoding, Op, Quirks, RawAsk};
 use crate::reply::Outbound;
 use crate::sse::{Frame, Scanner};
+
+use super::words;
 
 /// The credential that a scene's caller has.
 pub(super) const KEY: &str = "trial";
@@ -31,19 +34,14 @@ pub(super) fn chat(ask: &Value) -> Result<Wanted, String> {
     let dialect = dialect::find(name).ok_or_else(|| format!("no dialect is called `{name}`"))?;
     let model = ask["model"].as_str().ok_or("the ask names no `model`")?;
     let stream = ask["stream"] == true;
-    let mut neutral = Ask { model: model.to_owned(), stream, include_usage: stream, ..Ask::default() };
+    let mut neutral = match ask["messages"].as_array() {
+        Some(messages) => conversation(messages)?,
+        None => Ask::default(),
+    };
+    (neutral.model, neutral.stream, neutral.include_usage) = (model.to_owned(), stream, stream);
     neutral.max_tokens = ask["max_tokens"].as_u64();
     if let Some(system) = ask["system"].as_str() {
-        neutral.system = vec![Block::text(system)];
-    }
-    for turn in ask["messages"].as_array().into_iter().flatten() {
-        let text = turn["text"].as_str().or(turn["content"].as_str()).unwrap_or_default();
-        let role = match turn["role"].as_str() {
-            Some("assistant") => Role::Assistant,
-            Some("system") => Role::System,
-            _ => Role::User,
-        };
-        neutral.messages.push(Message::new(role, vec![Block::text(text)]));
+        neutral.system.insert(0, Block::text(system));
     }
     if let Some(text) = ask["text"].as_str() {
         neutral.messages.push(Message::new(Role::User, vec![Block::text(text)]));
@@ -61,6 +59,37 @@ pub(super) fn chat(ask: &Value) -> Result<Wanted, String> {
         _ => "/v1",
     };
     request(&json!({"path": format!("{version}{path}"), "headers": ask["headers"], "body": body}), dialect)
+}
+
+/// The conversation of messages as the OpenAI chat form has them, with two things in short: `text` for a `content` of one
+/// text, and tool calls as answers of a trial show them.
+fn conversation(messages: &[Value]) -> Result<Ask, String> {
+    let mut written = Vec::with_capacity(messages.len());
+    for message in messages {
+        words::message(message)?;
+        let mut message = message.clone();
+        if let Some(text) = message.as_object_mut().and_then(|message| message.remove("text")) {
+            if !message["content"].is_null() {
+                return Err("a message has both `text` and `content`; write one".to_owned());
+            }
+            message["content"] = text;
+        }
+        for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+            if call["name"].is_string() {
+                let arguments = match &call["arguments"] {
+                    Value::String(text) => text.clone(),
+                    Value::Null => "{}".to_owned(),
+                    value => value.to_string(),
+                };
+                let function = json!({ "name": call["name"], "arguments": arguments });
+                *call = json!({ "id": call["id"], "type": "function", "function": function });
+            }
+        }
+        written.push(message);
+    }
+    let body = json!({ "model": "m", "messages": written }).to_string();
+    let raw = RawAsk { op: Op::Generate, body: body.as_bytes(), model: None, stream: false };
+    OpenAiChat.decode_ask(&raw).map_err(|fault| format!("`messages`: {}", fault.message))
 }
 
 /// A request as it stands.

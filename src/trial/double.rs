@@ -15,6 +15,7 @@ use crate::chat::{Answer, Ask, Block, Choice, Content, Finish, ToolCall, Usage};
 use crate::dialect::{self, Asked, Dialect, Op};
 use crate::fault::{Fault, Kind};
 use crate::json;
+use crate::route::Provider;
 use crate::upstream::{Dial, Outbound, Sending, Upstream};
 
 /// Every upstream of a scene.
@@ -27,8 +28,8 @@ pub(super) struct Double {
 struct Inner {
     /// The acts of each target.
     acts: Map<String, Value>,
-    /// The dialect of each provider.
-    dialects: HashMap<String, String>,
+    /// Each provider by the connection that is meant for it, and its dialect.
+    providers: Vec<(Arc<Dial>, String, Option<&'static dyn Dialect>)>,
     /// Acts played, by target.
     played: HashMap<String, usize>,
     /// Requests as they came.
@@ -43,7 +44,13 @@ impl Double {
     }
 
     /// Sets the acts. What was played stays played, unless a target's acts were begun anew.
-    pub fn set(&self, acts: Map<String, Value>, dialects: HashMap<String, String>, split: Option<usize>) {
+    pub fn set(
+        &self,
+        acts: Map<String, Value>,
+        providers: &[Arc<Provider>],
+        dialects: &HashMap<String, String>,
+        split: Option<usize>,
+    ) {
         let mut inner = self.inner();
         for (name, said) in &acts {
             if inner.acts.get(name).is_none_or(|known| known["begun"] != said["begun"]) {
@@ -51,7 +58,12 @@ impl Double {
             }
         }
         inner.acts = acts;
-        inner.dialects = dialects;
+        let dialect = |name: &str| dialects.get(name).and_then(|name| dialect::find(name));
+        let faces = providers.iter().flat_map(|provider| {
+            let name = &provider.name;
+            provider.faces.iter().map(move |face| (face.dial.clone(), name.clone(), dialect(name)))
+        });
+        inner.providers = faces.collect();
         inner.split = split;
     }
 
@@ -66,31 +78,50 @@ impl Double {
     }
 
     /// Notes a request and gives the act that answers it, with the dialect it is answered in.
-    fn next(&self, request: &Outbound) -> Scripted {
+    ///
+    /// # Errors
+    /// It is for a host that is no provider, and for which there is none.
+    fn next(&self, dial: &Arc<Dial>, request: &Outbound) -> Result<Scripted, Fault> {
         let host = request.uri.host().unwrap_or_default();
-        let provider = host.strip_suffix(".test").unwrap_or(host).to_owned();
         let asking = Asking::read(request);
-        let target = format!("{provider}/{}", asking.model);
+        let mut inner = self.inner();
+        // What a policy asks by itself (`gw.http`) goes to a host and to no target.
+        let provider = inner.providers.iter().find(|(known, ..)| Arc::ptr_eq(known, dial));
+        let provider = provider.map(|(_, name, dialect)| (name.clone(), *dialect));
+        let (name, dialect) = provider.clone().unwrap_or((host.to_owned(), None));
+        let target = if provider.is_some() { format!("{name}/{}", asking.model) } else { host.to_owned() };
         let headers: Map<String, Value> = request
             .headers
             .iter()
             .filter(|(name, _)| *name != http::header::AUTHORIZATION)
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), json!(value.to_str().ok()?))))
             .collect();
-        let mut inner = self.inner();
         inner
             .sent
             .push(json!({"target": target, "url": request.uri.to_string(), "headers": headers, "body": asking.sent}));
-        let known = [target.as_str(), provider.as_str(), host].into_iter().find(|name| inner.acts.contains_key(*name));
+        let known = [target.as_str(), name.as_str(), host].into_iter().find(|name| inner.acts.contains_key(*name));
         let key = known.unwrap_or(&target).to_owned();
         let acts = inner.acts.get(&key).and_then(|said| said["acts"].as_array()).cloned().unwrap_or_default();
         let played = inner.played.entry(key).or_default();
         let act = acts.get(*played).or(acts.last()).cloned();
         *played += 1;
-        let dialect = inner.dialects.get(&provider).and_then(|name| dialect::find(name));
-        let act = act.unwrap_or_else(|| json!({"text": format!("An answer of {target}.")}));
+        let act = match act {
+            Some(act) => act,
+            None if provider.is_none() => return Err(unscripted(host)),
+            None => json!({"text": format!("An answer of {target}.")}),
+        };
         let split = inner.split;
-        Scripted::new(act, dialect.unwrap_or(&dialect::openai_chat::OpenAiChat), asking, split)
+        let scripted = Scripted::new(act, dialect.unwrap_or(&dialect::openai_chat::OpenAiChat), asking, split);
+        Ok(Scripted { outside: provider.is_none(), ..scripted })
+    }
+}
+
+fn unscripted(host: &str) -> Fault {
+    let how = format!("t.upstream(\"{host}\"):answers(nil, {{ body = {{ … }} }})");
+    let source = format!("nobody outside is asked in tests; say what it answers, with {how}");
+    Fault {
+        source: Some(source),
+        ..Fault::new(Kind::UpstreamUnreachable, "The test does not say what this host answers.")
     }
 }
 
@@ -118,11 +149,20 @@ pub(super) struct Scripted {
     model: String,
     stream: bool,
     split: Option<usize>,
+    /// It is no provider that answers.
+    outside: bool,
 }
 
 impl Upstream for Double {
-    fn send<'a>(&'a self, _: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
-        self.next(&request).send(head_timeout)
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+        match self.next(dial, &request) {
+            Ok(scripted) => scripted.send(head_timeout),
+            Err(fault) => Box::pin(async { Err(fault) }),
+        }
+    }
+
+    fn connects(&self) -> bool {
+        false
     }
 }
 
@@ -132,7 +172,7 @@ fn millis(act: &Value, name: &str) -> Duration {
 
 impl Scripted {
     pub fn new(act: Value, dialect: &'static dyn Dialect, asking: Asking, split: Option<usize>) -> Self {
-        Scripted { act, dialect, model: asking.model, stream: asking.stream, split }
+        Scripted { act, dialect, model: asking.model, stream: asking.stream, split, outside: false }
     }
 
     /// Answers as the act says, when it says.
@@ -184,6 +224,7 @@ impl Scripted {
         let body = match act.get("body") {
             Some(Value::String(text)) => text.clone().into_bytes(),
             Some(value) => json::written(value),
+            None if self.outside => message.as_bytes().to_vec(),
             None => self.in_its_words(kind, message),
         };
         (status.unwrap_or(kind.row().status), "application/json", Inbound::Ready(Some(body.into())))
@@ -212,6 +253,10 @@ impl Scripted {
         if let Some(body) = self.act.get("body") {
             let text = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
             return (status, "application/json", Inbound::Ready(Some(text.into())));
+        }
+        if self.outside {
+            let text = self.act["text"].as_str().unwrap_or_default().to_owned();
+            return (status, "text/plain", Inbound::Ready(Some(text.into())));
         }
         let asked = Asked { op: Op::Generate, ask: Arc::new(Ask::default()), id: "answer-1".to_owned(), now: 0 };
         if self.stream || self.act["cut"] == true || self.act["stall"] == true {
@@ -246,13 +291,10 @@ impl Scripted {
                 ..ToolCall::default()
             })));
         }
-        let native = act["finish"].as_str();
-        let finish = match native {
-            Some("length") => Finish::Length,
-            Some("tool_calls") => Finish::ToolCalls,
-            Some("content_filter") => Finish::ContentFilter,
-            _ if act["tool_calls"].is_array() => Finish::ToolCalls,
-            _ => Finish::Stop,
+        let finish = match act["finish"].as_str().and_then(Finish::named) {
+            Some(finish) => finish,
+            None if act["tool_calls"].is_array() => Finish::ToolCalls,
+            None => Finish::Stop,
         };
         let count = |name: &str, or: u64| act[name].as_u64().unwrap_or(or);
         let usage = Usage {

@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::stage::Stage;
-use super::{Case, Subject};
+use super::watch::Watch;
+use super::{Case, Subject, words};
 use crate::guest::verdict::Verdict;
 
 /// What may stand in a fixture beside its exchanges.
@@ -23,16 +26,21 @@ const TOLD: &[&str] = &["status", "code", "text", "finish", "tries", "verdicts"]
 /// The sizes of pieces in which a stream is played again.
 const SPLITS: std::ops::RangeInclusive<u64> = 1..=24;
 
+/// Real time of one fixture, whose stream is played as often as it can be cut.
+const TIME: Duration = Duration::from_secs(120);
+
 /// Runs every fixture in a folder, in order. With `bless`, expectations are written instead of compared.
 ///
 /// # Errors
 /// The folder or the component cannot be used.
 pub fn run(component: &Path, folder: &Path, bless: bool) -> Result<Vec<Case>, String> {
     let subject = Subject::component(component).ok_or_else(|| format!("{}: is no file", component.display()))?;
-    let mut stage = Stage::new(subject.clone())?;
+    let watch = Arc::new(Watch::new(TIME)?);
+    let mut stage = Stage::new(subject.clone(), watch.clone())?;
     let mut cases = Vec::new();
     for path in files(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        watch.renew();
         let outcome = one(&mut stage, &subject, &path, bless);
         cases.push(Case { name, outcome, notes: Vec::new() });
     }
@@ -64,6 +72,13 @@ fn one(stage: &mut Stage, subject: &Subject, path: &Path, bless: bool) -> Result
         None => vec![Value::Object(fixture.clone())],
     };
     let policy = fixture.get("hook").and_then(|hook| hook["name"].as_str()).unwrap_or(&subject.name).to_owned();
+    for (name, facts) in fixture.get("targets").and_then(Value::as_object).into_iter().flatten() {
+        words::target(name, facts)?;
+    }
+    let upstreams = fixture.get("upstreams").and_then(Value::as_object).into_iter().flatten();
+    for act in upstreams.flat_map(|(_, acts)| acts.as_array().into_iter().flatten()) {
+        words::act(None, act)?;
+    }
     let mut playing = Playing { stage, policy, scene: scene(&fixture), now: fixture.get("now").cloned() };
     playing.begin()?;
     for (at, exchange) in exchanges.iter().enumerate() {

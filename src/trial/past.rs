@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::double::{Asking, Scripted};
 use super::replay::{Recorded, Tokens};
 use crate::dialect::Dialect;
+use crate::fault::{Fault, Kind};
 use crate::route::Provider;
 use crate::upstream::{Dial, Outbound, Sending, Upstream};
 
@@ -146,10 +147,12 @@ fn median(values: &mut [f64]) -> f64 {
 
 impl Upstream for Double {
     fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
-        let known = self.dials.iter().find(|(other, ..)| Arc::ptr_eq(other, dial));
-        let (provider, dialect) = match known {
-            Some((_, provider, dialect)) => (provider.as_str(), *dialect),
-            None => ("", &crate::dialect::openai_chat::OpenAiChat as &'static dyn Dialect),
+        // What a policy asks by itself (`gw.http`) goes to no target, and is not in the log.
+        let Some((_, provider, dialect)) = self.dials.iter().find(|(other, ..)| Arc::ptr_eq(other, dial)) else {
+            let source =
+                Some("nobody outside is asked in a replay, and the log does not hold what hosts answered".to_owned());
+            let fault = Fault::new(Kind::UpstreamUnreachable, "The log does not say what this host answered.");
+            return Box::pin(async move { Err(Fault { source, ..fault }) });
         };
         let asking = Asking::read(&request);
         let target = format!("{provider}/{}", asking.model);
@@ -157,6 +160,10 @@ impl Upstream for Double {
         if !asking.stream && act.get("whole_ms").is_some() {
             act["after_ms"] = act["whole_ms"].take();
         }
-        Scripted::new(act, dialect, asking, None).send(head_timeout)
+        Scripted::new(act, *dialect, asking, None).send(head_timeout)
+    }
+
+    fn connects(&self) -> bool {
+        false
     }
 }

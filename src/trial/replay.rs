@@ -17,6 +17,7 @@ use super::past::{Double, Past};
 use crate::auth::{Keys, Principal};
 use crate::body::Inbound;
 use crate::generation::Generation;
+use crate::host::Phase;
 use crate::pipeline::{self, Cx};
 use crate::state::State;
 use crate::state::guests::Outcome as Called;
@@ -187,6 +188,8 @@ pub struct Player {
     double: Arc<Double>,
     cx: Cx,
     credentials: HashMap<Caller, String>,
+    /// A policy would say who is calling.
+    named: bool,
 }
 
 impl Player {
@@ -217,6 +220,9 @@ impl Player {
             credentials.insert(caller, credential);
         }
         generation.keys = keys;
+        // Who called is in the log; what they showed to say so is not.
+        let named = generation.hooks.has(Phase::Auth);
+        Arc::get_mut(&mut generation.hooks).ok_or("the policies are in use")?.leave_out(Phase::Auth);
         let double = Arc::new(Double::new(&generation.routes.providers, log));
         let cx = {
             let _inside = runtime.enter();
@@ -224,7 +230,7 @@ impl Player {
             generation.activate(&state);
             Cx { generation: Arc::new(generation), state: state.clone(), upstream: double.clone(), peer: None }
         };
-        Ok(Player { runtime, state, double, cx, credentials })
+        Ok(Player { runtime, state, double, cx, credentials, named })
     }
 
     /// Plays one exchange. They come in the order in which they began.
@@ -251,6 +257,11 @@ impl Player {
         let record = self.state.records.find(id).ok_or("it left no record")?;
         let again: Recorded = serde_json::from_value(record).map_err(|error| error.to_string())?;
         Ok(Outcome { guessed: self.double.guessed(), ..again.outcome() })
+    }
+
+    /// Whether a policy has `on_auth`, which is left out.
+    pub fn leaves_auth_out(&self) -> bool {
+        self.named
     }
 
     /// Which policies failed, and how often.

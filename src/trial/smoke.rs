@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use super::run_within;
+use super::{Running, run};
 use crate::guest::Bundle;
 use crate::host::hash;
 
-/// Real time that the tests of one policy may take, and those of all of them together.
+/// Real time that the tests of one file may take, and those of all policies together.
 const LIMIT: Duration = Duration::from_secs(10);
 const ALL: Duration = Duration::from_secs(30);
 
@@ -44,21 +44,49 @@ impl Smoke {
             all.iter().filter(|due| !passed.contains(&due.mark)).cloned().collect::<Vec<_>>()
         };
         if !fresh.is_empty() {
-            tokio::time::timeout(ALL, play(fresh)?).await.map_err(|_| {
-                format!("hooks_tests: the tests of the scripts did not end within {ALL:?}; set `hooks_tests: false` to go without")
-            })??;
+            let progress = Arc::new(Mutex::new(Progress::default()));
+            match tokio::time::timeout(ALL, play(fresh, progress.clone())?).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(progress.lock().unwrap_or_else(PoisonError::into_inner).late()),
+            }
         }
         *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = all.into_iter().map(|due| due.mark).collect();
         Ok(())
     }
 }
 
+/// How far the tests have come.
+#[derive(Default)]
+struct Progress {
+    /// The place of the policy that is tested.
+    at: String,
+    failed: Vec<String>,
+}
+
+impl Progress {
+    /// What is said when there is no more time.
+    fn late(&self) -> String {
+        let late = format!(
+            "{}: its tests had not ended when all policies' tests had taken {ALL:?}; make them shorter, or set \
+             `hooks_tests: false` to go without",
+            self.at
+        );
+        self.failed.iter().cloned().chain([late]).collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// Begins the tests; what is awaited is their outcome.
-fn play(fresh: Vec<Due>) -> Result<impl Future<Output = Result<(), String>>, String> {
+fn play(fresh: Vec<Due>, progress: Arc<Mutex<Progress>>) -> Result<impl Future<Output = Result<(), String>>, String> {
     let (done, outcome) = oneshot::channel();
     let play = move || {
-        // What policies say in their tests is nothing for the process's own messages.
-        let failed = with_default(NoSubscriber::new(), || fresh.iter().flat_map(failures).collect::<Vec<_>>());
+        let progress = || progress.lock().unwrap_or_else(PoisonError::into_inner);
+        for due in &fresh {
+            progress().at.clone_from(&due.place);
+            // What policies say in their tests is nothing for the process's own messages.
+            let failed = with_default(NoSubscriber::new(), || failures(due));
+            progress().failed.extend(failed);
+        }
+        let failed = std::mem::take(&mut progress().failed);
         // Whoever waited may have given up.
         let _ = done.send(if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) });
     };
@@ -70,7 +98,7 @@ fn play(fresh: Vec<Due>) -> Result<impl Future<Output = Result<(), String>>, Str
 fn failures(due: &Due) -> Vec<String> {
     let mut failed = Vec::new();
     for file in &due.tests {
-        let report = run_within(file, LIMIT);
+        let report = run(file, Running { each: LIMIT, all: LIMIT, filter: None });
         for case in &report.cases {
             if let Err(message) = &case.outcome {
                 let said = [message].into_iter().chain(&case.notes).map(String::as_str).collect::<Vec<_>>().join("; ");

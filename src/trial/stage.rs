@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep_until};
 
-use super::Subject;
 use super::client::{self, Wanted};
 use super::double::Double;
 use super::scene::Scene;
+use super::watch::Watch;
+use super::{Subject, words};
 use crate::body::Inbound;
 use crate::generation::Builder;
+use crate::hook::tick::Ticks;
+use crate::host::Phase;
 use crate::pipeline::{self, Cx};
 use crate::state::health::{End, Record, Wanted as Standing};
 use crate::state::log::Log;
@@ -32,6 +36,8 @@ const BEGIN_UNIX_MS: u64 = 1_767_614_400_000;
 /// A gateway for one test file.
 pub(super) struct Stage {
     runtime: Runtime,
+    /// Ends what hangs; what is done here is done in the test's own time.
+    watch: Arc<Watch>,
     subject: Subject,
     room: Room,
     state: Arc<State>,
@@ -40,6 +46,7 @@ pub(super) struct Stage {
     built: Option<(Value, Cx)>,
     /// The past of targets as it was last told.
     told: HashMap<String, Value>,
+    ticks: Ticks,
     generations: u64,
 }
 
@@ -59,7 +66,7 @@ pub(super) fn real_now() -> std::time::Instant {
 }
 
 impl Stage {
-    pub fn new(subject: Subject) -> Result<Self, String> {
+    pub fn new(subject: Subject, watch: Arc<Watch>) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let room = std::env::temp_dir().join(format!("portcullis-trial-{}-{number}", std::process::id()));
@@ -69,12 +76,14 @@ impl Stage {
         let state = fresh(&runtime);
         Ok(Stage {
             runtime,
+            watch,
             subject,
             room: Room(room),
             state,
             double: Arc::default(),
             built: None,
             told: HashMap::new(),
+            ticks: Ticks::default(),
             generations: 0,
         })
     }
@@ -90,6 +99,7 @@ impl Stage {
                 self.double.reset();
                 self.built = None;
                 self.told.clear();
+                self.ticks = Ticks::default();
                 Ok(Value::Null)
             }
             "now" => {
@@ -99,45 +109,89 @@ impl Stage {
             }
             "advance" => {
                 let ms = said["ms"].as_f64().filter(|ms| *ms >= 0.0).ok_or("t.advance takes milliseconds")?;
-                // Made inside the runtime: a sleep belongs to the clock under which it is made.
-                self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs_f64(ms / 1000.0)).await });
-                Ok(Value::Null)
+                self.advance(&said["scene"], Duration::from_secs_f64(ms / 1000.0))
             }
-            "chat" => self.ask(&said["scene"], client::chat(&said["ask"])?, said["ask"]["split"].as_u64()),
-            "send" => self.ask(&said["scene"], client::raw(&said["request"])?, None),
+            "chat" => {
+                words::chat(&said["ask"])?;
+                self.ask(&said["scene"], client::chat(&said["ask"])?, said["ask"]["split"].as_u64())
+            }
+            "send" => {
+                words::send(&said["request"])?;
+                self.ask(&said["scene"], client::raw(&said["request"])?, None)
+            }
             other => Err(format!("the stage does not know `{other}`")),
         }
     }
 
     fn ask(&mut self, scene: &Value, wanted: Wanted, split: Option<u64>) -> Result<Value, String> {
-        let cx = self.build(scene)?;
-        let config = self.built.as_ref().map(|(config, _)| &config["providers"]);
-        let providers = config.and_then(Value::as_object).cloned().unwrap_or_default();
-        let dialect = |(name, provider): (String, Value)| Some((name, provider["dialect"].as_str()?.to_owned()));
-        let dialects: HashMap<String, String> = providers.into_iter().filter_map(dialect).collect();
-        self.double.set(Scene(scene).map("upstreams"), dialects, split.map(|size| size as usize));
         let record = self.record(scene);
+        let failures = record.failures();
+        let cx = self.set(scene, split.map(|size| size as usize))?;
+        self.tick(&cx)?;
         let warnings = cx.generation.warnings.iter().filter(|warning| warning.starts_with("hooks."));
         let warnings: Vec<String> = warnings.cloned().collect();
-        let (before, failures) = (record.safepoints(), record.failures());
+        let before = record.safepoints();
         let Wanted { head, body, dialect } = wanted;
-        let mut told = self.runtime.block_on(async {
-            let began = tokio::time::Instant::now();
+        let mut told = wait(&self.runtime, &self.watch, async {
+            let began = Instant::now();
             let response = pipeline::run(cx, head, Inbound::Ready(Some(body))).await;
             let mut told = client::read(response, dialect).await;
             told.insert("duration_ms".to_owned(), json!(began.elapsed().as_secs_f64() * 1000.0));
             // What the end of the exchange has set going (`on_done`) comes to its end too.
             tokio::task::yield_now().await;
             told
-        });
+        })?;
         told.insert("sent".to_owned(), Value::Array(self.double.take_sent()));
         told.insert("safepoints".to_owned(), json!(record.safepoints() - before));
         told.insert("warnings".to_owned(), json!(warnings));
-        if let Some(error) = record.last_error.load().as_deref().filter(|_| record.failures() > failures) {
-            told.insert("failed".to_owned(), json!(error));
+        if let Some(error) = failed(&record, failures) {
+            told.insert("failed".to_owned(), error);
         }
         self.recorded(&mut told);
         Ok(Value::Object(told))
+    }
+
+    /// Sets the scene: its gateway, and how its upstreams answer.
+    fn set(&mut self, scene: &Value, split: Option<usize>) -> Result<Cx, String> {
+        let cx = self.build(scene)?;
+        let config = self.built.as_ref().map(|(config, _)| &config["providers"]);
+        let providers = config.and_then(Value::as_object).cloned().unwrap_or_default();
+        let dialect = |(name, provider): (String, Value)| Some((name, provider["dialect"].as_str()?.to_owned()));
+        let dialects: HashMap<String, String> = providers.into_iter().filter_map(dialect).collect();
+        self.double.set(Scene(scene).map("upstreams"), &cx.generation.routes.providers, &dialects, split);
+        Ok(cx)
+    }
+
+    /// Lets time pass, and the policy have its turns in it once there has been an exchange: before, nothing is loaded.
+    fn advance(&mut self, scene: &Value, span: Duration) -> Result<Value, String> {
+        let record = self.record(scene);
+        let failures = record.failures();
+        let cx = if self.built.is_some() { Some(self.set(scene, None)?) } else { None };
+        let ticks = &mut self.ticks;
+        // Made inside the runtime: a sleep belongs to the clock under which it is made.
+        wait(&self.runtime, &self.watch, async {
+            let end = Instant::now() + span;
+            loop {
+                let next = match &cx {
+                    Some(cx) => ticks.step(cx).await,
+                    None => None,
+                };
+                if Instant::now() >= end {
+                    return;
+                }
+                sleep_until(next.map_or(end, |next| next.min(end))).await;
+            }
+        })?;
+        Ok(failed(&record, failures).map_or_else(|| json!({}), |error| json!({ "failed": error })))
+    }
+
+    /// The turns that are due, the first of a policy that was loaded just now among them.
+    fn tick(&mut self, cx: &Cx) -> Result<(), String> {
+        if !cx.generation.hooks.has(Phase::Tick) {
+            return Ok(());
+        }
+        let ticks = &mut self.ticks;
+        wait(&self.runtime, &self.watch, async { ticks.step(cx).await }).map(drop)
     }
 
     /// What the log says of the exchange.
@@ -224,6 +278,24 @@ impl Stage {
         let name = scene["hook"]["name"].as_str().unwrap_or(&self.subject.name);
         self.state.guests.record(name)
     }
+}
+
+/// Does some work under the test's own clock, until the real time of the test is over.
+pub(super) fn wait<T>(runtime: &Runtime, watch: &Watch, work: impl Future<Output = T>) -> Result<T, String> {
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = watch.over() => Err(format!(
+                "did not end within {:?} of real time; the policy may be waiting for what never comes", watch.span
+            )),
+        }
+    })
+}
+
+/// The last error of a policy that has failed more often than so.
+fn failed(record: &guests::Record, before: u64) -> Option<Value> {
+    record.last_error.load().as_deref().filter(|_| record.failures() > before).map(|error| json!(error))
 }
 
 /// One attempt of the past.

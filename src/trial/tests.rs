@@ -1,0 +1,222 @@
+//! Test files as authors write them, and what they are told.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::*;
+
+/// A folder with a policy `p` and its test, gone with it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Folder {
+    fn with(policy: &str, test: &str) -> Folder {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let folder = std::env::temp_dir().join(format!("portcullis-trials-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("is writable");
+        std::fs::write(folder.join("p.luau"), policy).expect("is writable");
+        std::fs::write(folder.join("p_test.luau"), test).expect("is writable");
+        Folder(folder)
+    }
+
+    fn run(&self, running: Running<'_>) -> Report {
+        run(&self.0.join("p_test.luau"), running)
+    }
+}
+
+const IDLE: &str = "function on_request() end\n";
+
+/// One test with this body.
+fn one(body: &str) -> String {
+    format!("t.test('a', function()\n{body}\nend)\n")
+}
+
+/// What is told of a test with this body, which fails.
+fn wrong(policy: &str, body: &str) -> String {
+    let report = Folder::with(policy, &one(body)).run(Running::default());
+    assert_eq!((report.cases.len(), &report.broken), (1, &None));
+    report.cases.into_iter().find_map(|case| case.outcome.err()).unwrap_or_else(|| panic!("passes: {body}"))
+}
+
+fn passes(policy: &str, body: &str) {
+    let report = Folder::with(policy, &one(body)).run(Running::default());
+    assert_eq!((report.failed(), report.cases.len()), (0, 1), "{report:?}");
+    assert!(report.cases[0].notes.is_empty(), "{report:?}");
+}
+
+#[test]
+fn a_typo_of_a_scene_fails_the_test_at_its_line_with_the_nearest_word() {
+    let chat = "t.chat({ model = 'a/m', text = 'x' })";
+    for (body, told) in [
+        ("t.upstream('a/m'):fails({ code = 'content_polcy' })", "did you mean `content_policy`?"),
+        ("t.upstream('a/m'):fails({ stat = 503 })", ":fails has no `stat`; did you mean `status`?"),
+        ("t.upstream('a/m'):answers('x', { finsh = 'stop' })", "did you mean `finish`?"),
+        ("t.upstream('a/m'):answers('x', { finish = 'stopp' })", "did you mean `stop`?"),
+        ("t.upstream('a/m'):streams('hello')", "it takes a list of texts"),
+        ("t.upstream('a/m'):sends('x', { gapms = 1 })", "did you mean `gap_ms`?"),
+        ("t.upstream('a/m'):anwsers('x')", "an upstream has no `anwsers`; did you mean `answers`?"),
+        ("t.target('a/m', { price = 1 })", "did you mean `price_in`?"),
+        ("t.target('a/m', { standing = 'openn' })", "did you mean `open`?"),
+        ("t.chat({ model = 'a/m', txt = 'x' })", "did you mean `text`?"),
+        ("t.send({ path = '/v1/models', metod = 'GET' })", "did you mean `method`?"),
+        ("t.advanse(5)", "t has no `advanse`; did you mean `advance`?"),
+        ("t.budget(5)", "this test has made no exchange yet"),
+    ] {
+        let said = wrong(IDLE, body);
+        assert!(said.contains("p_test.luau:2: ") && said.contains(told), "{body}: {said}");
+    }
+    for (read, told) in [
+        (".tires", "an answer has no `tires`; did you mean `tries`?"),
+        (".record.ussage", "a record has no `ussage`; did you mean `usage`?"),
+        (".sent[1].boddy", "a request that was sent has no `boddy`; did you mean `body`?"),
+    ] {
+        let said = wrong(IDLE, &format!("return {chat}{read}"));
+        assert!(said.contains("p_test.luau:2: ") && said.contains(told), "{read}: {said}");
+    }
+    // What an answer may have and this one has not is nothing.
+    passes(IDLE, &format!("t.eq({chat}.code, nil)\nt.eq({chat}.record.error, nil)"));
+}
+
+#[test]
+fn a_budget_is_not_that_of_the_test_before() {
+    let chat = one("t.chat({ model = 'a/m', text = 'x' })");
+    let report = Folder::with(IDLE, &format!("{chat}{}", one("t.budget(100)"))).run(Running::default());
+    assert_eq!(report.failed(), 1, "{report:?}");
+}
+
+#[test]
+fn a_test_that_does_not_end_is_told_with_its_line_and_the_others_run() {
+    let running = Running { each: Duration::from_millis(200), ..Running::default() };
+    for body in [
+        "while true do end",
+        // Nothing that catches errors goes on.
+        "while true do pcall(function() while true do end end) end",
+        "while true do coroutine.resume(coroutine.create(function() while true do end end)) end",
+    ] {
+        let test = format!("{}{}", one(&format!("local x\n{body}")), one("t.eq(1, 1)"));
+        let report = Folder::with(IDLE, &test).run(running);
+        assert_eq!((report.cases.len(), report.failed()), (2, 1), "{report:?}");
+        let told = report.cases[0].outcome.as_ref().expect_err("hangs");
+        assert!(told.contains("p_test.luau:3: did not end within 200ms"), "{body}: {told}");
+    }
+    // What stands outside of tests is bounded too.
+    let report = Folder::with(IDLE, "while true do end\n").run(running);
+    assert!(report.broken.as_ref().is_some_and(|told| told.contains("p_test.luau:1: did not end")), "{report:?}");
+}
+
+#[test]
+fn an_exchange_that_never_ends_is_told_with_its_line() {
+    let watch = Arc::new(Watch::new(Duration::from_millis(100)).expect("a watch"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("builds");
+    let told = stage::wait(&runtime, &watch, std::future::pending::<()>()).expect_err("never ends");
+    assert!(told.contains("did not end within 100ms of real time"), "{told}");
+    watch.renew();
+    assert!(!watch.is_over());
+    assert_eq!(stage::wait(&runtime, &watch, async { 7 }), Ok(7));
+    // A clock that runs by itself is no end either.
+    let told = stage::wait(&runtime, &watch, async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    });
+    assert!(matches!(told, Err::<(), _>(_)));
+}
+
+#[test]
+fn only_the_tests_that_are_wanted_run() {
+    let test = "t.test('good', function() end)\nt.test('bad', function() error('no') end)\n";
+    let folder = Folder::with(IDLE, test);
+    let ran = |filter| {
+        let report = folder.run(Running { filter: Some(filter), ..Running::default() });
+        (report.cases.len(), report.failed())
+    };
+    assert_eq!((ran("good"), ran("bad"), ran("ugly")), ((1, 0), (1, 1), (0, 0)));
+}
+
+/// Asks a host who may come in, and looks at a table that it renews.
+const ASKING: &str = "--[[manifest\ntick = \"30s\"\n]]\n\
+    function on_request(req)\n\
+    \tlocal got = gw.http.fetch({ url = 'https://idp.test/keys' })\n\
+    \treturn gw.say(got.status .. ' ' .. got.body)\nend\n";
+
+#[test]
+fn a_host_is_scripted_by_its_name_and_told_how_where_it_is_not() {
+    let grants = "t.grants({ http = { 'idp.test' } })\nt.hook({ fail = 'closed' })\n";
+    let ask = "local answer = t.chat({ model = 'a/m', text = 'x' })\n";
+    passes(
+        ASKING,
+        &format!(
+            "{grants}t.upstream('idp.test'):answers(nil, {{ body = {{ ok = true }} }}):answers('plain')\n\
+             :fails({{ status = 503, message = 'later' }})\n\
+             {ask}t.eq(answer.text, '200 {{\"ok\":true}}')\nt.eq(answer.sent[1].target, 'idp.test')\n\
+             t.eq(answer.sent[1].url, 'https://idp.test/keys')\n\
+             t.eq(t.chat({{ model = 'a/m', text = 'x' }}).text, '200 plain')\n\
+             t.eq(t.chat({{ model = 'a/m', text = 'x' }}).text, '503 later')"
+        ),
+    );
+    let report =
+        Folder::with(ASKING, &one(&format!("{grants}{ask}t.eq(answer.code, 'policy_failed')"))).run(Running::default());
+    assert_eq!(report.failed(), 0, "{report:?}");
+    let note = report.cases[0].notes.concat();
+    assert!(note.contains("`idp.test`: nobody outside is asked in tests"), "{note}");
+    assert!(note.contains("t.upstream(\"idp.test\"):answers(nil, { body ="), "{note}");
+}
+
+#[test]
+fn a_policy_has_its_turns_when_it_is_loaded_and_as_time_passes() {
+    let policy = "--[[manifest\ntick = \"30s\"\n]]\nlocal turns, seen = 0, ''\n\
+        function on_tick()\n\tturns += 1\n\tseen = gw.http.fetch({ url = 'http://idp.test/' }).body\nend\n\
+        function on_request() return gw.say(turns .. ' ' .. seen) end\n";
+    let ask = "t.chat({ model = 'a/m', text = 'x' }).text";
+    passes(
+        policy,
+        &format!(
+            "t.grants({{ http = {{ 'idp.test' }} }})\nt.advance(60000)\nt.upstream('idp.test'):answers('old')\n\
+             t.eq({ask}, '1 old')\nt.advance(29999)\nt.eq({ask}, '1 old')\n\
+             t.upstream('idp.test'):answers('new')\nt.advance(1)\nt.eq({ask}, '2 new')\n\
+             t.advance(60000)\nt.eq({ask}, '4 new')"
+        ),
+    );
+    let failing = "--[[manifest\ntick = \"30s\"\n]]\nfunction on_tick() error('no turn') end\n";
+    let report = Folder::with(failing, &one(ask)).run(Running::default());
+    assert_eq!(report.failed(), 1, "an expression is no statement: {report:?}");
+    let report = Folder::with(failing, &one(&format!("t.ok({ask})"))).run(Running::default());
+    assert!(report.cases[0].notes.concat().contains("no turn"), "{report:?}");
+}
+
+#[test]
+fn messages_are_the_callers_whatever_they_hold() {
+    let body = "local messages = {\n\
+        { role = 'system', text = 'Be brief.' },\n\
+        { role = 'user', content = { { type = 'text', text = 'Look' }, { type = 'image_url', image_url = { url = 'https://x.test/a.png' } } } },\n\
+        { role = 'assistant', tool_calls = { { id = 'c1', name = 'look', arguments = { at = 1 } } } },\n\
+        { role = 'tool', tool_call_id = 'c1', text = 'a cat' },\n\
+        }\n\
+        for _, dialect in { 'openai_chat', 'anthropic', 'gemini', 'openai_responses' } do\n\
+        local sent = t.chat({ model = 'a/m', messages = messages, dialect = dialect, max_tokens = 9 }).sent[1].body.messages\n\
+        t.eq(#sent, 4, dialect)\n\
+        t.eq(sent[2].content[2].image_url.url, 'https://x.test/a.png')\n\
+        t.eq(sent[3].tool_calls[1]['function'], { name = 'look', arguments = '{\"at\":1}' })\n\
+        t.eq(sent[4].role, 'tool')\n\
+        t.eq(sent[4].tool_call_id, sent[3].tool_calls[1].id)\n\
+        end";
+    passes(IDLE, body);
+    let ask = |message: &str| format!("t.chat({{ model = 'a/m', messages = {{ {message} }} }})");
+    assert!(wrong(IDLE, &ask("{ role = 'user', txt = 'x' }")).contains("did you mean `text`?"));
+    assert!(wrong(IDLE, &ask("{ role = 'asistant', text = 'x' }")).contains("did you mean `assistant`?"));
+    assert!(wrong(IDLE, &ask("{ text = 'x' }")).contains("has no `role`"));
+}
+
+#[test]
+fn tables_are_told_as_tables_however_deep_they_are() {
+    let told = wrong(IDLE, "t.eq({ a = { b = { c = { d = { e = { f = { 1 } } } } } } }, nil)");
+    assert!(told.contains("f = { 1 }"), "{told}");
+    let told = wrong(IDLE, "local a = {}\na.a = a\nt.eq(a, nil)");
+    assert!(told.contains("{ … }"), "{told}");
+}
