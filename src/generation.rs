@@ -67,6 +67,8 @@ pub struct Generation {
     pub trusted: Trusted,
     pub routes: Routes,
     pub limits: pipeline::Limits,
+    /// How long an exchange may take where its model says nothing else; None without a limit.
+    pub total: Option<Duration>,
     /// Limits and budgets.
     pub rules: Rules,
     pub server: connection::Limits,
@@ -290,6 +292,7 @@ impl Builder {
             trusted: trusted(&config)?,
             routes,
             rules: limits::build(&config)?,
+            total: config.timeouts.total.get(),
             limits: pipeline::Limits {
                 max_body_bytes: bounds.max_body_bytes.as_usize(),
                 body_timeout: bounds.body_timeout.into(),

@@ -66,6 +66,7 @@ impl Sieve {
                 (_, Some(coalesce)) => (coalesce.events, coalesce.ms.map(Duration::from_millis)),
                 (_, None) => (1, None),
             };
+            hooks.all()[at].breaker.stream();
             Guest { at, events, wait, held: Vec::new() }
         });
         let guests = guests.collect();

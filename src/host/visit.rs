@@ -31,6 +31,10 @@ pub struct Visit {
     spent: AtomicU64,
     kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
     notes: Mutex<Vec<Note>>,
+    /// Guests that failed in it.
+    failed: Mutex<Vec<Arc<str>>>,
+    /// Milliseconds after its start at which it must be over.
+    total_ms: AtomicU64,
     /// What they have reserved.
     pub held: Held,
 }
@@ -53,6 +57,8 @@ pub struct Facts {
     pub depth: u8,
     /// Whether somebody will read what guests decided.
     pub traced: bool,
+    /// How long it may take, as far as that is known when its first guest is called; None without a limit.
+    pub total: Option<Duration>,
 }
 
 /// A value of `ctx`.
@@ -82,12 +88,15 @@ impl Deref for Visit {
 
 impl Visit {
     pub fn new(facts: Facts) -> Self {
+        let total_ms = AtomicU64::new(facts.total.map_or(u64::MAX, millis));
         Visit {
             facts,
             principal: OnceLock::new(),
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
             notes: Mutex::default(),
+            failed: Mutex::default(),
+            total_ms,
             held: Held::default(),
         }
     }
@@ -106,6 +115,7 @@ impl Visit {
             generation,
             depth: 0,
             traced: false,
+            total: None,
         })
     }
 
@@ -125,6 +135,27 @@ impl Visit {
 
     pub fn spend(&self, time: Duration) {
         self.spent.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// How long it may take is known better by now.
+    pub fn allow(&self, total: Duration) {
+        self.total_ms.store(millis(total), Relaxed);
+    }
+
+    /// When it must be over, and how long that is from its start.
+    pub fn deadline(&self) -> Option<(Instant, Duration)> {
+        let total = Duration::from_millis(self.total_ms.load(Relaxed));
+        Some((self.started.checked_add(total)?, total))
+    }
+
+    /// Notes that a guest failed. True for the first time.
+    pub fn first_failure_of(&self, guest: &Arc<str>) -> bool {
+        let mut failed = lock(&self.failed);
+        let first = !failed.contains(guest);
+        if first {
+            failed.push(guest.clone());
+        }
+        first
     }
 
     /// A value that this guest keeps.
@@ -172,6 +203,10 @@ impl Visit {
     pub fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut *lock(&self.notes))
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
