@@ -131,7 +131,7 @@ pub struct Attempt {
     /// What it used before it was cut and another one went on.
     pub part: Option<Usage>,
     /// What its answer used that was read and then not given to the client: a policy would not have it.
-    pub refused: Option<Used>,
+    pub refused: Option<Box<Used>>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
     pub flight: Option<Flight>,
     pub key_flight: Option<Flight>,

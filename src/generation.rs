@@ -271,7 +271,7 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
-        let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
+        let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();

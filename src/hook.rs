@@ -30,8 +30,8 @@ pub use apply::Set;
 use apply::Undone;
 use breaker::Breaker;
 pub use stages::{
-    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, done, edited, events, fault, identify,
-    looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
+    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault, identify,
+    is_of_guest, looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
 };
 
 /// Every guest of a generation.
@@ -97,6 +97,11 @@ impl Hooks {
 }
 
 impl Matcher {
+    /// Whether it lets everything through.
+    pub fn is_everything(&self) -> bool {
+        self.models.is_empty() && self.keys.is_empty() && self.projects.is_empty()
+    }
+
     fn fits(&self, visit: &Visit, model: &str) -> bool {
         let of =
             |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
@@ -144,7 +149,7 @@ impl Hook {
 
     /// Whether the exchange falls into its share.
     fn shares(&self, visit: &Visit) -> bool {
-        self.share >= 10_000 || pick::point(visit.id.as_bytes()) * 10_000.0 < f64::from(self.share)
+        self.share >= 10_000 || pick::point(visit.conversation().as_bytes()) * 10_000.0 < f64::from(self.share)
     }
 
     /// Whether a failure at this phase refuses the request.
@@ -235,12 +240,18 @@ impl Hook {
                 Ok(Verdict::Pass)
             }
             Ok(verdict) => {
-                self.note(phase, visit, saw, &used, || describe(&verdict));
+                // An exchange has room for few notes: of a stream's changes the first.
+                let another = matches!(verdict, Verdict::Text(_)) && !visit.first_change_by(&self.guest.name);
+                if !another {
+                    self.note(phase, visit, saw, &used, || describe(&verdict));
+                }
                 Ok(if self.shadow { Verdict::Pass } else { verdict })
             }
             Err(failed) => {
                 let text = failed.message;
-                self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
+                if phase != Phase::Event || !visit.has_failed(&self.guest.name) {
+                    self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
+                }
                 self.failed(phase, visit, state, &text);
                 match failed.killed {
                     // Not the policy's time is over, but everybody's.

@@ -203,8 +203,8 @@ impl Bill {
         }
         bill.answer = (bill.usage, bill.cost);
         for attempt in &exchange.attempts {
-            if let Some(used) = attempt.refused {
-                bill.add(&attempt.target, used);
+            if let Some(used) = &attempt.refused {
+                bill.add(&attempt.target, **used);
             }
         }
         bill

@@ -160,7 +160,7 @@ impl<'a> Trying<'a> {
         let now = self.cx.state.at(ended);
         let attempt = &mut self.tried.attempts[started.attempt];
         attempt.took = ended - started.once.began;
-        (attempt.status, attempt.refused) = (known.status, known.refused);
+        (attempt.status, attempt.refused) = (known.status, known.refused.map(Box::new));
         match outcome {
             Ok(good) => {
                 if self.x.stream

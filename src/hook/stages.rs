@@ -126,11 +126,28 @@ async fn named(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>,
                 }));
                 break;
             }
-            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::InvalidCredential, hook)),
+            Verdict::Reject(reject) => {
+                let of_caller = matches!(reject.status, None | Some(401 | 403));
+                let kind = if of_caller { Kind::InvalidCredential } else { Kind::PolicyRejected };
+                return Err(apply::rejected(reject, kind, hook));
+            }
             _ => {}
         }
     }
     Ok(found)
+}
+
+/// Whether it is a guest that asks, inside of another exchange.
+pub fn is_of_guest(x: &Exchange) -> bool {
+    x.guests.as_ref().is_some_and(|open| open.visit.depth > 0)
+}
+
+/// Tells guests what the request says of the conversation that it belongs to.
+pub fn converse(x: &Exchange) {
+    let session = x.wishes.as_ref().and_then(|wishes| wishes.session.as_deref());
+    if let (Some(open), Some(session)) = (&x.guests, session) {
+        open.visit.converse(session);
+    }
 }
 
 /// Tells guests who is calling.

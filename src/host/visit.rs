@@ -33,6 +33,10 @@ pub struct Visit {
     notes: Mutex<Vec<Note>>,
     /// Guests that failed in it.
     failed: Mutex<Vec<Arc<str>>>,
+    /// Guests that changed its stream, and that has been noted.
+    changed: Mutex<Vec<Arc<str>>>,
+    /// The conversation it belongs to, where the caller names one.
+    conversation: OnceLock<Box<str>>,
     /// Milliseconds after its start at which it must be over.
     total_ms: AtomicU64,
     /// What they have reserved.
@@ -96,6 +100,8 @@ impl Visit {
             kept: Mutex::default(),
             notes: Mutex::default(),
             failed: Mutex::default(),
+            changed: Mutex::default(),
+            conversation: OnceLock::new(),
             total_ms,
             held: Held::default(),
         }
@@ -150,12 +156,26 @@ impl Visit {
 
     /// Notes that a guest failed. True for the first time.
     pub fn first_failure_of(&self, guest: &Arc<str>) -> bool {
-        let mut failed = lock(&self.failed);
-        let first = !failed.contains(guest);
-        if first {
-            failed.push(guest.clone());
-        }
-        first
+        enlist(&self.failed, guest)
+    }
+
+    pub fn has_failed(&self, guest: &Arc<str>) -> bool {
+        lock(&self.failed).contains(guest)
+    }
+
+    /// Notes that a guest changed the stream. True for the first time, and where nobody reads notes.
+    pub fn first_change_by(&self, guest: &Arc<str>) -> bool {
+        !self.traced || enlist(&self.changed, guest)
+    }
+
+    /// The caller's own name of the conversation that it belongs to. Only the first one counts.
+    pub fn converse(&self, name: &str) {
+        let _ = self.conversation.set(name.into());
+    }
+
+    /// What shares go by: the conversation, or the exchange alone where none is named.
+    pub fn conversation(&self) -> &str {
+        self.conversation.get().map_or(&self.id, AsRef::as_ref)
     }
 
     /// A value that this guest keeps.
@@ -203,6 +223,16 @@ impl Visit {
     pub fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut *lock(&self.notes))
     }
+}
+
+/// Puts a guest on a list. True when it was not there.
+fn enlist(list: &Mutex<Vec<Arc<str>>>, guest: &Arc<str>) -> bool {
+    let mut list = lock(list);
+    let new = !list.contains(guest);
+    if new {
+        list.push(guest.clone());
+    }
+    new
 }
 
 fn millis(span: Duration) -> u64 {

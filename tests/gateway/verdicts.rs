@@ -253,3 +253,186 @@ async fn a_policy_waits_no_longer_than_its_exchange_may_take() {
         }
     }
 }
+
+#[tokio::test]
+async fn last_words_end_a_stream_as_the_model_would() {
+    let mock = Mock::start().await;
+    let policy = "--[[manifest\nstream = \"event\"\n]]
+      function on_event(e, ctx)
+        if ctx:get('seen') then return gw.stop{ text = ' Enough.' } end
+        ctx:set('seen', true)
+      end";
+    let gateway = with(&mock, &[("soft", policy)], "hooks: [{ lua: soft }]\n").await;
+    for from in ALL {
+        for to in ALL {
+            let model = format!("{}/mock-fast", to.account());
+            let (reply, line) = said(&gateway, from, &model, true).await;
+            let text = reply.text();
+            let mark = match from {
+                Chat => "\"finish_reason\":\"stop\"",
+                Anthropic => "\"stop_reason\":\"end_turn\"",
+                Responses => "\"type\":\"response.completed\"",
+                Gemini => "\"finishReason\":\"STOP\"",
+            };
+            assert!(text.contains(" Enough."), "{from:?} {to:?}: {text}");
+            assert!(text.replace("\": ", "\":").contains(mark), "{from:?} {to:?}: {text}");
+            assert_eq!(line["finish"], "stop", "{from:?} {to:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_of_the_class_that_its_status_is_of() {
+    let mock = Mock::start().await;
+    let policy = "local function refuse(head)
+        local status = tonumber(head:header('x-status'))
+        return gw.reject('my_code', 'My words.', status, 3000)
+      end
+      function on_auth(head) if head:header('x-at') == 'auth' then return refuse(head) end end
+      function on_request(req) if req:header('x-at') == 'request' then return refuse(req) end end";
+    let gateway = with(&mock, &[("no", policy)], "hooks: [{ lua: no }]\n").await;
+    for (at, status, openai, anthropic, gemini, again) in [
+        ("auth", 401, "authentication_error", "authentication_error", "UNAUTHENTICATED", "false"),
+        ("auth", 403, "permission_error", "permission_error", "PERMISSION_DENIED", "false"),
+        ("auth", 429, "rate_limit_error", "rate_limit_error", "RESOURCE_EXHAUSTED", "true"),
+        ("auth", 503, "server_error", "api_error", "INTERNAL", "true"),
+        ("request", 422, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT", "false"),
+        ("request", 403, "invalid_request_error", "permission_error", "PERMISSION_DENIED", "false"),
+        ("request", 429, "rate_limit_error", "rate_limit_error", "RESOURCE_EXHAUSTED", "true"),
+        ("request", 500, "server_error", "api_error", "INTERNAL", "false"),
+    ] {
+        for from in ALL {
+            let number = status.to_string();
+            let headers = [("content-type", "application/json"), ("x-at", at), ("x-status", &number)];
+            let body = from.ask("chat/m", false, Turn::Text, "Hi");
+            let reply = gateway.call("POST", &from.path("chat/m", false), &headers, body).await;
+            let what = format!("{at} {status} {from:?}: {}", reply.text());
+            assert_eq!(reply.status(), status, "{what}");
+            let error = &reply.json()["error"];
+            assert_eq!(error["message"], "My words.", "{what}");
+            let (key, class) = match from {
+                Anthropic => ("type", anthropic),
+                Gemini => ("status", gemini),
+                _ => ("type", openai),
+            };
+            assert_eq!(error[key], class, "{what}");
+            assert_eq!(reply.head.header("x-should-retry"), Some(again), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_asks_the_models_of_its_grants_whatever_the_callers_key_may() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        if req.model == 'judge' then return end
+        local ok, answer = pcall(gw.llm.ask, { model = 'judge', prompt = 'Good?', models = req:header('x-more') and { 'other' } or nil })
+        if not ok then return gw.reject('judge', tostring(answer), 400) end
+      end";
+    let yaml = "hooks: [{ lua: judge, grants: { models: [judge] }, budget: { cpu: 2s } }]
+keys: [{ name: c, key: sk-c, models: [smart] }]
+models: { smart: chat/mock-fast, judge: chat/mock-fast, other: chat/mock-fast }\n";
+    let gateway = with(&mock, &[("judge", policy)], yaml).await;
+    let asks = async |model: &str, more: &[(&str, &str)]| {
+        let mut headers = vec![("content-type", "application/json"), ("authorization", "Bearer sk-c")];
+        headers.extend_from_slice(more);
+        gateway.call("POST", "/v1/chat/completions", &headers, Chat.ask(model, false, Turn::Text, "Hi")).await
+    };
+    let reply = asks("smart", &[]).await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    assert_eq!(mock.journal().await.len(), 2);
+    // The caller itself may not, and neither may the policy go further than its grants.
+    assert_eq!(asks("judge", &[]).await.status(), 403);
+    let reply = asks("smart", &[("x-more", "1")]).await;
+    assert!(reply.status() == 400 && reply.text().contains("may not use the model"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn of_a_conversation_that_is_named_a_share_is_all_or_nothing() {
+    let mock = Mock::start().await;
+    let policy = "function on_route() return { 'chat/moved' } end";
+    let gateway = with(&mock, &[("move", policy)], "hooks: [{ lua: move, share: 50% }]\n").await;
+    let mut moved = 0;
+    for session in 0..16 {
+        let name = format!("conversation {session}");
+        let headers = [("content-type", "application/json"), ("x-portcullis-session", &name)];
+        let named = format!(
+            "{{\"model\":\"chat/m\",\"session_id\":\"{name}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hi\"}}]}}"
+        );
+        let mut went = Vec::new();
+        for _ in 0..3 {
+            let body = Chat.ask("chat/m", false, Turn::Text, "Hi");
+            went.push(gateway.call("POST", "/v1/chat/completions", &headers, body).await);
+            went.push(gateway.post("/v1/chat/completions", &named).await);
+        }
+        let went: Vec<bool> =
+            went.iter().map(|reply| reply.head.header("x-portcullis-model") == Some("moved")).collect();
+        assert!(went.iter().all(|one| *one == went[0]), "{name}: {went:?}");
+        moved += usize::from(went[0]);
+    }
+    assert!((1..16).contains(&moved), "{moved} of 16");
+}
+
+#[tokio::test]
+async fn what_a_hook_is_attached_to_must_be_there() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    folder.write("scripts/auth.luau", "function on_auth(head) end\nfunction on_request(req) end");
+    folder.write("scripts/look.luau", "function on_request(req) end");
+    folder.write("scripts/ticks.luau", "function on_tick() end");
+    let check = |hooks: &str| {
+        let text = format!(
+            "hooks_dir: {}\n{hooks}\nkeys: [{{ name: k, key: sk-k, project: p }}]\nproviders: {{ a: {{ base_url: 'http://127.0.0.1:1/v1', dialect: openai_chat, api_key: x }}, b: {{ base_url: 'http://127.0.0.1:1/v1', dialect: openai_chat, api_key: x }} }}\nmodels: {{ smart: a/m }}\n",
+            folder.path("scripts").display()
+        );
+        let path = folder.write("p.yaml", &text);
+        let output = super::support::portcullis().arg("check").arg(path).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), said)
+    };
+    for on in ["models: [smart]", "keys: [k]", "projects: [p]"] {
+        let (good, said) = check(&format!("hooks: [{{ lua: auth, on: {{ {on} }} }}]"));
+        assert!(!good && said.contains("hooks.auth: has on_auth and is attached with `on`"), "{on}: {said}");
+    }
+    let (good, said) = check(
+        "hooks:
+  - { lua: auth }
+  - { lua: look, on: { models: [smart, 'sm*', a/x, 'b/*', '*-mini', '*'], keys: [k, 'k*'], projects: [p] }, grants: { models: [smart, a/x] } }",
+    );
+    assert!(good && !said.contains("is called"), "{said}");
+    let (good, said) = check(
+        "hooks:
+  - { lua: look, on: { models: [smrt, 'smrt*', c/x], keys: [k2], projects: [zz] }, grants: { models: [nope] } }
+  - { lua: ticks }",
+    );
+    assert!(good, "{said}");
+    for line in [
+        "hooks.look: on.models: no model is called `smrt`",
+        "hooks.look: on.models: no model is called `smrt*`",
+        "hooks.look: on.models: no model is called `c/x`",
+        "hooks.look: on.keys: no key is called `k2`",
+        "hooks.look: on.projects: no project of a key is called `zz`",
+        "hooks.look: grants.models: no model is called `nope`",
+        "hooks.ticks: has on_tick, but its manifest says no `tick`",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_leaves_room_in_the_trace() {
+    let mock = Mock::start().await;
+    let policy = "--[[manifest\nstream = \"event\"\n]]
+      function on_event(e) if e.kind == 'text' then return e.text .. '!' end end
+      function on_done(d) gw.trace.note({ last = true }) end";
+    let gateway = with(
+        &mock,
+        &[("loud", policy)],
+        "hooks: [{ lua: loud }]\nlog: { stdout: off, file: FOLDER/access.log, trace: true }\n",
+    )
+    .await;
+    let (_, line) = said(&gateway, Chat, "chat/mock-fast", true).await;
+    let steps = line["trace"]["steps"].as_array().expect("steps");
+    let events = steps.iter().filter(|step| step["what"]["note"]["phase"] == "event").count();
+    assert_eq!(events, 1, "{line}");
+}
