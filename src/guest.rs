@@ -117,6 +117,23 @@ impl Engine {
             Engine::Wasm(policy) => policy.call_now(cx, subject),
         }
     }
+
+    /// Calls it for an event of a stream, which it gives back. `cx` tells what such calls are; how much is made anew for
+    /// each is the engine's.
+    ///
+    /// # Errors
+    /// As [`Engine::call`].
+    pub fn hear(&self, ear: &mut Ear, cx: impl FnOnce() -> Cx, event: view::Event) -> (Called, view::Event) {
+        match self {
+            Engine::Lua(script) => script.hear(ear.0.get_or_insert_with(|| lua::Ear::new(cx())), event),
+            #[cfg(feature = "wasm")]
+            Engine::Wasm(policy) => {
+                let event = Arc::new(event);
+                let called = policy.call_now(cx(), Subject::Event(event.clone()));
+                (called, Arc::unwrap_or_clone(event))
+            }
+        }
+    }
 }
 
 /// What came of a call, and what it used.
@@ -137,6 +154,10 @@ impl Begun<'_> {
         }
     }
 }
+
+/// What one stream keeps for the calls of a guest.
+#[derive(Default)]
+pub struct Ear(Option<lua::Ear>);
 
 /// What of a call's own time counts as used before it began: as much as the exchange's bound is nearer than its own.
 fn used_before(cx: &Cx) -> Duration {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind};
-use crate::guest::{Bundle, Engine, Failed, Subject, Used, Verdict};
+use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
 use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
 use crate::route;
 use crate::state::State;
@@ -202,6 +202,26 @@ impl Hook {
         let cx = self.cx(phase, visit, world);
         let (outcome, used) = self.engine.begin(cx, subject).end().await;
         self.judge(phase, visit, world.state(), saw, outcome, used)
+    }
+
+    /// Calls it for an event of a stream, which it gives back.
+    ///
+    /// # Errors
+    /// As [`Hook::call`].
+    fn hear(
+        &self,
+        ear: &mut Ear,
+        visit: &Arc<Visit>,
+        world: &Arc<dyn World>,
+        event: view::Event,
+    ) -> Result<(Verdict, view::Event), Fault> {
+        let (phase, state) = (Phase::Event, world.state());
+        if self.is_off(state) {
+            return Ok((self.off(phase, visit, state)?, event));
+        }
+        let saw = visit.traced.then(|| event.brief());
+        let ((outcome, used), event) = self.engine.hear(ear, || self.cx(phase, visit, world), event);
+        Ok((self.judge(phase, visit, state, saw, outcome, used)?, event))
     }
 
     fn off(&self, phase: Phase, visit: &Visit, state: &State) -> Result<Verdict, Fault> {

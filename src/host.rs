@@ -17,6 +17,7 @@ pub mod re;
 pub mod secret;
 pub mod table;
 pub mod targets;
+pub mod ticker;
 pub mod time;
 pub mod visit;
 

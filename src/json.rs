@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use crate::fault::{Fault, Kind};
+use scan::{Files, Noticed};
 
 /// Top-level keys that decide what is authorised, sent and charged. Each may stand once, in exactly this spelling.
 const GUARDED: &[&str] = &["model", "models", "stream", "stream_options", "previous_response_id"];
@@ -30,7 +31,7 @@ pub struct Envelope {
     fields: Arc<Vec<Field>>,
     /// Position just after the opening brace.
     open: usize,
-    sealed: bool,
+    noticed: Noticed,
     edits: SmallVec<[Edit; 4]>,
 }
 
@@ -71,7 +72,7 @@ impl Envelope {
             fields.push(Field { whole: key.start - 1..value.end, key: Key::Plain(key), value });
             Ok(())
         });
-        let sealed = read.map_err(|_| invalid(&body))?;
+        let noticed = read.map_err(|_| invalid(&body))?;
         let open = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
         for field in &mut fields {
             field.key.unescape(&body)?;
@@ -85,7 +86,7 @@ impl Envelope {
                 return Err(Fault::new(Kind::AmbiguousRequest, text).param(*guarded));
             }
         }
-        Ok(Envelope { body, fields: Arc::new(fields), open, sealed, edits: SmallVec::new() })
+        Ok(Envelope { body, fields: Arc::new(fields), open, noticed, edits: SmallVec::new() })
     }
 
     pub fn body(&self) -> &Bytes {
@@ -94,7 +95,12 @@ impl Envelope {
 
     /// Whether a string anywhere in the body begins like those that this gateway seals.
     pub fn holds_sealed(&self) -> bool {
-        self.sealed
+        self.noticed.sealed
+    }
+
+    /// Files that stand in the body as base64, which is no text: its length says little of its tokens.
+    pub fn files(&self) -> Files {
+        self.noticed.files
     }
 
     /// The value of a top-level field, as the client wrote it.

@@ -1,11 +1,11 @@
 //! What an exchange will probably use, from its body's length and the few fields that say more. Never decodes an ask.
 
-use memchr::memmem;
 use serde::Deserialize;
 
 use crate::chat::Usage;
 use crate::dialect::Op;
 use crate::exchange::Exchange;
+use crate::json::Envelope;
 use crate::pipeline::Call;
 use crate::route::{Plan, Target};
 use crate::state::limit::Amounts;
@@ -19,9 +19,6 @@ const USUAL_OUTPUT_TOKENS: u64 = 1024;
 /// Input tokens that an inline image or file stands for, whatever its bytes: about what providers count for a large one.
 const MEDIA_TOKENS: u64 = 1600;
 
-/// Bodies below this hold no inline media worth looking for.
-const MEDIA_BYTES: usize = 16 << 10;
-
 /// How many requests, tokens and nano-dollars an exchange will take, and whether the ask itself bounds its output.
 /// Without `tokens` only the request is counted.
 pub(super) fn amounts(x: &Exchange, call: &Call, plan: &Plan, tokens: bool) -> (Amounts, bool) {
@@ -30,7 +27,7 @@ pub(super) fn amounts(x: &Exchange, call: &Call, plan: &Plan, tokens: bool) -> (
     if !tokens || x.op == Op::CountTokens {
         return (free, true);
     }
-    let input = input(call.envelope.body());
+    let input = input(&call.envelope);
     let (output, stated) = match x.op {
         Op::Generate | Op::Complete => output(call),
         _ => (0, true),
@@ -48,23 +45,10 @@ pub(super) fn money(estimate: &Amounts, target: &Target) -> Option<u64> {
     target.cost(&Usage { input: estimate.input, output: estimate.output, ..Usage::default() })
 }
 
-fn input(body: &[u8]) -> u64 {
-    let mut bytes = body.len() as u64;
-    let mut media = 0;
-    if body.len() >= MEDIA_BYTES {
-        // Base64 is no text: its length says little of its tokens. It stands in a URL, or in a field of its own.
-        for (mark, field) in [(&b";base64,"[..], false), (b"\"data\":", true)] {
-            for at in memmem::find_iter(body, mark) {
-                let rest = &body[at + mark.len()..];
-                let data = if field { rest.trim_ascii_start().strip_prefix(b"\"") } else { Some(rest) };
-                let Some(data) = data else { continue };
-                let length = memchr::memchr(b'"', data).unwrap_or(data.len());
-                bytes = bytes.saturating_sub(length as u64);
-                media += 1;
-            }
-        }
-    }
-    bytes.div_ceil(BYTES_PER_TOKEN) + media * MEDIA_TOKENS
+fn input(envelope: &Envelope) -> u64 {
+    let files = envelope.files();
+    let text = (envelope.body().len() as u64).saturating_sub(files.bytes);
+    text.div_ceil(BYTES_PER_TOKEN) + files.count * MEDIA_TOKENS
 }
 
 /// The most that the ask allows, or a usual amount.
@@ -104,7 +88,6 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::json::Envelope;
 
     fn call(body: String) -> Call {
         Call::new(Envelope::read(body.into()).expect("an object"), HeaderMap::new())
@@ -129,12 +112,10 @@ mod tests {
     #[test]
     fn inline_media_is_not_taken_for_text() {
         let image = "A".repeat(1 << 20);
-        for before in ["\"image_url\":\"data:image/png;base64,", "\"data\":\"", "\"data\" :{},\"data\": \""] {
-            let body = format!(r#"{{"messages":[{{{before}{image}"}},"words"]}}"#);
-            let tokens = input(body.as_bytes());
-            assert!((MEDIA_TOKENS..MEDIA_TOKENS + 100).contains(&tokens), "{before}: {tokens}");
-        }
-        assert_eq!(input(&[b'x'; 401]), 101);
+        let tokens = |body: String| input(&call(body).envelope);
+        let seen = tokens(format!(r#"{{"messages":[{{"image_url":"data:image/png;base64,{image}"}},"words"]}}"#));
+        assert!((MEDIA_TOKENS..MEDIA_TOKENS + 100).contains(&seen), "{seen}");
+        assert_eq!(tokens(format!(r#"{{"x":"{}"}}"#, "x".repeat(393))), 101);
     }
 
     #[test]

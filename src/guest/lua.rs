@@ -8,6 +8,7 @@ mod api;
 mod convert;
 pub mod coverage;
 mod entries;
+mod hearing;
 mod library;
 mod machine;
 mod read;
@@ -34,6 +35,7 @@ use crate::host::{Cx, Killed, Phase, Phases};
 use machine::{Machine, Recipe, Step, Suspended};
 use turn::{Running, Spent, Waking};
 
+pub use hearing::Ear;
 pub use machine::compiles;
 
 /// Share of its memory that a machine may still use after it was collected, having gone past a bound.
@@ -205,6 +207,9 @@ impl Script {
 
     /// Calls the function of the call's phase to its end, where nothing may wait.
     pub fn call_now(&self, cx: Cx, subject: Subject) -> Called {
+        if let Subject::Event(event) = subject {
+            return self.hear(&mut Ear::new(cx), Arc::unwrap_or_clone(event)).0;
+        }
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
         let running = Arc::new(Running::new(cx));

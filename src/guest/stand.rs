@@ -80,8 +80,7 @@ impl Stand {
 
     /// Text of a stream.
     pub fn event(&self, text: &str) -> Subject {
-        let (visit, text) = (self.visit.clone(), text.to_owned());
-        Subject::Event(Arc::new(Event { visit, kind: "text", text, choice: 0, index: 0, merged: 1 }))
+        Subject::Event(Arc::new(Event { kind: "text", text: text.to_owned(), choice: 0, index: 0, merged: 1 }))
     }
 
     pub fn cx(&self, phase: Phase) -> Cx {

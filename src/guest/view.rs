@@ -91,7 +91,7 @@ impl Subject {
                 json!({ "error": failure.fault.code(), "target": failure.target.name(), "number": failure.number })
             }
             Subject::Answer(answer) => json!({ "status": answer.status, "target": answer.target.name() }),
-            Subject::Event(event) => json!({ "kind": event.kind, "bytes": event.text.len() }),
+            Subject::Event(event) => event.brief(),
             Subject::Done(done) => json!({ "status": done.status, "error": done.code }),
             Subject::Tick => Value::Null,
         }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Hooks, at_once};
+use super::Hooks;
 use crate::chat::Finish;
 use crate::chat::event::{Delta, Event, Opened};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Stop, Verdict};
-use crate::guest::{StreamMode, view};
-use crate::host::{Phase, Visit, World};
+use crate::guest::{Ear, StreamMode, view};
+use crate::host::{Visit, World};
 use crate::stream::{Filter, Flow};
 
 /// Text that is held for one block at most; a guest that buffers sees longer texts in parts.
@@ -44,6 +44,7 @@ struct Guest {
     events: u32,
     wait: Option<Duration>,
     held: Vec<Held>,
+    ear: Ear,
 }
 
 /// Text of one block that a guest has not seen yet.
@@ -67,7 +68,7 @@ impl Sieve {
                 (_, None) => (1, None),
             };
             hooks.all()[at].breaker.stream();
-            Guest { at, events, wait, held: Vec::new() }
+            Guest { at, events, wait, held: Vec::new(), ear: Ear::default() }
         });
         let guests = guests.collect();
         Sieve {
@@ -119,16 +120,16 @@ impl Sieve {
     /// Shows the guest at this place some text and sends on what it makes of it.
     fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let Held { choice, index, kind, text, merged, .. } = held;
-        let hook = &self.hooks.all()[self.guests[row].at];
-        let view = Arc::new(view::Event { visit: self.visit.clone(), kind, text, choice, index, merged });
-        let call = hook.call(Phase::Event, &self.visit, &self.world, view::Subject::Event(view.clone()));
-        let text = match at_once(call)? {
-            Verdict::Text(text) => {
-                self.changed |= text != view.text;
+        let guest = &mut self.guests[row];
+        let hook = &self.hooks.all()[guest.at];
+        let event = view::Event { kind, text, choice, index, merged };
+        let text = match hook.hear(&mut guest.ear, &self.visit, &self.world, event)? {
+            (Verdict::Text(text), event) => {
+                self.changed |= text != event.text;
                 text
             }
-            Verdict::Stop(stop) => return Ok(Some(stop)),
-            _ => Arc::try_unwrap(view).map_or_else(|view| view.text.clone(), |view| view.text),
+            (Verdict::Stop(stop), _) => return Ok(Some(stop)),
+            (_, event) => event.text,
         };
         if text.is_empty() {
             return Ok(None);

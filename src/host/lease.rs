@@ -3,14 +3,12 @@
 //! Counts are the same on every machine; the deadline is read off one shared ticker, so that looking at it at every
 //! safepoint costs a load. A lease that was overrun stays overrun: catching the error does not help a guest.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{HostError, Phase};
+use super::{HostError, Phase, ticker};
 
 /// What one call of a guest may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +99,9 @@ const GRACE_US: u64 = 4000;
 const GRACE_TICKS: u64 = 5;
 const GRACE_LOOKS: u32 = 40;
 
+/// Safepoints after which a burst says again that it is under way: far fewer than run before the ticker takes the process for idle.
+const AWAKE_EVERY: u64 = 4096;
+
 /// Time that this thread has been running on a core, in microseconds; None where the system does not say.
 fn thread_time_us() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
@@ -165,7 +166,7 @@ impl Lease {
         // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
         // than a tick, so a guest that has nothing left is late from its first safepoint on.
         let ticks = if left.is_zero() { 0 } else { left.as_millis() as u64 + 1 };
-        self.deadline.store(now() + ticks, Relaxed);
+        self.deadline.store(ticker::now() + ticks, Relaxed);
     }
 
     /// The guest does not run: it waits, gives way, or has ended.
@@ -204,9 +205,9 @@ impl Lease {
             return Err(self.kill(Killed::Safepoints));
         }
         if count.is_multiple_of(AWAKE_EVERY) {
-            stay_awake();
+            ticker::stay_awake();
         }
-        if TICK.load(Relaxed) >= self.deadline.load(Relaxed) { self.late() } else { Ok(()) }
+        if ticker::tick_now() >= self.deadline.load(Relaxed) { self.late() } else { Ok(()) }
     }
 
     /// The deadline has passed in real time. A thread that waits for a core loses more of that than a budget holds, so
@@ -224,7 +225,7 @@ impl Lease {
         if ran >= GRACE_US || looks >= GRACE_LOOKS {
             return Err(self.kill(Killed::Deadline));
         }
-        self.deadline.store(TICK.load(Relaxed) + GRACE_TICKS, Relaxed);
+        self.deadline.store(ticker::tick_now() + GRACE_TICKS, Relaxed);
         Ok(())
     }
 
@@ -324,73 +325,6 @@ impl Lease {
                     "waited until the exchange's own time of {total:?} was over; raise `timeouts.total`, or wait less"
                 )
             }
-        }
-    }
-}
-
-/// Milliseconds since the ticker was started.
-static TICK: AtomicU64 = AtomicU64::new(0);
-/// Set by every burst and cleared by every tick, which tells idleness by it. Written only where it is not set already:
-/// workers must not pass its cache line round at every call.
-static BUSY: AtomicBool = AtomicBool::new(false);
-static ASLEEP: AtomicBool = AtomicBool::new(true);
-static TICKER: OnceLock<Thread> = OnceLock::new();
-
-/// Turns without a burst after which the ticker stops: an idle process is not woken a thousand times a second.
-const IDLE_TURNS: u32 = 1000;
-
-/// Safepoints after which a burst says again that it is under way: far fewer than run within the idle turns.
-const AWAKE_EVERY: u64 = 4096;
-
-/// The present tick; wakes the ticker when it sleeps.
-pub fn now() -> u64 {
-    stay_awake();
-    tick_now()
-}
-
-/// The present tick, for whoever knows that the ticker is awake.
-pub fn tick_now() -> u64 {
-    TICK.load(Relaxed)
-}
-
-/// Keeps the ticker going. A burst sets its flag before it looks whether the ticker sleeps, and the ticker looks at the
-/// flag after it has said that it will: in one order for both, one of them sees the other.
-pub fn stay_awake() {
-    if !BUSY.load(SeqCst) {
-        BUSY.store(true, SeqCst);
-    }
-    if ASLEEP.load(SeqCst) {
-        let ticker = TICKER.get_or_init(|| {
-            let started = std::thread::Builder::new().name("ticker".into()).spawn(tick);
-            // Without a thread there is no clock; counts still end every guest.
-            started.map_or_else(|_| std::thread::current(), |handle| handle.thread().clone())
-        });
-        ASLEEP.store(false, SeqCst);
-        ticker.unpark();
-    }
-}
-
-#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a thread of its own that does nothing else")]
-fn tick() {
-    let mut idle = 0;
-    let mut last = std::time::Instant::now();
-    loop {
-        std::thread::sleep(Duration::from_millis(1));
-        // A sleep takes longer than it should on a busy machine; the tick keeps up with real time.
-        let passed = last.elapsed().as_millis() as u64;
-        if passed > 0 {
-            last += Duration::from_millis(passed);
-            TICK.fetch_add(passed, Relaxed);
-        }
-        idle = if BUSY.swap(false, SeqCst) { 0 } else { idle + 1 };
-        if idle >= IDLE_TURNS {
-            ASLEEP.store(true, SeqCst);
-            if !BUSY.load(SeqCst) {
-                std::thread::park();
-            }
-            ASLEEP.store(false, SeqCst);
-            last = std::time::Instant::now();
-            idle = 0;
         }
     }
 }

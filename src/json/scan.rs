@@ -13,6 +13,28 @@ const MAX_DEPTH: u32 = 128;
 /// What strings begin with that this gateway made for another provider's eyes.
 const SEALS: [&[u8]; 2] = [b"portcullis.", b"portcullis-call."];
 
+/// Base64 shorter than this is more likely to be something else than a file, and counts for little.
+const LEAST_FILE_BYTES: usize = 256;
+
+/// Longest head of a data URL: media type and parameters.
+const MAX_URL_HEAD_BYTES: usize = 256;
+
+/// What is noticed on the way through a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// A string begins like those that this gateway seals.
+    pub sealed: bool,
+    pub files: Files,
+}
+
+/// Files that stand in a text as base64, in a data URL or in a field called `data`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Files {
+    pub count: u64,
+    /// Length of their base64 altogether.
+    pub bytes: u64,
+}
+
 /// It is not JSON. Whoever wants to know why asks a parser that can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
@@ -20,15 +42,15 @@ pub struct Malformed;
 /// Reads the one JSON object that `text` is: `each` is called at the value of every member, told where its key stands
 /// without the quotes, and must move past the value by one of the calls below.
 ///
-/// Returns whether a sealed string was met anywhere.
+/// Returns what was noticed in it.
 ///
 /// # Errors
 /// [`Malformed`] when the text is not one JSON object and white space; `each` may have been called before.
 pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
-) -> Result<bool, Malformed> {
-    let mut scan = Scan { text, at: 0, foreign: false, sealed: false };
+) -> Result<Noticed, Malformed> {
+    let mut scan = Scan { text, at: 0, foreign: false, of_data: false, noticed: Noticed::default() };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
@@ -37,7 +59,7 @@ pub fn object<'a>(
     scan.space();
     // Outside of strings the grammar itself is ASCII.
     let utf8 = !scan.foreign || std::str::from_utf8(text).is_ok();
-    if scan.at == text.len() && utf8 { Ok(scan.sealed) } else { Err(Malformed) }
+    if scan.at == text.len() && utf8 { Ok(scan.noticed) } else { Err(Malformed) }
 }
 
 /// A place in a JSON text.
@@ -46,7 +68,9 @@ pub struct Scan<'a> {
     at: usize,
     /// A string had bytes that are not ASCII.
     foreign: bool,
-    sealed: bool,
+    /// The key read last is `data`.
+    of_data: bool,
+    noticed: Noticed,
 }
 
 /// At the first byte of a value, each of these moves past it. A value of another kind than asked for is passed over.
@@ -161,6 +185,7 @@ impl<'a> Scan<'a> {
     /// A key with its colon, up to the value's first byte.
     fn key(&mut self) -> Result<Range<usize>, Malformed> {
         let key = self.string()?;
+        self.of_data = &self.text[key.clone()] == b"data";
         self.space();
         self.expect(b':')?;
         self.space();
@@ -170,7 +195,13 @@ impl<'a> Scan<'a> {
     /// A value without others inside.
     fn flat(&mut self) -> Result<(), Malformed> {
         match self.peek() {
-            Some(b'"') => self.string().map(drop),
+            Some(b'"') => {
+                let at = self.string()?;
+                if self.of_data && !self.text[at.clone()].starts_with(b"data:") {
+                    self.notice_file(at.len());
+                }
+                Ok(())
+            }
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word(b"true"),
             Some(b'f') => self.word(b"false"),
@@ -222,10 +253,19 @@ impl<'a> Scan<'a> {
             None => self.far(from)?,
         };
         self.at = to + 1;
-        if self.text[from] == b'p' {
-            self.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal));
+        match self.text[from] {
+            b'p' => self.noticed.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal)),
+            b'd' if to - from >= LEAST_FILE_BYTES => self.notice_file(url_data(&self.text[from..to])),
+            _ => {}
         }
         Ok(from..to)
+    }
+
+    fn notice_file(&mut self, bytes: usize) {
+        if bytes >= LEAST_FILE_BYTES {
+            self.noticed.files.count += 1;
+            self.noticed.files.bytes += bytes as u64;
+        }
     }
 
     /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes, or
@@ -249,45 +289,49 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once, and
-    /// which of their bytes are escaped is worked out for all of a block together.
+    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once and
+    /// what was found in one is not searched for again after an escape.
     fn far(&mut self, from: usize) -> Result<usize, Malformed> {
         let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
         // Behind the text there is nothing that ends a string.
         let mut last = [b' '; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
         let mut seen = u8x16::splat(0);
-        let mut escapes = Escapes::default();
+        // 1 where the last byte of the block before escapes the first of the next.
+        let mut carried = 0;
         for (number, block) in blocks.iter().chain([&last]).enumerate() {
             let start = from + number * BLOCK;
-            let [quotes, backslashes, controls] = marks_of_block(block, &mut seen);
-            let escaped = escapes.of(backslashes);
-            let ends = quotes & !escaped | controls;
-            // What stands behind the end is no longer of this string.
-            let before = (ends & ends.wrapping_neg()).wrapping_sub(1);
-            let mut letters = escaped & before;
-            while letters != 0 {
-                self.letter(start + letters.trailing_zeros() as usize)?;
-                letters &= letters - 1;
-            }
-            if ends != 0 {
-                let at = start + ends.trailing_zeros() as usize;
-                self.foreign |= seen.to_bitmask() != 0;
-                return if self.text.get(at) == Some(&b'"') { Ok(at) } else { Err(Malformed) };
+            let mut marks = marks_of_block(block, &mut seen) & !carried;
+            carried = 0;
+            while marks != 0 {
+                let bit = marks.trailing_zeros() as usize;
+                match block[bit % BLOCK] {
+                    b'\\' => {
+                        self.escaped(start + bit + 1)?;
+                        // What is escaped is no mark.
+                        marks &= (marks - 1) & !(2 << bit);
+                        carried = u64::from(bit == BLOCK - 1);
+                    }
+                    b'"' => {
+                        self.foreign |= seen.to_bitmask() != 0;
+                        return Ok(start + bit);
+                    }
+                    _ => return Err(Malformed),
+                }
             }
         }
         Err(Malformed)
     }
 
-    /// At what stands behind a backslash: whether it may.
+    /// Whether what stands here may stand behind a backslash.
     #[inline]
-    fn letter(&self, at: usize) -> Result<(), Malformed> {
+    fn escaped(&self, at: usize) -> Result<(), Malformed> {
         match self.text.get(at) {
+            Some(letter) if LETTERS[usize::from(*letter)] => Ok(()),
             Some(b'u') => {
                 let digits = self.text.get(at + 1..at + 5).ok_or(Malformed)?;
                 if digits.iter().all(u8::is_ascii_hexdigit) { Ok(()) } else { Err(Malformed) }
             }
-            Some(letter) if LETTERS[usize::from(*letter)] => Ok(()),
             _ => Err(Malformed),
         }
     }
@@ -362,6 +406,14 @@ impl Open {
     }
 }
 
+/// Length of the base64 in a data URL (RFC 2397); 0 for any other text.
+fn url_data(text: &[u8]) -> usize {
+    const MARK: &[u8] = b";base64,";
+    let head = &text[..text.len().min(MAX_URL_HEAD_BYTES)];
+    let mark = if head.starts_with(b"data:") { memchr::memmem::find(head, MARK) } else { None };
+    mark.map_or(0, |at| text.len() - at - MARK.len())
+}
+
 /// What may follow a backslash, but for `u`.
 const LETTERS: [bool; 256] = {
     let mut letters = [false; 256];
@@ -384,61 +436,24 @@ pub fn is_plain(text: &str) -> bool {
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
 const BLOCK: usize = 64;
 
-/// Bytes that mean something inside of a string: quotes, backslashes, control characters.
-#[inline]
-fn kinds(bytes: u8x16) -> [u8x16; 3] {
-    let control = bytes.min(u8x16::splat(b' ' - 1));
-    [bytes.simd_eq(u8x16::splat(b'"')), bytes.simd_eq(u8x16::splat(b'\\')), bytes.simd_eq(control)]
-}
-
-/// Where they are, whatever they are, a bit each.
+/// Where bytes are that mean anything inside of a string, a bit each: quotes, backslashes, control characters.
 #[inline]
 fn marks(bytes: u8x16) -> u32 {
-    let [quotes, backslashes, controls] = kinds(bytes);
-    (quotes | backslashes | controls).to_bitmask()
+    let found = bytes.simd_eq(u8x16::splat(b'"'))
+        | bytes.simd_eq(u8x16::splat(b'\\'))
+        | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
+    found.to_bitmask()
 }
 
-/// Where they are in a whole block, told apart. What the block holds is noted in `seen`.
+/// The marks of a whole block. What the block holds is noted in `seen`.
 #[inline]
-fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> [u64; 3] {
+fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
     let (quarters, _) = block.as_chunks::<16>();
-    quarters.iter().rev().fold([0; 3], |masks, quarter| {
+    quarters.iter().rev().fold(0, |mask, quarter| {
         let bytes = u8x16::new(*quarter);
         *seen |= bytes;
-        let [quotes, backslashes, controls] = kinds(bytes).map(u8x16::to_bitmask);
-        [
-            masks[0] << 16 | u64::from(quotes),
-            masks[1] << 16 | u64::from(backslashes),
-            masks[2] << 16 | u64::from(controls),
-        ]
+        mask << 16 | u64::from(marks(bytes))
     })
-}
-
-/// Which bytes a backslash stands before that is not escaped itself, from block to block.
-#[derive(Default)]
-struct Escapes {
-    /// 1 where the last byte of the block before was such a backslash.
-    carried: u64,
-}
-
-impl Escapes {
-    #[inline]
-    fn of(&mut self, backslashes: u64) -> u64 {
-        if backslashes == 0 {
-            return std::mem::take(&mut self.carried);
-        }
-        let mut escaped = self.carried;
-        let mut left = backslashes & !escaped;
-        self.carried = 0;
-        while left != 0 {
-            // The lowest one escapes what follows it, which is then no escape itself.
-            let lowest = left & left.wrapping_neg();
-            escaped |= lowest << 1;
-            self.carried |= lowest >> 63;
-            left &= !(lowest | lowest << 1);
-        }
-        escaped
-    }
 }
 
 #[cfg(test)]
@@ -551,8 +566,30 @@ mod tests {
     #[test]
     fn sealed_strings_are_noticed_where_they_begin() {
         let sealed = |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop));
+        let sealed = |text: &str| sealed(text).map(|noticed| noticed.sealed);
         assert_eq!(sealed(r#"{"a":[{"signature":"portcullis.x.y"}]}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"portcullis-call.x"}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"the portcullis.x", "portcullis":1}"#), Ok(false));
+    }
+    #[test]
+    fn files_are_told_from_texts_about_them() {
+        let base64 = "A".repeat(1000);
+        let files = |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop)).expect("an object").files;
+        let one = Files { count: 1, bytes: 1000 };
+        for text in [
+            format!(r#"{{"a":[{{"image_url":{{"url":"data:image/png;base64,{base64}"}}}}]}}"#),
+            format!(r#"{{"a":[{{"inlineData":{{"mimeType":"image/png","data" : "{base64}"}}}}]}}"#),
+            format!(r#"{{"data":"{base64}"}}"#),
+            format!(r#"{{"data":"data:image/png;base64,{base64}"}}"#),
+        ] {
+            assert_eq!(files(&text), one, "{}", &text[..60]);
+        }
+        for text in [
+            format!(r#"{{"a":"it says \"data\":\"{base64}\" and data:image/png;base64,{base64}"}}"#),
+            format!(r#"{{"a":"data: {base64}","data":{{"text":"{base64}"}}}}"#),
+            r#"{"data":"short"}"#.to_owned(),
+        ] {
+            assert_eq!(files(&text), Files::default(), "{}", &text[..16]);
+        }
     }
 }

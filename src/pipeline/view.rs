@@ -75,10 +75,9 @@ impl Facts for View<'_> {
 
     fn tokens(&self) -> u64 {
         *self.tokens.get_or_init(|| {
-            let body = self.call.envelope.body();
-            let (files, bytes) = files(body);
-            let text = (body.len() as u64).saturating_sub(bytes);
-            text / BYTES_PER_TOKEN + files * TOKENS_PER_FILE + self.max_tokens().unwrap_or(0)
+            let (body, files) = (self.call.envelope.body(), self.call.envelope.files());
+            let text = (body.len() as u64).saturating_sub(files.bytes);
+            text / BYTES_PER_TOKEN + files.count * TOKENS_PER_FILE + self.max_tokens().unwrap_or(0)
         })
     }
 
@@ -176,25 +175,6 @@ fn holds(conversation: &[u8], kind: &str) -> bool {
         let name = name.trim_ascii_end();
         [&b"\"type\""[..], b"\"mimeType\"", b"\"mime_type\"", b"\"media_type\""].iter().any(|key| name.ends_with(key))
     })
-}
-
-/// How many files stand in a body as base64, and their bytes.
-fn files(body: &[u8]) -> (u64, u64) {
-    /// Shorter ones are more likely to be something else, and count for little.
-    const LEAST: usize = 256;
-    let (mut files, mut bytes) = (0, 0);
-    for mark in [&b";base64,"[..], b"\"data\":\"", b"\"data\": \""] {
-        for at in memmem::find_iter(body, mark) {
-            let rest = &body[at + mark.len()..];
-            let end = memchr::memchr(b'"', rest).unwrap_or(rest.len());
-            // A data URL is found by its own mark.
-            if end >= LEAST && !rest.starts_with(b"data:") {
-                files += 1;
-                bytes += end as u64;
-            }
-        }
-    }
-    (files, bytes)
 }
 
 /// The health of targets now.

@@ -2,6 +2,7 @@
 
 use portcullis_plugin::adapter::{GuestStreamDecoder, Piece};
 use portcullis_plugin::chat::{CallDelta, CallStart, Event, Refusal, Start};
+use portcullis_plugin::serde_json;
 use portcullis_plugin::{self as sdk, nonsense};
 use serde::Deserialize;
 
@@ -20,6 +21,9 @@ impl GuestStreamDecoder for Decoder {
         if event.data.is_empty() || event.data == "[DONE]" {
             return Ok(Vec::new());
         }
+        if let Some(text) = usual(&event.data) {
+            return Ok(if text.is_empty() { Vec::new() } else { vec![Event::Text(text)] });
+        }
         // The field `event` says what the data says again.
         if event.name.is_empty() {
             let kind = read::<Kind>(&event.data)?.kind;
@@ -31,6 +35,15 @@ impl GuestStreamDecoder for Decoder {
     fn finish(&self) -> Result<Vec<Event>, Refusal> {
         Ok(Vec::new())
     }
+}
+
+/// The text of an event that is written as almost all are, in which no name needs to be looked for.
+fn usual(data: &str) -> Option<String> {
+    let rest = data.strip_prefix(r#"{"type":"content-delta","index":"#)?;
+    let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let quoted = rest.strip_prefix(r#","delta":{"message":{"content":{"text":"#)?.strip_suffix("}}}}")?;
+    // It is one string to its end, or something else.
+    serde_json::from_str(quoted).ok()
 }
 
 fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Refusal> {

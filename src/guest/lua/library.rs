@@ -55,7 +55,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         turn::again();
         Ok(())
     })?;
-    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words, again))
+    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words, again, Lua::poll_pending()))
 }
 
 fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {

@@ -15,7 +15,7 @@ use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
 use super::turn::{self, Running, Spent, running};
-use super::{Returned, api, convert, coverage, function_name, library, read, views};
+use super::{Returned, api, convert, coverage, function_name, hearing, library, read, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -161,6 +161,7 @@ impl Machine {
             let modules = api::modules(lua, recipes.iter().any(|recipe| recipe.guest.grants.shared_kv))?;
             let context = lua.create_userdata(views::Context)?;
             views::register(lua)?;
+            hearing::register(lua)?;
             Ok((modules, context))
         });
         let (lua, (modules, context)) = furnished.map_err(|error| (0, error.to_string()))?;
@@ -179,6 +180,16 @@ impl Machine {
             .into_iter()
             .filter(|phase| hooks[*phase as usize].is_some())
             .fold(Phases::NONE, |set, phase| set.with(Phases::of(&[phase])))
+    }
+
+    /// A script's function for a phase.
+    pub fn hook(&self, at: usize, phase: Phase) -> Option<&Function> {
+        self.scripts[at].hooks[phase as usize].as_ref()
+    }
+
+    /// The `ctx` of every script.
+    pub fn context(&self) -> &mlua::AnyUserData {
+        &self.context
     }
 
     /// Bytes in use.

@@ -5,16 +5,16 @@
 //! no coroutine can leave, it goes on to its next one.
 
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use mlua::{Error, FromLuaMulti, IntoLuaMulti, Thread, VmState};
 use tokio::time::Instant;
 
 use super::views::Seen;
-use crate::host::{Cx, lease};
+use crate::host::{Cx, ticker};
 
 /// What a call may run before others have their turn. Somebody else's request passes a worker in several steps, and each
 /// may have to wait for one of these.
@@ -93,7 +93,7 @@ impl Running {
     pub fn turn<T>(self: &Arc<Self>, spent: &mut Spent, part: impl FnOnce() -> T) -> T {
         let lease = &self.cx.lease;
         lease.resume(spent.of_lease());
-        let (began, tick, excused) = (Instant::now(), lease::tick_now(), lease.excused());
+        let (began, tick, excused) = (Instant::now(), ticker::tick_now(), lease.excused());
         let now = Now {
             call: self.clone(),
             began: Cell::new(began),
@@ -106,7 +106,7 @@ impl Running {
         drop(turn);
         let (took, excused) = (began.elapsed(), lease.excused().saturating_sub(excused));
         if took.is_zero() {
-            spent.still += lease::tick_now().saturating_sub(tick);
+            spent.still += ticker::tick_now().saturating_sub(tick);
         }
         spent.cpu += took.saturating_sub(excused);
         done
@@ -140,7 +140,7 @@ impl Drop for Turn {
 impl Now {
     /// Whether the present turn has been long enough.
     fn is_long(&self) -> bool {
-        let (tick, left) = (lease::tick_now(), self.until_look.get());
+        let (tick, left) = (ticker::tick_now(), self.until_look.get());
         if left > 0 && tick == self.tick.get() {
             self.until_look.set(left - 1);
             return false;
@@ -272,29 +272,70 @@ impl Wake for Bell {
     }
 }
 
-/// The waker of one call, made anew only when its task's changes.
+/// How one call is polled while it waits: its waker, made anew only when its task's changes.
 #[derive(Default)]
-pub(super) struct Waking(Option<(Waker, Waker)>);
+pub(super) struct Waking {
+    /// The task's waker, and the call's.
+    bell: Option<(Waker, Waker)>,
+    /// It gave way, perhaps after it had looked whether what it waits for has come, and before it said that it waits: what
+    /// woke it since has to be looked at again.
+    unheard: bool,
+}
 
 impl Waking {
-    /// Polls a call's future under its own waker, in a turn of the call.
+    /// Polls a call's future in a turn of the call.
     pub fn poll<F: Future>(
         &mut self,
         call: &Arc<Running>,
-        future: std::pin::Pin<&mut F>,
+        mut future: Pin<&mut F>,
         task: &mut Context<'_>,
-    ) -> std::task::Poll<F::Output> {
-        let own = match &self.0 {
-            Some((of, own)) if of.will_wake(task.waker()) => own,
+    ) -> Poll<F::Output> {
+        let bell = match &self.bell {
+            Some((of, bell)) if of.will_wake(task.waker()) => bell,
             _ => {
                 let bell = Arc::new(Bell { task: task.waker().clone(), call: call.clone() });
-                &self.0.insert((task.waker().clone(), bell.into())).1
+                &self.bell.insert((task.waker().clone(), bell.into())).1
             }
         };
-        let polled = future.poll(&mut Context::from_waker(own));
-        if polled.is_pending() && call.gave_way() {
-            give_way(task);
+        loop {
+            let polled = future.as_mut().poll(&mut Context::from_waker(bell));
+            if polled.is_pending() && call.gave_way() {
+                self.unheard = true;
+                give_way(task);
+            } else if polled.is_pending() && std::mem::take(&mut self.unheard) {
+                continue;
+            }
+            return polled;
         }
-        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::lua::tests::support::load;
+    use crate::host::Phase;
+
+    /// What the engine does with a call that is told to give way just after it has looked for an answer, which comes then.
+    #[test]
+    fn what_wakes_a_call_that_gives_way_is_not_lost() {
+        let stand = load("function on_request() end");
+        let call = Arc::new(Running::in_turns(stand.cx(Phase::Request)));
+        let mut polls = 0;
+        let mut future = pin!(std::future::poll_fn(|_| {
+            polls += 1;
+            match polls {
+                1 => RUNNING.with_borrow(|running| running.as_ref().expect("runs").is_over.set(true)),
+                // The coroutine goes on to say that it waits, and nobody looks.
+                2 => {}
+                _ => return Poll::Ready(()),
+            }
+            Poll::Pending
+        }));
+        let (mut spent, mut waking) = (Spent::default(), Waking::default());
+        let mut task = Context::from_waker(Waker::noop());
+        let mut turn = || call.turn(&mut spent, || waking.poll(&call, future.as_mut(), &mut task));
+        assert!(turn().is_pending());
+        assert!(turn().is_ready());
     }
 }

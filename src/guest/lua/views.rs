@@ -29,27 +29,31 @@ impl<T: View> UserData for Shown<T> {
             }
             match lua.app_data_ref::<Methods<T>>().and_then(|methods| methods.find(&key)) {
                 Some(method) => Ok(Lv::Function(method)),
-                None => Err(Error::runtime(unknown::<T>(&key))),
+                None => Err(unknown::<T>(&key)),
             }
         });
         methods.add_meta_method(MetaMethod::NewIndex, |_, _, (key, _): (String, Lv)| -> Result<()> {
-            Err(Error::runtime(format!("a {} is read-only; return what is to change, as {{ {key} = … }}", T::NAME)))
+            Err(read_only::<T>(&key))
         });
         methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok(T::NAME));
     }
 }
 
-fn unknown<T: View>(key: &str) -> String {
+pub(super) fn read_only<T: View>(key: &str) -> Error {
+    Error::runtime(format!("a {} is read-only; return what is to change, as {{ {key} = … }}", T::NAME))
+}
+
+pub(super) fn unknown<T: View>(key: &str) -> Error {
     let names = T::FIELDS.iter().chain(T::METHODS).map(|(name, _, _)| *name);
     let near = names
         .clone()
         .map(|name| (strsim::jaro_winkler(name, key), name))
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0));
-    match near {
+    Error::runtime(match near {
         Some((_, name)) => format!("{} has no `{key}`; did you mean `{name}`?", T::NAME),
         None => format!("{} has no `{key}`; it has: {}", T::NAME, names.collect::<Vec<_>>().join(", ")),
-    }
+    })
 }
 
 /// Makes something small in a machine, past the bound on its memory: to go by the bound, a step must be safe from failing
@@ -70,7 +74,7 @@ fn out(lua: &Lua, text: &[u8]) -> Result<Lv> {
     if text.len() <= SMALL { small(lua, make) } else { make() }
 }
 
-fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
+pub(super) fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
     Ok(match value {
         Val::Nil => Lv::Nil,
         Val::Bool(bool) => Lv::Boolean(bool),
@@ -120,9 +124,9 @@ pub(super) fn show(lua: &Lua, subject: &Subject) -> Result<Option<Seen>> {
         Subject::Try(view) => Seen::new(lua, view)?,
         Subject::Failure(view) => Seen::new(lua, view)?,
         Subject::Answer(view) => Seen::new(lua, view)?,
-        Subject::Event(view) => Seen::new(lua, view)?,
         Subject::Done(view) => Seen::new(lua, view)?,
-        Subject::Tick => return Ok(None),
+        // Of events scripts get a number: see `hearing`.
+        Subject::Event(_) | Subject::Tick => return Ok(None),
     }))
 }
 

@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use serde_json::{Value, json};
+
 use super::{Request, Row, Val, View};
 use crate::chat;
 use crate::host::Visit;
@@ -72,9 +74,8 @@ impl View for Answer {
 }
 
 /// Text of a stream on its way to the caller.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Event {
-    pub visit: Arc<Visit>,
     /// `text`, `reasoning` or `end`.
     pub kind: &'static str,
     pub text: String,
@@ -83,6 +84,13 @@ pub struct Event {
     pub index: u32,
     /// Deltas that the text was put together from.
     pub merged: u32,
+}
+
+impl Event {
+    /// What it is, for the decision trace.
+    pub fn brief(&self) -> Value {
+        json!({ "kind": self.kind, "bytes": self.text.len() })
+    }
 }
 
 impl View for Event {

@@ -1,23 +1,11 @@
-//! The one engine of the process: how components are compiled, how much they may take together, and the clock that
-//! stops them.
+//! The one engine of the process: how components are compiled, and how much they may take together. The clock of all
+//! guests stops them.
 //!
 //! Knows nothing of what a component is for. Outlives every generation, as compiled code belongs to it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// One tick of the clock that guests are measured by.
-pub const TICK: Duration = Duration::from_millis(1);
-
-/// One tick while a guest runs for long, and so what it may run before others have their turn. Somebody else's request
-/// passes a worker in several steps, and each may have to wait for one of these.
-pub const TURN: Duration = Duration::from_micros(250);
-
-/// Ticks without any call after which the clock rests.
-const REST_AFTER: u32 = 1000;
+use crate::host::ticker;
 
 /// Instances of all plugins together. Each stream through an adapter holds one as long as it runs.
 const MAX_INSTANCES: u32 = 4000;
@@ -37,19 +25,9 @@ const FIBER_STACK_BYTES: usize = 1 << 20;
 /// Memory of a slot that stays with the process after its instance: zeroing a little is cheaper than mapping it anew.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
-/// The engine, and whether somebody needs its clock.
+/// The engine.
 pub struct Machine {
     pub engine: Engine,
-    clock: Arc<Clock>,
-}
-
-struct Clock {
-    /// A guest ran since the last look.
-    wanted: AtomicBool,
-    resting: AtomicBool,
-    /// A guest runs for long: the next tick is a short one.
-    hurried: AtomicBool,
-    thread: OnceLock<std::thread::Thread>,
 }
 
 impl Machine {
@@ -63,70 +41,9 @@ impl Machine {
             Engine::new(&config(false))
         });
         let engine = engine.map_err(|error| format!("WebAssembly does not run here: {error:#}"))?;
-        let clock = Arc::new(Clock {
-            wanted: AtomicBool::new(false),
-            resting: AtomicBool::new(false),
-            hurried: AtomicBool::new(false),
-            thread: OnceLock::new(),
-        });
-        let (ticking, weak) = (Arc::downgrade(&clock), engine.weak());
-        let tick = move || {
-            let mut idle = 0;
-            // Ends with the last handle of the engine.
-            while let (Some(clock), Some(engine)) = (ticking.upgrade(), weak.upgrade()) {
-                engine.increment_epoch();
-                drop(engine);
-                idle = if clock.wanted.swap(false, Ordering::Relaxed) { 0 } else { idle + 1 };
-                if idle > REST_AFTER {
-                    clock.resting.store(true, Ordering::SeqCst);
-                    drop(clock);
-                    // The bound lets the thread end with its engine.
-                    std::thread::park_timeout(Duration::from_secs(1));
-                    continue;
-                }
-                clock.resting.store(false, Ordering::SeqCst);
-                clock.pause();
-            }
-        };
-        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(tick);
-        let thread = thread.map_err(|error| format!("no thread for the clock of plugins: {error}"))?;
-        let _ = clock.thread.set(thread.thread().clone());
-        Ok(Machine { engine, clock })
-    }
-
-    /// A guest is about to run, or still runs: the clock must go.
-    pub fn wind(&self) {
-        // Read before it is written: the line stays shared between the workers.
-        if !self.clock.wanted.load(Ordering::Relaxed) {
-            self.clock.wanted.store(true, Ordering::Relaxed);
-        }
-        if self.clock.resting.load(Ordering::Relaxed)
-            && let Some(thread) = self.clock.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// A guest has had a turn and has not ended: the next ones are to be short.
-    pub fn hurry(&self) {
-        if !self.clock.hurried.swap(true, Ordering::SeqCst)
-            && let Some(thread) = self.clock.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-}
-
-impl Clock {
-    /// Until the next tick. Whoever hurries it cuts a long pause short, and then has a turn.
-    #[expect(clippy::disallowed_methods, reason = "the clock is a thread of its own")]
-    fn pause(&self) {
-        if !self.hurried.load(Ordering::SeqCst) {
-            std::thread::park_timeout(TICK);
-        }
-        if self.hurried.swap(false, Ordering::SeqCst) {
-            std::thread::sleep(TURN);
-        }
+        let weak = engine.weak();
+        ticker::at_each_tick(move || weak.upgrade().map(|engine| engine.increment_epoch()).is_some());
+        Ok(Machine { engine })
     }
 }
 

@@ -13,7 +13,7 @@ use super::engine::Machine;
 use super::turn;
 use crate::guest::Subject;
 use crate::guest::pool::MAX_CALLS;
-use crate::host::{Cx, lease};
+use crate::host::{Cx, ticker};
 
 /// Elements of all tables that an instance may grow to; Python's components need about 40,000.
 const MAX_TABLE_ELEMENTS: usize = 60_000;
@@ -40,7 +40,6 @@ pub struct Call {
 
 /// What belongs to one instance.
 pub struct Held {
-    machine: Arc<Machine>,
     /// Most linear memory that it may have, in bytes.
     max_memory: usize,
     /// Linear memory it has now, in bytes.
@@ -58,27 +57,25 @@ pub struct Held {
 
 impl Held {
     /// A store for an instance that may have so much memory.
-    pub fn store(machine: &Arc<Machine>, max_memory: usize) -> Store<Held> {
+    pub fn store(machine: &Machine, max_memory: usize) -> Store<Held> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_WASI_ENTRIES);
-        let machine = machine.clone();
-        let held = Held { machine, max_memory, memory: 0, starved: false, call: None, calls: 0, wasi: None, table };
-        let mut store = Store::new(&held.machine.engine.clone(), held);
+        let held = Held { max_memory, memory: 0, starved: false, call: None, calls: 0, wasi: None, table };
+        let mut store = Store::new(&machine.engine, held);
         store.set_max_component_handles(MAX_HANDLES);
         store.limiter(|held| held);
         store.epoch_deadline_callback(|mut context| {
             let held = context.data_mut();
-            held.machine.wind();
             // Between calls nothing of a guest has any business to run.
             let Some(cx) = held.cx() else { return Ok(UpdateDeadline::Interrupt) };
             // Counts as a safepoint, where the lease looks at its own clock. There are too few to keep that going.
-            lease::stay_awake();
+            ticker::stay_awake();
             Ok(match cx.lease.safepoint() {
                 Err(_) => UpdateDeadline::Interrupt,
                 // Gives way, so that a guest which needs its whole lease does not keep others from their turn. The engine's
                 // own way to yield wakes the task at once, and it would be polled again before any socket is looked at.
                 Ok(()) if cx.awaits && turn::is_over() => {
-                    held.machine.hurry();
+                    ticker::hurry();
                     UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
                 }
                 Ok(()) => UpdateDeadline::Continue(1),
@@ -91,7 +88,6 @@ impl Held {
     pub fn enter(store: &mut Store<Held>, cx: Arc<Cx>, subject: Subject) {
         let held = store.data_mut();
         held.starved = false;
-        held.machine.wind();
         let output = cx.lease.budget().output;
         held.calls = held.calls.wrapping_add(1);
         held.call = Some(Call { number: held.calls, cx, subject });

@@ -11,10 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 use wasmtime::{Error, Result, Trap};
 
-use super::engine;
 use super::store::Held;
 use crate::guest::{Failed, Used};
-use crate::host::{Cx, Killed, lease};
+use crate::host::{Cx, Killed, ticker};
 
 /// What a guest waits for that does not go on.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,7 +40,7 @@ pub fn is_over() -> bool {
     // A tick may come just after a call has begun. No time at all is a clock that a test holds still.
     let over = BEGAN.get().is_none_or(|began| {
         let took = began.elapsed();
-        took.is_zero() || took >= engine::TURN / 2
+        took.is_zero() || took >= ticker::TURN / 2
     });
     if over {
         WAITS.set(Waits::Turn);
@@ -84,13 +83,13 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         let spent = before + used.max(Duration::from_millis(ticks));
         cx.lease.resume(spent);
         WAITS.set(Waits::Alone);
-        let (began, tick) = (Instant::now(), if counts_ticks { lease::now() } else { 0 });
+        let (began, tick) = (Instant::now(), if counts_ticks { ticker::now() } else { 0 });
         let outer = BEGAN.replace(Some(began));
         let polled = work.as_mut().poll(task);
         BEGAN.set(outer);
         used += began.elapsed();
         if counts_ticks {
-            ticks += lease::now() - tick;
+            ticks += ticker::now() - tick;
         }
         cx.lease.pause();
         if polled.is_pending() && WAITS.get() == Waits::Alone {

@@ -343,6 +343,28 @@ async fn a_script_waits_and_others_go_on_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_coroutine_of_a_script_waits_too_and_shows_nothing_of_it() {
+    let bench = load(
+        "local function asks(name) gw.time.sleep(50) local more = coroutine.yield(name) gw.time.sleep(50) return name .. more end
+         function on_request()
+           local seen = {}
+           local co, wrapped = coroutine.create(asks), coroutine.wrap(asks)
+           local function see(...) for _, value in { ... } do table.insert(seen, tostring(value)) end end
+           see(coroutine.resume(co, 'a'))
+           see(wrapped('b'))
+           see(coroutine.resume(co, 'c'))
+           see(wrapped('d'))
+           see(coroutine.status(co))
+           return gw.respond(200, table.concat(seen, ' '))
+         end",
+    );
+    let (verdict, used) = bench.wait(Phase::Request).await;
+    let Ok(Verdict::Respond(respond)) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(respond.body, Body::Raw("true a b true ac bd dead".into()));
+    assert_eq!(used.host_calls, 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
     let bench = load(
         "function on_request()
@@ -403,4 +425,29 @@ fn scripts_of_one_domain_share_a_machine_and_nothing_else() {
         // One machine has one size.
         assert_eq!(used[0] == used[1], domain.is_some(), "{used:?}");
     }
+}
+
+#[test]
+fn an_event_that_is_kept_stands_for_nothing_after_its_call() {
+    let text = "local kept
+        local function why(f) return tostring(select(2, pcall(f))) end
+        function on_event(e)
+          if not kept then kept = e; return `{e.text} {e.kind} {e.merged} {tostring(e)} {type(e)} {getmetatable(e)}` end
+          return why(function() return kept.text end) .. why(function() return e.txt end) .. why(function() e.text = 'x' end)
+            .. tostring(e == kept)
+        end
+        function on_request() return gw.say(why(function() return kept.text end) .. why(function() return gw.null.x end)) end";
+    let stand = load(text);
+    let said = |phase, subject| match stand.call_with(phase, subject).0 {
+        Ok(Verdict::Text(text)) => text,
+        Ok(Verdict::Respond(answer)) => format!("{answer:?}"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(Phase::Event, stand.event("Hi")), "Hi text 1 Event userdata false");
+    let second = said(Phase::Event, stand.event("Ho"));
+    for what in ["this Event is of a call that has ended", "did you mean `text`?", "a Event is read-only", "false"] {
+        assert!(second.contains(what), "{what}: {second}");
+    }
+    let later = said(Phase::Request, stand.request());
+    assert!(later.contains("of a call that has ended") && later.contains("gw.null has no `x`"), "{later}");
 }

