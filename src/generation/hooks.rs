@@ -183,12 +183,8 @@ impl Unnamed<'_> {
     fn warn(&self, hook: &config::Hook, warnings: &mut Vec<String>) {
         let title = hook.title().unwrap_or_default();
         let keys = || self.config.keys.iter();
-        let known = |name: &str, list: &mut dyn Iterator<Item = &str>| {
-            let pattern = [name.to_owned()];
-            list.any(|known| route::allows(&pattern, known))
-        };
-        let mut say = |key: &str, name: &str, what: &str, else_: &str| {
-            warnings.push(format!("hooks.{title}: {key}: {what} is called `{name}`{else_}"));
+        let mut say = |key: &str, name: &str, what: &str, unless: &str| {
+            warnings.push(format!("hooks.{title}: {key}: {what} is called `{name}`{unless}"));
         };
         for (key, names) in [("on.models", &hook.on.models), ("grants.models", &hook.grants.models)] {
             for name in names.iter().filter(|name| !self.is_model(name)) {
@@ -197,12 +193,12 @@ impl Unnamed<'_> {
         }
         let named = if self.names_callers { ", unless an on_auth function names a caller so" } else { "" };
         for name in &hook.on.keys {
-            if !known(name, &mut keys().map(|key| key.name.as_str())) {
+            if !is_among(name, keys().map(|key| key.name.as_str())) {
                 say("on.keys", name, "no key", named);
             }
         }
         for name in &hook.on.projects {
-            if !known(name, &mut keys().filter_map(|key| key.project.as_deref())) {
+            if !is_among(name, keys().filter_map(|key| key.project.as_deref())) {
                 say("on.projects", name, "no project of a key", named);
             }
         }
@@ -210,8 +206,7 @@ impl Unnamed<'_> {
 
     /// Whether a request may come with such a model.
     fn is_model(&self, name: &str) -> bool {
-        let pattern = [name.to_owned()];
-        if self.config.models.iter().any(|(known, _)| route::allows(&pattern, known)) {
+        if is_among(name, self.config.models.iter().map(|(known, _)| known)) {
             return true;
         }
         let is_provider = |name: &str| {
@@ -226,6 +221,12 @@ impl Unnamed<'_> {
             None => self.routes.tree(name, &|_, _| None).is_ok(),
         }
     }
+}
+
+/// Whether any of these is called so.
+fn is_among<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> bool {
+    let pattern = [name.to_owned()];
+    known.any(|known| route::allows(&pattern, known))
 }
 
 fn draft(written: &config::Hook, folder: &Path, shared_kv: bool) -> Result<(Wanted, Draft), String> {

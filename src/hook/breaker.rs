@@ -128,11 +128,12 @@ mod tests {
         }
 
         fn bad(&self, count: u32, now: Millis) -> bool {
-            let one = |_| {
+            let mut off = false;
+            for _ in 0..count {
                 self.1.phase(self.2 as usize).add(Outcome::Error, Duration::ZERO, 0);
-                self.0.failed(&self.1, now)
-            };
-            (0..count).map(one).fold(false, |off, is| off || is)
+                off |= self.0.failed(&self.1, now);
+            }
+            off
         }
     }
 
@@ -161,7 +162,7 @@ mod tests {
     fn a_burst_is_measured_by_the_traffic_before_it() {
         let bench = Bench::new(Phase::Request);
         bench.good(600);
-        // Ten minutes of one a second: thirty at once are half of a minute.
+        // Ten minutes of one a second: sixty at once are half of what there is then.
         assert!(!bench.bad(29, 600_000));
         assert!(bench.bad(31, 600_000));
     }

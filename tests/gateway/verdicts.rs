@@ -61,7 +61,6 @@ async fn an_answer_that_a_policy_refuses_was_paid_for() {
             "hooks: [{{ lua: judge, config: {{ how: {how} }}, on: {{ models: [judged] }} }}]
 models:
   judged: chat/mock-fast
-limits: [{{ name: t, tokens: 1000000/1h, mode: soft }}]
 {PRICES}"
         );
         let gateway = with(&mock, &[("judge", &policy)], &hook).await;
@@ -99,8 +98,8 @@ async fn refused_answers_are_charged_to_limits_and_each_try_is_paid_for() {
     let yaml = format!(
         "hooks: [{{ lua: judge, on: {{ models: [two, one] }} }}]
 models: {{ two: {{ fallback: [chat/mock-fast, anthropic/mock-fast] }}, one: gemini/mock-fast }}
-limits:
-  - {{ name: all, tokens: 1/1h, per: key, on: {{ models: [one] }} }}
+limits: [{{ name: t, match: {{ model: one }}, tokens: 4000 / 1h, algorithm: fixed }}]
+store: {{ path: off }}
 {PRICES}"
     );
     let gateway = with(&mock, &[("judge", policy)], &yaml).await;
@@ -114,8 +113,10 @@ limits:
     let (reply, line) = said(&gateway, Chat, "one", false).await;
     assert_eq!(reply.status(), 403, "{}", reply.text());
     assert!(usage(&line).1 > 0, "{line}");
-    let (reply, _) = said(&gateway, Chat, "one", false).await;
-    assert_eq!(reply.status(), 429, "the refused answer has used up the limit: {}", reply.text());
+    gateway.settled().await;
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    let (input, output) = usage(&line);
+    assert_eq!(state["rules"][0]["fullest"][0]["windows"][0]["used"], input + output, "{state}");
 }
 
 #[tokio::test]
