@@ -25,7 +25,7 @@ const PREFIX: &str = "x-portcullis-";
 #[derive(Debug, Default, PartialEq)]
 pub struct Wishes {
     pub(super) policy: Policy,
-    pub(super) session: Option<String>,
+    pub session: Option<String>,
     pub(super) no_fallbacks: bool,
 }
 
