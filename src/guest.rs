@@ -86,9 +86,9 @@ impl Engine {
         }
     }
 
-    /// Begins a call. Where its phase may wait, it gives way to others when it runs for long, and may wait for them.
+    /// Begins a call. Where its phase lets it, it gives way to others when it runs for long, and may wait for them.
     pub fn begin(&self, cx: Cx, subject: Subject) -> Begun<'_> {
-        if !cx.phase.awaits() {
+        if !cx.phase.gives_way() {
             return Begun::Over(self.call_now(cx, subject));
         }
         match self {

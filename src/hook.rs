@@ -5,6 +5,7 @@
 
 mod apply;
 mod breaker;
+mod inputs;
 mod stages;
 mod stream;
 pub mod tick;
@@ -180,6 +181,7 @@ impl Hook {
             world: Some(world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)).until(visit.deadline()),
             awaits: false,
+            gives_way: false,
         }
     }
 

@@ -104,6 +104,8 @@ pub struct Cx {
     pub lease: Lease,
     /// Whether this call runs where awaiting functions can wait.
     pub awaits: bool,
+    /// Whether this call gives way to others: what runs it goes on with it later.
+    pub gives_way: bool,
 }
 
 impl Cx {

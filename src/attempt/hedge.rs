@@ -54,7 +54,7 @@ impl Trying<'_> {
         let mut one = Box::pin(tried(first.once.clone(), cx, &x, &call));
         let second = match timeout_at(first.once.began + after, &mut one).await {
             Ok((known, outcome)) => return self.close(first, known, outcome),
-            Err(_) => self.company(),
+            Err(_) => self.company().await,
         };
         let Some(second) = second else {
             let (known, outcome) = one.await;
@@ -83,14 +83,14 @@ impl Trying<'_> {
     }
 
     /// Starts the next target beside the one that is slow, if the model's share allows it and one takes it.
-    fn company(&mut self) -> Option<Started> {
+    async fn company(&mut self) -> Option<Started> {
         if !self.cx.state.hedges.bucket(self.x.model).spend() {
             self.tried.note("hedge", || "the share of traffic is used up".into());
             return None;
         }
         while let Some(at) = self.roster.untried() {
             match self.roster.begin(at, &self.cx.state) {
-                Ok(places) => return Some(self.start(at, Role::Hedge, Duration::ZERO, places)),
+                Ok(places) => return Some(self.start(at, Role::Hedge, Duration::ZERO, places).await),
                 Err(refused) => self.note_refused(at, refused),
             }
         }

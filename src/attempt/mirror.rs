@@ -37,7 +37,7 @@ async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     // A target that takes nothing now gets no copy.
     let Ok(Places { key, flight, key_flight, .. }) = Roster::new([target]).begin(0, state) else { return };
     let subject = x.subject();
-    let once = Once::new(&subject, target.clone(), key, 1);
+    let once = Once::begin(&subject, target.clone(), key, 1).await;
     let outcome = match once.run(cx, &subject, call, &mut Known::default()).await {
         Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
         Err(fault) => Err(fault),

@@ -72,12 +72,13 @@ impl Successors {
 }
 
 impl Once {
-    pub fn new(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
+    /// Begins a try, with what guests want of it.
+    pub async fn begin(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
         let began = Instant::now();
         let deadline = Deadline::of(x.started, x.patience, &target, began);
         let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
         let mut once = Once { target, key, began, deadline, number, headers, edits, refused, after };
-        match hook::attempt(x, &once.target, number) {
+        match hook::attempt(x, &once.target, number).await {
             Ok(None) => {}
             Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
             Err(fault) => once.refused = Some(Box::new(fault)),

@@ -77,7 +77,7 @@ async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Opt
         Err(refused) => return (None, Err(refused.fault(&target.name()))),
     };
     let Places { key, alias, flight, key_flight } = places;
-    let once = Once::new(x, target.clone(), key, 1);
+    let once = Once::begin(x, target.clone(), key, 1).await;
     let mut attempt = Attempt {
         key: alias,
         flight: Some(flight),

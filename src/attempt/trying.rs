@@ -121,7 +121,7 @@ impl<'a> Trying<'a> {
             taken = self.roster.enter(full, &self.cx.state, priority, left).await;
         }
         match taken {
-            Ok(places) => Some(self.start(at, role, waited, places)),
+            Ok(places) => Some(self.start(at, role, waited, places).await),
             Err(refused) => {
                 self.note_refused(at, refused);
                 self.refused = Some(self.refused.map_or(refused, |known| sooner(known, refused)));
@@ -131,10 +131,10 @@ impl<'a> Trying<'a> {
     }
 
     /// Notes an attempt that begins.
-    pub(super) fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
+    pub(super) async fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
         let Places { key, alias, flight, key_flight } = places;
         let number = self.tried.attempts.len() as u32 + 1;
-        let mut once = Once::new(&self.x, self.roster.target(at).clone(), key, number);
+        let mut once = Once::begin(&self.x, self.roster.target(at).clone(), key, number).await;
         if self.plan.rules.continue_on_cut && self.x.stream {
             once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
         }

@@ -116,8 +116,9 @@ pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
         visit: visit.clone(),
         world: None,
         lease: lease(guest, function),
-        // Its turns end each millisecond; there is nothing that it could wait for.
-        awaits: true,
+        // There is nothing that it could wait for.
+        awaits: false,
+        gives_way: true,
     }
 }
 

@@ -140,13 +140,14 @@ impl Script {
     }
 
     /// Calls the function of the call's phase where it may give way and, if it is known to wait, wait.
-    pub fn begin(&self, cx: Cx, subject: Subject) -> Begun<'_> {
-        if self.awaits {
+    pub fn begin(&self, mut cx: Cx, subject: Subject) -> Begun<'_> {
+        cx.gives_way = true;
+        if self.awaits && cx.phase.awaits() {
             return Begun::Rest(Box::pin(self.wait(cx, subject)));
         }
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
-        let running = Arc::new(Running::in_turns(cx));
+        let running = Arc::new(Running::new(cx));
         let outcome = match running.turn(&mut spent, || machine.begin(self.at, &running, &subject)) {
             Ok(Step::Way(call)) => return Begun::Rest(Box::pin(self.go_on(slot, machine, running, spent, call))),
             Ok(Step::Over(verdict)) => Ok(verdict),
@@ -182,7 +183,7 @@ impl Script {
         cx.awaits = true;
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
-        let running = Arc::new(Running::in_turns(cx));
+        let running = Arc::new(Running::new(cx));
         let outcome = match running.turn(&mut spent, || machine.start(self.at, running.cx.phase, &subject)) {
             Ok(Some((_seen, future))) => {
                 let (mut future, mut waking, began_with) = (pin!(future), Waking::default(), machine.memory());
@@ -206,7 +207,8 @@ impl Script {
     }
 
     /// Calls the function of the call's phase to its end, where nothing may wait.
-    pub fn call_now(&self, cx: Cx, subject: Subject) -> Called {
+    pub fn call_now(&self, mut cx: Cx, subject: Subject) -> Called {
+        cx.gives_way = false;
         if let Subject::Event(event) = subject {
             return self.hear(&mut Ear::new(cx), Arc::unwrap_or_clone(event)).0;
         }

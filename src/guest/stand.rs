@@ -11,7 +11,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::bundle::{Bundle, Manifest, Source};
-use super::view::{Asked, Done, Event, Request, Subject};
+use super::view::{self, Asked, Done, Event, Request, Subject};
 use super::{Engine, Failed, Used, Verdict, Wanted};
 use crate::auth::Principal;
 use crate::chat;
@@ -91,6 +91,7 @@ impl Stand {
             world: Some(self.world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)),
             awaits: false,
+            gives_way: false,
         }
     }
 
@@ -242,5 +243,9 @@ impl Asked for Said {
     fn chat(&self) -> Result<Arc<chat::Ask>, Fault> {
         let raw = RawAsk { op: Op::Generate, body: self.envelope.body(), model: None, stream: true };
         OpenAiChat.decode_ask(&raw).map(Arc::new)
+    }
+
+    fn texts(&self) -> Result<Vec<view::Text>, Fault> {
+        self.chat().map(|ask| view::conversation::texts_of(&ask))
     }
 }

@@ -36,6 +36,18 @@ pub(super) fn resident_kib() -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
+/// Beside a guest that goes on for longer than a test: others have their turn, again and again.
+pub(super) async fn assert_gives_way<T>(runaway: impl Future<Output = T>, what: &str) {
+    let mut runaway = pin!(runaway);
+    for turn in 0..20 {
+        tokio::select! {
+            biased;
+            _ = &mut runaway => panic!("{what} ended after {turn} turns for others"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
 /// On one thread, beside a guest that never ends and is always ready to go on: sockets must be looked at after each of its
 /// turns, and not when many have passed.
 pub(super) async fn assert_gives_way_to_sockets<T>(runaway: impl Future<Output = T>) {

@@ -21,7 +21,7 @@ pub use answer::{Answer, Event};
 pub use done::Done;
 pub use request::{Asked, Head, Request};
 pub use tries::{Failure, Try};
-pub use turns::{Message, Text, answer_texts, messages, texts};
+pub use turns::{Message, Replacing, Spot, Text, answer_texts, messages, texts};
 
 /// A value on its way to a guest.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +63,11 @@ pub trait View: Send + Sync + 'static {
 
     /// The value of a field of [`View::FIELDS`]; None for every other name.
     fn get(&self, field: &str) -> Option<Val<'_>>;
+}
+
+/// Why an ask has no texts to show, in a guest's ears.
+pub fn no_texts(fault: &crate::fault::Fault) -> String {
+    format!("the texts of this request cannot be read: {}", fault.message)
 }
 
 /// What a guest is called with.

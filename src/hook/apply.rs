@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
-use super::Hook;
+use super::{Hook, inputs};
 use crate::chat::{self, Answer, Block, Choice, Finish, Message, Role};
 use crate::dialect::{self, Asked, Dialect, Encoding, Op, Quirks};
 use crate::exchange::{Exchange, Subject};
@@ -88,8 +88,12 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch) -> Resul
 
 /// Puts the patched conversation in place of the one in the body.
 fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, envelope: &mut Envelope) -> Result<(), Undone> {
-    if !matches!(x.op, Op::Generate | Op::Complete | Op::CountTokens) {
-        return Err(wrong("this request holds no conversation, so none of its texts can be changed"));
+    if matches!(x.op, Op::Embed | Op::EmbedBatch | Op::Rerank) {
+        if patch.system.is_some() || patch.messages.is_some() {
+            let why = format!("an ask of `{}` has neither `system` nor `messages`; patch its `texts`", x.op.as_str());
+            return Err(wrong(why));
+        }
+        return inputs::replace(envelope, &patch.texts).map_err(|why| wrong(why));
     }
     let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
     edit(&mut ask, patch)?;
@@ -117,16 +121,9 @@ pub(super) fn to_try(x: &Subject<'_>, call: &Call, patch: &Patch) -> Result<Call
 
 fn edit(ask: &mut chat::Ask, patch: &Patch) -> Result<(), Undone> {
     if !patch.texts.is_empty() {
-        let mut count = 0;
-        view::texts(ask, |index, _, text| {
-            count = index;
-            if let Some(new) = patch.texts.get(&index) {
-                text.clone_from(new);
-            }
-        });
-        if let Some(index) = patch.texts.keys().find(|index| **index == 0 || **index > count) {
-            return Err(wrong(format!("texts[{index}]: the conversation has {count} texts")));
-        }
+        let mut replacing = view::Replacing::with(&patch.texts);
+        view::texts(ask, |spot, text| replacing.at(spot, text));
+        replacing.end("the conversation").map_err(|why| wrong(why))?;
     }
     if let Some(turns) = &patch.messages {
         let old = std::mem::take(&mut ask.messages);
@@ -379,18 +376,14 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
     let mut answer = dialect.decode_answer(body).map_err(unread)?;
     let mut texts = patch.texts.clone();
     if let Some(text) = &patch.text {
-        texts.insert(1, text.clone());
+        let mut first = None;
+        view::answer_texts(&mut answer, |spot, _| first = first.or((spot.kind == "text").then_some(spot.index)));
+        let first = first.ok_or_else(|| wrong("`text`: the answer has none; see answer:texts()"))?;
+        texts.insert(first, text.clone());
     }
-    let mut count = 0;
-    view::answer_texts(&mut answer, |index, text| {
-        count = index;
-        if let Some(new) = texts.get(&index) {
-            text.clone_from(new);
-        }
-    });
-    if let Some(index) = texts.keys().find(|index| **index == 0 || **index > count) {
-        return Err(wrong(format!("texts[{index}]: the answer has {count} texts")));
-    }
+    let mut replacing = view::Replacing::with(&texts);
+    view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
+    replacing.end("the answer").map_err(|why| wrong(why))?;
     let ask = call.ask(dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())

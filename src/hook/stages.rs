@@ -307,7 +307,14 @@ pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Cal
 ///
 /// # Errors
 /// A guest failed where that refuses.
-pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
+pub async fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
+    match shown_again(x, Phase::Attempt) {
+        Some(_) => Box::pin(tuned(x, target, number)).await,
+        None => Ok(None),
+    }
+}
+
+async fn tuned(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
     let Some((open, request)) = shown_again(x, Phase::Attempt) else { return Ok(None) };
     let mut target = target.clone();
     let (mut headers, mut edits) = (Vec::new(), Vec::new());
@@ -317,8 +324,7 @@ pub fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
         }
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
         let subject = view::Subject::Try(Arc::new(view));
-        let call = hook.call(Phase::Attempt, &open.visit, &open.world, subject);
-        if let Verdict::Patch(patch) = at_once(call)? {
+        if let Verdict::Patch(patch) = hook.call(Phase::Attempt, &open.visit, &open.world, subject).await? {
             let set = apply::headers(&patch, hook);
             let Some(set) = hook.done(Phase::Attempt, &open.visit, open.world.state(), set)? else { continue };
             headers.extend(set);

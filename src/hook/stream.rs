@@ -26,6 +26,8 @@ pub(super) struct Sieve {
     visit: Arc<Visit>,
     world: Arc<dyn World>,
     guests: Vec<Guest>,
+    /// No guest has text put together for it.
+    piecewise: bool,
     /// Blocks that are open, innermost last, and whether they are of reasoning.
     open: Vec<(u32, u32, bool)>,
     choices: u32,
@@ -70,18 +72,10 @@ impl Sieve {
             hooks.all()[at].breaker.stream();
             Guest { at, events, wait, held: Vec::new(), ear: Ear::default() }
         });
-        let guests = guests.collect();
-        Sieve {
-            hooks,
-            visit,
-            world,
-            guests,
-            open: Vec::new(),
-            choices: 0,
-            stopped: false,
-            changed: false,
-            spare: Vec::new(),
-        }
+        let guests: Vec<Guest> = guests.collect();
+        let piecewise = guests.iter().all(|guest| guest.events <= 1);
+        let (open, spare) = (Vec::new(), Vec::new());
+        Sieve { hooks, visit, world, guests, piecewise, open, choices: 0, stopped: false, changed: false, spare }
     }
 
     /// Sends an event through the guests from this place in the row on. What comes out at their end goes to `out`, as it
@@ -120,22 +114,42 @@ impl Sieve {
     /// Shows the guest at this place some text and sends on what it makes of it.
     fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let Held { choice, index, kind, text, merged, .. } = held;
-        let guest = &mut self.guests[row];
-        let hook = &self.hooks.all()[guest.at];
-        let event = view::Event { kind, text, choice, index, merged };
-        let text = match hook.hear(&mut guest.ear, &self.visit, &self.world, event)? {
-            (Verdict::Text(text), event) => {
-                self.changed |= text != event.text;
-                text
-            }
-            (Verdict::Stop(stop), _) => return Ok(Some(stop)),
-            (_, event) => event.text,
+        let text = match self.hear(row, view::Event { kind, text, choice, index, merged })? {
+            Ok(text) => text,
+            Err(stop) => return Ok(Some(stop)),
         };
         if text.is_empty() {
             return Ok(None);
         }
         let delta = self.delta_of(choice, index, kind, text);
         self.send(row + 1, Event::Delta { choice, index, delta }, out)
+    }
+
+    /// What the guest at this place makes of a text, or that it ends the stream.
+    fn hear(&mut self, row: usize, event: view::Event) -> Result<Result<String, Stop>, Fault> {
+        let guest = &mut self.guests[row];
+        let hook = &self.hooks.all()[guest.at];
+        Ok(Ok(match hook.hear(&mut guest.ear, &self.visit, &self.world, event)? {
+            (Verdict::Text(text), event) => {
+                self.changed |= text != event.text;
+                text
+            }
+            (Verdict::Stop(stop), _) => return Ok(Err(stop)),
+            (_, event) => event.text,
+        }))
+    }
+
+    /// Sends one text through the guests, where each sees it at once: what nearly every turn is, without its turns.
+    fn pass(&mut self, choice: u32, index: u32, text: &mut String) -> Result<Option<Stop>, Fault> {
+        for row in 0..self.guests.len() {
+            let event = view::Event { kind: "text", text: std::mem::take(text), choice, index, merged: 1 };
+            match self.hear(row, event)? {
+                Ok(left) if left.is_empty() => break,
+                Ok(left) => *text = left,
+                Err(stop) => return Ok(Some(stop)),
+            }
+        }
+        Ok(None)
     }
 
     fn is_text(&self, choice: u32, index: u32) -> bool {
@@ -226,6 +240,14 @@ impl Sieve {
         Ok(stop)
     }
 
+    fn way(&mut self, stop: Option<Stop>, events: &mut Vec<Event>) -> Result<Flow, Fault> {
+        match stop {
+            Some(stop) => self.end(stop, events),
+            None if self.changed => Ok(Flow::On),
+            None => Ok(Flow::Same),
+        }
+    }
+
     /// Ends the stream as a guest wants it.
     fn end(&mut self, stop: Stop, out: &mut Vec<Event>) -> Result<Flow, Fault> {
         self.stopped = true;
@@ -264,6 +286,13 @@ impl Filter for Sieve {
             return Ok(Flow::End);
         }
         self.changed = false;
+        if let (true, [Event::Delta { choice, index, delta: Delta::Text(text) }]) = (self.piecewise, &mut events[..]) {
+            let stop = self.pass(*choice, *index, text)?;
+            if text.is_empty() {
+                events.clear();
+            }
+            return self.way(stop, events);
+        }
         let mut waiting = std::mem::replace(events, std::mem::take(&mut self.spare));
         let mut stop = self.release_due(events)?;
         let mut left = waiting.drain(..);
@@ -272,11 +301,7 @@ impl Filter for Sieve {
         }
         drop(left);
         self.spare = waiting;
-        match stop {
-            Some(stop) => self.end(stop, events),
-            None if self.changed => Ok(Flow::On),
-            None => Ok(Flow::Same),
-        }
+        self.way(stop, events)
     }
 
     fn due(&self) -> Option<Instant> {

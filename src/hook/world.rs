@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::inputs;
 use crate::chat;
 use crate::dialect::{Dialect, Op};
 use crate::fault::Fault;
-use crate::guest::view::Asked;
+use crate::guest::view::{self, Asked, conversation};
 use crate::host::{self, HostError, Pending, Visit, llm};
 use crate::json::Envelope;
 use crate::pipeline::{self, Call, Cx};
@@ -91,5 +92,12 @@ impl Asked for Held {
 
     fn chat(&self) -> Result<Arc<chat::Ask>, Fault> {
         self.call.ask(self.dialect, self.op)
+    }
+
+    fn texts(&self) -> Result<Vec<view::Text>, Fault> {
+        match self.op {
+            Op::Embed | Op::EmbedBatch | Op::Rerank => inputs::texts(&self.call.envelope),
+            Op::Generate | Op::Complete | Op::CountTokens => Ok(conversation::texts_of(&*self.chat()?)),
+        }
     }
 }

@@ -165,7 +165,14 @@ impl Lease {
         let left = self.budget.cpu.saturating_sub(spent);
         // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
         // than a tick, so a guest that has nothing left is late from its first safepoint on.
-        let ticks = if left.is_zero() { 0 } else { left.as_millis() as u64 + 1 };
+        let ticks = match left.is_zero() {
+            // Its first safepoint may be the end of the burst: what it runs until then counts as well.
+            true => {
+                self.late_since_us.store(thread_time_us().unwrap_or(0).max(1), Relaxed);
+                0
+            }
+            false => left.as_millis() as u64 + 1,
+        };
         self.deadline.store(ticker::now() + ticks, Relaxed);
     }
 
@@ -214,6 +221,7 @@ impl Lease {
     /// from here on it is the thread's own time that counts, for a little longer.
     #[cold]
     fn late(&self) -> Result<(), Killed> {
+        ticker::alert();
         let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
         let looks = self.late_looks.fetch_add(1, Relaxed);
         let mut since = self.late_since_us.load(Relaxed);
@@ -326,5 +334,30 @@ impl Lease {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As engines have it that look at the lease at the end of a turn only.
+    #[test]
+    fn who_gives_way_ends_as_soon_as_who_does_not() {
+        let lease = Lease::new(Budget::default());
+        let mut bursts = 0;
+        loop {
+            lease.resume(Budget::default().cpu);
+            let began = thread_time_us().expect("the system tells");
+            // The system counts in steps of a few milliseconds.
+            while thread_time_us().expect("the system tells") == began {}
+            if lease.safepoint().is_err() {
+                break;
+            }
+            lease.pause();
+            bursts += 1;
+            assert!(bursts < 10, "it goes on");
+        }
+        assert_eq!(lease.killed(), Some(Killed::Deadline));
     }
 }

@@ -54,6 +54,11 @@ impl Phase {
     pub const fn awaits(self) -> bool {
         Phases::AWAITING.has(self)
     }
+
+    /// Whether a guest that runs for long gives way to others here.
+    pub const fn gives_way(self) -> bool {
+        Phases::IN_TURNS.has(self)
+    }
 }
 
 /// A set of phases.
@@ -69,6 +74,9 @@ impl Phases {
     pub const EXCHANGE: Phases = Phases(Phases::LIVE.0 & !(1 << Phase::Tick as u16));
     pub const AWAITING: Phases =
         Phases::of(&[Phase::Auth, Phase::Request, Phase::Route, Phase::Fault, Phase::Answer, Phase::Tick]);
+    /// Those in which a call may stop in between. The others are over when they return: a stream is read meanwhile, or
+    /// nobody is there any more to go on.
+    pub const IN_TURNS: Phases = Phases::AWAITING.with(Phases::of(&[Phase::Attempt]));
     /// Those in which the exchange has a caller that is known.
     pub const CALLER: Phases = Phases::of(&[Phase::Request, Phase::Route, Phase::Fault, Phase::Answer]);
 

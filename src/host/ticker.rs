@@ -1,25 +1,34 @@
 //! The one clock of all guests: a thread that counts milliseconds while anything runs, and rests when nothing does.
 //!
 //! Reading it costs a load, so that it can be read at every safepoint. Engines that are stopped from outside have their own
-//! word called at each tick; a second thread would cost as much again, which is most of what a clock costs.
+//! word called at each tick. A thread that wakes a thousand times a second costs more than a few thousand events of streams
+//! do, so ticks are long while no guest has run for long, as hardly any ever does, and there is one thread for all.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-/// One tick.
-pub const TICK: Duration = Duration::from_millis(1);
+/// One tick, once a guest has run for long.
+const TICK: Duration = Duration::from_millis(1);
+
+/// One tick while none has: the first that does has so long a turn.
+const CALM_TICK: Duration = Duration::from_millis(4);
+
+/// How long it is minded that a guest has run for long.
+const ALERT_MS: u64 = 10_000;
 
 /// One tick while a guest runs for long, and so what it may run before others have their turn. Somebody else's request
 /// passes a worker in several steps, and each may have to wait for one of these.
 pub const TURN: Duration = Duration::from_micros(250);
 
-/// Ticks without a burst after which the ticker stops: an idle process is not woken a thousand times a second.
-const IDLE_TICKS: u32 = 1000;
+/// Time without a burst after which the ticker stops: an idle process is not woken at all.
+const IDLE_MS: u64 = 1000;
 
-/// Milliseconds since the ticker was started.
+/// Milliseconds since the clock was first read, as of the last tick.
 static NOW: AtomicU64 = AtomicU64::new(0);
+/// Until when ticks are short.
+static ALERT_UNTIL: AtomicU64 = AtomicU64::new(0);
 /// Set by every burst and cleared by every tick, which tells idleness by it. Written only where it is not set already:
 /// workers must not pass its cache line round at every call.
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -33,10 +42,16 @@ type Beat = Box<dyn FnMut() -> bool + Send>;
 
 static BEATS: Mutex<Vec<Beat>> = Mutex::new(Vec::new());
 
-/// The present tick; wakes the ticker when it sleeps.
+/// Milliseconds by the clock itself, of which the ticks are behind by one at most; wakes the ticker when it sleeps.
 pub fn now() -> u64 {
     stay_awake();
-    tick_now()
+    elapsed()
+}
+
+#[expect(clippy::disallowed_types, reason = "the clock of a test may stand still; this one ends what does not")]
+fn elapsed() -> u64 {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed().as_millis() as u64
 }
 
 /// The present tick, for whoever knows that the ticker is awake.
@@ -62,12 +77,19 @@ pub fn stay_awake() {
             started.map_or_else(|_| std::thread::current(), |handle| handle.thread().clone())
         });
         ASLEEP.store(false, SeqCst);
+        NOW.fetch_max(elapsed(), Relaxed);
         ticker.unpark();
     }
 }
 
+/// A guest has run for long: from now on ticks are short.
+pub fn alert() {
+    ALERT_UNTIL.store(tick_now() + ALERT_MS, Relaxed);
+}
+
 /// A guest has had a turn and has not ended: the next ticks are to be short.
 pub fn hurry() {
+    alert();
     if !HURRIED.swap(true, SeqCst)
         && let Some(ticker) = TICKER.get()
     {
@@ -75,28 +97,22 @@ pub fn hurry() {
     }
 }
 
-#[expect(clippy::disallowed_types, reason = "the clock of a test may stand still; this one ends what does not")]
 fn tick() {
-    let mut idle = 0;
-    let mut last = std::time::Instant::now();
+    let mut busy = elapsed();
     loop {
         pause();
-        // A pause takes longer than it should on a busy machine; the tick keeps up with real time.
-        let passed = last.elapsed().as_millis() as u64;
-        if passed > 0 {
-            last += Duration::from_millis(passed);
-            NOW.fetch_add(passed, Relaxed);
-        }
+        let now = elapsed();
+        NOW.fetch_max(now, Relaxed);
         BEATS.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|beat| beat());
-        idle = if BUSY.swap(false, SeqCst) { 0 } else { idle + 1 };
-        if idle >= IDLE_TICKS {
+        if BUSY.swap(false, SeqCst) {
+            busy = now;
+        } else if now - busy >= IDLE_MS {
             ASLEEP.store(true, SeqCst);
             if !BUSY.load(SeqCst) {
                 std::thread::park();
             }
             ASLEEP.store(false, SeqCst);
-            last = std::time::Instant::now();
-            idle = 0;
+            busy = elapsed();
         }
     }
 }
@@ -105,9 +121,42 @@ fn tick() {
 #[expect(clippy::disallowed_methods, reason = "a thread of its own that does nothing else")]
 fn pause() {
     if !HURRIED.load(SeqCst) {
-        std::thread::park_timeout(TICK);
+        std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TICK } else { CALM_TICK });
     }
     if HURRIED.swap(false, SeqCst) {
         std::thread::sleep(TURN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_keep_up_with_the_clock() {
+        let (began, tick) = (now(), tick_now());
+        assert!(tick <= began);
+        let due = began + 50;
+        while now() < due {
+            std::thread::yield_now();
+        }
+        assert!(tick_now() > tick, "it has ticked");
+        assert!(tick_now() <= now());
+    }
+
+    #[test]
+    fn whoever_asks_is_called_until_it_has_enough() {
+        let (sender, called) = std::sync::mpsc::channel();
+        let mut left = 3;
+        at_each_tick(move || {
+            left -= 1;
+            sender.send(left).is_ok() && left > 0
+        });
+        let wait = Duration::from_secs(10);
+        let next = || {
+            stay_awake();
+            called.recv_timeout(wait).ok()
+        };
+        assert_eq!([next(), next(), next(), next()], [Some(2), Some(1), Some(0), None]);
     }
 }

@@ -586,26 +586,29 @@ async fn others_are_answered_while_a_guest_runs_away_on_their_worker() {
     let loops = "function on_request() while true do end end";
     let inner = "function on_route() coroutine.wrap(function() while true do end end)() end";
     let waits = "function on_request() gw.time.sleep(1) while true do end end";
+    let tries = "function on_attempt() while true do end end";
     let mut yaml = format!(
-        "listen: {{ address: LISTEN, workers: 1 }}\nhooks:\n- {}\n- {}\n- {}\n",
+        "listen: {{ address: LISTEN, workers: 1 }}\nhooks:\n- {}\n- {}\n- {}\n- {}\n",
         hook("loops"),
         hook("inner"),
-        hook("waits")
+        hook("waits"),
+        hook("tries")
     );
-    let mut runaways = vec!["chat/loops", "chat/inner", "chat/waits"];
+    let mut runaways = vec!["chat/loops", "chat/inner", "chat/waits", "chat/tries"];
     if cfg!(feature = "wasm") {
         let prebuilt = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/prebuilt");
         yaml += &format!(
             "- {{ name: wasm, wasm: probe, config: {{ request: loop }}, on: {{ models: [chat/wasm] }}, {long} }}\n\
+             - {{ name: other, wasm: probe, config: {{ attempt: loop }}, on: {{ models: [chat/other] }}, {long} }}\n\
              plugins: {{ folder: '{}', compiled: '{}/compiled-plugins', settings: {{ hostile: {{ cpu: 3s }} }} }}\n\
              providers:\n  bad: {{ dialect: 'wasm:hostile', base_url: http://MOCK/v1, auth: none, breaker: off }}\n  \
              chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, auth: none }}\n",
             prebuilt.display(),
             env!("CARGO_TARGET_TMPDIR"),
         );
-        runaways.extend(["chat/wasm", "bad/loop"]);
+        runaways.extend(["chat/wasm", "chat/other", "bad/loop"]);
     }
-    let gateway = with(&mock, &[("loops", loops), ("inner", inner), ("waits", waits)], &yaml).await;
+    let gateway = with(&mock, &[("loops", loops), ("inner", inner), ("waits", waits), ("tries", tries)], &yaml).await;
     for runaway in runaways {
         let others = async {
             for _ in 0..10 {

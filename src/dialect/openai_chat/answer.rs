@@ -2,19 +2,22 @@
 //!
 //! Reading is lenient (servers omit, null and misplace fields); writing gives what OpenAI's own answers look like.
 
+mod write;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
-use super::reasoning::{self, To};
-use super::{NAME, citations, complete, finish, tools, turns, usage};
+use super::reasoning;
+use super::{NAME, finish, turns, usage};
 use crate::chat::reasoning::for_client;
-use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, Media, ToolCall, free_text};
-use crate::dialect::{Asked, Op, Summary, openai_error, refusal};
+use crate::chat::{Answer, Block, Choice, Content, Extra, Media, ToolCall};
+use crate::dialect::{Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
-use crate::json;
 use crate::json::scan::{self, Malformed, Scan};
+
+pub(super) use write::encode;
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let value: Value = serde_json::from_slice(body).map_err(|error| bad("is no JSON").because(error))?;
@@ -180,123 +183,6 @@ pub(super) fn made_up_id(answer: &str, choice: u32, position: usize) -> String {
     let mut hasher = DefaultHasher::new();
     (answer, choice, position).hash(&mut hasher);
     format!("call_{:016x}", hasher.finish())
-}
-
-pub(super) fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
-    let mut body = match asked.op {
-        Op::Complete => complete::encode_answer(answer, asked),
-        _ => encode_chat(answer, asked),
-    };
-    body.extend(answer.usage.as_ref().map(|of| ("usage".to_owned(), usage::write(of))));
-    if let Some(tier) = &answer.service_tier {
-        body.insert("service_tier".into(), tier.as_str().into());
-    }
-    if let Some(fingerprint) = &answer.system_fingerprint {
-        body.insert("system_fingerprint".into(), fingerprint.as_str().into());
-    }
-    if answer.source == NAME {
-        body.extend(answer.extra.clone().into_iter().filter(|(key, _)| key != "usage" && key != "choices"));
-    }
-    json::written(&body)
-}
-
-/// The fields every answer object begins with.
-pub(super) fn head(answer: &Answer, asked: &Asked, object: &str) -> Map<String, Value> {
-    let id = if answer.id.is_empty() { super::answer_id(asked) } else { answer.id.clone() };
-    let model = if answer.model.is_empty() { &asked.ask.model } else { &answer.model };
-    let mut head = Map::new();
-    head.insert("id".into(), id.into());
-    head.insert("object".into(), object.into());
-    head.insert("created".into(), answer.created.unwrap_or(asked.now).into());
-    head.insert("model".into(), model.as_str().into());
-    head
-}
-
-fn encode_chat(answer: &Answer, asked: &Asked) -> Map<String, Value> {
-    let legacy = super::wants_function_call(&asked.ask);
-    let mut choices: Vec<&Choice> = answer.choices.iter().collect();
-    // A stream may have begun with any of them.
-    choices.sort_by_key(|choice| choice.index);
-    let choices: Vec<Value> = choices
-        .into_iter()
-        .map(|choice| {
-            let logprobs = choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_none());
-            json!({ "index": choice.index, "message": message(choice, &asked.ask, answer.source, legacy), "logprobs": logprobs,
-                    "finish_reason": finish::word(choice, answer.source, legacy) })
-        })
-        .collect();
-    let mut body = head(answer, asked, "chat.completion");
-    body.insert("choices".into(), choices.into());
-    body
-}
-
-/// What a message is gathered from before it is written.
-#[derive(Default)]
-struct Gathered {
-    text: Option<String>,
-    refusal: Option<String>,
-    thoughts: Vec<String>,
-    details: Vec<Value>,
-    annotations: Vec<Value>,
-    calls: Vec<Value>,
-    images: Vec<Value>,
-    audio: Option<Value>,
-}
-
-fn message(choice: &Choice, ask: &Ask, source: &str, legacy: bool) -> Value {
-    let mut of = Gathered::default();
-    for block in &choice.blocks {
-        gather(&mut of, block, ask, source);
-    }
-    let mut message = Map::new();
-    message.insert("role".into(), "assistant".into());
-    message.insert("content".into(), of.text.into());
-    message.insert("refusal".into(), of.refusal.into());
-    let mut set = |key: &str, value: Value, present: bool| {
-        if present {
-            message.insert(key.to_owned(), value);
-        }
-    };
-    of.thoughts.retain(|text| !text.is_empty());
-    set("reasoning_content", of.thoughts.join("\n\n").into(), !of.thoughts.is_empty());
-    set("reasoning_details", of.details.as_slice().into(), !of.details.is_empty());
-    set("annotations", of.annotations.as_slice().into(), !of.annotations.is_empty());
-    set("images", of.images.as_slice().into(), !of.images.is_empty());
-    let has_audio = of.audio.is_some();
-    set("audio", of.audio.unwrap_or_default(), has_audio);
-    match (of.calls.is_empty(), legacy) {
-        (true, _) => {}
-        (false, true) => set("function_call", of.calls[0]["function"].clone(), true),
-        (false, false) => set("tool_calls", of.calls.into(), true),
-    }
-    Value::Object(message)
-}
-
-fn gather(of: &mut Gathered, block: &Block, ask: &Ask, source: &str) {
-    match &block.content {
-        Content::Text { text, citations: cited } => {
-            let whole = of.text.get_or_insert_default();
-            let from = whole.chars().count();
-            whole.push_str(text);
-            let to = whole.chars().count();
-            of.annotations.extend(cited.iter().filter_map(|citation| citations::write(citation, source, from, to)));
-        }
-        Content::Refusal(text) => of.refusal.get_or_insert_default().push_str(text),
-        Content::Reasoning(reasoning) => {
-            of.thoughts.push(reasoning::plain(reasoning));
-            let items = reasoning::details(reasoning, source, To::Client, of.details.len());
-            of.details.extend(items);
-        }
-        Content::ToolCall(call) if tools::was_disguised(ask, call) => {
-            let known = ToolCall { custom: true, arguments: free_text(&call.arguments), ..call.clone() };
-            of.calls.push(write_call(&known, source));
-        }
-        Content::ToolCall(call) => of.calls.push(write_call(call, source)),
-        Content::Image { source: media, .. } => of.images.extend(image(media)),
-        Content::Audio { .. } => of.audio = Some(audio(block)),
-        Content::Other(value) if source == NAME => of.details.extend(Some(value.clone()).filter(is_detail)),
-        Content::Other(_) | Content::File { .. } | Content::ToolResult(_) => {}
-    }
 }
 
 fn is_detail(value: &Value) -> bool {

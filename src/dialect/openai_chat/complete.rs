@@ -3,13 +3,12 @@
 //! A prompt becomes one user turn. Asks that came this way bear their `prompt` in `extra` as the mark; they are encoded
 //! this way again only for this dialect.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::NAME;
 use super::fields::{Fields, invalid};
 use super::history_text;
-use crate::chat::{Answer, Ask, Block, Message, Role};
-use crate::dialect::Asked;
+use crate::chat::{Answer, Ask, Block, Choice, Message, Role};
 use crate::fault::{Fault, Kind};
 
 /// Reads `prompt`.
@@ -50,19 +49,14 @@ pub(super) fn prompt(ask: &Ask) -> Result<String, Fault> {
 }
 
 /// A whole `text_completion` object.
-pub(super) fn encode_answer(answer: &Answer, asked: &Asked) -> Map<String, Value> {
-    let choices: Vec<Value> = answer
-        .choices
-        .iter()
-        .map(|choice| {
-            let text: String = choice.blocks.iter().filter_map(history_text).collect();
-            // Only the legacy shape fits here; chat's has `content`.
-            let logprobs = choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_some());
-            json!({ "text": text, "index": choice.index, "logprobs": logprobs,
-                    "finish_reason": super::finish::word(choice, answer.source, false) })
-        })
-        .collect();
-    let mut body = super::answer::head(answer, asked, "text_completion");
-    body.insert("choices".into(), choices.into());
-    body
+/// The choices of a whole answer.
+pub(super) fn choices(answer: &Answer) -> Vec<Value> {
+    let choice = |choice: &Choice| {
+        let text: String = choice.blocks.iter().filter_map(history_text).collect();
+        // Only the legacy shape fits here; chat's has `content`.
+        let logprobs = choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_some());
+        json!({ "text": text, "index": choice.index, "logprobs": logprobs,
+                "finish_reason": super::finish::word(choice, answer.source, false) })
+    };
+    answer.choices.iter().map(choice).collect()
 }

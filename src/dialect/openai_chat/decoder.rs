@@ -94,11 +94,14 @@ impl dialect::Decoder for Decoder {
             return Ok(self.whole_if_even(told));
         }
         let plain = plain::read(frame, &data);
-        if let Some(plain) = &plain
-            && self.add_text(plain, out)
-        {
-            self.last.keep(frame.0, plain);
-            return Ok(plain.told());
+        if let Some(plain) = &plain {
+            if self.add_text(plain, out) {
+                self.last.keep(frame.0, plain);
+                return Ok(plain.told());
+            }
+            if self.end_lane(plain) {
+                return Ok(self.whole_if_even(plain.told()));
+            }
         }
         let chunk: Value = serde_json::from_slice(&data)
             .map_err(|error| Fault::new(Kind::BadAnswer, "A chunk of the stream is no JSON.").because(error))?;
@@ -112,9 +115,7 @@ impl dialect::Decoder for Decoder {
             _ => return Err(Fault::new(Kind::BadAnswer, "A chunk of the stream is no object.")),
         }
         let Some(plain) = plain else { return Ok(Told::Partly) };
-        if plain.finishes && plain.text.is_none() {
-            self.lanes.iter_mut().filter(|lane| lane.choice == plain.choice).for_each(|lane| lane.ends_apart = true);
-        }
+        self.end_lane(&plain);
         Ok(self.whole_if_even(plain.told()))
     }
 
@@ -156,10 +157,19 @@ pub(super) fn fault_in(frame: &Frame<'_>, chunk: &Value) -> Option<Fault> {
 impl Decoder {
     /// Adds a text to a choice that speaks already and calls no tools: while calls are open it has to wait for them.
     fn add_text(&mut self, plain: &plain::Plain<'_>, out: &mut Vec<Event>) -> bool {
-        let Some(text) = plain.text.as_deref().filter(|_| self.started && !plain.finishes) else { return false };
+        let Some(text) = plain.text.as_deref().filter(|_| self.started && plain.finish.is_none()) else { return false };
         let lane = self.lanes.iter_mut().find(|lane| lane.choice == plain.choice && !lane.calls.any());
         let Some(lane) = lane else { return false };
         lane.text(text.to_owned(), &mut self.blocks, out);
+        true
+    }
+
+    /// Ends a choice that has begun, by a chunk that does nothing else.
+    fn end_lane(&mut self, plain: &plain::Plain<'_>) -> bool {
+        let Some(word) = plain.finish.as_deref().filter(|_| self.started && plain.text.is_none()) else { return false };
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.choice == plain.choice) else { return false };
+        lane.finish.get_or_insert_with(|| word.to_owned());
+        lane.ends_apart = true;
         true
     }
 

@@ -15,10 +15,10 @@ pub(super) struct Encoder {
     asked: Asked,
     legacy_text: bool,
     legacy_calls: bool,
-    /// The fields before and after `choices`, the same in every chunk.
+    start: Start,
+    /// The fields before and after `choices`, the same in every chunk; empty until the first is written.
     before: Vec<u8>,
     after: Vec<u8>,
-    source: &'static str,
     lanes: Vec<Lane>,
     usage: Option<Usage>,
     /// Who went on where the stream broke off.
@@ -67,22 +67,25 @@ enum Open {
 
 impl Encoder {
     pub fn new(asked: &Asked) -> Self {
-        let mut encoder = Encoder {
+        Encoder {
             asked: asked.clone(),
             legacy_text: asked.op == Op::Complete,
             legacy_calls: super::wants_function_call(&asked.ask),
+            start: Start::default(),
             before: Vec::new(),
             after: Vec::new(),
-            source: "",
             lanes: Vec::new(),
             usage: None,
             continued: Vec::new(),
-        };
-        encoder.start(&Start::default());
-        encoder
+        }
     }
 
-    fn start(&mut self, start: &Start) {
+    /// Makes what all chunks have, where it is not made yet.
+    fn head(&mut self) {
+        if !self.before.is_empty() {
+            return;
+        }
+        let start = &self.start;
         let id = if start.id.is_empty() { super::answer_id(&self.asked) } else { start.id.clone() };
         let model = if start.model.is_empty() { &self.asked.ask.model } else { &start.model };
         let object = if self.legacy_text { "text_completion" } else { "chat.completion.chunk" };
@@ -100,10 +103,10 @@ impl Encoder {
         self.before.extend_from_slice(b",\"choices\":[");
         // OpenAI says null on every chunk but the last when usage was asked for.
         self.after = if self.asked.ask.include_usage { b"],\"usage\":null}\n\n".to_vec() } else { b"]}\n\n".to_vec() };
-        self.source = start.source;
     }
 
-    fn chunk(&self, choice: &Value, out: &mut Vec<u8>) {
+    fn chunk(&mut self, choice: &Value, out: &mut Vec<u8>) {
+        self.head();
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(&self.before);
         // Serialising a value into memory cannot fail.
@@ -153,6 +156,7 @@ impl Encoder {
         if self.legacy_text {
             return self.send(at, json!({ "content": text }), out);
         }
+        self.head();
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(&self.before);
         out.extend_from_slice(b"{\"index\":");
@@ -225,7 +229,7 @@ impl Encoder {
         entry.insert("type".into(), kind.into());
         entry.insert(kind.into(), json!({ "name": call.name, text: begun }));
         if let Some(signature) = &call.signature {
-            entry.insert("extra_content".into(), answer::google(signature, self.source));
+            entry.insert("extra_content".into(), answer::google(signature, self.start.source));
         }
         self.send(at, json!({ "tool_calls": [entry] }), out);
         opened
@@ -329,7 +333,7 @@ impl Encoder {
             _ => to,
         };
         let number = lane.annotations;
-        if let Some(Value::Object(mut annotation)) = citations::write(citation, self.source, from, to) {
+        if let Some(Value::Object(mut annotation)) = citations::write(citation, self.start.source, from, to) {
             lane.annotations += 1;
             // The SDKs put lists together by index.
             annotation.insert("index".into(), number.into());
@@ -343,7 +347,7 @@ impl Encoder {
         let Some(position) = lane.open.iter().position(|(known, _)| *known == index) else { return };
         match lane.open.swap_remove(position).1 {
             Open::Reasoning { so_far, .. } => {
-                let details = reasoning::details(&so_far, self.source, To::Client, lane.details);
+                let details = reasoning::details(&so_far, self.start.source, To::Client, lane.details);
                 lane.details += details.len();
                 for detail in details {
                     self.send(at, json!({ "reasoning_details": [detail] }), out);
@@ -365,7 +369,7 @@ impl Encoder {
 
     fn end(&mut self, choice: u32, reason: Finish, native: Option<&str>, out: &mut Vec<u8>) {
         let at = self.lane(choice);
-        let word = finish::write(reason, native, self.source, self.lanes[at].refused, self.legacy_calls);
+        let word = finish::write(reason, native, self.start.source, self.lanes[at].refused, self.legacy_calls);
         if !self.lanes[at].spoke && !self.legacy_text {
             self.send(at, json!({ "content": "" }), out);
         }
@@ -382,7 +386,10 @@ impl Lane {
 impl dialect::Encoder for Encoder {
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
         match event {
-            Event::Start(start) => self.start(start),
+            Event::Start(start) => {
+                self.start = start.clone();
+                self.before.clear();
+            }
             Event::Open { choice, index, block } => self.open(*choice, *index, block, out),
             Event::Delta { choice, index, delta } => self.grow(*choice, *index, delta, out),
             Event::Close { choice, index } => self.close(*choice, *index, out),
@@ -394,11 +401,12 @@ impl dialect::Encoder for Encoder {
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
-        if let Some(usage) = self.usage.as_ref().filter(|_| self.asked.ask.include_usage) {
+        if let Some(usage) = self.usage.filter(|_| self.asked.ask.include_usage) {
+            self.head();
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(&self.before);
             out.extend_from_slice(b"],\"usage\":");
-            out.extend_from_slice(usage::write(usage).to_string().as_bytes());
+            out.extend_from_slice(usage::write(&usage).to_string().as_bytes());
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
@@ -412,6 +420,7 @@ impl dialect::Encoder for Encoder {
             }
             // Chunks do not say that a block ends; of what was written of it something may be due then.
             Event::Close { .. } => self.event(event, before),
+            Event::Finish { .. } => {}
             other => self.event(other, &mut Vec::new()),
         }
     }

@@ -20,15 +20,16 @@ pub(super) struct Plain<'a> {
     pub choice: u32,
     /// The text that it adds; never empty.
     pub text: Option<Cow<'a, str>>,
-    /// It gives a finish reason.
-    pub finishes: bool,
+    /// The finish reason that it gives.
+    pub finish: Option<Cow<'a, str>>,
     role: bool,
     /// It has usage, and no choice.
     usage: bool,
     /// It has fields that the gateway does not know.
     foreign: bool,
-    /// Where the text stands in the frame, without its quotes.
+    /// Where text and finish reason stand in the frame, without their quotes.
     at: Range<usize>,
+    finish_at: Range<usize>,
 }
 
 /// Reads such a chunk. `data` is the frame's.
@@ -65,9 +66,11 @@ pub(super) fn read<'a>(frame: &Frame<'a>, data: &[u8]) -> Option<Plain<'a>> {
     if plain.usage && choices == Some(1) {
         return None;
     }
-    if !plain.at.is_empty() {
-        plain.at = plain.at.start + skipped..plain.at.end + skipped;
-        plain.text = Some(inside(frame.0, plain.at.clone())?);
+    for (at, found) in [(&mut plain.at, &mut plain.text), (&mut plain.finish_at, &mut plain.finish)] {
+        if at.start < at.end {
+            *at = at.start + skipped..at.end + skipped;
+            *found = Some(inside(frame.0, at.clone())?);
+        }
     }
     Some(plain)
 }
@@ -86,8 +89,12 @@ fn choice_of(scan: &mut Scan<'_>, data: &[u8], plain: &mut Plain<'_>) -> Result<
         b"delta" => Err(Malformed),
         b"finish_reason" => {
             let at = scan.skip()?;
-            plain.finishes = data[at.clone()] != *b"null" && data[at.clone()] != *b"\"\"";
-            if plain.finishes && data[at.start] != b'"' { Err(Malformed) } else { Ok(()) }
+            plain.finish_at = match &data[at.clone()] {
+                [b'"', .., b'"'] => at.start + 1..at.end - 1,
+                b"null" => 0..0,
+                _ => return Err(Malformed),
+            };
+            Ok(())
         }
         b"logprobs" | b"usage" => word(scan, data, b"null"),
         _ => foreign(scan, data, key, plain),
@@ -145,7 +152,7 @@ impl Plain<'_> {
     /// How much of it its events tell.
     pub fn told(&self) -> Told {
         let foreign = self.foreign;
-        match (self.finishes, &self.text) {
+        match (self.finish.is_some(), &self.text) {
             (true, Some(_)) => Told::Partly,
             (true, None) => Told::Ending { foreign, usage: false, last: false },
             (false, _) if self.usage => Told::Ending { foreign, usage: true, last: false },
@@ -198,7 +205,7 @@ mod tests {
 
     /// The choice and the text of a chunk that only adds a text.
     fn text_of(frame: &str, data: &str) -> Option<(u32, String)> {
-        let plain = read(&Frame(frame.as_bytes()), data.as_bytes()).filter(|plain| !plain.finishes)?;
+        let plain = read(&Frame(frame.as_bytes()), data.as_bytes()).filter(|plain| plain.finish.is_none())?;
         assert!(plain.at.is_empty() || inside(frame.as_bytes(), plain.at.clone()) == plain.text);
         Some((plain.choice, plain.text?.into_owned()))
     }

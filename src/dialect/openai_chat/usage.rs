@@ -2,6 +2,7 @@
 //!
 //! Parts that were not stated stay unstated; totals include their parts, as OpenAI counts.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::chat::Usage;
@@ -138,40 +139,66 @@ fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|float| *float >= 0.0).map(|float| float as u64))
 }
 
-/// Writes what is known.
-pub(super) fn write(usage: &Usage) -> Value {
-    let mut body = Map::new();
-    body.insert("prompt_tokens".into(), usage.input.into());
-    body.insert("completion_tokens".into(), usage.output.into());
-    body.insert("total_tokens".into(), usage.total().into());
-    details(
-        &mut body,
-        "prompt_tokens_details",
-        &[
-            ("cached_tokens", usage.cache_read),
-            ("cache_write_tokens", usage.cache_write),
-            ("audio_tokens", usage.input_audio),
-        ],
-    );
-    details(
-        &mut body,
-        "completion_tokens_details",
-        &[
-            ("reasoning_tokens", usage.reasoning),
-            ("audio_tokens", usage.output_audio),
-            ("accepted_prediction_tokens", usage.accepted_prediction),
-            ("rejected_prediction_tokens", usage.rejected_prediction),
-        ],
-    );
-    Value::Object(body)
+/// Tokens as OpenAI counts them. What is not known is not there.
+#[derive(Serialize)]
+pub(super) struct Written {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<Prompt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<Completion>,
 }
 
-fn details(body: &mut Map<String, Value>, key: &str, parts: &[(&str, Option<u64>)]) {
-    let known: Map<String, Value> =
-        parts.iter().filter_map(|(key, count)| Some(((*key).to_owned(), Value::from((*count)?)))).collect();
-    if !known.is_empty() {
-        body.insert(key.to_owned(), Value::Object(known));
+#[derive(Serialize, PartialEq, Default)]
+struct Prompt {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cached_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_write_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio_tokens: Option<u64>,
+}
+
+#[derive(Serialize, PartialEq, Default)]
+struct Completion {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audio_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepted_prediction_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_prediction_tokens: Option<u64>,
+}
+
+impl Written {
+    pub(super) fn of(usage: &Usage) -> Self {
+        let prompt = Prompt {
+            cached_tokens: usage.cache_read,
+            cache_write_tokens: usage.cache_write,
+            audio_tokens: usage.input_audio,
+        };
+        let completion = Completion {
+            reasoning_tokens: usage.reasoning,
+            audio_tokens: usage.output_audio,
+            accepted_prediction_tokens: usage.accepted_prediction,
+            rejected_prediction_tokens: usage.rejected_prediction,
+        };
+        Written {
+            prompt_tokens: usage.input,
+            completion_tokens: usage.output,
+            total_tokens: usage.total(),
+            prompt_tokens_details: Some(prompt).filter(|part| *part != Prompt::default()),
+            completion_tokens_details: Some(completion).filter(|part| *part != Completion::default()),
+        }
     }
+}
+
+/// The same as a value, for what is built of values.
+pub(super) fn write(usage: &Usage) -> Value {
+    serde_json::to_value(Written::of(usage)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Ear {
             None => {
                 let Cx { guest, phase, visit, world, awaits, .. } = &self.running.cx;
                 let (guest, visit, world) = (guest.clone(), visit.clone(), world.clone());
-                let cx = Cx { guest, phase: *phase, visit, world, lease, awaits: *awaits };
+                let cx = Cx { guest, phase: *phase, visit, world, lease, awaits: *awaits, gives_way: false };
                 self.running = Arc::new(Running::new(cx));
             }
         }

@@ -317,6 +317,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,
+        gives_way: false,
     };
     let running = Arc::new(Running::new(cx));
     let loaded = running.turn(&mut Spent::default(), || run(lua, recipe, modules, chunks));

@@ -16,10 +16,6 @@ use tokio::time::Instant;
 use super::views::Seen;
 use crate::host::{Cx, ticker};
 
-/// What a call may run before others have their turn. Somebody else's request passes a worker in several steps, and each
-/// may have to wait for one of these.
-const TURN: Duration = Duration::from_micros(250);
-
 /// Safepoints between two looks at the clock: calls that are short never look, and those of a loop are soon there.
 const SAFEPOINTS_A_LOOK: u32 = 64;
 
@@ -33,8 +29,6 @@ pub(super) struct Running {
     pub cx: Cx,
     /// What the script was shown beside what it was called with.
     shown: Mutex<Vec<Seen>>,
-    /// Whether it gives way to others.
-    gives_way: bool,
 }
 
 /// A call in one of its turns.
@@ -70,14 +64,9 @@ impl Spent {
 }
 
 impl Running {
-    /// A call that runs to its end, whoever waits.
+    /// One that gives way must run on a coroutine.
     pub fn new(cx: Cx) -> Self {
-        Running { cx, shown: Mutex::default(), gives_way: false }
-    }
-
-    /// A call that gives way; it must run on a coroutine.
-    pub fn in_turns(cx: Cx) -> Self {
-        Running { gives_way: true, ..Running::new(cx) }
+        Running { cx, shown: Mutex::default() }
     }
 
     pub fn show(&self, view: Seen) {
@@ -149,12 +138,12 @@ impl Now {
         let ticked = self.tick.replace(tick) != tick;
         let took = self.began.get().elapsed();
         // A clock that is held still says nothing, and the ticks do.
-        took >= TURN || ticked && took.is_zero()
+        took >= ticker::TURN || ticked && took.is_zero()
     }
 
     fn safepoint(&self) -> mlua::Result<VmState> {
         // Whoever gives way comes to the same safepoint again, and it must count once. Who cannot has to go on counting.
-        if self.call.gives_way && !self.is_over.get() && self.is_long() {
+        if self.call.cx.gives_way && !self.is_over.get() && self.is_long() {
             self.is_over.set(true);
             return Ok(VmState::Yield);
         }
@@ -320,7 +309,7 @@ mod tests {
     #[test]
     fn what_wakes_a_call_that_gives_way_is_not_lost() {
         let stand = load("function on_request() end");
-        let call = Arc::new(Running::in_turns(stand.cx(Phase::Request)));
+        let call = Arc::new(Running::new(stand.cx(Phase::Request)));
         let mut polls = 0;
         let mut future = pin!(std::future::poll_fn(|_| {
             polls += 1;

@@ -222,7 +222,9 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         })?
         .add("last_user", |_, this, ()| Ok(conversation::last_user(&*chat(this)?)))?
         .add("texts", |lua, this, ()| {
-            conversation::texts_of(&*chat(this)?).iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
+            let texts = excused(|| this.call.texts());
+            let texts = texts.map_err(|fault| Error::runtime(view::no_texts(&fault)))?;
+            texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
         })?
         .add("plan", |lua, this, ()| {
             with_running(|running| {
@@ -270,9 +272,10 @@ fn message(lua: &Lua, turn: &view::Message) -> Result<mlua::Table> {
 }
 
 fn text(lua: &Lua, text: &view::Text) -> Result<mlua::Table> {
-    let table = lua.create_table_with_capacity(0, 3)?;
-    table.raw_set("index", text.index)?;
-    table.raw_set("role", text.role)?;
+    let table = lua.create_table_with_capacity(0, 4)?;
+    table.raw_set("index", text.spot.index)?;
+    table.raw_set("role", text.spot.role)?;
+    table.raw_set("kind", text.spot.kind)?;
     table.raw_set("text", text.text.as_str())?;
     Ok(table)
 }

@@ -52,7 +52,11 @@ impl View for Answer {
     ];
     const METHODS: &'static [Row] = &[
         ("request", "(self: Answer) -> Request", "The ask that is answered."),
-        ("texts", "(self: Answer) -> { Text }", "Every text of the answer, to be replaced by `texts` of a patch."),
+        (
+            "texts",
+            "(self: Answer) -> { Text }",
+            "Every text of a whole answer, reasoning and the arguments of tool calls with it, as `kind` tells; to be replaced by `texts` of a patch.",
+        ),
         ("json", "(self: Answer) -> any", "The body, in the caller's dialect; nil for streams."),
     ];
 

@@ -43,7 +43,7 @@ pub fn last_user(ask: &Ask) -> Option<String> {
 pub fn texts_of(ask: &Ask) -> Vec<Text> {
     let mut ask = ask.clone();
     let mut found = Vec::new();
-    texts(&mut ask, |index, role, text| found.push(Text { index, role, text: std::mem::take(text) }));
+    texts(&mut ask, |spot, text| found.push(Text { spot, text: std::mem::take(text) }));
     found
 }
 
@@ -51,8 +51,6 @@ pub fn texts_of(ask: &Ask) -> Vec<Text> {
 pub fn texts_of_answer(answer: &Answer) -> Vec<Text> {
     let mut answer = answer.clone();
     let mut found = Vec::new();
-    answer_texts(&mut answer, |index, text| {
-        found.push(Text { index, role: "assistant", text: std::mem::take(text) });
-    });
+    answer_texts(&mut answer, |spot, text| found.push(Text { spot, text: std::mem::take(text) }));
     found
 }

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Row, Val, View};
+use super::{Row, Text, Val, View};
 use crate::chat;
 use crate::fault::Fault;
 use crate::host::Visit;
@@ -34,6 +34,12 @@ pub trait Asked: Send + Sync {
     /// # Errors
     /// It is not one, or not in its dialect.
     fn chat(&self) -> Result<Arc<chat::Ask>, Fault>;
+
+    /// Every text that a patch may replace, of a conversation or of what is to be embedded or ranked.
+    ///
+    /// # Errors
+    /// What stands in the place of texts is none, or is not in its dialect.
+    fn texts(&self) -> Result<Vec<Text>, Fault>;
 }
 
 /// The head of a request, before anybody is known.
@@ -117,7 +123,7 @@ impl View for Request {
         (
             "texts",
             "(self: Request) -> { Text }",
-            "Every text that the caller wrote, to be replaced by `texts` of a patch.",
+            "Every text of the conversation, arguments and results of tools with it, or of what is to be embedded or ranked; to be replaced by `texts` of a patch.",
         ),
         ("plan", "(self: Request) -> { Target }", "The native plan; empty before `on_route`."),
     ];

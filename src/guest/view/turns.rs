@@ -1,8 +1,11 @@
-//! Conversations and answers as turns and texts that a patch may replace.
+//! Conversations and answers as turns and texts that a patch may replace: all words, also those for tools and those that
+//! a model thinks.
 //!
 //! The one order in which texts are numbered: what shows them and what replaces them both walk it here.
 
-use crate::chat::{self, Content, Role};
+use std::collections::BTreeMap;
+
+use crate::chat::{self, Content, Media, Role};
 
 /// A turn as guests see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,13 +18,21 @@ pub struct Message {
     pub kinds: Vec<&'static str>,
 }
 
-/// A text of a conversation or an answer that a patch may replace.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Text {
+/// Where a text stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
     /// Counted from 1, over the whole.
     pub index: usize,
     /// `system`, `user`, `assistant` or `tool`.
     pub role: &'static str,
+    /// `text`, `reasoning`, `arguments` (JSON, of a call of a tool) or `refusal`.
+    pub kind: &'static str,
+}
+
+/// A text of an ask or an answer that a patch may replace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Text {
+    pub spot: Spot,
     pub text: String,
 }
 
@@ -75,43 +86,168 @@ fn kind(content: &Content) -> &'static str {
     }
 }
 
-/// Every text of a conversation, in order: system prompt, turns, and what tools gave back.
-pub fn texts(ask: &mut chat::Ask, mut each: impl FnMut(usize, &'static str, &mut String)) {
-    let mut index = 0;
-    let mut visit = |role, text: &mut String| {
-        index += 1;
-        each(index, role, text);
-    };
+/// Every text of a conversation, in order: system prompt, turns, and what tools were given and gave back.
+pub fn texts(ask: &mut chat::Ask, each: impl FnMut(Spot, &mut String)) {
+    let mut numbered = Numbered { index: 0, each };
     for block in &mut ask.system {
-        in_block(block, "system", &mut visit);
+        numbered.block(block, "system");
     }
     for message in &mut ask.messages {
         let role = role(message);
         for block in &mut message.blocks {
-            in_block(block, role, &mut visit);
+            numbered.block(block, role);
         }
-    }
-}
-
-fn in_block(block: &mut chat::Block, role: &'static str, visit: &mut dyn FnMut(&'static str, &mut String)) {
-    match &mut block.content {
-        Content::Text { text, .. } => visit(role, text),
-        Content::ToolResult(result) => {
-            for block in &mut result.content {
-                in_block(block, "tool", visit);
-            }
-        }
-        _ => {}
     }
 }
 
 /// Every text of an answer, choice by choice.
-pub fn answer_texts(answer: &mut chat::Answer, mut each: impl FnMut(usize, &mut String)) {
-    let mut index = 0;
+pub fn answer_texts(answer: &mut chat::Answer, each: impl FnMut(Spot, &mut String)) {
+    let mut numbered = Numbered { index: 0, each };
     for block in answer.choices.iter_mut().flat_map(|choice| &mut choice.blocks) {
-        if let Content::Text { text, .. } = &mut block.content {
-            index += 1;
-            each(index, text);
+        numbered.block(block, "assistant");
+    }
+}
+
+/// Visits texts and counts them.
+struct Numbered<F> {
+    index: usize,
+    each: F,
+}
+
+impl<F: FnMut(Spot, &mut String)> Numbered<F> {
+    fn text(&mut self, role: &'static str, kind: &'static str, text: &mut String) {
+        self.index += 1;
+        (self.each)(Spot { index: self.index, role, kind }, text);
+    }
+
+    fn block(&mut self, block: &mut chat::Block, role: &'static str) {
+        match &mut block.content {
+            Content::Text { text, .. } | Content::File { source: Media::Text(text), .. } => {
+                self.text(role, "text", text);
+            }
+            Content::Refusal(text) => self.text(role, "refusal", text),
+            Content::Reasoning(reasoning) => {
+                // What is sealed alone has no words.
+                for text in std::iter::once(&mut reasoning.text).chain(&mut reasoning.summary) {
+                    if !text.is_empty() {
+                        self.text(role, "reasoning", text);
+                    }
+                }
+            }
+            // What a custom tool is given is free text.
+            Content::ToolCall(call) => {
+                let kind = if call.custom { "text" } else { "arguments" };
+                self.text(role, kind, &mut call.arguments);
+            }
+            Content::ToolResult(result) => {
+                for block in &mut result.content {
+                    self.block(block, "tool");
+                }
+            }
+            Content::Image { .. } | Content::Audio { .. } | Content::File { .. } | Content::Other(_) => {}
         }
+    }
+}
+
+/// Texts on their way into the places of others.
+pub struct Replacing<'a> {
+    texts: &'a BTreeMap<usize, String>,
+    count: usize,
+    wrong: Option<usize>,
+}
+
+impl<'a> Replacing<'a> {
+    /// With these texts, by their numbers.
+    pub fn with(texts: &'a BTreeMap<usize, String>) -> Self {
+        Replacing { texts, count: 0, wrong: None }
+    }
+
+    /// Replaces the text at this spot if there is a new one for it.
+    pub fn at(&mut self, spot: Spot, text: &mut String) {
+        self.count = spot.index;
+        let Some(new) = self.texts.get(&spot.index) else { return };
+        // Arguments that were no JSON before, cut off by a limit, need not become it.
+        if spot.kind == "arguments" && is_arguments(text) && !is_arguments(new) {
+            self.wrong.get_or_insert(spot.index);
+        }
+        text.clone_from(new);
+    }
+
+    /// Ends it. `what`: whose texts they are.
+    ///
+    /// # Errors
+    /// There is no text with one of the numbers, or arguments are no JSON any more.
+    pub fn end(self, what: &str) -> Result<(), String> {
+        if let Some(index) = self.texts.keys().find(|index| **index == 0 || **index > self.count) {
+            let texts = if self.count == 1 { "text" } else { "texts" };
+            return Err(format!("texts[{index}]: {what} has {} {texts}", self.count));
+        }
+        self.wrong.map_or(Ok(()), |index| {
+            Err(format!(
+                "texts[{index}]: it is the arguments of a tool's call and must stay a JSON object; change the texts within it, as `kind` tells"
+            ))
+        })
+    }
+}
+
+/// Whether a tool can be called with this; nothing counts as an empty object.
+fn is_arguments(text: &str) -> bool {
+    text.is_empty() || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{Answer, Block, Choice, Reasoning, ToolCall};
+
+    fn answer() -> Answer {
+        let call = ToolCall { arguments: r#"{"to":"ann"}"#.into(), ..ToolCall::default() };
+        let thought = Reasoning { text: "Ann.".into(), summary: vec!["A.".into()], ..Reasoning::default() };
+        let sealed = Reasoning { encrypted: Some("x".into()), ..Reasoning::default() };
+        let blocks = [
+            Content::Reasoning(thought),
+            Content::Reasoning(sealed),
+            Content::Text { text: "Hello".into(), citations: Vec::new() },
+            Content::ToolCall(call),
+            Content::Refusal("No.".into()),
+        ];
+        let blocks = blocks.into_iter().map(Block::new).collect();
+        Answer { choices: vec![Choice { blocks, ..Choice::default() }], ..Answer::default() }
+    }
+
+    fn patched(texts: &[(usize, &str)]) -> Result<Vec<String>, String> {
+        let texts = texts.iter().map(|(index, text)| (*index, (*text).to_owned())).collect();
+        let (mut answer, mut replacing) = (answer(), Replacing::with(&texts));
+        answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
+        replacing.end("the answer")?;
+        let mut found = Vec::new();
+        answer_texts(&mut answer, |_, text| found.push(text.clone()));
+        Ok(found)
+    }
+
+    #[test]
+    fn every_word_of_an_answer_has_a_number_and_a_kind() {
+        let mut found = Vec::new();
+        answer_texts(&mut answer(), |spot, text| found.push((spot.index, spot.kind, text.clone())));
+        let expected = [
+            (1, "reasoning", "Ann."),
+            (2, "reasoning", "A."),
+            (3, "text", "Hello"),
+            (4, "arguments", r#"{"to":"ann"}"#),
+            (5, "refusal", "No."),
+        ];
+        assert_eq!(found, expected.map(|(index, kind, text)| (index, kind, text.to_owned())));
+    }
+
+    #[test]
+    fn a_patch_meets_its_number_and_arguments_stay_json() {
+        let texts = patched(&[(1, "B."), (4, r#"{"to":"bob"}"#)]).expect("fits");
+        assert_eq!(texts, ["B.", "A.", "Hello", r#"{"to":"bob"}"#, "No."]);
+        for bad in ["bob", "[1]", r#"{"to":"#] {
+            let error = patched(&[(4, bad)]).expect_err(bad);
+            assert!(error.contains("texts[4]") && error.contains("JSON object"), "{error}");
+        }
+        assert_eq!(patched(&[(6, "x")]).expect_err("no sixth"), "texts[6]: the answer has 5 texts");
+        assert_eq!(patched(&[(0, "x")]).expect_err("from 1"), "texts[0]: the answer has 5 texts");
     }
 }

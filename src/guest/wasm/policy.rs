@@ -120,7 +120,7 @@ impl Described {
             init,
         };
         let manifest = wait(async {
-            let cx = starting(guest);
+            let cx = starting(guest, true);
             let (mut store, instance, spent) = described.instance(&cx).await.map_err(|failed| failed.message)?;
             let start = start.load(&mut store, &instance).map_err(|error| format!("{error:#}"))?;
             let (said, _) = metered(&cx, spent, start.call_describe(&mut store)).await;
@@ -152,7 +152,7 @@ fn init(pre: &InstancePre<Held>, exports: &[String]) -> Option<ComponentExportIn
 }
 
 /// What a starting instance is called with: there is no exchange and no gateway around it yet.
-fn starting(guest: &Arc<Guest>) -> Arc<Cx> {
+fn starting(guest: &Arc<Guest>, gives_way: bool) -> Arc<Cx> {
     Arc::new(Cx {
         guest: guest.clone(),
         phase: Phase::Init,
@@ -160,6 +160,7 @@ fn starting(guest: &Arc<Guest>) -> Arc<Cx> {
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,
+        gives_way,
     })
 }
 
@@ -182,7 +183,7 @@ impl Policy {
         let memory = guest.budget.memory;
         let policy = Policy { described: described.clone(), config, memory, pool: Pool::new(memory) };
         for worker in 0..policy.pool.workers().min(MAX_READY) {
-            let warm = wait(policy.fresh(guest)).and_then(|warm| warm.map_err(|failed| failed.message))?;
+            let warm = wait(policy.fresh(guest, true)).and_then(|warm| warm.map_err(|failed| failed.message))?;
             policy.pool.place(worker, warm);
         }
         Ok(Arc::new(policy))
@@ -203,8 +204,8 @@ impl Policy {
     }
 
     /// A new instance that has taken its settings.
-    async fn fresh(&self, guest: &Arc<Guest>) -> Result<Warm<Running>, Failed> {
-        let cx = starting(guest);
+    async fn fresh(&self, guest: &Arc<Guest>, gives_way: bool) -> Result<Warm<Running>, Failed> {
+        let cx = starting(guest, gives_way);
         let (mut store, instance, spent) = self.described.instance(&cx).await?;
         let init = instance.get_typed_func::<(&str,), (Result<(), String>,)>(&mut store, self.described.init);
         let init = init.map_err(|error| failed(&cx, store.data(), &error))?;
@@ -217,14 +218,14 @@ impl Policy {
 
     /// Calls the handler of the call's phase, waiting where it waits.
     pub async fn call(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
-        cx.awaits = cx.phase.awaits();
+        (cx.awaits, cx.gives_way) = (cx.phase.awaits(), cx.phase.gives_way());
         self.called(cx, subject).await
     }
 
     /// Calls the handler of the call's phase where nothing may wait.
     pub fn call_now(&self, mut cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
-        // Without waiting the clock does not yield, and functions that wait refuse: one poll is all it takes.
-        cx.awaits = false;
+        // It goes on to its end, and functions that wait refuse: one poll is all it takes.
+        (cx.awaits, cx.gives_way) = (false, false);
         match pin!(self.called(cx, subject)).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => (Err(Failed::new("waited where nothing may wait")), Used::default()),
@@ -234,7 +235,7 @@ impl Policy {
     async fn called(&self, cx: Cx, subject: Subject) -> (Result<Verdict, Failed>, Used) {
         let warm = match self.pool.take() {
             Some(warm) => warm,
-            None => match self.fresh(&cx.guest).await {
+            None => match self.fresh(&cx.guest, cx.gives_way).await {
                 Ok(warm) => warm,
                 Err(failed) => return (Err(failed), Used { replaced: true, ..Used::default() }),
             },

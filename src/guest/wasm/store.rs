@@ -74,7 +74,7 @@ impl Held {
                 Err(_) => UpdateDeadline::Interrupt,
                 // Gives way, so that a guest which needs its whole lease does not keep others from their turn. The engine's
                 // own way to yield wakes the task at once, and it would be polled again before any socket is looked at.
-                Ok(()) if cx.awaits && turn::is_over() => {
+                Ok(()) if cx.gives_way && turn::is_over() => {
                     ticker::hurry();
                     UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
                 }

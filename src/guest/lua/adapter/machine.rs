@@ -165,7 +165,7 @@ async fn run<T>(
     give: impl FnOnce(&Lua) -> mlua::Result<MultiValue>,
     take: impl FnOnce(MultiValue) -> mlua::Result<T>,
 ) -> (Result<T, Failed>, Used) {
-    let (running, mut spent) = (Arc::new(Running::in_turns(cx)), Spent::default());
+    let (running, mut spent) = (Arc::new(Running::new(cx)), Spent::default());
     let mut take = Some(take);
     // Read in the turn in which it was returned, while the lease still holds: it may be large.
     let mut read = |returned: Option<MultiValue>| {

@@ -185,7 +185,7 @@ fn number(index: usize) -> u32 {
 }
 
 fn text(text: view::Text) -> wit::Text {
-    wit::Text { index: number(text.index), role: text.role.to_owned(), text: text.text }
+    wit::Text { index: number(text.spot.index), role: text.spot.role.to_owned(), text: text.text }
 }
 
 fn message(turn: view::Message) -> wit::Message {
@@ -288,7 +288,8 @@ impl HostRequest for Held {
     }
 
     fn texts(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Text>, String>> {
-        self.conversation(&this, |ask| conversation::texts_of(ask).into_iter().map(text).collect())
+        let texts = self.request(&this)?.call.texts();
+        Ok(texts.map(|texts| texts.into_iter().map(text).collect()).map_err(|fault| view::no_texts(&fault)))
     }
 
     fn plan(
