@@ -93,7 +93,7 @@ fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, envelope: &mut Envelope
             let why = format!("an ask of `{}` has neither `system` nor `messages`; patch its `texts`", x.op.as_str());
             return Err(wrong(why));
         }
-        return inputs::replace(envelope, &patch.texts).map_err(|why| wrong(why));
+        return inputs::replace(envelope, &patch.texts).map_err(wrong);
     }
     let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
     edit(&mut ask, patch)?;
@@ -123,7 +123,7 @@ fn edit(ask: &mut chat::Ask, patch: &Patch) -> Result<(), Undone> {
     if !patch.texts.is_empty() {
         let mut replacing = view::Replacing::with(&patch.texts);
         view::texts(ask, |spot, text| replacing.at(spot, text));
-        replacing.end("the conversation").map_err(|why| wrong(why))?;
+        replacing.end("the conversation").map_err(wrong)?;
     }
     if let Some(turns) = &patch.messages {
         let old = std::mem::take(&mut ask.messages);
@@ -383,7 +383,7 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
     }
     let mut replacing = view::Replacing::with(&texts);
     view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
-    replacing.end("the answer").map_err(|why| wrong(why))?;
+    replacing.end("the answer").map_err(wrong)?;
     let ask = call.ask(dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())
