@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::dialect::{ALL, Chat, Dialect, Turn};
+use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
 use super::support::{Folder, Gateway, Mock, together};
 use super::wire::Reply;
 
