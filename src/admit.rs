@@ -15,6 +15,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::auth::Principal;
+use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{self, Call, Cx, unix_ms};
@@ -193,30 +194,40 @@ pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
     }
 }
 
-/// Gives back what the limits of a target held for an attempt that failed. Its request stays counted: it was made.
-pub fn leave(hold: Option<Hold>) {
+/// Ends what the limits of a target held for an attempt that failed: charged is what its answer used, where it had one
+/// that was then refused. Its request stays counted: it was made.
+pub fn leave(hold: Option<Hold>, target: &Target, usage: Option<&Usage>) {
     if let Some(hold) = hold {
-        hold.settle(&Amounts { requests: 1, money: Some(0), ..Amounts::default() }, unix_ms());
+        hold.settle(&amounts(usage, usage.and_then(|usage| target.cost(usage))), unix_ms());
     }
 }
 
-/// Puts what an exchange really used in the place of its estimate. `usage` is None where nothing was used, `cost` where
-/// the price is unknown.
-pub fn settle(x: &mut Exchange, usage: Option<&crate::chat::Usage>, cost: Option<u64>) {
-    let Some(admitted) = x.admitted.take() else { return };
-    // Refused before anybody was asked: as if it had never come.
-    if x.attempts.is_empty() && usage.is_none() && !matches!(x.outcome, Outcome::Complete) {
-        return;
-    }
-    let actual = Amounts {
+/// One request, with what it used. `usage` is None where nothing was used, `cost` where the price is unknown.
+fn amounts(usage: Option<&Usage>, cost: Option<u64>) -> Amounts {
+    Amounts {
         requests: 1,
         input: usage.map_or(0, |usage| usage.input),
         output: usage.map_or(0, |usage| usage.output),
         money: if usage.is_some() { cost } else { Some(0) },
-    };
+    }
+}
+
+/// What was used, and its cost in nano-dollars where the price is known.
+pub type Spent = (Option<Usage>, Option<u64>);
+
+/// Puts what an exchange really used in the place of its estimate: `all` of it for the limits of the exchange, and for
+/// those of the target that answered what its `answer` used.
+pub fn settle(x: &mut Exchange, all: Spent, answer: Spent) {
+    let Some(admitted) = x.admitted.take() else { return };
+    // Refused before anybody was asked: as if it had never come.
+    if x.attempts.is_empty() && all.0.is_none() && !matches!(x.outcome, Outcome::Complete) {
+        return;
+    }
     let now = unix_ms();
-    for hold in [admitted.hold, admitted.target].into_iter().flatten() {
-        hold.settle(&actual, now);
+    for (hold, (usage, cost)) in [(admitted.hold, all), (admitted.target, answer)] {
+        if let Some(hold) = hold {
+            hold.settle(&amounts(usage.as_ref(), cost), now);
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::upstream::Outbound;
 
 pub use answer::retry_after;
 use answer::{Good, Reading};
+use once::Known;
 pub use once::Successors;
 use roster::{Places, Roster};
 use trying::Trying;
@@ -94,7 +95,7 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
     let reading =
         Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
-    let good = reading.read(cx, response).await?;
+    let good = reading.read(cx, response, &mut Known::default()).await?;
     // Who gave the answer was judged where it was asked for.
     Ok(take(cx, x, Good { calls: None, ..good }))
 }

@@ -130,6 +130,8 @@ pub struct Attempt {
     pub cancelled: bool,
     /// What it used before it was cut and another one went on.
     pub part: Option<Usage>,
+    /// What its answer used that was read and then not given to the client: a policy would not have it.
+    pub refused: Option<Box<Used>>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
     pub flight: Option<Flight>,
     pub key_flight: Option<Flight>,
@@ -179,6 +181,7 @@ impl Attempt {
             fault: None,
             cancelled: false,
             part: None,
+            refused: None,
             flight: None,
             key_flight: None,
         }
@@ -347,6 +350,17 @@ impl Tried<'_> {
     }
 }
 
+/// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
+pub const BYTES_PER_TOKEN: u64 = 4;
+
+/// What an answer has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    pub usage: Usage,
+    /// It is our estimate: the stream ended before the provider stated it.
+    pub estimated: bool,
+}
+
 /// What went by of the answer.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -360,6 +374,26 @@ pub struct Seen {
     pub first_content: Option<Instant>,
     /// Frames with or after the first content; about one token each in most streams.
     pub frames: u64,
+    /// A policy ended it before the provider had said all.
+    pub stopped: bool,
+}
+
+impl Seen {
+    /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about
+    /// a token, and four bytes of the ask are. `complete`: the client has had all of it.
+    pub fn used(&self, complete: bool, bytes_in: u64) -> Option<Used> {
+        let complete = complete && !self.stopped;
+        match self.usage {
+            Some(usage) if complete || usage.output > 1 => Some(Used { usage, estimated: false }),
+            stated if !complete && self.frames > 0 => {
+                let stated = stated.unwrap_or_default();
+                let input = if stated.input > 0 { stated.input } else { bytes_in / BYTES_PER_TOKEN };
+                let usage = Usage { input, output: stated.output.max(self.frames), ..stated };
+                Some(Used { usage, estimated: true })
+            }
+            stated => stated.map(|usage| Used { usage, estimated: false }),
+        }
+    }
 }
 
 impl Exchange {

@@ -297,6 +297,20 @@ impl Fault {
         self.kind.row().code
     }
 
+    /// The row whose types callers see: the kind's own, or of what a policy says the one that its status is of.
+    pub fn class(&self) -> &'static Row {
+        let kind = match self.own.as_ref().and_then(|own| own.status) {
+            None => self.kind,
+            Some(429) => Kind::LimitExceeded,
+            Some(500..) => Kind::Internal,
+            Some(401) if self.kind == Kind::InvalidCredential => self.kind,
+            Some(403) if self.kind == Kind::InvalidCredential => Kind::ModelNotAllowed,
+            Some(403) => self.kind,
+            Some(_) => Kind::InvalidRequest,
+        };
+        kind.row()
+    }
+
     /// The code that callers see: a policy's own, or the table's.
     pub fn told_code(&self) -> &str {
         self.own.as_ref().map_or(self.code(), |own| &own.code)
@@ -337,6 +351,8 @@ impl Fault {
             // The upstream's own words stand alone, unless what it refused was ours.
             (Some(_), _) if self.kind != Kind::UpstreamCredential => self.message.clone(),
             (_, "") => self.message.clone(),
+            // A policy's author has said what there is to say.
+            _ if self.own.is_some() => self.message.clone(),
             _ => format!("{} {advice}", self.message),
         }
     }
@@ -346,7 +362,9 @@ impl Fault {
         let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited | Kind::LimitsUnavailable)
             && self.retry_after.is_some();
         let soon = matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable);
-        self.retry() == Retry::Same || soon || room
+        let own =
+            matches!(self.own.as_deref(), Some(Own { status: Some(429 | 503), .. })) && self.retry_after.is_some();
+        self.retry() == Retry::Same || soon || room || own
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Generation {
     pub trusted: Trusted,
     pub routes: Routes,
     pub limits: pipeline::Limits,
+    /// How long an exchange may take where its model says nothing else; None without a limit.
+    pub total: Option<Duration>,
     /// Limits and budgets.
     pub rules: Rules,
     pub server: connection::Limits,
@@ -269,7 +271,7 @@ impl Builder {
             Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
             None => None,
         };
-        let hooks = Arc::new(hooks::build(&config, &self.plugins, &mut warnings)?);
+        let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();
@@ -290,6 +292,7 @@ impl Builder {
             trusted: trusted(&config)?,
             routes,
             rules: limits::build(&config)?,
+            total: config.timeouts.total.get(),
             limits: pipeline::Limits {
                 max_body_bytes: bounds.max_body_bytes.as_usize(),
                 body_timeout: bounds.body_timeout.into(),

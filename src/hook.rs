@@ -4,6 +4,7 @@
 //! returned, all of it or nothing; one in shadow is noted and takes none. Whatever subscribes to no phase costs a bit.
 
 mod apply;
+mod breaker;
 mod inputs;
 mod stages;
 mod stream;
@@ -13,7 +14,7 @@ mod world;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -21,21 +22,18 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
-use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit, World, pick, ticker};
+use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
 use crate::route;
 use crate::state::State;
 use crate::state::guests::{Outcome, Record};
 
 pub use apply::Set;
+use apply::Undone;
+use breaker::Breaker;
 pub use stages::{
-    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, done, edited, events, fault, identify, request,
-    route as plan, sees_answers, steers, take_notes,
+    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault, identify,
+    is_of_guest, looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
 };
-
-/// Failures within the window after which a guest is switched off, and for how long.
-const BREAKER_FAILURES: u32 = 10;
-const BREAKER_WINDOW: Duration = Duration::from_secs(60);
-const BREAKER_OFF: Duration = Duration::from_secs(30);
 
 /// Every guest of a generation.
 #[derive(Debug, Default)]
@@ -105,6 +103,11 @@ impl Hooks {
 }
 
 impl Matcher {
+    /// Whether it lets everything through.
+    pub fn is_everything(&self) -> bool {
+        self.models.is_empty() && self.keys.is_empty() && self.projects.is_empty()
+    }
+
     fn fits(&self, visit: &Visit, model: &str) -> bool {
         let of =
             |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
@@ -152,7 +155,7 @@ impl Hook {
 
     /// Whether the exchange falls into its share.
     fn shares(&self, visit: &Visit) -> bool {
-        self.share >= 10_000 || pick::point(visit.id.as_bytes()) * 10_000.0 < f64::from(self.share)
+        self.share >= 10_000 || pick::point(visit.conversation().as_bytes()) * 10_000.0 < f64::from(self.share)
     }
 
     /// Whether a failure at this phase refuses the request.
@@ -167,8 +170,8 @@ impl Hook {
     }
 
     /// Whether it is switched off for failing too often.
-    pub fn is_off(&self) -> bool {
-        self.breaker.is_off()
+    pub fn is_off(&self, state: &State) -> bool {
+        self.breaker.is_off(|| state.now())
     }
 
     fn record(&self, state: &State) -> &Arc<Record> {
@@ -181,7 +184,7 @@ impl Hook {
             phase,
             visit: visit.clone(),
             world: Some(world.clone()),
-            lease: Lease::new(self.guest.budget.of(phase)),
+            lease: Lease::new(self.guest.budget.of(phase)).until(visit.deadline()),
             awaits: false,
             gives_way: false,
         }
@@ -199,7 +202,7 @@ impl Hook {
         world: &Arc<dyn World>,
         subject: Subject,
     ) -> Result<Verdict, Fault> {
-        if self.breaker.is_off() {
+        if self.is_off(world.state()) {
             return self.off(phase, visit, world.state());
         }
         let saw = visit.traced.then(|| subject.brief());
@@ -220,7 +223,7 @@ impl Hook {
         event: view::Event,
     ) -> Result<(Verdict, view::Event), Fault> {
         let (phase, state) = (Phase::Event, world.state());
-        if self.breaker.is_off() {
+        if self.is_off(state) {
             return Ok((self.off(phase, visit, state)?, event));
         }
         let saw = visit.traced.then(|| event.brief());
@@ -264,21 +267,47 @@ impl Hook {
                 Ok(Verdict::Pass)
             }
             Ok(verdict) => {
-                self.note(phase, visit, saw, &used, || describe(&verdict));
+                // An exchange has room for few notes: of a stream's changes the first.
+                let another = matches!(verdict, Verdict::Text(_)) && !visit.first_change_by(&self.guest.name);
+                if !another {
+                    self.note(phase, visit, saw, &used, || describe(&verdict));
+                }
                 Ok(if self.shadow { Verdict::Pass } else { verdict })
             }
             Err(failed) => {
                 let text = failed.message;
-                tracing::warn!("{} in on_{}: {text} {}", self.guest.name, phase.name(), visit.id);
-                self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
-                record.last_error.store(Some(Arc::new(text.clone())));
-                if self.breaker.failed() {
-                    record.switched_off.fetch_add(1, Relaxed);
-                    tracing::error!("{} is switched off for {BREAKER_OFF:?}: it failed too often", self.guest.name);
+                if phase != Phase::Event || !visit.has_failed(&self.guest.name) {
+                    self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
                 }
-                self.fail_with(phase, visit, &text)
+                self.failed(phase, visit, state, &text);
+                match failed.killed {
+                    // Not the policy's time is over, but everybody's.
+                    Some(Killed::Exchange) => Err(self.late(phase, visit)),
+                    _ => self.fail_with(phase, visit, &text),
+                }
             }
         }
+    }
+
+    /// Logs and counts a failure.
+    fn failed(&self, phase: Phase, visit: &Visit, state: &State, why: &str) {
+        tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
+        let record = self.record(state);
+        record.last_error.store(Some(Arc::new(why.to_owned())));
+        if visit.first_failure_of(&self.guest.name) && self.breaker.failed(record, state.now()) {
+            record.switched_off.fetch_add(1, Relaxed);
+            tracing::error!("{} is switched off for {:?}: it failed too often", self.guest.name, breaker::OFF);
+        }
+    }
+
+    /// The fault of an exchange whose time was over while it waited here.
+    fn late(&self, phase: Phase, visit: &Visit) -> Fault {
+        let total = visit.deadline().map_or(Duration::ZERO, |(_, total)| total);
+        Fault::new(Kind::TotalTimeout, format!("The exchange took longer than {total:?}.")).because(format!(
+            "{} waited in on_{}",
+            self.guest.name,
+            phase.name()
+        ))
     }
 
     fn note(&self, phase: Phase, visit: &Visit, saw: Option<Value>, used: &Used, what: impl FnOnce() -> Value) {
@@ -294,11 +323,22 @@ impl Hook {
 
     /// A verdict that could not be done: counts as a failure, and refuses where failures do.
     fn misjudged(&self, phase: Phase, visit: &Visit, state: &State, why: &str) -> Result<(), Fault> {
-        tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
-        let record = self.record(state);
-        record.last_error.store(Some(Arc::new(why.to_owned())));
-        record.phase(phase as usize).add(Outcome::Error, Duration::ZERO, 0);
+        self.record(state).phase(phase as usize).add(Outcome::Error, Duration::ZERO, 0);
+        self.note(phase, visit, None, &Used::default(), || json!({ "failed": why }));
+        self.failed(phase, visit, state, why);
         self.fail_with(phase, visit, why).map(drop)
+    }
+
+    /// What a verdict came to; None where it could not be done and that refuses nothing.
+    ///
+    /// # Errors
+    /// As [`Hook::call`], or what went wrong was not the policy's doing.
+    fn done<T>(&self, phase: Phase, visit: &Visit, state: &State, done: Result<T, Undone>) -> Result<Option<T>, Fault> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(Undone::Wrong(why)) => self.misjudged(phase, visit, state, &why).map(|()| None),
+            Err(Undone::Fault(fault)) => Err(*fault),
+        }
     }
 
     fn fail_with(&self, phase: Phase, visit: &Visit, why: &str) -> Result<Verdict, Fault> {
@@ -349,37 +389,5 @@ fn describe(verdict: &Verdict) -> Value {
         Verdict::Principal(who) => json!({ "principal": who.key }),
         Verdict::Same(after) => json!({ "same": { "after_ms": after.as_millis() as u64 } }),
         other => other.name().into(),
-    }
-}
-
-/// Switches a guest off that fails again and again.
-#[derive(Debug, Default)]
-struct Breaker {
-    failures: AtomicU32,
-    /// Tick at which the present window began, and until which it is off.
-    window: AtomicU64,
-    until: AtomicU64,
-}
-
-impl Breaker {
-    fn is_off(&self) -> bool {
-        // Nearly always zero: the clock is not looked at.
-        let until = self.until.load(Relaxed);
-        until != 0 && ticker::now() < until
-    }
-
-    /// Notes a failure. True when it was one too many.
-    fn failed(&self) -> bool {
-        let now = ticker::now();
-        if now.saturating_sub(self.window.load(Relaxed)) > BREAKER_WINDOW.as_millis() as u64 {
-            self.window.store(now, Relaxed);
-            self.failures.store(0, Relaxed);
-        }
-        if self.failures.fetch_add(1, Relaxed) + 1 < BREAKER_FAILURES {
-            return false;
-        }
-        self.failures.store(0, Relaxed);
-        self.until.store(now + BREAKER_OFF.as_millis() as u64, Relaxed);
-        true
     }
 }

@@ -190,6 +190,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault> {
     hook::identify(x);
     wishes::read(cx, x, &mut call)?;
+    hook::converse(x);
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,

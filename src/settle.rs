@@ -12,16 +12,13 @@ use tokio::time::Instant;
 use crate::admit;
 use crate::cache::visit::Visit;
 use crate::chat::Usage;
-use crate::exchange::{Attempt, Exchange, Outcome, Role};
+use crate::exchange::{Attempt, BYTES_PER_TOKEN, Exchange, Outcome, Role, Used};
 use crate::fault::{Fault, Kind, Side};
 use crate::hook;
 use crate::route::Target;
 use crate::state::health::End;
 use crate::state::store::Entry;
 use crate::state::{State, log};
-
-/// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// An exchange that will be settled when this is dropped.
 #[derive(Debug)]
@@ -121,8 +118,8 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
 }
 
 fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {
-    let Bill { usage, estimated, cost } = Bill::of(exchange);
-    admit::settle(exchange, usage.as_ref(), cost);
+    let Bill { usage, estimated, cost, answer } = Bill::of(exchange);
+    admit::settle(exchange, (usage, cost), answer);
     if let (Some(heard), Outcome::Complete) = (exchange.calls.take(), &exchange.outcome) {
         state.calls.judge(state.now(), *heard);
     }
@@ -173,36 +170,54 @@ fn enter(settled: &Settled<'_>, state: &State) {
 }
 
 /// What an exchange has used and owes.
+#[derive(Debug, Default)]
 struct Bill {
     usage: Option<Usage>,
     estimated: bool,
+    /// Nano-dollars; None where a price is not known, or nothing was used.
     cost: Option<u64>,
+    /// Usage and cost without the answers that policies refused: the limits of their targets have had theirs.
+    answer: admit::Spent,
 }
 
 impl Bill {
     /// Nothing of what another exchange has paid for: an answer that was kept costs nothing, and one that several share
-    /// costs the one that asked. Who went on after a cut pays for the rest.
+    /// costs the one that asked. Who went on after a cut pays for the rest. An answer that a policy refused was paid for
+    /// like any other.
     fn of(exchange: &Exchange) -> Self {
         let visit = exchange.cache.as_deref();
         let bears = visit.is_none_or(Visit::bears);
         let went_on = visit.is_some_and(|visit| visit.part.is_some());
         if !bears && !went_on {
-            return Bill { usage: None, estimated: false, cost: Some(0) };
+            return Bill { cost: Some(0), ..Bill::default() };
         }
-        let (usage, estimated) = usage(exchange);
-        let target = answering(exchange, went_on);
-        let cost = target.and_then(|target| usage.as_ref().and_then(|usage| target.cost(usage)));
-        let mut bill = Bill { usage, estimated, cost };
+        let complete = matches!(exchange.outcome, Outcome::Complete);
+        let mut bill = Bill::default();
+        if let Some(used) = exchange.seen.used(complete, exchange.bytes_in) {
+            let target = answering(exchange, went_on);
+            let cost = target.and_then(|target| target.cost(&used.usage));
+            bill = Bill { usage: Some(used.usage), estimated: used.estimated, cost, ..bill };
+        }
         for cut in cuts(exchange).filter(|cut| bears || cut.went_on) {
-            bill.add(cut.target, cut.part);
+            bill.add(cut.target, Used { usage: cut.part, estimated: true });
+        }
+        bill.answer = (bill.usage, bill.cost);
+        for attempt in &exchange.attempts {
+            if let Some(used) = &attempt.refused {
+                bill.add(&attempt.target, **used);
+            }
         }
         bill
     }
 
-    fn add(&mut self, target: &Target, part: Usage) {
-        self.usage = Some(self.usage.map_or(part, |usage| usage.plus(&part)));
-        self.cost = self.cost.zip(target.cost(&part)).map(|(cost, part)| cost + part);
-        self.estimated = true;
+    fn add(&mut self, target: &Target, used: Used) {
+        let cost = target.cost(&used.usage);
+        self.cost = match self.usage {
+            Some(_) => self.cost.zip(cost).map(|(sum, cost)| sum + cost),
+            None => cost,
+        };
+        self.usage = Some(self.usage.map_or(used.usage, |usage| usage.plus(&used.usage)));
+        self.estimated |= used.estimated;
     }
 }
 
@@ -230,20 +245,4 @@ fn cuts(exchange: &Exchange) -> impl Iterator<Item = Cut<'_>> {
         attempt.part.map(|part| Cut { target: &attempt.target, part, went_on })
     });
     theirs.into_iter().chain(own)
-}
-
-/// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about a
-/// token, and four bytes of the ask are.
-fn usage(exchange: &Exchange) -> (Option<Usage>, bool) {
-    let seen = &exchange.seen;
-    let complete = matches!(exchange.outcome, Outcome::Complete);
-    match seen.usage {
-        Some(usage) if complete || usage.output > 1 => (Some(usage), false),
-        stated if !complete && seen.frames > 0 => {
-            let stated = stated.unwrap_or_default();
-            let input = if stated.input > 0 { stated.input } else { exchange.bytes_in / BYTES_PER_TOKEN };
-            (Some(Usage { input, output: stated.output.max(seen.frames), ..stated }), true)
-        }
-        stated => (stated, false),
-    }
 }

@@ -292,11 +292,11 @@ impl Relay {
             theirs.into_iter().for_each(|event| onward.said.pass(event, events));
         }
         let Some(filter) = &mut self.setting.filter else { return Ok(Flow::Same) };
-        // The upstream has spoken, whatever is held back of it.
-        if self.seen.first_content.is_none() && events.iter().any(Event::is_content) {
-            self.seen.first_content = Some(Instant::now());
-        }
-        filter.events(events)
+        // What the upstream has said is used, whatever is held back of it.
+        events.iter().for_each(|event| heard(&mut self.seen, event));
+        let flow = filter.events(events)?;
+        self.seen.stopped |= flow == Flow::End;
+        Ok(flow)
     }
 
     /// Encodes the events.
@@ -308,7 +308,7 @@ impl Relay {
         let mut reported = None;
         for event in events.drain(..) {
             self.committed |= event.is_content();
-            note(&mut self.seen, &event);
+            note(&mut self.seen, &event, self.setting.filter.is_some());
             match event {
                 Event::Usage(_) if let Some(onward) = &self.setting.onward => {
                     let so_far = self.seen.usage.unwrap_or_default();
@@ -496,8 +496,18 @@ impl Relay {
     }
 }
 
-/// Notes what an event shows of the stream.
-fn note(seen: &mut Seen, event: &Event) {
+/// Notes what an event that goes out shows of the stream. `watched`: what it used was noted when it came.
+fn note(seen: &mut Seen, event: &Event, watched: bool) {
+    if let Event::Finish { reason, .. } = event {
+        seen.finish = Some(*reason);
+    }
+    if !watched {
+        heard(seen, event);
+    }
+}
+
+/// Notes what an event of the upstream says of it, and of what it has used.
+fn heard(seen: &mut Seen, event: &Event) {
     if seen.first_content.is_none() && event.is_content() {
         seen.first_content = Some(Instant::now());
     }
@@ -508,7 +518,6 @@ fn note(seen: &mut Seen, event: &Event) {
         }
         Event::Delta { .. } => seen.frames += 1,
         Event::Usage(usage) => seen.usage.get_or_insert_default().update(usage),
-        Event::Finish { reason, .. } => seen.finish = Some(*reason),
         _ => {}
     }
 }

@@ -45,6 +45,7 @@ mod gateway {
     mod trace;
     mod transports;
     mod upstream;
+    mod verdicts;
     mod waiting;
     mod watched;
     mod wire;

@@ -31,7 +31,7 @@ pub(super) fn list(generation: &Generation, state: &State) -> Value {
             "file": hook.bundle.main.label,
             "guard": hook.bundle.manifest.guard,
             "shadow": hook.shadow,
-            "off": hook.is_off(),
+            "off": hook.is_off(state),
             "phases": phases,
             "memory_bytes": record.memory.load(Relaxed),
             "replaced": record.replaced.load(Relaxed),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::Replay;
 use super::answer::{self, Good, Reading};
 use super::encode::{self, Dropped, Meaning};
-use super::once::{MAX_ERROR_BYTES, Once};
+use super::once::{Known, MAX_ERROR_BYTES, Once};
 use super::{asked, estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::chat::event::Collector;
@@ -72,11 +72,11 @@ pub(super) struct Try<'a> {
 }
 
 impl Try<'_> {
-    /// Tries. The upstream's status goes to `status` as soon as it is known.
+    /// Tries. What is known of it goes to `known` as soon as it is.
     ///
     /// # Errors
     /// As [`Once::run`].
-    pub async fn run(&self, status: &mut Option<u16>) -> Result<Good, Fault> {
+    pub async fn run(&self, known: &mut Known) -> Result<Good, Fault> {
         let (x, target) = (self.x, &self.once.target);
         let (meaning, written) = match x.op {
             Op::CountTokens => return Ok(Good::new(estimated_count(x, self.call))),
@@ -97,30 +97,32 @@ impl Try<'_> {
             }
         };
         let dropped = left_out(&written);
-        let good = self.follow(&meaning, written, status).await?;
+        let good = self.follow(&meaning, written, known).await?;
         Ok(Good { dropped, ..good })
     }
 
     /// Sends what was written, and what the answers to it lead on to.
-    async fn follow(&self, meaning: &Meaning, mut written: Written, status: &mut Option<u16>) -> Result<Good, Fault> {
+    async fn follow(&self, meaning: &Meaning, mut written: Written, known: &mut Known) -> Result<Good, Fault> {
         let (x, target) = (self.x, &self.once.target);
         for _ in 0..=MAX_FOLLOW_UPS {
             let streamed = written.streamed;
             let sent = Instant::now();
-            let response = self.send(written, status).await?;
+            let response = self.send(written, &mut known.status).await?;
             if !response.status().is_success() {
                 return Err(refused(response, self.adapter, target).await);
             }
             let (head, body) = response.into_parts();
             if streamed {
-                return self.stream(body, sent, meaning).await;
+                return self.stream(body, sent, meaning, known).await;
             }
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
             let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
             let read = self.adapter.decode(x.op, came).await?;
             let reading = self.reading(meaning, sent);
             match (read, meaning) {
-                (Read::Chat(answer), Meaning::Chat(_)) if x.stream => return reading.replayed(&answer).await,
+                (Read::Chat(answer), Meaning::Chat(_)) if x.stream => {
+                    return reading.replayed(&answer, known).await;
+                }
                 (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(self.cx, &answer, asked)),
                 (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
                 (Read::Rerank(answer), Meaning::Rerank(ask)) if fits(&answer, ask) => {
@@ -156,7 +158,7 @@ impl Try<'_> {
     }
 
     /// A stream for the client, or, where it wants none, all of it at once.
-    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning) -> Result<Good, Fault> {
+    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning, known: &mut Known) -> Result<Good, Fault> {
         let Meaning::Chat(asked) = meaning else { return Err(self.nonsense()) };
         let decoder = self.adapter.decoder().await?;
         let reading = self.reading(meaning, sent);
@@ -164,7 +166,8 @@ impl Try<'_> {
             let encoder = self.x.dialect.encoder(asked);
             let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
             // It does not go on elsewhere when it is cut: the text so far is known here, but not to another decoder.
-            return reading.relay(self.cx, Inbound::Ready(None), mode, (hook::events(self.x), None)).await;
+            let looks = (hook::events(self.x), None);
+            return reading.relay(self.cx, Inbound::Ready(None), mode, looks, known).await;
         }
         let timeouts = &self.once.target.timeouts;
         let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;

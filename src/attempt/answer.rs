@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Replay;
 use super::encode::{Dropped, Meaning};
-use super::once::Successors;
+use super::once::{Known, Successors};
 use super::onward;
 use crate::body::{self, Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
@@ -22,11 +22,11 @@ use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{self, Asked, Dialect, Op};
 use crate::embed::{EmbedAnswer, EmbedAsk};
-use crate::exchange::{Seen, Subject};
+use crate::exchange::{BYTES_PER_TOKEN, Seen, Subject, Used};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
-use crate::reply::Reply;
+use crate::reply::{Content, Reply};
 use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::route::{Target, Timeouts};
 use crate::sse::Frame;
@@ -55,6 +55,14 @@ impl Good {
     pub fn new(reply: Reply) -> Self {
         Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None, hold: None, calls: None }
     }
+
+    /// What it has used by now.
+    pub fn so_far(&self, bytes_in: u64) -> Option<Used> {
+        match &self.reply.content {
+            Content::Stream(relay) => relay.seen.used(false, bytes_in).or_else(|| self.seen.used(true, bytes_in)),
+            Content::Whole(_) => self.seen.used(true, bytes_in),
+        }
+    }
 }
 
 /// A good head whose body is still to be read.
@@ -74,7 +82,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>) -> Result<Good, Fault> {
+    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>, known: &mut Known) -> Result<Good, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
         let (head, body) = response.into_parts();
         if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
@@ -82,17 +90,17 @@ impl Reading<'_> {
             return Err(Fault::new(Kind::BadAnswer, text));
         }
         match (self.x.stream, streams) {
-            (true, true) if self.replay.joined => Box::pin(self.join(cx, body)).await,
+            (true, true) if self.replay.joined => Box::pin(self.join(cx, body, known)).await,
             (false, false) => self.whole(cx, body).await,
             // Boxed: whole answers should not carry the room that streams begin in.
-            (true, true) => Box::pin(self.stream(cx, body)).await,
+            (true, true) => Box::pin(self.stream(cx, body, known)).await,
             // Some servers stream only, some never do: the other form is made of what came.
             (false, true) => Box::pin(self.collect(cx, body)).await,
-            (true, false) => Box::pin(self.replay(cx, body)).await,
+            (true, false) => Box::pin(self.replay(cx, body, known)).await,
         }
     }
 
-    async fn stream(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+    async fn stream(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
         let filter = hook::events(self.x);
         let onward = onward::of(cx, self.x, self.after.as_ref());
         let translate = |asked: &Asked| Mode::Translate {
@@ -109,7 +117,7 @@ impl Reading<'_> {
             _ => Mode::Raw(Raw::new(self.from.sniffer(self.x.op), !self.call.include_usage)),
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
-        let good = self.relay(cx, body, mode, (filter, onward)).await?;
+        let good = self.relay(cx, body, mode, (filter, onward), known).await?;
         Ok(Good { said, ..good })
     }
 
@@ -130,6 +138,7 @@ impl Reading<'_> {
         body: Inbound,
         mode: Mode,
         (filter, onward): (Option<Box<dyn Filter>>, Option<Box<Onward>>),
+        known: &mut Known,
     ) -> Result<Good, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
@@ -145,14 +154,14 @@ impl Reading<'_> {
             at_end: self.item_keeper(cx),
             filter,
             onward,
-            input_tokens: self.x.bytes_in / 4,
+            input_tokens: self.x.bytes_in / BYTES_PER_TOKEN,
         };
         let mut relay = Relay::new(body, mode, setting);
         let calls = self.calls(cx, Form::Stream, Bytes::new());
         if calls.is_some() {
             relay.overhear(MAX_BYTES);
         }
-        relay.commit().await?;
+        commit(&mut relay, self.x.bytes_in, known).await?;
         self.remember(cx, relay.seen.id.as_deref());
         Ok(Good { calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
@@ -330,23 +339,23 @@ impl Reading<'_> {
     }
 
     /// The upstream answered whole although a stream was asked for.
-    async fn replay(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+    async fn replay(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
         let said = self.record(Form::Whole, &bytes);
         let calls = self.calls(cx, Form::Whole, bytes);
-        Ok(Good { said, calls, ..self.replayed(&answer).await? })
+        Ok(Good { said, calls, ..self.replayed(&answer, known).await? })
     }
 
     /// A stream that is all there, in one piece a block.
-    async fn join(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+    async fn join(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = dialect::collect(self.from, bytes)?;
-        self.replayed(&answer).await
+        self.replayed(&answer, known).await
     }
 
     /// The stream that would have made a whole answer.
-    pub(super) async fn replayed(&self, answer: &Answer) -> Result<Good, Fault> {
+    pub(super) async fn replayed(&self, answer: &Answer, known: &mut Known) -> Result<Good, Fault> {
         let asked = self.meaning()?;
         let seen = noted(answer);
         let mut encoder = self.x.dialect.encoder(&asked);
@@ -378,7 +387,10 @@ impl Reading<'_> {
             input_tokens: 0,
         };
         let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
-        relay.commit().await?;
+        commit(&mut relay, self.x.bytes_in, known).await.inspect_err(|_| {
+            // All of it was made, whatever a policy has seen of it.
+            known.refused = seen.used(true, self.x.bytes_in).or(known.refused);
+        })?;
         Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
 
@@ -393,6 +405,13 @@ impl Reading<'_> {
             _ => Err(Fault::new(Kind::BadAnswer, "The provider streamed an answer that cannot be streamed.")),
         }
     }
+}
+
+/// Waits for a stream's commit point. What the upstream has said until then is paid for also where nothing comes of it.
+async fn commit(relay: &mut Relay, bytes_in: u64, known: &mut Known) -> Result<(), Fault> {
+    relay.commit().await.inspect_err(|_| {
+        known.refused = relay.seen.first_content.and_then(|_| relay.seen.used(false, bytes_in));
+    })
 }
 
 fn noted(answer: &Answer) -> Seen {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::answer::Good;
-use super::once::Once;
+use super::once::{Known, Once};
 use super::trying::{Failed, Started, Trying};
 use crate::exchange::{Role, Subject};
 use crate::fault::Fault;
@@ -17,13 +17,13 @@ use crate::pipeline::{Call, Cx};
 use crate::route::HedgeAfter;
 use crate::state::health::End;
 
-/// What came of a try, with the upstream's status.
-type Came = (Option<u16>, Result<Good, Fault>);
+/// What came of a try, with what is known of it.
+type Came = (Known, Result<Good, Fault>);
 
 async fn tried(once: Once, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>) -> Came {
-    let mut status = None;
-    let outcome = once.run(cx, x, call, &mut status).await;
-    (status, outcome)
+    let mut known = Known::default();
+    let outcome = once.run(cx, x, call, &mut known).await;
+    (known, outcome)
 }
 
 impl Trying<'_> {
@@ -53,12 +53,12 @@ impl Trying<'_> {
         let (cx, x, call) = (self.cx, self.x, self.call.clone());
         let mut one = Box::pin(tried(first.once.clone(), cx, &x, &call));
         let second = match timeout_at(first.once.began + after, &mut one).await {
-            Ok((status, outcome)) => return self.close(first, status, outcome),
+            Ok((known, outcome)) => return self.close(first, known, outcome),
             Err(_) => self.company().await,
         };
         let Some(second) = second else {
-            let (status, outcome) = one.await;
-            return self.close(first, status, outcome);
+            let (known, outcome) = one.await;
+            return self.close(first, known, outcome);
         };
         let mut two = Box::pin(tried(second.once.clone(), cx, &x, &call));
         let (first_came, came) = tokio::select! {
@@ -67,19 +67,19 @@ impl Trying<'_> {
             came = &mut two => (false, came),
         };
         let (ended, other) = if first_came { (first, second) } else { (second, first) };
-        let (status, outcome) = came;
+        let (known, outcome) = came;
         if outcome.is_ok() {
             // Dropped here, before anything else is waited for.
             drop((one, two));
             self.cancel(&other);
-            return self.close(ended, status, outcome);
+            return self.close(ended, known, outcome);
         }
-        let failed = self.close(ended, status, outcome);
-        let (status, outcome) = if first_came { two.await } else { one.await };
+        let failed = self.close(ended, known, outcome);
+        let (known, outcome) = if first_came { two.await } else { one.await };
         if let (Err(failed), Err(_)) = (&failed, &outcome) {
             self.mark(&failed.started, &failed.fault);
         }
-        self.close(other, status, outcome)
+        self.close(other, known, outcome)
     }
 
     /// Starts the next target beside the one that is slow, if the model's share allows it and one takes it.

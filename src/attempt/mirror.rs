@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::answer::Good;
-use super::once::Once;
+use super::once::{Known, Once};
 use super::roster::{Places, Roster};
 use crate::chat::Usage;
 use crate::exchange::{Owned, Subject};
@@ -38,7 +38,7 @@ async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     let Ok(Places { key, flight, key_flight, .. }) = Roster::new([target]).begin(0, state) else { return };
     let subject = x.subject();
     let once = Once::begin(&subject, target.clone(), key, 1).await;
-    let outcome = match once.run(cx, &subject, call, &mut None).await {
+    let outcome = match once.run(cx, &subject, call, &mut Known::default()).await {
         Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
         Err(fault) => Err(fault),
     };

@@ -14,7 +14,7 @@ use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience};
 use crate::dialect::{self, Dialect, refusal};
-use crate::exchange::Subject;
+use crate::exchange::{Subject, Used};
 use crate::fault::Fault;
 use crate::hook;
 use crate::pipeline::{Call, Cx};
@@ -25,6 +25,15 @@ use crate::upstream::{Outbound, Sending};
 
 /// Longest error body that is read. Error texts are short; a page of HTML is cut by the dialect anyway.
 pub(super) const MAX_ERROR_BYTES: usize = 1 << 20;
+
+/// What is known of a try however it ends.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The upstream's status.
+    pub status: Option<u16>,
+    /// What its answer used that the client does not get.
+    pub refused: Option<Used>,
+}
 
 /// One try: of what, with which credential, until when.
 #[derive(Clone)]
@@ -77,41 +86,35 @@ impl Once {
         once
     }
 
-    /// Tries. The upstream's status goes to `status` as soon as it is known.
+    /// Tries. What is known of it goes to `known` as soon as it is.
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(
-        &self,
-        cx: &Cx,
-        x: &Subject<'_>,
-        call: &Arc<Call>,
-        status: &mut Option<u16>,
-    ) -> Result<Good, Fault> {
+    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Good, Fault> {
         let hold = match x.admitted {
             Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await?,
             None => None,
         };
-        let sent = timeout_at(self.deadline.at, self.send(cx, x, call, status)).await;
+        let sent = timeout_at(self.deadline.at, self.send(cx, x, call, known)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
             Ok(good) => Ok(Good { hold, ..good }),
             Err(fault) => {
-                admit::leave(hold);
+                admit::leave(hold, &self.target, known.refused.as_ref().map(|used| &used.usage));
                 Err(fault)
             }
         }
     }
 
-    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, status: &mut Option<u16>) -> Result<Good, Fault> {
+    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Good, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
             if let Some(fault) = &self.refused {
                 return Err(fault.as_ref().clone());
             }
-            let good = Box::pin(adapted::Try { cx, x, call, once: self, face, adapter }.run(status)).await?;
-            return self.shown(cx, x, call, good).await;
+            let good = Box::pin(adapted::Try { cx, x, call, once: self, face, adapter }.run(known)).await?;
+            return self.shown(cx, x, call, good, known).await;
         }
         let mut dropped = Dropped::new();
-        let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, status).await? {
+        let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, &mut known.status).await? {
             Head::Upstream(head, asked, sent) => (head, asked, sent),
             Head::Answered(reply) => return Ok(Good::new(*reply)),
         };
@@ -119,22 +122,39 @@ impl Once {
         let (target, after) = (&self.target, self.after.clone());
         let (deadline, replay) = (self.deadline, Replay::default());
         let reading = Reading { x, call, target, from, asked, sent, deadline, after, replay };
-        let good = reading.read(cx, response).await?;
-        self.shown(cx, x, call, Good { dropped, ..good }).await
+        let good = reading.read(cx, response, known).await?;
+        self.shown(cx, x, call, Good { dropped, ..good }, known).await
     }
 
-    /// Shows a good answer to the policies.
-    async fn shown(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, good: Good) -> Result<Good, Fault> {
+    /// Shows a good answer to the policies. It is paid for, whatever they make of it, and also if the exchange's time ends
+    /// while they look.
+    async fn shown(
+        &self,
+        cx: &Cx,
+        x: &Subject<'_>,
+        call: &Arc<Call>,
+        mut good: Good,
+        known: &mut Known,
+    ) -> Result<Good, Fault> {
+        if !hook::looks_at_answer(x) {
+            return Ok(good);
+        }
+        known.refused = good.so_far(x.bytes_in);
+        let streams = good.reply.is_stream();
         let (usage, finish) = (good.seen.usage, good.seen.finish);
         let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };
-        let reply = hook::answer(cx, x, call, answered, good.reply).await?;
-        Ok(Good { reply, ..good })
+        let another = hook::answer(cx, x, call, answered, &mut good.reply).await?;
+        // A stream keeps its own account, which is lost with it where a policy says something else in its place.
+        if !(another && streams) {
+            known.refused = None;
+        }
+        Ok(good)
     }
 
     /// Sends and waits for a good head.
     ///
     /// # Errors
-    /// As [`Once::run`].
+    /// As [`Once::run`]; the upstream's status goes to `status`.
     pub async fn head(
         &self,
         cx: &Cx,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::{Once, Successors};
+use super::once::{Known, Once, Successors};
 use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
@@ -82,9 +82,9 @@ impl<'a> Trying<'a> {
             let outcome = match self.hedge_after(&started) {
                 Some(after) => Box::pin(self.raced(started, after)).await,
                 None => {
-                    let mut status = None;
-                    let outcome = started.once.run(self.cx, &self.x, self.call, &mut status).await;
-                    self.close(started, status, outcome)
+                    let mut known = Known::default();
+                    let outcome = started.once.run(self.cx, &self.x, self.call, &mut known).await;
+                    self.close(started, known, outcome)
                 }
             };
             let Failed { started: failed, fault } = match outcome {
@@ -153,14 +153,14 @@ impl<'a> Trying<'a> {
     pub(super) fn close(
         &mut self,
         started: Started,
-        status: Option<u16>,
+        known: Known,
         outcome: Result<Good, Fault>,
     ) -> Result<Good, Box<Failed>> {
         let ended = Instant::now();
         let now = self.cx.state.at(ended);
         let attempt = &mut self.tried.attempts[started.attempt];
         attempt.took = ended - started.once.began;
-        attempt.status = status;
+        (attempt.status, attempt.refused) = (known.status, known.refused.map(Box::new));
         match outcome {
             Ok(good) => {
                 if self.x.stream

@@ -35,7 +35,7 @@ pub struct Hook {
     pub fail: Fail,
     /// Run it and record what it decides, but do not do it.
     pub shadow: bool,
-    /// Share of requests it runs for, such as `10%`. Of one conversation id it is all or nothing.
+    /// Share of requests it runs for, such as `10%`. Of one conversation it is all or nothing, where the request names it (`x-portcullis-session`, `session_id`); only `on_auth` knows it not yet.
     pub share: Option<Percent>,
     /// Policies with the same word share one machine and its memory; without it each has its own.
     pub domain: Option<String>,

@@ -41,7 +41,7 @@ pub(crate) fn encode(fault: &Fault) -> Vec<u8> {
 
 /// The `error` object: the upstream's own words where it speaks this form, else those of the fault table.
 pub(crate) fn object(fault: &Fault) -> Value {
-    let row = fault.kind.row();
+    let row = fault.class();
     let (kind, code) = match own(fault) {
         // A stated type says that the server speaks the form properly; then an absent code means null.
         Some(Refusal { kind: Some(kind), code, .. }) => (kind.as_str(), code.as_deref()),

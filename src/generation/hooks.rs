@@ -10,8 +10,8 @@ use crate::config::{self, Config};
 use crate::guest::bundle::{self, Bundle};
 use crate::guest::{self, Wanted};
 use crate::hook::{Fail, Hook, Hooks, Matcher};
-use crate::host::{Budget, Grants, Guest};
-use crate::route::Secret;
+use crate::host::{Budget, Grants, Guest, Phase};
+use crate::route::{self, Routes, Secret};
 
 pub(super) use crate::guest::settings::{Wrong, settings};
 
@@ -47,7 +47,12 @@ pub(super) fn files(config: &Config) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// What is missing, does not compile or refuses its settings, a line each.
-pub(super) fn build(config: &Config, shelf: &Shelf, warnings: &mut Vec<String>) -> Result<Hooks, String> {
+pub(super) fn build(
+    config: &Config,
+    shelf: &Shelf,
+    routes: &Routes,
+    warnings: &mut Vec<String>,
+) -> Result<Hooks, String> {
     let mut wanted = Vec::new();
     let mut drafts = Vec::new();
     let mut wrong = Vec::new();
@@ -82,7 +87,11 @@ pub(super) fn build(config: &Config, shelf: &Shelf, warnings: &mut Vec<String>) 
     for (place, script) in places.into_iter().zip(scripts) {
         drafts[place].1 = Some(script);
     }
-    let hooks = drafts.into_iter().filter_map(|(draft, engine)| Some(draft.finish(engine?, warnings))).collect();
+    let hooks = drafts.into_iter().filter_map(|(draft, engine)| Some(draft.finish(engine?, warnings)));
+    let hooks = hooks.collect::<Result<Vec<_>, _>>()?;
+    let names_callers = hooks.iter().any(|hook| hook.phases().has(Phase::Auth));
+    let unnamed = Unnamed { config, routes, names_callers };
+    config.hooks.iter().for_each(|hook| unnamed.warn(hook, warnings));
     Ok(Hooks::new(hooks))
 }
 
@@ -127,16 +136,29 @@ impl Draft {
         }
     }
 
-    fn finish(self, engine: guest::Engine, warnings: &mut Vec<String>) -> Hook {
+    /// # Errors
+    /// It is attached in a way that cannot hold.
+    fn finish(self, engine: guest::Engine, warnings: &mut Vec<String>) -> Result<Hook, String> {
         let Draft { guest, bundle, matcher, priority, fail, shadow, share } = self;
         let manifest = &bundle.manifest;
-        let reads_streams = engine.phases().has(crate::host::Phase::Event);
+        let reads_streams = engine.phases().has(Phase::Event);
         let name = &guest.name;
+        if engine.phases().has(Phase::Auth) && !matcher.is_everything() {
+            return Err(format!(
+                "hooks.{name}: has on_auth and is attached with `on`; on_auth runs before caller and model are known, for every \
+                 request; take `on` out, and let the policy itself look at `head`, or put on_auth into a policy of its own"
+            ));
+        }
+        if engine.phases().has(Phase::Tick) && manifest.tick().is_none() {
+            warnings.push(format!(
+                "hooks.{name}: has on_tick, but its manifest says no `tick`, so it never runs; add tick = \"30s\""
+            ));
+        }
         match (reads_streams, manifest.stream) {
             (true, guest::StreamMode::None) => warnings.push(format!(
                 "hooks.{name}: has on_event, but its manifest says no `stream`, so it sees none; add stream = \"event\""
             )),
-            (false, guest::StreamMode::None) if manifest.guard && engine.phases().has(crate::host::Phase::Answer) => {
+            (false, guest::StreamMode::None) if manifest.guard && engine.phases().has(Phase::Answer) => {
                 warnings
                     .push(format!("hooks.{name}: is a guard of answers without a stream mode; streams pass it unseen"));
             }
@@ -145,8 +167,66 @@ impl Draft {
             }
             _ => {}
         }
-        Hook::new(guest, bundle, engine, matcher, priority, fail, shadow, share)
+        Ok(Hook::new(guest, bundle, engine, matcher, priority, fail, shadow, share))
     }
+}
+
+/// Looks for names of hooks that nothing is called by: a typo would leave a policy out without a word.
+struct Unnamed<'a> {
+    config: &'a Config,
+    routes: &'a Routes,
+    /// A policy names callers, by whatever names it likes.
+    names_callers: bool,
+}
+
+impl Unnamed<'_> {
+    fn warn(&self, hook: &config::Hook, warnings: &mut Vec<String>) {
+        let title = hook.title().unwrap_or_default();
+        let keys = || self.config.keys.iter();
+        let mut say = |key: &str, name: &str, what: &str, unless: &str| {
+            warnings.push(format!("hooks.{title}: {key}: {what} is called `{name}`{unless}"));
+        };
+        for (key, names) in [("on.models", &hook.on.models), ("grants.models", &hook.grants.models)] {
+            for name in names.iter().filter(|name| !self.is_model(name)) {
+                say(key, name, "no model", "");
+            }
+        }
+        let named = if self.names_callers { ", unless an on_auth function names a caller so" } else { "" };
+        for name in &hook.on.keys {
+            if !is_among(name, keys().map(|key| key.name.as_str())) {
+                say("on.keys", name, "no key", named);
+            }
+        }
+        for name in &hook.on.projects {
+            if !is_among(name, keys().filter_map(|key| key.project.as_deref())) {
+                say("on.projects", name, "no project of a key", named);
+            }
+        }
+    }
+
+    /// Whether a request may come with such a model.
+    fn is_model(&self, name: &str) -> bool {
+        if is_among(name, self.config.models.iter().map(|(known, _)| known)) {
+            return true;
+        }
+        let is_provider = |name: &str| {
+            let mut live = self.routes.providers.iter().map(|provider| provider.name.as_str());
+            let mut dormant = self.routes.dormant.iter().map(|(name, _)| name.as_str());
+            name.contains('*') || live.any(|live| live == name) || dormant.any(|dormant| dormant == name)
+        };
+        match name.split_once('/') {
+            Some((provider, _)) => is_provider(provider),
+            // Whatever begins with anything may be any provider's.
+            None if name.contains('*') => name.starts_with('*') || self.routes.providers.len() == 1,
+            None => self.routes.tree(name, &|_, _| None).is_ok(),
+        }
+    }
+}
+
+/// Whether any of these is called so.
+fn is_among<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> bool {
+    let pattern = [name.to_owned()];
+    known.any(|known| route::allows(&pattern, known))
 }
 
 fn draft(written: &config::Hook, folder: &Path, shared_kv: bool) -> Result<(Wanted, Draft), String> {

@@ -101,7 +101,7 @@ impl Lease {
             Killed::Memory => format!("needed more than {memory} bytes; raise `{key}.memory`"),
             Killed::HostCalls => format!("called more than {host_calls} host functions"),
             Killed::Output => format!("put out more than {output} bytes"),
-            Killed::Deadline | Killed::Safepoints | Killed::Wait => {
+            Killed::Deadline | Killed::Safepoints | Killed::Wait | Killed::Exchange => {
                 format!("used up its {:?} of processor time; raise `{key}.cpu`", cpu * function.times())
             }
         }

@@ -177,6 +177,7 @@ fn visit() -> Arc<Visit> {
         generation: 1,
         depth: 0,
         traced: true,
+        total: None,
     });
     visit.identify(Arc::new(Principal {
         key: "search-prod".into(),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::{Hook, inputs};
@@ -34,24 +34,36 @@ pub(super) fn rejected(reject: Reject, kind: Kind, hook: &Hook) -> Fault {
     fault
 }
 
-/// The failure of a guest whose verdict cannot be done.
-fn misjudged(hook: &Hook, why: &str) -> Fault {
-    Fault::new(Kind::PolicyFailed, format!("The policy `{}` asked for what cannot be done.", hook.guest.name))
-        .because(why)
+/// Why a verdict comes to nothing.
+pub(super) enum Undone {
+    /// It asks for what cannot be done: the guest's failure.
+    Wrong(String),
+    /// The ask itself cannot be read.
+    Fault(Box<Fault>),
+}
+
+impl From<Fault> for Undone {
+    fn from(fault: Fault) -> Self {
+        Undone::Fault(Box::new(fault))
+    }
+}
+
+fn wrong(why: impl Into<String>) -> Undone {
+    Undone::Wrong(why.into())
 }
 
 /// The ask with a patch in it.
 ///
 /// # Errors
 /// It cannot be done; the ask stays as it was.
-pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &Hook) -> Result<Call, Fault> {
+pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch) -> Result<Call, Undone> {
     let mut envelope = call.envelope.clone();
     if patch.edits_text() {
-        converse(&x.split().0, call, &patch, hook, &mut envelope)?;
+        converse(&x.split().0, call, &patch, &mut envelope)?;
     }
     for name in ["model", "stream"] {
         if patch.params.contains_key(name) {
-            return Err(misjudged(hook, &format!("`{name}` is no parameter; patch `model`, and leave `stream` alone")));
+            return Err(wrong(format!("`{name}` is no parameter; patch `model`, and leave `stream` alone")));
         }
     }
     for (name, value) in &patch.params {
@@ -75,18 +87,18 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch, hook: &H
 }
 
 /// Puts the patched conversation in place of the one in the body.
-fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook, envelope: &mut Envelope) -> Result<(), Fault> {
+fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, envelope: &mut Envelope) -> Result<(), Undone> {
     if matches!(x.op, Op::Embed | Op::EmbedBatch | Op::Rerank) {
         if patch.system.is_some() || patch.messages.is_some() {
             let why = format!("an ask of `{}` has neither `system` nor `messages`; patch its `texts`", x.op.as_str());
-            return Err(misjudged(hook, &why));
+            return Err(wrong(why));
         }
-        return inputs::replace(envelope, &patch.texts).map_err(|why| misjudged(hook, &why));
+        return inputs::replace(envelope, &patch.texts).map_err(wrong);
     }
     let mut ask = chat::Ask::clone(&*call.ask(x.dialect, x.op)?);
-    edit(&mut ask, patch, hook)?;
+    edit(&mut ask, patch)?;
     let mut to = Encoding::new(x.model, &Quirks::NONE);
-    let encoded = x.dialect.encode_ask(&ask, &mut to).map_err(|fault| misjudged(hook, &fault.message))?;
+    let encoded = x.dialect.encode_ask(&ask, &mut to).map_err(|fault| wrong(fault.message))?;
     let encoded = Envelope::read(Bytes::from(encoded))?;
     for name in CONVERSATION {
         match encoded.raw(name) {
@@ -101,25 +113,26 @@ fn converse(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook, envelope: 
 ///
 /// # Errors
 /// It cannot be done.
-pub(super) fn to_try(x: &Subject<'_>, call: &Call, patch: &Patch, hook: &Hook) -> Result<Call, Fault> {
+pub(super) fn to_try(x: &Subject<'_>, call: &Call, patch: &Patch) -> Result<Call, Undone> {
     let mut envelope = call.envelope.clone();
-    converse(x, call, patch, hook, &mut envelope)?;
+    converse(x, call, patch, &mut envelope)?;
     Ok(call.with(Envelope::read(envelope.pieces().concat().into())?))
 }
 
-fn edit(ask: &mut chat::Ask, patch: &Patch, hook: &Hook) -> Result<(), Fault> {
+fn edit(ask: &mut chat::Ask, patch: &Patch) -> Result<(), Undone> {
     if !patch.texts.is_empty() {
         let mut replacing = view::Replacing::with(&patch.texts);
         view::texts(ask, |spot, text| replacing.at(spot, text));
-        replacing.end("the conversation").map_err(|why| misjudged(hook, &why))?;
+        replacing.end("the conversation").map_err(wrong)?;
     }
     if let Some(turns) = &patch.messages {
         let old = std::mem::take(&mut ask.messages);
         for turn in turns {
             ask.messages.push(match turn {
-                Turn::Keep(index) => old.get(index - 1).cloned().ok_or_else(|| {
-                    misjudged(hook, &format!("messages: the conversation has {} turns, not {index}", old.len()))
-                })?,
+                Turn::Keep(index) => old
+                    .get(index - 1)
+                    .cloned()
+                    .ok_or_else(|| wrong(format!("messages: the conversation has {} turns, not {index}", old.len())))?,
                 Turn::Say { role, text } => {
                     let role = match role.as_str() {
                         "assistant" => Role::Assistant,
@@ -167,23 +180,21 @@ pub type Set = (HeaderName, Option<HeaderValue>);
 ///
 /// # Errors
 /// One of them cannot be sent.
-pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Fault> {
+pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Undone> {
     let set = patch.headers.iter().map(|(name, value)| {
-        let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misjudged(hook, "no such header"))?;
+        let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("no such header"))?;
         if !super::stages::may_answer_with(known.as_str(), &Default::default()) || known == http::header::HOST {
-            return Err(misjudged(hook, &format!("the header `{known}` is the gateway's")));
+            return Err(wrong(format!("the header `{known}` is the gateway's")));
         }
         let text = match value {
             None => return Ok((known, None)),
             Some(Header::Text(text)) => text.as_str(),
             Some(Header::Secret(secret)) => {
                 let granted = hook.guest.grants.secrets.get(secret);
-                granted
-                    .map(|secret| secret.0.as_str())
-                    .ok_or_else(|| misjudged(hook, "a secret that is not granted"))?
+                granted.map(|secret| secret.0.as_str()).ok_or_else(|| wrong("a secret that is not granted"))?
             }
         };
-        let mut value = HeaderValue::from_str(text).map_err(|_| misjudged(hook, "no header can hold that"))?;
+        let mut value = HeaderValue::from_str(text).map_err(|_| wrong("no header can hold that"))?;
         value.set_sensitive(matches!(patch.headers.get(name), Some(Some(Header::Secret(_)))));
         Ok((known, Some(value)))
     });
@@ -270,13 +281,7 @@ fn stepped(target: Arc<Target>, step: &Step, wish: &Wish) -> Arc<Target> {
 ///
 /// # Errors
 /// It cannot be written in the caller's dialect.
-pub(super) async fn respond(
-    cx: &Cx,
-    x: &Subject<'_>,
-    call: &Arc<Call>,
-    respond: Respond,
-    hook: &Hook,
-) -> Result<Reply, Fault> {
+pub(super) async fn respond(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, respond: Respond) -> Result<Reply, Undone> {
     let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
     let mut reply = match respond.body {
         Body::Say(text) => say(cx, x, call, text).await?,
@@ -287,22 +292,22 @@ pub(super) async fn respond(
         reply.status = status;
     }
     for (name, value) in &respond.headers {
-        set_header(&mut reply, name, Some(value), hook)?;
+        set_header(&mut reply.headers, name, Some(value))?;
     }
     Ok(reply)
 }
 
-fn set_header(reply: &mut Reply, name: &str, value: Option<&str>, hook: &Hook) -> Result<(), Fault> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| misjudged(hook, "no such header"))?;
-    if !super::stages::may_answer_with(name.as_str(), &reply.headers) {
-        return Err(misjudged(hook, &format!("the header `{name}` is the gateway's")));
+fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Result<(), Undone> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("no such header"))?;
+    if !super::stages::may_answer_with(name.as_str(), headers) {
+        return Err(wrong(format!("the header `{name}` is the gateway's")));
     }
     match value {
         Some(value) => {
-            let value = HeaderValue::from_str(value).map_err(|_| misjudged(hook, "no header can hold that"))?;
-            reply.headers.insert(name, value);
+            let value = HeaderValue::from_str(value).map_err(|_| wrong("no header can hold that"))?;
+            headers.insert(name, value);
         }
-        None => drop(reply.headers.remove(name)),
+        None => drop(headers.remove(name)),
     }
     Ok(())
 }
@@ -331,31 +336,29 @@ pub(super) fn decode_answer(dialect: &str, body: &[u8]) -> Option<Answer> {
     dialect::find(dialect)?.decode_answer(body).ok()
 }
 
-/// A whole answer with a patch in it.
+/// An answer with a patch in it: a whole one, or the head of a stream.
 ///
 /// # Errors
 /// It cannot be done; the answer stays as it was.
-pub(super) fn to_reply(
-    x: &Subject<'_>,
-    call: &Arc<Call>,
-    reply: &mut Reply,
-    patch: Patch,
-    hook: &Hook,
-) -> Result<(), Fault> {
+pub(super) fn to_reply(x: &Subject<'_>, call: &Arc<Call>, reply: &mut Reply, patch: Patch) -> Result<(), Undone> {
+    if reply.is_stream() && (patch.body.is_some() || patch.edits_text()) {
+        return Err(wrong("of a stream only headers can be changed in on_answer; its text is edited in on_event"));
+    }
     let body = match (&patch.body, patch.edits_text()) {
         (Some(body), _) => Some(body.to_string().into()),
-        (None, true) => Some(edited(x, call, &reply.bytes(), &patch, hook)?),
+        (None, true) => Some(edited(x, call, &reply.bytes(), &patch)?),
         (None, false) => None,
     };
-    if body.is_some() && reply.is_stream() {
-        return Err(misjudged(hook, "a stream's text is edited in on_event"));
-    }
-    for (name, value) in &patch.headers {
-        match value {
-            None => set_header(reply, name, None, hook)?,
-            Some(Header::Text(text)) => set_header(reply, name, Some(text), hook)?,
-            Some(Header::Secret(_)) => return Err(misjudged(hook, "a secret goes upstream only, never to a caller")),
+    if !patch.headers.is_empty() {
+        let mut headers = reply.headers.clone();
+        for (name, value) in &patch.headers {
+            match value {
+                None => set_header(&mut headers, name, None)?,
+                Some(Header::Text(text)) => set_header(&mut headers, name, Some(text))?,
+                Some(Header::Secret(_)) => return Err(wrong("a secret goes upstream only, never to a caller")),
+            }
         }
+        reply.headers = headers;
     }
     if let Some(body) = body {
         reply.content = Content::Whole(body);
@@ -363,22 +366,24 @@ pub(super) fn to_reply(
     Ok(())
 }
 
-fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch, hook: &Hook) -> Result<Bytes, Fault> {
+fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Result<Bytes, Undone> {
     let dialect: &dyn Dialect = x.dialect;
     if !matches!(x.op, Op::Generate | Op::Complete) {
-        return Err(misjudged(hook, "this answer holds no conversation"));
+        return Err(wrong("this answer holds no conversation"));
     }
-    let mut answer = dialect.decode_answer(body)?;
+    // It was good when it came: a policy before this one has made it something else.
+    let unread = |fault: Fault| wrong(format!("the answer cannot be read any more: {}", fault.message));
+    let mut answer = dialect.decode_answer(body).map_err(unread)?;
     let mut texts = patch.texts.clone();
     if let Some(text) = &patch.text {
         let mut first = None;
         view::answer_texts(&mut answer, |spot, _| first = first.or((spot.kind == "text").then_some(spot.index)));
-        let first = first.ok_or_else(|| misjudged(hook, "`text`: the answer has none; see answer:texts()"))?;
+        let first = first.ok_or_else(|| wrong("`text`: the answer has none; see answer:texts()"))?;
         texts.insert(first, text.clone());
     }
     let mut replacing = view::Replacing::with(&texts);
     view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
-    replacing.end("the answer").map_err(|why| misjudged(hook, &why))?;
+    replacing.end("the answer").map_err(wrong)?;
     let ask = call.ask(dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())

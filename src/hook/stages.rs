@@ -63,6 +63,7 @@ impl Open {
             generation: x.generation,
             depth,
             traced: asked || x.trace.is_some(),
+            total: cx.generation.total,
         };
         Some(Box::new(Open {
             visit: Arc::new(Visit::new(facts)),
@@ -125,11 +126,28 @@ async fn named(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>,
                 }));
                 break;
             }
-            Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::InvalidCredential, hook)),
+            Verdict::Reject(reject) => {
+                let of_caller = matches!(reject.status, None | Some(401 | 403));
+                let kind = if of_caller { Kind::InvalidCredential } else { Kind::PolicyRejected };
+                return Err(apply::rejected(reject, kind, hook));
+            }
             _ => {}
         }
     }
     Ok(found)
+}
+
+/// Whether it is a guest that asks, inside of another exchange.
+pub fn is_of_guest(x: &Exchange) -> bool {
+    x.guests.as_ref().is_some_and(|open| open.visit.depth > 0)
+}
+
+/// Tells guests what the request says of the conversation that it belongs to.
+pub fn converse(x: &Exchange) {
+    let session = x.wishes.as_ref().and_then(|wishes| wishes.session.as_deref());
+    if let (Some(open), Some(session)) = (&x.guests, session) {
+        open.visit.converse(session);
+    }
 }
 
 /// Tells guests who is calling.
@@ -147,6 +165,7 @@ pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<
     if open(x, Phase::Request).is_none() {
         return Ok(None);
     }
+    allow(x, cx.generation.total);
     Box::pin(requested(cx, x, call)).await
 }
 
@@ -159,16 +178,35 @@ async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Op
             continue;
         }
         let view = shown(open, x, call, &[]);
-        let verdict = hook.call(Phase::Request, &open.visit, &open.world, view::Subject::Request(view)).await;
+        let visit = open.visit.clone();
+        let verdict = hook.call(Phase::Request, &visit, &open.world, view::Subject::Request(view)).await;
         take_notes(x);
         match verdict? {
-            Verdict::Patch(patch) => *call = Arc::new(apply::to_call(x, call, *patch, hook)?),
-            Verdict::Respond(respond) => return apply::respond(cx, &x.split().0, call, respond, hook).await.map(Some),
+            Verdict::Patch(patch) => {
+                let patched = apply::to_call(x, call, *patch);
+                if let Some(patched) = hook.done(Phase::Request, &visit, &cx.state, patched)? {
+                    *call = Arc::new(patched);
+                }
+            }
+            Verdict::Respond(respond) => {
+                let reply = apply::respond(cx, &x.split().0, call, respond).await;
+                if let Some(reply) = hook.done(Phase::Request, &visit, &cx.state, reply)? {
+                    return Ok(Some(reply));
+                }
+            }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
     }
     Ok(None)
+}
+
+/// Tells guests how long the exchange may take: no longer than its caller waits.
+fn allow(x: &Exchange, total: Option<Duration>) {
+    let total = [total, x.patience].into_iter().flatten().min();
+    if let (Some(open), Some(total)) = (&x.guests, total) {
+        open.visit.allow(total);
+    }
 }
 
 /// The ask as guests are shown it.
@@ -182,6 +220,9 @@ fn shown(open: &Open, x: &Exchange, call: &Arc<Call>, plan: &[Arc<Target>]) -> A
 /// # Errors
 /// A guest refused, or failed where that refuses, or named a target that is not there.
 pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) -> Result<Option<Reply>, Fault> {
+    if x.guests.is_some() {
+        allow(x, plan.targets.iter().map(|target| target.timeouts.total).max());
+    }
     if let Some(open) = &mut x.guests
         && open.hooks.phases.has_any(LATER)
     {
@@ -213,7 +254,12 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
                 Err(Unplanned::Unknown(error)) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
                 Err(Unplanned::Nobody(fault)) => return Err(*fault),
             },
-            Verdict::Respond(respond) => return apply::respond(cx, &x.split().0, call, respond, hook).await.map(Some),
+            Verdict::Respond(respond) => {
+                let reply = apply::respond(cx, &x.split().0, call, respond).await;
+                if let Some(reply) = hook.done(Phase::Route, &visit, &cx.state, reply)? {
+                    return Ok(Some(reply));
+                }
+            }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
@@ -249,12 +295,9 @@ pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Cal
     let Some(open) = x.guests else { return Ok(changed) };
     for edit in edits {
         let hook = &open.hooks.all()[edit.at];
-        match apply::to_try(x, changed.as_ref().unwrap_or(call), &edit.patch, hook) {
-            Ok(call) => changed = Some(call),
-            Err(fault) => {
-                let why = fault.source.unwrap_or(fault.message);
-                hook.misjudged(Phase::Attempt, &open.visit, open.world.state(), &why)?;
-            }
+        let edited = apply::to_try(x, changed.as_ref().unwrap_or(call), &edit.patch);
+        if let Some(call) = hook.done(Phase::Attempt, &open.visit, open.world.state(), edited)? {
+            changed = Some(call);
         }
     }
     Ok(changed)
@@ -282,14 +325,9 @@ async fn tuned(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
         let subject = view::Subject::Try(Arc::new(view));
         if let Verdict::Patch(patch) = hook.call(Phase::Attempt, &open.visit, &open.world, subject).await? {
-            match apply::headers(&patch, hook) {
-                Ok(more) => headers.extend(more),
-                Err(fault) => {
-                    let why = fault.source.unwrap_or(fault.message);
-                    hook.misjudged(Phase::Attempt, &open.visit, open.world.state(), &why)?;
-                    continue;
-                }
-            }
+            let set = apply::headers(&patch, hook);
+            let Some(set) = hook.done(Phase::Attempt, &open.visit, open.world.state(), set)? else { continue };
+            headers.extend(set);
             target = apply::to_target(&target, &patch);
             if patch.edits_text() {
                 edits.push(Edit { at, patch });
@@ -381,7 +419,13 @@ async fn failing(
                 // Nowhere to go on: the caller hears of the try that failed.
                 Err(Unplanned::Nobody(_)) => After::Stop,
             },
-            Verdict::Respond(respond) => After::Reply(apply::respond(cx, x, call, respond, hook).await?),
+            Verdict::Respond(respond) => {
+                let reply = apply::respond(cx, x, call, respond).await;
+                match hook.done(Phase::Fault, &open.visit, &cx.state, reply)? {
+                    Some(reply) => After::Reply(reply),
+                    None => continue,
+                }
+            }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             Verdict::Stop(_) => After::Stop,
             _ => continue,
@@ -400,7 +444,12 @@ pub struct Answered<'a> {
     pub finish: Option<crate::chat::Finish>,
 }
 
-/// `on_answer`: the answer as guests want it.
+/// Whether a guest listens to answers as they come.
+pub fn looks_at_answer(x: &Subject<'_>) -> bool {
+    shown_again(x, Phase::Answer).is_some()
+}
+
+/// `on_answer`: the answer as guests want it. True when one of them says something else in its place.
 ///
 /// # Errors
 /// A guest would not have it, and the plan goes on; or refused, or failed where that refuses.
@@ -409,12 +458,9 @@ pub async fn answer(
     x: &Subject<'_>,
     call: &Arc<Call>,
     answered: Answered<'_>,
-    reply: Reply,
-) -> Result<Reply, Fault> {
-    match shown_again(x, Phase::Answer) {
-        Some(_) => Box::pin(judged(cx, x, call, answered, reply)).await,
-        None => Ok(reply),
-    }
+    reply: &mut Reply,
+) -> Result<bool, Fault> {
+    Box::pin(judged(cx, x, call, answered, reply)).await
 }
 
 async fn judged(
@@ -422,9 +468,9 @@ async fn judged(
     x: &Subject<'_>,
     call: &Arc<Call>,
     answered: Answered<'_>,
-    mut reply: Reply,
-) -> Result<Reply, Fault> {
-    let Some((open, request)) = shown_again(x, Phase::Answer) else { return Ok(reply) };
+    reply: &mut Reply,
+) -> Result<bool, Fault> {
+    let Some((open, request)) = shown_again(x, Phase::Answer) else { return Ok(false) };
     for hook in open.wanting(Phase::Answer, x.model) {
         let view = view::Answer {
             visit: open.visit.clone(),
@@ -441,17 +487,26 @@ async fn judged(
         };
         let subject = view::Subject::Answer(Arc::new(view));
         match hook.call(Phase::Answer, &open.visit, &open.world, subject).await? {
-            Verdict::Patch(patch) => apply::to_reply(x, call, &mut reply, *patch, hook)?,
+            Verdict::Patch(patch) => {
+                let patched = apply::to_reply(x, call, reply, *patch);
+                hook.done(Phase::Answer, &open.visit, &cx.state, patched)?;
+            }
             Verdict::Fault(message) => {
                 let text = if message.is_empty() { "A policy would not have this answer.".to_owned() } else { message };
                 return Err(Fault::new(Kind::PolicyFault, text));
             }
-            Verdict::Respond(respond) => return apply::respond(cx, x, call, respond, hook).await,
+            Verdict::Respond(respond) => {
+                let said = apply::respond(cx, x, call, respond).await;
+                if let Some(said) = hook.done(Phase::Answer, &open.visit, &cx.state, said)? {
+                    *reply = said;
+                    return Ok(true);
+                }
+            }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
     }
-    Ok(reply)
+    Ok(false)
 }
 
 /// `on_event`: what looks at this exchange's stream; None when nobody does.

@@ -69,6 +69,7 @@ impl Sieve {
                 (_, Some(coalesce)) => (coalesce.events, coalesce.ms.map(Duration::from_millis)),
                 (_, None) => (1, None),
             };
+            hooks.all()[at].breaker.stream();
             Guest { at, events, wait, held: Vec::new(), ear: Ear::default() }
         });
         let guests: Vec<Guest> = guests.collect();
@@ -255,6 +256,8 @@ impl Sieve {
             fault.own = stop.code.map(|code| Box::new(Own { code, status: None }));
             return Err(fault);
         }
+        // With last words it is as if the model had said them and stopped.
+        let reason = if stop.text.is_some() { Finish::Stop } else { Finish::ContentFilter };
         if let Some(text) = stop.text.filter(|text| !text.is_empty()) {
             let (choice, index) = match self.open.last() {
                 Some((choice, index, false)) => (*choice, *index),
@@ -270,7 +273,7 @@ impl Sieve {
             out.push(Event::Close { choice, index });
         }
         for choice in 0..=self.choices {
-            out.push(Event::Finish { choice, reason: Finish::ContentFilter, native: None, stop_sequence: None });
+            out.push(Event::Finish { choice, reason, native: None, stop_sequence: None });
         }
         Ok(Flow::End)
     }

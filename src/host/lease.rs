@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{HostError, Phase, ticker};
 
@@ -73,6 +73,8 @@ pub enum Killed {
     Memory = 4,
     Output = 5,
     Wait = 6,
+    /// The time of the whole exchange was over.
+    Exchange = 7,
 }
 
 impl Killed {
@@ -85,6 +87,7 @@ impl Killed {
             Killed::Memory => "memory",
             Killed::Output => "output",
             Killed::Wait => "wait",
+            Killed::Exchange => "exchange",
         }
     }
 }
@@ -124,6 +127,8 @@ pub struct Lease {
     excused: AtomicU64,
     /// Nanoseconds that were waited.
     waited: AtomicU64,
+    /// When its exchange must be over, and how long that is from its start.
+    until: Option<(Instant, Duration)>,
 }
 
 impl Lease {
@@ -140,7 +145,15 @@ impl Lease {
             killed: AtomicU8::new(0),
             excused: AtomicU64::new(0),
             waited: AtomicU64::new(0),
+            until: None,
         }
+    }
+
+    /// The same within an exchange that must be over then.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<(Instant, Duration)>) -> Self {
+        self.until = deadline;
+        self
     }
 
     pub fn budget(&self) -> &Budget {
@@ -250,15 +263,20 @@ impl Lease {
         self.dead()
     }
 
-    /// Waits for something outside, within what is left of the call's time for that.
+    /// Waits for something outside, within what is left of the call's time for that and of the exchange's.
     ///
     /// # Errors
     /// It took longer: the call has ended then.
     pub async fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, HostError> {
         let (began, waited) = (Instant::now(), Duration::from_nanos(self.waited.load(Relaxed)));
-        let done = timeout(self.budget.wait.saturating_sub(waited), work).await;
+        let own = began + self.budget.wait.saturating_sub(waited);
+        let (end, why) = match self.until {
+            Some((end, _)) if end < own => (end, Killed::Exchange),
+            _ => (own, Killed::Wait),
+        };
+        let done = timeout_at(end, work).await;
         self.waited.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
-        done.map_err(|_| HostError(self.explain(self.kill(Killed::Wait))))
+        done.map_err(|_| HostError(self.explain(self.kill(why))))
     }
 
     fn dead(&self) -> Result<(), HostError> {
@@ -282,6 +300,7 @@ impl Lease {
             4 => Some(Killed::Memory),
             5 => Some(Killed::Output),
             6 => Some(Killed::Wait),
+            7 => Some(Killed::Exchange),
             _ => None,
         }
     }
@@ -308,6 +327,12 @@ impl Lease {
             Killed::Memory => format!("needed more than {} bytes; raise `budget.memory`", budget.memory),
             Killed::Output => format!("put out more than {} bytes; raise `budget.output`", budget.output),
             Killed::Wait => format!("waited longer than {:?}; raise `budget.wait`", budget.wait),
+            Killed::Exchange => {
+                let total = self.until.map_or(Duration::ZERO, |(_, total)| total);
+                format!(
+                    "waited until the exchange's own time of {total:?} was over; raise `timeouts.total`, or wait less"
+                )
+            }
         }
     }
 }

@@ -88,7 +88,7 @@ functions! {
     "rand.id" ALL, "() -> string", "24 hexadecimal digits that hardly come twice. Not a secret.";
     "secret.get" ALL needs "secrets", "(name: string) -> Secret", "A secret that the operator granted. It can go into a header of `gw.http` and a key of `gw.hash`, and nowhere else.";
     "http.fetch" AWAITING waits ! needs "http", "(request: HttpRequest) -> HttpAnswer", "Asks a host that the operator granted. Fails for a host that is not, and when the answer is late or too large.";
-    "llm.ask" CALLER waits ! needs "models", "(ask: LlmAsk) -> LlmAnswer", "Asks a model through this gateway as this exchange's caller: its limits, budgets and log apply.";
+    "llm.ask" CALLER waits ! needs "models", "(ask: LlmAsk) -> LlmAnswer", "Asks a model through this gateway as this exchange's caller: its limits, budgets and log apply, whatever models its key may use.";
     "llm.embed" CALLER waits ! needs "models", "(model: string, texts: { string }) -> { { number } }", "Embeddings of texts by a model through this gateway, in the order of the texts.";
 }
 

@@ -31,6 +31,14 @@ pub struct Visit {
     spent: AtomicU64,
     kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
     notes: Mutex<Vec<Note>>,
+    /// Guests that failed in it.
+    failed: Mutex<Vec<Arc<str>>>,
+    /// Guests that changed its stream, and that has been noted.
+    changed: Mutex<Vec<Arc<str>>>,
+    /// The conversation it belongs to, where the caller names one.
+    conversation: OnceLock<Box<str>>,
+    /// Milliseconds after its start at which it must be over.
+    total_ms: AtomicU64,
     /// What they have reserved.
     pub held: Held,
 }
@@ -53,6 +61,8 @@ pub struct Facts {
     pub depth: u8,
     /// Whether somebody will read what guests decided.
     pub traced: bool,
+    /// How long it may take, as far as that is known when its first guest is called; None without a limit.
+    pub total: Option<Duration>,
 }
 
 /// A value of `ctx`.
@@ -82,12 +92,17 @@ impl Deref for Visit {
 
 impl Visit {
     pub fn new(facts: Facts) -> Self {
+        let total_ms = AtomicU64::new(facts.total.map_or(u64::MAX, millis));
         Visit {
             facts,
             principal: OnceLock::new(),
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
             notes: Mutex::default(),
+            failed: Mutex::default(),
+            changed: Mutex::default(),
+            conversation: OnceLock::new(),
+            total_ms,
             held: Held::default(),
         }
     }
@@ -106,6 +121,7 @@ impl Visit {
             generation,
             depth: 0,
             traced: false,
+            total: None,
         })
     }
 
@@ -125,6 +141,41 @@ impl Visit {
 
     pub fn spend(&self, time: Duration) {
         self.spent.fetch_add(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// How long it may take is known better by now.
+    pub fn allow(&self, total: Duration) {
+        self.total_ms.store(millis(total), Relaxed);
+    }
+
+    /// When it must be over, and how long that is from its start.
+    pub fn deadline(&self) -> Option<(Instant, Duration)> {
+        let total = Duration::from_millis(self.total_ms.load(Relaxed));
+        Some((self.started.checked_add(total)?, total))
+    }
+
+    /// Notes that a guest failed. True for the first time.
+    pub fn first_failure_of(&self, guest: &Arc<str>) -> bool {
+        enlist(&self.failed, guest)
+    }
+
+    pub fn has_failed(&self, guest: &Arc<str>) -> bool {
+        lock(&self.failed).contains(guest)
+    }
+
+    /// Notes that a guest changed the stream. True for the first time, and where nobody reads notes.
+    pub fn first_change_by(&self, guest: &Arc<str>) -> bool {
+        !self.traced || enlist(&self.changed, guest)
+    }
+
+    /// The caller's own name of the conversation that it belongs to. Only the first one counts.
+    pub fn converse(&self, name: &str) {
+        let _ = self.conversation.set(name.into());
+    }
+
+    /// What shares go by: the conversation, or the exchange alone where none is named.
+    pub fn conversation(&self) -> &str {
+        self.conversation.get().map_or(&self.id, AsRef::as_ref)
     }
 
     /// A value that this guest keeps.
@@ -172,6 +223,20 @@ impl Visit {
     pub fn take_notes(&self) -> Vec<Note> {
         std::mem::take(&mut *lock(&self.notes))
     }
+}
+
+/// Puts a guest on a list. True when it was not there.
+fn enlist(list: &Mutex<Vec<Arc<str>>>, guest: &Arc<str>) -> bool {
+    let mut list = lock(list);
+    let new = !list.contains(guest);
+    if new {
+        list.push(guest.clone());
+    }
+    new
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

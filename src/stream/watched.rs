@@ -140,7 +140,7 @@ impl Relay {
         let mut before = Vec::new();
         for event in events.drain(..) {
             self.committed |= event.is_content();
-            super::note(&mut self.seen, &event);
+            super::note(&mut self.seen, &event, self.setting.filter.is_some());
             encoder.given(&event, &mut before);
         }
         before.into()

@@ -81,7 +81,7 @@ fn own(fault: &Fault) -> Option<&Refusal> {
 
 fn object(fault: &Fault, request_id: &str) -> Value {
     let refusal = own(fault);
-    let kind = refusal.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.kind.row().anthropic);
+    let kind = refusal.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.class().anthropic);
     let mut error = Map::new();
     error.insert("type".to_owned(), kind.into());
     error.insert("message".to_owned(), fault.text().into());

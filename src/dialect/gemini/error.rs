@@ -100,7 +100,7 @@ pub fn encode_frame(fault: &Fault, out: &mut Vec<u8>) {
 fn status(fault: &Fault) -> Vec<u8> {
     let refusal = fault.refusal.as_deref().filter(|_| fault.kind != Kind::UpstreamCredential);
     let own = refusal.filter(|refusal| refusal.dialect == NAME);
-    let word = own.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.kind.row().gemini);
+    let word = own.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.class().gemini);
     let (reason, domain) = match own.and_then(|refusal| refusal.code.clone()) {
         Some(reason) => (reason, "googleapis.com"),
         None => (fault.told_code().to_ascii_uppercase(), "portcullis"),

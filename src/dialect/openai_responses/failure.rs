@@ -36,7 +36,7 @@ pub(super) fn response_error(fault: &Fault) -> Value {
         }
         _ => "server_error",
     });
-    json!({"type": fault.kind.row().openai, "code": code, "message": fault.text()})
+    json!({"type": fault.class().openai, "code": code, "message": fault.text()})
 }
 
 /// The last frames of a stream whose encoder is out of reach (a relay of bytes): numbers and id are not those of the
