@@ -5,6 +5,7 @@
 
 pub mod adapter;
 mod api;
+mod args;
 mod convert;
 pub mod coverage;
 mod entries;
@@ -237,12 +238,13 @@ impl Script {
         if cx.phase != Phase::Event {
             cx.visit.spend(cpu);
         }
-        let mut out_of_memory = false;
+        let (mut out_of_memory, mut thrown_at) = (false, None);
         let outcome = match outcome {
             // A script that caught its own end has still ended.
             Ok(_) if cx.lease.killed().is_some() => Err(None),
             Ok(verdict) => fits(verdict, cx.phase).map_err(Some),
             Err(error) => {
+                thrown_at = read::place_of(&error);
                 if read::is_memory(&error) {
                     out_of_memory = true;
                     cx.lease.kill(Killed::Memory);
@@ -251,10 +253,14 @@ impl Script {
             }
         };
         let outcome = outcome.map_err(|failed| {
-            failed.unwrap_or_else(|| {
+            let failed = failed.unwrap_or_else(|| {
                 let killed = cx.lease.killed().unwrap_or(Killed::Deadline);
-                Failed { killed: Some(killed), message: format!("on_{} {}", cx.phase.name(), cx.lease.explain(killed)) }
-            })
+                let said = format!("on_{} {}", cx.phase.name(), cx.lease.explain(killed));
+                let place = running.ended_at().or(thrown_at.as_deref());
+                let message = place.map_or_else(|| said.clone(), |place| format!("{place}: {said}"));
+                Failed { killed: Some(killed), message }
+            });
+            self.placed(&machine, cx.phase, failed)
         });
         let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
         let replaced = match killed || out_of_memory {
@@ -272,6 +278,16 @@ impl Script {
             replaced,
         };
         (outcome, used)
+    }
+
+    /// A failure with its place: a line where it has one, else where the function begins.
+    fn placed(&self, machine: &Machine, phase: Phase, failed: Failed) -> Failed {
+        if read::has_place(&failed.message) {
+            return failed;
+        }
+        let label = || self.domain.recipes[self.at].bundle.main.label.clone();
+        let place = machine.place(self.at, phase).unwrap_or_else(label);
+        Failed { message: format!("{place}: {}", failed.message), ..failed }
     }
 
     /// Collects a machine that went past a bound, and replaces it when it is still more than half full. Whether others

@@ -180,6 +180,19 @@ impl Turn {
         index.map(Turn::Keep).ok_or_else(|| "messages: turns are counted from 1".to_owned())
     }
 
+    /// The turns of a whole conversation.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn all(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
+        match turns.is_empty() {
+            true => {
+                Err("messages: a conversation without turns asks nothing; leave `messages` out to keep them".to_owned())
+            }
+            false => Ok(turns),
+        }
+    }
+
     /// # Errors
     /// Nobody has this role.
     pub fn say(role: String, text: String) -> Result<Self, String> {

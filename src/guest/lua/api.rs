@@ -5,14 +5,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mlua::{
-    Error, FromLuaMulti, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv,
-};
+use mlua::{Error, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
 
-use super::convert::{Left, to_json, to_lua};
+use super::args::{Args, Signature};
+use super::convert::{Left, kind_of, to_json, to_lua};
 use super::turn::{Running, running, with_running};
 use super::views::SecretHandle;
-use super::{read, verdicts};
+use super::{entries, read, verdicts};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
@@ -30,6 +29,26 @@ pub(super) fn modules(lua: &Lua, kv_waits: bool) -> Result<Table> {
     let modules = of(lua, kv_waits, |_| true)?;
     verdicts::add(lua, &modules)?;
     Ok(modules)
+}
+
+/// Lets a table that is about to be closed say which names it has to whoever looks for another one.
+pub(super) fn guard(lua: &Lua, table: &Table, what: String) -> Result<()> {
+    let index = lua.create_function(move |_, (table, key): (Table, Lv)| -> Result<()> {
+        let mut names = Vec::new();
+        table.for_each(|name: String, _: Lv| {
+            names.push(name);
+            Ok(())
+        })?;
+        names.sort_unstable();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Err(entries::unknown(&what, &key.to_string()?, &names))
+    })?;
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", index)?;
+    // Shared by all scripts of the machine: none of them gets hold of it.
+    meta.raw_set("__metatable", false)?;
+    meta.set_readonly(true);
+    table.set_metatable(Some(meta))
 }
 
 /// The modules of `gw` for scripts that reach nobody: what is there in every phase and needs no grant.
@@ -56,8 +75,9 @@ fn of(lua: &Lua, kv_waits: bool, wanted: fn(&host::Function) -> bool) -> Result<
             return Err(Error::runtime(format!("gw.{} is in no engine", function.name)));
         }
     }
-    gw.modules.for_each(|_: Lv, module: Lv| {
+    gw.modules.for_each(|name: String, module: Lv| {
         if let Lv::Table(module) = module {
+            guard(lua, &module, format!("gw.{name}"))?;
             module.set_readonly(true);
         }
         Ok(())
@@ -94,7 +114,7 @@ impl Gw<'_> {
     /// Registers a function of the table.
     fn add<A, R, F>(&self, name: &'static str, body: F) -> Result<()>
     where
-        A: FromLuaMulti,
+        A: Args,
         R: IntoLuaMulti,
         F: Fn(&Lua, &Cx, A) -> Result<R> + Send + 'static,
     {
@@ -102,10 +122,11 @@ impl Gw<'_> {
         if !(self.wanted)(row) {
             return Ok(());
         }
-        let function = self.lua.create_function(move |lua, args: A| {
+        let signature = signature(row);
+        let function = self.lua.create_function(move |lua, args: A::Raw| {
             with_running(|running| {
                 running.cx.enter(row).map_err(refused)?;
-                body(lua, &running.cx, args)
+                body(lua, &running.cx, A::read(args, signature)?)
             })
         })?;
         self.put(name, function)
@@ -114,7 +135,7 @@ impl Gw<'_> {
     /// Registers a function that waits.
     fn add_waiting<A, R, F, Fut>(&self, name: &'static str, body: F) -> Result<()>
     where
-        A: FromLuaMulti + Send + 'static,
+        A: Args + Send + 'static,
         R: IntoLuaMulti + Send + 'static,
         F: Fn(Lua, Arc<Running>, A) -> Fut + Send + Sync + Clone + 'static,
         Fut: Future<Output = Result<R>> + Send + 'static,
@@ -123,14 +144,20 @@ impl Gw<'_> {
         if !(self.wanted)(row) {
             return Ok(());
         }
-        let waiting = self.lua.create_async_function(move |lua, args: A| {
+        let signature = signature(row);
+        let waiting = self.lua.create_async_function(move |lua, args: A::Raw| {
             let body = body.clone();
             // Looked at now, on the first poll: later ones may run while another call does.
             let entered = running().and_then(|running| running.cx.enter(row).map_err(refused).map(|()| running));
-            async move { body(lua, entered?, args).await }
+            let args = A::read(args, signature);
+            async move { body(lua, entered?, args?).await }
         })?;
         self.put(name, waiting)
     }
+}
+
+fn signature(row: &host::Function) -> Signature {
+    Signature { name: row.name, luau: row.luau }
 }
 
 fn refused(error: HostError) -> Error {
@@ -155,7 +182,7 @@ impl Gw<'_> {
     /// Registers an operation on a namespace, which waits where the namespace is elsewhere.
     fn keep<A, R, F, Fut>(&self, name: &'static str, store: Store, body: F) -> Result<()>
     where
-        A: FromLuaMulti + Send + 'static,
+        A: Args + Send + 'static,
         R: IntoLuaMulti + Send + 'static,
         F: Fn(Arc<Running>, A) -> Fut + Send + Sync + Clone + 'static,
         Fut: Future<Output = std::result::Result<R, HostError>> + Send + 'static,
@@ -372,7 +399,9 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
             let key = key.0.expose(cx).map_err(refused)?;
             Ok(hash::hmac_sha256(key.as_bytes(), &text.as_bytes()))
         }
-        other => Err(Error::runtime(format!("the key is a {}; give a text or a secret", other.type_name()))),
+        other => {
+            Err(Error::runtime(format!("gw.hash.hmac_sha256: the key is {}; give a text or a secret", kind_of(&other))))
+        }
     })?;
     gw.add("hash.base64", |_, _, text: LuaString| Ok(hash::base64(&text.as_bytes())))?;
     gw.add("hash.unbase64", |lua, _, text: LuaString| {
@@ -491,7 +520,7 @@ fn outside(gw: &Gw<'_>) -> Result<()> {
 /// A request of `http.fetch`.
 fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
     let mut left = Left::new(cx.lease.budget().output);
-    let mut request = http::Request::default();
+    let (mut request, mut is_json) = (http::Request::default(), false);
     table.for_each(|name: String, value: Lv| {
         match (name.as_str(), &value) {
             ("url", Lv::String(url)) => request.url = url.to_str()?.to_owned(),
@@ -503,22 +532,24 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
             }
             ("json", value) => {
                 request.body = json::written(&to_json(value, &mut left)?);
-                request
-                    .headers
-                    .entry("content-type".into())
-                    .or_insert_with(|| Some(crate::guest::verdict::Header::Text("application/json".into())));
+                is_json = true;
             }
             ("timeout_ms", value) => request.timeout_ms = value.as_f64().or(value.as_integer().map(|ms| ms as f64)),
             (name, value) => {
                 let text = format!(
-                    "http.fetch takes no {} as `{name}`; it has: url, method, headers, body, json, timeout_ms",
-                    value.type_name()
+                    "gw.http.fetch cannot have {} as `{name}`; it has: url, method, headers, body, json, timeout_ms",
+                    kind_of(value)
                 );
                 return Err(Error::runtime(text));
             }
         }
         Ok(())
     })?;
+    if is_json {
+        // After all headers, in whatever order the table gave them: the caller's own word goes first.
+        let json = || Some(crate::guest::verdict::Header::Text("application/json".into()));
+        request.headers.entry("content-type".into()).or_insert_with(json);
+    }
     Ok(request)
 }
 

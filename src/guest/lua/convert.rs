@@ -6,6 +6,7 @@ use mlua::{Error, Lua, LuaSerdeExt, Result, Table, Value as Lv};
 use serde_json::{Map, Number, Value};
 
 use super::turn;
+use super::views::{SECRET, SecretHandle};
 use crate::host::lease::MAX_DEPTH;
 
 /// A value on its way to Lua. Nulls are absent in objects and `gw.null` in arrays.
@@ -33,6 +34,23 @@ pub fn to_lua(lua: &Lua, value: &Value) -> Result<Lv> {
             Lv::Table(table)
         }
     })
+}
+
+/// What kind of value it is, in the words of the guide.
+pub fn kind_of(value: &Lv) -> &'static str {
+    match value {
+        Lv::Nil => "nothing",
+        Lv::LightUserData(data) if data.0.is_null() => "gw.null",
+        Lv::Boolean(_) => "a boolean",
+        Lv::Integer(_) | Lv::Number(_) => "a number",
+        Lv::String(_) => "a text",
+        Lv::Table(_) => "a table",
+        Lv::Function(_) => "a function",
+        Lv::Thread(_) => "a coroutine",
+        Lv::UserData(data) if data.is::<SecretHandle>() => "a secret",
+        Lv::UserData(_) => "a view of the gateway's",
+        _ => "something else",
+    }
 }
 
 /// What is left to read of a value.
@@ -79,7 +97,8 @@ fn nested(value: &Lv, left: &mut Left, depth: usize) -> Result<Value> {
             Value::String(text.to_str()?.to_owned())
         }
         Lv::Table(table) => table_to_json(table, left, depth)?,
-        other => return Err(Error::runtime(format!("a {} is no JSON", other.type_name()))),
+        Lv::UserData(data) if data.is::<SecretHandle>() => return Err(Error::runtime(SECRET)),
+        other => return Err(Error::runtime(format!("{} is no JSON", kind_of(other)))),
     })
 }
 
@@ -115,7 +134,7 @@ fn table_to_json(table: &Table, left: &mut Left, depth: usize) -> Result<Value> 
     let mut entries = Map::new();
     table.for_each(|key: Lv, value: Lv| {
         let Lv::String(key) = key else {
-            return Err(Error::runtime(format!("a key of type {} is no JSON", key.type_name())));
+            return Err(Error::runtime(format!("{} as a name is no JSON; names are texts", kind_of(&key))));
         };
         left.take(key.as_bytes().len())?;
         let key = key.to_str()?.to_owned();

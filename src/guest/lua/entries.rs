@@ -7,6 +7,7 @@ use std::time::Duration;
 use mlua::{Error, Result, Table, Value as Lv};
 
 use super::super::verdict::span;
+use super::convert::kind_of;
 
 /// Most names in a table of a verdict.
 const MAX_NAMES: usize = 64;
@@ -31,11 +32,12 @@ impl Entries {
     /// Every name must be one of these.
     pub fn known(&self, what: &str, names: &[&str]) -> Result<()> {
         let Some((key, _)) = self.0.iter().find(|(key, _)| !names.contains(&key.as_str())) else { return Ok(()) };
-        let near = names.iter().map(|name| (strsim::jaro_winkler(name, key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
-        Err(Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
-            Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
-            None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
-        }))
+        Err(unknown(what, key, names))
+    }
+
+    /// Whether there is such a name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
     }
 
     pub fn take(&mut self, name: &str) -> Lv {
@@ -74,6 +76,15 @@ impl Entries {
     }
 }
 
+/// The error of a name that is not there: the nearest one, or all that are.
+pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
+    let near = names.iter().map(|name| (strsim::jaro_winkler(name, key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
+        Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
+        None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
+    })
+}
+
 /// Most entries of a list in a verdict.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -86,5 +97,5 @@ pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Re
 }
 
 pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
-    Error::runtime(format!("{what}: a {} stands where {wanted} should", found.type_name()))
+    Error::runtime(format!("{what}: {} stands where {wanted} should", kind_of(found)))
 }

@@ -192,6 +192,12 @@ impl Machine {
         &self.context
     }
 
+    /// Where the script's function of a phase begins, as `file:line`, for errors that know no line of their own.
+    pub fn place(&self, at: usize, phase: Phase) -> Option<String> {
+        let info = self.hook(at, phase)?.info();
+        Some(format!("{}:{}", info.short_src?, info.line_defined?))
+    }
+
     /// Bytes in use.
     pub fn memory(&self) -> usize {
         self.lua.used_memory()
@@ -303,7 +309,7 @@ pub(super) fn bare<T>(memory: usize, furnish: impl FnOnce(&Lua) -> mlua::Result<
     let furnished = furnish(&lua)?;
     lua.sandbox(true)?;
     lua.set_memory_limit(memory)?;
-    lua.set_interrupt(|_| turn::safepoint());
+    lua.set_interrupt(turn::safepoint);
     Ok((lua, furnished))
 }
 
@@ -323,7 +329,10 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
     let loaded = running.turn(&mut Spent::default(), || run(lua, recipe, modules, chunks));
     let killed = running.cx.lease.killed();
     loaded.map_err(|error| match killed {
-        Some(killed) => format!("{}: loading it {}", recipe.bundle.main.label, running.cx.lease.explain(killed)),
+        Some(killed) => {
+            let place = running.ended_at().unwrap_or(&recipe.bundle.main.label);
+            format!("{place}: loading it {}", running.cx.lease.explain(killed))
+        }
         None => read::message(&error),
     })
 }
@@ -337,9 +346,9 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
         Lv::Nil => env.clone(),
         other => {
             let text = format!(
-                "{}: returns a {}; return nothing, or a table of `on_` functions",
+                "{}: returns {}; return nothing, or a table of `on_` functions",
                 recipe.bundle.main.label,
-                other.type_name()
+                convert::kind_of(other)
             );
             return Err(Error::runtime(text));
         }
@@ -350,7 +359,10 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
         functions[phase as usize] = match hooks.raw_get::<Lv>(name.as_str())? {
             Lv::Nil => None,
             Lv::Function(function) => Some(function),
-            other => return Err(Error::runtime(format!("{name} is a {}, not a function", other.type_name()))),
+            other => {
+                let (label, kind) = (&recipe.bundle.main.label, convert::kind_of(&other));
+                return Err(Error::runtime(format!("{label}: {name} is {kind}, not a function")));
+            }
         };
     }
     misspelt(&hooks, &recipe.bundle.main.label)?;
@@ -426,6 +438,7 @@ pub(super) fn environment(
         freeze(config)?;
     }
     gw.raw_set("config", config)?;
+    api::guard(lua, &gw, "gw".to_owned())?;
     gw.set_readonly(true);
     env.raw_set("gw", gw)?;
     env.raw_set("print", api::print(lua)?)?;

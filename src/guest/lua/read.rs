@@ -3,6 +3,7 @@
 //! Raw reads within bounds: a metatable of the script's never runs here. A name that a verdict does not have is an
 //! error: a typing mistake must not become "no change".
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use mlua::{Error, LuaString, Result, Table, Value as Lv};
 use serde_json::Value;
 
 use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
-use super::convert::{Left, to_json};
+use super::convert::{Left, kind_of, to_json};
 use super::entries::{Entries, list, wrong};
 use super::views::SecretHandle;
 use crate::host::{Phase, limit};
@@ -24,10 +25,33 @@ pub(super) fn verdict(phase: Phase, bytes: usize, value: &Lv) -> Result<Verdict>
         _ if matches!(phase, Phase::Init | Phase::Tick) => Ok(Verdict::Pass),
         Lv::String(text) => reader.word(phase, text),
         Lv::Table(table) => reader.table(phase, table),
-        Lv::Boolean(true) if phase == Phase::Request => Ok(Verdict::Pass),
-        other => {
-            Err(Error::runtime(format!("on_{} returned a {}; return nil or a table", phase.name(), other.type_name())))
+        other => Err(unfit(phase, kind_of(other))),
+    }
+}
+
+/// The error of a result that says nothing at a phase.
+fn unfit(phase: Phase, what: &str) -> Error {
+    Error::runtime(format!("on_{} returned {what}; return {}", phase.name(), results(phase)))
+}
+
+/// What a hook may return.
+fn results(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Init | Phase::Tick => "nothing",
+        Phase::Auth => "nil, { key = … } or gw.reject(…)",
+        Phase::Request => "nil, what is to change, such as { model = … }, gw.say(…), gw.respond(…) or gw.reject(…)",
+        Phase::Route => {
+            "nil, the name of a target, a list of them, { steps = … }, gw.say(…), gw.respond(…) or gw.reject(…)"
         }
+        Phase::Attempt => "nil, or what is to change, such as { headers = … }",
+        Phase::Fault => {
+            "nil, \"same\", gw.same(…), \"next\", \"stop\", the name of a target, a list of them, { steps = … }, gw.say(…), gw.respond(…) or gw.reject(…)"
+        }
+        Phase::Answer => {
+            "nil, what is to change, such as { text = … }, gw.fault(…), gw.say(…), gw.respond(…) or gw.reject(…)"
+        }
+        Phase::Event => "nil, a text, gw.drop() or gw.stop{…}",
+        Phase::Done => "nil, or fields for the log, such as { name = value }",
     }
 }
 
@@ -62,8 +86,41 @@ pub(super) fn message(error: &Error) -> String {
         Error::BadArgument { pos, cause, .. } => format!("argument {pos}: {}", message(cause)),
         other => other.to_string(),
     };
-    let text = text.strip_prefix("runtime error: ").unwrap_or(&text);
-    text.char_indices().nth(MAX).map_or(text, |(end, _)| &text[..end]).trim_end().to_owned()
+    let text = told(text.strip_prefix("runtime error: ").unwrap_or(&text));
+    text.char_indices().nth(MAX).map_or(&*text, |(end, _)| &text[..end]).trim_end().to_owned()
+}
+
+/// What is to be done about errors of the engine's that do not say it, and about those that say nothing.
+fn told(text: &str) -> Cow<'_, str> {
+    if text.contains("attempt to modify a readonly table") {
+        let advice = "globals, gw and its settings are closed after loading; keep what is of one exchange in ctx, what \
+                      all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
+        return format!("{text}: {advice}").into();
+    }
+    match text.split_once(": 0x").map_or(text, |(kind, _)| kind) {
+        kind @ ("table" | "function" | "userdata" | "thread") if kind != text => {
+            format!("error() was given a {kind}; give it a text").into()
+        }
+        "nil" => "error() was given nothing; give it a text".into(),
+        _ => text.into(),
+    }
+}
+
+/// The line at which an error was thrown, as `file:line`, where it knows one.
+pub(super) fn place_of(error: &Error) -> Option<String> {
+    match error {
+        Error::CallbackError { traceback, cause } => {
+            place_of(cause).or_else(|| traceback.lines().find_map(place).map(str::to_owned))
+        }
+        Error::BadArgument { cause, .. } | Error::WithContext { cause, .. } => place_of(cause),
+        Error::RuntimeError(text) | Error::MemoryError(text) => text.lines().find_map(place).map(str::to_owned),
+        _ => None,
+    }
+}
+
+/// Whether a message names a line of a script.
+pub(super) fn has_place(message: &str) -> bool {
+    place(message).is_some()
 }
 
 /// `file:line` at the head of a line of a traceback, where it is a script's.
@@ -92,9 +149,7 @@ impl Reader {
             (Phase::Route | Phase::Fault, name) => {
                 Ok(Verdict::Plan(Wish { steps: vec![named(name)], ..Wish::default() }))
             }
-            (phase, word) => {
-                Err(Error::runtime(format!("on_{} returned the text `{word}`; return a table", phase.name())))
-            }
+            (phase, word) => Err(unfit(phase, &format!("the text `{word}`"))),
         }
     }
 
@@ -107,6 +162,14 @@ impl Reader {
             _ => {}
         }
         let mut entries = Entries::of(table)?;
+        for (name, made, there) in [("drop", "gw.drop()", Phase::Event), ("fault", "gw.fault(…)", Phase::Answer)] {
+            if phase != there && entries.has(name) {
+                let (here, there) = (phase.name(), there.name());
+                let text =
+                    format!("on_{here} cannot answer with {made}, which is for on_{there}; return {}", results(phase));
+                return Err(Error::runtime(text));
+            }
+        }
         if let Some(inner) = entries.sub("respond")? {
             return self.respond(&inner);
         }
@@ -132,7 +195,7 @@ impl Reader {
                 Ok(if patch.is_empty() { Verdict::Pass } else { Verdict::Patch(Box::new(patch)) })
             }
             Phase::Event => {
-                entries.known("an answer of on_event", &["drop", "text"])?;
+                entries.known("an answer of on_event", &["drop", "text", "stop"])?;
                 match (entries.text("text")?, entries.take("drop")) {
                     (_, Lv::Boolean(true)) => Ok(Verdict::Text(String::new())),
                     (Some(text), _) => Ok(Verdict::Text(text)),
@@ -282,7 +345,8 @@ impl Reader {
             self.left_for(text)?;
         }
         if let Some(messages) = entries.sub("messages")? {
-            patch.messages = Some(list(&messages, "messages", |value| self.turn(value))?);
+            let turns = list(&messages, "messages", |value| self.turn(value))?;
+            patch.messages = Some(Turn::all(turns).map_err(Error::runtime)?);
         }
         if let Some(texts) = entries.sub("texts")? {
             texts.for_each(|index: Lv, value: Lv| {
@@ -311,11 +375,11 @@ impl Reader {
                 if let Some(index) = entries.take("index").as_usize() {
                     return Ok(Turn::Keep(index));
                 }
-                let content = match entries.text("text")? {
-                    Some(text) => Some(text),
-                    None => entries.text("content")?,
-                };
-                match (entries.text("role")?, content) {
+                if entries.has("content") {
+                    return Err(Error::runtime("messages: a turn has no `content`; write { role = …, text = … }"));
+                }
+                entries.known("a turn", &["role", "text", "kinds"])?;
+                match (entries.text("role")?, entries.text("text")?) {
                     (Some(role), Some(text)) => {
                         self.left_for(&text)?;
                         Turn::say(role, text).map_err(Error::runtime)

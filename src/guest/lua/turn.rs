@@ -4,13 +4,14 @@
 //! way does so at the first safepoint at which its turn has been long enough; inside of C functions that call back, which
 //! no coroutine can leave, it goes on to its next one.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use mlua::{Error, FromLuaMulti, IntoLuaMulti, Thread, VmState};
+use mlua::{Error, FromLuaMulti, IntoLuaMulti, Lua, Thread, VmState};
 use tokio::time::Instant;
 
 use super::views::Seen;
@@ -29,6 +30,8 @@ pub(super) struct Running {
     pub cx: Cx,
     /// What the script was shown beside what it was called with.
     shown: Mutex<Vec<Seen>>,
+    /// The line of the script at which it was ended, as `file:line`.
+    ended_at: OnceLock<String>,
 }
 
 /// A call in one of its turns.
@@ -66,7 +69,12 @@ impl Spent {
 impl Running {
     /// One that gives way must run on a coroutine.
     pub fn new(cx: Cx) -> Self {
-        Running { cx, shown: Mutex::default() }
+        Running { cx, shown: Mutex::default(), ended_at: OnceLock::new() }
+    }
+
+    /// Where the script was when its budget was used up, if that was in the script itself.
+    pub fn ended_at(&self) -> Option<&str> {
+        self.ended_at.get().map(String::as_str)
     }
 
     pub fn show(&self, view: Seen) {
@@ -141,7 +149,7 @@ impl Now {
         took >= ticker::TURN || ticked && took.is_zero()
     }
 
-    fn safepoint(&self) -> mlua::Result<VmState> {
+    fn safepoint(&self, lua: &Lua) -> mlua::Result<VmState> {
         // Whoever gives way comes to the same safepoint again, and it must count once. Who cannot has to go on counting.
         if self.call.cx.gives_way && !self.is_over.get() && self.is_long() {
             self.is_over.set(true);
@@ -151,17 +159,35 @@ impl Now {
         match lease.safepoint() {
             Ok(()) if self.is_over.get() => Ok(VmState::Yield),
             Ok(()) => Ok(VmState::Continue),
-            Err(killed) => Err(Error::runtime(lease.explain(killed))),
+            Err(killed) => {
+                if let Some(place) = place(lua) {
+                    // The first one: catching it and going on brings others.
+                    let _ = self.call.ended_at.set(place);
+                }
+                Err(Error::runtime(lease.explain(killed)))
+            }
         }
     }
+}
+
+/// Functions that are looked through for a line of the script's: those of the library, which call each other, and one.
+const MAX_LEVELS: usize = 8;
+
+/// The line of a script that runs now.
+fn place(lua: &Lua) -> Option<String> {
+    (0..MAX_LEVELS).find_map(|level| {
+        let here = lua.inspect_stack(level, |here| (here.source().short_src.map(Cow::into_owned), here.current_line()));
+        let (Some(source), Some(line)) = here? else { return None };
+        source.ends_with(".luau").then(|| format!("{source}:{line}"))
+    })
 }
 
 /// A safepoint of whatever runs on this thread.
 ///
 /// # Errors
 /// Its budget is used up.
-pub(super) fn safepoint() -> mlua::Result<VmState> {
-    RUNNING.with_borrow(|running| running.as_ref().map_or(Ok(VmState::Continue), Now::safepoint))
+pub(super) fn safepoint(lua: &Lua) -> mlua::Result<VmState> {
+    RUNNING.with_borrow(|running| running.as_ref().map_or(Ok(VmState::Continue), |now| now.safepoint(lua)))
 }
 
 /// A safepoint of the call that runs, for loops of ours, which cannot give way.

@@ -12,8 +12,8 @@ use mlua::{
 };
 
 use super::super::view::{self, Subject, Val, View, conversation};
-use super::convert;
 use super::turn::{excused, with_running};
+use super::{convert, entries};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 
@@ -44,16 +44,8 @@ pub(super) fn read_only<T: View>(key: &str) -> Error {
 }
 
 pub(super) fn unknown<T: View>(key: &str) -> Error {
-    let names = T::FIELDS.iter().chain(T::METHODS).map(|(name, _, _)| *name);
-    let near = names
-        .clone()
-        .map(|name| (strsim::jaro_winkler(name, key), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    Error::runtime(match near {
-        Some((_, name)) => format!("{} has no `{key}`; did you mean `{name}`?", T::NAME),
-        None => format!("{} has no `{key}`; it has: {}", T::NAME, names.collect::<Vec<_>>().join(", ")),
-    })
+    let names: Vec<&str> = T::FIELDS.iter().chain(T::METHODS).map(|(name, _, _)| *name).collect();
+    entries::unknown(T::NAME, key, &names)
 }
 
 /// Makes something small in a machine, past the bound on its memory: to go by the bound, a step must be safe from failing
@@ -188,7 +180,7 @@ type Arg<T> = Either<T, Lv>;
 fn wanted<T>(arg: Arg<T>, what: &str) -> Result<T> {
     match arg {
         Either::Left(arg) => Ok(arg),
-        Either::Right(other) => Err(Error::runtime(format!("a {} stands where {what} should", other.type_name()))),
+        Either::Right(other) => Err(Error::runtime(format!("{} stands where {what} should", convert::kind_of(&other)))),
     }
 }
 
@@ -304,10 +296,8 @@ impl UserData for Context {
                 Lv::Number(number) => Some(Kept::Number(number)),
                 Lv::String(text) => Some(Kept::Text(text.as_bytes().to_vec())),
                 other => {
-                    let text = format!(
-                        "ctx keeps texts, numbers and booleans, not a {}; use gw.json.encode",
-                        other.type_name()
-                    );
+                    let kind = convert::kind_of(&other);
+                    let text = format!("ctx keeps texts, numbers and booleans, not {kind}; use gw.json.encode");
                     return Err(Error::runtime(text));
                 }
             };
@@ -322,14 +312,19 @@ impl UserData for Context {
     }
 }
 
+/// What can be done with a secret, for whoever tries something else.
+pub(super) const SECRET: &str = "a secret becomes no text, no JSON and no line of a log; give it as it is to a header of \
+    gw.http.fetch or of on_attempt, and let what must stand before it be a part of it: secrets: { token: \"Bearer …\" }";
+
 /// A secret in a script's hands. Prints as its name, and is nothing that a string can be made of.
 pub(super) struct SecretHandle(pub secret::Handle);
 
 impl UserData for SecretHandle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_meta_method(MetaMethod::ToString, |_, this, ()| Ok(format!("secret({})", this.0.name())));
-        methods.add_meta_method(MetaMethod::Concat, |_, _, _: mlua::MultiValue| -> Result<()> {
-            Err(Error::runtime("a secret cannot become a part of a text; pass it as it is to a header of gw.http"))
+        // No method: the secret may stand on either side.
+        methods.add_meta_function(MetaMethod::Concat, |_, _: mlua::MultiValue| -> Result<()> {
+            Err(Error::runtime(SECRET))
         });
     }
 }

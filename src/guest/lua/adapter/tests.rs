@@ -217,7 +217,7 @@ async fn a_request_is_what_the_script_wrote() {
     assert_eq!((fault.kind, &*fault.message, fault.param.as_deref()), (Kind::UnsupportedFeature, "no", Some("n")));
     for (say, why) in [
         ("wrong", "a request has no `paht`; did you mean `path`?"),
-        ("nothing", "a request: a nil stands where a table should"),
+        ("nothing", "a request: nothing stands where a table should"),
         ("header", ""),
         ("stream", ""),
     ] {

@@ -66,7 +66,96 @@ fn a_name_that_is_not_there_is_an_error_with_the_nearest_one() {
     let error = failure("function on_request(req)\n  return req.modell\nend", Phase::Request);
     assert!(error.starts_with("test.luau:2:") && error.contains("did you mean `model`?"), "{error}");
     let error = failure("function on_request(req)\n  return { modell = 'x' }\nend", Phase::Request);
-    assert!(error.contains("did you mean `model`?"), "{error}");
+    assert_eq!(error, "test.luau:1: a patch of on_request has no `modell`; did you mean `model`?");
+    for (expression, expected) in [
+        ("gw.sya('x')", "gw has no `sya`; did you mean `say`?"),
+        ("gw.kv.gett('x')", "gw.kv has no `gett`; did you mean `get`?"),
+        ("gw.kv['gett']", "gw.kv has no `gett`; did you mean `get`?"),
+        ("gw.rand.quux()", "gw.rand has no `quux`; it has: id, int, number"),
+        ("getmetatable(gw.kv).__index", "attempt to index boolean with '__index'"),
+    ] {
+        let error = failure(&format!("function on_request(req)\n  return {expression}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:2: ") && error.ends_with(expected), "{expression}: {error}");
+    }
+    let settings = "function on_request() return gw.say(tostring(gw.config.missing)) end";
+    let stand = try_load(settings, crate::guest::stand::unhurried(), json!({ "given": 1 })).expect("loads");
+    assert!(matches!(stand.call(Phase::Request), Ok(Verdict::Respond(_))), "a setting that is not given is absent");
+}
+
+#[test]
+fn arguments_that_do_not_fit_name_the_function_and_how_it_is_called() {
+    let set = "gw.kv.set(key: string, value: string, ttl_s: number?, space: string?)";
+    for (call, expected) in [
+        ("gw.kv.set('a')", format!("gw.kv.set: argument 2, `value: string`, is missing; call it as {set}")),
+        ("gw.kv.set('a', {})", format!("gw.kv.set: argument 2, `value: string`, is a table; call it as {set}")),
+        ("gw.kv.get()", "gw.kv.get: argument 1, `key: string`, is missing".into()),
+        ("gw.kv.get('\\255')", "`key: string`, is a text that is no UTF-8".into()),
+        ("gw.rand.int('one', 2)", "gw.rand.int: argument 1, `first: number`, is a text".into()),
+        ("gw.cost.estimate('a/m', 1)", "gw.cost.estimate: argument 3, `output_tokens: number`, is missing".into()),
+        ("gw.reject('code')", "gw.reject: argument 2, `message: string`, is missing".into()),
+        ("gw.log.info(gw.secret.get('pepper'))", "is a secret: a secret becomes no text".into()),
+        ("'Bearer ' .. gw.secret.get('pepper')", "secrets: { token: \"Bearer …\" }".into()),
+        ("gw.json.encode({ gw.secret.get('pepper') })", "give it as it is to a header".into()),
+    ] {
+        let error = failure(&format!("function on_request(req)\n  local _ = {call}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:2: ") && error.contains(&expected), "{call}: {error}");
+    }
+}
+
+#[test]
+fn what_a_hook_may_not_return_is_told_with_its_place_and_what_it_may() {
+    for (phase, body, expected) in [
+        (Phase::Request, "return 7", "on_request returned a number; return nil, what is to change"),
+        (Phase::Request, "return true", "on_request returned a boolean; return nil"),
+        (Phase::Route, "return 7", "return nil, the name of a target, a list of them"),
+        (Phase::Attempt, "return 'a/m'", "on_attempt returned the text `a/m`; return nil, or what is to change"),
+        (Phase::Fault, "return 7", "\"same\", gw.same(…)"),
+        (Phase::Event, "return 7", "return nil, a text, gw.drop() or gw.stop{…}"),
+        (Phase::Event, "return { texte = 'x' }", "did you mean `text`?"),
+        (Phase::Event, "return { x = 1 }", "it has: drop, text, stop"),
+        (
+            Phase::Request,
+            "return gw.drop()",
+            "on_request cannot answer with gw.drop(), which is for on_event; return nil",
+        ),
+        (Phase::Request, "return gw.fault('x')", "cannot answer with gw.fault(…), which is for on_answer"),
+        (Phase::Event, "return gw.fault('x')", "cannot answer with gw.fault(…), which is for on_answer"),
+        (Phase::Request, "return gw.same(1)", "on_request cannot answer with `same`"),
+        (Phase::Request, "return { messages = {} }", "messages: a conversation without turns"),
+        (
+            Phase::Request,
+            "return { messages = { { role = 'user', content = 'x' } } }",
+            "a turn has no `content`; write",
+        ),
+        (Phase::Request, "return { messages = { { role = 'user' } } }", "messages: write { role ="),
+        (Phase::Request, "return { messages = { { role = 'user', texxt = 'x' } } }", "did you mean `text`?"),
+        (Phase::Request, "error({})", "error() was given a table; give it a text"),
+        (Phase::Request, "error()", "error() was given nothing; give it a text"),
+    ] {
+        let error = failure(&format!("local x = 1\nfunction on_{}()\n  {body}\nend", phase.name()), phase);
+        assert!(error.starts_with("test.luau:2: ") && error.contains(expected), "{body}: {error}");
+    }
+}
+
+#[test]
+fn a_budget_that_is_used_up_names_the_line() {
+    let message = |text: &str| {
+        let budget = Budget { safepoints: 1000, ..crate::guest::stand::unhurried() };
+        let stand = try_load(text, budget, json!({})).expect("loads");
+        let failed = stand.call(Phase::Request).expect_err("ended");
+        assert!(failed.killed.is_some(), "{failed:?}");
+        failed.message
+    };
+    let looping = "local function turn()\n  local n = 0\n  while true do\n    n += 1\n  end\nend\nfunction on_request()\n  pcall(turn)\nend";
+    let said = message(looping);
+    let line = said.strip_prefix("test.luau:").and_then(|rest| rest.split(':').next()).map(str::to_owned);
+    assert!(matches!(line.as_deref(), Some("3" | "4" | "5")), "{said}");
+    assert!(said.contains("on_request ran through 1000 loop turns"), "{said}");
+    let calling = "function on_request()\n  local t = {}\n  for i = 1, 2000 do\n    pcall(gw.kv.get, 'x')\n  end\nend";
+    assert!(message(calling).starts_with("test.luau:"), "{}", message(calling));
+    let coroutines =
+        "function on_request()\n  local co = coroutine.wrap(function()\n    while true do end\n  end)\n  co()\nend";
+    assert!(message(coroutines).starts_with("test.luau:3:"), "{}", message(coroutines));
 }
 
 #[test]
@@ -74,7 +163,7 @@ fn what_is_written_to_or_called_as_it_cannot_be_says_what_to_write() {
     for (body, expected) in [
         ("req.model = 'x'", "a Request is read-only; return what is to change, as { model = … }"),
         ("req.header('x-team')", "call it with a colon on a Request: `:header(…)`"),
-        ("req:header()", "a nil stands where a name should"),
+        ("req:header()", "nothing stands where a name should"),
         ("ctx.held = 'x'", "ctx has no `held`; write ctx:set(\"held\", …)"),
         ("return gw.say(ctx.held)", "ctx has no `held`; write ctx:get(\"held\")"),
         ("ctx:put('held')", "attempt to call an unknown method 'put'"),
@@ -274,7 +363,7 @@ fn globals_are_for_loading_only() {
     );
     assert!(matches!(bench.call(Phase::Request), Ok(Verdict::Respond(_))));
     let error = bench.call(Phase::Route).expect_err("refused").message;
-    assert!(error.contains("readonly"), "{error}");
+    assert!(error.contains("readonly") && error.contains("keep what is of one exchange in ctx"), "{error}");
 }
 
 #[test]

@@ -122,7 +122,8 @@ fn patch(said: wit::Patch) -> Judged {
         });
         (change.name.to_ascii_lowercase(), value)
     };
-    let messages = said.messages.map(|turns| turns.into_iter().map(turn).collect::<Result<Vec<_>, _>>()).transpose()?;
+    let messages = said.messages.map(|turns| turns.into_iter().map(turn).collect::<Result<Vec<_>, _>>());
+    let messages = messages.transpose()?.map(Turn::all).transpose()?;
     let patch = Patch {
         model: said.model,
         params: params(said.params)?,
