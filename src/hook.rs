@@ -144,8 +144,11 @@ impl Hook {
         }
     }
 
+    /// The phases that it takes part in. Who is attached to some exchanges only is not asked who a caller is: nobody knows
+    /// yet which exchange it will be.
     pub fn phases(&self) -> Phases {
-        self.engine.phases()
+        let phases = self.engine.phases();
+        if self.matcher.is_everything() { phases } else { phases.without(Phase::Auth) }
     }
 
     /// Whether it runs for this exchange at this phase.

@@ -143,7 +143,9 @@ impl Draft {
         let manifest = &bundle.manifest;
         let reads_streams = engine.phases().has(Phase::Event);
         let name = &guest.name;
-        if engine.phases().has(Phase::Auth) && !matcher.is_everything() {
+        // Plugins export every phase as often as not, and theirs is left out.
+        let names_callers = matches!(engine, guest::Engine::Lua(_)) && engine.phases().has(Phase::Auth);
+        if names_callers && !matcher.is_everything() {
             return Err(format!(
                 "hooks.{name}: has on_auth and is attached with `on`; on_auth runs before caller and model are known, for every \
                  request; take `on` out, and let the policy itself look at `head`, or put on_auth into a policy of its own"

@@ -77,8 +77,8 @@ models:
                 );
                 assert!(cost(&line) > 0.0 && line["cost_usd"] != 0, "{what}: {line}");
                 if stream {
-                    // The stream was left at its first content, and what it used by then is an estimate.
-                    assert!(input > 0 && output > 0 && line["usage_estimated"] == true, "{what}: {line}");
+                    // What the stream had used by then: what it had said of it, or an estimate.
+                    assert!(input > 0 && output > 0, "{what}: {line}");
                 } else {
                     assert_eq!((input, output), usage(&plain), "{what}: {line}");
                     assert_eq!(line["cost_usd"], plain["cost_usd"], "{what}");
@@ -187,8 +187,9 @@ async fn what_cannot_be_done_is_a_failure_like_any_other() {
 async fn of_a_stream_only_the_headers_can_be_changed_and_nobody_else_is_blamed() {
     let mock = Mock::start().await;
     let policy = "function on_answer(a)
-        if a.request.model == 'text' then return { text = 'Edited.' } end
-        if a.request.model == 'texts' then return { texts = { 'Edited.' } } end
+        local model = a:request().model
+        if model == 'text' then return { text = 'Edited.' } end
+        if model == 'texts' then return { texts = { 'Edited.' } } end
         return { body = { x = 1 } }
       end";
     let yaml = "hooks: [{ lua: edit, fail: closed }]
@@ -398,7 +399,7 @@ async fn what_a_hook_is_attached_to_must_be_there() {
     let (good, said) = check(
         "hooks:
   - { lua: auth }
-  - { lua: look, on: { models: [smart, 'sm*', a/x, 'b/*', '*-mini', '*'], keys: [k, 'k*'], projects: [p] }, grants: { models: [smart, a/x] } }",
+  - { lua: look, on: { models: [smart, 'sm*', a/x, 'b/*', '*-mini', '*'], keys: [k, '*'], projects: [p] }, grants: { models: [smart, a/x] } }",
     );
     assert!(good && !said.contains("is called"), "{said}");
     let (good, said) = check(
@@ -433,7 +434,6 @@ async fn a_stream_leaves_room_in_the_trace() {
     )
     .await;
     let (_, line) = said(&gateway, Chat, "chat/mock-fast", true).await;
-    let steps = line["trace"]["steps"].as_array().expect("steps");
-    let events = steps.iter().filter(|step| step["what"]["note"]["phase"] == "event").count();
+    let events = line["trace"].to_string().matches(r#""phase":"event""#).count();
     assert_eq!(events, 1, "{line}");
 }

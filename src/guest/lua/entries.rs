@@ -76,10 +76,18 @@ impl Entries {
     }
 }
 
+/// Likeness above which a name may have been meant.
+const LIKE: f64 = 0.8;
+
 /// The error of a name that is not there: the nearest one, or all that are.
 pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
-    let near = names.iter().map(|name| (strsim::jaro_winkler(name, key), name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    Error::runtime(match near.filter(|(likeness, _)| *likeness > 0.8) {
+    let like = |name: &str| match strsim::jaro_winkler(name, key) {
+        // Two letters the other way round are one slip, which this measure does not see in short names.
+        likeness if likeness <= LIKE && strsim::osa_distance(name, key) == 1 => LIKE + 0.01,
+        likeness => likeness,
+    };
+    let near = names.iter().map(|name| (like(name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    Error::runtime(match near.filter(|(likeness, _)| *likeness > LIKE) {
         Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
         None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
     })
