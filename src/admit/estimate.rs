@@ -7,14 +7,11 @@ use serde_json::Value;
 
 use crate::chat::Usage;
 use crate::dialect::Op;
-use crate::exchange::Exchange;
+use crate::exchange::{BYTES_PER_TOKEN, Exchange};
 use crate::json::Envelope;
 use crate::pipeline::Call;
 use crate::route::{Overrides, Target};
 use crate::state::limit::{Amounts, Estimate};
-
-/// Bytes of text that stand for one token: the usual rule of thumb for English.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// Output tokens of an ask that names no bound. Most answers are shorter; longer ones are charged when they end.
 const USUAL_OUTPUT_TOKENS: u64 = 1024;

@@ -14,12 +14,10 @@ use super::Call;
 use super::plan::deep;
 use crate::auth::Principal;
 use crate::dialect::{Dialect, Encoding, Op};
+use crate::exchange::BYTES_PER_TOKEN;
 use crate::route::Target;
 use crate::route::facts::{Facts, Health, Needs, Source};
 use crate::state::health::{self, Measure, Millis, Standing};
-
-/// Bytes of a body that stand for one token: the usual rule of thumb for English.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// Tokens that an image or another file counts as. Models differ between 85 and some thousands.
 const TOKENS_PER_FILE: u64 = 1000;

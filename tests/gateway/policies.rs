@@ -11,7 +11,7 @@ use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
 use super::wire::Reply;
 
 /// A gateway with these policies by name, and whatever else `yaml` says.
-async fn with(mock: &Mock, policies: &[(&str, &str)], yaml: &str) -> Gateway {
+pub async fn with(mock: &Mock, policies: &[(&str, &str)], yaml: &str) -> Gateway {
     let folder = Folder::new();
     fs::create_dir_all(folder.path("scripts")).expect("a folder");
     for (name, text) in policies {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
+use super::policies::with;
 use super::support::{Folder, Gateway, Mock, together};
 use super::wire::Reply;
 
@@ -17,15 +18,6 @@ const PRICES: &str = "prices:
     anthropic/mock-fast: { input: 3, output: 7.50 }
     gemini/mock-fast: { input: 3, output: 7.50 }
 ";
-
-async fn with(mock: &Mock, policies: &[(&str, &str)], yaml: &str) -> Gateway {
-    let folder = Folder::new();
-    fs::create_dir_all(folder.path("scripts")).expect("a folder");
-    for (name, text) in policies {
-        folder.write(&format!("scripts/{name}.luau"), text);
-    }
-    Gateway::prepared(folder, mock, yaml).await
-}
 
 async fn said(gateway: &Gateway, from: Dialect, model: &str, stream: bool) -> (Reply, Value) {
     let reply = gateway.post(&from.path(model, stream), from.ask(model, stream, Turn::Text, "Hello you")).await;
