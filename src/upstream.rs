@@ -4,6 +4,7 @@
 //! into the keep-alive race, because no attempt was made as far as the upstream knows.
 
 mod connect;
+pub mod defer;
 mod http1;
 mod lane;
 

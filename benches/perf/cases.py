@@ -128,7 +128,7 @@ MORE = [
     Case("fresh", "fresh", "a connection a request", options=["--fresh", "--conc", "16"]),
     Case("tls-fresh", "fresh", "a connection and a TLS handshake a request", options=["--fresh", "--conc", "16"], entry="portcullis+tls", against="hyper-tls"),
     *[Case(f"with-{name}", "with", title, entry=f"portcullis+{name}", against="portcullis", options=options)
-      for name, title, options in (("limits", "five limits, in memory, beside two", []), ("trace", "the decision trace in every log line", []),
+      for name, title, options in (("limits", "five limits, in memory", []), ("trace", "the decision trace in every log line", []),
                                    ("cached", "a cache that never hits", ["--vary"]))],
 ]
 for case in MORE:

@@ -10,7 +10,7 @@ import quiet
 
 # What each peer does with a request, for those who compare.
 PEERS = {
-    "portcullis": "checks the key and two limits, reads model and usage, meters, prices, logs",
+    "portcullis": "checks the key, reads model and usage, meters, prices, logs",
     "nginx": "reverse proxy with an access log; reads no body",
     "nginx-lua": "decodes the body in Lua, picks the upstream by model; access log",
     "haproxy": "reverse proxy; reads no body, no log",

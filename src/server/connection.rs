@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -27,6 +27,7 @@ use crate::body::Inbound;
 use crate::pipeline::{self, Cx};
 use crate::reply::Outbound;
 use crate::upstream::Upstream;
+use crate::upstream::defer::Defer;
 
 /// How long a client may leave an answer unread before its connection is given up. Reading slowly is fine; this is for
 /// clients that have stopped.
@@ -105,7 +106,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new(h2));
-    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let io = TokioIo::new(Watched { stream, activity: activity.clone(), defer: Defer::default() });
     let max_headers = limits.max_headers;
     let service = Requests { shared: shared.clone(), upstream, peer, max_headers, activity: activity.clone() };
     if h2 {
@@ -279,10 +280,11 @@ impl Activity {
     }
 }
 
-/// A stream that notes what passes.
+/// A stream that notes what passes, and lets others go before it writes.
 struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
+    defer: Defer,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -298,6 +300,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.defer.poll(cx));
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.activity.wrote(polled.is_pending());
         polled
@@ -308,6 +311,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.defer.poll(cx));
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.activity.wrote(polled.is_pending());
         polled

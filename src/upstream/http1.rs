@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Outbound;
 use super::connect::Io;
+use super::defer::Defer;
 use super::lane::Lane;
 use framing::{Framing, Malformed};
 
@@ -217,6 +218,7 @@ struct Unsent {
     pieces: SmallVec<[Bytes; 6]>,
     at: usize,
     flushed: bool,
+    defer: Defer,
 }
 
 impl Unsent {
@@ -224,7 +226,7 @@ impl Unsent {
         let mut pieces = SmallVec::with_capacity(1 + request.body.pieces().len());
         pieces.push(head);
         pieces.extend(request.body.pieces().iter().cloned());
-        Unsent { pieces, at: 0, flushed: false }
+        Unsent { pieces, ..Unsent::default() }
     }
 
     fn is_done(&self) -> bool {
@@ -232,6 +234,9 @@ impl Unsent {
     }
 
     fn poll(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.at < self.pieces.len() {
+            ready!(self.defer.poll(cx));
+        }
         while self.at < self.pieces.len() {
             let mut written = {
                 let slices: SmallVec<[IoSlice<'_>; 6]> =
