@@ -54,14 +54,14 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
         return Ok(plan);
     }
     let user = rules.wants_user.then(|| estimate::user(call)).flatten();
-    let mut admission = Admission { plan, model: x.model.clone(), past: SmallVec::new() };
+    let mut admission = Admission { plan, models: vec![x.model.clone()], past: SmallVec::new() };
     let expected = Known::read(x, call, rules.wants_tokens);
     loop {
         let estimate = expected.at(admission.plan.targets.first().map(|target| &**target));
-        let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, &admission.model);
+        let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, admission.model());
         let facts = Facts { user: user.as_deref(), ..known };
         let charges = admission.charges(cx, &facts, unix_ms());
-        priced(&charges, &estimate, &admission.model)?;
+        priced(&charges, &estimate, admission.model())?;
         match wait::reserve(cx, &charges, &estimate).await {
             Ok((hold, waited)) => {
                 if waited > 0 {
@@ -88,13 +88,17 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
 /// Where an admission has got to.
 struct Admission {
     plan: Plan,
-    /// The model whose limits count: as asked for, or as an exhausted rule says.
-    model: String,
+    /// As asked for, and where exhausted rules have sent it since; the limits of the last one count.
+    models: Vec<String>,
     /// Rules that have sent the exchange on; they are out of it.
     past: SmallVec<[Arc<str>; 1]>,
 }
 
 impl Admission {
+    fn model(&self) -> &str {
+        self.models.last().map_or("", String::as_str)
+    }
+
     fn charges<'a>(&self, cx: &'a Cx, facts: &Facts<'_>, now: u64) -> SmallVec<[Charge<'a>; 6]> {
         let mut charges = cx.state.limits.charges(&cx.generation.rules.of_exchange, facts, now);
         charges.retain(|charge| !self.past.contains(&charge.rule.name));
@@ -112,14 +116,16 @@ impl Admission {
         user: Option<String>,
     ) -> Result<(), Fault> {
         let rule = refusal.rule.clone();
+        // Back where it has been, a rule that is exhausted would be out of it.
         if let Exhausted::Route(model) = &rule.exhausted
             && self.past.len() < MAX_ROUTES
+            && !self.models.contains(model)
         {
             // The operator's rule is the authority: the caller did not name this model and need not be allowed to.
             self.plan = pipeline::elsewhere(cx, &x.split().0, call, model)?;
             x.note("limit", || serde_json::json!({"rule": &*rule.name, "route": model}));
             cx.state.metrics.limited(&rule.name, Decision::Routed);
-            self.model.clone_from(model);
+            self.models.push(model.clone());
             self.past.push(rule.name.clone());
             return Ok(());
         }
@@ -160,13 +166,18 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
     refused.map_or(Ok(()), Err)
 }
 
-/// Checks the limits of a target that is about to be tried, and takes the estimate from them.
+/// Checks the limits of a target that is about to be tried, and takes the estimate from them. Where another model that the
+/// caller named leads to it, the limits of that model are among them.
 ///
 /// # Errors
 /// [`Kind::TargetLimited`]: the next target may have room.
 pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
-    let rules = &cx.generation.rules.of_target;
-    let Some(admitted) = x.admitted.filter(|_| !rules.is_empty()) else { return Ok(None) };
+    let Some(admitted) = x.admitted else { return Ok(None) };
+    let rules = &cx.generation.rules;
+    let led_by = led_by(cx, x, target);
+    if rules.of_target.is_empty() && led_by.is_none() {
+        return Ok(None);
+    }
     let estimate = admitted.known.at(Some(target));
     let name = target.name();
     let facts = Facts {
@@ -175,7 +186,14 @@ pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Re
         target: Some(&name),
         ..facts(x.principal, x.endpoint, x.peer, &call.headers, x.model)
     };
-    let charges = cx.state.limits.charges(rules, &facts, unix_ms());
+    let now = unix_ms();
+    let mut charges = cx.state.limits.charges(&rules.of_target, &facts, now);
+    if let Some(model) = led_by {
+        let of = |model| cx.state.limits.charges(&rules.of_exchange, &Facts { model, ..facts }, now);
+        let asked = of(x.model);
+        let held = |charge: &Charge<'_>| asked.iter().any(|known| Arc::ptr_eq(&known.cell, &charge.cell));
+        charges.extend(of(model).into_iter().filter(|charge| !held(charge)));
+    }
     if charges.is_empty() {
         return Ok(None);
     }
@@ -185,6 +203,19 @@ pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Re
         cx.state.metrics.limited(&refusal.rule.name, Decision::Refused);
         refuse::target(&refusal)
     })
+}
+
+/// The model that leads to a target, where it is not the one that was asked for: callers may name others to fall back to.
+fn led_by<'a>(cx: &Cx, x: &Subject<'a>, target: &Target) -> Option<&'a str> {
+    let others = x.wishes?.others();
+    let leads = |model: &str| {
+        let same = |known: &Arc<Target>| known.provider.name == target.provider.name && known.model == target.model;
+        cx.generation.tree(model).is_ok_and(|tree| tree.targets().iter().any(same))
+    };
+    if others.is_empty() || leads(x.model) {
+        return None;
+    }
+    others.iter().map(String::as_str).find(|model| leads(model))
 }
 
 /// Keeps what the limits of the target that answered hold, until the exchange is settled.
@@ -245,7 +276,7 @@ fn facts<'a>(
         user: None,
         model,
         endpoint,
-        ip: peer.map(|peer| peer.ip()),
+        ip: peer.map(|peer| peer.ip().to_canonical()),
         headers,
         metadata: principal.map_or(&NO_LABELS, |principal| &principal.metadata),
         provider: None,

@@ -176,8 +176,8 @@ async fn relay_once(
 }
 
 /// The reply to a token count that no upstream can give: an estimate, marked as one.
-fn estimated_count(x: &Subject<'_>, call: &Call) -> Reply {
-    let body = x.dialect.encode_count_answer(call.envelope.body().len() as u64 / 4);
+fn estimated_count(x: &Subject<'_>) -> Reply {
+    let body = x.dialect.encode_count_answer(x.input_estimate);
     let mut reply = Reply::json(StatusCode::OK, body);
     reply.headers.insert("x-portcullis-estimated", http::HeaderValue::from_static("true"));
     reply

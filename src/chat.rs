@@ -373,6 +373,21 @@ impl Finish {
 }
 
 impl Answer {
+    /// Length of all that the model wrote, in bytes: texts, reasoning, refusals and arguments of every choice.
+    pub fn written_bytes(&self) -> u64 {
+        let blocks = self.choices.iter().flat_map(|choice| &choice.blocks);
+        let written = blocks.map(|block| match &block.content {
+            Content::Text { text, .. } | Content::Refusal(text) => text.len(),
+            Content::Reasoning(reasoning) => {
+                reasoning.text.len() + reasoning.summary.iter().map(String::len).sum::<usize>()
+            }
+            Content::ToolCall(call) => call.name.len() + call.arguments.len(),
+            Content::Audio { transcript, .. } => transcript.as_deref().map_or(0, str::len),
+            Content::Image { .. } | Content::File { .. } | Content::ToolResult(_) | Content::Other(_) => 0,
+        });
+        written.sum::<usize>() as u64
+    }
+
     /// The first choice's plain text, for logs, tests and legacy completions.
     pub fn text(&self) -> String {
         let blocks = self.choices.first().map(|choice| choice.blocks.as_slice()).unwrap_or_default();

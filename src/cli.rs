@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::generation::Generation;
 use crate::trial::smoke::Smoke;
@@ -110,7 +111,12 @@ fn smoke(smoke: &Smoke, generation: &Generation) -> Result<(), String> {
 
 /// Diagnostics go to standard error; standard output is the access log's.
 fn diagnostics(level: &str) {
-    let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let wanted = std::env::var("PORTCULLIS_LOG").ok().filter(|wanted| !wanted.is_empty());
+    // A lone word that is no level would be taken for the name of a module, and silence all others.
+    let is_filter = |text: &String| text.contains(['=', ',']) || text.parse::<LevelFilter>().is_ok();
+    let filter = wanted.clone().filter(is_filter).and_then(|text| EnvFilter::try_new(text).ok());
+    let is_wrong = wanted.is_some() && filter.is_none();
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(level));
     // A second call, in tests, leaves the first in place.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -118,6 +124,9 @@ fn diagnostics(level: &str) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();
+    if is_wrong {
+        tracing::warn!("PORTCULLIS_LOG is no level; write error, warn, info, debug or trace");
+    }
 }
 
 /// Prints an error and gives the exit status.

@@ -194,6 +194,11 @@ pub trait Decoder: Send {
         self.frame(frame, out).map(|()| Told::Partly)
     }
 
+    /// Whether the dialect's own end mark has gone by. Nothing after it counts, however long the upstream stays.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// The upstream closed the stream: closes what is open and says whether the stream was complete.
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault>;
 }

@@ -17,6 +17,7 @@ use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
 use crate::fault::{Fault, Kind};
 use crate::hook;
+use crate::json::scan::Files;
 use crate::pipeline::Wishes;
 use crate::route::Target;
 use crate::state::calls::Heard;
@@ -49,6 +50,8 @@ pub struct Exchange {
     /// Number of the generation that serves this exchange.
     pub generation: u64,
     pub bytes_in: u64,
+    /// Tokens of the ask, as [`input_tokens`] guesses them.
+    pub input_estimate: u64,
     pub bytes_out: u64,
     pub attempts: SmallVec<[Attempt; 1]>,
     /// What this process itself spent before the head of the answer was ready.
@@ -248,7 +251,7 @@ pub struct Owned {
     stream: bool,
     model: String,
     principal: Option<Arc<Principal>>,
-    bytes_in: u64,
+    input_estimate: u64,
     patience: Option<Duration>,
 }
 
@@ -266,7 +269,7 @@ impl Owned {
             stream: self.stream,
             model: &self.model,
             principal: self.principal.as_ref(),
-            bytes_in: self.bytes_in,
+            input_estimate: self.input_estimate,
             patience: self.patience,
             usage_cost: false,
             wishes: None,
@@ -299,7 +302,7 @@ impl Subject<'_> {
             stream: self.stream,
             model: self.model.to_owned(),
             principal: self.principal.cloned(),
-            bytes_in: self.bytes_in,
+            input_estimate: self.input_estimate,
             patience: self.patience,
         }
     }
@@ -319,7 +322,7 @@ pub struct Subject<'a> {
     pub stream: bool,
     pub model: &'a str,
     pub principal: Option<&'a Arc<Principal>>,
-    pub bytes_in: u64,
+    pub input_estimate: u64,
     pub usage_cost: bool,
     /// What the request says about its own routing.
     pub wishes: Option<&'a Wishes>,
@@ -353,11 +356,19 @@ impl Tried<'_> {
 /// Bytes of a body or frame that stand for one token when nobody counted: the usual rule of thumb for English.
 pub const BYTES_PER_TOKEN: u64 = 4;
 
+/// Tokens that an image or another file counts as. Models differ between 85 and some thousands.
+const TOKENS_PER_FILE: u64 = 1000;
+
+/// About as many tokens as an ask of that length has, with these files in it.
+pub fn input_tokens(bytes: usize, files: Files) -> u64 {
+    (bytes as u64).saturating_sub(files.bytes) / BYTES_PER_TOKEN + files.count * TOKENS_PER_FILE
+}
+
 /// What an answer has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
     pub usage: Usage,
-    /// It is our estimate: the stream ended before the provider stated it.
+    /// It is our estimate: the stream ended before the provider stated it, or the provider states none.
     pub estimated: bool,
 }
 
@@ -376,22 +387,27 @@ pub struct Seen {
     pub frames: u64,
     /// A policy ended it before the provider had said all.
     pub stopped: bool,
+    /// Bytes that the model wrote in a whole answer whose usage nobody stated.
+    pub unstated: Option<u64>,
 }
 
 impl Seen {
-    /// The usage that the provider stated, or, for a stream that ended early after content, an estimate: a frame is about
-    /// a token, and four bytes of the ask are. `complete`: the client has had all of it.
-    pub fn used(&self, complete: bool, bytes_in: u64) -> Option<Used> {
+    /// The usage that the provider stated. Where it stated none, or a stream ended early after content, an estimate: a
+    /// frame is about a token, and four bytes of a whole answer are. `complete`: the client has had all of it.
+    pub fn used(&self, complete: bool, input_estimate: u64) -> Option<Used> {
         let complete = complete && !self.stopped;
-        match self.usage {
-            Some(usage) if complete || usage.output > 1 => Some(Used { usage, estimated: false }),
-            stated if !complete && self.frames > 0 => {
-                let stated = stated.unwrap_or_default();
-                let input = if stated.input > 0 { stated.input } else { bytes_in / BYTES_PER_TOKEN };
-                let usage = Usage { input, output: stated.output.max(self.frames), ..stated };
-                Some(Used { usage, estimated: true })
+        let written = self.unstated.map(|bytes| bytes.div_ceil(BYTES_PER_TOKEN));
+        match (self.usage, written) {
+            (Some(usage), _) if complete || usage.output > 1 || self.frames == 0 => {
+                Some(Used { usage, estimated: false })
             }
-            stated => stated.map(|usage| Used { usage, estimated: false }),
+            (None, None) if self.frames == 0 => None,
+            (stated, written) => {
+                let stated = stated.unwrap_or_default();
+                let input = if stated.input > 0 { stated.input } else { input_estimate };
+                let output = stated.output.max(self.frames).max(written.unwrap_or_default());
+                Some(Used { usage: Usage { input, output, ..stated }, estimated: true })
+            }
         }
     }
 }
@@ -419,7 +435,7 @@ impl Exchange {
             stream: self.stream,
             model: &self.model,
             principal: self.principal.as_ref(),
-            bytes_in: self.bytes_in,
+            input_estimate: self.input_estimate,
             usage_cost: self.usage_cost,
             wishes: self.wishes.as_deref(),
             marks_prompt: self.marks_prompt,

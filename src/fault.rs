@@ -302,8 +302,12 @@ impl Fault {
         let kind = match self.own.as_ref().and_then(|own| own.status) {
             None => self.kind,
             Some(429) => Kind::LimitExceeded,
+            Some(503 | 529) => Kind::Overloaded,
+            Some(408 | 504) => Kind::TotalTimeout,
             Some(500..) => Kind::Internal,
-            Some(401) if self.kind == Kind::InvalidCredential => self.kind,
+            Some(401) => Kind::InvalidCredential,
+            Some(404) => Kind::ModelNotFound,
+            Some(413) => Kind::BodyTooLarge,
             Some(403) if self.kind == Kind::InvalidCredential => Kind::ModelNotAllowed,
             Some(403) => self.kind,
             Some(_) => Kind::InvalidRequest,
@@ -399,6 +403,25 @@ mod tests {
     fn errors_of_the_gateway_say_what_to_do() {
         for row in FAULTS.iter().filter(|row| row.side == Side::Gateway) {
             assert!(!row.advice.is_empty(), "{} gives no advice", row.code);
+        }
+    }
+
+    #[test]
+    fn what_a_policy_says_has_the_class_of_its_status() {
+        for (status, openai, anthropic, gemini) in [
+            (401, "authentication_error", "authentication_error", "UNAUTHENTICATED"),
+            (404, "invalid_request_error", "not_found_error", "NOT_FOUND"),
+            (413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+            (418, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
+            (429, "rate_limit_error", "rate_limit_error", "RESOURCE_EXHAUSTED"),
+            (503, "server_error", "overloaded_error", "UNAVAILABLE"),
+            (504, "server_error", "timeout_error", "DEADLINE_EXCEEDED"),
+            (529, "server_error", "overloaded_error", "UNAVAILABLE"),
+        ] {
+            let mut fault = Fault::new(Kind::PolicyRejected, "no");
+            fault.own = Some(Box::new(Own { code: "mine".into(), status: Some(status) }));
+            let row = fault.class();
+            assert_eq!((row.openai, row.anthropic, row.gemini), (openai, anthropic, gemini), "{status}");
         }
     }
 

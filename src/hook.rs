@@ -29,7 +29,7 @@ use crate::state::guests::{Outcome, Record};
 
 pub use apply::Set;
 use apply::Undone;
-use breaker::Breaker;
+use breaker::{Breaker, Caller, Off};
 pub use stages::{
     After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault, identify,
     is_of_guest, looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
@@ -172,9 +172,13 @@ impl Hook {
         }
     }
 
-    /// Whether it is switched off for failing too often.
+    /// Whether it is switched off for failing too often, if only for one caller.
     pub fn is_off(&self, state: &State) -> bool {
         self.breaker.is_off(|| state.now())
+    }
+
+    fn is_off_for(&self, visit: &Visit, state: &State) -> bool {
+        self.breaker.is_off_for(|| Caller::of(visit), || state.now())
     }
 
     fn record(&self, state: &State) -> &Arc<Record> {
@@ -205,7 +209,7 @@ impl Hook {
         world: &Arc<dyn World>,
         subject: Subject,
     ) -> Result<Verdict, Fault> {
-        if self.is_off(world.state()) {
+        if self.is_off_for(visit, world.state()) {
             return self.off(phase, visit, world.state());
         }
         let saw = visit.traced.then(|| subject.brief());
@@ -226,7 +230,7 @@ impl Hook {
         event: view::Event,
     ) -> Result<(Verdict, view::Event), Fault> {
         let (phase, state) = (Phase::Event, world.state());
-        if self.is_off(state) {
+        if self.is_off_for(visit, state) {
             return Ok((self.off(phase, visit, state)?, event));
         }
         let saw = visit.traced.then(|| event.brief());
@@ -297,9 +301,16 @@ impl Hook {
         tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
         let record = self.record(state);
         record.last_error.store(Some(Arc::new(why.to_owned())));
-        if visit.first_failure_of(&self.guest.name) && self.breaker.failed(record, state.now()) {
+        if !visit.first_failure_of(&self.guest.name) {
+            return;
+        }
+        if let Some(off) = self.breaker.failed(record, Caller::of(visit), state.now()) {
             record.switched_off.fetch_add(1, Relaxed);
-            tracing::error!("{} is switched off for {:?}: it failed too often", self.guest.name, breaker::OFF);
+            let whom = match off {
+                Off::All => "",
+                Off::One => ", for the one caller whose exchanges these were",
+            };
+            tracing::error!("{} is switched off for {:?}{whom}: it failed too often", self.guest.name, breaker::OFF);
         }
     }
 

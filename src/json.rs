@@ -6,6 +6,7 @@
 pub mod scan;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use smallvec::SmallVec;
 use crate::fault::{Fault, Kind};
 use scan::{Files, Noticed};
 
-/// Top-level keys that decide what is authorised, sent and charged. Each may stand once, in exactly this spelling.
+/// Top-level keys that decide what is authorised, sent and charged. They may stand in exactly this spelling only.
 const GUARDED: &[&str] = &["model", "models", "stream", "stream_options", "previous_response_id"];
 
 /// Room for a body that is written: most need no more, and none grows from nothing.
@@ -59,12 +60,29 @@ struct Edit {
 /// A body in pieces: untouched slices of the original with the edits between them.
 pub type Pieces = SmallVec<[Bytes; 5]>;
 
+/// Most letters of a client's key that an error shows.
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// Keys that are compared one with another; more are put into a set.
+const FEW_KEYS: usize = 32;
+
+/// A key that stands twice, in whatever casing: one parser takes the first, another the last, and a third knows no case.
+fn repeated<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Option<&'a [u8]> {
+    if keys.clone().nth(FEW_KEYS).is_some() {
+        let mut seen = HashSet::new();
+        return keys.into_iter().find(|key| !seen.insert(key.to_ascii_lowercase()));
+    }
+    let before = keys.clone();
+    let is_there = |(at, key): &(usize, &[u8])| before.clone().take(*at).any(|known| known.eq_ignore_ascii_case(key));
+    keys.enumerate().find(is_there).map(|(_, key)| key)
+}
+
 impl Envelope {
     /// Finds the top-level fields.
     ///
     /// # Errors
-    /// [`Kind::InvalidJson`] when the body is not one JSON object, [`Kind::AmbiguousRequest`] when a guarded key stands
-    /// twice or in another casing.
+    /// [`Kind::InvalidJson`] when the body is not one JSON object, [`Kind::AmbiguousRequest`] when a key stands twice,
+    /// or a guarded one in another casing.
     pub fn read(body: Bytes) -> Result<Envelope, Fault> {
         let mut fields = Vec::with_capacity(12);
         let read = scan::object(&body, |scan, key| {
@@ -77,14 +95,14 @@ impl Envelope {
         for field in &mut fields {
             field.key.unescape(&body)?;
         }
-        for guarded in GUARDED {
-            let key = |field: &&Field| field.key.bytes(&body).eq_ignore_ascii_case(guarded.as_bytes());
-            let mut matching = fields.iter().filter(key);
-            let first = matching.next();
-            if matching.next().is_some() || first.is_some_and(|field| field.key.bytes(&body) != guarded.as_bytes()) {
-                let text = format!("The field `{guarded}` stands more than once or in an odd spelling.");
-                return Err(Fault::new(Kind::AmbiguousRequest, text).param(*guarded));
-            }
+        let keys = || fields.iter().map(|field| field.key.bytes(&body));
+        let odd = |key: &&[u8]| {
+            GUARDED.iter().any(|guarded| key.eq_ignore_ascii_case(guarded.as_bytes()) && *key != guarded.as_bytes())
+        };
+        if let Some(key) = keys().find(odd).or_else(|| repeated(keys())) {
+            let name: String = String::from_utf8_lossy(key).chars().take(MAX_SHOWN_CHARS).collect();
+            let text = format!("The field `{name}` stands more than once or in an odd spelling.");
+            return Err(Fault::new(Kind::AmbiguousRequest, text).param(name));
         }
         Ok(Envelope { body, fields: Arc::new(fields), open, noticed, edits: SmallVec::new() })
     }
@@ -328,10 +346,20 @@ mod tests {
             r#"{"MODEL":"a"}"#,
             r#"{"model":"a","mod\u0065l":"b"}"#,
             r#"{"stream":true,"stream":false}"#,
+            r#"{"model":"a","messages":[],"messages":[1]}"#,
+            r#"{"messages":[],"Messages":[1]}"#,
         ] {
             let fault = Envelope::read(Bytes::from_static(text.as_bytes())).expect_err(text);
             assert_eq!(fault.kind, Kind::AmbiguousRequest, "{text}");
         }
+    }
+
+    #[test]
+    fn of_many_keys_each_stands_once_too() {
+        let keys = (0..100).map(|number| format!("\"key{number}\":0")).collect::<Vec<_>>().join(",");
+        assert_eq!(Envelope::read(format!("{{{keys}}}").into()).map(|all| all.keys().count()).ok(), Some(100));
+        let fault = Envelope::read(format!("{{{keys},\"Key7\":1}}").into()).expect_err("twice");
+        assert_eq!((fault.kind, fault.param.as_deref()), (Kind::AmbiguousRequest, Some("Key7")));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::stream::Framing;
 use crate::trace;
 use crate::upstream::Upstream;
 pub use plan::elsewhere;
-pub use wishes::Wishes;
+pub use wishes::{SESSION, Wishes};
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
 #[derive(Clone)]
@@ -190,7 +190,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault> {
     hook::identify(x);
     wishes::read(cx, x, &mut call)?;
-    hook::converse(x);
+    hook::converse(x, &call.headers);
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
@@ -329,6 +329,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
         peer: cx.generation.trusted.caller(cx.peer, &head.headers),
         generation: cx.generation.number,
         bytes_in: 0,
+        input_estimate: 0,
         bytes_out: 0,
         attempts: Default::default(),
         overhead_at_head: Duration::ZERO,

@@ -62,7 +62,9 @@ pub struct Shared {
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let named = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "; something else listens there: stop it, or set `listen.address`",
+            io::ErrorKind::AddrInUse => {
+                "; something else listens there: stop it, or choose another address (`listen.address`, `admin.address`)"
+            }
             io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege: choose another",
             _ => "",
         };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::admit;
 use crate::cache::visit::Visit;
 use crate::chat::Usage;
-use crate::exchange::{Attempt, BYTES_PER_TOKEN, Exchange, Outcome, Role, Used};
+use crate::exchange::{Attempt, Exchange, Outcome, Role, Used};
 use crate::fault::{Fault, Kind, Side};
 use crate::hook;
 use crate::route::Target;
@@ -33,7 +33,7 @@ pub struct Settled<'a> {
     pub exchange: &'a Exchange,
     pub ended: Instant,
     pub usage: Option<Usage>,
-    /// The usage is our estimate: the stream ended before the provider stated it.
+    /// The usage is our estimate: see [`crate::exchange::Seen::used`].
     pub estimated: bool,
     pub cost_nano_usd: Option<u64>,
     /// Why it failed, where it did.
@@ -47,7 +47,7 @@ pub struct Settled<'a> {
 impl Settled<'_> {
     /// What an attempt that was given up may have cost: its input, by our estimate; it said nothing that we know of.
     pub fn cost_given_up(&self, attempt: &Attempt) -> Option<u64> {
-        let input = self.exchange.bytes_in / BYTES_PER_TOKEN;
+        let input = self.exchange.input_estimate;
         attempt.target.cost(&Usage { input, ..Usage::default() })
     }
 }
@@ -193,7 +193,7 @@ impl Bill {
         }
         let complete = matches!(exchange.outcome, Outcome::Complete);
         let mut bill = Bill::default();
-        if let Some(used) = exchange.seen.used(complete, exchange.bytes_in) {
+        if let Some(used) = exchange.seen.used(complete, exchange.input_estimate) {
             let target = answering(exchange, went_on);
             let cost = target.and_then(|target| target.cost(&used.usage));
             bill = Bill { usage: Some(used.usage), estimated: used.estimated, cost, ..bill };

@@ -51,6 +51,9 @@ enum Step {
     Silence,
 }
 
+/// How long the end of a body is waited for whose end mark has come.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A stream under way.
 pub struct Relay {
     body: Inbound,
@@ -243,7 +246,7 @@ impl Relay {
                 self.waiting = None;
                 self.keep(&chunk);
                 self.scanner.push(chunk);
-                self.frames()
+                self.frames().and_then(|()| self.end_mark(cx))
             }
             Poll::Ready(Some(Err(source))) => self.broken(source),
             Poll::Ready(None) => self.finish(),
@@ -260,6 +263,22 @@ impl Relay {
             self.push(left);
         }
         worked
+    }
+
+    /// Ends the stream where the upstream has said that it is over, whenever it closes.
+    fn end_mark(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let is_over = matches!(&self.mode, Mode::Translate { decoder, .. } if decoder.is_over());
+        if self.ended || !is_over {
+            return Ok(());
+        }
+        let mut body = std::mem::replace(&mut self.body, Inbound::Ready(None));
+        // Mostly the end came along with the mark. A body read to its end leaves its connection to others.
+        if body.poll_data(cx).is_pending() {
+            tokio::spawn(tokio::time::timeout(LINGER, async move {
+                while let Some(Ok(_)) = std::future::poll_fn(|cx| body.poll_data(cx)).await {}
+            }));
+        }
+        self.finish()
     }
 
     fn every_frame(&mut self) -> Result<(), Fault> {

@@ -14,6 +14,7 @@ mod gateway {
     mod dialect;
     mod drain;
     mod drill;
+    mod ends;
     mod faults;
     mod first;
     #[cfg(feature = "wasm")]

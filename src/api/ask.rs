@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Matched, Serve};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
 use crate::pipeline::Call;
@@ -31,6 +31,9 @@ struct UsageOptions {
     include: bool,
 }
 
+/// Longest name of a model: it stands in headers, labels of metrics and log lines.
+const MAX_MODEL_BYTES: usize = 512;
+
 /// Reads the ask and notes in the exchange what it is for.
 ///
 /// # Errors
@@ -39,10 +42,13 @@ pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Re
     plain(&head.headers)?;
     let mut call = Call::new(Envelope::read(body)?, head.headers);
     let envelope = &call.envelope;
+    x.input_estimate = input_tokens(envelope.body().len(), envelope.files());
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
         || call.headers.get(USAGE_COST).is_some_and(|value| value == "true");
     // Only OpenAI chat has the option; the other dialects' usage is part of their streams and never hidden.
-    call.include_usage = envelope.get::<StreamOptions>("stream_options").is_some_and(|options| options.include_usage);
+    // Who wants to read what it costs wants the chunk that says it.
+    call.include_usage =
+        x.usage_cost || envelope.get::<StreamOptions>("stream_options").is_some_and(|options| options.include_usage);
     if let Serve::Verb = matched.endpoint.serve {
         x.model = matched.param.clone().unwrap_or_default();
         x.stream = matched.streams;
@@ -56,6 +62,9 @@ pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Re
             Some(b"true") => true,
             Some(_) => return Err(wrong("stream", "must be true or false")),
         };
+    }
+    if x.model.len() > MAX_MODEL_BYTES {
+        return Err(wrong("model", &format!("is longer than {MAX_MODEL_BYTES} bytes; name a model")));
     }
     call.stream = x.stream;
     Ok(call)

@@ -79,7 +79,7 @@ impl Try<'_> {
     pub async fn run(&self, known: &mut Known) -> Result<Good, Fault> {
         let (x, target) = (self.x, &self.once.target);
         let (meaning, written) = match x.op {
-            Op::CountTokens => return Ok(Good::new(estimated_count(x, self.call))),
+            Op::CountTokens => return Ok(Good::new(estimated_count(x))),
             Op::Generate | Op::Complete => {
                 let ask = self.call.ask(x.dialect, x.op)?;
                 let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;

@@ -22,7 +22,7 @@ use crate::chat::{Answer, Usage};
 use crate::cost;
 use crate::dialect::{self, Asked, Dialect, Op};
 use crate::embed::{EmbedAnswer, EmbedAsk};
-use crate::exchange::{BYTES_PER_TOKEN, Seen, Subject, Used};
+use crate::exchange::{Seen, Subject, Used};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
@@ -57,10 +57,12 @@ impl Good {
     }
 
     /// What it has used by now.
-    pub fn so_far(&self, bytes_in: u64) -> Option<Used> {
+    pub fn so_far(&self, input_estimate: u64) -> Option<Used> {
         match &self.reply.content {
-            Content::Stream(relay) => relay.seen.used(false, bytes_in).or_else(|| self.seen.used(true, bytes_in)),
-            Content::Whole(_) => self.seen.used(true, bytes_in),
+            Content::Stream(relay) => {
+                relay.seen.used(false, input_estimate).or_else(|| self.seen.used(true, input_estimate))
+            }
+            Content::Whole(_) => self.seen.used(true, input_estimate),
         }
     }
 }
@@ -154,14 +156,14 @@ impl Reading<'_> {
             at_end: self.item_keeper(cx),
             filter,
             onward,
-            input_tokens: self.x.bytes_in / BYTES_PER_TOKEN,
+            input_tokens: self.x.input_estimate,
         };
         let mut relay = Relay::new(body, mode, setting);
         let calls = self.calls(cx, Form::Stream, Bytes::new());
         if calls.is_some() {
             relay.overhear(MAX_BYTES);
         }
-        commit(&mut relay, self.x.bytes_in, known).await?;
+        commit(&mut relay, self.x.input_estimate, known).await?;
         self.remember(cx, relay.seen.id.as_deref());
         Ok(Good { calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
@@ -254,12 +256,12 @@ impl Reading<'_> {
                 self.remember(cx, summary.id.as_deref());
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
+                seen.unstated = if seen.usage.is_none() { self.unstated(&said) } else { None };
                 said.clone()
             }
             Meaning::Embed(ask) => {
                 let answer = self.from.decode_embed_answer(&said)?;
-                seen.usage = answer.usage;
-                seen.model = Some(answer.model.clone());
+                seen = noted_embedding(&answer);
                 self.x.dialect.encode_embed_answer(&answer, ask, self.x.op).into()
             }
             // Rankings are relayed, or an adapter's: see `ranked`.
@@ -284,8 +286,7 @@ impl Reading<'_> {
     /// The same of embeddings.
     pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Good {
         let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
-        let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
-        self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
+        self.made(body.into(), noted_embedding(answer))
     }
 
     /// The same of a ranking.
@@ -293,6 +294,15 @@ impl Reading<'_> {
         let body = self.x.dialect.encode_rerank_answer(answer, ask, self.x.id);
         let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
         self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
+    }
+
+    /// What a relayed answer holds of the model's writing; None where that is not what is paid for.
+    fn unstated(&self, said: &[u8]) -> Option<u64> {
+        match self.x.op {
+            Op::Generate | Op::Complete => self.from.decode_answer(said).ok().map(|answer| answer.written_bytes()),
+            Op::Embed | Op::EmbedBatch => Some(0),
+            Op::CountTokens | Op::Rerank => None,
+        }
     }
 
     fn made(&self, body: Bytes, seen: Seen) -> Good {
@@ -387,9 +397,9 @@ impl Reading<'_> {
             input_tokens: 0,
         };
         let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
-        commit(&mut relay, self.x.bytes_in, known).await.inspect_err(|_| {
+        commit(&mut relay, self.x.input_estimate, known).await.inspect_err(|_| {
             // All of it was made, whatever a policy has seen of it.
-            known.refused = seen.used(true, self.x.bytes_in).or(known.refused);
+            known.refused = seen.used(true, self.x.input_estimate).or(known.refused);
         })?;
         Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
     }
@@ -408,9 +418,9 @@ impl Reading<'_> {
 }
 
 /// Waits for a stream's commit point. What the upstream has said until then is paid for also where nothing comes of it.
-async fn commit(relay: &mut Relay, bytes_in: u64, known: &mut Known) -> Result<(), Fault> {
+async fn commit(relay: &mut Relay, input_estimate: u64, known: &mut Known) -> Result<(), Fault> {
     relay.commit().await.inspect_err(|_| {
-        known.refused = relay.seen.first_content.and_then(|_| relay.seen.used(false, bytes_in));
+        known.refused = relay.seen.first_content.and_then(|_| relay.seen.used(false, input_estimate));
     })
 }
 
@@ -420,6 +430,16 @@ fn noted(answer: &Answer) -> Seen {
         finish: answer.choices.first().and_then(|choice| choice.finish),
         id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
         model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
+        unstated: answer.usage.is_none().then(|| answer.written_bytes()),
+        ..Seen::default()
+    }
+}
+
+fn noted_embedding(answer: &EmbedAnswer) -> Seen {
+    Seen {
+        usage: answer.usage,
+        model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
+        unstated: answer.usage.is_none().then_some(0),
         ..Seen::default()
     }
 }

@@ -127,7 +127,7 @@ fn translate(
             let ask = call.ask(x.dialect, x.op)?;
             match face.dialect.encode_count(&ask, &mut to) {
                 Some(body) => (Op::CountTokens, body?, Meaning::Count),
-                None => return Ok(Prepared::Answered(Box::new(estimated_count(x, call)))),
+                None => return Ok(Prepared::Answered(Box::new(estimated_count(x)))),
             }
         }
     };

@@ -139,7 +139,7 @@ impl Once {
         if !hook::looks_at_answer(x) {
             return Ok(good);
         }
-        known.refused = good.so_far(x.bytes_in);
+        known.refused = good.so_far(x.input_estimate);
         let streams = good.reply.is_stream();
         let (usage, finish) = (good.seen.usage, good.seen.finish);
         let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };

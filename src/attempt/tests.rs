@@ -259,7 +259,7 @@ pub(super) fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target>
     });
     let pooled = Provider {
         name: provider.name.clone(),
-        otel: provider.otel,
+        otel: provider.otel.clone(),
         preset: provider.preset,
         faces: vec![crate::route::Face {
             adapter: None,

@@ -28,9 +28,11 @@ mod usage;
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use super::*;
 use crate::chat::{Block, Content};
+use crate::json;
 
 pub struct OpenAiChat;
 
@@ -146,21 +148,18 @@ impl Dialect for OpenAiChat {
 /// Makes `stream_options.include_usage` true and leaves the other options as they stand.
 fn include_usage(envelope: &mut Envelope) {
     const KEY: &str = "include_usage";
-    let given = envelope.raw("stream_options").map(Bytes::copy_from_slice);
-    let Some(mut options) = given.and_then(|given| Envelope::read(given).ok()) else {
-        envelope.set("stream_options", Bytes::from_static(b"{\"include_usage\":true}"));
+    let given = envelope.raw("stream_options").map(Bytes::copy_from_slice).unwrap_or_default();
+    let Ok(mut options) = Envelope::read(given.clone()) else {
+        // Not an object, or one that could be read in two ways.
+        let mut options: Map<String, Value> = serde_json::from_slice(&given).unwrap_or_default();
+        options.insert(KEY.to_owned(), true.into());
+        envelope.set("stream_options", json::written(&options));
         return;
     };
-    let stands_once = options.keys().filter(|key| *key == KEY.as_bytes()).count() == 1;
-    if stands_once && options.bool(KEY) == Some(true) {
-        return;
+    if options.bool(KEY) != Some(true) {
+        options.set(KEY, Bytes::from_static(b"true"));
+        envelope.set("stream_options", options.pieces().concat());
     }
-    // Twice would be read one way by us and another by the upstream.
-    while options.raw(KEY).is_some() {
-        options.remove(KEY);
-    }
-    options.set(KEY, Bytes::from_static(b"true"));
-    envelope.set("stream_options", options.pieces().concat());
 }
 
 /// The id of an answer whose upstream gave none.

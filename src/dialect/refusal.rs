@@ -153,6 +153,8 @@ pub fn classify(refusal: &Refusal) -> Kind {
             403 => Kind::UpstreamForbidden,
             404 => Kind::UpstreamNotFound,
             503 | 529 => Kind::Overloaded,
+            // It ran out of time or into another request; asked once more it may not.
+            408 | 409 => Kind::UpstreamError,
             400..=499 => Kind::UpstreamRejected,
             _ => Kind::UpstreamError,
         }),

@@ -137,7 +137,7 @@ pub(super) fn build(
     let keys = if pool.len() > 1 { keys.collect() } else { Vec::new() };
     Ok(Built::Live(Box::new(Provider {
         name: name.to_owned(),
-        otel: row.map_or("custom", Row::otel_name),
+        otel: row.map_or_else(|| name.to_owned(), |row| row.otel_name().to_owned()),
         preset: row.map_or("", Row::prices_name),
         faces,
         headers: headers(written, row).map_err(|error| format!("{}: {error}", at("headers")))?,

@@ -139,6 +139,10 @@ impl Build<'_> {
         let Some(provider) = self.routes.providers.iter().find(|live| live.name == provider) else {
             match self.routes.dormant.iter().find(|(dormant, _)| dormant == provider) {
                 Some((_, variable)) => self.left_out.push(format!("{text} ({variable})")),
+                // Of the built-in table, and nobody wrote it down: it lives once its variable is set.
+                None if let Some(variable) = crate::provider::find(provider).and_then(|row| row.env.first()) => {
+                    self.left_out.push(format!("{text} ({variable})"));
+                }
                 None => self.wrong.push(format!("models.{}: no provider is called `{provider}`", self.name)),
             }
             return None;

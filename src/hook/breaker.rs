@@ -1,13 +1,15 @@
 //! Switches a policy off that fails exchange after exchange.
 //!
-//! An exchange counts once, however often a policy fails in it, and a policy stays on while most of its exchanges go well:
-//! one caller among others cannot switch it off. Counts are looked at when it fails and at no other time.
+//! An exchange counts once, however often a policy fails in it, and a policy stays on while most of its exchanges go well.
+//! Where all that failed are one caller's, it is switched off for that caller alone: nobody can take a policy away from
+//! others. Counts are looked at when it fails and at no other time.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::host::Phase;
+use crate::host::{Phase, Visit};
 use crate::state::guests::{Outcome, PHASES, Record};
 use crate::state::health::Millis;
 
@@ -22,6 +24,8 @@ pub(super) const OFF: Duration = Duration::from_secs(30);
 pub(super) struct Breaker {
     /// Until when it is off; zero when it never was.
     until: AtomicU64,
+    /// For whom it is off; zero for everybody.
+    whom: AtomicU64,
     /// Streams that it looked at: it is called for many events of each.
     streams: AtomicU64,
     window: Mutex<Window>,
@@ -32,9 +36,35 @@ struct Window {
     began: Millis,
     /// Exchanges in which it failed.
     failed: u64,
+    /// Whose the first of them was, and whether there were others'.
+    caller: Caller,
+    several: bool,
     at_begin: Calls,
     /// When the window before began, and with which calls: what the traffic is when a window has only just begun.
     before: (Millis, Calls),
+}
+
+/// Whose exchange it is, as a number that is never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Caller(u64);
+
+impl Caller {
+    /// The key's name, or where there is none the address that the request came from.
+    pub fn of(visit: &Visit) -> Self {
+        let mut hasher = DefaultHasher::new();
+        match visit.principal() {
+            Some(principal) if !principal.key.is_empty() => principal.key.hash(&mut hasher),
+            _ => visit.peer.map(|peer| peer.ip()).hash(&mut hasher),
+        }
+        Caller(hasher.finish().max(1))
+    }
+}
+
+/// Who a policy was switched off for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Off {
+    All,
+    One,
 }
 
 /// Calls so far in each phase; of events, streams. And those of them that went well.
@@ -69,10 +99,15 @@ impl Calls {
 }
 
 impl Breaker {
-    /// Whether it is off. `now` is asked for only where it ever was.
+    /// Whether it is off for somebody. `now` is asked for only where it ever was.
     pub fn is_off(&self, now: impl FnOnce() -> Millis) -> bool {
         let until = self.until.load(Relaxed);
         until != 0 && now() < until
+    }
+
+    /// Whether it is off for this caller.
+    pub fn is_off_for(&self, caller: impl FnOnce() -> Caller, now: impl FnOnce() -> Millis) -> bool {
+        self.is_off(now) && matches!(self.whom.load(Relaxed), whom if whom == 0 || whom == caller().0)
     }
 
     /// It begins to look at a stream.
@@ -80,22 +115,29 @@ impl Breaker {
         self.streams.fetch_add(1, Relaxed);
     }
 
-    /// Notes that it failed in another exchange. True when it was one too many.
-    pub fn failed(&self, record: &Record, now: Millis) -> bool {
+    /// Notes that it failed in another exchange. Says for whom it is off when it was one too many.
+    pub fn failed(&self, record: &Record, caller: Caller, now: Millis) -> Option<Off> {
         let calls = Calls::of(record, self.streams.load(Relaxed));
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.failed == 0 || now.saturating_sub(window.began) > WINDOW_MS {
             let before = (window.began, window.at_begin);
-            *window = Window { began: now, failed: 0, at_begin: calls, before };
+            *window = Window { began: now, failed: 0, caller, several: false, at_begin: calls, before };
         }
         window.failed += 1;
+        window.several |= window.caller != caller;
         let failed = window.failed;
         if failed < FAILURES || failed * 2 < window.exchanges(&calls, now) {
-            return false;
+            return None;
         }
         window.failed = 0;
+        // While it is off for one, others that fail make it a matter of all.
+        let off = match window.several || self.is_off(|| now) {
+            true => Off::All,
+            false => Off::One,
+        };
+        self.whom.store(if off == Off::All { 0 } else { caller.0 }, Relaxed);
         self.until.store(now + OFF.as_millis() as u64, Relaxed);
-        true
+        Some(off)
     }
 }
 
@@ -127,13 +169,14 @@ mod tests {
             (0..count).for_each(|_| self.1.phase(self.2 as usize).add(Outcome::Pass, Duration::ZERO, 0));
         }
 
+        /// Of two callers in turns.
         fn bad(&self, count: u32, now: Millis) -> bool {
-            let mut off = false;
-            for _ in 0..count {
-                self.1.phase(self.2 as usize).add(Outcome::Error, Duration::ZERO, 0);
-                off |= self.0.failed(&self.1, now);
-            }
-            off
+            (0..count).fold(false, |off, at| self.bad_of(u64::from(at % 2) + 1, now).is_some() || off)
+        }
+
+        fn bad_of(&self, caller: u64, now: Millis) -> Option<Off> {
+            self.1.phase(self.2 as usize).add(Outcome::Error, Duration::ZERO, 0);
+            self.0.failed(&self.1, Caller(caller), now)
         }
     }
 
@@ -146,6 +189,19 @@ mod tests {
             assert!(bench.bad(1, 101_000), "{phase:?}");
             assert!(bench.0.is_off(|| 130_999) && !bench.0.is_off(|| 131_000));
         }
+    }
+
+    #[test]
+    fn one_caller_switches_it_off_for_nobody_else() {
+        let bench = Bench::new(Phase::Request);
+        let ends: Vec<_> = (0..10).filter_map(|_| bench.bad_of(1, 100_000)).collect();
+        assert_eq!(ends, [Off::One]);
+        let off_for = |caller| bench.0.is_off_for(|| Caller(caller), || 100_001);
+        assert!(off_for(1) && !off_for(2));
+        // Now that it fails for another one as well, it is the policy's own fault.
+        let ends: Vec<_> = (0..10).filter_map(|_| bench.bad_of(2, 101_000)).collect();
+        assert_eq!(ends, [Off::All]);
+        assert!(off_for(1) && off_for(2) && off_for(3));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::guest::verdict::{Patch, Verdict};
 use crate::guest::view;
 use crate::host::visit::Facts;
 use crate::host::{Phase, Phases, Visit, World};
-use crate::pipeline::{Call, Cx};
+use crate::pipeline::{Call, Cx, SESSION};
 use crate::reply::Reply;
 use crate::route::{Plan, Target};
 use crate::settle::Settled;
@@ -143,8 +143,9 @@ pub fn is_of_guest(x: &Exchange) -> bool {
 }
 
 /// Tells guests what the request says of the conversation that it belongs to.
-pub fn converse(x: &Exchange) {
-    let session = x.wishes.as_ref().and_then(|wishes| wishes.session.as_deref());
+pub fn converse(x: &Exchange, headers: &HeaderMap) {
+    let of_header = || headers.get(SESSION)?.to_str().ok().filter(|session| !session.is_empty());
+    let session = x.wishes.as_ref().and_then(|wishes| wishes.session.as_deref()).or_else(of_header);
     if let (Some(open), Some(session)) = (&x.guests, session) {
         open.visit.converse(session);
     }

@@ -61,7 +61,7 @@ enum Others {
 impl Others {
     fn of<'a>(self, x: &Subject<'a>) -> &'a [String] {
         match (self, x.wishes) {
-            (Others::Named, Some(wishes)) => &wishes.policy.models,
+            (Others::Named, Some(wishes)) => wishes.others(),
             _ => &[],
         }
     }

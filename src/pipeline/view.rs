@@ -12,15 +12,13 @@ use serde_json::value::RawValue;
 
 use super::Call;
 use super::plan::deep;
+use super::wishes::SESSION;
 use crate::auth::Principal;
 use crate::dialect::{Dialect, Encoding, Op};
-use crate::exchange::BYTES_PER_TOKEN;
+use crate::exchange::{BYTES_PER_TOKEN, input_tokens};
 use crate::route::Target;
 use crate::route::facts::{Facts, Health, Needs, Source};
 use crate::state::health::{self, Measure, Millis, Standing};
-
-/// Tokens that an image or another file counts as. Models differ between 85 and some thousands.
-const TOKENS_PER_FILE: u64 = 1000;
 
 /// The fields that hold the conversation, of whatever dialect.
 const CONVERSATION: [&str; 3] = ["messages", "input", "contents"];
@@ -59,7 +57,7 @@ impl Facts for View<'_> {
             Source::Key => &self.principal?.key,
             Source::Project => self.principal?.project.as_deref()?,
             Source::Model => self.model,
-            Source::Session => self.session.or_else(|| header("x-session-id"))?,
+            Source::Session => self.session.or_else(|| header(SESSION))?,
             Source::PromptCacheKey => return self.call.envelope.str("prompt_cache_key").map(|key| key.into()),
             Source::Messages => return self.beginning().map(Value::from),
             Source::Tokens => return Some(self.tokens().into()),
@@ -73,9 +71,8 @@ impl Facts for View<'_> {
 
     fn tokens(&self) -> u64 {
         *self.tokens.get_or_init(|| {
-            let (body, files) = (self.call.envelope.body(), self.call.envelope.files());
-            let text = (body.len() as u64).saturating_sub(files.bytes);
-            text / BYTES_PER_TOKEN + files.count * TOKENS_PER_FILE + self.max_tokens().unwrap_or(0)
+            let envelope = &self.call.envelope;
+            input_tokens(envelope.body().len(), envelope.files()) + self.max_tokens().unwrap_or(0)
         })
     }
 

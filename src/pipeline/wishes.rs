@@ -29,7 +29,15 @@ pub struct Wishes {
     pub(super) no_fallbacks: bool,
 }
 
+/// Header in which clients that know nothing of this gateway name their session.
+pub const SESSION: &str = "x-session-id";
+
 impl Wishes {
+    /// The models that it names beside the one that it asks for.
+    pub fn others(&self) -> &[String] {
+        &self.policy.models
+    }
+
     /// Whether they say where the exchange goes, so that an answer from elsewhere is not wanted.
     pub(super) fn choose(&self) -> bool {
         !self.policy.is_none() || self.no_fallbacks

@@ -24,7 +24,7 @@ pub struct Provider {
     /// The name in configuration, metrics and logs.
     pub name: String,
     /// `gen_ai.provider.name` of the OpenTelemetry conventions.
-    pub otel: &'static str,
+    pub otel: String,
     /// The row of the provider table it is made from; names its prices. Empty for one that is all written out.
     pub preset: &'static str,
     /// Wire forms it speaks, its own first, each with the base URL it speaks it at.

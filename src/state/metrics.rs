@@ -289,7 +289,7 @@ impl Metrics {
             }
         }
         if let Some(target) = x.target() {
-            let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, target.provider.otel);
+            let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, &target.provider.otel);
             meters.observe(settled);
         }
     }

@@ -91,6 +91,8 @@ pub(super) struct Said {
     text: String,
     started: bool,
     finished: bool,
+    /// Another upstream than the first speaks, perhaps in another dialect.
+    changed: bool,
     /// Something was said that cannot be gone on from: a tool call, a picture, a second choice.
     stuck: bool,
     /// The open block, and whether it is text.
@@ -113,6 +115,7 @@ impl Said {
     /// Another upstream follows: gives what must be closed before.
     pub fn cut(&mut self) -> Option<Event> {
         self.numbers.clear();
+        self.changed = true;
         self.trims = self.text.ends_with(char::is_whitespace);
         match self.open.take() {
             Some((index, true)) => {
@@ -164,9 +167,13 @@ impl Said {
                 *index = self.number(*index);
                 self.open = None;
             }
-            Event::Finish { choice: 0, .. } => {
+            Event::Finish { choice: 0, native, .. } => {
                 self.unjoin(out);
                 self.finished = true;
+                // The client takes it for a word of the first upstream's.
+                if self.changed {
+                    *native = None;
+                }
             }
             Event::Open { .. } | Event::Delta { .. } | Event::Close { .. } | Event::Finish { .. } => self.stuck = true,
             Event::Usage(_) | Event::Ping | Event::Fault(_) => {}

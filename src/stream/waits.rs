@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use super::{Framing, Relay, Step};
+use super::{Framing, Mode, Relay, Step};
 use crate::fault::{Fault, Kind};
 
 impl Relay {
@@ -22,7 +22,13 @@ impl Relay {
             let waiting = *self.waiting.get_or_insert(now);
             let spoke = *self.spoke.get_or_insert(now);
             if let Some(fault) = self.overdue(now, waiting) {
-                return Poll::Ready(Err(fault));
+                let has_said_all = matches!(&self.mode, Mode::Raw(raw) if raw.complete());
+                if fault.kind != Kind::IdleTimeout || !has_said_all {
+                    return Poll::Ready(Err(fault));
+                }
+                // The upstream only does not close.
+                self.end();
+                return Poll::Ready(Ok(Step::Worked));
             }
             let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
             if held.is_some_and(|due| due <= now) {

@@ -214,9 +214,12 @@ fn judge(fault: &str, from: Dialect, to: Dialect, stream: bool, reply: &Reply, l
             same("the error", &json!(said.error), Value::Null)?;
             // A stream that nobody asked for comes without the usage chunk that must be asked for.
             let unasked = fault == "wrong-type" && to == Chat && !stream;
+            let unstated = fault == "no-usage" || unasked;
             let blocked = fault == "policy";
             same("the text", &json!(said.text.starts_with("You said: \"Hello\".")), json!(!blocked))?;
-            same("usage in the log", &json!(log["usage"].is_object()), json!(fault != "no-usage" && !unasked))?;
+            let estimated = if unstated { json!(true) } else { Value::Null };
+            same("the log's usage as an estimate", &log["usage_estimated"], estimated)?;
+            same("usage in the log", &json!(log["usage"]["input"].as_u64() > Some(0)), json!(true))?;
         }
     }
     Ok(())

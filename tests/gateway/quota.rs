@@ -277,3 +277,68 @@ store: { path: off }
         assert_eq!(call(headers, user).await, status, "{headers:?} {user:?}");
     }
 }
+
+#[tokio::test]
+async fn answers_whose_usage_nobody_states_are_charged_an_estimate() {
+    let mock = Mock::start().await;
+    let yaml = format!("{KEYS}limits: [{{ name: t, per: key, tokens: 100k / 1h }}]\nstore: {{ path: off }}\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let left = async |key: &str| {
+        let reply = chat(&gateway, key, "chat/mock-fast", json!({"max_tokens": 1})).await;
+        let left = reply.head.header("x-ratelimit-remaining-tokens").unwrap_or_default().to_owned();
+        left.parse::<u64>().expect("a number")
+    };
+    for (key, stream) in [("sk-a", false), ("sk-b", true)] {
+        let before = left(key).await;
+        for _ in 0..3 {
+            let model = "chat/mock-fast:fault=no-usage,length=2000";
+            let reply = chat(&gateway, key, model, json!({"stream": stream})).await;
+            assert_eq!(reply.status(), 200, "{}", reply.text());
+            let line = gateway.logged(reply.head.id()).await;
+            assert_eq!(line["usage_estimated"], true, "{line}");
+            assert!(
+                line["usage"]["input"].as_u64() > Some(10) && line["usage"]["output"].as_u64() > Some(300),
+                "{line}"
+            );
+        }
+        let spent = before - left(key).await;
+        assert!(spent > 900, "{stream}: {spent} of three answers of some 400 tokens");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_fallen_back_to_has_its_own_limits() {
+    let mock = Mock::start().await;
+    let yaml = "
+models: { small: \"chat/mock-fast:fault=500\", big: chat/mock-fast, third: anthropic/mock-fast }
+limits: [{ name: of-big, match: { model: big }, requests: 2 / 1h }, { name: each, per: model, requests: 100 / 1h }]
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let ask = async |models: Value| chat(&gateway, "", "small", json!({"models": models})).await;
+    for _ in 0..2 {
+        assert_eq!(ask(json!(["big"])).await.head.header("x-portcullis-model"), Some("big"));
+    }
+    let refused = ask(json!(["big"])).await;
+    assert_eq!(refused.status(), 429, "{}", refused.text());
+    assert!(refused.text().contains("`of-big`"), "{}", refused.text());
+    assert_eq!(ask(json!(["big", "third"])).await.status(), 200, "the next has room");
+}
+
+#[tokio::test]
+async fn limits_that_send_each_other_round_refuse_in_the_end() {
+    let mock = Mock::start().await;
+    let yaml = "
+models: { big: chat/mock-fast, small: anthropic/mock-fast }
+limits:
+  - { name: of-big, match: { model: big }, requests: 1 / 1h, on_exhausted: { route: small } }
+  - { name: of-small, match: { model: small }, requests: 1 / 1h, on_exhausted: { route: big } }
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let mut statuses = Vec::new();
+    for model in ["big", "big", "big", "small"] {
+        statuses.push(chat(&gateway, "", model, json!({})).await.status());
+    }
+    assert_eq!(statuses, [200, 200, 429, 429]);
+}

@@ -90,8 +90,15 @@ fn common(
     }
     strangers(config, known, matches, &of, issues);
     let at = path.key("on_exhausted");
+    let of_target = !matches.provider.0.is_empty()
+        || !matches.target.0.is_empty()
+        || per.0.iter().any(|part| matches!(part.as_str(), "provider" | "target"));
     match exhausted {
         OnExhausted::Reject => {}
+        _ if of_target => {
+            let message = "has no effect on a limit of providers or targets: where one is exhausted the next target is tried; leave it out, or match `model` in place of them";
+            issues.push(Issue::error(at, message));
+        }
         OnExhausted::Queue(queue) if queue.wait.is_zero() || queue.max == 0 => {
             issues.push(Issue::error(at, "lets nobody wait; write more, or reject"));
         }
@@ -99,6 +106,11 @@ fn common(
         OnExhausted::Route(model) => {
             if let Some(message) = unknown_model(config, known, model) {
                 issues.push(Issue::error(at, message));
+            } else if matches.model.0 == [model.as_str()] {
+                issues.push(Issue::error(
+                    at,
+                    format!("leads back to `{model}`, the model that is limited; name another"),
+                ));
             }
         }
     }

@@ -109,6 +109,10 @@ impl Decoder for Reader {
         Ok(())
     }
 
+    fn is_over(&self) -> bool {
+        self.ended
+    }
+
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
         if self.ended {
             return Ok(());

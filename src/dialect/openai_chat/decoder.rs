@@ -119,6 +119,10 @@ impl dialect::Decoder for Decoder {
         Ok(self.whole_if_even(plain.told()))
     }
 
+    fn is_over(&self) -> bool {
+        self.done
+    }
+
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
         if self.faulted {
             return Ok(());

@@ -47,6 +47,10 @@ impl Decoder for ResponsesDecoder {
         Ok(())
     }
 
+    fn is_over(&self) -> bool {
+        self.ended
+    }
+
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
         self.release(true, out);
         self.close_all(out);

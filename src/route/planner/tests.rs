@@ -22,7 +22,7 @@ fn provider(name: &str, tags: Tags) -> Arc<Provider> {
     Arc::new(Provider {
         probe: None,
         name: name.to_owned(),
-        otel: "custom",
+        otel: "custom".to_owned(),
         preset: "",
         faces: Vec::new(),
         keys: Vec::new(),
