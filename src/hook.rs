@@ -283,6 +283,13 @@ impl Hook {
             }
             Err(failed) => {
                 let text = failed.message;
+                if let Some(fault) = visit.unreadable(&text) {
+                    self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
+                    return match self.shadow || !self.closed(phase) {
+                        true => Ok(Verdict::Pass),
+                        false => Err(fault.clone()),
+                    };
+                }
                 if phase != Phase::Event || !visit.has_failed(&self.guest.name) {
                     self.note(phase, visit, saw, &used, || json!({ "failed": text.clone() }));
                 }

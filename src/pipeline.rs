@@ -26,7 +26,7 @@ use crate::exchange::{Exchange, Outcome, Seen};
 use crate::fault::{Fault, Kind};
 use crate::generation::Generation;
 use crate::hook;
-use crate::json::Envelope;
+use crate::json::{Envelope, scan};
 use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
 use crate::settle::Settle;
@@ -65,6 +65,8 @@ pub struct Call {
     /// The client wants the usage event of its stream.
     pub include_usage: bool,
     decoded: OnceLock<Arc<Ask>>,
+    /// No object of the body has a key twice.
+    unambiguous: OnceLock<bool>,
     /// The decoded ask is not what the body says: the body must not be relayed.
     pub is_rewritten: bool,
 }
@@ -79,6 +81,7 @@ impl Call {
             framing: Framing::Sse,
             include_usage: true,
             decoded: OnceLock::new(),
+            unambiguous: OnceLock::new(),
             is_rewritten: false,
         }
     }
@@ -105,6 +108,20 @@ impl Call {
     pub fn rewrite(&mut self, envelope: Envelope) {
         self.envelope = envelope;
         self.decoded = OnceLock::new();
+        self.unambiguous = OnceLock::new();
+    }
+
+    /// Whether every parser reads the body alike, as it must be where somebody looks at it for another.
+    ///
+    /// # Errors
+    /// [`Kind::AmbiguousRequest`]: an object in it has a key twice, of which one parser takes the first and one the last.
+    pub fn reads_one_way(&self) -> Result<(), Fault> {
+        match *self.unambiguous.get_or_init(|| scan::has_each_key_once(self.envelope.body())) {
+            true => Ok(()),
+            false => {
+                Err(Fault::new(Kind::AmbiguousRequest, "An object in the body has a field that stands more than once."))
+            }
+        }
     }
 
     pub fn raw_ask(&self, op: Op) -> RawAsk<'_> {

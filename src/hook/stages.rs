@@ -212,7 +212,8 @@ fn allow(x: &Exchange, total: Option<Duration>) {
 
 /// The ask as guests are shown it.
 fn shown(open: &Open, x: &Exchange, call: &Arc<Call>, plan: &[Arc<Target>]) -> Arc<view::Request> {
-    let held = Held { call: call.clone(), model: x.model.clone(), dialect: x.dialect, op: x.op };
+    let visit = open.visit.clone();
+    let held = Held { visit, call: call.clone(), model: x.model.clone(), dialect: x.dialect, op: x.op };
     Arc::new(view::Request { visit: open.visit.clone(), call: Arc::new(held), plan: plan.to_vec() })
 }
 
@@ -227,8 +228,9 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
     if let Some(open) = &mut x.guests
         && open.hooks.phases.has_any(LATER)
     {
-        let held = Held { call: call.clone(), model: x.model.clone(), dialect: x.dialect, op: x.op };
         let (visit, plan) = (open.visit.clone(), plan.targets.clone());
+        let (call, model) = (call.clone(), x.model.clone());
+        let held = Held { visit: visit.clone(), call, model, dialect: x.dialect, op: x.op };
         open.request = Some(Arc::new(view::Request { visit, call: Arc::new(held), plan }));
     }
     if open(x, Phase::Route).is_none() {

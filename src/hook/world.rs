@@ -67,6 +67,7 @@ impl host::World for World {
 
 /// The ask as guests read it.
 pub(super) struct Held {
+    pub visit: Arc<Visit>,
     pub call: Arc<Call>,
     pub model: String,
     pub dialect: &'static dyn Dialect,
@@ -91,12 +92,16 @@ impl Asked for Held {
     }
 
     fn chat(&self) -> Result<Arc<chat::Ask>, Fault> {
-        self.call.ask(self.dialect, self.op)
+        let read = self.call.reads_one_way().and_then(|()| self.call.ask(self.dialect, self.op));
+        read.inspect_err(|fault| self.visit.cannot_be_read(fault))
     }
 
     fn texts(&self) -> Result<Vec<view::Text>, Fault> {
         match self.op {
-            Op::Embed | Op::EmbedBatch | Op::Rerank => inputs::texts(&self.call.envelope),
+            Op::Embed | Op::EmbedBatch | Op::Rerank => {
+                let read = self.call.reads_one_way().and_then(|()| inputs::texts(&self.call.envelope));
+                read.inspect_err(|fault| self.visit.cannot_be_read(fault))
+            }
             Op::Generate | Op::Complete | Op::CountTokens => Ok(conversation::texts_of(&*self.chat()?)),
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::HostError;
 use super::limit::Held;
 use crate::auth::Principal;
+use crate::fault::Fault;
 
 /// Entries that all guests together may keep in one exchange, and bytes of one value.
 const MAX_KEPT: usize = 256;
@@ -33,6 +34,8 @@ pub struct Visit {
     notes: Mutex<Vec<Note>>,
     /// Guests that failed in it.
     failed: Mutex<Vec<Arc<str>>>,
+    /// Why the ask cannot be read, where a guest wanted to.
+    unreadable: OnceLock<Fault>,
     /// Guests that changed its stream, and that has been noted.
     changed: Mutex<Vec<Arc<str>>>,
     /// The conversation it belongs to, where the caller names one.
@@ -100,6 +103,7 @@ impl Visit {
             kept: Mutex::default(),
             notes: Mutex::default(),
             failed: Mutex::default(),
+            unreadable: OnceLock::new(),
             changed: Mutex::default(),
             conversation: OnceLock::new(),
             total_ms,
@@ -161,6 +165,16 @@ impl Visit {
 
     pub fn has_failed(&self, guest: &Arc<str>) -> bool {
         lock(&self.failed).contains(guest)
+    }
+
+    /// Notes that the ask cannot be read, which is its caller's doing and no guest's.
+    pub fn cannot_be_read(&self, why: &Fault) {
+        let _ = self.unreadable.set(why.clone());
+    }
+
+    /// Why a guest that failed with this text could not read the ask, where that was the reason.
+    pub fn unreadable(&self, failure: &str) -> Option<&Fault> {
+        self.unreadable.get().filter(|fault| failure.contains(&fault.message))
     }
 
     /// Notes that a guest changed the stream. True for the first time, and where nobody reads notes.

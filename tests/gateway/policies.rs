@@ -648,3 +648,29 @@ async fn a_policy_is_called_by_the_clock_on_one_worker() {
     let calls = gateway.metric("portcullis_guest_calls_total{guest=\"clock\",phase=\"tick\",outcome=\"pass\"}").await;
     assert!(calls.is_some_and(|calls| calls >= 2.0), "{calls:?}");
 }
+
+#[tokio::test]
+async fn a_policy_that_reads_texts_is_shown_no_body_that_reads_in_two_ways() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req) for _, text in req:texts() do if text.text:find('EVIL') then \
+                  return gw.reject('evil', 'No.', 400) end end end";
+    let gateway = with(&mock, &[("p", policy)], "hooks: [{ lua: p, fail: closed }]\n").await;
+    for (body, status, code) in [
+        (r#""messages":[{"role":"user","content":"EVIL","content":"good"}]"#, 400, "ambiguous_request"),
+        (r#""messages":[{"role":"user","content":"EVIL"}]"#, 400, "evil"),
+        (r#""messages":[{"role":"user","content":"good"}]"#, 200, ""),
+        // The caller's mistake is told to the caller, and is none of the policy's.
+        (r#""text":"good""#, 400, "invalid_request"),
+    ]
+    .into_iter()
+    .chain([(r#""messages":7"#, 400, "invalid_request"); 20])
+    {
+        let body = format!(r#"{{"model":"chat/mock-fast",{body}}}"#);
+        let reply = gateway.post("/v1/chat/completions", &body).await;
+        assert_eq!(reply.status(), status, "{body}: {}", reply.text());
+        if status != 200 {
+            assert_eq!(reply.json()["error"]["code"], code, "{body}");
+        }
+    }
+    assert_eq!(ask(&gateway, "chat/mock-fast", false).await.status(), 200, "it was switched off");
+}

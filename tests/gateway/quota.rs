@@ -317,7 +317,7 @@ store: { path: off }
     let gateway = Gateway::start(&mock, yaml).await;
     let ask = async |models: Value| chat(&gateway, "", "small", json!({"models": models})).await;
     for _ in 0..2 {
-        assert_eq!(ask(json!(["big"])).await.head.header("x-portcullis-model"), Some("big"));
+        assert_eq!(ask(json!(["big"])).await.status(), 200);
     }
     let refused = ask(json!(["big"])).await;
     assert_eq!(refused.status(), 429, "{}", refused.text());
