@@ -379,3 +379,20 @@ fn an_empty_text_beside_instructions_is_a_complete_ask() {
         RawAsk { op: Op::Generate, body: br#"{"contents":[{"parts":[{"text":""}]}]}"#, model: None, stream: false };
     assert_eq!(Gemini.decode_ask(&empty).expect_err("nothing is asked").kind, Kind::InvalidRequest);
 }
+
+#[test]
+fn a_call_that_a_caller_kept_in_pieces_is_one_call_again() {
+    let body = value!({"contents": [
+        {"role": "user", "parts": [{"text": "Dim the kitchen."}]},
+        {"role": "model", "parts": [{"function_call": {"name": "dim", "will_continue": true}}]},
+        {"role": "model", "parts": [{"function_call": {"will_continue": true, "partial_args": [
+            {"json_path": "$.room", "string_value": "kitchen"}]}}]},
+        {"role": "model", "parts": [{"function_call": {}}]},
+        {"role": "user", "parts": [{"function_response": {"name": "dim", "response": {"result": "done"}}}]},
+    ]});
+    let ask = decoded(Op::Generate, body.to_string().as_bytes());
+    assert_eq!(ask.messages.len(), 3);
+    assert_eq!(shape(&ask.messages[1].blocks), [r#"call dim {"room":"kitchen"}"#]);
+    let Content::ToolCall(call) = &ask.messages[1].blocks[0].content else { panic!("a call") };
+    assert_eq!(shape(&ask.messages[2].blocks), [format!("result {}", call.id)]);
+}

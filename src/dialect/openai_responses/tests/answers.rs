@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::chat::{Block, Finish, Reasoning, Role, ToolCall, Usage};
+use crate::chat::{Block, Finish, Media, Reasoning, Role, ToolCall, Usage};
 
 fn answer_of(name: &str) -> Answer {
     OpenAiResponses.decode_answer(&fixture(name)).expect("a good answer")
@@ -70,6 +70,23 @@ fn the_parts_of_an_answer_are_found() {
     let logprobs = answer_of("logprobs.json").choices[0].logprobs.clone().expect("logprobs");
     assert_eq!(logprobs["content"].as_array().map(Vec::len), Some(2));
     assert_eq!(logprobs["content"][1]["token"], ".");
+}
+
+#[test]
+fn a_picture_that_the_provider_made_is_a_picture_for_everybody() {
+    let answer = answer_of("picture.json");
+    let [picture, text] = answer.choices[0].blocks.as_slice() else { panic!("{:?}", answer.choices[0].blocks) };
+    let Content::Image { source: Media::Inline { mime, data }, .. } = &picture.content else { panic!("{picture:?}") };
+    assert!(mime == "image/png" && data.starts_with("iVBORw0KG"));
+    assert!(matches!(text.content, Content::Text { .. }));
+    // Unfinished ones have nothing to show, and an agent's own history stays as it is.
+    let failed = br#"{"output":[{"type":"image_generation_call","id":"ig_1","status":"failed","result":null}]}"#;
+    let failed = OpenAiResponses.decode_answer(failed).expect("decodes");
+    assert!(matches!(failed.choices[0].blocks[0].content, Content::Other(_)));
+    let body =
+        json!({"model": "m", "input": [json(&fixture("picture.json"))["output"][0], {"role": "user", "content": "x"}]});
+    let ask = ask_of(body.to_string().as_bytes());
+    assert!(matches!(ask.messages[0].blocks[0].content, Content::Other(_)));
 }
 
 #[test]
