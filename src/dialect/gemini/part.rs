@@ -268,7 +268,7 @@ pub fn call(call: &ToolCall, id: Option<&str>) -> Object {
 fn arguments(call: &ToolCall) -> Value {
     let text = call.arguments.trim();
     if !call.custom {
-        if text.is_empty() {
+        if matches!(text, "" | "null") {
             return Value::Object(Object::new());
         }
         if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {

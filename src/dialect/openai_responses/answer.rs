@@ -300,7 +300,8 @@ impl Call {
     /// What the item holds, from what the model wrote.
     pub fn text(&self, arguments: &str) -> String {
         match (self.custom, arguments) {
-            (false, "") => "{}".to_owned(),
+            // Cohere writes null for none.
+            (false, "" | "null") => "{}".to_owned(),
             (true, arguments) if self.wrapped => free_text(arguments),
             (_, arguments) => arguments.to_owned(),
         }

@@ -19,8 +19,12 @@ const LATER: &str = "later";
 /// Longest function name that every provider takes.
 const MAX_NAME: usize = 64;
 
-/// A function's name where there are no namespaces. A name that would become too long stays bare.
+/// A function's name where there are no namespaces. A name that would become too long stays bare, and so does one that is
+/// its own namespace: OpenAI says so of functions that were loaded by themselves.
 pub(super) fn qualified(space: &str, name: &str) -> String {
+    if space == name {
+        return name.to_owned();
+    }
     let between = if space.ends_with("__") { "" } else { "__" };
     match space.len() + between.len() + name.len() {
         ..=MAX_NAME => format!("{space}{between}{name}"),
@@ -39,7 +43,7 @@ pub(super) fn bare<'a>(tools: &'a [Tool], name: &'a str, extra: &'a Extra) -> (&
     };
     let space = extra.get(NAMESPACE).and_then(Value::as_str).or_else(defined);
     let within = space.and_then(|space| name.strip_prefix(space)).map(|name| name.strip_prefix("__").unwrap_or(name));
-    (within.unwrap_or(name), space)
+    (within.filter(|within| !within.is_empty()).unwrap_or(name), space)
 }
 
 /// Whether the caller defined a free-text tool of this name.

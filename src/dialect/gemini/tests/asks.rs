@@ -346,11 +346,17 @@ fn free_text_and_broken_arguments_become_an_object() {
     let custom = ToolCall { name: "sh".into(), arguments: "ls -l".into(), custom: true, ..ToolCall::default() };
     let ask = foreign(vec![Message::new(
         Role::Assistant,
-        vec![Block::new(Content::ToolCall(custom)), call("x", "f", "{\"cut\":"), call("y", "f", "[1]")],
+        vec![
+            Block::new(Content::ToolCall(custom)),
+            call("x", "f", "{\"cut\":"),
+            call("y", "f", "[1]"),
+            call("z", "f", "null"),
+        ],
     )]);
     let (body, _) = encoded(&ask, "gemini-2.5-flash");
-    let args: Vec<&Value> = (0..3).map(|at| &body["contents"][0]["parts"][at]["functionCall"]["args"]).collect();
-    assert_eq!(args, [&value!({"input": "ls -l"}), &value!({"input": "{\"cut\":"}), &value!({"input": "[1]"})]);
+    let args: Vec<Value> = (0..4).map(|at| body["contents"][0]["parts"][at]["functionCall"]["args"].clone()).collect();
+    let expected = value!([{"input": "ls -l"}, {"input": "{\"cut\":"}, {"input": "[1]"}, {}]);
+    assert_eq!(Value::Array(args), expected);
 }
 
 #[test]

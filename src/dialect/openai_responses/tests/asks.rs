@@ -342,6 +342,22 @@ fn tools_that_come_in_the_conversation_are_tools_for_others_and_stay_items_here(
 }
 
 #[test]
+fn a_loaded_function_that_is_its_own_namespace_is_called_by_its_name() {
+    let call =
+        json!({"type": "function_call", "call_id": "c", "name": "refund", "namespace": "refund", "arguments": "{}"});
+    let body = json!({"model": "m", "input": [
+        {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "refund"}]},
+        call, {"type": "function_call_output", "call_id": "c", "output": "done"}]});
+    let ask = ask_of(body.to_string().as_bytes());
+    let calls = ask.messages.iter().flat_map(|message| &message.blocks).find_map(|block| match &block.content {
+        Content::ToolCall(call) => Some(call.name.as_str()),
+        _ => None,
+    });
+    assert_eq!(calls, Some("refund"));
+    assert_eq!(encoded(&ask)["input"][1], call);
+}
+
+#[test]
 fn what_only_the_provider_keeps_is_named() {
     for (field, value) in [("conversation", json!("conv_1")), ("prompt", json!({"id": "pmpt_1"}))] {
         let ask = ask_of(json!({"model": "m", field: value, "input": "x"}).to_string().as_bytes());
