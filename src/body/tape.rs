@@ -365,6 +365,7 @@ impl Drop for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Op;
 
     /// The pieces a reader gets until it must wait or is at the end: None when it must wait.
     fn read(reader: &mut Reader) -> (String, Option<Result<(), String>>) {
@@ -397,6 +398,22 @@ mod tests {
         let mut late = tape.join().expect("the beginning is there");
         assert_eq!(read(&mut late), ("one two three".into(), Some(Ok(()))));
         assert_eq!(tape.whole().as_deref(), Some(&b"one two three"[..]));
+    }
+
+    #[test]
+    fn what_was_said_until_a_break_is_told_whoever_has_heard_it() {
+        let (sender, source) = super::super::channel();
+        let (tape, mut first) = Tape::of(source, 10_000);
+        let dialect = crate::dialect::find("openai_chat").expect("a dialect");
+        let said = |frames| Said { usage: None, frames };
+        let event =
+            |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+        assert_eq!(tape.so_far(dialect.sniffer(Op::Generate)), said(0));
+        sender.send(Ok(event("one").into())).expect("heard");
+        sender.send(Ok(format!("{}data: {{\"cho", event("two")).into())).expect("heard");
+        read(&mut first);
+        drop(first);
+        assert_eq!(tape.so_far(dialect.sniffer(Op::Generate)), said(2), "half an event is none");
     }
 
     #[test]

@@ -574,7 +574,8 @@ mod tests {
         let two = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 2, "x_trace": "b",
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 2, "a": 1}}}]});
         let ignore = ["seed".to_owned(), "x_trace".to_owned(), "description".to_owned(), "name".to_owned()];
-        let ignore = [&ignore[..], &["response_format", "max_completion_tokens"].map(own_name).map(str::to_owned)].concat();
+        let ignore =
+            [&ignore[..], &["response_format", "max_completion_tokens"].map(own_name).map(str::to_owned)].concat();
         let rules = Rules { order: true, ignore: &ignore, echoed: false };
         assert_eq!(spelt("openai_chat", one.clone(), rules), spelt("openai_chat", two.clone(), rules));
         // Only what the request itself says at its top is left out, not what has the same name inside.

@@ -150,7 +150,8 @@ const NEGATIONS: &[&str] = &[
 ];
 
 /// Words that stand between a negation and what it denies.
-const FILLERS: &[&str] = &["a", "an", "any", "be", "ever", "so", "the", "to", "der", "die", "das", "le", "la", "les", "el"];
+const FILLERS: &[&str] =
+    &["a", "an", "any", "be", "ever", "so", "the", "to", "der", "die", "das", "le", "la", "les", "el"];
 
 /// Numbers as words, each with its figures. `one` is as often nobody in particular.
 const NUMBERS: &[(&str, &str)] = &[
@@ -377,7 +378,7 @@ mod tests {
             ("Explain 2 + 2", "explain: 2 + 2"),
             ("Summarise France's history", "summarize the history of France"),
             ("Give me three ideas", "List 3 ideas"),
-            ("Write it in C++, please", "Please write it in C++"),
+            ("Write this in C++, please", "Please write it in C++"),
             ("List the steps - in short", "List the steps in short"),
             ("What is a well-known fact?", "what is a well-known fact"),
         ] {

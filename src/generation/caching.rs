@@ -125,7 +125,8 @@ models:
   u/add: { target: mock/x }
 ",
         );
-        for (model, cached) in [("u/axx", true), ("u/abc", false), ("u/acc", false), ("u/add", false), ("u/adx", true)] {
+        for (model, cached) in [("u/axx", true), ("u/abc", false), ("u/acc", false), ("u/add", false), ("u/adx", true)]
+        {
             assert_eq!(rules.policy(model, "k").is_some(), cached, "{model}");
         }
     }

@@ -72,7 +72,8 @@ pub fn is_online(model: &str) -> bool {
 
 fn target_looks_elsewhere(target: &Target) -> bool {
     let Overrides { set, default, .. } = &target.overrides;
-    is_online(&target.model) || LOOKS_ELSEWHERE.iter().any(|name| set.contains_key(*name) || default.contains_key(*name))
+    is_online(&target.model)
+        || LOOKS_ELSEWHERE.iter().any(|name| set.contains_key(*name) || default.contains_key(*name))
 }
 
 /// Writes the targets of a node. Weights and conditions stay out: the branches say which of the targets may answer.

@@ -33,7 +33,8 @@ fn bounds(exact: &ExactCache, issues: &mut Vec<Issue>) {
         issues.push(Issue::warning(path.key("max_entry_bytes"), message));
     }
     if exact.ttl.get() > exact.max_ttl.get() {
-        let message = "is longer than `max_ttl`, which then bounds nothing below it; write a shorter time, or a longer `max_ttl`";
+        let message =
+            "is longer than `max_ttl`, which then bounds nothing; write a shorter time, or a longer `max_ttl`";
         issues.push(Issue::warning(path.key("ttl"), message));
     }
 }
@@ -86,7 +87,8 @@ fn semantic(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
             issues.push(Issue::error(path.clone(), format!("says not where vectors come from; write {sources}")));
         }
         (Some(_), Some(_)) => {
-            issues.push(Issue::error(path.clone(), format!("says two places where vectors come from; write {sources}")));
+            issues
+                .push(Issue::error(path.clone(), format!("says two places where vectors come from; write {sources}")));
         }
         _ => {}
     }

@@ -45,14 +45,7 @@ impl Guard {
 /// Where vectors are kept. Embedded, or a store of their own.
 pub trait Vectors: Send + Sync {
     /// The nearest point of a scope that is at least `threshold` alike (cosine) and whose guard agrees.
-    fn nearest(
-        &self,
-        scope: Key,
-        vector: &[f32],
-        guard: &Guard,
-        threshold: f32,
-        now_ms: u64,
-    ) -> Option<(Key, f32)>;
+    fn nearest(&self, scope: Key, vector: &[f32], guard: &Guard, threshold: f32, now_ms: u64) -> Option<(Key, f32)>;
 
     fn add(&self, scope: Key, point: Point);
 }
@@ -99,14 +92,7 @@ impl Flat {
 }
 
 impl Vectors for Flat {
-    fn nearest(
-        &self,
-        scope: Key,
-        vector: &[f32],
-        guard: &Guard,
-        threshold: f32,
-        now_ms: u64,
-    ) -> Option<(Key, f32)> {
+    fn nearest(&self, scope: Key, vector: &[f32], guard: &Guard, threshold: f32, now_ms: u64) -> Option<(Key, f32)> {
         let shard = self.shard(scope);
         let points = shard.scopes.get(&scope)?.iter();
         points
