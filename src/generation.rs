@@ -221,7 +221,15 @@ impl Builder {
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let known = Known { providers: &providers, dialects: &dialects, hooks, adapters };
+        let parameters: Vec<&str> = cache::canon::parameters().collect();
+        let known = Known {
+            providers: &providers,
+            dialects: &dialects,
+            asks: cache::canon::THE_ASK,
+            parameters: &parameters,
+            hooks,
+            adapters,
+        };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),

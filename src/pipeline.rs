@@ -35,7 +35,7 @@ pub use crate::state::unix_ms;
 use crate::stream::Framing;
 use crate::trace;
 use crate::upstream::Upstream;
-pub use plan::elsewhere;
+pub use plan::{elsewhere, way};
 pub use wishes::{SESSION, Wishes};
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
@@ -228,12 +228,15 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault
     // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
     let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
         || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
-    // A policy that looks at answers must see every one: what was kept has not passed it.
-    if cx.generation.cache.is_some() && !elsewhere && !hook::sees_answers(x) {
+    // Its word in the body goes no further, whether or not there is a cache.
+    if cx.generation.cache.is_some() || cache::is_named(&call) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go; then what policies made of the
         // ask must come along.
         let mut own = Arc::unwrap_or_clone(call);
-        if let Some(reply) = cache::look(cx, x, &mut own).await? {
+        let said = cache::take(&mut own)?;
+        // A policy that looks at answers must see every one: what was kept has not passed it.
+        let apart = elsewhere || hook::sees_answers(x);
+        if let Some(reply) = cache::look(cx, x, &mut own, said.as_deref(), apart).await? {
             return Ok(Next::Reply(reply));
         }
         call = Arc::new(own);

@@ -149,7 +149,7 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
         limits::write(headers, &admitted.standing, exchange.dialect, unix_ms());
     }
     if let Some(visit) = &exchange.cache {
-        visited(headers, visit);
+        visited(headers, visit, exchange.status);
     }
     headers.insert(X_OVERHEAD, written(|out| millis(out, exchange.overhead_at_head)));
     if let Some(trace) = exchange.trace.as_ref().filter(|trace| trace.answered) {
@@ -158,11 +158,13 @@ fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
 }
 
 /// What the cache had to do with it.
-fn visited(headers: &mut HeaderMap, visit: &Visit) {
+fn visited(headers: &mut HeaderMap, visit: &Visit, status: u16) {
     headers.insert(X_CACHE, HeaderValue::from_static(visit.status.as_str()));
     if let Some(key) = &visit.key {
         headers.insert(X_CACHE_KEY, text(&key.to_string()));
-        headers.insert(X_CACHE_TTL, number(visit.ttl.as_secs()));
+    }
+    if let Some(ttl) = visit.lasts().filter(|_| status < 400) {
+        headers.insert(X_CACHE_TTL, number(ttl.as_secs()));
     }
     if let Some(age) = visit.age {
         headers.insert(X_CACHE_AGE, number(age.as_secs()));

@@ -11,6 +11,7 @@ pub mod planner;
 pub mod policy;
 mod target;
 pub mod tree;
+pub mod way;
 
 use std::collections::HashMap;
 use std::sync::Arc;

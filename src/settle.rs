@@ -64,13 +64,13 @@ impl Settle {
 
     /// Ends the exchange's business with the cache.
     fn end_visit(&mut self) {
-        let Exchange { cache, outcome, seen, model, attempts, .. } = &mut *self.exchange;
+        let Exchange { cache, outcome, seen, model, op, attempts, .. } = &mut *self.exchange;
         if let Some(visit) = cache {
             let cut = attempts.iter().find_map(|attempt| attempt.part);
             if visit.stream.is_some() {
                 visit.part = visit.part.or(cut);
             }
-            visit.end(model, matches!(outcome, Outcome::Complete), seen, &self.state);
+            visit.end((model, *op), matches!(outcome, Outcome::Complete), seen, &self.state);
         }
     }
 }

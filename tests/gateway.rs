@@ -20,6 +20,7 @@ mod gateway {
     #[cfg(feature = "wasm")]
     mod guests;
     mod heard;
+    mod hits;
     mod kept;
     mod lasting;
     mod leases;

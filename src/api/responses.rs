@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
 
 use super::Matched;
@@ -25,6 +26,7 @@ use crate::state::affinity::Maker;
 pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
     let maker = cx.state.affinity.find(id).filter(|maker| is_mine(x.principal.as_ref(), maker));
+    let kept = maker.as_ref().and_then(|maker| maker.kept);
     let target = maker.and_then(|maker| cx.generation.target(&maker.provider, &maker.model));
     let target = target.ok_or_else(|| unknown(id).param("response_id"))?;
     x.model = target.name();
@@ -32,7 +34,14 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
     let tail = path.find("/responses/").map_or(path, |at| &path[at..]);
     let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let call = RelayCall { method: head.method, path: format!("{tail}{query}"), headers: head.headers, body };
-    attempt::relay(cx, x, &target, &call).await
+    let outcome = attempt::relay(cx, x, &target, &call).await;
+    let answered = x.attempts.last().and_then(|attempt| attempt.status);
+    let is_gone = answered == Some(404) || (call.method == Method::DELETE && outcome.is_ok());
+    if let Some(kept) = kept.filter(|_| is_gone) {
+        // Whoever asks the same from now on must not be given the id of a response that is not there.
+        cx.state.cache.forget(kept);
+    }
+    outcome
 }
 
 /// The plan for a call that goes on from a stored response: only the account that made it has it.

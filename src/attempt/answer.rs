@@ -183,11 +183,16 @@ impl Reading<'_> {
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
     fn remember(&self, cx: &Cx, id: Option<&str>) {
         if let (Some(id), Some(principal), true) = (id, self.x.principal, self.from.answers_are_stored()) {
+            // Who is given an answer that was kept has not made it.
+            if self.is_free() && cx.state.affinity.find(id).is_some() {
+                return;
+            }
             let maker = Maker {
                 provider: self.target.provider.name.clone(),
                 model: self.target.model.clone(),
                 asked: self.x.model.to_owned(),
                 key: principal.key.clone(),
+                kept: self.x.visit.and_then(|visit| visit.key),
             };
             cx.state.affinity.remember(id, maker);
         }

@@ -12,8 +12,9 @@ use smallvec::SmallVec;
 
 use super::Inbound;
 use super::waiting::{Place, Rung, Waiting};
-use crate::dialect::Sighting;
+use crate::chat::Usage;
 use crate::dialect::relayed::{Relayed, Stretch};
+use crate::dialect::{Sighting, Sniffer};
 use crate::fault::Fault;
 
 /// What pieces are gathered in: a piece of a few hundred bytes must not keep a socket's whole buffer.
@@ -45,6 +46,15 @@ struct Kept {
     last: Option<Worked>,
     readers: usize,
     holds: usize,
+}
+
+/// What a stream that may not have ended comes to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Said {
+    /// As the sender has stated it.
+    pub usage: Option<Usage>,
+    /// Frames with or after the first content.
+    pub frames: u64,
 }
 
 #[derive(Debug)]
@@ -170,6 +180,24 @@ impl Tape {
         let mut bytes = Vec::with_capacity(kept.len);
         kept.pieces.iter().for_each(|piece| bytes.extend_from_slice(&piece.bytes));
         Some(bytes.into())
+    }
+
+    /// What the sender has said until now, as far as it is still there, whoever has heard it.
+    pub fn so_far(&self, sniffer: Box<dyn Sniffer>) -> Said {
+        let pieces: Vec<Bytes> = self.lock().pieces.iter().map(|piece| piece.bytes.clone()).collect();
+        let mut relayed = Relayed::new(sniffer);
+        let mut said = Said::default();
+        for piece in pieces {
+            relayed.push(piece);
+            // A frame that cannot be read ends it, as it ended the stream.
+            while let Ok(Some(Stretch { frames, sighting, .. })) = relayed.stretch() {
+                said.frames += u64::from(frames);
+                if let Some(usage) = sighting.usage {
+                    said.usage.get_or_insert_default().update(&usage);
+                }
+            }
+        }
+        said
     }
 
     /// Asks the sender, unless somebody has and it has not rung since. None when there is nothing new; else those to be
@@ -337,6 +365,7 @@ impl Drop for Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Op;
 
     /// The pieces a reader gets until it must wait or is at the end: None when it must wait.
     fn read(reader: &mut Reader) -> (String, Option<Result<(), String>>) {
@@ -369,6 +398,22 @@ mod tests {
         let mut late = tape.join().expect("the beginning is there");
         assert_eq!(read(&mut late), ("one two three".into(), Some(Ok(()))));
         assert_eq!(tape.whole().as_deref(), Some(&b"one two three"[..]));
+    }
+
+    #[test]
+    fn what_was_said_until_a_break_is_told_whoever_has_heard_it() {
+        let (sender, source) = super::super::channel();
+        let (tape, mut first) = Tape::of(source, 10_000);
+        let dialect = crate::dialect::find("openai_chat").expect("a dialect");
+        let said = |frames| Said { usage: None, frames };
+        let event =
+            |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+        assert_eq!(tape.so_far(dialect.sniffer(Op::Generate)), said(0));
+        sender.send(Ok(event("one").into())).expect("heard");
+        sender.send(Ok(format!("{}data: {{\"cho", event("two")).into())).expect("heard");
+        read(&mut first);
+        drop(first);
+        assert_eq!(tape.so_far(dialect.sniffer(Op::Generate)), said(2), "half an event is none");
     }
 
     #[test]

@@ -14,12 +14,98 @@ use crate::embed::{EmbedAsk, EmbedInput};
 const NOT_FOR_THE_MODEL: &[&str] =
     &["usage", "cache", "safety_identifier", "prompt_cache_retention", "include_obfuscation"];
 
+/// Client's names of fields that the spelling calls otherwise, of whatever dialect.
+const OWN_NAMES: &[(&str, &str)] = &[
+    ("max_completion_tokens", "max_tokens"),
+    ("max_output_tokens", "max_tokens"),
+    ("maxOutputTokens", "max_tokens"),
+    ("topP", "top_p"),
+    ("topK", "top_k"),
+    ("frequencyPenalty", "frequency_penalty"),
+    ("presencePenalty", "presence_penalty"),
+    ("stop_sequences", "stop"),
+    ("stopSequences", "stop"),
+    ("candidateCount", "n"),
+    ("responseLogprobs", "logprobs"),
+    ("response_format", "output"),
+    ("responseSchema", "output"),
+    ("responseMimeType", "output"),
+    ("parallel_tool_calls", "parallel_tools"),
+    ("toolConfig", "tool_choice"),
+    ("reasoning_effort", "reasoning"),
+    ("thinking", "reasoning"),
+    ("thinkingConfig", "reasoning"),
+    ("responseModalities", "modalities"),
+];
+
+/// Fields that are the ask itself, and without which any two would be one.
+pub const THE_ASK: &[&str] = &[
+    "model",
+    "messages",
+    "input",
+    "prompt",
+    "contents",
+    "content",
+    "system",
+    "instructions",
+    "systemInstruction",
+    "system_instruction",
+    "tools",
+    "functions",
+    "query",
+    "documents",
+];
+
+/// Names that are the same everywhere, or that only the spelling has.
+const NAMES: &[&str] = &[
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "output",
+    "verbosity",
+    "reasoning",
+    "modalities",
+    "audio",
+    "service_tier",
+    "store",
+    "tool_choice",
+    "parallel_tools",
+    "dimensions",
+    "task",
+    "title",
+    "user",
+    "metadata",
+    "stream",
+    "stream_options",
+    "prompt_cache_key",
+];
+
+/// Every name of a field that says how an ask is to be answered.
+pub fn parameters() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().copied().chain(OWN_NAMES.iter().map(|(client, _)| *client))
+}
+
+/// The name that the spelling has for a field, named as clients write it.
+pub fn own_name(name: &str) -> &str {
+    OWN_NAMES.iter().find(|(client, _)| *client == name).map_or(name, |(_, own)| own)
+}
+
 /// What the spelling takes no notice of.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The order of keys inside JSON objects.
     pub order: bool,
-    /// These top-level fields.
+    /// These top-level fields, in the spelling's [own names](own_name).
     pub ignore: &'a [String],
     /// The answer repeats the ask's labels, so that they do make a difference.
     pub echoed: bool,
@@ -28,8 +114,11 @@ pub struct Rules<'a> {
 /// The spelling of a conversation.
 pub fn ask(ask: &Ask, rules: Rules<'_>) -> Vec<u8> {
     let mut canon = Canon::new(rules, ask.source);
-    canon.conversation(ask);
-    canon.tools(ask);
+    canon.within(|canon| {
+        canon.conversation(ask);
+        canon.tools(ask);
+    });
+    canon.tool_use(ask);
     canon.parameters(ask);
     canon.rest(ask);
     canon.out
@@ -64,13 +153,15 @@ struct Canon<'a> {
     out: Vec<u8>,
     rules: Rules<'a>,
     source: &'static str,
+    /// A part of a field or of the conversation is being written; nothing inside is ignored.
+    inside: bool,
     /// Ids of calls in the order in which they were first met.
     calls: HashMap<String, usize>,
 }
 
 impl<'a> Canon<'a> {
     fn new(rules: Rules<'a>, source: &'static str) -> Self {
-        Canon { out: Vec::with_capacity(1024), rules, source, calls: HashMap::new() }
+        Canon { out: Vec::with_capacity(1024), rules, source, inside: false, calls: HashMap::new() }
     }
 
     fn tag(&mut self, tag: u8) {
@@ -88,14 +179,20 @@ impl<'a> Canon<'a> {
     }
 
     fn ignored(&self, name: &str) -> bool {
-        self.rules.ignore.iter().any(|ignored| ignored == name)
+        !self.inside && self.rules.ignore.iter().any(|ignored| ignored == name)
     }
 
-    /// A top-level field, unless it is absent or makes no difference.
+    fn within(&mut self, write: impl FnOnce(&mut Self)) {
+        let inside = std::mem::replace(&mut self.inside, true);
+        write(self);
+        self.inside = inside;
+    }
+
+    /// A field, unless it is absent or makes no difference.
     fn field<T>(&mut self, name: &str, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         if let Some(value) = value.filter(|_| !self.ignored(name)) {
             self.text(b'=', name);
-            write(self, value);
+            self.within(|canon| write(canon, value));
         }
     }
 
@@ -287,6 +384,9 @@ impl<'a> Canon<'a> {
                 }
             }
         }
+    }
+
+    fn tool_use(&mut self, ask: &Ask) {
         self.field("tool_choice", ask.tool_choice.as_ref(), |canon, choice| match choice {
             ToolChoice::Auto => canon.tag(b'a'),
             ToolChoice::None => canon.tag(b'n'),
@@ -469,13 +569,27 @@ mod tests {
 
     #[test]
     fn the_operator_says_what_else_makes_no_difference() {
-        let one = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 1, "x_trace": "a",
+        let one = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 1, "x_trace": "a", "response_format": {"type": "json_object"}, "max_completion_tokens": 9,
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": 1, "b": 2}}}]});
         let two = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 2, "x_trace": "b",
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"b": 2, "a": 1}}}]});
-        let ignore = ["seed".to_owned(), "x_trace".to_owned()];
+        let ignore = ["seed".to_owned(), "x_trace".to_owned(), "description".to_owned(), "name".to_owned()];
+        let ignore =
+            [&ignore[..], &["response_format", "max_completion_tokens"].map(own_name).map(str::to_owned)].concat();
         let rules = Rules { order: true, ignore: &ignore, echoed: false };
         assert_eq!(spelt("openai_chat", one.clone(), rules), spelt("openai_chat", two.clone(), rules));
+        // Only what the request itself says at its top is left out, not what has the same name inside.
+        let mut other = one.clone();
+        other["tools"][0]["function"]["description"] = json!("another");
+        assert_ne!(spelt("openai_chat", one.clone(), rules), spelt("openai_chat", other, rules));
         assert_ne!(chat(one), chat(two));
+    }
+
+    #[test]
+    fn every_other_name_leads_to_one_that_the_spelling_has() {
+        for (client, own) in OWN_NAMES {
+            assert!(NAMES.contains(own) && own_name(client) == *own && own_name(own) == *own, "{client} {own}");
+            assert!(!THE_ASK.contains(client));
+        }
     }
 }

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::policy::Policy;
 use crate::fault::{Fault, Kind};
-use crate::json::Envelope;
 
 static CONTROL: HeaderName = HeaderName::from_static("x-portcullis-cache");
 static TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl");
@@ -34,16 +33,16 @@ pub struct Controls {
     pub namespace: String,
 }
 
-/// Reads what the request says, within what the operator allows.
+/// Reads what the request says, in its headers and in the body's field, within what the operator allows.
 ///
 /// # Errors
 /// [`Kind::InvalidRequest`] for what cannot be understood: a caller that believes it is not cached must not be.
-pub fn read(headers: &HeaderMap, envelope: &Envelope, policy: &Policy) -> Result<Controls, Fault> {
+pub fn read(headers: &HeaderMap, said: Option<&[u8]>, policy: &Policy) -> Result<Controls, Fault> {
     let mut controls = Controls { read: true, write: true, ttl: policy.ttl, max_age: None, namespace: String::new() };
     if !policy.general.client_control {
         return Ok(controls);
     }
-    if let Some(raw) = envelope.raw(FIELD) {
+    if let Some(raw) = said {
         controls.body(&serde_json::from_slice(raw).unwrap_or_default())?;
     }
     controls.headers(headers)?;
@@ -100,7 +99,8 @@ impl Controls {
     }
 
     fn word(&mut self, word: &str, place: &str) -> Result<(), Fault> {
-        match word {
+        // As in `Cache-Control`, capitals mean nothing.
+        match word.to_ascii_lowercase().as_str() {
             "no-store" => self.write = false,
             "no-cache" | "refresh" => self.read = false,
             "" => {}
@@ -141,6 +141,7 @@ mod tests {
 
     use super::*;
     use crate::cache::policy::{General, Partition};
+    use crate::json::Envelope;
 
     fn policy(client_control: bool) -> Policy {
         let general = General {
@@ -163,7 +164,7 @@ mod tests {
             headers.insert((*name).clone(), value.parse().expect("a value"));
         }
         let envelope = Envelope::read(body.to_owned().into()).expect("reads");
-        let controls = read(&headers, &envelope, &policy(true)).map_err(|fault| fault.message)?;
+        let controls = read(&headers, envelope.raw(FIELD), &policy(true)).map_err(|fault| fault.message)?;
         Ok((controls.read, controls.write, controls.ttl.as_secs(), controls.namespace))
     }
 
@@ -183,6 +184,7 @@ mod tests {
         assert_eq!(said(&[], r#"{"cache":false}"#), Ok((false, false, 60, String::new())));
         assert_eq!(said(&[], r#"{"cache":null}"#), plain);
         assert_eq!(said(&[(&TTL, "0")], "{}"), Ok((true, false, 60, String::new())));
+        assert_eq!(said(&[(&CONTROL, "No-Cache, NO-STORE")], "{}"), Ok((false, false, 60, String::new())));
         // No longer than the operator allows.
         assert_eq!(said(&[(&TTL, "9999")], "{}"), Ok((true, true, 600, String::new())));
     }
@@ -203,10 +205,10 @@ mod tests {
 
     #[test]
     fn a_locked_cache_hears_nothing() {
-        let envelope = Envelope::read(bytes::Bytes::from_static(br#"{"cache":{"no-store":true}}"#)).expect("reads");
         let mut headers = HeaderMap::new();
         headers.insert(&CONTROL, "nonsense".parse().expect("a value"));
-        let controls = read(&headers, &envelope, &policy(false)).expect("hears nothing");
+        let said = br#"{"no-store":true}"#;
+        let controls = read(&headers, Some(said), &policy(false)).expect("hears nothing");
         assert!(controls.read && controls.write);
     }
 }

@@ -60,7 +60,7 @@ pub fn answered(x: &mut Exchange, state: &State, recorded: Recorded) {
     }
 }
 
-fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Target, form: Form, body: &Bytes) {
+fn whole(x: &mut Exchange, state: &State, dialect: &'static dyn Dialect, target: &Target, form: Form, body: &Bytes) {
     let Some(visit) = x.cache.as_ref().filter(|visit| visit.records()) else { return };
     let seen = &x.seen;
     // The buffer that it came in may be much larger.
@@ -69,15 +69,18 @@ fn whole(x: &Exchange, state: &State, dialect: &'static dyn Dialect, target: &Ta
     let Some(entry) = visit.make(&x.model, target, said, seen.id.as_deref()) else { return };
     let entry = Arc::new(entry);
     let is_good = matches!(x.op, Op::Embed | Op::EmbedBatch | Op::Rerank) || visit.keeps(seen.finish);
-    if visit.write && is_good {
-        if entry.body.len() <= visit.policy.general.max_entry_bytes {
-            semantic::keep(visit, &entry, &state.cache.vectors);
-            state.cache.keep(entry.clone());
-        } else {
-            state.cache.counts.too_long.fetch_add(1, Ordering::Relaxed);
-        }
+    let fits = entry.body.len() <= visit.policy.general.max_entry_bytes;
+    let is_kept = visit.write && is_good && fits;
+    if is_kept {
+        semantic::keep(visit, &entry, &state.cache.vectors);
+        state.cache.keep(entry.clone());
+    } else if visit.write && is_good {
+        state.cache.counts.too_long.fetch_add(1, Ordering::Relaxed);
     }
     if let Role::Lead(lead) = &visit.role {
         lead.land(Landing::Done(entry));
+    }
+    if let Some(visit) = &mut x.cache {
+        visit.write = is_kept;
     }
 }

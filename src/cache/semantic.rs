@@ -1,19 +1,19 @@
 //! The semantic cache: an answer to an ask that means about the same, where the operator wants that.
 //!
 //! Only the text of the last messages is compared. Everything else of the ask (tools, parameters, media, earlier
-//! messages) must be the same word for word, and so must numbers, names and negations inside the text. Never crosses a
-//! partition.
+//! messages, headers, what the model's name leads to) must be the same word for word, and so must numbers, names and
+//! negations inside the text. Never crosses a partition.
 
 use std::sync::Arc;
 
 use super::embedder::{Embedder, MAX_TEXT_BYTES};
 use super::visit::{Status, Visit};
-use super::{canon, guard};
+use super::{Given, canon, guard};
 use crate::chat::{Ask, Content, Role};
 use crate::dialect::Op;
 use crate::exchange::Exchange;
 use crate::pipeline::{Call, Cx, unix_ms};
-use crate::state::cache::index::{Point, Vectors};
+use crate::state::cache::index::{Guard, Point, Vectors};
 use crate::state::cache::{Entry, Key};
 
 /// How asks are compared.
@@ -37,31 +37,34 @@ pub struct Semantic {
 pub struct Sought {
     scope: Key,
     vector: Box<[f32]>,
-    guard: Box<[Box<str>]>,
+    guard: Guard,
 }
 
 /// An answer to an ask that means about the same. Notes in the visit by what this ask is to be found.
-pub async fn look(cx: &Cx, x: &mut Exchange, call: &Call) -> Option<Arc<Entry>> {
+pub(super) async fn look(cx: &Cx, x: &mut Exchange, call: &Call) -> Option<(Arc<Entry>, Given)> {
     let visit = x.cache.as_ref().filter(|visit| visit.status == Status::Miss)?;
     let semantic = visit.policy.semantic.clone()?;
+    let common = visit.frame?;
     let principal = x.principal.clone()?;
     if x.op != Op::Generate {
         return None;
     }
     let ask = call.ask(x.dialect, x.op).ok()?;
     let (text, frame) = compared(&ask, &semantic)?;
-    let scope = scope(visit, &x.model, &frame, &semantic);
+    let (scope, max_age) = (scope(visit, common, &frame, &semantic), visit.max_age);
     let vector = semantic.embedder.embed(cx, &principal, &text).await?;
-    let guard = if semantic.guard { guard::of(&text) } else { Box::default() };
+    let guard = if semantic.guard { guard::of(&text) } else { Guard::default() };
     let now = unix_ms();
     let found = cx.state.cache.vectors.nearest(scope, &vector, &guard, semantic.threshold, now);
     let visit = x.cache.as_mut()?;
     visit.sought = Some(Sought { scope, vector, guard });
     let (key, likeness) = found?;
-    let entry = cx.state.cache.find(key, now)?;
+    let (entry, given) = super::fit(cx, x, max_age, cx.state.cache.find(key, now), now)?;
+    let visit = x.cache.as_mut()?;
     visit.hit(Status::SemanticHit, &entry, now);
+    x.seen.finish = entry.finish;
     x.note("cache", || serde_json::json!({"status": "semantic-hit", "likeness": likeness, "of": key.to_string()}));
-    Some(entry)
+    Some((entry, given))
 }
 
 /// The answer is kept: from now on others may find it by what it was sought by.
@@ -73,22 +76,13 @@ pub fn keep(visit: &Visit, entry: &Entry, vectors: &dyn Vectors) {
 }
 
 /// Who may share, and everything of the ask that must be the same.
-fn scope(visit: &Visit, model: &str, frame: &Ask, semantic: &Semantic) -> Key {
+fn scope(visit: &Visit, common: Key, frame: &Ask, semantic: &Semantic) -> Key {
     let general = &visit.policy.general;
     let rules = canon::Rules { order: general.order_insensitive, ignore: &general.ignore, echoed: true };
     let spelling = canon::ask(frame, rules);
-    let (embedder, fingerprint) = (semantic.embedder.name(), general.fingerprint());
-    let model = if semantic.same_model { model } else { "" };
-    Key::of([
-        b"scope".as_slice(),
-        visit.partition.as_bytes(),
-        visit.namespace.as_bytes(),
-        fingerprint.as_bytes(),
-        embedder.as_bytes(),
-        &[semantic.messages as u8, u8::from(semantic.system)],
-        model.as_bytes(),
-        &spelling,
-    ])
+    let embedder = semantic.embedder.name();
+    let rules = [semantic.messages as u8, u8::from(semantic.system)];
+    Key::of([b"scope".as_slice(), &common.0, embedder.as_bytes(), &rules, &spelling])
 }
 
 /// The text that is compared, and the ask without it. None for an ask that ends in something else than text.

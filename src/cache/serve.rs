@@ -3,7 +3,7 @@
 //! The rules. The leader's attempt runs in a task of its own, which is ended only when the leader's client *and* every
 //! listener have gone. A stream is pulled by whoever reads it fastest, from its first content on. A leader that fails
 //! before anything was heard: its fault is told to all when another try is of no use, else one listener leads anew, three
-//! leaders in all. What was heard in part and breaks off, breaks off for all who heard it; where the model lets another
+//! leaders in all; those who set themselves a time that was too short do not count. What was heard in part and breaks off, breaks off for all who heard it; where the model lets another
 //! target go on, each goes on for itself from there, and pays for that part alone. Nobody listens who does not
 //! want to be answered from the cache, or to have its own answer kept.
 
@@ -76,22 +76,22 @@ async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
     if let (Err(fault), Some(visit)) = (&outcome, &settle.cache)
         && let Role::Lead(lead) = &visit.role
     {
-        lead.fail(fault);
+        lead.fail(fault, settle.patience.is_some());
     }
     (outcome, settle)
 }
 
 /// An answer to an ask that means about the same, where there is one; else the upstreams'.
 async fn ask(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
-    if x.cache.is_some()
-        && let Some(entry) = Box::pin(semantic::look(cx, x, call)).await
+    if x.cache.as_ref().is_some_and(|visit| visit.frame.is_some())
+        && let Some((entry, given)) = Box::pin(semantic::look(cx, x, call)).await
     {
         if let Some(visit) = &x.cache
             && let Role::Lead(lead) = &visit.role
         {
             lead.land(Landing::Done(entry.clone()));
         }
-        return Box::pin(super::share(cx, x, call, &entry)).await;
+        return Box::pin(super::give(cx, x, call, &entry, given)).await;
     }
     attempt::run(cx, x, call, plan).await
 }
@@ -117,7 +117,7 @@ async fn listen(
     listener: Listener,
 ) -> Option<Result<Reply, Fault>> {
     // Each keeps to its own time: the leader may have begun long before, or may take longer than this one can wait.
-    let total = plan.targets.first().map(|target| target.timeouts.total);
+    let total = plan.targets.first().map(|target| target.timeouts.total).into_iter().chain(x.patience).min();
     let landed = match total {
         Some(total) => timeout_at(x.started + total, listener.flight().landed()).await.map_err(|_| total),
         None => Ok(listener.flight().landed().await),
@@ -130,8 +130,7 @@ async fn listen(
         Ok(Landing::Failed(fault)) => Some(Err(fault)),
         Ok(Landing::Done(entry)) => {
             let visit = x.cache.as_mut()?;
-            visit.coalesced((&*entry).into());
-            visit.saved_nano_usd = entry.cost_nano_usd;
+            visit.shared(&entry);
             Some(super::share(cx, x, call, &entry).await)
         }
         Ok(Landing::Streaming(stream)) => {

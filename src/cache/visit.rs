@@ -9,11 +9,12 @@ use super::controls::Controls;
 use super::policy::Policy;
 use super::semantic::{self, Sought};
 use crate::chat::{Finish, Usage};
+use crate::dialect::Op;
 use crate::exchange::Seen;
 use crate::pipeline::unix_ms;
 use crate::state::State;
 use crate::state::cache::entry::Places;
-use crate::state::cache::flight::{Lead, Listener, Stream};
+use crate::state::cache::flight::{Heard, Lead, Listener, Stream};
 use crate::state::cache::{Entry, Form, Key};
 
 /// What the cache did, in the words of the header, the log and the metrics.
@@ -81,6 +82,8 @@ pub struct Visit {
     pub partition: String,
     pub namespace: String,
     pub policy: Policy,
+    /// The oldest answer that it takes.
+    pub max_age: Option<Duration>,
     /// The answer may be kept.
     pub write: bool,
     pub role: Role,
@@ -88,6 +91,8 @@ pub struct Visit {
     pub stream: Option<Stream>,
     /// What that stream had used when it broke off and this exchange went on from there; nobody else hears what follows.
     pub part: Option<Usage>,
+    /// What asks in other words must have in common; None where none are looked for.
+    pub frame: Option<Key>,
     /// What the ask is to be found by when it is asked in other words.
     pub sought: Option<Sought>,
     /// Whether the cost falls to this exchange; None until it has ended.
@@ -99,19 +104,10 @@ impl Visit {
         Visit {
             status: if controls.read { Status::Miss } else { Status::Refresh },
             key: Some(key),
-            ttl: controls.ttl,
-            age: None,
-            source: None,
-            saved_nano_usd: None,
-            partition,
             namespace: controls.namespace.clone(),
-            policy,
+            max_age: controls.max_age,
             write: controls.write,
-            role: Role::Alone,
-            stream: None,
-            part: None,
-            sought: None,
-            bears: None,
+            ..Visit::bypass(partition, policy, controls.ttl)
         }
     }
 
@@ -126,10 +122,12 @@ impl Visit {
             partition,
             namespace: String::new(),
             policy,
+            max_age: None,
             write: false,
             role: Role::Alone,
             stream: None,
             part: None,
+            frame: None,
             sought: None,
             bears: None,
         }
@@ -138,9 +136,19 @@ impl Visit {
     /// The answer was there.
     pub fn hit(&mut self, status: Status, entry: &Entry, now_ms: u64) {
         self.status = status;
+        // Of an ask in other words it is another one: what is to be taken out is the answer that was given.
+        self.key = Some(entry.key);
         self.age = Some(entry.age(now_ms));
         self.ttl = entry.left(now_ms).unwrap_or_default();
         self.source = Some(entry.into());
+        self.saved_nano_usd = entry.cost_nano_usd;
+    }
+
+    /// The answer is another exchange's, and whole.
+    pub fn shared(&mut self, entry: &Entry) {
+        self.coalesced(entry.into());
+        // The other one's ask may have been answered in other words.
+        self.key = Some(entry.key);
         self.saved_nano_usd = entry.cost_nano_usd;
     }
 
@@ -155,6 +163,11 @@ impl Visit {
         matches!(self.status, Status::Hit | Status::SemanticHit | Status::Coalesced)
     }
 
+    /// How long the answer that was given is good for, or the one that is on its way will be; None where nothing is kept.
+    pub fn lasts(&self) -> Option<Duration> {
+        self.key.filter(|_| self.write || self.is_free()).map(|_| self.ttl)
+    }
+
     /// Whether the answer is worth recording.
     pub fn records(&self) -> bool {
         self.key.is_some() && (self.write || matches!(self.role, Role::Lead(_))) && !self.is_free()
@@ -166,20 +179,28 @@ impl Visit {
     }
 
     /// The exchange ends: settles who bears the cost of a shared stream, and keeps it when it is whole.
-    pub fn end(&mut self, asked: &str, complete: bool, seen: &mut Seen, state: &State) {
+    pub fn end(&mut self, (asked, op): (&str, Op), complete: bool, seen: &mut Seen, state: &State) {
         let Some(stream) = self.stream.as_ref().filter(|_| self.bears.is_none()) else { return };
-        let heard = seen.usage.filter(|_| self.part.is_none());
+        let heard = Heard { complete, usage: seen.usage.filter(|_| self.part.is_none()), frames: seen.frames };
         let (bears, flight) = match &self.role {
             Role::Alone => (true, None),
-            Role::Lead(lead) => (lead.settle(complete, heard), Some(lead.flight())),
-            Role::Listen(listener) => (listener.settle(complete, heard), Some(listener.flight())),
+            Role::Lead(lead) => (lead.settle(heard), Some(lead.flight())),
+            Role::Listen(listener) => (listener.settle(heard), Some(listener.flight())),
         };
         self.bears = Some(bears);
         if !bears {
             let usage = self.part.as_ref().or(seen.usage.as_ref()).filter(|_| complete);
             self.saved_nano_usd = usage.and_then(|usage| stream.target.cost(usage));
-        } else if self.part.is_none() {
-            seen.usage = seen.usage.or_else(|| flight.and_then(|flight| flight.usage()));
+        } else if self.part.is_none()
+            && let Some(flight) = flight
+        {
+            seen.usage = seen.usage.or_else(|| flight.usage());
+            if !complete && flight.was_shared() {
+                // Whoever ends last pays for all that was said, however little of it went to this one's client.
+                let said = stream.tape.so_far(stream.dialect.sniffer(op));
+                seen.usage = seen.usage.or(said.usage);
+                seen.frames = seen.frames.max(flight.frames()).max(said.frames);
+            }
         }
         let kept = flight.is_some_and(|flight| flight.is_kept());
         // What another upstream went on with is on no tape.

@@ -68,7 +68,7 @@ fn eval(file: &std::path::Path, folder: &std::path::Path) -> Result<String, Stri
         })?;
         judged.push(Judged {
             likeness: likeness(&table, &pair),
-            guarded: guard::of(&pair.a) != guard::of(&pair.b),
+            guarded: !guard::of(&pair.a).agrees(&guard::of(&pair.b)),
             same: pair.same,
         });
     }

@@ -88,7 +88,7 @@ pub struct ExactCache {
     pub partition: Partition,
     /// Whether the order of keys inside JSON objects (tool schemas, metadata) makes no difference.
     pub order_insensitive: bool,
-    /// Top-level fields of a request that make no difference, in addition to `user`, `metadata`, `stream` and the like.
+    /// Top-level fields of a request that make no difference, in addition to `user`, `metadata`, `stream` and the like; as clients of any dialect write them.
     pub ignore: Vec<String>,
     /// Ends of an answer with which it is kept.
     pub finishes: Vec<CacheFinish>,

@@ -10,6 +10,7 @@ use super::path::KeyPath;
 use super::value::Secret;
 use super::{Config, Demand, Hook, Key};
 
+mod cache;
 mod limits;
 mod routing;
 mod upstream;
@@ -21,6 +22,10 @@ pub(super) use upstream::without_user;
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
     pub dialects: &'a [&'a str],
+    /// Fields of requests that are the ask itself.
+    pub asks: &'a [&'a str],
+    /// Fields of requests that say how it is to be answered.
+    pub parameters: &'a [&'a str],
     /// Looks at the policy behind a hook: its files, its manifest, and whether its settings fit.
     pub hooks: HookCheck<'a>,
     /// Looks at a script that is to speak for a provider.
@@ -45,10 +50,8 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     routing::models(config, known, &mut issues);
     routing::general(config, &mut issues);
     upstream::prices(config, known, &mut issues);
-    semantic(config, known, &mut issues);
-    shared(config, &mut issues);
+    cache::cache(config, known, &mut issues);
     shared_kv(config, &mut issues);
-    replay(config, &mut issues);
     plugins(config, &mut issues);
     adapters(config, &mut issues);
     limits::limits(config, known, &mut issues);
@@ -57,60 +60,11 @@ pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     issues
 }
 
-/// Vectors come from one place, and likeness is a share.
-fn semantic(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
-    let Some(semantic) = &config.cache.semantic else { return };
-    let path = KeyPath::of(&["cache", "semantic"]);
-    if semantic.model.is_some() == semantic.path.is_some() {
-        let message =
-            "says not where vectors come from; write `model` (an embedding model) or `path` (a folder), one of them";
-        issues.push(Issue::error(path.clone(), message));
-    }
-    if config.cache.exact.is_none() {
-        let message = "has no effect without `cache.exact`, which keeps the answers; add that";
-        issues.push(Issue::warning(path.clone(), message));
-    }
-    if let Some(message) = semantic.model.as_ref().and_then(|model| unknown_model(config, known, model)) {
-        issues.push(Issue::warning(path.key("model"), message));
-    }
-    if !(0.0..=1.0).contains(&semantic.threshold) {
-        issues.push(Issue::error(path.key("threshold"), "is no likeness; write a number from 0 to 1, such as 0.95"));
-    }
-    if semantic.messages == 0 {
-        issues.push(Issue::error(path.key("messages"), "is zero; write 1 or more"));
-    }
-}
-
-/// A pause is for people to watch, not to wait for.
-fn replay(config: &Config, issues: &mut Vec<Issue>) {
-    let pace = config.cache.exact.as_ref().and_then(|exact| exact.replay.pace.get());
-    if pace.is_some_and(|pace| pace.is_zero() || pace > std::time::Duration::from_secs(1)) {
-        let path = KeyPath::of(&["cache", "exact", "replay", "pace"]);
-        issues.push(Issue::error(path, "is no pause; write a time up to 1s, such as 20ms, or off"));
-    }
-}
-
 /// What is kept together needs a server to be on.
 fn shared_kv(config: &Config, issues: &mut Vec<Issue>) {
     if config.redis.kv && config.redis.url.is_none() {
         let message = "has no server to be on; write `redis.url`, or take this out";
         issues.push(Issue::error(KeyPath::of(&["redis", "kv"]), message));
-    }
-}
-
-/// A tier needs a server to be on, and room and time there.
-fn shared(config: &Config, issues: &mut Vec<Issue>) {
-    let shared = config.cache.exact.as_ref().and_then(|exact| exact.shared.as_ref());
-    let Some(shared) = shared.filter(|shared| shared.enabled) else { return };
-    let path = KeyPath::of(&["cache", "exact", "shared"]);
-    if config.redis.url.is_none() {
-        let message = "has no server to be on; write `redis.url`, or take this out";
-        issues.push(Issue::error(path.clone(), message));
-    }
-    for (is_zero, key) in [(shared.max_bytes.get() == 0, "max_bytes"), (shared.timeout.is_zero(), "timeout")] {
-        if is_zero {
-            issues.push(Issue::error(path.key(key), "is zero; write more"));
-        }
     }
 }
 

@@ -11,11 +11,19 @@ use super::*;
 /// The names of the real tables, so that the shipped files are held against them.
 static PROVIDERS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
+static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::canon::parameters().collect());
 static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
 
 fn known() -> Known<'static> {
-    Known { providers: &PROVIDERS, dialects: &DIALECTS, hooks: &|_, _| Vec::new(), adapters: &|_, _| Vec::new() }
+    Known {
+        providers: &PROVIDERS,
+        dialects: &DIALECTS,
+        asks: crate::cache::canon::THE_ASK,
+        parameters: &PARAMETERS,
+        hooks: &|_, _| Vec::new(),
+        adapters: &|_, _| Vec::new(),
+    }
 }
 
 /// Set, the fixtures' texts, the schema and the reference are written anew instead of compared.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::attempt::Replay;
+use crate::cache::canon;
 use crate::cache::embedder::{Embedder, Table};
 use crate::cache::policy::{General, Overrides, Partition, Rules};
 use crate::cache::semantic::Semantic;
@@ -14,9 +15,11 @@ use crate::config::{CacheFinish, CacheOverrides, Config, Partition as Written, P
 /// # Errors
 /// The static table cannot be read.
 pub(super) fn build(config: &Config) -> Result<Option<Rules>, String> {
+    // Also those that say nothing: whoever is routed by one of them must not hear another's word.
     let models = config.models.iter().map(|(name, model)| (name.to_owned(), overrides(&model.cache)));
-    let (patterns, models): (Vec<_>, Vec<_>) =
-        models.filter(|(_, said)| *said != Overrides::default()).partition(|(name, _)| name.contains('*'));
+    let (mut patterns, models): (Vec<_>, Vec<_>) = models.partition(|(name, _)| name.contains('*'));
+    // As routes are found.
+    patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.len()));
     let keys = config.keys.iter().map(|key| (key.name.clone(), overrides(&key.cache)));
     let keys: Vec<_> = keys.filter(|(_, said)| *said != Overrides::default()).collect();
     let enabled = config.cache.exact.as_ref().is_some_and(|exact| exact.enabled);
@@ -46,7 +49,7 @@ pub(super) fn build(config: &Config) -> Result<Option<Rules>, String> {
             max_entry_bytes: exact.max_entry_bytes.as_usize(),
             order_insensitive: exact.order_insensitive,
             finishes: finishes.copied().collect(),
-            ignore: exact.ignore,
+            ignore: exact.ignore.iter().map(|name| canon::own_name(name).to_owned()).collect(),
             single_flight: exact.single_flight,
             replay: Replay { pace: exact.replay.pace.get(), joined: exact.replay.pieces == Pieces::Joined },
             shared: exact.shared.is_some_and(|shared| shared.enabled),
@@ -88,5 +91,49 @@ fn partition(written: Written) -> Partition {
         Written::Key => Partition::Key,
         Written::Project => Partition::Project,
         Written::Global => Partition::Global,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{self, Known};
+
+    fn rules(yaml: &str) -> Rules {
+        let known = Known {
+            providers: &["mock"],
+            dialects: &[],
+            asks: canon::THE_ASK,
+            parameters: &[],
+            hooks: &|_, _| Vec::new(),
+            adapters: &|_, _| Vec::new(),
+        };
+        let loaded = config::parse("test.yaml", yaml, Path::new(""), &|_| None, &known).expect("is good");
+        build(&loaded.config).expect("builds").expect("something is cached")
+    }
+
+    #[test]
+    fn the_models_name_that_routes_an_ask_says_how_it_is_cached() {
+        let rules = rules(
+            "cache: { exact: { enabled: false } }
+models:
+  u/a*: { target: mock/x, cache: { enabled: true } }
+  u/ab*: { target: mock/x, cache: { enabled: false } }
+  u/ac*: { target: mock/x }
+  u/add: { target: mock/x }
+",
+        );
+        for (model, cached) in [("u/axx", true), ("u/abc", false), ("u/acc", false), ("u/add", false), ("u/adx", true)]
+        {
+            assert_eq!(rules.policy(model, "k").is_some(), cached, "{model}");
+        }
+    }
+
+    #[test]
+    fn ignored_fields_may_be_named_as_clients_write_them() {
+        let rules = rules("cache: { exact: { ignore: [response_format, max_completion_tokens, seed, my_own] } }");
+        assert_eq!(rules.general.ignore, ["output", "max_tokens", "seed", "my_own"]);
     }
 }

@@ -18,7 +18,7 @@ use crate::route::facts::Facts;
 use crate::route::planner::{self, Request};
 use crate::route::policy::Policy;
 use crate::route::tree::Affinity;
-use crate::route::{Plan, Target, Tree, availability};
+use crate::route::{Plan, Target, Tree, availability, way};
 use crate::state::health::Standing;
 
 /// The plan of a request whose every name is authorised.
@@ -88,16 +88,7 @@ fn choose(
     for other in others.of(x) {
         trees.push(cx.generation.tree(other)?);
     }
-    let view = View {
-        call,
-        op: x.op,
-        dialect: x.dialect,
-        model: x.model,
-        stream: x.stream,
-        principal: x.principal.map(|principal| &**principal),
-        session: x.wishes.and_then(|wishes| wishes.session.as_deref()),
-        tokens: OnceCell::new(),
-    };
+    let view = view(x, call);
     let session = trees[0].affinity.as_deref().and_then(|affinity| session(&view, affinity));
     let kept = session.and_then(|session| cx.state.affinity.kept(session.key));
     let request = Request {
@@ -110,6 +101,33 @@ fn choose(
         no_fallbacks: x.wishes.is_some_and(|wishes| wishes.no_fallbacks),
     };
     Ok((planner::plan(&trees, &request), session))
+}
+
+/// What a request's plan depends on, chance and health aside: what stands behind the model's name, and the branches that
+/// the request is on.
+///
+/// # Errors
+/// `ModelNotFound`.
+pub fn way(cx: &Cx, x: &Subject<'_>, call: &Call) -> Result<(Arc<Tree>, Vec<u8>), Fault> {
+    let tree = cx.generation.tree(x.model)?;
+    let mut branches = Vec::new();
+    if tree.behind().branches {
+        way::of(&tree, &view(x, call), &mut branches);
+    }
+    Ok((tree, branches))
+}
+
+fn view<'a>(x: &Subject<'a>, call: &'a Call) -> View<'a> {
+    View {
+        call,
+        op: x.op,
+        dialect: x.dialect,
+        model: x.model,
+        stream: x.stream,
+        principal: x.principal.map(|principal| &**principal),
+        session: x.wishes.and_then(|wishes| wishes.session.as_deref()),
+        tokens: OnceCell::new(),
+    }
 }
 
 /// A plan with a target in it, one that has what the request goes on from.

@@ -69,6 +69,23 @@ pub fn stable(value: &Value) -> u64 {
     hasher.finish()
 }
 
+/// The place of a value between 0 and 1, the same in every process.
+pub fn share(value: &Value) -> f64 {
+    unit(mix(stable(value)))
+}
+
+/// SplitMix64's finisher: every bit of the input moves every bit of the output.
+pub(super) fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+/// A word as a number from 0 to 1, without 1.
+pub(super) fn unit(word: u64) -> f64 {
+    (word >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// Abilities of a model, as a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs(u8);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::facts::{Facts, Health, stable};
+use super::facts::{Facts, Health, mix, stable, unit};
 use super::filter::{Filter, names};
 use super::policy::{Policy, Quantile, Sort};
 use super::tree::{Balance, By, Child, Node, Split, Tree};
@@ -129,11 +129,7 @@ impl Walk<'_> {
             Node::Fallback(nodes) => nodes.iter().for_each(|node| self.node(node, out)),
             Node::Balance(balance) => self.balance(balance, out),
             Node::Conditional(branches) => {
-                let facts = self.request.facts;
-                let fits =
-                    |when: &Option<_>| when.as_ref().is_none_or(|when: &super::condition::Condition| when.holds(facts));
-                let chosen = branches.iter().position(|(when, _)| fits(when));
-                if let Some(chosen) = chosen {
+                if let Some(chosen) = Node::branch(branches, self.request.facts) {
                     self.node(&branches[chosen].1, out);
                 } else {
                     branches.iter().for_each(|(_, node)| self.leave(node, "condition", "no branch fits the request"));
@@ -152,13 +148,9 @@ impl Walk<'_> {
     }
 
     fn split(&mut self, split: &Split<Arc<Target>>, out: &mut Vec<Arc<Target>>) {
-        let value = split.by.as_ref().and_then(|source| self.request.facts.value(source));
-        let place = match value {
-            Some(value) => unit(mix(stable(&value))),
-            None => self.dice.unit(),
-        };
-        if let Some(node) = split.at(place) {
-            self.node(node, out);
+        let place = split.stable_place(self.request.facts).unwrap_or_else(|| self.dice.unit());
+        if let Some(at) = split.index_at(place) {
+            self.node(&split.parts[at].1, out);
         }
     }
 
@@ -419,15 +411,4 @@ impl Dice {
     fn draw(&mut self, weight: f64) -> f64 {
         -self.unit().max(f64::MIN_POSITIVE).ln() / weight
     }
-}
-
-/// SplitMix64's finisher: every bit of the input moves every bit of the output.
-fn mix(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    word ^ (word >> 31)
-}
-
-fn unit(word: u64) -> f64 {
-    (word >> 11) as f64 / (1u64 << 53) as f64
 }

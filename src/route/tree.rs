@@ -2,12 +2,13 @@
 //!
 //! Built by `generation`, walked by `planner`. Immutable, but for the turn of a round robin.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::condition::Condition;
-use super::facts::{Needs, Source};
+use super::facts::{Facts, Needs, Source, share};
+use super::way::Behind;
 use super::{Hedge, Overrides, Provider, Retry, Rules, Target, Timeouts};
 use crate::cost::{Modality, ModelCard};
 
@@ -204,6 +205,7 @@ pub struct Tree {
     pub lacking: Needs,
     /// The smallest context of its targets. Only longer asks are looked at closely.
     pub least_context: Option<u64>,
+    behind: OnceLock<Behind>,
 }
 
 impl Tree {
@@ -239,7 +241,18 @@ impl Tree {
             lone,
             lacking,
             least_context,
+            behind: OnceLock::new(),
         }
+    }
+
+    /// What stands behind the name; found out when it is first asked for.
+    pub fn behind(&self) -> &Behind {
+        self.behind.get_or_init(|| Behind::of(self))
+    }
+
+    /// The nodes at the top, those for certain faults last.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node<Arc<Target>>> {
+        std::iter::once(&self.root).chain(&self.on_context_length).chain(&self.on_content_policy)
     }
 
     /// Every target, in the order written.
@@ -283,6 +296,11 @@ pub(super) fn able(card: &ModelCard) -> Needs {
 }
 
 impl<T> Node<T> {
+    /// The place of the first branch that fits.
+    pub(super) fn branch(branches: &[(Option<Condition>, Node<T>)], facts: &dyn Facts) -> Option<usize> {
+        branches.iter().position(|(when, _)| when.as_ref().is_none_or(|when| when.holds(facts)))
+    }
+
     /// Calls with every target, in the order written.
     pub fn each<'a>(&'a self, call: &mut dyn FnMut(&'a T)) {
         match self {
@@ -329,10 +347,15 @@ impl<T> Balance<T> {
 }
 
 impl<T> Split<T> {
-    /// The node of the part at this place of 0 to 1.
-    pub(super) fn at(&self, place: f64) -> Option<&Node<T>> {
+    /// The place, 0 to 1, that a request's value gives it; None where it has none, and chance decides.
+    pub(super) fn stable_place(&self, facts: &dyn Facts) -> Option<f64> {
+        self.by.as_ref().and_then(|source| facts.value(source)).map(|value| share(&value))
+    }
+
+    /// Which part is at this place of 0 to 1.
+    pub(super) fn index_at(&self, place: f64) -> Option<usize> {
         let thousandths = (place * 100_000.0) as u32;
-        let part = self.parts.iter().find(|(end, _)| thousandths < *end).or(self.parts.last());
-        part.map(|(_, node)| node)
+        let last = self.parts.len().checked_sub(1)?;
+        Some(self.parts.iter().position(|(end, _)| thousandths < *end).unwrap_or(last))
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use moka::Expiry;
 use moka::sync::Cache;
 
+use super::cache::Key;
+
 /// Answers remembered at most; about 200 bytes each.
 const MAX_ENTRIES: u64 = 100_000;
 
@@ -22,6 +24,8 @@ pub struct Maker {
     pub asked: String,
     /// Name of the caller's key.
     pub key: String,
+    /// What the cache keeps the answer under, where it does.
+    pub kept: Option<Key>,
 }
 
 /// Answer id → maker, and conversation → target.

@@ -153,9 +153,25 @@ impl Cache {
 
     /// Takes what fits out of memory; gives how many answers that were.
     pub fn purge(&self, purge: &Purge) -> usize {
-        let purged = self.store.load().as_ref().map_or(0, |store| store.purge(|entry| purge.fits(&entry.into())));
+        let taken = |store: &Arc<Store>| match purge.only_key() {
+            Some(key) => usize::from(store.forget(key)),
+            None => store.purge(|entry| purge.fits(&entry.into())),
+        };
+        let purged = self.store.load().as_ref().map_or(0, taken);
         self.counts.purged.fetch_add(purged as u64, Ordering::Relaxed);
         purged
+    }
+
+    /// Takes the answer under a key out, here and wherever processes share it, because it is good for nobody any more. Does
+    /// not wait for the others. Must be called in a runtime.
+    pub fn forget(&self, key: Key) {
+        if let Some(store) = self.store.load().as_ref() {
+            store.forget(key);
+        }
+        if let Some(shared) = self.shared().cloned() {
+            // A server that is away keeps it until its time is over, as with every purge.
+            tokio::spawn(async move { shared.purge(&Purge::of(key), &format!("key={key}")).await });
+        }
     }
 
     /// Answers, bytes of all that is kept, and the bound.

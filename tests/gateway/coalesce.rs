@@ -240,6 +240,63 @@ async fn what_breaks_off_breaks_off_for_all_who_heard_it_and_is_not_kept() {
 }
 
 #[tokio::test]
+async fn what_breaks_off_or_is_left_by_all_is_paid_once_also_where_whole_answers_listen() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    // The upstream breaks.
+    let model = "chat/mock-fast:chunks=20,delay=20ms,head=300ms,fault=cut-mid,key=broken";
+    let mut leader = begin(&gateway, Chat, model, true).await;
+    mock.seen("key=broken", |_| true).await;
+    let mut listener = begin(&gateway, Chat, model, false).await;
+    listening(&gateway, 1).await;
+    let replies = (leader.reply().await, listener.reply().await);
+    assert!(Chat.read(&replies.0).error.is_some() && replies.1.status() >= 500, "{}", replies.1.text());
+    let paid = payers(&gateway, model, 2).await;
+    assert_eq!(paid.len(), 1, "{paid:?}");
+    assert!(paid[0]["usage"]["output"].as_u64() > Some(1) && paid[0]["usage_estimated"] == true, "{paid:?}");
+    // Both leave, the one that counts nothing last.
+    let model = "chat/mock-fast:chunks=400,delay=20ms,length=8000,key=deserted";
+    let mut leader = begin(&gateway, Chat, model, true).await;
+    mock.seen("key=deserted", |_| true).await;
+    let listener = begin(&gateway, Chat, model, false).await;
+    listening(&gateway, 1).await;
+    leader.head().await;
+    leader.until("You said").await;
+    drop(leader);
+    gateway.logged_where("the leader", |line| line["model"] == model).await;
+    drop(listener);
+    let paid = payers(&gateway, model, 2).await;
+    assert_eq!(paid.len(), 1, "{paid:?}");
+    assert!(paid[0]["usage"]["output"].as_u64() > Some(0), "{paid:?}");
+}
+
+#[tokio::test]
+async fn everybody_keeps_to_a_time_of_its_own() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let short = [("x-portcullis-timeout-ms", "400"), ("content-type", "application/json")];
+    for (stream, wait) in [(false, "head"), (true, "ttft")] {
+        for (case, hurried_first) in [("leads", true), ("listens", false)] {
+            let model = format!("chat/mock-fast:{wait}=1200ms,key={case}{wait}");
+            let path = Chat.path(&model, stream);
+            let begin = async |headers: &[(&str, &str)]| {
+                let mut conn = Conn::open(gateway.address).await;
+                conn.send(&request("POST", &path, headers, &same(Chat, &model, stream, "Hello"))).await;
+                conn
+            };
+            let mut first = begin(if hurried_first { &short } else { &short[1..] }).await;
+            mock.seen(&format!("key={case}{wait}"), |_| true).await;
+            let mut second = begin(if hurried_first { &short[1..] } else { &short }).await;
+            let (first, second) = (first.reply().await, second.reply().await);
+            let (hurried, patient) = if hurried_first { (first, second) } else { (second, first) };
+            assert_eq!(hurried.status(), 504, "{case} {wait}: {}", hurried.text());
+            assert_eq!(patient.status(), 200, "{case} {wait}: {}", patient.text());
+            assert!(Chat.read(&patient).done, "{case} {wait}: {}", patient.text());
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_breaks_off_is_gone_on_with_for_all_who_heard_it_and_its_first_part_is_paid_once() {
     let mock = Mock::start().await;
     let cut = "chat/mock-fast:chunks=20,delay=20ms,head=100ms,fault=cut-mid,key=first";

@@ -268,6 +268,26 @@ async fn a_purge_reaches_the_server_and_every_processes_memory() {
 }
 
 #[tokio::test]
+async fn names_under_which_something_else_has_come_to_lie_are_made_anew() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let one = Gateway::start(&mock, &yaml(&redis, "", "")).await;
+    redis.linked(1, 2).await;
+    for (n, (name, other)) in
+        [("ends", ["SET", "x"]), ("about", ["SET", "x"]), ("bytes", ["RPUSH", "x"])].into_iter().enumerate()
+    {
+        ask(&one, Chat, "chat/mock-fast", false, &format!("before {name}")).await;
+        counted(&one, KEPT, |kept| kept == (2 * n + 1) as f64).await;
+        let name = format!("{{portcullis}}:cache:{name}");
+        redis.cli(&["DEL", &name]);
+        redis.cli(&[other[0], &name, other[1]]);
+        ask(&one, Chat, "chat/mock-fast", false, &format!("after {name}")).await;
+        counted(&one, KEPT, |kept| kept == (2 * n + 2) as f64).await;
+        let purged = one.admin("POST", "/admin/cache/purge?all=true").await;
+        assert_eq!((purged.status(), &purged.json()["shared"]), (200, &json!(1)), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_purge_says_so_when_it_cannot_reach_the_server() {
     let (mock, mut redis) = (Mock::start().await, Redis::start().await);
     let one = Gateway::start(&mock, &yaml(&redis, "", "")).await;

@@ -742,3 +742,55 @@ fn when_nothing_is_left_the_error_says_what_removed_each() {
     assert_eq!((fault.code(), fault.status("anthropic"), fault.retry_after), ("no_target_fits", 404, None));
     assert_eq!(fault.availability.expect("is there")["excluded_by"], json!(["max_price", "region"]));
 }
+
+/// The branches that a request is on.
+fn way(tree: &Tree, ask: &Ask) -> Vec<u8> {
+    let mut out = Vec::new();
+    super::super::way::of(tree, ask, &mut out);
+    out
+}
+
+#[test]
+fn asks_on_other_branches_have_another_way_and_chance_has_none() {
+    let tier = || Source::Header("x-tier".to_owned());
+    let with = |source: Source, value: &str| Ask { values: [(source, json!(value))].into(), ..Ask::default() };
+    let gold = Condition::Test(tier(), Test::Eq(json!("gold")));
+    let inner = Node::Conditional(vec![(Some(gold), leaf("a/gold")), (None, leaf("a/free"))]);
+    let chosen = tree(balance(By::Weighted, vec![child(inner, 1, 0), child(leaf("b/x"), 1, 0)]));
+    assert!(chosen.behind().branches);
+    assert_ne!(way(&chosen, &with(tier(), "gold")), way(&chosen, &with(tier(), "tin")));
+    assert_eq!(way(&chosen, &with(tier(), "tin")), way(&chosen, &Ask::default()));
+    let parts = || vec![(50_000, leaf("a/x")), (100_000, leaf("b/x"))];
+    let split = tree(Node::Split(Split { by: Some(Source::Key), parts: parts() }));
+    let ways: std::collections::HashSet<_> =
+        (0..20).map(|user| way(&split, &with(Source::Key, &user.to_string()))).collect();
+    assert_eq!(ways.len(), 2, "the part counts, not whose it is");
+    let dice = tree(Node::Split(Split { by: None, parts: parts() }));
+    assert!(!dice.behind().branches && !tree(evenly(By::Cost, &["a/x", "b/x"])).behind().branches);
+    assert!(tree(Node::Split(Split { by: Some(Source::Key), parts: parts() })).behind().branches);
+}
+
+#[test]
+fn what_stands_behind_a_name_is_told_apart() {
+    let print = |root| tree(root).behind().print;
+    assert_eq!(print(leaf("a/x")), print(leaf("a/x")));
+    assert_eq!(
+        print(balance(By::Weighted, vec![child(leaf("a/x"), 1, 0), child(leaf("b/x"), 1, 0)])),
+        print(balance(By::Weighted, vec![child(leaf("a/x"), 9, 1), child(leaf("b/x"), 1, 0)])),
+        "weights move traffic, not answers"
+    );
+    let warmer = || {
+        let Target { provider, model, timeouts, .. } = &*target("a/x");
+        let set = [("temperature".to_owned(), json!(1))].into();
+        let overrides = Overrides { set, ..Overrides::default() };
+        Node::Target(Arc::new(Target::new(provider.clone(), model.clone(), overrides, *timeouts, None)))
+    };
+    let several = || Node::Fallback(vec![leaf("a/x"), leaf("b/x")]);
+    let turned = || Node::Fallback(vec![leaf("b/x"), leaf("a/x")]);
+    let all = [leaf("a/x"), leaf("b/x"), leaf("a/y"), warmer(), several(), turned()].map(print);
+    let apart: std::collections::HashSet<_> = all.iter().collect();
+    assert_eq!(apart.len(), all.len());
+    for (name, online) in [("a/x", false), ("a/x:online", true)] {
+        assert_eq!(tree(leaf(name)).behind().looks_elsewhere, online, "{name}");
+    }
+}

@@ -140,16 +140,17 @@ impl Entry {
         self.ttl.checked_sub(self.age(now_ms)).filter(|left| !left.is_zero())
     }
 
-    /// The body with an id of its own. The prefix that says what kind of id it is stays.
-    pub fn fresh_body(&self) -> Bytes {
-        let Some(id) = &self.id else { return self.body.clone() };
+    /// The body with an id of its own, and that id, where it has one that can be renewed. The prefix that says what kind of
+    /// id it is stays.
+    pub fn fresh_body(&self) -> (Bytes, Option<String>) {
+        let Some(id) = &self.id else { return (self.body.clone(), None) };
         let mut body = self.body.to_vec();
         let fresh = renewed(&id.text);
         for at in &id.at {
             let at = *at as usize;
             body[at..at + fresh.len()].copy_from_slice(fresh.as_bytes());
         }
-        body.into()
+        (body.into(), Some(fresh))
     }
 }
 

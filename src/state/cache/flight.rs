@@ -14,7 +14,7 @@ use super::entry::{Entry, Key};
 use crate::body::tape::{Hold, Reader, Tape};
 use crate::chat::Usage;
 use crate::dialect::Dialect;
-use crate::fault::{Fault, Retry};
+use crate::fault::{Fault, Kind, Retry};
 use crate::route::Target;
 
 /// Locks for the flights, so that workers seldom meet.
@@ -62,7 +62,21 @@ struct Open {
     /// What the stream used, as one who heard it to its end knows it: a leader whose client left before the head bears
     /// the cost and heard nothing.
     usage: Option<Usage>,
+    /// The most that anybody heard who has ended.
+    frames: u64,
+    /// More than the leader took part.
+    shared: bool,
     kept: bool,
+}
+
+/// What an exchange that ends has heard of the stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heard {
+    /// All of it.
+    pub complete: bool,
+    pub usage: Option<Usage>,
+    /// Frames with or after the first content.
+    pub frames: u64,
 }
 
 impl Bill {
@@ -70,15 +84,16 @@ impl Bill {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an exchange that ends now bears the cost. `leads`: it was the first. `heard`: what it heard was used.
-    fn falls_to(&self, leads: bool, complete: bool, heard: Option<Usage>) -> bool {
+    /// Whether an exchange that ends now bears the cost. `leads`: it was the first.
+    fn falls_to(&self, leads: bool, heard: Heard) -> bool {
         let mut open = self.open();
-        open.usage = open.usage.or(heard.filter(|_| complete));
+        open.usage = open.usage.or(heard.usage.filter(|_| heard.complete));
+        open.frames = open.frames.max(heard.frames);
         open.hearing = open.hearing.saturating_sub(1);
         if !leads && !open.unpaid {
             return false;
         }
-        let falls = complete || open.hearing == 0;
+        let falls = heard.complete || open.hearing == 0;
         open.unpaid = !falls;
         falls
     }
@@ -90,12 +105,14 @@ struct Share(AtomicBool);
 
 impl Share {
     fn taken(bill: &Bill) -> Share {
-        bill.open().hearing += 1;
+        let mut open = bill.open();
+        open.shared |= open.hearing > 0;
+        open.hearing += 1;
         Share(AtomicBool::new(false))
     }
 
-    fn settle(&self, bill: &Bill, leads: bool, complete: bool, heard: Option<Usage>) -> bool {
-        !self.0.swap(true, Ordering::AcqRel) && bill.falls_to(leads, complete, heard)
+    fn settle(&self, bill: &Bill, leads: bool, heard: Heard) -> bool {
+        !self.0.swap(true, Ordering::AcqRel) && bill.falls_to(leads, heard)
     }
 
     /// It never heard anything.
@@ -158,6 +175,16 @@ impl Flight {
         self.bill.open().usage
     }
 
+    /// The most frames that anybody heard who has ended.
+    pub fn frames(&self) -> u64 {
+        self.bill.open().frames
+    }
+
+    /// Whether anybody listened.
+    pub fn was_shared(&self) -> bool {
+        self.bill.open().shared
+    }
+
     pub fn is_kept(&self) -> bool {
         self.bill.open().kept
     }
@@ -190,8 +217,8 @@ impl Listener {
     }
 
     /// The exchange ends: whether it bears the cost of what it heard.
-    pub fn settle(&self, complete: bool, heard: Option<Usage>) -> bool {
-        self.1.settle(&self.0.bill, false, complete, heard)
+    pub fn settle(&self, heard: Heard) -> bool {
+        self.1.settle(&self.0.bill, false, heard)
     }
 }
 
@@ -218,8 +245,8 @@ impl Lead {
     }
 
     /// The exchange ends: whether it bears the cost of its stream.
-    pub fn settle(&self, complete: bool, heard: Option<Usage>) -> bool {
-        self.1.settle(&self.0.bill, true, complete, heard)
+    pub fn settle(&self, heard: Heard) -> bool {
+        self.1.settle(&self.0.bill, true, heard)
     }
 
     /// Lets the listeners hear. Later asks still find a stream that runs here, and anything else in the store.
@@ -232,10 +259,15 @@ impl Lead {
     }
 
     /// The leader failed before anything was heard. Told to all when no other try can help, or when several in a row
-    /// have failed; else the next of them leads.
-    pub fn fail(&self, fault: &Fault) {
+    /// have failed; else the next of them leads. `impatient`: it had a time of its own, which says nothing of the others'.
+    pub fn fail(&self, fault: &Fault, impatient: bool) {
+        let late = fault.kind == Kind::TotalTimeout;
+        if late && impatient {
+            return self.give_up(self.0.failed_before);
+        }
         let failed_before = self.0.failed_before + 1;
-        if fault.retry() == Retry::Never || failed_before >= MAX_LEADERS {
+        // Time that is up is the leader's: who came later has some left.
+        if (fault.retry() == Retry::Never && !late) || failed_before >= MAX_LEADERS {
             self.land(Landing::Failed(fault.clone()));
         } else {
             self.give_up(failed_before);
@@ -374,7 +406,6 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Kind;
 
     fn key() -> Key {
         Key::of([b"k".as_slice()])
@@ -416,7 +447,7 @@ mod tests {
         for round in 1..=MAX_LEADERS {
             let leader = lead(&flights);
             let listener = listen(&flights);
-            leader.fail(&passing);
+            leader.fail(&passing, false);
             drop(leader);
             match listener.flight().landed().await {
                 Landing::GivenUp => assert!(round < MAX_LEADERS),
@@ -426,26 +457,51 @@ mod tests {
         }
         let leader = lead(&flights);
         let listener = listen(&flights);
-        leader.fail(&Fault::new(Kind::InvalidRequest, "no"));
+        leader.fail(&Fault::new(Kind::InvalidRequest, "no"), false);
         assert!(matches!(listener.flight().landed().await, Landing::Failed(_)));
         drop(leader);
         assert_eq!(flights.len(), 0);
     }
 
+    #[tokio::test]
+    async fn time_that_is_up_is_the_leaders_alone() {
+        let flights = Flights::default();
+        let late = Fault::new(Kind::TotalTimeout, "late");
+        // Times that callers set themselves say nothing of the ask, however many there were.
+        for _ in 0..=MAX_LEADERS {
+            let leader = lead(&flights);
+            let listener = listen(&flights);
+            leader.fail(&late, true);
+            assert!(matches!(listener.flight().landed().await, Landing::GivenUp));
+        }
+        // The model's own is tried as often as what may pass.
+        for round in 1..=MAX_LEADERS {
+            let leader = lead(&flights);
+            let listener = listen(&flights);
+            leader.fail(&late, false);
+            let landed = listener.flight().landed().await;
+            assert_eq!(matches!(landed, Landing::Failed(_)), round == MAX_LEADERS, "{landed:?}");
+        }
+    }
+
     #[test]
     fn the_bill_is_borne_once_whoever_leaves() {
+        let (whole, part) = (Heard { complete: true, ..Heard::default() }, Heard::default());
         let flights = Flights::default();
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
-        assert_eq!([leader.settle(true, None), one.settle(true, None), two.settle(false, None)], [true, false, false]);
-        assert_eq!([leader.settle(true, None), one.settle(true, None)], [false, false], "settled twice");
+        assert_eq!([leader.settle(whole), one.settle(whole), two.settle(part)], [true, false, false]);
+        assert_eq!([leader.settle(whole), one.settle(whole)], [false, false], "settled twice");
         drop((leader, one, two));
         // The first leaves early, then the second; the third ends well and pays.
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
-        assert_eq!([leader.settle(false, None), one.settle(false, None), two.settle(true, None)], [false, false, true]);
+        assert_eq!([leader.settle(part), one.settle(part), two.settle(whole)], [false, false, true]);
         drop((leader, one, two));
         // All leave: the last one bears what was seen; who never heard anything does not count.
         let (leader, one, two) = (lead(&flights), listen(&flights), listen(&flights));
         drop(two);
-        assert_eq!([leader.settle(false, None), one.settle(false, None)], [false, true]);
+        assert_eq!([leader.settle(Heard { frames: 7, ..part }), one.settle(part)], [false, true]);
+        assert_eq!((one.flight().frames(), one.flight().was_shared()), (7, true));
+        drop((leader, one));
+        assert!(!lead(&flights).flight().was_shared());
     }
 }

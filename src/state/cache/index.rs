@@ -19,24 +19,33 @@ const SHARDS: usize = 16;
 pub struct Point {
     /// Of length one.
     pub vector: Box<[f32]>,
-    /// Words that must be the same in both asks, sorted.
-    pub guard: Box<[Box<str>]>,
+    pub guard: Guard,
     pub key: Key,
     /// Unix milliseconds.
     pub until_ms: u64,
 }
 
+/// What of two texts must agree, whatever their vectors say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Words that must be the same in both, in their order.
+    pub words: Box<[Box<str>]>,
+    /// Stand for all words of the text, in no order and in theirs; 0 for nothing to compare.
+    pub bag: u64,
+    pub sequence: u64,
+}
+
+impl Guard {
+    /// Whether both may ask for the same. The same words in another order do not: vectors that are sums cannot tell.
+    pub fn agrees(&self, other: &Guard) -> bool {
+        self.words == other.words && (self.bag != other.bag || self.sequence == other.sequence)
+    }
+}
+
 /// Where vectors are kept. Embedded, or a store of their own.
 pub trait Vectors: Send + Sync {
-    /// The nearest point of a scope that is at least `threshold` alike (cosine) and has the same guard.
-    fn nearest(
-        &self,
-        scope: Key,
-        vector: &[f32],
-        guard: &[Box<str>],
-        threshold: f32,
-        now_ms: u64,
-    ) -> Option<(Key, f32)>;
+    /// The nearest point of a scope that is at least `threshold` alike (cosine) and whose guard agrees.
+    fn nearest(&self, scope: Key, vector: &[f32], guard: &Guard, threshold: f32, now_ms: u64) -> Option<(Key, f32)>;
 
     fn add(&self, scope: Key, point: Point);
 }
@@ -83,18 +92,11 @@ impl Flat {
 }
 
 impl Vectors for Flat {
-    fn nearest(
-        &self,
-        scope: Key,
-        vector: &[f32],
-        guard: &[Box<str>],
-        threshold: f32,
-        now_ms: u64,
-    ) -> Option<(Key, f32)> {
+    fn nearest(&self, scope: Key, vector: &[f32], guard: &Guard, threshold: f32, now_ms: u64) -> Option<(Key, f32)> {
         let shard = self.shard(scope);
         let points = shard.scopes.get(&scope)?.iter();
         points
-            .filter(|point| point.until_ms > now_ms && *point.guard == *guard && point.vector.len() == vector.len())
+            .filter(|point| point.until_ms > now_ms && point.guard.agrees(guard) && point.vector.len() == vector.len())
             .map(|point| (point.key, dot(&point.vector, vector)))
             .filter(|(_, likeness)| *likeness >= threshold)
             .max_by(|a, b| a.1.total_cmp(&b.1))
@@ -158,14 +160,24 @@ mod tests {
         Key::of([n.to_le_bytes().as_slice()])
     }
 
+    fn words(words: &[&str]) -> Guard {
+        Guard { words: words.iter().map(|word| (*word).into()).collect(), ..Guard::default() }
+    }
+
+    #[test]
+    fn the_same_words_in_another_order_do_not_agree() {
+        let guard = |bag, sequence| Guard { bag, sequence, ..words(&["Paris"]) };
+        assert!(guard(1, 1).agrees(&guard(1, 1)) && guard(1, 1).agrees(&guard(2, 3)));
+        assert!(!guard(1, 1).agrees(&guard(1, 2)) && !guard(1, 1).agrees(&words(&["London"])));
+    }
+
     fn point(n: u64, vector: &[f32], guard: &[&str]) -> Point {
-        let guard = guard.iter().map(|word| (*word).into()).collect();
+        let guard = words(guard);
         Point { vector: normal(vector.to_vec()).expect("a direction"), guard, key: key(n), until_ms: 1000 }
     }
 
     fn nearest(flat: &Flat, scope: u64, vector: &[f32], guard: &[&str], threshold: f32) -> Option<Key> {
-        let guard: Vec<Box<str>> = guard.iter().map(|word| (*word).into()).collect();
-        flat.nearest(key(scope), &normal(vector.to_vec()).expect("a direction"), &guard, threshold, 500)
+        flat.nearest(key(scope), &normal(vector.to_vec()).expect("a direction"), &words(guard), threshold, 500)
             .map(|(key, _)| key)
     }
 

@@ -44,6 +44,16 @@ impl Purge {
         Purge::default()
     }
 
+    /// The answer under this key.
+    pub fn of(key: Key) -> Purge {
+        Purge { key: Some(key), ..Purge::default() }
+    }
+
+    /// The key, where that alone says what is taken out.
+    pub fn only_key(&self) -> Option<Key> {
+        self.key.filter(|key| *self == Purge::of(*key))
+    }
+
     /// Reads `key=`, `prefix=`, `partition=`, `model=` or `all=true`, as in a URL's query.
     ///
     /// # Errors
@@ -98,6 +108,8 @@ mod tests {
         assert_eq!(Purge::read("all=true"), Ok(Purge::all()));
         let purge = Purge::read("model=openai%2Fgpt-5&partition=key:a").expect("is good");
         let key = Key::of([b"x".as_slice()]);
+        assert_eq!(Purge::read(&format!("key={key}")), Ok(Purge::of(key)));
+        assert_eq!((Purge::of(key).only_key(), purge.only_key()), (Some(key), None));
         let about = |partition, model| About { key, partition, asked: "fast", provider: "openai", model };
         assert!(purge.fits(&about("key:a", "gpt-5")));
         assert!(!purge.fits(&about("key:b", "gpt-5")) && !purge.fits(&about("key:a", "gpt-4")));

@@ -102,6 +102,8 @@ pub struct Shared {
     used: AtomicBool,
     waiting: mpsc::Sender<Arc<Entry>>,
     waiting_bytes: AtomicU64,
+    /// The last write was refused.
+    failing: AtomicBool,
     pub counts: Counts,
 }
 
@@ -116,6 +118,7 @@ impl Shared {
             used: AtomicBool::new(true),
             waiting,
             waiting_bytes: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
             counts: Counts::default(),
         });
         if state.cache.share(shared.clone()) {
@@ -184,7 +187,16 @@ impl Shared {
         call.key(self.name("ends")).key(self.name("about")).key(self.name("bytes")).key(self.answer(entry.key));
         call.arg("put").arg(entry.key.to_string()).arg(self.name("a:"));
         call.arg(value).arg(left).arg(self.max_bytes).arg(told);
-        let kept = matches!(self.link.script(&call).await, Ok(Value::BulkString(word)) if word == b"kept");
+        let answer = self.link.script(&call).await;
+        if let Err(Away::Failed(why)) = &answer {
+            // One line for as long as it lasts; a server that is away has its own.
+            if !self.failing.swap(true, Ordering::Relaxed) {
+                tracing::warn!("no answer can be kept on the shared tier: {why}");
+            }
+        } else {
+            self.failing.store(false, Ordering::Relaxed);
+        }
+        let kept = matches!(answer, Ok(Value::BulkString(word)) if word == b"kept");
         let count = if kept { &self.counts.kept } else { &self.counts.lost };
         count.fetch_add(1, Ordering::Relaxed);
     }
@@ -198,6 +210,9 @@ impl Shared {
         let mut tell = cmd("XADD");
         tell.arg(self.name("purges")).arg("MAXLEN").arg(MAX_PURGES).arg("*").arg("query").arg(query);
         self.link.run(&tell).await?;
+        if let Some(key) = purge.only_key() {
+            return self.drop_answers(&[key.to_string()]).await;
+        }
         let mut cursor = "0".to_owned();
         let mut purged = 0;
         loop {
@@ -206,23 +221,27 @@ impl Shared {
             let (next, told) = page(self.link.run(&scan).await?)?;
             let fits =
                 told.chunks_exact(2).filter(|pair| told_of(&pair[0], &pair[1]).is_some_and(|it| purge.fits(&it)));
-            let digits: Vec<&String> = fits.map(|pair| &pair[0]).collect();
+            let digits: Vec<String> = fits.map(|pair| pair[0].clone()).collect();
             if !digits.is_empty() {
-                let mut call = self.script.prepare_invoke();
-                call.key(self.name("ends")).key(self.name("about")).key(self.name("bytes"));
-                call.arg("drop").arg("").arg(self.name("a:"));
-                for digits in digits {
-                    call.arg(digits.as_str());
-                }
-                if let Value::Int(dropped) = self.link.script(&call).await? {
-                    purged += usize::try_from(dropped).unwrap_or(0);
-                }
+                purged += self.drop_answers(&digits).await?;
             }
             if next == "0" {
                 return Ok(purged);
             }
             cursor = next;
         }
+    }
+
+    /// Takes out the answers under these keys; gives how many there were.
+    async fn drop_answers(&self, digits: &[String]) -> Result<usize, Away> {
+        let mut call = self.script.prepare_invoke();
+        call.key(self.name("ends")).key(self.name("about")).key(self.name("bytes"));
+        call.arg("drop").arg("").arg(self.name("a:"));
+        for digits in digits {
+            call.arg(digits.as_str());
+        }
+        let dropped = self.link.script(&call).await?;
+        Ok(if let Value::Int(dropped) = dropped { usize::try_from(dropped).unwrap_or(0) } else { 0 })
     }
 
     fn answer(&self, key: Key) -> String {

@@ -97,6 +97,11 @@ impl Store {
         self.slots.insert(raw, Slot::Alias(key, ttl));
     }
 
+    /// Takes out the answer under a key; whether there was one.
+    pub fn forget(&self, key: Key) -> bool {
+        matches!(self.slots.remove(&key), Some(Slot::Answer(_)))
+    }
+
     /// Takes out the answers that fit. Aliases of theirs lead nowhere and end with their time.
     pub fn purge(&self, fits: impl Fn(&Entry) -> bool) -> usize {
         let mut purged = 0;
@@ -174,6 +179,8 @@ mod tests {
         for n in 0..10 {
             store.keep(entry(n, 10, if n < 3 { "a" } else { "b" }));
         }
+        assert!(store.forget(entry(9, 0, "").key) && !store.forget(entry(9, 0, "").key));
+        store.keep(entry(9, 10, "b"));
         assert_eq!(store.purge(|entry| entry.partition == "a"), 3);
         assert_eq!(store.size().0, 7);
         let bigger = Store::new(2 << 20);
