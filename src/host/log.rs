@@ -2,6 +2,8 @@
 //!
 //! Bounded by the lease's output; never holds a secret, because guests have none to say.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{Cx, HostError};
@@ -21,7 +23,7 @@ pub enum Level {
 pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Result<(), HostError> {
     let fields = fields.map(Value::to_string).unwrap_or_default();
     cx.lease.output(message.len() + fields.len())?;
-    let (guest, id) = (&cx.guest.name, &cx.visit.id);
+    let (guest, id, message) = (&cx.guest.name, &cx.visit.id, one_line(message));
     match level {
         Level::Debug => tracing::debug!("{guest}: {message} {fields} {id}"),
         Level::Info => tracing::info!("{guest}: {message} {fields} {id}"),
@@ -29,6 +31,14 @@ pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Res
         Level::Error => tracing::error!("{guest}: {message} {fields} {id}"),
     }
     Ok(())
+}
+
+/// A text without line ends, which would make two lines of one.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(['\n', '\r']) {
+        true => text.replace('\r', "\\r").replace('\n', "\\n").into(),
+        false => text.into(),
+    }
 }
 
 /// A note in the decision trace.
