@@ -170,7 +170,7 @@ impl Held {
         read: impl FnOnce(&crate::chat::Ask) -> T,
     ) -> Result<std::result::Result<T, String>> {
         let request = self.request(handle)?;
-        if let Err(why) = self.fits(&request) {
+        if let Err(why) = self.fits(request) {
             return Ok(Err(why));
         }
         Ok(match request.call.chat() {
@@ -297,7 +297,7 @@ impl HostRequest for Held {
 
     fn texts(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Text>, String>> {
         let request = self.request(&this)?;
-        if let Err(why) = self.fits(&request) {
+        if let Err(why) = self.fits(request) {
             return Ok(Err(why));
         }
         let texts = request.call.texts();
