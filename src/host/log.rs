@@ -23,19 +23,19 @@ pub enum Level {
 pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Result<(), HostError> {
     let fields = fields.map(Value::to_string).unwrap_or_default();
     cx.lease.output(message.len() + fields.len())?;
-    let (guest, id, message) = (&cx.guest.name, &cx.visit.id, one_line(message));
+    let (guest, id) = (&cx.guest.name, &cx.visit.id);
     match level {
-        Level::Debug => tracing::debug!("{guest}: {message} {fields} {id}"),
-        Level::Info => tracing::info!("{guest}: {message} {fields} {id}"),
-        Level::Warn => tracing::warn!("{guest}: {message} {fields} {id}"),
-        Level::Error => tracing::error!("{guest}: {message} {fields} {id}"),
+        Level::Debug => tracing::debug!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Info => tracing::info!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Warn => tracing::warn!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Error => tracing::error!("{guest}: {} {fields} {id}", one_line(message)),
     }
     Ok(())
 }
 
 /// A text without line ends, which would make two lines of one.
 pub fn one_line(text: &str) -> Cow<'_, str> {
-    match text.contains(['\n', '\r']) {
+    match memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_some() {
         true => text.replace('\r', "\\r").replace('\n', "\\n").into(),
         false => text.into(),
     }

@@ -9,9 +9,9 @@ use crate::chat::{Answer, Ask, Content, Role};
 const CREDENTIALS: &[&str] =
     &["authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"];
 
-/// Bytes that a value of an ask takes beside its text: a text becomes a table with four names, a turn one and a list of its
-/// blocks.
-const VALUE_BYTES: u64 = 128;
+/// Bytes that a value of an ask takes beside its text, decoded and shown: of a turn, three values, the ask has a thousand, and
+/// what is shown is a table with four names and a list of its blocks.
+const VALUE_BYTES: u64 = 256;
 
 /// Whether a guest with so much memory can look at the words of a request. Asked before they are decoded: what nobody can
 /// hold is not worth the time. Files are not shown, so they do not count.

@@ -385,8 +385,8 @@ fn what_a_caller_sends_is_read_under_the_lease() {
     for (body, numbers, turns) in [
         ("req:param('metadata')", 100_000, 0),
         ("pcall(req.param, req, 'metadata')", 100_000, 0),
-        ("req:texts()", 0, 30_000),
-        ("req:messages()", 0, 30_000),
+        ("req:texts()", 0, 15_000),
+        ("req:messages()", 0, 15_000),
     ] {
         let bench = asked(body, few, numbers, turns);
         let failed = bench.call(Phase::Request).expect_err(body);
@@ -396,7 +396,7 @@ fn what_a_caller_sends_is_read_under_the_lease() {
     let decode = asked("gw.json.decode('[' .. string.rep('1,', 100000) .. '1]')", few, 0, 0);
     assert_eq!(decode.call(Phase::Request).expect_err("much").killed, Some(Killed::Safepoints));
     // The same, where there is enough of everything.
-    for (body, numbers, turns) in [("#req:param('metadata').a", 100_000, 0), ("#req:texts()", 0, 30_000)] {
+    for (body, numbers, turns) in [("#req:param('metadata').a", 100_000, 0), ("#req:texts()", 0, 15_000)] {
         let bench = asked(&format!("assert({body} == {numbers} + {turns} + 1)"), stand::unhurried(), numbers, turns);
         assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass), "{body}");
     }
@@ -408,10 +408,10 @@ fn what_a_caller_sends_is_read_under_the_lease() {
 #[test]
 fn a_conversation_that_no_machine_holds_is_refused_before_it_is_decoded() {
     for read in ["req:texts()", "req:messages()", "req:last_user()", "req:system()", "req:message(1)"] {
-        let bench = asked(read, stand::unhurried(), 0, 200_000);
+        let bench = asked(read, stand::unhurried(), 0, 30_000);
         let failed = bench.call(Phase::Request).expect_err(read);
         assert!(failed.killed.is_none() && failed.message.contains("do not fit into `budget.memory`"), "{failed:?}");
-        let caught = asked(&format!("assert(not pcall(function() {read} end))"), stand::unhurried(), 0, 200_000);
+        let caught = asked(&format!("assert(not pcall(function() {read} end))"), stand::unhurried(), 0, 30_000);
         assert_eq!(caught.call(Phase::Request), Ok(Verdict::Pass), "{read}");
     }
     // What is no text does not count.
