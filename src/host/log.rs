@@ -2,6 +2,8 @@
 //!
 //! Bounded by the lease's output; never holds a secret, because guests have none to say.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{Cx, HostError};
@@ -23,12 +25,20 @@ pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Res
     cx.lease.output(message.len() + fields.len())?;
     let (guest, id) = (&cx.guest.name, &cx.visit.id);
     match level {
-        Level::Debug => tracing::debug!("{guest}: {message} {fields} {id}"),
-        Level::Info => tracing::info!("{guest}: {message} {fields} {id}"),
-        Level::Warn => tracing::warn!("{guest}: {message} {fields} {id}"),
-        Level::Error => tracing::error!("{guest}: {message} {fields} {id}"),
+        Level::Debug => tracing::debug!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Info => tracing::info!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Warn => tracing::warn!("{guest}: {} {fields} {id}", one_line(message)),
+        Level::Error => tracing::error!("{guest}: {} {fields} {id}", one_line(message)),
     }
     Ok(())
+}
+
+/// A text without line ends, which would make two lines of one.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    match memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_some() {
+        true => text.replace('\r', "\\r").replace('\n', "\\n").into(),
+        false => text.into(),
+    }
 }
 
 /// A note in the decision trace.
