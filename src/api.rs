@@ -83,6 +83,8 @@ endpoints! {
     GET "/v1beta/models" "gemini", Serve::Keyed(models::list);
     GET "/v1beta/models/{*model}" "gemini", Serve::Keyed(models::one);
     POST "/v1beta/models/{*model}" "gemini", Serve::Verb;
+    // The AI SDK leaves `models/` out where the name of the model has a slash.
+    POST "/v1beta/{*model}" "gemini", Serve::Verb;
     GET "/v1/generation" ANY, Serve::Keyed(generation::get);
     POST "/v1/feedback" ANY, Serve::Posted(feedback::post);
     GET "/livez" ANY, Serve::Open(health::live);
@@ -278,7 +280,10 @@ mod tests {
     fn gemini_verbs_are_split_from_models_with_slashes_and_colons() {
         let found = find_path(Method::POST, "/v1beta/models/mock/m%2Fx:v1:streamGenerateContent?alt=sse");
         assert_eq!(found, Ok(("/v1beta/models/{*model}", Op::Generate, Some("mock/m/x:v1".into()))));
+        let found = find_path(Method::POST, "/v1beta/mock/mock-fast:generateContent");
+        assert_eq!(found, Ok(("/v1beta/{*model}", Op::Generate, Some("mock/mock-fast".into()))));
         assert_eq!(find_path(Method::POST, "/v1/models/m:frobnicate"), Err(404));
+        assert_eq!(find_path(Method::POST, "/v1beta/frobnicate"), Err(404));
         assert_eq!(
             find_path(Method::GET, "/v1/models/openai/gpt-5"),
             Ok(("/v1/models/{*model}", Op::Generate, Some("openai/gpt-5".into())))
