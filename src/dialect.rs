@@ -199,6 +199,11 @@ pub trait Decoder: Send {
         false
     }
 
+    /// Whether the stream may be over: it is if nothing follows soon.
+    fn may_be_over(&self) -> bool {
+        self.is_over()
+    }
+
     /// The upstream closed the stream: closes what is open and says whether the stream was complete.
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault>;
 }

@@ -54,6 +54,9 @@ enum Step {
 /// How long the end of a body is waited for whose end mark has come.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How soon something must follow what may be the end.
+const SEQUEL: Duration = Duration::from_secs(3);
+
 /// A stream under way.
 pub struct Relay {
     body: Inbound,

@@ -171,7 +171,8 @@ mod tests {
 
         /// Of two callers in turns.
         fn bad(&self, count: u32, now: Millis) -> bool {
-            (0..count).fold(false, |off, at| self.bad_of(u64::from(at % 2) + 1, now).is_some() || off)
+            let ends: Vec<_> = (0..count).filter_map(|at| self.bad_of(u64::from(at % 2) + 1, now)).collect();
+            !ends.is_empty()
         }
 
         fn bad_of(&self, caller: u64, now: Millis) -> Option<Off> {

@@ -3,10 +3,12 @@
 //! One timer serves them all.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Framing, Mode, Relay, Step};
+use super::{Framing, Mode, Relay, SEQUEL, Step};
+use crate::body::Inbound;
 use crate::fault::{Fault, Kind};
 
 impl Relay {
@@ -22,13 +24,19 @@ impl Relay {
             let waiting = *self.waiting.get_or_insert(now);
             let spoke = *self.spoke.get_or_insert(now);
             if let Some(fault) = self.overdue(now, waiting) {
-                let has_said_all = matches!(&self.mode, Mode::Raw(raw) if raw.complete());
-                if fault.kind != Kind::IdleTimeout || !has_said_all {
+                if fault.kind != Kind::IdleTimeout || !self.may_be_over() {
                     return Poll::Ready(Err(fault));
                 }
                 // The upstream only does not close.
-                self.end();
-                return Poll::Ready(Ok(Step::Worked));
+                self.body = Inbound::Ready(None);
+                let ended = match self.mode {
+                    Mode::Raw(_) => {
+                        self.end();
+                        Ok(())
+                    }
+                    _ => self.finish(),
+                };
+                return Poll::Ready(ended.map(|()| Step::Worked));
             }
             let held = self.setting.filter.as_ref().and_then(|filter| filter.due());
             if held.is_some_and(|due| due <= now) {
@@ -40,7 +48,7 @@ impl Relay {
             }
             let upstream = match self.seen.first_content {
                 None => self.setting.first_token.0,
-                Some(_) => waiting + self.setting.idle,
+                Some(_) => waiting + self.idle(),
             };
             let next = upstream
                 .min(self.setting.deadline.at)
@@ -60,6 +68,23 @@ impl Relay {
         Some(spoke + after)
     }
 
+    /// Whether all may have been said.
+    fn may_be_over(&self) -> bool {
+        match &self.mode {
+            Mode::Raw(raw) => raw.complete(),
+            Mode::Translate { decoder, .. } => decoder.may_be_over(),
+            Mode::Adapt { .. } => false,
+        }
+    }
+
+    /// How long the upstream may be silent.
+    fn idle(&self) -> Duration {
+        match &self.mode {
+            Mode::Translate { decoder, .. } if decoder.may_be_over() => self.setting.idle.min(SEQUEL),
+            _ => self.setting.idle,
+        }
+    }
+
     fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
         let setting = &self.setting;
         if now >= setting.deadline.at {
@@ -69,7 +94,7 @@ impl Relay {
             let text = format!("No first token within {:?}.", setting.first_token.1);
             return Some(Fault::new(Kind::FirstTokenTimeout, text));
         }
-        if self.seen.first_content.is_some() && now >= waiting + setting.idle {
+        if self.seen.first_content.is_some() && now >= waiting + self.idle() {
             let text = format!("The provider was silent for {:?} inside the stream.", setting.idle);
             return Some(Fault::new(Kind::IdleTimeout, text));
         }

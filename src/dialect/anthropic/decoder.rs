@@ -122,6 +122,11 @@ impl Decoder for Reader {
         self.ended
     }
 
+    // Another message may follow the first.
+    fn may_be_over(&self) -> bool {
+        self.ended || self.stopped
+    }
+
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
         if self.ended {
             return Ok(());
