@@ -6,6 +6,7 @@
 pub mod canon;
 pub mod controls;
 pub mod embedder;
+pub mod fields;
 pub mod guard;
 pub mod policy;
 pub mod record;

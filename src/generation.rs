@@ -221,11 +221,11 @@ impl Builder {
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
-        let parameters: Vec<&str> = cache::canon::parameters().collect();
+        let parameters: Vec<&str> = cache::fields::parameters().collect();
         let known = Known {
             providers: &providers,
             dialects: &dialects,
-            asks: cache::canon::THE_ASK,
+            asks: cache::fields::THE_ASK,
             parameters: &parameters,
             hooks,
             adapters,

@@ -11,7 +11,7 @@ use super::*;
 /// The names of the real tables, so that the shipped files are held against them.
 static PROVIDERS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
-static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::canon::parameters().collect());
+static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::fields::parameters().collect());
 static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
 
@@ -19,7 +19,7 @@ fn known() -> Known<'static> {
     Known {
         providers: &PROVIDERS,
         dialects: &DIALECTS,
-        asks: crate::cache::canon::THE_ASK,
+        asks: crate::cache::fields::THE_ASK,
         parameters: &PARAMETERS,
         hooks: &|_, _| Vec::new(),
         adapters: &|_, _| Vec::new(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::attempt::Replay;
-use crate::cache::canon;
 use crate::cache::embedder::{Embedder, Table};
+use crate::cache::fields;
 use crate::cache::policy::{General, Overrides, Partition, Rules};
 use crate::cache::semantic::Semantic;
 use crate::chat::Finish;
@@ -49,7 +49,7 @@ pub(super) fn build(config: &Config) -> Result<Option<Rules>, String> {
             max_entry_bytes: exact.max_entry_bytes.as_usize(),
             order_insensitive: exact.order_insensitive,
             finishes: finishes.copied().collect(),
-            ignore: exact.ignore.iter().map(|name| canon::own_name(name).to_owned()).collect(),
+            ignore: exact.ignore.iter().map(|name| fields::own_name(name).to_owned()).collect(),
             single_flight: exact.single_flight,
             replay: Replay { pace: exact.replay.pace.get(), joined: exact.replay.pieces == Pieces::Joined },
             shared: exact.shared.is_some_and(|shared| shared.enabled),
@@ -105,7 +105,7 @@ mod tests {
         let known = Known {
             providers: &["mock"],
             dialects: &[],
-            asks: canon::THE_ASK,
+            asks: fields::THE_ASK,
             parameters: &[],
             hooks: &|_, _| Vec::new(),
             adapters: &|_, _| Vec::new(),
