@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
+use crate::host::log::in_line;
 use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
 use crate::route;
 use crate::state::State;
@@ -294,7 +295,7 @@ impl Hook {
 
     /// Logs and counts a failure.
     fn failed(&self, phase: Phase, visit: &Visit, state: &State, why: &str) {
-        tracing::warn!("{} in on_{}: {why} {}", self.guest.name, phase.name(), visit.id);
+        tracing::warn!("{} in on_{}: {} {}", self.guest.name, phase.name(), in_line(why), visit.id);
         let record = self.record(state);
         record.last_error.store(Some(Arc::new(why.to_owned())));
         if visit.first_failure_of(&self.guest.name) && self.breaker.failed(record, state.now()) {

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout_at};
 
 use super::{HostError, Phase, ticker};
@@ -92,20 +93,19 @@ impl Killed {
     }
 }
 
-/// What a late call may still run, in the thread's own time; with the ticks between two looks, nothing that has a core
-/// to itself outlives its budget by more than 20 ms.
+/// What a late call may still run in the thread's own time: as much as its budget, and no more than this. Nothing that has
+/// a core to itself outlives its budget by more than this and three ticks.
 const GRACE_US: u64 = 4000;
-/// Ticks between two looks, and the number of looks after which a call ends whatever its thread got.
-const GRACE_TICKS: u64 = 5;
-const GRACE_LOOKS: u32 = 40;
+/// Looks, a tick apart, after which a call ends whatever its thread got.
+const GRACE_LOOKS: u32 = 200;
 
 /// Safepoints after which a burst says again that it is under way: far fewer than run before the ticker takes the process for idle.
 const AWAKE_EVERY: u64 = 4096;
 
-/// Time that this thread has been running on a core, in microseconds; None where the system does not say.
-fn thread_time_us() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split(' ').next()?.parse::<u64>().ok().map(|nanos| nanos / 1000)
+/// Time that this thread has been running on a core, in microseconds. Never 0.
+fn thread_time_us() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    (time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000).max(1)
 }
 
 /// One call's use of its budget.
@@ -168,7 +168,7 @@ impl Lease {
         let ticks = match left.is_zero() {
             // Its first safepoint may be the end of the burst: what it runs until then counts as well.
             true => {
-                self.late_since_us.store(thread_time_us().unwrap_or(0).max(1), Relaxed);
+                self.late_since_us.store(thread_time_us(), Relaxed);
                 0
             }
             false => left.as_millis() as u64 + 1,
@@ -183,8 +183,7 @@ impl Lease {
         let since = self.late_since_us.load(Relaxed);
         if since != 0 {
             self.late_since_us.store(0, Relaxed);
-            let ran = thread_time_us().map_or(0, |now| now.saturating_sub(since));
-            self.late_us.fetch_add(ran, Relaxed);
+            self.late_us.fetch_add(thread_time_us().saturating_sub(since), Relaxed);
         }
     }
 
@@ -222,18 +221,19 @@ impl Lease {
     #[cold]
     fn late(&self) -> Result<(), Killed> {
         ticker::alert();
-        let Some(now) = thread_time_us() else { return Err(self.kill(Killed::Deadline)) };
+        let now = thread_time_us();
         let looks = self.late_looks.fetch_add(1, Relaxed);
         let mut since = self.late_since_us.load(Relaxed);
         if since == 0 {
-            since = now.max(1);
+            since = now;
             self.late_since_us.store(since, Relaxed);
         }
         let ran = self.late_us.load(Relaxed) + now.saturating_sub(since);
-        if ran >= GRACE_US || looks >= GRACE_LOOKS {
+        let grace = (self.budget.cpu.as_micros() as u64).min(GRACE_US);
+        if ran >= grace || looks >= GRACE_LOOKS {
             return Err(self.kill(Killed::Deadline));
         }
-        self.deadline.store(ticker::tick_now() + GRACE_TICKS, Relaxed);
+        self.deadline.store(ticker::tick_now() + 1, Relaxed);
         Ok(())
     }
 
@@ -341,6 +341,12 @@ impl Lease {
 mod tests {
     use super::*;
 
+    /// Runs on a core for so long.
+    fn burn(us: u64) {
+        let until = thread_time_us() + us;
+        while thread_time_us() < until {}
+    }
+
     /// As engines have it that look at the lease at the end of a turn only.
     #[test]
     fn who_gives_way_ends_as_soon_as_who_does_not() {
@@ -348,9 +354,7 @@ mod tests {
         let mut bursts = 0;
         loop {
             lease.resume(Budget::default().cpu);
-            let began = thread_time_us().expect("the system tells");
-            // The system counts in steps of a few milliseconds.
-            while thread_time_us().expect("the system tells") == began {}
+            burn(1000);
             if lease.safepoint().is_err() {
                 break;
             }
@@ -359,5 +363,17 @@ mod tests {
             assert!(bursts < 10, "it goes on");
         }
         assert_eq!(lease.killed(), Some(Killed::Deadline));
+    }
+
+    #[test]
+    fn a_late_call_may_run_its_budget_once_more_and_no_longer() {
+        for (cpu, ran, ends) in [(500, 600, true), (500, 100, false), (5000, 600, false), (5000, 4100, true)] {
+            let lease = Lease::new(Budget { cpu: Duration::from_micros(cpu), ..Budget::default() });
+            lease.deadline.store(0, Relaxed);
+            assert_eq!(lease.safepoint(), Ok(()), "it may have waited for a core");
+            burn(ran);
+            lease.deadline.store(0, Relaxed);
+            assert_eq!(lease.safepoint().is_err(), ends, "{cpu} {ran}");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! What guests say: lines of the process's own log, and notes in the decision trace.
 //!
-//! Bounded by the lease's output; never holds a secret, because guests have none to say.
+//! Bounded by the lease's output; never holds a secret, because guests have none to say. A text of theirs is never more
+//! than a part of a line.
+
+use std::borrow::Cow;
 
 use serde_json::Value;
 
@@ -21,6 +24,7 @@ pub enum Level {
 pub fn line(cx: &Cx, level: Level, message: &str, fields: Option<&Value>) -> Result<(), HostError> {
     let fields = fields.map(Value::to_string).unwrap_or_default();
     cx.lease.output(message.len() + fields.len())?;
+    let (message, fields) = (in_line(message), in_line(&fields));
     let (guest, id) = (&cx.guest.name, &cx.visit.id);
     match level {
         Level::Debug => tracing::debug!("{guest}: {message} {fields} {id}"),
@@ -39,4 +43,33 @@ pub fn note(cx: &Cx, what: Value, bytes: usize) -> Result<(), HostError> {
     cx.lease.output(bytes)?;
     cx.visit.note(&cx.guest.name, || what);
     Ok(())
+}
+
+/// A guest's text as a part of a line of the log: what would end the line, or move the cursor of whoever reads it, is
+/// written as its escape. Every text of a guest passes here on its way to the log.
+pub fn in_line(text: &str) -> Cow<'_, str> {
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(breaks) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match breaks(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    Cow::Owned(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_text_cannot_begin_a_line() {
+        let forged = "good\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{2028}x\ty";
+        assert_eq!(in_line(forged), r"good\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{2028}x\ty");
+        assert!(matches!(in_line("Grüße \\ \"a\""), Cow::Borrowed(_)));
+    }
 }

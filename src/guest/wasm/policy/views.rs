@@ -173,7 +173,7 @@ impl Held {
 }
 
 fn header(headers: &http::HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 fn field((name, value): (String, String)) -> wit::Field {
