@@ -125,7 +125,7 @@ pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
 /// What one call of a function may use.
 pub fn lease(guest: &Guest, function: Function) -> crate::host::Lease {
     let cpu = guest.budget.cpu * function.times();
-    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget })
+    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget }).without_hook()
 }
 
 /// What an adapter says it is. A script says it in the `[adapter]` of its manifest.

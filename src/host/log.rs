@@ -3,7 +3,7 @@
 //! Bounded by the lease's output; never holds a secret, because guests have none to say. A text of theirs is never more
 //! than a part of a line.
 
-use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -45,21 +45,29 @@ pub fn note(cx: &Cx, what: Value, bytes: usize) -> Result<(), HostError> {
     Ok(())
 }
 
-/// A guest's text as a part of a line of the log: what would end the line, or move the cursor of whoever reads it, is
-/// written as its escape. Every text of a guest passes here on its way to the log.
-pub fn in_line(text: &str) -> Cow<'_, str> {
-    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !text.contains(breaks) {
-        return Cow::Borrowed(text);
-    }
-    let mut line = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match breaks(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+/// A guest's text as a part of a line of the log. Every text of a guest passes here on its way to the log.
+pub fn in_line(text: &str) -> InLine<'_> {
+    InLine(text)
+}
+
+/// Writes what would end the line, or move the cursor of whoever reads it, as its escape; costs nothing where the line is
+/// not written.
+pub struct InLine<'a>(&'a str);
+
+impl fmt::Display for InLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        let mut rest = self.0;
+        while let Some(at) = rest.find(breaks) {
+            f.write_str(&rest[..at])?;
+            let mut chars = rest[at..].chars();
+            if let Some(c) = chars.next() {
+                write!(f, "{}", c.escape_default())?;
+            }
+            rest = chars.as_str();
         }
+        f.write_str(rest)
     }
-    Cow::Owned(line)
 }
 
 #[cfg(test)]
@@ -69,7 +77,8 @@ mod tests {
     #[test]
     fn a_guests_text_cannot_begin_a_line() {
         let forged = "good\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{2028}x\ty";
-        assert_eq!(in_line(forged), r"good\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{2028}x\ty");
-        assert!(matches!(in_line("Grüße \\ \"a\""), Cow::Borrowed(_)));
+        assert_eq!(in_line(forged).to_string(), r"good\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{2028}x\ty");
+        let plain = r#"Grüße \ "a""#;
+        assert_eq!(in_line(plain).to_string(), plain);
     }
 }

@@ -348,3 +348,19 @@ impl HostAnswer for Held {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As scripts see it.
+    #[test]
+    fn a_header_that_is_no_text_is_still_seen() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-name", http::HeaderValue::from_bytes(b"Jos\xe9").expect("a value"));
+        headers.insert("x-city", http::HeaderValue::from_bytes("Köln".as_bytes()).expect("a value"));
+        assert_eq!(header(&headers, "x-name").as_deref(), Some("Jos\u{fffd}"));
+        assert_eq!(header(&headers, "x-city").as_deref(), Some("Köln"));
+        assert_eq!(header(&headers, "x-none"), None);
+    }
+}
