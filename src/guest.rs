@@ -86,6 +86,15 @@ impl Engine {
         }
     }
 
+    /// Where its function of a phase begins, as `file:line`, if its engine knows that.
+    pub fn place(&self, phase: Phase) -> Option<String> {
+        match self {
+            Engine::Lua(script) => script.place(phase),
+            #[cfg(feature = "wasm")]
+            Engine::Wasm(_) => None,
+        }
+    }
+
     /// Begins a call. Where its phase lets it, it gives way to others when it runs for long, and may wait for them.
     pub fn begin(&self, cx: Cx, subject: Subject) -> Begun<'_> {
         if !cx.phase.gives_way() {
@@ -125,7 +134,7 @@ impl Engine {
     /// As [`Engine::call`].
     pub fn hear(&self, ear: &mut Ear, cx: impl FnOnce() -> Cx, event: view::Event) -> (Called, view::Event) {
         match self {
-            Engine::Lua(script) => script.hear(ear.0.get_or_insert_with(|| lua::Ear::new(cx())), event),
+            Engine::Lua(script) => script.hear(ear.lua.get_or_insert_with(|| lua::Ear::new(cx())), event),
             #[cfg(feature = "wasm")]
             Engine::Wasm(policy) => {
                 let event = Arc::new(event);
@@ -157,7 +166,11 @@ impl Begun<'_> {
 
 /// What one stream keeps for the calls of a guest.
 #[derive(Default)]
-pub struct Ear(Option<lua::Ear>);
+pub struct Ear {
+    lua: Option<lua::Ear>,
+    /// It went past its budget and the stream goes on without it: each further event would cost as much again.
+    pub left_alone: bool,
+}
 
 /// What of a call's own time counts as used before it began: as much as the exchange's bound is nearer than its own.
 fn used_before(cx: &Cx) -> Duration {

@@ -58,6 +58,8 @@ pub struct Hook {
     share: u16,
     record: OnceLock<Arc<Record>>,
     breaker: Breaker,
+    /// It is never switched off: see [`Hooks::stay_on`].
+    stays_on: bool,
 }
 
 /// Where a hook runs; an empty list lets everything through.
@@ -101,6 +103,11 @@ impl Hooks {
     pub fn leave_out(&mut self, phase: Phase) {
         self.phases = self.phases.without(phase);
     }
+
+    /// Switches nobody off, however often they fail: a test that goes on without its policy would test nothing.
+    pub fn stay_on(&mut self) {
+        self.list.iter_mut().for_each(|hook| hook.stays_on = true);
+    }
 }
 
 impl Matcher {
@@ -142,6 +149,7 @@ impl Hook {
             share,
             record: OnceLock::new(),
             breaker: Breaker::default(),
+            stays_on: false,
         }
     }
 
@@ -227,11 +235,16 @@ impl Hook {
         event: view::Event,
     ) -> Result<(Verdict, view::Event), Fault> {
         let (phase, state) = (Phase::Event, world.state());
+        if ear.left_alone {
+            return Ok((Verdict::Pass, event));
+        }
         if self.is_off(state) {
             return Ok((self.off(phase, visit, state)?, event));
         }
         let saw = visit.traced.then(|| event.brief());
         let ((outcome, used), event) = self.engine.hear(ear, || self.cx(phase, visit, world), event);
+        let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
+        ear.left_alone = killed && (self.shadow || !self.closed(phase));
         Ok((self.judge(phase, visit, state, saw, outcome, used)?, event))
     }
 
@@ -295,10 +308,14 @@ impl Hook {
 
     /// Logs and counts a failure.
     fn failed(&self, phase: Phase, visit: &Visit, state: &State, why: &str) {
-        tracing::warn!("{} in on_{}: {} {}", self.guest.name, phase.name(), in_line(why), visit.id);
+        let first = visit.first_failure_of(&self.guest.name);
+        // A stream has as many events as it has: of those that fail the first is told.
+        if first || phase != Phase::Event {
+            tracing::warn!("{} in on_{}: {} {}", self.guest.name, phase.name(), in_line(why), visit.id);
+        }
         let record = self.record(state);
         record.last_error.store(Some(Arc::new(why.to_owned())));
-        if visit.first_failure_of(&self.guest.name) && self.breaker.failed(record, state.now()) {
+        if first && !self.stays_on && self.breaker.failed(record, state.now()) {
             record.switched_off.fetch_add(1, Relaxed);
             tracing::error!("{} is switched off for {:?}: it failed too often", self.guest.name, breaker::OFF);
         }
@@ -327,6 +344,8 @@ impl Hook {
 
     /// A verdict that could not be done: counts as a failure, and refuses where failures do.
     fn misjudged(&self, phase: Phase, visit: &Visit, state: &State, why: &str) -> Result<(), Fault> {
+        let place = self.engine.place(phase).map(|place| format!("{place}: ")).unwrap_or_default();
+        let why = &format!("{place}{why}");
         self.record(state).phase(phase as usize).add(Outcome::Error, Duration::ZERO, 0);
         self.note(phase, visit, None, &Used::default(), || json!({ "failed": why }));
         self.failed(phase, visit, state, why);

@@ -98,6 +98,11 @@ impl Envelope {
         self.noticed.sealed
     }
 
+    /// Values that stand within the top-level fields.
+    pub fn values(&self) -> u64 {
+        self.noticed.values
+    }
+
     /// Files that stand in the body as base64, which is no text: its length says little of its tokens.
     pub fn files(&self) -> Files {
         self.noticed.files

@@ -152,6 +152,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Zone", "`UTC` or distance"),
     ("Algorithm", "word"),
     ("Unpriced", "word"),
+    ("Fail", "word"),
     ("Partition", "word"),
     ("PromptMarks", "word"),
     ("CacheFinish", "word"),

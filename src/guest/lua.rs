@@ -6,6 +6,7 @@
 pub mod adapter;
 mod api;
 mod args;
+mod build;
 mod convert;
 pub mod coverage;
 mod entries;
@@ -138,6 +139,11 @@ pub fn names() -> Result<Vec<String>, String> {
 impl Script {
     pub fn phases(&self) -> Phases {
         self.phases
+    }
+
+    /// Where its function of a phase begins, as `file:line`.
+    pub fn place(&self, phase: Phase) -> Option<String> {
+        self.machine().1.place(self.at, phase)
     }
 
     /// Calls the function of the call's phase where it may give way and, if it is known to wait, wait.

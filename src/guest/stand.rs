@@ -69,6 +69,16 @@ impl Stand {
         Ok(Stand::around(engine, guest))
     }
 
+    /// Asks with another body, in the form of OpenAI.
+    ///
+    /// # Errors
+    /// It is no ask.
+    pub fn ask(&mut self, body: impl Into<Bytes>) -> Result<(), Fault> {
+        let (envelope, headers) = (Envelope::read(body.into())?, self.call.headers().clone());
+        self.call = Arc::new(Said { envelope, headers });
+        Ok(())
+    }
+
     /// Begins another exchange.
     pub fn renew(&mut self) {
         self.visit = visit();

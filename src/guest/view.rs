@@ -21,7 +21,7 @@ pub use answer::{Answer, Event};
 pub use done::Done;
 pub use request::{Asked, Head, Request};
 pub use tries::{Failure, Try};
-pub use turns::{Message, Replacing, Spot, Text, answer_texts, messages, texts};
+pub use turns::{Message, Replacing, Spot, Text, answer_texts, message_at, messages, read_texts, texts};
 
 /// A value on its way to a guest.
 #[derive(Debug, Clone, PartialEq)]

@@ -32,6 +32,8 @@ pub(super) struct Sieve {
     open: Vec<(u32, u32, bool)>,
     choices: u32,
     stopped: bool,
+    /// The block that a guest was shown when it ended the stream.
+    stopped_at: (u32, u32),
     /// A guest has changed something in this turn: what text goes out, or when.
     changed: bool,
     /// Room for the events of one turn, kept for the next.
@@ -75,7 +77,19 @@ impl Sieve {
         let guests: Vec<Guest> = guests.collect();
         let piecewise = guests.iter().all(|guest| guest.events <= 1);
         let (open, spare) = (Vec::new(), Vec::new());
-        Sieve { hooks, visit, world, guests, piecewise, open, choices: 0, stopped: false, changed: false, spare }
+        Sieve {
+            hooks,
+            visit,
+            world,
+            guests,
+            piecewise,
+            open,
+            choices: 0,
+            stopped: false,
+            stopped_at: (0, 0),
+            changed: false,
+            spare,
+        }
     }
 
     /// Sends an event through the guests from this place in the row on. What comes out at their end goes to `out`, as it
@@ -134,7 +148,10 @@ impl Sieve {
                 self.changed |= text != event.text;
                 text
             }
-            (Verdict::Stop(stop), _) => return Ok(Err(stop)),
+            (Verdict::Stop(stop), event) => {
+                self.stopped_at = (event.choice, event.index);
+                return Ok(Err(stop));
+            }
             (_, event) => event.text,
         }))
     }
@@ -259,14 +276,7 @@ impl Sieve {
         // With last words it is as if the model had said them and stopped.
         let reason = if stop.text.is_some() { Finish::Stop } else { Finish::ContentFilter };
         if let Some(text) = stop.text.filter(|text| !text.is_empty()) {
-            let (choice, index) = match self.open.last() {
-                Some((choice, index, false)) => (*choice, *index),
-                _ => {
-                    out.push(Event::Open { choice: 0, index: 0, block: Opened::Text });
-                    self.open.push((0, 0, false));
-                    (0, 0)
-                }
-            };
+            let (choice, index) = self.last_block(out);
             out.push(Event::Delta { choice, index, delta: Delta::Text(text) });
         }
         for (choice, index, _) in self.open.drain(..).rev() {
@@ -276,6 +286,22 @@ impl Sieve {
             out.push(Event::Finish { choice, reason, native: None, stop_sequence: None });
         }
         Ok(Flow::End)
+    }
+
+    /// The block of text that last words belong to: that which the guest was shown, or one behind its choice's reasoning.
+    fn last_block(&mut self, out: &mut Vec<Event>) -> (u32, u32) {
+        let (choice, shown) = self.stopped_at;
+        if self.open.contains(&(choice, shown, false)) {
+            return (choice, shown);
+        }
+        let mut index = shown;
+        for block in self.open.extract_if(.., |block| block.0 == choice) {
+            out.push(Event::Close { choice, index: block.1 });
+            index = index.max(block.1 + 1);
+        }
+        out.push(Event::Open { choice, index, block: Opened::Text });
+        self.open.push((choice, index, false));
+        (choice, index)
     }
 }
 

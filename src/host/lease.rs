@@ -93,19 +93,30 @@ impl Killed {
     }
 }
 
-/// What a late call may still run in the thread's own time: as much as its budget, and no more than this. Nothing that has
-/// a core to itself outlives its budget by more than this and three ticks.
-const GRACE_US: u64 = 4000;
-/// Looks, a tick apart, after which a call ends whatever its thread got.
-const GRACE_LOOKS: u32 = 200;
+/// What a late call may still run at most, in the thread's own time. Who has less than that for a call has as much again.
+const GRACE: Duration = Duration::from_millis(4);
+/// Most ticks between two looks, and the number of looks after which a call ends whatever its thread got.
+const GRACE_TICKS: u64 = 5;
+const GRACE_LOOKS: u32 = 40;
+
+/// Bytes from which on native work is timed by the thread's own clock, which costs as much as hashing a few hundred of them.
+const LARGE: usize = 4 << 10;
 
 /// Safepoints after which a burst says again that it is under way: far fewer than run before the ticker takes the process for idle.
 const AWAKE_EVERY: u64 = 4096;
 
-/// Time that this thread has been running on a core, in microseconds. Never 0.
-fn thread_time_us() -> u64 {
+/// Time that this thread has been running on a core.
+pub fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    (time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000).max(1)
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One call's use of its budget.
@@ -123,6 +134,12 @@ pub struct Lease {
     late_us: AtomicU64,
     late_looks: AtomicU32,
     killed: AtomicU8,
+    /// Nanoseconds that the present burst may run.
+    left: AtomicU64,
+    /// Nanoseconds of host functions in the present burst, by the clock on the wall.
+    worked: AtomicU64,
+    /// Those of large work, by the thread's own clock.
+    worked_large: AtomicU64,
     /// Nanoseconds of the gateway's own work inside the call.
     excused: AtomicU64,
     /// Nanoseconds that were waited.
@@ -145,6 +162,9 @@ impl Lease {
             late_us: AtomicU64::new(0),
             late_looks: AtomicU32::new(0),
             killed: AtomicU8::new(0),
+            left: AtomicU64::new(u64::MAX),
+            worked: AtomicU64::new(0),
+            worked_large: AtomicU64::new(0),
             excused: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             until: None,
@@ -172,17 +192,21 @@ impl Lease {
     /// The guest runs from now on, having run for `spent` before.
     pub fn resume(&self, spent: Duration) {
         let left = self.budget.cpu.saturating_sub(spent);
+        self.left.store(nanos(left), Relaxed);
+        self.worked.store(0, Relaxed);
+        self.worked_large.store(0, Relaxed);
         // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
         // than a tick, so a guest that has nothing left is late from its first safepoint on.
         let ticks = match left.is_zero() {
             // Its first safepoint may be the end of the burst: what it runs until then counts as well.
             true => {
-                self.late_since_us.store(thread_time_us(), Relaxed);
+                self.late_since_us.store(micros(thread_time()).max(1), Relaxed);
                 0
             }
             false => left.as_millis() as u64 + 1,
         };
-        self.deadline.store(ticker::now() + ticks, Relaxed);
+        let deadline = if self.killed().is_some() { 0 } else { ticker::now() + ticks };
+        self.deadline.store(deadline, Relaxed);
     }
 
     /// The guest does not run: it waits, gives way, or has ended.
@@ -192,7 +216,7 @@ impl Lease {
         let since = self.late_since_us.load(Relaxed);
         if since != 0 {
             self.late_since_us.store(0, Relaxed);
-            self.late_us.fetch_add(thread_time_us().saturating_sub(since), Relaxed);
+            self.late_us.fetch_add(micros(thread_time()).saturating_sub(since), Relaxed);
         }
     }
 
@@ -201,6 +225,33 @@ impl Lease {
         self.excused.fetch_add(span.as_nanos() as u64, Relaxed);
         let deadline = self.deadline.load(Relaxed);
         self.deadline.store(deadline.saturating_add(span.as_millis() as u64), Relaxed);
+    }
+
+    /// Does native work of a host function on so many bytes. It passes no safepoint, so that it is charged when it is over:
+    /// what is large ends the call by itself, what is small and often makes it late.
+    pub fn work<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
+        if bytes >= LARGE {
+            let began = thread_time();
+            let done = work();
+            self.worked_large(thread_time().saturating_sub(began));
+            return done;
+        }
+        let began = Instant::now();
+        let done = work();
+        let span = nanos(began.elapsed());
+        if self.worked.fetch_add(span, Relaxed) + span > self.left.load(Relaxed) {
+            // Looked at by the next safepoint.
+            self.deadline.store(0, Relaxed);
+        }
+        done
+    }
+
+    /// Charges native work by the thread's own time: of that it is certain that it was the call's.
+    pub fn worked_large(&self, span: Duration) {
+        let span = nanos(span);
+        if self.worked_large.fetch_add(span, Relaxed) + span > self.left.load(Relaxed) {
+            self.kill(Killed::Deadline);
+        }
     }
 
     /// The gateway's own work inside the call so far.
@@ -229,20 +280,27 @@ impl Lease {
     /// from here on it is the thread's own time that counts, for a little longer.
     #[cold]
     fn late(&self) -> Result<(), Killed> {
+        if let Some(killed) = self.killed() {
+            return Err(killed);
+        }
         ticker::alert();
-        let now = thread_time_us();
-        let looks = self.late_looks.fetch_add(1, Relaxed);
+        let now = micros(thread_time());
+        // Work of host functions brings it here at each of them; only what ticks have brought is counted.
+        let looks = match self.deadline.load(Relaxed) {
+            0 => self.late_looks.load(Relaxed),
+            _ => self.late_looks.fetch_add(1, Relaxed),
+        };
         let mut since = self.late_since_us.load(Relaxed);
         if since == 0 {
-            since = now;
+            since = now.max(1);
             self.late_since_us.store(since, Relaxed);
         }
         let ran = self.late_us.load(Relaxed) + now.saturating_sub(since);
-        let grace = (self.budget.cpu.as_micros() as u64).min(GRACE_US);
+        let grace = micros(self.budget.cpu.min(GRACE));
         if ran >= grace || looks >= GRACE_LOOKS {
             return Err(self.kill(Killed::Deadline));
         }
-        self.deadline.store(ticker::tick_now() + 1, Relaxed);
+        self.deadline.store(ticker::tick_now() + (grace / 1000).clamp(1, GRACE_TICKS), Relaxed);
         Ok(())
     }
 
@@ -298,6 +356,8 @@ impl Lease {
     /// Marks the call as ended. The first reason stands.
     pub fn kill(&self, why: Killed) -> Killed {
         let _ = self.killed.compare_exchange(0, why as u8, Relaxed, Relaxed);
+        // Every further safepoint says so too: whoever catches its end does not go on.
+        self.deadline.store(0, Relaxed);
         self.killed().unwrap_or(why)
     }
 
@@ -351,12 +411,6 @@ impl Lease {
 mod tests {
     use super::*;
 
-    /// Runs on a core for so long.
-    fn burn(us: u64) {
-        let until = thread_time_us() + us;
-        while thread_time_us() < until {}
-    }
-
     /// As engines have it that look at the lease at the end of a turn only.
     #[test]
     fn who_gives_way_ends_as_soon_as_who_does_not() {
@@ -364,7 +418,8 @@ mod tests {
         let mut bursts = 0;
         loop {
             lease.resume(Budget::default().cpu);
-            burn(1000);
+            let began = thread_time();
+            while thread_time() < began + Duration::from_millis(2) {}
             if lease.safepoint().is_err() {
                 break;
             }
@@ -375,15 +430,52 @@ mod tests {
         assert_eq!(lease.killed(), Some(Killed::Deadline));
     }
 
+    fn busy(span: Duration) {
+        let began = thread_time();
+        while thread_time() < began + span {}
+    }
+
+    /// A call of a tenth of the time, as those for events of streams.
+    #[test]
+    fn native_work_is_charged_when_it_is_over() {
+        let budget = Budget { cpu: Duration::from_micros(500), ..Budget::default() };
+        let lease = Lease::new(budget);
+        lease.resume(Duration::ZERO);
+        lease.work(LARGE, || busy(Duration::from_millis(1)));
+        assert_eq!(lease.safepoint(), Err(Killed::Deadline), "one that is large is not forgiven");
+        let lease = Lease::new(budget);
+        lease.resume(Duration::ZERO);
+        let small = || {
+            lease.work(1, || busy(Duration::from_micros(100)));
+            lease.safepoint()
+        };
+        // Its own time, as much again in its thread's, and one more.
+        let calls = (0..100).take_while(|_| small().is_ok()).count();
+        assert!(calls <= 11, "{calls}");
+        assert_eq!((lease.safepoint(), lease.killed()), (Err(Killed::Deadline), Some(Killed::Deadline)));
+    }
+
     #[test]
     fn a_late_call_may_run_its_budget_once_more_and_no_longer() {
         for (cpu, ran, ends) in [(500, 600, true), (500, 100, false), (5000, 600, false), (5000, 4100, true)] {
             let lease = Lease::new(Budget { cpu: Duration::from_micros(cpu), ..Budget::default() });
             lease.deadline.store(0, Relaxed);
             assert_eq!(lease.safepoint(), Ok(()), "it may have waited for a core");
-            burn(ran);
+            busy(Duration::from_micros(ran));
             lease.deadline.store(0, Relaxed);
             assert_eq!(lease.safepoint().is_err(), ends, "{cpu} {ran}");
         }
+    }
+
+    #[test]
+    fn who_was_ended_is_ended_at_every_further_safepoint_and_turn() {
+        let lease = Lease::new(Budget { host_calls: 1, ..Budget::default() });
+        lease.resume(Duration::ZERO);
+        assert_eq!((lease.host_call(), lease.safepoint()), (Ok(()), Ok(())));
+        assert!(lease.host_call().is_err());
+        assert_eq!(lease.safepoint(), Err(Killed::HostCalls));
+        lease.pause();
+        lease.resume(Duration::ZERO);
+        assert_eq!(lease.safepoint(), Err(Killed::HostCalls));
     }
 }

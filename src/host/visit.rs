@@ -19,6 +19,8 @@ use crate::auth::Principal;
 /// Entries that all guests together may keep in one exchange, and bytes of one value.
 const MAX_KEPT: usize = 256;
 const MAX_VALUE_BYTES: usize = 16 << 10;
+/// Bytes of all texts that guests keep in one exchange: they stand beside the memory of their machines.
+const MAX_KEPT_BYTES: usize = 1 << 20;
 /// Notes of one exchange; further ones are dropped.
 const MAX_NOTES: usize = 64;
 
@@ -196,6 +198,13 @@ impl Visit {
         }
         let mut kept = lock(&self.kept);
         let at = kept.iter().position(|(of, name, _)| of == guest && name == key);
+        let bytes = |value: &Kept| if let Kept::Text(text) = value { text.len() } else { 0 };
+        if let Some(new) = value.as_ref().map(bytes).filter(|new| *new > 0) {
+            let others = kept.iter().enumerate().filter(|(place, _)| Some(*place) != at);
+            if others.map(|(_, (_, _, value))| bytes(value)).sum::<usize>() + new > MAX_KEPT_BYTES {
+                return Err(HostError(format!("ctx is full: its texts take {MAX_KEPT_BYTES} bytes of an exchange")));
+            }
+        }
         match (at, value) {
             (Some(at), Some(value)) => kept[at].2 = value,
             (Some(at), None) => drop(kept.swap_remove(at)),

@@ -25,6 +25,8 @@ pub struct Noticed {
     /// A string begins like those that this gateway seals.
     pub sealed: bool,
     pub files: Files,
+    /// Values within others: what it takes to hold the text decoded goes by their number.
+    pub values: u64,
 }
 
 /// Files that stand in a text as base64, in a data URL or in a field called `data`.
@@ -214,6 +216,7 @@ impl<'a> Scan<'a> {
     fn nested(&mut self) -> Result<(), Malformed> {
         let mut open = Open::default();
         loop {
+            self.noticed.values += 1;
             // A value is due.
             let object = self.peek() == Some(b'{');
             if object || self.peek() == Some(b'[') {

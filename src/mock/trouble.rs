@@ -117,6 +117,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_names_every_fault() {
+        let readme = include_str!("../../README.md");
+        for (name, ..) in TROUBLES {
+            assert!(readme.contains(&format!("`{name}`")), "README.md: `{name}` is not among the options of the mock");
+        }
+    }
+
+    #[test]
     fn every_fault_has_one_name_that_reads_back() {
         for (name, kind, what) in TROUBLES {
             let read: Trouble = name.parse().expect(name);

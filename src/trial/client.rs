@@ -160,7 +160,7 @@ fn whole(bytes: Bytes, good: bool, dialect: &'static dyn Dialect, told: &mut Map
     if !good {
         let refusal = dialect.decode_error(told["status"].as_u64().unwrap_or(500) as u16, &bytes);
         told.insert("message".to_owned(), json!(refusal.message));
-        if let Some(own) = refusal.code {
+        if let Some(own) = refusal.code.as_deref().map(|code| spelt(code, dialect)) {
             told.entry("code").or_insert_with(|| json!(own.clone()));
             told.insert("own_code".to_owned(), json!(own));
         }
@@ -174,6 +174,8 @@ fn stream(bytes: Bytes, dialect: &'static dyn Dialect, told: &mut Map<String, Va
     scanner.push(bytes);
     let (mut decoder, mut collector) = (dialect.decoder(), Collector::default());
     let (mut frames, mut events) = (Vec::new(), Vec::new());
+    // It came to the end that its dialect has, and told of no error.
+    let mut whole = true;
     while let Ok(true) = scanner.scan() {
         let frame = Frame(scanner.last());
         let data = frame.data();
@@ -181,14 +183,17 @@ fn stream(bytes: Bytes, dialect: &'static dyn Dialect, told: &mut Map<String, Va
             frames.push(value);
         }
         if decoder.frame(&frame, &mut events).is_err() {
+            whole = false;
             break;
         }
     }
-    let complete = decoder.finish(&mut events).is_ok();
+    whole &= decoder.finish(&mut events).is_ok();
     for event in events {
         if let Event::Fault(fault) = &event {
             told.insert("message".to_owned(), json!(fault.message));
-            let own = fault.refusal.as_ref().and_then(|refusal| refusal.code.clone());
+            whole = false;
+            let own =
+                fault.refusal.as_ref().and_then(|refusal| refusal.code.as_deref()).map(|code| spelt(code, dialect));
             if let Some(own) = &own {
                 told.insert("own_code".to_owned(), json!(own));
             }
@@ -197,9 +202,14 @@ fn stream(bytes: Bytes, dialect: &'static dyn Dialect, told: &mut Map<String, Va
         }
         let _ = collector.event(event);
     }
-    told.insert("complete".to_owned(), json!(complete));
+    told.insert("complete".to_owned(), json!(whole));
     told.insert("events".to_owned(), Value::Array(frames));
     tell(&collector.finish(), told);
+}
+
+/// A code as the gateway and its policies spell it: Gemini has codes in capitals.
+fn spelt(code: &str, dialect: &dyn Dialect) -> String {
+    if dialect.name() == "gemini" { code.to_ascii_lowercase() } else { code.to_owned() }
 }
 
 fn tell(answer: &Answer, told: &mut Map<String, Value>) {

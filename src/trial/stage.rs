@@ -233,7 +233,9 @@ impl Stage {
         put(&file, &config)?;
         self.generations += 1;
         let generation = Builder::new(Some(file), Box::new(|_| None)).build(self.generations);
-        let generation = generation.map_err(|errors| errors.replace(&self.room.0.display().to_string(), "scene"))?;
+        let mut generation =
+            generation.map_err(|errors| errors.replace(&self.room.0.display().to_string(), "scene"))?;
+        Arc::get_mut(&mut generation.hooks).ok_or("the policies are in use")?.stay_on();
         let _runtime = self.runtime.enter();
         generation.activate(&self.state);
         self.set_standings(scene);

@@ -220,3 +220,78 @@ fn tables_are_told_as_tables_however_deep_they_are() {
     let told = wrong(IDLE, "local a = {}\na.a = a\nt.eq(a, nil)");
     assert!(told.contains("{ … }"), "{told}");
 }
+
+/// The policy may fail on the way, and the test passes.
+fn holds(policy: &str, body: &str) {
+    let report = Folder::with(policy, &one(body)).run(Running::default());
+    assert_eq!((report.failed(), report.cases.len()), (0, 1), "{report:?}");
+}
+
+#[test]
+fn a_policy_that_fails_again_and_again_is_not_switched_off_in_a_test() {
+    let body = "for number = 1, 25 do
+        local answer = t.chat({ model = 'a/m', text = 'x' })
+        t.contains(answer.failed, 'boom', `exchange {number}`)
+      end";
+    holds("function on_request() error('boom') end\n", body);
+}
+
+#[test]
+fn a_stream_is_complete_that_came_to_its_end_and_codes_are_spelt_alike_in_every_dialect() {
+    let policy = "--[[manifest\nguard = true\nstream = \"event\"\n]]\n\
+        function on_request(req) if req:header('x-no') then return gw.reject('my_code', 'No.', 400) end end\n\
+        function on_event(event) if string.find(event.text, 'bad') then return gw.stop({ message = 'No.', code = 'nope' }) end end\n";
+    let body = "for _, dialect in { 'openai_chat', 'openai_responses', 'anthropic', 'gemini' } do
+        local function ask(headers)
+          return t.chat({ model = 'a/m', text = 'x', stream = true, dialect = dialect, headers = headers })
+        end
+        t.upstream('a/m'):streams({ 'all ', 'well' })
+        t.eq(ask().complete, true, dialect)
+        local refused = t.chat({ model = 'a/m', text = 'x', dialect = dialect, headers = { ['x-no'] = '1' } })
+        t.eq({ refused.own_code, refused.code }, { 'my_code', 'policy_rejected' }, dialect)
+        local long = string.rep('all is well. ', 100)
+        t.upstream('a/m'):streams({ long, long, 'bad' })
+        local stopped = ask()
+        t.eq({ stopped.complete, stopped.own_code, stopped.code }, { false, 'nope', 'nope' }, dialect)
+        t.upstream('a/m'):cuts({ long, long })
+        local broken = ask()
+        t.eq({ broken.complete, broken.code }, { false, 'stream_broken' }, dialect)
+      end";
+    holds(policy, body);
+}
+
+#[test]
+fn a_policy_that_overran_in_a_stream_is_left_alone_for_the_rest_of_it() {
+    let policy = |guard: bool| {
+        format!(
+            "--[[manifest\nguard = {guard}\nstream = \"event\"\n]]\n\
+             function on_event() gw.kv.incr('calls') while true do end end\n\
+             function on_done() return {{ calls = tonumber(gw.kv.get('calls')) }} end\n"
+        )
+    };
+    let body = "t.upstream('a/m'):streams({ 'one ', 'two ', 'three ', 'four' })
+        local answer = t.chat({ model = 'a/m', text = 'x', stream = true })
+        t.contains(answer.failed, 'loop turns and calls')
+        t.eq(answer.record.policy.calls, 1)";
+    holds(&policy(false), &format!("{body} t.eq(answer.text, 'one two three four') t.eq(answer.complete, true)"));
+    holds(&policy(true), &format!("{body} t.eq(answer.code, 'policy_failed')"));
+}
+
+#[test]
+fn last_words_go_into_the_choice_that_ends() {
+    let policy = "--[[manifest\nstream = \"event\"\n]]\n\
+        function on_event(event) if event.choice == 0 and string.find(event.text, 'B') then return gw.stop({ text = 'LAST' }) end end\n";
+    let body = "local function chunk(choice, text)
+          return `data: \\{\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[\\{\"index\":{choice},\"delta\":\\{\"content\":\"{text}\"}}]}\\n\\n`
+        end
+        t.upstream('a/m'):sends(chunk(0, 'A0') .. chunk(1, 'A1') .. chunk(0, 'B') .. chunk(1, 'C'))
+        local answer = t.chat({ model = 'a/m', text = 'x', stream = true, params = { n = 2 } })
+        local texts = { [0] = '', [1] = '' }
+        for _, event in answer.events do
+          for _, choice in event.choices do
+            texts[choice.index] ..= choice.delta.content or ''
+          end
+        end
+        t.eq({ texts[0], texts[1] }, { 'A0LAST', 'A1' })";
+    holds(policy, body);
+}

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use mlua::{Error, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
 
 use super::args::{Args, Signature};
+use super::build::decoded;
 use super::convert::{Left, kind_of, to_json, to_lua};
 use super::turn::{Running, running, with_running};
 use super::views::SecretHandle;
@@ -125,8 +126,10 @@ impl Gw<'_> {
         let signature = signature(row);
         let function = self.lua.create_function(move |lua, args: A::Raw| {
             with_running(|running| {
-                running.cx.enter(row).map_err(refused)?;
-                body(lua, &running.cx, A::read(args, signature)?)
+                let entered = running.cx.enter(row).map_err(refused);
+                let done = entered.and_then(|()| body(lua, &running.cx, A::read(args, signature)?));
+                running.look(lua);
+                done
             })
         })?;
         self.put(name, function)
@@ -148,7 +151,11 @@ impl Gw<'_> {
         let waiting = self.lua.create_async_function(move |lua, args: A::Raw| {
             let body = body.clone();
             // Looked at now, on the first poll: later ones may run while another call does.
-            let entered = running().and_then(|running| running.cx.enter(row).map_err(refused).map(|()| running));
+            let entered = running().and_then(|running| {
+                let entered = running.cx.enter(row).map_err(refused);
+                running.look(&lua);
+                entered.map(|()| running)
+            });
             let args = A::read(args, signature);
             async move { body(lua, entered?, args?).await }
         })?;
@@ -360,25 +367,25 @@ pub(super) fn target(lua: &Lua, view: &targets::View) -> Result<Table> {
 fn texts(gw: &Gw<'_>) -> Result<()> {
     gw.add("json.decode", |lua, cx, text: LuaString| {
         Left::new(cx.lease.budget().output).take(text.as_bytes().len())?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&text.as_bytes()).map_err(|error| Error::runtime(format!("no JSON: {error}")))?;
-        to_lua(lua, &value)
+        decoded(lua, &text.as_bytes()).map_err(Error::from)
     })?;
     gw.add("json.encode", |_, cx, value: Lv| {
         let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
         Ok(value.to_string())
     })?;
-    gw.add("re.test", |_, _, (pattern, text): (String, LuaString)| {
-        re::test(&pattern, &text.to_str()?).map_err(refused)
-    })?;
-    gw.add("re.match", |_, _, (pattern, text): (String, LuaString)| {
+    gw.add("re.test", |_, cx, (pattern, text): (String, LuaString)| {
         let text = text.to_str()?;
-        let groups = re::first(&pattern, &text).map_err(refused)?;
+        cx.lease.work(text.len(), || re::test(&pattern, &text)).map_err(refused)
+    })?;
+    gw.add("re.match", |_, cx, (pattern, text): (String, LuaString)| {
+        let text = text.to_str()?;
+        let groups = cx.lease.work(text.len(), || re::first(&pattern, &text)).map_err(refused)?;
         Ok(groups.map(|groups| groups.into_iter().map(str::to_owned).collect::<Vec<_>>()))
     })?;
-    gw.add("re.find", |lua, _, (pattern, text, max): (String, LuaString, Option<usize>)| {
+    gw.add("re.find", |lua, cx, (pattern, text, max): (String, LuaString, Option<usize>)| {
         let text = text.to_str()?;
-        let found = re::find(&pattern, &text, max.unwrap_or(re::MAX_MATCHES)).map_err(refused)?;
+        let max = max.unwrap_or(re::MAX_MATCHES);
+        let found = cx.lease.work(text.len(), || re::find(&pattern, &text, max)).map_err(refused)?;
         let tables = found.into_iter().map(|found| {
             let table = lua.create_table_with_capacity(0, 3)?;
             table.raw_set("first", found.first + 1)?;
@@ -388,24 +395,35 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         });
         tables.collect::<Result<Vec<_>>>()
     })?;
-    gw.add("re.replace", |_, _, (pattern, text, with): (String, LuaString, String)| {
-        re::replace(&pattern, &text.to_str()?, &with).map_err(refused)
+    gw.add("re.replace", |_, cx, (pattern, text, with): (String, LuaString, String)| {
+        let text = text.to_str()?;
+        cx.lease.work(text.len(), || re::replace(&pattern, &text, &with)).map_err(refused)
     })?;
-    gw.add("hash.sha256", |_, _, text: LuaString| Ok(hash::sha256(&text.as_bytes())))?;
+    gw.add("hash.sha256", |_, cx, text: LuaString| {
+        let text = text.as_bytes();
+        Ok(cx.lease.work(text.len(), || hash::sha256(&text)))
+    })?;
     gw.add("hash.hmac_sha256", |_, cx, (key, text): (Lv, LuaString)| match key {
-        Lv::String(key) => Ok(hash::hmac_sha256(&key.as_bytes(), &text.as_bytes())),
+        Lv::String(key) => {
+            let (key, text) = (key.as_bytes(), text.as_bytes());
+            Ok(cx.lease.work(text.len(), || hash::hmac_sha256(&key, &text)))
+        }
         Lv::UserData(data) => {
             let key = data.borrow::<SecretHandle>()?;
-            let key = key.0.expose(cx).map_err(refused)?;
-            Ok(hash::hmac_sha256(key.as_bytes(), &text.as_bytes()))
+            let (key, text) = (key.0.expose(cx).map_err(refused)?, text.as_bytes());
+            Ok(cx.lease.work(text.len(), || hash::hmac_sha256(key.as_bytes(), &text)))
         }
         other => {
             Err(Error::runtime(format!("gw.hash.hmac_sha256: the key is {}; give a text or a secret", kind_of(&other))))
         }
     })?;
-    gw.add("hash.base64", |_, _, text: LuaString| Ok(hash::base64(&text.as_bytes())))?;
-    gw.add("hash.unbase64", |lua, _, text: LuaString| {
-        hash::unbase64(&text.as_bytes()).map(|bytes| lua.create_string(bytes)).transpose()
+    gw.add("hash.base64", |_, cx, text: LuaString| {
+        let text = text.as_bytes();
+        Ok(cx.lease.work(text.len(), || hash::base64(&text)))
+    })?;
+    gw.add("hash.unbase64", |lua, cx, text: LuaString| {
+        let text = text.as_bytes();
+        cx.lease.work(text.len(), || hash::unbase64(&text)).map(|bytes| lua.create_string(bytes)).transpose()
     })
 }
 

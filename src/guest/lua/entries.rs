@@ -66,6 +66,7 @@ impl Entries {
             Lv::Nil => Ok(None),
             value => match value.as_f64().or_else(|| value.as_integer().map(|whole| whole as f64)) {
                 Some(number) if number.is_finite() => Ok(Some(number)),
+                Some(number) => Err(Error::runtime(format!("{name}: {number} is no number that can be reckoned with"))),
                 _ => Err(wrong(name, "a number", &value)),
             },
         }

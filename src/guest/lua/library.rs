@@ -3,12 +3,15 @@
 //!
 //! Results are those of the built-in ones. Put in before the machine is sandboxed; scripts cannot tell them apart.
 
-use mlua::{Lua, LuaString, Result, Table, Value, Variadic};
+use mlua::{Error, Function, Lua, LuaString, Result, Table, Value, Variadic};
 
 use super::{read, turn};
 
 /// Pieces between two looks at the budget.
 const PIECES: usize = 1024;
+
+/// What the engine throws when a machine is full.
+const NO_MEMORY: &[u8] = b"not enough memory";
 
 /// Replaces what cannot be stopped.
 pub(super) fn mend(lua: &Lua) -> Result<()> {
@@ -21,7 +24,8 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
             init => init.max(1.0),
         };
         let from = init as usize - 1;
-        let found = text.get(from..).and_then(|rest| memchr::memmem::find(rest, &wanted));
+        let seek = || text.get(from..).and_then(|rest| memchr::memmem::find(rest, &wanted));
+        let found = turn::working(text.len(), seek);
         Ok(match found {
             Some(at) => Variadic::from_iter([Some(from + at + 1), Some(from + at + wanted.len())]),
             None => Variadic::from_iter([None]),
@@ -46,16 +50,37 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         piece(lua, &pieces, count, &text[from..])?;
         Ok(pieces)
     })?;
-    // What the gateway threw, in the words that a person reads.
-    let words = lua.create_function(|_, error: Value| match error {
+    // What the gateway threw, in the words that a person reads. Memory that has run out is not to be caught.
+    let words = lua.create_function(|lua, error: Value| match error {
+        Value::Error(error) if read::is_memory(&error) => {
+            turn::out_of_memory(lua);
+            Err(*error)
+        }
+        Value::String(text) if text.as_bytes() == NO_MEMORY => {
+            turn::out_of_memory(lua);
+            Err(Error::MemoryError("not enough memory".to_owned()))
+        }
         Value::Error(error) => Ok(Some(read::message(&error))),
         _ => Ok(None),
+    })?;
+    // A text so many times over: one call that may fill a machine.
+    let rep: Function = lua.globals().get::<Table>("string")?.get("rep")?;
+    let fill = lua.create_function(move |_, (text, times): (LuaString, f64)| {
+        let bytes = text.as_bytes().len() as f64 * times;
+        turn::working(bytes.clamp(0.0, u32::MAX.into()) as usize, || rep.call::<Value>((text, times)))
     })?;
     let again = lua.create_function(|_, ()| {
         turn::again();
         Ok(())
     })?;
-    lua.load(include_str!("library.luau")).set_name("=library").call((seek, cut, words, again, Lua::poll_pending()))
+    lua.load(include_str!("library.luau")).set_name("=library").call((
+        seek,
+        cut,
+        words,
+        again,
+        fill,
+        Lua::poll_pending(),
+    ))
 }
 
 fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {

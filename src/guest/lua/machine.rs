@@ -333,7 +333,14 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
             let place = running.ended_at().unwrap_or(&recipe.bundle.main.label);
             format!("{place}: loading it {}", running.cx.lease.explain(killed))
         }
-        None => read::message(&error),
+        None => {
+            let (label, budget) = (&recipe.bundle.main.label, guest.budget);
+            let said = match read::is_memory(&error) {
+                true => format!("loading it needed more than {} bytes; raise `budget.memory`", budget.memory),
+                false => read::message(&error),
+            };
+            if read::has_place(&said) || said.starts_with(label.as_str()) { said } else { format!("{label}: {said}") }
+        }
     })
 }
 

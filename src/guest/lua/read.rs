@@ -97,6 +97,14 @@ fn told(text: &str) -> Cow<'_, str> {
                       all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
         return format!("{text}: {advice}").into();
     }
+    for (engine, plain) in [
+        ("userdata has been destructed", "this view is of a call that has ended; do not keep it"),
+        ("error converting Lua string to &str", "a text that is no UTF-8 stands where one should"),
+    ] {
+        if let Some((before, after)) = text.split_once(engine) {
+            return format!("{before}{plain}{after}").into();
+        }
+    }
     match text.split_once(": 0x").map_or(text, |(kind, _)| kind) {
         kind @ ("table" | "function" | "userdata" | "thread") if kind != text => {
             format!("error() was given a {kind}; give it a text").into()
@@ -130,6 +138,9 @@ fn place(line: &str) -> Option<&str> {
     let digits = line[at..].bytes().take_while(u8::is_ascii_digit).count();
     (digits > 0).then(|| &line[..at + digits])
 }
+
+/// Longest name of a model: it goes into a header of the answer and the log.
+const MAX_MODEL_BYTES: usize = 256;
 
 struct Reader {
     left: Left,
@@ -171,6 +182,12 @@ impl Reader {
             }
         }
         if let Some(inner) = entries.sub("respond")? {
+            if phase == Phase::Event {
+                let made = if inner.contains_key("say")? { "gw.say(…)" } else { "gw.respond(…)" };
+                let text =
+                    format!("on_event cannot answer with {made}: the answer has begun; return {}", results(phase));
+                return Err(Error::runtime(text));
+            }
             return self.respond(&inner);
         }
         if let Some(inner) = entries.sub("reject")? {
@@ -333,6 +350,10 @@ impl Reader {
         };
         entries.known(what, Patch::fields(phase))?;
         let mut patch = Patch { model: entries.text("model")?, ..Patch::default() };
+        if let Some(model) = patch.model.as_ref().filter(|model| model.len() > MAX_MODEL_BYTES) {
+            let text = format!("model: a name has at most {MAX_MODEL_BYTES} bytes, not {}", model.len());
+            return Err(Error::runtime(text));
+        }
         if let Some(params) = entries.sub("params")? {
             patch.params = self.values(&params, "params")?;
         }

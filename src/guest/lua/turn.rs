@@ -15,7 +15,7 @@ use mlua::{Error, FromLuaMulti, IntoLuaMulti, Lua, Thread, VmState};
 use tokio::time::Instant;
 
 use super::views::Seen;
-use crate::host::{Cx, ticker};
+use crate::host::{Cx, Killed, ticker};
 
 /// Safepoints between two looks at the clock: calls that are short never look, and those of a loop are soon there.
 const SAFEPOINTS_A_LOOK: u32 = 64;
@@ -75,6 +75,16 @@ impl Running {
     /// Where the script was when its budget was used up, if that was in the script itself.
     pub fn ended_at(&self) -> Option<&str> {
         self.ended_at.get().map(String::as_str)
+    }
+
+    /// Notes where the script is, if its budget has just been used up inside of a function of the gateway's.
+    pub fn look(&self, lua: &Lua) {
+        if self.cx.lease.killed().is_some()
+            && self.ended_at.get().is_none()
+            && let Some(place) = place(lua)
+        {
+            let _ = self.ended_at.set(place);
+        }
     }
 
     pub fn show(&self, view: Seen) {
@@ -202,6 +212,24 @@ pub(super) fn step() -> mlua::Result<()> {
         }
         None => Ok(()),
     })
+}
+
+/// Does native work for the call that runs, where there is one: see [`crate::host::Lease::work`].
+pub(super) fn working<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    match RUNNING.with_borrow(|running| running.as_ref().map(|now| now.call.clone())) {
+        Some(call) => call.cx.lease.work(bytes, work),
+        None => work(),
+    }
+}
+
+/// The call that runs has no memory left: it has ended, whoever catches that.
+pub(super) fn out_of_memory(lua: &Lua) {
+    RUNNING.with_borrow(|running| {
+        if let Some(now) = running {
+            now.call.cx.lease.kill(Killed::Memory);
+            now.call.look(lua);
+        }
+    });
 }
 
 /// The call that runs was told to give way and cannot: it has another turn.

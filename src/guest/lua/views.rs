@@ -12,8 +12,10 @@ use mlua::{
 };
 
 use super::super::view::{self, Subject, Val, View, conversation};
+use super::build::{self, Undecoded};
 use super::turn::{excused, with_running};
 use super::{convert, entries};
+use crate::fault::Fault;
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 
@@ -195,8 +197,8 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         .end();
     Adding::<view::Request>::to(lua)
         .add("header", |lua, this, arg: Arg<String>| header(lua, this.call.headers(), &name(arg)?, true))?
-        .add("param", |lua, this, arg: Arg<String>| match this.call.envelope().get::<serde_json::Value>(&name(arg)?) {
-            Some(value) => convert::to_lua(lua, &value),
+        .add("param", |lua, this, arg: Arg<String>| match this.call.envelope().raw(&name(arg)?) {
+            Some(raw) => json(lua, raw),
             None => Ok(Lv::Nil),
         })?
         .add("metadata", |lua, this, arg: Arg<String>| {
@@ -210,13 +212,18 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
             conversation::message(&*chat(this)?, index).map(|turn| message(lua, &turn)).transpose()
         })?
         .add("messages", |lua, this, ()| {
-            view::messages(&*chat(this)?).iter().map(|turn| message(lua, turn)).collect::<Result<Vec<_>>>()
+            let ask = chat(this)?;
+            build::within(lua, |build| {
+                build.list(view::messages(&ask), |turn| {
+                    build.piece(turn.text.len())?;
+                    message(lua, &turn)
+                })
+            })
         })?
         .add("last_user", |_, this, ()| Ok(conversation::last_user(&*chat(this)?)))?
         .add("texts", |lua, this, ()| {
-            let texts = excused(|| this.call.texts());
-            let texts = texts.map_err(|fault| Error::runtime(view::no_texts(&fault)))?;
-            texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
+            let texts = all_texts(this)?.map_err(|fault| Error::runtime(view::no_texts(&fault)))?;
+            text_list(lua, &texts)
         })?
         .add("plan", |lua, this, ()| {
             with_running(|running| {
@@ -232,17 +239,49 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         .add("request", |lua, this, ()| show_request(lua, &this.request))?
         .add("texts", |lua, this, ()| {
             let texts = this.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
-            texts.iter().map(|part| text(lua, part)).collect::<Result<Vec<_>>>()
+            text_list(lua, &texts)
         })?
-        .add("json", |lua, this, ()| match serde_json::from_slice::<serde_json::Value>(&this.body) {
-            Ok(value) => convert::to_lua(lua, &value),
-            Err(_) => Ok(Lv::Nil),
-        })?
+        .add("json", |lua, this, ()| json(lua, &this.body))?
         .end();
     Ok(())
 }
 
+/// A value that the gateway has as JSON; nil for what is none.
+fn json(lua: &Lua, text: &[u8]) -> Result<Lv> {
+    match build::decoded(lua, text) {
+        Ok(value) => Ok(value),
+        Err(Undecoded::Json(_)) => Ok(Lv::Nil),
+        Err(Undecoded::Call(error)) => Err(error),
+    }
+}
+
+/// Whether the call can hold the words of its request.
+fn fits(request: &view::Request) -> Result<()> {
+    with_running(|running| conversation::fits(request, running.cx.lease.budget().memory).map_err(Error::runtime))
+}
+
+/// Every text. To decode an ask is the gateway's own work, once; what is made of it each time is the call's.
+fn all_texts(request: &view::Request) -> Result<std::result::Result<Vec<view::Text>, Fault>> {
+    fits(request)?;
+    let is_chat = !["embeddings", "rerank"].contains(&request.visit.op);
+    if is_chat && let Err(fault) = excused(|| request.call.chat()) {
+        return Ok(Err(fault));
+    }
+    let bytes = request.call.envelope().body().len();
+    with_running(|running| Ok(running.cx.lease.work(bytes, || request.call.texts())))
+}
+
+fn text_list(lua: &Lua, texts: &[view::Text]) -> Result<mlua::Table> {
+    build::within(lua, |build| {
+        build.list(texts, |part| {
+            build.piece(part.text.len())?;
+            text(lua, part)
+        })
+    })
+}
+
 fn chat(request: &view::Request) -> Result<Arc<crate::chat::Ask>> {
+    fits(request)?;
     excused(|| request.call.chat())
         .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
 }

@@ -2,10 +2,11 @@
 //!
 //! Reads the envelope; the conversation is decoded only where its texts are asked for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Row, Text, Val, View};
@@ -157,16 +158,79 @@ impl View for Request {
 fn max_tokens(envelope: &Envelope) -> Option<u64> {
     let named = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
     named.iter().find_map(|name| envelope.get(name)).or_else(|| {
-        let config: Value = envelope.get("generationConfig").or_else(|| envelope.get("generation_config"))?;
-        config.get("maxOutputTokens").or_else(|| config.get("max_output_tokens"))?.as_u64()
+        let config = envelope.raw("generationConfig").or_else(|| envelope.raw("generation_config"))?;
+        let MaxOutput(tokens) = serde_json::from_slice(config).ok()?;
+        tokens
     })
 }
 
 /// The number of entries of the first of these fields that is there; a text counts as one.
 fn count(envelope: &Envelope, names: &[&str]) -> f64 {
     let Some(raw) = names.iter().find_map(|name| envelope.raw(name)) else { return 0.0 };
-    match serde_json::from_slice::<Vec<&RawValue>>(raw) {
-        Ok(entries) => entries.len() as f64,
+    match serde_json::from_slice::<Count>(raw) {
+        Ok(Count(entries)) => entries as f64,
         Err(_) => f64::from(raw.first() == Some(&b'"')),
+    }
+}
+
+/// The number of entries of a list, none of which is kept: callers choose how many there are.
+struct Count(u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(Counting)
+    }
+}
+
+struct Counting;
+
+impl<'de> Visitor<'de> for Counting {
+    type Value = Count;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Count, A::Error> {
+        let mut count = 0;
+        while items.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Count(count))
+    }
+}
+
+/// Gemini's bound on an answer, in whichever spelling; of the rest of its settings nothing is kept. The last one counts.
+struct MaxOutput(Option<u64>);
+
+impl<'de> Deserialize<'de> for MaxOutput {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Bounding)
+    }
+}
+
+struct Bounding;
+
+impl<'de> Visitor<'de> for Bounding {
+    type Value = MaxOutput;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<MaxOutput, A::Error> {
+        let (mut camel, mut snake) = (None, None);
+        while let Some(name) = entries.next_key::<String>()? {
+            let found = match name.as_str() {
+                "maxOutputTokens" => &mut camel,
+                "max_output_tokens" => &mut snake,
+                _ => {
+                    entries.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *found = Some(serde_json::from_str::<u64>(entries.next_value::<&RawValue>()?.get()).ok());
+        }
+        Ok(MaxOutput(camel.or(snake).flatten()))
     }
 }

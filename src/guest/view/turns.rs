@@ -37,8 +37,13 @@ pub struct Text {
 }
 
 /// The turns of a conversation.
-pub fn messages(ask: &chat::Ask) -> Vec<Message> {
-    ask.messages.iter().enumerate().map(|(at, message)| turn(at + 1, message)).collect()
+pub fn messages(ask: &chat::Ask) -> impl Iterator<Item = Message> {
+    ask.messages.iter().enumerate().map(|(at, message)| turn(at + 1, message))
+}
+
+/// The turn at a place, counted from 0.
+pub fn message_at(ask: &chat::Ask, at: usize) -> Option<Message> {
+    ask.messages.get(at).map(|message| turn(at + 1, message))
 }
 
 fn turn(index: usize, message: &chat::Message) -> Message {
@@ -97,6 +102,30 @@ pub fn texts(ask: &mut chat::Ask, each: impl FnMut(Spot, &mut String)) {
         for block in &mut message.blocks {
             numbered.block(block, role);
         }
+    }
+}
+
+/// The same of a conversation that stays as it is, whose texts are given away as copies: block by block, so that there is
+/// never a second one of the whole.
+pub fn read_texts(ask: &chat::Ask, each: impl FnMut(Spot, &mut String)) {
+    let mut numbered = Numbered { index: 0, each };
+    let mut read = |block: &chat::Block, role| {
+        if has_words(&block.content) {
+            numbered.block(&mut block.clone(), role);
+        }
+    };
+    ask.system.iter().for_each(|block| read(block, "system"));
+    for message in &ask.messages {
+        let role = role(message);
+        message.blocks.iter().for_each(|block| read(block, role));
+    }
+}
+
+fn has_words(content: &Content) -> bool {
+    match content {
+        Content::Image { .. } | Content::Audio { .. } | Content::Other(_) => false,
+        Content::File { source, .. } => matches!(source, Media::Text(_)),
+        _ => true,
     }
 }
 

@@ -365,3 +365,100 @@ fn the_bound_of_the_exchange_holds_over_all_its_calls() {
     contained(&bench, "an exchange long spent", Phase::Request);
     assert!(bench.visit.spent() >= spent);
 }
+
+/// A script whose `on_request` is this, for an ask with so many numbers in its metadata, or so many turns.
+fn asked(body: &str, budget: Budget, numbers: usize, turns: usize) -> Bench {
+    let text = format!("function on_request(req, ctx) {body} end\nfunction on_route() return 'a/b' end");
+    let mut bench = try_load(&text, budget, json!({})).unwrap_or_else(|error| panic!("{error}"));
+    let (numbers, turns) = ("1,".repeat(numbers), r#"{"role":"user","content":"a"},"#.repeat(turns));
+    let ask = format!(
+        r#"{{"model":"fast","metadata":{{"a":[{numbers}1]}},"messages":[{turns}{{"role":"user","content":"hi"}}]}}"#
+    );
+    bench.ask(ask).expect("an ask");
+    bench
+}
+
+/// Callers choose how much they send.
+#[test]
+fn what_a_caller_sends_is_read_under_the_lease() {
+    let few = Budget { safepoints: 100, ..stand::unhurried() };
+    for (body, numbers, turns) in [
+        ("req:param('metadata')", 100_000, 0),
+        ("pcall(req.param, req, 'metadata')", 100_000, 0),
+        ("req:texts()", 0, 15_000),
+        ("req:messages()", 0, 15_000),
+    ] {
+        let bench = asked(body, few, numbers, turns);
+        let failed = bench.call(Phase::Request).expect_err(body);
+        assert_eq!(failed.killed, Some(Killed::Safepoints), "{body}: {failed:?}");
+        is_well(&bench, body);
+    }
+    let decode = asked("gw.json.decode('[' .. string.rep('1,', 100000) .. '1]')", few, 0, 0);
+    assert_eq!(decode.call(Phase::Request).expect_err("much").killed, Some(Killed::Safepoints));
+    // The same, where there is enough of everything.
+    for (body, numbers, turns) in [("#req:param('metadata').a", 100_000, 0), ("#req:texts()", 0, 15_000)] {
+        let bench = asked(&format!("assert({body} == {numbers} + {turns} + 1)"), stand::unhurried(), numbers, turns);
+        assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass), "{body}");
+    }
+    let full = asked("pcall(req.param, req, 'metadata') ctx:set('on', true)", stand::unhurried(), 4_000_000, 0);
+    assert_eq!(full.call(Phase::Request).expect_err("much").killed, Some(Killed::Memory));
+    is_well(&full, "a large field");
+}
+
+#[test]
+fn a_conversation_that_no_machine_holds_is_refused_before_it_is_decoded() {
+    for read in ["req:texts()", "req:messages()", "req:last_user()", "req:system()", "req:message(1)"] {
+        let bench = asked(read, stand::unhurried(), 0, 30_000);
+        let failed = bench.call(Phase::Request).expect_err(read);
+        assert!(failed.killed.is_none() && failed.message.contains("do not fit into `budget.memory`"), "{failed:?}");
+        let caught = asked(&format!("assert(not pcall(function() {read} end))"), stand::unhurried(), 0, 30_000);
+        assert_eq!(caught.call(Phase::Request), Ok(Verdict::Pass), "{read}");
+    }
+    // What is no text does not count.
+    let mut bench = load("function on_request(req) assert(req:last_user() == 'what is it?') end");
+    let image = "A".repeat(17 << 20);
+    bench
+        .ask(format!(
+            r#"{{"model":"fast","messages":[{{"role":"user","content":[{{"type":"text","text":"what is it?"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{image}"}}}}]}}]}}"#
+        ))
+        .expect("an ask");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+}
+
+#[test]
+fn memory_that_has_run_out_is_not_caught() {
+    let grow = "function() local s = 'x' while true do s = s .. s end end";
+    for body in [
+        format!("for i = 1, 3 do pcall({grow}) end"),
+        "pcall(string.rep, 'x', 1e9)".to_owned(),
+        "pcall(buffer.create, 1e9)".to_owned(),
+        format!("xpcall({grow}, function() return 'fine' end)"),
+        "xpcall(string.rep, tostring, 'x', 1e9)".to_owned(),
+        format!("coroutine.resume(coroutine.create({grow}))"),
+        format!("pcall(coroutine.wrap({grow}))"),
+        "pcall(gw.json.decode, '[' .. string.rep('[],', 300000) .. '1]')".to_owned(),
+    ] {
+        let text = format!(
+            "function on_request(req, ctx) {body} ctx:set('on', true) return gw.reject('x', 'y') end
+             function on_route(req, ctx) assert(not ctx:get('on'), 'it went on') return 'a/b' end"
+        );
+        let budget = Budget { safepoints: u64::MAX / 200, ..stand::unhurried() };
+        let bench = try_load(&text, budget, json!({})).expect("loads");
+        let failed = bench.call(Phase::Request).expect_err(&body);
+        assert_eq!(failed.killed, Some(Killed::Memory), "{body}: {failed:?}");
+        is_well(&bench, &body);
+    }
+    // Whatever else is thrown is caught as before, and what the gateway throws is a text there too.
+    let text = "function on_request(req)
+        local ok, said = xpcall(error, function(thrown) return thrown .. '!' end, 'no', 0)
+        assert(not ok and said == 'no!')
+        ok, said = xpcall(gw.kv.get, function(thrown) return 'told: ' .. thrown end)
+        assert(not ok and string.find(said, 'told: ') and string.find(said, 'key: string'))
+        ok, said = xpcall(function(a, b) return a + b end, print, 1, 2)
+        assert(ok and said == 3)
+        ok, said = pcall(error, { code = 7 })
+        assert(not ok and said.code == 7)
+        assert(not pcall(xpcall, print))
+      end";
+    assert_eq!(load(text).call(Phase::Request), Ok(Verdict::Pass));
+}

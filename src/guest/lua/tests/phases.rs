@@ -153,9 +153,55 @@ fn a_budget_that_is_used_up_names_the_line() {
     assert!(said.contains("on_request ran through 1000 loop turns"), "{said}");
     let calling = "function on_request()\n  local t = {}\n  for i = 1, 2000 do\n    pcall(gw.kv.get, 'x')\n  end\nend";
     assert!(message(calling).starts_with("test.luau:"), "{}", message(calling));
+    for (body, budget) in [
+        ("pcall(gw.kv.get, 'x') end", Budget { host_calls: 5, ..crate::guest::stand::unhurried() }),
+        ("gw.log.debug(string.rep('x', 500)) end", Budget { output: 1000, ..crate::guest::stand::unhurried() }),
+    ] {
+        let text = format!("local x = 1\nfunction on_request()\n  local n = 0\n  for i = 1, 9 do\n    {body}\nend");
+        let failed = try_load(&text, budget, json!({})).expect("loads").call(Phase::Request).expect_err("ended");
+        assert!(failed.killed.is_some() && failed.message.starts_with("test.luau:5:"), "{failed:?}");
+    }
     let coroutines =
         "function on_request()\n  local co = coroutine.wrap(function()\n    while true do end\n  end)\n  co()\nend";
     assert!(message(coroutines).starts_with("test.luau:3:"), "{}", message(coroutines));
+}
+
+#[test]
+fn what_is_decoded_is_what_it_was() {
+    let text = r#"function on_request(req)
+        local value = gw.json.decode('{"a":[1,-2.5,true,null,"\\u00e9\\n",[],{}],"b":null,"c":{"d":1e3},"e":1,"e":null,"f":18446744073709551615}')
+        assert(#value.a == 7 and value.a[1] == 1 and value.a[2] == -2.5 and value.a[3] == true and value.a[4] == gw.null)
+        assert(value.a[5] == "é\n" and value.b == nil and value.c.d == 1000 and value.e == nil and value.f > 1e19)
+        assert(gw.json.encode(value.a[6]) == "[]" and gw.json.encode(value.a[7]) == "{}")
+        assert(gw.json.decode("null") == gw.null and gw.json.decode(" 7 ") == 7 and gw.json.decode('"x"') == "x")
+        for _, bad in { "", "{", "[1,]", "1 2", "{1:2}", "nul", string.rep("[", 200) } do
+            local ok, said = pcall(gw.json.decode, bad)
+            assert(not ok and string.find(said, "no JSON: "), said)
+        end
+      end"#;
+    assert_eq!(load(text).call(Phase::Request), Ok(Verdict::Pass));
+}
+
+#[test]
+fn small_slips_are_told_in_words_of_the_guide() {
+    let long = "string.rep('x', 300)";
+    for (phase, body, expected) in [
+        (Phase::Event, "return gw.say('x')", "on_event cannot answer with gw.say(…)"),
+        (Phase::Event, "return gw.respond(200, 'x')", "on_event cannot answer with gw.respond(…)"),
+        (Phase::Fault, "return gw.same(0/0)", "is no number that can be reckoned with"),
+        (Phase::Request, &format!("return {{ model = {long} }}"), "model: a name has at most 256 bytes"),
+        (Phase::Request, "return { model = '\\255' }", "a text that is no UTF-8 stands where one should"),
+    ] {
+        let error = failure(&format!("function on_{}()\n  {body}\nend", phase.name()), phase);
+        assert!(error.contains(expected) && error.starts_with("test.luau:"), "{body}: {error}");
+    }
+    let kept = load("local kept\nfunction on_request(req) kept = req end\nfunction on_route() return kept.model end");
+    assert_eq!(kept.call(Phase::Request), Ok(Verdict::Pass));
+    let error = kept.call(Phase::Route).expect_err("it is over").message;
+    assert!(error.contains("of a call that has ended; do not keep it"), "{error}");
+    let full = "local kept = {}\nfunction on_request() end\nfor i = 1, 1e6 do kept[i] = { i } end";
+    let error = try_load(full, crate::guest::stand::unhurried(), json!({})).err().expect("too much");
+    assert!(error.starts_with("test.luau: loading it needed more than 16777216 bytes"), "{error}");
 }
 
 #[test]

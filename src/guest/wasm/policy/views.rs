@@ -158,14 +158,22 @@ impl Held {
         }
     }
 
+    /// Whether the plugin can hold the words of its request.
+    fn fits(&self, request: &view::Request) -> std::result::Result<(), String> {
+        self.cx().map_or(Ok(()), |cx| conversation::fits(request, cx.lease.budget().memory))
+    }
+
     /// Reads from the conversation of the request.
     fn conversation<T>(
         &self,
         handle: &Resource<wit::Request>,
         read: impl FnOnce(&crate::chat::Ask) -> T,
     ) -> Result<std::result::Result<T, String>> {
-        let chat = self.request(handle)?.call.chat();
-        Ok(match chat {
+        let request = self.request(handle)?;
+        if let Err(why) = self.fits(request) {
+            return Ok(Err(why));
+        }
+        Ok(match request.call.chat() {
             Ok(ask) => Ok(read(&ask)),
             Err(fault) => Err(format!("this request holds no conversation: {}", fault.message)),
         })
@@ -280,7 +288,7 @@ impl HostRequest for Held {
     }
 
     fn messages(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Message>, String>> {
-        self.conversation(&this, |ask| view::messages(ask).into_iter().map(message).collect())
+        self.conversation(&this, |ask| view::messages(ask).map(message).collect())
     }
 
     fn last_user(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Option<String>, String>> {
@@ -288,7 +296,11 @@ impl HostRequest for Held {
     }
 
     fn texts(&mut self, this: Resource<wit::Request>) -> Result<std::result::Result<Vec<wit::Text>, String>> {
-        let texts = self.request(&this)?.call.texts();
+        let request = self.request(&this)?;
+        if let Err(why) = self.fits(request) {
+            return Ok(Err(why));
+        }
+        let texts = request.call.texts();
         Ok(texts.map(|texts| texts.into_iter().map(text).collect()).map_err(|fault| view::no_texts(&fault)))
     }
 
