@@ -67,6 +67,9 @@ pub struct Ask {
     pub cache_key: Option<String>,
     /// An earlier response to go on from; only its own target knows it.
     pub previous_response: Option<String>,
+    /// The field by which the ask leans on something else that only the source dialect's providers keep: a stored
+    /// conversation or prompt. Without that the ask is not whole.
+    pub leans_on: Option<&'static str>,
     /// Name of the dialect this came from: `extra` and unsealed signatures belong to it.
     pub source: &'static str,
     pub extra: Extra,
@@ -78,6 +81,13 @@ pub enum Role {
     System,
     User,
     Assistant,
+}
+
+impl Ask {
+    /// The field that names what another provider does not have, where there is one.
+    pub fn kept_elsewhere(&self) -> Option<&'static str> {
+        self.previous_response.as_ref().map(|_| "previous_response_id").or(self.leans_on)
+    }
 }
 
 /// One turn. Tool results are blocks of user turns, as Anthropic has them; encoders that need them apart split them out.

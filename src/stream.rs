@@ -480,13 +480,25 @@ impl Relay {
 
     /// The connection broke. That is no failure when everything had been said.
     fn broken(&mut self, source: String) -> Result<(), Fault> {
-        let complete = match &self.mode {
-            Mode::Raw(raw) => raw.complete(),
+        match &mut self.mode {
+            Mode::Raw(raw) if raw.complete() => self.end(),
             Mode::Translate { watch: Some(watch), .. } if watch.is_over() => return self.finish(),
-            Mode::Translate { .. } | Mode::Adapt { .. } => false,
-        };
-        if complete || self.ended {
-            self.end();
+            // Half a frame is lost; the decoder knows whether the end was among those before it.
+            Mode::Translate { decoder, events, watch: None, .. } => {
+                let before = events.len();
+                if decoder.finish(events).is_ok() {
+                    self.encode()?;
+                    if !self.ended {
+                        self.finish_encoder();
+                        self.end();
+                    }
+                } else {
+                    events.truncate(before);
+                }
+            }
+            _ => {}
+        }
+        if self.ended {
             return Ok(());
         }
         Err(Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source))
@@ -553,3 +565,6 @@ impl std::fmt::Debug for Relay {
         f.debug_struct("Relay").field("committed", &self.committed).field("ended", &self.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -169,6 +169,7 @@ const CASES: &[(&str, Change)] = &[
     ("a spoken answer", |ask| ask.modalities = vec!["text".into(), "audio".into()]),
     ("an image as the answer", |ask| ask.modalities = vec!["text".into(), "image".into()]),
     ("`previous_response_id`", |ask| ask.previous_response = Some("resp_1".into())),
+    ("a stored conversation or prompt", |ask| ask.leans_on = Some("conversation")),
     ("sound in a user's turn", |ask| {
         push(ask, Content::Audio { data: "UklG".into(), format: "wav".into(), transcript: None, id: None });
     }),

@@ -67,7 +67,8 @@ fn object(body: &[u8]) -> Result<Object, Fault> {
     }
 }
 
-/// What the neutral counts do not hold: server tools, region, details of later versions.
+/// What the neutral counts do not hold: server tools, region, details of later versions. Where they hold more than the
+/// message's own counts, these too.
 fn unread_usage(usage: Value) -> Object {
     const READ: &[&str] = &[
         "input_tokens",
@@ -78,8 +79,9 @@ fn unread_usage(usage: Value) -> Object {
         "output_tokens_details",
         "service_tier",
     ];
+    let more = usage::compaction(&usage).is_some();
     let Value::Object(mut fields) = usage else { return Object::new() };
-    fields.retain(|key, value| !value.is_null() && !READ.contains(&key.as_str()));
+    fields.retain(|key, value| !value.is_null() && (more || !READ.contains(&key.as_str())));
     fields
 }
 

@@ -29,7 +29,10 @@ const KNOWN: &[&str] = &[
 #[derive(Debug, Default)]
 pub struct Reader {
     started: bool,
-    /// `message_stop` or an error has gone by; nothing after it counts.
+    /// `message_stop` has gone by: nothing counts any more but another message, which some proxies send in the same
+    /// stream. SDKs take the two for one.
+    stopped: bool,
+    /// The end or an error was told.
     ended: bool,
     counts: Counts,
     /// Neutral index of the next block.
@@ -91,15 +94,21 @@ impl Decoder for Reader {
                 );
             }
         };
-        match str_of(&value, "type").unwrap_or(name) {
+        let kind = str_of(&value, "type").unwrap_or(name);
+        if std::mem::take(&mut self.stopped) && kind != "message_start" {
+            self.stopped = true;
+            return Ok(());
+        }
+        match kind {
             "message_start" => self.start(&value["message"], out),
             "content_block_start" => self.open(&value, out),
             "content_block_delta" => self.delta(&value, out),
             "content_block_stop" => self.close(count(&value["index"]), out),
             "message_delta" => self.message_delta(&value, out),
             "message_stop" => {
-                self.end(out);
-                self.ended = true;
+                self.start(&Value::Null, out);
+                self.close_all(out);
+                self.stopped = true;
             }
             "ping" => out.push(Event::Ping),
             "error" => self.error(&value, out),
@@ -114,8 +123,8 @@ impl Decoder for Reader {
             return Ok(());
         }
         self.ended = true;
-        // With a stop reason everything has been said; only the closing mark was lost.
-        if self.finish.is_some() {
+        // With a stop reason everything has been said; only the closing mark may have been lost.
+        if self.stopped || self.finish.is_some() {
             self.end(out);
             return Ok(());
         }

@@ -101,7 +101,11 @@ fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
 fn refuse(ask: &Ask) -> Result<(), Fault> {
     let refused = [
         (ask.n.is_some_and(|n| n > 1), "n", "give more than one choice"),
-        (ask.previous_response.is_some(), "previous_response_id", "go on from a stored response"),
+        (
+            ask.kept_elsewhere().is_some(),
+            ask.kept_elsewhere().unwrap_or_default(),
+            "go on from what is stored elsewhere",
+        ),
         (ask.modalities.iter().any(|kind| kind == "audio"), "modalities", "answer with audio"),
         (ask.modalities.iter().any(|kind| kind == "image"), "modalities", "answer with images"),
     ];

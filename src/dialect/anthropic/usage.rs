@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::wire::{Object, count};
+use super::wire::{Object, count, str_of};
 use crate::chat::Usage;
 
 /// Anthropic's own counts. Reports in a stream are running totals: a field that a later one states replaces the earlier.
@@ -16,6 +16,16 @@ pub struct Counts {
     cache_write_1h: Option<u64>,
     output: Option<u64>,
     thinking: Option<u64>,
+    /// Spent on shortening the conversation first. It is billed, and left out of the counts beside it.
+    compaction: Option<Usage>,
+}
+
+/// What the rounds before the message cost that its own counts leave out, as `iterations` has them. Those of an advisor
+/// run at another model's price and are left out here too.
+pub fn compaction(usage: &Value) -> Option<Usage> {
+    let rounds = usage.get("iterations").and_then(Value::as_array).into_iter().flatten();
+    let compactions = rounds.filter(|round| str_of(round, "type") == Some("compaction"));
+    compactions.filter_map(decode).reduce(|all, one| all.plus(&one))
 }
 
 impl Counts {
@@ -34,11 +44,12 @@ impl Counts {
         self.output = field(usage, "output_tokens").or(self.output);
         let details = usage.get("output_tokens_details").unwrap_or(&Value::Null);
         self.thinking = field(details, "thinking_tokens").or(self.thinking);
+        self.compaction = compaction(usage).or(self.compaction);
     }
 
     pub fn neutral(&self) -> Usage {
         let cached = self.cache_read.unwrap_or(0).saturating_add(self.cache_write.unwrap_or(0));
-        Usage {
+        let message = Usage {
             input: self.input.unwrap_or(0).saturating_add(cached),
             cache_read: self.cache_read,
             cache_write: self.cache_write,
@@ -46,7 +57,8 @@ impl Counts {
             output: self.output.unwrap_or(0),
             reasoning: self.thinking,
             ..Usage::default()
-        }
+        };
+        self.compaction.map_or(message, |compaction| compaction.plus(&message))
     }
 }
 
@@ -117,6 +129,25 @@ mod tests {
         assert_eq!((usage.input, usage.output, usage.total()), (2310, 50, 2360));
         assert_eq!((usage.cache_write_1h, usage.reasoning), (Some(100), Some(20)));
         assert_eq!(Value::Object(encode(Some(&usage), Some("default"))), wire);
+    }
+
+    #[test]
+    fn a_compaction_is_billed_beside_the_message_and_an_advisor_elsewhere() {
+        let wire = json!({
+            "input_tokens": 220, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 8,
+            "iterations": [
+                {"type": "compaction", "input_tokens": 100, "cache_read_input_tokens": 55_000,
+                 "cache_creation_input_tokens": 0, "output_tokens": 125},
+                {"type": "advisor_message", "model": "another", "input_tokens": 2_500, "output_tokens": 20},
+                {"type": "message", "input_tokens": 220, "output_tokens": 8},
+            ],
+        });
+        let usage = decode(&wire).expect("an object");
+        assert_eq!((usage.input, usage.output, usage.cache_read), (55_320, 133, Some(55_000)));
+        let mut counts = Counts::default();
+        counts.read(&json!({"input_tokens": 1, "output_tokens": 1}));
+        counts.read(&wire);
+        assert_eq!(counts.neutral(), usage, "a stream tells it at its end");
     }
 
     #[test]

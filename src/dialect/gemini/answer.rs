@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::field::{self, Object, put, take, take_list, take_object, take_string, take_uint};
 use super::part::{self, Gather, Parts, Piece};
-use super::{NAME, call_id, error, finish, logprobs, media, signature, usage};
+use super::partial::Joiner;
+use super::{NAME, call_id, error, finish, grounding, logprobs, media, signature, usage};
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
 use crate::dialect::Asked;
 use crate::fault::{Fault, Kind};
@@ -71,7 +72,7 @@ fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice
     let mut content = take_object(&mut candidate, "content").unwrap_or_default();
     let mut gather = Gather::for_answer();
     let mut calls = 0;
-    for part in take_list(&mut content, "parts").into_iter().filter_map(part::read) {
+    for part in Joiner::joined(take_list(&mut content, "parts").into_iter().filter_map(part::read)) {
         match part.piece {
             Piece::Call { id, name, arguments } => {
                 let call = tool_call(id, name, arguments, part.signature, (&answer.id, index, calls));
@@ -115,12 +116,24 @@ pub fn tool_call(
 }
 
 fn annotate(blocks: &mut [Block], candidate: &mut Object) {
+    let annotations = annotations(candidate);
+    if annotations.is_empty() {
+        return;
+    }
+    let said: String = blocks
+        .iter()
+        .filter_map(|block| match &block.content {
+            Content::Text { text, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
     let texts = blocks.iter_mut().rev().find_map(|block| match &mut block.content {
         Content::Text { citations, .. } => Some(citations),
         _ => None,
     });
     if let Some(citations) = texts {
-        citations.extend(annotations(candidate));
+        let cited = grounding::cited(&annotations, &said);
+        citations.extend(annotations.into_iter().chain(cited));
     }
 }
 
@@ -167,7 +180,7 @@ fn write_candidate(choice: &Choice, source: &str, rest: Option<&Map<String, Valu
     for block in &choice.blocks {
         write_block(block, source, &mut parts);
         if let Content::Text { citations, .. } = &block.content {
-            annotations.extend(own_citations(citations.iter(), source));
+            citations.iter().for_each(|citation| grounding::tell(&mut annotations, citation, source));
         }
     }
     let mut content = Object::new();
@@ -187,14 +200,6 @@ fn write_candidate(choice: &Choice, source: &str, rest: Option<&Map<String, Valu
     candidate
 }
 
-/// The fields of a candidate that its citations were made of.
-pub fn own_citations<'a>(citations: impl Iterator<Item = &'a Value>, source: &str) -> Object {
-    let own = citations.filter(|_| source == NAME).filter_map(Value::as_object).flatten();
-    own.filter(|(name, _)| ANNOTATIONS.contains(&name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
-}
-
 /// Adds what one block is to a Gemini client. Shared with the stream for blocks that come whole.
 pub fn write_block(block: &Block, source: &str, parts: &mut Parts) {
     let own = source == NAME;
@@ -207,6 +212,8 @@ pub fn write_block(block: &Block, source: &str, parts: &mut Parts) {
         Content::Reasoning(reasoning) => write_reasoning(reasoning, source, parts),
         Content::ToolCall(call) => parts.push(with_extra(write_call(call, source), block, own)),
         Content::Image { source: Media::Text(_), .. } => {}
+        // Google's SDKs give up a whole answer for data that is no base64.
+        Content::Image { source: Media::Inline { data, .. }, .. } if !own && !media::is_base64(data) => {}
         Content::Image { source: from, .. } | Content::File { source: from, .. } => {
             if let Some(part) = media::part(from, None, None) {
                 parts.push(with_extra(part, block, own));

@@ -12,7 +12,8 @@ use serde_json::Value;
 pub use encode::{encode, encode_count};
 
 use super::field::{self, Object, take, take_list, take_object, take_string};
-use super::part::{self, Gather, Piece};
+use super::part::{self, Gather, Part, Piece};
+use super::partial::Joiner;
 use super::{NAME, call_id};
 use crate::chat::{Ask, Block, Content, Message, Role, ToolCall, ToolResult};
 use crate::dialect::{Op, RawAsk};
@@ -108,14 +109,23 @@ fn messages(contents: Vec<Value>) -> Result<Vec<Message>, Fault> {
         // Google's SDKs keep every chunk of a stream as a content of its own: together they are one turn.
         let goes_on = role == Role::Assistant && turns.last().is_some_and(|(last, ..)| *last == role);
         if !goes_on {
+            end_call(&mut turns, &mut calls);
             turns.push((role, Gather::for_ask(role == Role::Assistant), content));
         }
         if let Some((_, gather, _)) = turns.last_mut() {
             read_parts(parts, gather, &mut calls, &at)?;
         }
     }
+    end_call(&mut turns, &mut calls);
     let turns = turns.into_iter().filter(|(_, gather, _)| !gather.blocks.is_empty());
     Ok(turns.map(|(role, gather, extra)| Message { role, blocks: gather.blocks, name: None, extra }).collect())
+}
+
+/// A call that the turn left open is part of it.
+fn end_call(turns: &mut [(Role, Gather, Object)], calls: &mut Calls) {
+    if let (Some((_, gather, _)), Some(part)) = (turns.last_mut(), calls.joiner.end()) {
+        read_part(part, gather, calls);
+    }
 }
 
 fn read_parts(parts: Vec<Value>, gather: &mut Gather, calls: &mut Calls, at: &str) -> Result<(), Fault> {
@@ -124,28 +134,34 @@ fn read_parts(parts: Vec<Value>, gather: &mut Gather, calls: &mut Calls, at: &st
             return Err(field::wrong(&format!("{at}.parts[{index}]"), "an object"));
         }
         let Some(part) = part::read(value) else { continue };
-        match part.piece {
-            Piece::Call { id, name, arguments } => {
-                let id = calls.made(id, &name, &arguments);
-                let signature = part.signature.as_deref().map(super::signature::read_call);
-                let call = ToolCall { id, name, arguments, signature, ..ToolCall::default() };
-                gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
-            }
-            Piece::Response { id, name, response, media } => {
-                let id = calls.answered(id, &name);
-                let (mut content, is_error) = result(unwrapped(response, &name));
-                content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
-                    Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
-                    _ => None,
-                }));
-                let name = (!name.is_empty()).then_some(name);
-                let result = ToolResult { id, name, content, is_error, custom: false };
-                gather.block(Block { content: Content::ToolResult(result), cache: None, extra: part.extra });
-            }
-            piece => gather.part(piece, part.signature, part.extra),
+        for part in calls.joiner.add(part) {
+            read_part(part, gather, calls);
         }
     }
     Ok(())
+}
+
+fn read_part(part: Part, gather: &mut Gather, calls: &mut Calls) {
+    match part.piece {
+        Piece::Call { id, name, arguments } => {
+            let id = calls.made(id, &name, &arguments);
+            let signature = part.signature.as_deref().map(super::signature::read_call);
+            let call = ToolCall { id, name, arguments, signature, ..ToolCall::default() };
+            gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
+        }
+        Piece::Response { id, name, response, media } => {
+            let id = calls.answered(id, &name);
+            let (mut content, is_error) = result(unwrapped(response, &name));
+            content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
+                Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
+                _ => None,
+            }));
+            let name = (!name.is_empty()).then_some(name);
+            let result = ToolResult { id, name, content, is_error, custom: false };
+            gather.block(Block { content: Content::ToolResult(result), cache: None, extra: part.extra });
+        }
+        piece => gather.part(piece, part.signature, part.extra),
+    }
 }
 
 /// Vercel's SDK puts every answer into `{"name": …, "content": …}` beside the name that already stands there.
@@ -189,6 +205,8 @@ fn result(response: Value) -> (Vec<Block>, Option<bool>) {
 /// Calls of the conversation so far, to pair responses that name only the function.
 #[derive(Default)]
 struct Calls {
+    /// The call that is coming in pieces.
+    joiner: Joiner,
     count: usize,
     /// (id, name) of calls without a response yet, in order.
     open: Vec<(String, String)>,

@@ -40,6 +40,8 @@ pub fn read(native: &str, calls: bool) -> Finish {
     let unknown = if calls { Finish::ToolCalls } else { Finish::Error };
     match row.map_or(unknown, |(_, finish)| *finish) {
         Finish::Stop if calls => Finish::ToolCalls,
+        // A function that was not declared: whoever finds the call in the answer should find why it ended there.
+        Finish::Error if calls && native == "UNEXPECTED_TOOL_CALL" => Finish::ToolCalls,
         finish => finish,
     }
 }
@@ -72,6 +74,8 @@ mod tests {
         }
         assert_eq!(read("STOP", true), Finish::ToolCalls);
         assert_eq!(read("MAX_TOKENS", true), Finish::Length);
+        assert_eq!(read("UNEXPECTED_TOOL_CALL", true), Finish::ToolCalls);
+        assert_eq!(write(Finish::ToolCalls, Some("UNEXPECTED_TOOL_CALL")), "UNEXPECTED_TOOL_CALL");
         assert_eq!(read("SOMETHING_NEW", false), Finish::Error);
         assert_eq!(write(Finish::ToolCalls, Some("tool_calls")), "STOP");
         assert_eq!(write(Finish::Length, Some("STOP")), "MAX_TOKENS");

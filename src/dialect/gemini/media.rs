@@ -112,3 +112,7 @@ fn mime_of(url: &str) -> Option<&'static str> {
         _ => return None,
     })
 }
+/// Whether data can be base64, in either alphabet, by its letters.
+pub fn is_base64(data: &str) -> bool {
+    data.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte))
+}

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::field::{self, Object, put, take, take_bool, take_object, take_string};
 use super::media;
+use super::partial::Fragment;
 use super::signature;
 use crate::chat::{Block, Content, Reasoning, ToolCall};
 
@@ -23,8 +24,19 @@ pub struct Part {
 pub enum Piece {
     Text(String),
     Thought(String),
-    Call { id: Option<String>, name: String, arguments: String },
-    Response { id: Option<String>, name: String, response: Value, media: Vec<Value> },
+    Call {
+        id: Option<String>,
+        name: String,
+        arguments: String,
+    },
+    /// A piece of a call; `partial::Joiner` makes calls of them.
+    Fragment(Fragment),
+    Response {
+        id: Option<String>,
+        name: String,
+        response: Value,
+        media: Vec<Value>,
+    },
     Whole(Content),
 }
 
@@ -79,6 +91,9 @@ fn whole(content: Content) -> Part {
 }
 
 fn read_call(mut call: Object) -> Piece {
+    if let Some(fragment) = Fragment::read(&mut call) {
+        return Piece::Fragment(fragment);
+    }
     let arguments = match take(&mut call, "args") {
         Some(args) => args.to_string(),
         None => "{}".to_owned(),
@@ -118,7 +133,7 @@ impl Gather {
         Gather { blocks: Vec::new(), joins: false, joins_text: true, unseals: false }
     }
 
-    /// Adds a part that is neither a call nor a response.
+    /// Adds a part that is neither a call, in pieces or whole, nor a response.
     pub fn part(&mut self, piece: Piece, signature: Option<String>, extra: Object) {
         let reasoning = signature.as_deref().map(|wire| self.reasoning(wire));
         match piece {
@@ -134,7 +149,7 @@ impl Gather {
                 self.carrier(reasoning);
                 self.block(Block { content, cache: None, extra });
             }
-            Piece::Call { .. } | Piece::Response { .. } => {}
+            Piece::Call { .. } | Piece::Fragment(_) | Piece::Response { .. } => {}
         }
     }
 
@@ -253,7 +268,7 @@ pub fn call(call: &ToolCall, id: Option<&str>) -> Object {
 fn arguments(call: &ToolCall) -> Value {
     let text = call.arguments.trim();
     if !call.custom {
-        if text.is_empty() {
+        if matches!(text, "" | "null") {
             return Value::Object(Object::new());
         }
         if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {

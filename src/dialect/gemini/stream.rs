@@ -13,7 +13,8 @@ pub use sniff::{Candidate as SeenCandidate, Response, ResponseSniffer};
 
 use super::field::{self, Object, take, take_list, take_object, take_string, take_uint};
 use super::part::{self, Part, Piece};
-use super::{NAME, answer, error, finish, logprobs, usage};
+use super::partial::Joiner;
+use super::{NAME, answer, error, finish, grounding, logprobs, usage};
 use crate::chat::event::Blocks;
 use crate::chat::{Block, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
 use crate::dialect::Decoder;
@@ -38,8 +39,14 @@ pub struct ResponseDecoder {
 struct Candidate {
     index: u32,
     calls: usize,
+    /// The call that is coming in pieces.
+    joiner: Joiner,
     /// The block of text that is open.
     text: Option<u32>,
+    /// All text so far: grounding counts its bytes.
+    said: String,
+    /// What was cited of it; some frames repeat it.
+    cited: Vec<Value>,
     /// The last finish reason seen.
     reason: Option<String>,
 }
@@ -84,6 +91,13 @@ impl Decoder for ResponseDecoder {
     fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Fault> {
         if self.failed {
             return Ok(());
+        }
+        for at in 0..self.candidates.len() {
+            let candidate = &mut self.candidates[at];
+            // What the stream broke off in is no call.
+            if let Some(call) = candidate.joiner.end().filter(|_| candidate.reason.is_some()) {
+                self.part(at, call, out);
+            }
         }
         self.blocks.close_all(out);
         if self.candidates.is_empty()
@@ -138,10 +152,16 @@ impl ResponseDecoder {
             }
         };
         let mut annotations = answer::annotations(&mut candidate);
-        self.annotate(at, &mut annotations, out);
         let mut content = take_object(&mut candidate, "content").unwrap_or_default();
-        for part in take_list(&mut content, "parts").into_iter().filter_map(part::read) {
-            self.part(at, part, out);
+        let parts: Vec<Part> = take_list(&mut content, "parts").into_iter().filter_map(part::read).collect();
+        // They speak of this frame's text too, unless the frame ends the text.
+        if parts.iter().any(|part| part.signature.is_some() || !matches!(part.piece, Piece::Text(_))) {
+            self.annotate(at, &mut annotations, out);
+        }
+        for part in parts {
+            for part in self.candidates[at].joiner.add(part) {
+                self.part(at, part, out);
+            }
         }
         self.annotate(at, &mut annotations, out);
         if let Some(result) = take(&mut candidate, "logprobsResult") {
@@ -158,8 +178,15 @@ impl ResponseDecoder {
 
     /// Puts annotations on the open text. They come beside the last text, or in a frame after it.
     fn annotate(&mut self, at: usize, annotations: &mut Vec<Value>, out: &mut Vec<Event>) {
-        let Candidate { index: choice, text: Some(index), .. } = self.candidates[at] else { return };
-        let citations = annotations.drain(..).map(Delta::Citation);
+        let candidate = &mut self.candidates[at];
+        let (choice, Some(index)) = (candidate.index, candidate.text) else { return };
+        if annotations.is_empty() {
+            return;
+        }
+        let mut cited = grounding::cited(annotations, &candidate.said);
+        cited.retain(|citation| !candidate.cited.contains(citation));
+        candidate.cited.extend(cited.iter().cloned());
+        let citations = annotations.drain(..).chain(cited).map(Delta::Citation);
         out.extend(citations.map(|delta| Event::Delta { choice, index, delta }));
     }
 
@@ -197,8 +224,8 @@ impl ResponseDecoder {
                 let block = Block { content, cache: None, extra };
                 self.blocks.whole(choice, Opened::Whole(Box::new(block)), Vec::new(), out);
             }
-            // Only callers answer functions.
-            Piece::Response { .. } => {}
+            // Only callers answer functions; pieces of calls have been joined.
+            Piece::Response { .. } | Piece::Fragment(_) => {}
         }
     }
 
@@ -213,6 +240,7 @@ impl ResponseDecoder {
             return;
         }
         let index = self.blocks.running(choice, Opened::Text, out);
+        self.candidates[at].said.push_str(&text);
         out.push(Event::Delta { choice, index, delta: Delta::Text(text) });
         self.candidates[at].text = (!signed).then_some(index);
         if signed {

@@ -194,7 +194,7 @@ pub(super) fn write_call(call: &ToolCall, source: &str) -> Value {
     let mut value = if call.custom {
         json!({ "id": call.id, "type": "custom", "custom": { "name": call.name, "input": call.arguments } })
     } else {
-        let arguments = if call.arguments.trim().is_empty() { "{}" } else { &call.arguments };
+        let arguments = if matches!(call.arguments.trim(), "" | "null") { "{}" } else { &call.arguments };
         json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments } })
     };
     if let (Some(signature), Value::Object(value)) = (&call.signature, &mut value) {

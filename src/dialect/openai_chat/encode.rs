@@ -18,10 +18,10 @@ const MAX_USER_BYTES: usize = 64;
 const WRITTEN_ELSEWHERE: &[&str] = &["functions", "stream_options", "chat_template_kwargs"];
 
 pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-    if ask.previous_response.is_some() {
+    if let Some(field) = ask.kept_elsewhere() {
         // Without it the conversation would be lost.
         let text = "OpenAI chat completions keep no earlier responses; send the conversation instead.";
-        return Err(Fault::new(Kind::UnsupportedFeature, text).param("previous_response_id"));
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param(field));
     }
     let mut body = Map::new();
     body.insert("model".into(), to.model.into());

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::NAME;
 use super::reasoning::{self, To};
 use super::tools::{disguises_custom, write_cache};
+use super::turns::PART;
 use crate::chat::reasoning::for_target;
 use crate::chat::{Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult};
 use crate::dialect::{Encoding, ReasoningStyle};
@@ -100,6 +101,7 @@ impl Writer<'_, '_, '_> {
         for inner in &result.content {
             match &inner.content {
                 Content::Other(value) if !self.own => parts.push(text_part(&value.to_string())),
+                Content::File { source, .. } if !self.own && is_text(source) => parts.extend(self.part(inner)?),
                 Content::Image { .. } | Content::File { .. } if !self.own => {
                     pictures.extend(self.part(inner)?);
                     follow = true;
@@ -252,6 +254,7 @@ impl Writer<'_, '_, '_> {
             Content::Audio { data, format, .. } => {
                 json!({ "type": "input_audio", "input_audio": { "data": data, "format": format } })
             }
+            Content::File { .. } if self.own && block.extra.contains_key(PART) => part_as_it_came(&block.extra),
             Content::File { source, name } => self.file_part(source, name.as_deref())?,
             Content::Other(value) if self.own => value.clone(),
             Content::Other(_) => {
@@ -332,9 +335,10 @@ fn is_detail(value: &Value) -> bool {
     value.get("type").and_then(Value::as_str).is_some_and(|kind| kind.starts_with("reasoning."))
 }
 
+/// Unknown fields, which came with the block or message.
 fn add_unknown(to: &mut Map<String, Value>, extra: &Extra) {
     for (key, value) in extra {
-        if !to.contains_key(key) {
+        if !to.contains_key(key) && key != PART {
             to.insert(key.clone(), value.clone());
         }
     }
@@ -364,6 +368,23 @@ fn image_part(source: &Media, detail: Option<&str>) -> Result<Value, Fault> {
     image.insert("url".into(), url.into());
     image.extend(detail.map(|detail| ("detail".to_owned(), detail.into())));
     Ok(json!({ "type": "image_url", "image_url": image }))
+}
+
+/// A document that can be said in words.
+fn is_text(source: &Media) -> bool {
+    match source {
+        Media::Text(_) => true,
+        Media::Inline { mime, .. } => mime.starts_with("text/"),
+        _ => false,
+    }
+}
+
+/// A part of a kind that this form's servers have beyond OpenAI's.
+fn part_as_it_came(extra: &Extra) -> Value {
+    let mut part = extra.clone();
+    let kind = part.shift_remove(PART).unwrap_or_default();
+    part.shift_insert(0, "type".to_owned(), kind);
+    Value::Object(part)
 }
 
 /// A text document has no part of its own in this form.

@@ -48,7 +48,7 @@ impl Sniffer {
         }
         let Value::Object(chunk) = chunk else { return seen };
         let text = |key: &str| chunk.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        if !self.named && text("id").is_some() {
+        if !self.named && (text("id").is_some() || text("model").is_some()) {
             self.named = true;
             seen.id = text("id").map(str::to_owned);
             seen.model = text("model").map(str::to_owned);
@@ -133,6 +133,9 @@ mod tests {
         assert_eq!((seen.id.as_deref(), seen.model.as_deref()), (Some("c1"), Some("m")));
         let seen = sniff(&mut sniffer, r#"data: {"id":"c1","choices":[{"index":0,"delta":{"content":"Hi"}}]}"#);
         assert!(seen.content && seen.id.is_none());
+        // Some servers give no ids.
+        let seen = sniff(&mut Sniffer::new(), r#"data: {"id":"","model":"m","choices":[{"index":0,"delta":{}}]}"#);
+        assert_eq!((seen.id, seen.model.as_deref()), (None, Some("m")));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use super::tools::read_cache;
 use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult};
 use crate::fault::Fault;
 
+/// Key in the `extra` of a file: the kind of part it came as, which stands there whole for servers of this form.
+pub(super) const PART: &str = "part";
+
 /// Reads `messages` into the ask.
 pub(super) fn read(messages: Vec<Value>, ask: &mut Ask) -> Result<(), Fault> {
     if messages.is_empty() {
@@ -187,6 +190,14 @@ pub(super) fn read_part(part: Value, at: &str) -> Result<Block, Fault> {
             Content::Audio { data: audio.needed_string("data")?, format, transcript: None, id: None }
         }
         "file" => file(&mut fields)?,
+        // Mistral's documents, OpenRouter's videos.
+        "document_url" | "video_url" if media_url(&fields, &kind).is_some() => {
+            let source = Media::from_url(&media_url(&fields, &kind).unwrap_or_default());
+            let name = fields.peek("document_name").and_then(Value::as_str).map(str::to_owned);
+            let mut extra = fields.rest();
+            extra.insert(PART.to_owned(), kind.into());
+            return Ok(Block { content: Content::File { source, name }, cache, extra });
+        }
         "refusal" => Content::Refusal(fields.needed_string("refusal")?),
         // Mistral's form of reasoning.
         "thinking" => {
@@ -202,6 +213,12 @@ pub(super) fn read_part(part: Value, at: &str) -> Result<Block, Fault> {
         }
     };
     Ok(Block { content, cache, extra: fields.rest() })
+}
+
+/// A part's URL, bare or in an object.
+fn media_url(fields: &Fields, kind: &str) -> Option<String> {
+    let value = fields.peek(kind)?;
+    value.as_str().or_else(|| value.get("url")?.as_str()).map(str::to_owned)
 }
 
 /// Mistral's `thinking`: a string or a list of text parts.

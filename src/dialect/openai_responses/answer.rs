@@ -180,14 +180,17 @@ fn items_of(block: &Block, source: &str, asked: &Asked, at: usize) -> Vec<Value>
             items.push(with_own(head.item(&head.text(&call.arguments), "completed"), block, source));
             items
         }
-        Content::Image { source: Media::Inline { data, .. }, .. } => vec![image_item(&id("ig", at), data)],
+        Content::Image { source: media, .. } => {
+            let item = image_item(&id("ig", at), media, source);
+            item.map(|item| with_own(item, block, source)).into_iter().collect()
+        }
         Content::Other(item) if source == NAME => vec![item.clone()],
         _ => Vec::new(),
     }
 }
 
 /// Fields that an upstream of this form gave the item beyond those that are known.
-fn with_own(mut item: Value, block: &Block, source: &str) -> Value {
+pub(super) fn with_own(mut item: Value, block: &Block, source: &str) -> Value {
     if let (true, Some(item)) = (source == NAME, item.as_object_mut()) {
         item.extend(block.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
@@ -219,9 +222,15 @@ pub(super) fn text_part(text: &str, annotations: Vec<Value>, logprobs: Vec<Value
     json!({"type": "output_text", "annotations": annotations, "logprobs": logprobs, "text": text})
 }
 
-/// Images that a model made, in the item that this form has for them.
-pub(super) fn image_item(id: &str, data: &str) -> Value {
-    json!({"id": id, "type": "image_generation_call", "status": "completed", "result": data})
+/// Images that a model made, in the item that this form has for them. It holds bytes; URLs stand there only at servers
+/// that give them so.
+pub(super) fn image_item(id: &str, media: &Media, source: &str) -> Option<Value> {
+    let result = match media {
+        Media::Inline { data, .. } => data,
+        Media::Url { url, .. } if source == NAME => url,
+        _ => return None,
+    };
+    Some(json!({"id": id, "type": "image_generation_call", "status": "completed", "result": result}))
 }
 
 /// What a reasoning item shows. Foreign reasoning stands in the summary, which is what clients of this form look at.
@@ -291,7 +300,8 @@ impl Call {
     /// What the item holds, from what the model wrote.
     pub fn text(&self, arguments: &str) -> String {
         match (self.custom, arguments) {
-            (false, "") => "{}".to_owned(),
+            // Cohere writes null for none.
+            (false, "" | "null") => "{}".to_owned(),
             (true, arguments) if self.wrapped => free_text(arguments),
             (_, arguments) => arguments.to_owned(),
         }

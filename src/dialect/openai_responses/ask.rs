@@ -57,6 +57,8 @@ pub(super) fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     if ask.user.is_none() {
         ask.user = body.0.get("safety_identifier").and_then(Value::as_str).map(str::to_owned);
     }
+    let given = |key: &str| body.0.get(key).is_some_and(|value| !value.is_null());
+    ask.leans_on = ["conversation", "prompt"].into_iter().find(|key| given(key));
     ask.extra.extend(std::mem::take(&mut body.0));
     Ok(ask)
 }
@@ -132,6 +134,11 @@ fn read_items(items: Vec<Value>, ask: &mut Ask) -> Result<(), Fault> {
         if item::kind(object).is_empty() {
             let text = "An item must have a `type`, or a `role` and `content`.";
             return Err(Fault::new(Kind::InvalidRequest, text).param(format!("input[{index}]")));
+        }
+        if let ("additional_tools" | "tool_search_output", Some(Value::Array(tools))) =
+            (item::kind(object), object.get("tools"))
+        {
+            tools::later(tools, &mut ask.tools);
         }
         let role = item::role(&item);
         let said = object.get("role").and_then(Value::as_str).unwrap_or_default().to_owned();

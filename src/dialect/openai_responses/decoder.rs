@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::item::{self, Reader};
 use super::parts::Item;
 use super::{NAME, answer, usage};
-use crate::chat::{Block, Content, Delta, Event, Opened, Start, ToolCall};
+use crate::chat::{Content, Delta, Event, Opened, Start, ToolCall};
 use crate::dialect::{Decoder, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::sse::Frame;
@@ -208,8 +208,8 @@ impl ResponsesDecoder {
             "reasoning" => self.reasoning(known, item, done, out),
             "function_call" | "custom_tool_call" => self.call(known, item, done, out),
             _ if done => {
-                let whole = Opened::Whole(Box::new(Block::new(Content::Other(item))));
-                self.open(known, 0, whole, out);
+                let Value::Object(item) = item else { return };
+                self.open(known, 0, Opened::Whole(Box::new(item::alone(item))), out);
                 self.close(known, out);
             }
             _ => {}

@@ -7,11 +7,11 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::answer::{Call, Shown, image_item, mark_cut, message_item, own_id, reasoning_item, text_part};
+use super::answer::{Call, Shown, image_item, mark_cut, message_item, own_id, reasoning_item, text_part, with_own};
 use super::item::{self, PART, made_id};
 use super::response::{self, Echo, Response};
 use super::{NAME, failure, usage};
-use crate::chat::{Block, Content, Delta, Event, Finish, Media, Opened, Reasoning, Start, ToolCall, Usage};
+use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
 use crate::dialect::{Asked, Encoder};
 use crate::fault::Fault;
 use crate::sse;
@@ -293,9 +293,11 @@ impl ResponsesEncoder {
                 self.close_message(out);
                 self.whole_item(item.clone(), out);
             }
-            Content::Image { source: Media::Inline { data, .. }, .. } => {
-                self.close_message(out);
-                self.whole_item(image_item(&self.id_for("ig"), data), out);
+            Content::Image { source: media, .. } => {
+                if let Some(item) = image_item(&self.id_for("ig"), media, self.source()) {
+                    self.close_message(out);
+                    self.whole_item(with_own(item, block, self.source()), out);
+                }
             }
             Content::Text { text, .. } | Content::Audio { transcript: Some(text), .. } => {
                 // An index that no stream uses: the block is gone again at once.

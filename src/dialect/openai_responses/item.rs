@@ -73,6 +73,7 @@ impl Reader {
                 }
                 None => vec![reasoning(&mut item, self.unseal)],
             },
+            _ if self.apart => vec![alone(item)],
             _ => vec![Block::new(Content::Other(Value::Object(item)))],
         }
     }
@@ -89,6 +90,31 @@ impl Reader {
         block.extra = rest(item);
         block
     }
+}
+
+/// An item of an answer that is neither said nor called. A picture is one for every caller; what else a provider's own
+/// tools leave behind only this form knows.
+pub(super) fn alone(mut item: Map<String, Value>) -> Block {
+    let filled = |value: &Value| value.as_str().is_some_and(|result| !result.is_empty());
+    let made = kind(&item) == "image_generation_call" && item.get("result").is_some_and(filled);
+    let Some(result) = made.then(|| string(&mut item, "result")).flatten() else {
+        return Block::new(Content::Other(Value::Object(item)));
+    };
+    let source = if result.contains("://") {
+        Media::Url { url: result, mime: None }
+    } else {
+        let format = item.get("output_format").and_then(Value::as_str);
+        Media::Inline { mime: image_mime(&result, format), data: result }
+    };
+    item.remove("type");
+    Block { content: Content::Image { source, detail: None }, cache: None, extra: rest(item) }
+}
+
+/// The type of a picture by the first bytes of its base64, else by what the item says.
+fn image_mime(data: &str, format: Option<&str>) -> String {
+    const BEGINNINGS: &[(&str, &str)] = &[("iVBORw0KG", "png"), ("/9j/", "jpeg"), ("UklGR", "webp"), ("R0lGOD", "gif")];
+    let known = BEGINNINGS.iter().find(|(beginning, _)| data.starts_with(beginning)).map(|(_, kind)| *kind);
+    format!("image/{}", known.or(format).unwrap_or("png"))
 }
 
 /// A call without its arguments. `apart`: see [`Reader`].

@@ -13,11 +13,18 @@ use crate::fault::{Fault, Kind};
 /// Key in a function's `extra`: the namespace it was defined in.
 const NAMESPACE: &str = "namespace";
 
+/// Key in a function's `extra`: it was defined by an item of the conversation, which this form gets back as it came.
+const LATER: &str = "later";
+
 /// Longest function name that every provider takes.
 const MAX_NAME: usize = 64;
 
-/// A function's name where there are no namespaces. A name that would become too long stays bare.
+/// A function's name where there are no namespaces. A name that would become too long stays bare, and so does one that is
+/// its own namespace: OpenAI says so of functions that were loaded by themselves.
 pub(super) fn qualified(space: &str, name: &str) -> String {
+    if space == name {
+        return name.to_owned();
+    }
     let between = if space.ends_with("__") { "" } else { "__" };
     match space.len() + between.len() + name.len() {
         ..=MAX_NAME => format!("{space}{between}{name}"),
@@ -36,12 +43,28 @@ pub(super) fn bare<'a>(tools: &'a [Tool], name: &'a str, extra: &'a Extra) -> (&
     };
     let space = extra.get(NAMESPACE).and_then(Value::as_str).or_else(defined);
     let within = space.and_then(|space| name.strip_prefix(space)).map(|name| name.strip_prefix("__").unwrap_or(name));
-    (within.unwrap_or(name), space)
+    (within.filter(|within| !within.is_empty()).unwrap_or(name), space)
 }
 
 /// Whether the caller defined a free-text tool of this name.
 pub(super) fn is_custom(tools: &[Tool], name: &str) -> bool {
     tools.iter().any(|tool| matches!(tool, Tool::Custom { name: known, .. } if known == name))
+}
+
+/// Functions that an item of the conversation defines (`additional_tools`, `tool_search_output`), for targets that want
+/// all tools beforehand. Those that are known already say nothing new.
+pub(super) fn later(tools: &[Value], known: &mut Vec<Tool>) {
+    let functions = tools.iter().filter(|tool| matches!(tool["type"].as_str(), Some("function" | "namespace")));
+    // The item itself goes back as it came; what cannot be read in it is for its own provider to judge.
+    let Ok(found) = decode(functions.cloned().collect()) else { return };
+    for mut tool in found {
+        let Tool::Function { name, extra, .. } = &mut tool else { continue };
+        let same = |other: &Tool| matches!(other, Tool::Function { name: known, .. } if known == name);
+        if !known.iter().any(same) {
+            extra.insert(LATER.to_owned(), true.into());
+            known.push(tool);
+        }
+    }
 }
 
 pub(super) fn decode(tools: Vec<Value>) -> Result<Vec<Tool>, Fault> {
@@ -123,6 +146,7 @@ pub(super) fn encode(ask: &Ask, mut to: Option<&mut Encoding<'_>>) -> Vec<Value>
     let mut out: Vec<Value> = Vec::with_capacity(ask.tools.len());
     for tool in &ask.tools {
         match tool {
+            Tool::Function { extra, .. } if own && extra.contains_key(LATER) => {}
             Tool::Function { name, description, parameters, strict, cache, extra } => {
                 if let Some(to) = to.as_deref_mut() {
                     to.drop_if(cache.is_some(), "cache_control", "the provider caches by itself");

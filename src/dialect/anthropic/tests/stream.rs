@@ -204,6 +204,34 @@ fn overlapping_calls_are_written_one_after_the_other() {
 }
 
 #[test]
+fn two_messages_in_one_stream_are_one_as_in_the_sdk() {
+    let message = |id: &str, text: &str, reason: &str, input: u64, output: u64| {
+        [
+            json!({"type": "message_start", "message": {"id": id, "model": "m", "content": [],
+                   "usage": {"input_tokens": input, "output_tokens": 1}}}),
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null},
+                   "usage": {"input_tokens": input, "output_tokens": output}}),
+            json!({"type": "message_stop"}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "late"}}),
+        ]
+    };
+    let both = message("msg_1", "First.", "tool_use", 10, 5).into_iter();
+    let both = both.chain(message("msg_2", "Second.", "end_turn", 30, 7));
+    let stream: String = both.map(|data| format!("data: {data}\n\n")).collect();
+    let (events, end) = read(&[stream.as_bytes()]);
+    assert!(end.is_ok());
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Finish { .. })).count(), 1);
+    let answer = collect(events);
+    let choice = &answer.choices[0];
+    assert_eq!((answer.id.as_str(), answer.text().as_str()), ("msg_1", "First.Second."));
+    assert_eq!((choice.finish, choice.native_finish.as_deref()), (Some(Finish::Stop), Some("end_turn")));
+    assert_eq!(answer.usage.map(|usage| (usage.input, usage.output)), Some((30, 7)));
+}
+
+#[test]
 fn empty_text_is_never_a_block_and_other_choices_are_never_said() {
     let events = [
         Event::Start(Start { source: "openai_chat", ..Start::default() }),

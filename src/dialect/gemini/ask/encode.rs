@@ -31,9 +31,9 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
-    if ask.previous_response.is_some() {
+    if let Some(field) = ask.kept_elsewhere() {
         let text = "Gemini keeps no earlier responses; send the conversation instead.";
-        return Err(Fault::new(Kind::UnsupportedFeature, text).param("previous_response_id"));
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param(field));
     }
     note_dropped(ask, to);
     let mut turns = Turns { source: ask.source, to, names: HashMap::new(), contents: Vec::new() };

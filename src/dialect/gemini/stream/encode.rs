@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
 use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
-use crate::dialect::gemini::{answer, finish, logprobs, signature, usage};
+use crate::dialect::gemini::{answer, finish, grounding, logprobs, signature, usage};
 use crate::dialect::{Asked, Encoder};
 
 /// Writes frames for a Gemini client. Finish reasons and usage ride on one last frame.
@@ -84,8 +84,9 @@ impl ResponseEncoder {
         let mut parts = Parts::default();
         answer::write_block(block, self.start.source, &mut parts);
         if let Content::Text { citations, .. } = &block.content {
-            let own = answer::own_citations(citations.iter(), self.start.source);
-            self.choice(choice).annotations.extend(own);
+            let source = self.start.source;
+            let annotations = &mut self.choice(choice).annotations;
+            citations.iter().for_each(|citation| grounding::tell(annotations, citation, source));
         }
         for part in parts.done() {
             self.part(choice, part, Object::new(), out);
@@ -96,7 +97,7 @@ impl ResponseEncoder {
         let source = self.start.source;
         let state = self.choice(choice);
         if let Delta::Citation(citation) = delta {
-            return state.annotations.extend(answer::own_citations(std::iter::once(citation), source));
+            return grounding::tell(&mut state.annotations, citation, source);
         }
         if let Delta::Logprobs(entries) = delta {
             let mut candidate = Object::new();

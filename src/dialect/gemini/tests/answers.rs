@@ -84,7 +84,9 @@ fn citations_logprobs_and_several_candidates_are_read() {
     assert_eq!(answer.choices.len(), 2);
     assert_eq!((answer.choices[1].index, answer.choices[1].finish), (1, Some(Finish::Length)));
     let Content::Text { citations, .. } = &answer.choices[0].blocks[0].content else { panic!("text") };
-    assert_eq!(citations.len(), 2);
+    // Gemini's own two, and what each of them cites.
+    let urls: Vec<_> = citations.iter().filter_map(|citation| citation.get("url")?.as_str()).collect();
+    assert_eq!((citations.len(), urls.as_slice()), (4, ["https://example.org/a", "https://example.org/b"].as_slice()));
     let logprobs = answer.choices[0].logprobs.as_ref().expect("logprobs");
     assert_eq!(logprobs["content"][0]["token"], "Spain");
     assert_eq!(logprobs["content"][0]["top_logprobs"][1]["bytes"], value!("España".as_bytes()));

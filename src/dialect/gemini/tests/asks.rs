@@ -346,11 +346,17 @@ fn free_text_and_broken_arguments_become_an_object() {
     let custom = ToolCall { name: "sh".into(), arguments: "ls -l".into(), custom: true, ..ToolCall::default() };
     let ask = foreign(vec![Message::new(
         Role::Assistant,
-        vec![Block::new(Content::ToolCall(custom)), call("x", "f", "{\"cut\":"), call("y", "f", "[1]")],
+        vec![
+            Block::new(Content::ToolCall(custom)),
+            call("x", "f", "{\"cut\":"),
+            call("y", "f", "[1]"),
+            call("z", "f", "null"),
+        ],
     )]);
     let (body, _) = encoded(&ask, "gemini-2.5-flash");
-    let args: Vec<&Value> = (0..3).map(|at| &body["contents"][0]["parts"][at]["functionCall"]["args"]).collect();
-    assert_eq!(args, [&value!({"input": "ls -l"}), &value!({"input": "{\"cut\":"}), &value!({"input": "[1]"})]);
+    let args: Vec<Value> = (0..4).map(|at| body["contents"][0]["parts"][at]["functionCall"]["args"].clone()).collect();
+    let expected = value!([{"input": "ls -l"}, {"input": "{\"cut\":"}, {"input": "[1]"}, {}]);
+    assert_eq!(Value::Array(args), expected);
 }
 
 #[test]
@@ -378,4 +384,21 @@ fn an_empty_text_beside_instructions_is_a_complete_ask() {
     let empty =
         RawAsk { op: Op::Generate, body: br#"{"contents":[{"parts":[{"text":""}]}]}"#, model: None, stream: false };
     assert_eq!(Gemini.decode_ask(&empty).expect_err("nothing is asked").kind, Kind::InvalidRequest);
+}
+
+#[test]
+fn a_call_that_a_caller_kept_in_pieces_is_one_call_again() {
+    let body = value!({"contents": [
+        {"role": "user", "parts": [{"text": "Dim the kitchen."}]},
+        {"role": "model", "parts": [{"function_call": {"name": "dim", "will_continue": true}}]},
+        {"role": "model", "parts": [{"function_call": {"will_continue": true, "partial_args": [
+            {"json_path": "$.room", "string_value": "kitchen"}]}}]},
+        {"role": "model", "parts": [{"function_call": {}}]},
+        {"role": "user", "parts": [{"function_response": {"name": "dim", "response": {"result": "done"}}}]},
+    ]});
+    let ask = decoded(Op::Generate, body.to_string().as_bytes());
+    assert_eq!(ask.messages.len(), 3);
+    assert_eq!(shape(&ask.messages[1].blocks), [r#"call dim {"room":"kitchen"}"#]);
+    let Content::ToolCall(call) = &ask.messages[1].blocks[0].content else { panic!("a call") };
+    assert_eq!(shape(&ask.messages[2].blocks), [format!("result {}", call.id)]);
 }

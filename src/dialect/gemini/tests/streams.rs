@@ -1,6 +1,7 @@
 //! Streams: cut anywhere, relayed, and written for clients.
 
 use bytes::Bytes;
+use serde_json::json as value;
 
 use super::*;
 use crate::chat::event::{Collector, replay};
@@ -43,6 +44,8 @@ const ALL: &[&str] = &[
     "stream_calls.sse",
     "stream_signed_text.sse",
     "stream_candidates.sse",
+    "stream_partial_calls.sse",
+    "stream_grounded.sse",
     "stream_blocked.sse",
     "stream_error.sse",
     "stream_cut.sse",
@@ -126,6 +129,45 @@ fn calls_come_whole_with_ids_and_signature() {
     assert_eq!((first.id.as_str(), second.signature.as_deref()), ("c1d2", None));
     assert!(first.signature.is_some() && second.id.starts_with("call_"));
     assert_eq!(answer.choices[0].finish, Some(Finish::ToolCalls));
+}
+
+#[test]
+fn a_call_in_pieces_is_one_call() {
+    let answer = collected(events("stream_partial_calls.sse"));
+    let blocks = &answer.choices[0].blocks;
+    assert_eq!(
+        shape(blocks),
+        [
+            "reasoning Both rooms. -",
+            "call list_rooms {}",
+            r#"call dim_lights {"rooms":[{"name":"Küche","level":0.5},{"name":"Bad"}]}"#,
+        ]
+    );
+    let Content::ToolCall(first) = &blocks[1].content else { panic!("a call") };
+    assert_eq!(first.signature.as_deref(), Some("Q2lRQmNzamE="));
+    assert_eq!(answer.choices[0].finish, Some(Finish::ToolCalls));
+    // Half a call is not made of a stream that breaks off in it.
+    let stream = fixture("stream_partial_calls.sse");
+    let cut = stream.windows(3).position(|bytes| bytes == b"Bad").expect("there");
+    let from = stream[..cut].windows(5).rposition(|bytes| bytes == b"data:").expect("there");
+    let (events, end) = read(&stream[..from], usize::MAX);
+    assert_eq!(end.expect_err("cut").kind, Kind::StreamBroken);
+    let calls = events.iter().filter(|event| matches!(event, Event::Open { block: Opened::ToolCall(_), .. }));
+    assert_eq!(calls.count(), 1);
+}
+
+#[test]
+fn what_a_stream_is_grounded_on_is_cited_once_and_told_to_its_own_callers_as_it_came() {
+    let answer = collected(events("stream_grounded.sse"));
+    let Content::Text { text, citations } = &answer.choices[0].blocks[0].content else { panic!("text") };
+    assert_eq!(text, "Köln liegt am Rhein. Bonn auch.");
+    let cited: Vec<_> = citations.iter().filter(|citation| citation.get("url").is_some()).collect();
+    assert_eq!(
+        cited,
+        [&value!({"type": "url_citation", "url": "https://example.org/rhein", "title": "Rhein", "start_index": 0,
+                  "end_index": 20, "cited_text": "Köln liegt am Rhein."})]
+    );
+    assert!(citations[0]["groundingMetadata"]["webSearchQueries"].is_array());
 }
 
 #[test]

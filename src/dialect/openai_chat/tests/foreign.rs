@@ -428,3 +428,39 @@ fn a_last_turn_of_the_assistant_is_marked_as_the_target_wants_it() {
         assert!(!["prefix", "partial", "continue_final"].iter().any(|word| body.contains(word)), "{body}");
     }
 }
+
+#[test]
+fn a_text_document_of_a_tool_is_said_in_its_answer() {
+    let mut ask = foreign();
+    let Content::ToolResult(result) = &mut ask.messages[2].blocks[1].content else { panic!("a result") };
+    let data = "YSxiCjEsMgo=".to_owned();
+    result.content = vec![
+        Block::new(Content::File { source: Media::Text("Day 1: rain.".into()), name: None }),
+        Block::new(Content::File {
+            source: Media::Inline { mime: "text/csv".into(), data },
+            name: Some("t.csv".into()),
+        }),
+    ];
+    let (body, _) = written(&ask, &OPENAI);
+    assert_eq!(body["messages"][3]["content"], "Day 1: rain.\n\nt.csv:\n\na,b\n1,2\n");
+    assert_eq!(body["messages"][4], json!({"role": "user", "content": "and?"}));
+}
+
+#[test]
+fn parts_of_other_servers_are_files_and_go_back_as_they_came() {
+    let parts = json!([
+        {"type": "text", "text": "See"},
+        {"type": "document_url", "document_url": "data:application/pdf;base64,JVBERi0=", "document_name": "a.pdf"},
+        {"type": "video_url", "video_url": {"url": "https://example.org/v.mp4"}},
+    ]);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": parts}]});
+    let ask = ask_of(&body, Op::Generate).expect("valid");
+    let files: Vec<_> = ask.messages[0].blocks[1..].iter().map(|block| &block.content).collect();
+    let pdf = Media::Inline { mime: "application/pdf".into(), data: "JVBERi0=".into() };
+    let video = Media::Url { url: "https://example.org/v.mp4".into(), mime: None };
+    assert_eq!(
+        files,
+        [&Content::File { source: pdf, name: Some("a.pdf".into()) }, &Content::File { source: video, name: None },]
+    );
+    assert_eq!(written(&ask, &Quirks::NONE).0["messages"][0]["content"], parts);
+}

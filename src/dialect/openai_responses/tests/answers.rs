@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::chat::{Block, Finish, Reasoning, Role, ToolCall, Usage};
+use crate::chat::{Block, Finish, Media, Reasoning, Role, ToolCall, Usage};
 
 fn answer_of(name: &str) -> Answer {
     OpenAiResponses.decode_answer(&fixture(name)).expect("a good answer")
@@ -73,8 +73,25 @@ fn the_parts_of_an_answer_are_found() {
 }
 
 #[test]
+fn a_picture_that_the_provider_made_is_a_picture_for_everybody() {
+    let answer = answer_of("picture.json");
+    let [picture, text] = answer.choices[0].blocks.as_slice() else { panic!("{:?}", answer.choices[0].blocks) };
+    let Content::Image { source: Media::Inline { mime, data }, .. } = &picture.content else { panic!("{picture:?}") };
+    assert!(mime == "image/png" && data.starts_with("iVBORw0KG"));
+    assert!(matches!(text.content, Content::Text { .. }));
+    // Unfinished ones have nothing to show, and an agent's own history stays as it is.
+    let failed = br#"{"output":[{"type":"image_generation_call","id":"ig_1","status":"failed","result":null}]}"#;
+    let failed = OpenAiResponses.decode_answer(failed).expect("decodes");
+    assert!(matches!(failed.choices[0].blocks[0].content, Content::Other(_)));
+    let body =
+        json!({"model": "m", "input": [json(&fixture("picture.json"))["output"][0], {"role": "user", "content": "x"}]});
+    let ask = ask_of(body.to_string().as_bytes());
+    assert!(matches!(ask.messages[0].blocks[0].content, Content::Other(_)));
+}
+
+#[test]
 fn servers_that_leave_things_out_are_understood() {
-    let sparse = br#"{"output":[{"role":"assistant","content":"Hi","type":"message"},{"type":"function_call","id":"c1","name":"f","arguments":""}],"usage":{"input_tokens":3}}"#;
+    let sparse = br#"{"output":[{"role":"assistant","content":"Hi","type":"message"},{"type":"function_call","id":"c1","name":"f","arguments":""},{"type":"function_call","id":"c2","name":"f","arguments":"null"}],"usage":{"input_tokens":3}}"#;
     let answer = OpenAiResponses.decode_answer(sparse).expect("sparse");
     assert_eq!(answer.text(), "Hi");
     assert_eq!(answer.choices[0].finish, Some(Finish::ToolCalls));
@@ -83,7 +100,7 @@ fn servers_that_leave_things_out_are_understood() {
     assert_eq!(out["id"], "resp_x1");
     assert_eq!(out["created_at"], 1_700_000_000);
     assert_eq!(out["output"][1]["call_id"], "c1");
-    assert_eq!(out["output"][1]["arguments"], "{}");
+    assert_eq!((&out["output"][1]["arguments"], &out["output"][2]["arguments"]), (&json!("{}"), &json!("{}")));
     for (body, wanted) in [("[]", Kind::BadAnswer), ("{}", Kind::BadAnswer), ("<html>", Kind::BadAnswer)] {
         assert_eq!(OpenAiResponses.decode_answer(body.as_bytes()).expect_err(body).kind, wanted);
     }

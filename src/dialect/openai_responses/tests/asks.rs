@@ -316,3 +316,54 @@ fn a_relayed_body_changes_its_model_only() {
     assert_eq!(OpenAiResponses.path(Op::CountTokens, "m", false).as_deref(), Some("/responses/input_tokens"));
     assert_eq!(OpenAiResponses.path(Op::Embed, "m", false), None);
 }
+
+#[test]
+fn tools_that_come_in_the_conversation_are_tools_for_others_and_stay_items_here() {
+    let body = json!({"model": "m", "tools": [{"type": "function", "name": "load", "parameters": null}], "input": [
+        {"role": "user", "content": "Refund me."},
+        {"type": "additional_tools", "role": "developer", "tools": [
+            {"type": "function", "name": "load", "parameters": null},
+            {"type": "function", "name": "refund", "description": "Pays back.", "parameters": {"type": "object"}},
+            {"type": "web_search"}]},
+        {"type": "tool_search_output", "call_id": "c", "tools": [
+            {"type": "namespace", "name": "shop", "description": "d", "tools": [{"type": "function", "name": "find"}]}]},
+    ]});
+    let mut ask = ask_of(body.to_string().as_bytes());
+    let names = ask.tools.iter().map(|tool| match tool {
+        Tool::Function { name, .. } => name.as_str(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["load", "refund", "shop__find"]);
+    let own = encoded(&ask);
+    assert_eq!(own["tools"].as_array().map(Vec::len), Some(1));
+    assert_eq!(own["input"][1]["tools"], body["input"][1]["tools"]);
+    ask.source = "elsewhere";
+    assert_eq!(encoded(&ask)["tools"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_loaded_function_that_is_its_own_namespace_is_called_by_its_name() {
+    let call =
+        json!({"type": "function_call", "call_id": "c", "name": "refund", "namespace": "refund", "arguments": "{}"});
+    let body = json!({"model": "m", "input": [
+        {"type": "additional_tools", "role": "developer", "tools": [{"type": "function", "name": "refund"}]},
+        call, {"type": "function_call_output", "call_id": "c", "output": "done"}]});
+    let ask = ask_of(body.to_string().as_bytes());
+    let calls = ask.messages.iter().flat_map(|message| &message.blocks).find_map(|block| match &block.content {
+        Content::ToolCall(call) => Some(call.name.as_str()),
+        _ => None,
+    });
+    assert_eq!(calls, Some("refund"));
+    assert_eq!(encoded(&ask)["input"][1], call);
+}
+
+#[test]
+fn what_only_the_provider_keeps_is_named() {
+    for (field, value) in [("conversation", json!("conv_1")), ("prompt", json!({"id": "pmpt_1"}))] {
+        let ask = ask_of(json!({"model": "m", field: value, "input": "x"}).to_string().as_bytes());
+        assert_eq!(ask.kept_elsewhere(), Some(field));
+        assert_eq!(encoded(&ask)[field], value);
+    }
+    let ask = ask_of(br#"{"model":"m","conversation":null,"input":"x"}"#);
+    assert_eq!(ask.kept_elsewhere(), None);
+}

@@ -1,0 +1,76 @@
+//! How a translated stream ends when its connection breaks.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::body;
+use crate::chat::Ask;
+use crate::dialect::{self, Op};
+
+/// What the client of another dialect is sent when the connection breaks after these bytes, and how it ended.
+async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), Kind>) {
+    let upstream = dialect::find(from).expect("built in");
+    let dialect = dialect::find(to).expect("built in");
+    let ask = Ask { model: "m".into(), source: dialect.name(), ..Ask::default() };
+    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), id: "x".into(), now: 0 };
+    let limit = Duration::from_secs(60);
+    let at = Instant::now() + limit;
+    let setting = Setting {
+        dialect,
+        framing: Framing::Sse,
+        request_id: "r".into(),
+        idle: limit,
+        first_token: (at, limit),
+        deadline: Deadline { at, limit, kind: Kind::TotalTimeout },
+        keep_alive: None,
+        max_event_bytes: 1 << 20,
+        add_cost: None,
+        at_end: None,
+        filter: None,
+        onward: None,
+        input_tokens: 0,
+    };
+    let (sender, upstreams) = body::channel();
+    sender.send(Ok(Bytes::copy_from_slice(said))).expect("it listens");
+    sender.send(Err("connection reset".into())).expect("it listens");
+    let (decoder, encoder) = (upstream.decoder(), dialect.encoder(&asked));
+    let mode = Mode::Translate { decoder, encoder, events: Vec::new(), watch: None };
+    let mut relay = Relay::new(upstreams, mode, setting);
+    relay.commit().await.expect("there is content");
+    let mut out = Vec::new();
+    while let Some(bytes) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {
+        out.extend_from_slice(&bytes);
+    }
+    let ending = relay.ending().expect("it has ended").map_err(|fault| fault.kind);
+    (String::from_utf8(out).expect("UTF-8"), ending)
+}
+
+const CHAT: &str = concat!(
+    "data: {\"id\":\"c\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n",
+    "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+);
+
+const ANTHROPIC: &str = concat!(
+    "data: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"m\",\"content\":[]}}\n\n",
+    "data: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"Hi\"}}\n\n",
+    "data: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+    "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n",
+);
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_the_end_was_told_is_no_failure() {
+    for (said, from, to, last) in
+        [(CHAT, "openai_chat", "anthropic", "message_stop"), (ANTHROPIC, "anthropic", "openai_chat", "[DONE]")]
+    {
+        // Half a frame more makes no difference.
+        for more in ["", "data: {\"ty"] {
+            let (text, ending) = broken_after(format!("{said}{more}").as_bytes(), from, to).await;
+            assert_eq!(ending, Ok(()), "{from}: {text}");
+            assert!(text.contains("Hi") && text.contains(last) && !text.contains("error"), "{from}: {text}");
+        }
+        let half = said.rfind("data:").expect("a last frame");
+        let (text, ending) = broken_after(&said.as_bytes()[..half], from, to).await;
+        assert_eq!(ending, Err(Kind::StreamBroken), "{from}: {text}");
+        assert!(!text.contains(last), "{from}: {text}");
+    }
+}
