@@ -142,7 +142,13 @@ impl Generation {
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
-        self.catalogue.find(&[provider.name.as_str(), provider.preset], model).cloned().map(Arc::new)
+        let stated = self.catalogue.find(&[provider.name.as_str(), provider.preset], model).cloned();
+        let Some(told) = provider.cards.get(model) else { return stated.map(Arc::new) };
+        // What the operator and the catalogue state counts before what an adapter tells.
+        let mut card = stated.unwrap_or_default();
+        card.context = card.context.or(told.context);
+        card.max_output = card.max_output.or(told.max_output);
+        Some(Arc::new(card))
     }
 
     /// Every model that can be named: configured names, then what the catalogue knows of live providers.
@@ -215,7 +221,8 @@ impl Builder {
     /// # Errors
     /// Every error of the file, a line each.
     pub fn load(&self) -> Result<Loaded, String> {
-        self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapters::check)
+        let adapter = |config: &Config, dialect: &str| adapters::check(config, dialect, &self.plugins);
+        self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapter)
     }
 
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
@@ -284,6 +291,7 @@ impl Builder {
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();
         scripts.extend(bundles.map(|(name, bundle)| (format!("adapters.{name}"), bundle)));
+        scripts.extend(adapters::plugins(&speaking));
         Ok(Generation {
             number,
             source: self.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string()),

@@ -194,6 +194,7 @@ impl Failed {
 /// It does not; the text says where it would.
 pub fn fits(verdict: Verdict, phase: Phase) -> Result<Verdict, Failed> {
     if verdict.phases().has(phase) {
+        let verdict = verdict.sound().map_err(Failed::new)?;
         let misplaced = if let Verdict::Patch(patch) = &verdict { patch.misplaced(phase) } else { None };
         return match misplaced {
             None => Ok(verdict),

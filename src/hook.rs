@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
-use crate::host::{self, Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
+use crate::host::log::in_line;
+use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
 use crate::route;
 use crate::state::State;
 use crate::state::guests::{Outcome, Record};
@@ -321,7 +322,7 @@ impl Hook {
         let first = visit.first_failure_of(&self.guest.name);
         // A stream has as many events as it has: of those that fail the first is told.
         if first || phase != Phase::Event {
-            tracing::warn!("{} in on_{}: {} {}", self.guest.name, phase.name(), host::log::one_line(why), visit.id);
+            tracing::warn!("{} in on_{}: {} {}", self.guest.name, phase.name(), in_line(why), visit.id);
         }
         let record = self.record(state);
         record.last_error.store(Some(Arc::new(why.to_owned())));

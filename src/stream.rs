@@ -8,6 +8,7 @@ pub mod onward;
 mod outbox;
 mod raw;
 mod setting;
+mod turns;
 mod waits;
 mod watched;
 
@@ -27,6 +28,7 @@ use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
 use onward::{Opening, Turn};
 use outbox::Outbox;
+use turns::Turns;
 
 pub use adapted::Adapted;
 pub use raw::Raw;
@@ -78,6 +80,9 @@ pub struct Relay {
     timer: Pin<Box<Sleep>>,
     /// What the upstream said so far, as it said it, up to so many bytes; for whoever looks at it afterwards.
     heard: Option<(Vec<u8>, usize)>,
+    turns: Turns,
+    /// Its turn was over before every frame at hand was worked off.
+    unread: bool,
 }
 
 /// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
@@ -137,6 +142,8 @@ impl Relay {
             spoke: None,
             timer,
             heard: None,
+            turns: Turns::default(),
+            unread: false,
         }
     }
 
@@ -228,7 +235,11 @@ impl Relay {
             };
         }
         if let Mode::Adapt { source, events, .. } = &mut self.mode {
-            let Poll::Ready(worked) = source.poll_events(cx, events) else { return self.poll_deadlines(cx) };
+            ready!(self.turns.poll(cx));
+            let Poll::Ready(worked) = source.poll_events(cx, events) else {
+                self.turns.rest();
+                return self.poll_deadlines(cx);
+            };
             self.waiting = None;
             // What came before a fault is the client's.
             let encoded = self.encode();
@@ -244,6 +255,10 @@ impl Relay {
                 Poll::Pending => self.poll_deadlines(cx),
             };
         }
+        if self.unread {
+            ready!(self.turns.poll(cx));
+            return Poll::Ready(self.frames().map(|()| Step::Worked));
+        }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
                 self.waiting = None;
@@ -253,12 +268,15 @@ impl Relay {
             }
             Poll::Ready(Some(Err(source))) => self.broken(source),
             Poll::Ready(None) => self.finish(),
-            Poll::Pending => return self.poll_deadlines(cx),
+            Poll::Pending => {
+                self.turns.rest();
+                return self.poll_deadlines(cx);
+            }
         };
         Poll::Ready(worked.map(|()| Step::Worked))
     }
 
-    /// Works off every whole frame at hand.
+    /// Works off every whole frame at hand, or those that there is time for in this turn.
     fn frames(&mut self) -> Result<(), Fault> {
         let worked = self.every_frame();
         let left = self.scanner.take();
@@ -285,6 +303,7 @@ impl Relay {
     }
 
     fn every_frame(&mut self) -> Result<(), Fault> {
+        self.unread = false;
         while !self.ended && self.scanner.scan()? {
             match &mut self.mode {
                 Mode::Translate { watch: Some(_), .. } => self.watched_frame()?,
@@ -293,6 +312,10 @@ impl Relay {
                     self.encode()?;
                 }
                 _ => {}
+            }
+            if self.setting.filter.is_some() && self.turns.is_over() {
+                self.unread = true;
+                break;
             }
         }
         Ok(())
@@ -383,6 +406,7 @@ impl Relay {
         onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
         self.seen.frames = 0;
         self.heard = None;
+        self.unread = false;
         self.body = opening.body;
         self.scanner = Scanner::bounded(self.setting.max_event_bytes);
         self.setting.idle = opening.idle;
@@ -443,6 +467,8 @@ impl Relay {
             whole.extend_from_slice(b"\n\n");
             self.scanner.push(whole.into());
             self.frames()?;
+            // It is one frame.
+            self.unread = false;
         }
         match &mut self.mode {
             Mode::Translate { decoder, events, watch: Some(_), .. } => {

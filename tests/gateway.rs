@@ -42,6 +42,7 @@ mod gateway {
     mod shipped;
     mod stored;
     mod support;
+    mod taught;
     mod tier;
     mod tls;
     mod trace;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -17,24 +18,31 @@ use tokio::time::{Instant, sleep};
 use super::Replay;
 use super::answer::{self, Good, Reading};
 use super::encode::{self, Dropped, Meaning};
-use super::once::{Known, MAX_ERROR_BYTES, Once};
+use super::once::{self, Known, MAX_ERROR_BYTES, Once};
 use super::{asked, estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::chat::event::Collector;
-use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written};
+use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, sound};
 use crate::dialect::{Op, refusal};
+use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
-use crate::rerank::{RerankAnswer, RerankAsk};
+use crate::rerank::{Ranked, RerankAnswer, RerankAsk};
 use crate::route::{Auth, Face, Target};
 use crate::stream::{Adapted, Mode};
 use crate::upstream::Outbound;
 
 /// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
 const MAX_FOLLOW_UPS: usize = 1000;
+
+/// The least wait before a follow-up: an adapter that wants none must not keep its provider busy.
+const MIN_WAIT: Duration = Duration::from_millis(50);
+
+/// The longest path of an adapter. Servers take 8 KiB as a rule.
+const MAX_PATH_BYTES: usize = 32 << 10;
 
 /// Most fields that an adapter may say it left out, and the length of what it says of each.
 const MAX_DROPPED: usize = 32;
@@ -78,20 +86,25 @@ impl Try<'_> {
     /// As [`Once::run`].
     pub async fn run(&self, known: &mut Known) -> Result<Good, Fault> {
         let (x, target) = (self.x, &self.once.target);
+        if !self.adapter.serves(x.op) {
+            return Err(encode::unserved(x, target));
+        }
+        let edited = hook::edited(x, self.call, &self.once.edits)?;
+        let call = edited.as_ref().unwrap_or(self.call);
         let (meaning, written) = match x.op {
             Op::CountTokens => return Ok(Good::new(estimated_count(x))),
             Op::Generate | Op::Complete => {
-                let ask = self.call.ask(x.dialect, x.op)?;
+                let ask = call.ask(x.dialect, x.op)?;
                 let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
                 (Meaning::Chat(asked(x, x.op, ask)), written)
             }
             Op::Embed | Op::EmbedBatch => {
-                let ask = x.dialect.decode_embed(&self.call.raw_ask(x.op))?;
+                let ask = x.dialect.decode_embed(&call.raw_ask(x.op))?;
                 let written = self.adapter.encode(&target.model, Asking::Embed(&ask)).await?;
                 (Meaning::Embed(Arc::new(ask)), written)
             }
             Op::Rerank => {
-                let ask = x.dialect.decode_rerank(&self.call.raw_ask(x.op))?;
+                let ask = x.dialect.decode_rerank(&call.raw_ask(x.op))?;
                 let written = self.adapter.encode(&target.model, Asking::Rerank(&ask)).await?;
                 (Meaning::Rerank(Arc::new(ask)), written)
             }
@@ -120,26 +133,35 @@ impl Try<'_> {
             let read = self.adapter.decode(x.op, came).await?;
             let reading = self.reading(meaning, sent);
             match (read, meaning) {
-                (Read::Chat(answer), Meaning::Chat(_)) if x.stream => {
-                    return reading.replayed(&answer, known).await;
+                (Read::Chat(mut answer), Meaning::Chat(asked)) => {
+                    sound(&mut answer)?;
+                    if x.stream {
+                        return reading.replayed(&answer, known).await;
+                    }
+                    return Ok(reading.answered(self.cx, &answer, asked));
                 }
-                (Read::Chat(answer), Meaning::Chat(asked)) => return Ok(reading.answered(self.cx, &answer, asked)),
-                (Read::Embed(answer), Meaning::Embed(ask)) => return Ok(reading.embedded(&answer, ask)),
-                (Read::Rerank(answer), Meaning::Rerank(ask)) if fits(&answer, ask) => {
+                (Read::Embed(answer), Meaning::Embed(ask)) => {
+                    embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
+                    return Ok(reading.embedded(&answer, ask));
+                }
+                (Read::Rerank(answer), Meaning::Rerank(ask)) => {
+                    ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
                     return Ok(reading.ranked(&answer, ask));
                 }
                 (Read::FollowUp(next, wait), _) => {
-                    sleep(wait).await;
+                    sleep(wait.max(MIN_WAIT)).await;
                     written = *next;
                 }
-                _ => return Err(self.nonsense()),
+                _ => return Err(self.nonsense("answered another question than it was asked")),
             }
         }
         Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
     }
 
-    fn nonsense(&self) -> Fault {
-        let text = format!("{} answered another question than it was asked.", self.adapter.name());
+    /// The fault of an answer that cannot be.
+    fn nonsense(&self, what: &str) -> Fault {
+        let text = format!("The adapter `{}` {what}.", self.adapter.name());
+        tracing::warn!("{text}");
         Fault::new(Kind::GuestFailed, text)
     }
 
@@ -159,7 +181,9 @@ impl Try<'_> {
 
     /// A stream for the client, or, where it wants none, all of it at once.
     async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning, known: &mut Known) -> Result<Good, Fault> {
-        let Meaning::Chat(asked) = meaning else { return Err(self.nonsense()) };
+        let Meaning::Chat(asked) = meaning else {
+            return Err(self.nonsense("streams what is no conversation"));
+        };
         let decoder = self.adapter.decoder().await?;
         let reading = self.reading(meaning, sent);
         if self.x.stream {
@@ -180,7 +204,10 @@ impl Try<'_> {
     async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
         let (target, face) = (&self.once.target, self.face);
         check_path(&written.path)?;
-        let mut address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new())?;
+        let address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new());
+        let mut address = address.map_err(|fault| {
+            Fault::new(Kind::GuestFailed, "No address can be made of the adapter's path.").because(fault)
+        })?;
         let credential = target.provider.auth(face, self.once.key);
         let own = |name: &HeaderName| {
             matches!(credential, Auth::Header(credential, _) if credential == name)
@@ -205,17 +232,49 @@ impl Try<'_> {
             overridden(target, written.body)?
         };
         let timeouts = &target.timeouts;
-        let head_timeout = if self.call.stream { timeouts.first_token } else { timeouts.head };
+        let streams = self.call.stream;
+        let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
         let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
-        let response = self.cx.upstream().send(&face.dial, request, head_timeout).await?;
+        let sent = self.cx.upstream().send(&face.dial, request, head_timeout).await;
+        let response = sent.map_err(|fault| once::late(fault, streams))?;
         *status = Some(response.status().as_u16());
         Ok(response)
     }
 }
 
 /// Whether a ranking is one of the documents that were asked about.
-fn fits(answer: &RerankAnswer, ask: &RerankAsk) -> bool {
-    answer.ranked.iter().all(|ranked| usize::try_from(ranked.index).is_ok_and(|index| index < ask.documents.len()))
+///
+/// # Errors
+/// What of it is not.
+fn ranks(answer: &RerankAnswer, ask: &RerankAsk) -> Result<(), String> {
+    let mut ranked = vec![false; ask.documents.len()];
+    for Ranked { index, score } in &answer.ranked {
+        let place = usize::try_from(*index).ok().and_then(|index| ranked.get_mut(index));
+        let place = place.ok_or_else(|| format!("ranks document {index} of {}", ask.documents.len()))?;
+        if std::mem::replace(place, true) {
+            return Err(format!("ranks document {index} twice"));
+        }
+        if !score.is_finite() {
+            return Err(format!("gives document {index} the score {score}, which is no number"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is a vector for each input that was asked about.
+///
+/// # Errors
+/// What is wrong with them.
+fn embeds(answer: &EmbedAnswer, ask: &EmbedAsk) -> Result<(), String> {
+    let (got, wanted) = (answer.vectors.len(), ask.inputs.len());
+    if got != wanted {
+        return Err(format!("gives {got} vectors for {wanted} inputs"));
+    }
+    let whole = |vector: &[f32]| !vector.is_empty() && vector.iter().all(|value| value.is_finite());
+    match answer.vectors.iter().position(|vector| !whole(vector)) {
+        Some(at) => Err(format!("gives input {at} a vector that is empty or holds what is no number")),
+        None => Ok(()),
+    }
 }
 
 /// What the adapter says it left out, as far as a line of the log has room for a guest's words.
@@ -237,6 +296,10 @@ fn overridden(target: &Target, body: Bytes) -> Result<Outgoing, Fault> {
 /// A path leads below the base URL and nowhere else: `@host`, `//host`, `..` and characters that end a request line
 /// would lead out of it.
 fn check_path(path: &str) -> Result<(), Fault> {
+    if path.len() > MAX_PATH_BYTES {
+        let text = format!("The adapter's path is longer than {MAX_PATH_BYTES} bytes; put what is long into the body.");
+        return Err(Fault::new(Kind::GuestFailed, text));
+    }
     let plain = path.split(['?', '#']).next().unwrap_or_default();
     let escapes = plain.split('/').any(|segment| {
         let dots = segment.to_ascii_lowercase().replace("%2e", ".");
@@ -272,6 +335,7 @@ async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embed::EmbedInput;
 
     #[test]
     fn a_path_stays_below_the_base_url() {
@@ -293,5 +357,32 @@ mod tests {
         ] {
             assert_eq!(check_path(bad).expect_err(bad).kind, Kind::GuestFailed);
         }
+        let long = format!("/{}", "x".repeat(MAX_PATH_BYTES));
+        assert!(check_path(&long).expect_err("refused").message.contains("32768 bytes"));
+    }
+
+    #[test]
+    fn vectors_and_rankings_answer_what_was_asked() {
+        let ask = EmbedAsk {
+            inputs: vec![EmbedInput::Text("a".into()), EmbedInput::Text("b".into())],
+            ..EmbedAsk::default()
+        };
+        let said = |vectors: Vec<Vec<f32>>| embeds(&EmbedAnswer { vectors, ..EmbedAnswer::default() }, &ask);
+        assert_eq!(said(vec![vec![1.0], vec![0.5]]), Ok(()));
+        assert!(said(vec![]).expect_err("none").contains("0 vectors for 2 inputs"));
+        for wrong in [f32::NAN, f32::INFINITY] {
+            assert!(said(vec![vec![1.0], vec![wrong]]).expect_err("no number").contains("input 1"));
+        }
+        assert!(said(vec![vec![], vec![1.0]]).is_err());
+        let ask = RerankAsk { documents: vec!["a".into(), "b".into()], ..RerankAsk::default() };
+        let said = |ranked: &[(u64, f64)]| {
+            let ranked = ranked.iter().map(|(index, score)| Ranked { index: *index, score: *score }).collect();
+            ranks(&RerankAnswer { ranked, ..RerankAnswer::default() }, &ask)
+        };
+        assert_eq!(said(&[(1, 0.5), (0, 0.1)]), Ok(()));
+        assert_eq!(said(&[(1, 0.5)]), Ok(()), "fewer may have been asked for");
+        assert!(said(&[(0, 0.5), (0, 0.4)]).expect_err("twice").contains("document 0 twice"));
+        assert!(said(&[(2, 0.5)]).expect_err("out of place").contains("document 2 of 2"));
+        assert!(said(&[(0, f64::NAN)]).expect_err("no score").contains("no number"));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{asked, estimated_count};
@@ -24,6 +25,9 @@ use crate::rerank::RerankAsk;
 use crate::route::{Address, Auth, Face, Overrides, Target};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+
+/// What of a query's name or value is written as it stands; the rest might end it.
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Fields that a target could not express: (field, why).
 pub(super) type Dropped = Vec<(Cow<'static, str>, Cow<'static, str>)>;
@@ -211,7 +215,9 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
         Auth::Header(name, value) => {
             headers.insert(name.clone(), value.clone());
         }
-        Auth::Query(name, secret) => query(&format!("{name}={}", secret.0)),
+        Auth::Query(name, secret) => {
+            query(&format!("{}={}", utf8_percent_encode(name, VALUE), utf8_percent_encode(&secret.0, VALUE)));
+        }
     }
     let uri = url.parse().map_err(|error| {
         let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);

@@ -15,7 +15,7 @@ use crate::admit;
 use crate::body::{Inbound, Patience};
 use crate::dialect::{self, Dialect, refusal};
 use crate::exchange::{Subject, Used};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
@@ -48,7 +48,7 @@ pub(super) struct Once {
     /// Headers that guests want on this try.
     pub headers: Vec<hook::Set>,
     /// What guests want to be said in this try.
-    edits: Vec<hook::Edit>,
+    pub(super) edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
     refused: Option<Box<Fault>>,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
@@ -168,7 +168,7 @@ impl Once {
             Ok(under_way) => under_way,
             Err(reply) => return Ok(Head::Answered(reply)),
         };
-        let response = sending.await?;
+        let response = sending.await.map_err(|fault| late(fault, call.stream))?;
         *status = Some(response.status().as_u16());
         self.note_allowance(cx, face.dialect, response.headers());
         if !response.status().is_success() {
@@ -237,6 +237,15 @@ pub(super) enum Head {
     Upstream((Response<Inbound>, &'static dyn Dialect), Meaning, Instant),
     /// No upstream was needed.
     Answered(Box<Reply>),
+}
+
+/// The fault of a try whose answer has no head. One that streams was to send it with its first token, and it is that
+/// limit which has passed.
+pub(super) fn late(fault: Fault, streams: bool) -> Fault {
+    match fault.kind {
+        Kind::HeadTimeout if streams => Fault { kind: Kind::FirstTokenTimeout, ..fault },
+        _ => fault,
+    }
 }
 
 /// Reads an error answer.

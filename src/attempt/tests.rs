@@ -273,6 +273,7 @@ pub(super) fn pooled(target: &Target, keys: &[(&str, u32, bool)]) -> Arc<Target>
         headers: provider.headers.clone(),
         overrides: provider.overrides.clone(),
         models: provider.models.clone(),
+        cards: Default::default(),
         timeouts: provider.timeouts,
         owns: provider.owns,
         keys: keys.collect(),

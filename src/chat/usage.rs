@@ -32,7 +32,7 @@ pub struct Usage {
 
 impl Usage {
     pub fn total(&self) -> u64 {
-        self.stated_total.unwrap_or(self.input + self.output)
+        self.stated_total.unwrap_or(self.input.saturating_add(self.output))
     }
 
     /// Both together: two parts of one answer.
@@ -40,11 +40,11 @@ impl Usage {
     pub fn plus(&self, other: &Usage) -> Usage {
         let both = |a: Option<u64>, b: Option<u64>| match (a, b) {
             (None, None) => None,
-            _ => Some(a.unwrap_or(0) + b.unwrap_or(0)),
+            _ => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
         };
         Usage {
-            input: self.input + other.input,
-            output: self.output + other.output,
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
             cache_read: both(self.cache_read, other.cache_read),
             cache_write: both(self.cache_write, other.cache_write),
             cache_write_1h: both(self.cache_write_1h, other.cache_write_1h),

@@ -63,7 +63,9 @@ fn shown(what: &Option<What>, body: &Value) -> String {
         None | Some(What::List) => {
             let rows = body["generations"].as_array().into_iter().flatten().map(|row| {
                 let mark = if row["in_force"] == true { "*" } else { " " };
-                let policies = row["policies"].as_array().into_iter().flatten().map(|policy| {
+                let guests =
+                    ["policies", "adapters"].into_iter().flat_map(|kind| row[kind].as_array().into_iter().flatten());
+                let policies = guests.map(|policy| {
                     let digest = policy["digest"].as_str().unwrap_or_default();
                     format!("{}@{}", policy["name"].as_str().unwrap_or_default(), digest.get(..8).unwrap_or(digest))
                 });

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::error::{Issue, nearest};
 use super::path::KeyPath;
 use super::value::Secret;
-use super::{Config, Demand, Hook, Key};
+use super::{Config, Demand, Hook, Key, Plugin};
 
 mod cache;
 mod limits;
@@ -28,15 +28,15 @@ pub struct Known<'a> {
     pub parameters: &'a [&'a str],
     /// Looks at the policy behind a hook: its files, its manifest, and whether its settings fit.
     pub hooks: HookCheck<'a>,
-    /// Looks at a script that is to speak for a provider.
+    /// Looks at a script or plugin that is to speak for a provider.
     pub adapters: AdapterCheck<'a>,
 }
 
 /// Says what is wrong with a hook of a configuration: the way to it inside the hook, and what to do.
 pub type HookCheck<'a> = &'a dyn Fn(&Config, &Hook) -> Vec<(Vec<String>, String)>;
 
-/// Says what is wrong with a script that a provider's dialect names: the way to it inside `adapters`, None for the
-/// dialect itself, and what to do.
+/// Says what is wrong with what a provider's dialect names, if it is a script or a plugin: the way to it inside the
+/// settings of the script, None for the dialect itself, and what to do.
 pub type AdapterCheck<'a> = &'a dyn Fn(&Config, &str) -> Vec<(Option<Vec<String>>, String)>;
 
 /// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
@@ -293,6 +293,9 @@ fn plugins(config: &Config, issues: &mut Vec<Issue>) {
     }
     for (name, plugin) in config.plugins.settings.iter() {
         let path = path.key("settings").key(name);
+        if !config.plugged().any(|known| known == name) {
+            issues.push(unplugged(config, name, plugin, path.clone()));
+        }
         if !upstream::is_plugin_name(name) {
             let message = format!("`{name}` is no plugin's name; write small letters, digits and `-`");
             issues.push(Issue::error(path.clone(), message));
@@ -303,6 +306,20 @@ fn plugins(config: &Config, issues: &mut Vec<Issue>) {
                 issues.push(Issue::error(path.key("sha256"), "is not 64 hexadecimal digits; `sha256sum` prints them"));
             }
         }
+    }
+}
+
+/// Settings that nothing goes by. A pin under a slip of a name would let any file pass.
+fn unplugged(config: &Config, name: &str, plugin: &Plugin, path: KeyPath) -> Issue {
+    let message = match nearest(name, config.plugged()) {
+        Some(meant) => format!("nothing names a plugin `{name}`, so this means nothing; did you mean `{meant}`?"),
+        None => format!(
+            "no provider has `dialect: wasm:{name}` and no hook `wasm: {name}`, so this means nothing; take it out"
+        ),
+    };
+    match plugin.sha256 {
+        Some(_) => Issue::error(path, message),
+        None => Issue::warning(path, message),
     }
 }
 

@@ -119,13 +119,17 @@ impl Config {
         written.unwrap_or_else(|| self.plugins.folder.join(format!("{name}.wasm")))
     }
 
-    /// Every component that is named, and where its signature would lie.
-    fn plugin_files(&self) -> Vec<PathBuf> {
+    /// Plugins that providers and hooks name.
+    pub(super) fn plugged(&self) -> impl Iterator<Item = &str> {
         let dialects =
             self.providers.iter().flat_map(|(_, provider)| provider.dialect.iter().chain(&provider.dialects));
         let policies = self.hooks.iter().filter_map(|hook| hook.wasm.as_deref());
-        let names = dialects.filter_map(|dialect| dialect.strip_prefix("wasm:")).chain(policies);
-        let files = names.map(|name| self.plugin_file(name));
+        dialects.filter_map(|dialect| dialect.strip_prefix("wasm:")).chain(policies)
+    }
+
+    /// Every component that is named, and where its signature would lie.
+    fn plugin_files(&self) -> Vec<PathBuf> {
+        let files = self.plugged().map(|name| self.plugin_file(name));
         files.flat_map(|file| [file.clone(), PathBuf::from(format!("{}.sig", file.display()))]).collect()
     }
 
@@ -334,7 +338,7 @@ fn check_hooks(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     }
 }
 
-/// Says what is wrong with the scripts that speak for providers.
+/// Says what is wrong with the scripts and plugins that speak for providers.
 fn check_adapters(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (name, provider) in config.providers.iter() {
         let path = KeyPath::of(&["providers"]).key(name);
@@ -342,9 +346,13 @@ fn check_adapters(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
         let more = provider.dialects.iter().enumerate();
         let more = more.map(|(index, dialect)| (path.key("dialects").index(index), dialect));
         for (path, dialect) in named.chain(more) {
-            let Some(script) = dialect.strip_prefix("lua:") else { continue };
-            for (inside, message) in (known.adapters)(config, script) {
-                let settings = || KeyPath::of(&["adapters"]).key(script);
+            // A name that is none is no path to a file either.
+            if issues.iter().any(|issue| issue.path == path) {
+                continue;
+            }
+            let name = dialect.split_once(':').map_or("", |(_, name)| name);
+            for (inside, message) in (known.adapters)(config, dialect) {
+                let settings = || KeyPath::of(&["adapters"]).key(name);
                 let path = inside
                     .map_or_else(|| path.clone(), |inside| inside.iter().fold(settings(), |path, key| path.key(key)));
                 issues.push(Issue::error(path, message));

@@ -17,9 +17,9 @@ pub struct Plugins {
     pub folder: PathBuf,
     /// Folder for compiled plugins, which load in milliseconds then. Only the gateway's user may be able to write to it. When not set, `.compiled` in `folder`.
     pub compiled: Option<PathBuf>,
-    /// What a plugin must show before it is loaded.
+    /// What a plugin must show before it is loaded: `nothing`, a `sha256` in its settings (`pinned`), or a signature of one of the `signers` in `NAME.wasm.sig` (`signed`). What is there must be right, demanded or not.
     pub demand: Demand,
-    /// Public keys, in base64, of those whose signature counts; `portcullis plugin keygen` makes a pair.
+    /// Public keys, in base64, of those whose signature counts; `portcullis plugin keygen` makes a pair. Without any nobody can tell whose a signature is, and none counts.
     pub signers: Vec<String>,
     /// What is to hold for a plugin, by its name.
     pub settings: Named<Plugin>,

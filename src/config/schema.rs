@@ -167,6 +167,8 @@ const WORDS: &[(&str, &str)] = &[
     ("Lock", "word"),
     ("Ability", "word"),
     ("DataCollection", "word"),
+    ("Demand", "word"),
+    ("Fail", "word"),
 ];
 
 /// The definition that a schema refers to, also when null or a word may stand instead.

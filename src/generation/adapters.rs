@@ -13,7 +13,8 @@ use super::hooks::settings;
 use super::plugins::Shelf;
 use crate::config::{self, Config};
 use crate::dialect::adapter::Adapter;
-use crate::guest::adapter::{AuthKind, Description, Lease, Seen};
+use crate::guest::Manifest;
+use crate::guest::adapter::{About, AuthKind, Description, Lease, Model, Seen};
 use crate::guest::bundle::{self, Bundle};
 use crate::guest::lua::{self, adapter::Taught};
 
@@ -23,14 +24,13 @@ pub(super) struct Known {
     pub adapter: Arc<dyn Adapter>,
     seen: Arc<dyn Seen>,
     pub auth: AuthKind,
-    /// Names of models that it knows.
-    pub models: Vec<String>,
+    /// Models that it knows.
+    pub models: Vec<Model>,
 }
 
 impl Known {
     pub fn new(adapter: Arc<dyn Adapter>, seen: Arc<dyn Seen>, description: &Description) -> Known {
-        let models = description.models.iter().map(|model| model.id.clone()).collect();
-        Known { adapter, seen, auth: description.auth.clone(), models }
+        Known { adapter, seen, auth: description.auth.clone(), models: description.models.clone() }
     }
 }
 
@@ -54,6 +54,18 @@ pub(super) fn find(
         speaking.borrow_mut().insert(known.adapter.name(), known.seen.clone());
     }
     Some(found)
+}
+
+/// Plugins among those that speak, as generations are listed and compared: of a component it is the hash that tells.
+pub(super) fn plugins(speaking: &Speaking) -> Vec<(String, Arc<Bundle>)> {
+    let about = speaking.borrow().values().map(|seen| seen.about()).collect::<Vec<_>>();
+    let plugins = about.into_iter().filter_map(|about| {
+        let About { label, version, file, digest, .. } = about;
+        let name = label.strip_prefix("wasm:")?.to_owned();
+        let manifest = Manifest { version: Some(version), ..Manifest::default() };
+        Some((format!("adapters.{label}"), Arc::new(Bundle::of_component(name, manifest, file, digest))))
+    });
+    plugins.collect()
 }
 
 /// Those that were found for some provider, by dialect.
@@ -98,8 +110,15 @@ fn wanted(config: &Config, name: &str) -> Result<Wanted, Vec<Wrong>> {
     Ok(Wanted { bundle, key })
 }
 
-/// What is wrong with a script as written.
-pub(super) fn check(config: &Config, name: &str) -> Vec<Wrong> {
+/// What is wrong with the script or plugin of a dialect as written. A plugin is loaded, and kept for whoever needs it.
+pub(super) fn check(config: &Config, dialect: &str, plugins: &Shelf) -> Vec<Wrong> {
+    let name = match dialect.split_once(':') {
+        Some(("lua", script)) => script,
+        Some(("wasm", plugin)) => {
+            return plugins.adapter(config, plugin).err().map(|error| (None, error)).into_iter().collect();
+        }
+        _ => return Vec::new(),
+    };
     let compiled = wanted(config, name).and_then(|wanted| {
         let compiled = lua::adapter::described(&wanted.bundle).and_then(|_| lua::compiles(&wanted.bundle));
         compiled.map_err(|error| vec![(None, error)])

@@ -48,7 +48,6 @@ mod with_engine {
     use super::super::hooks::{Draft, Wrong, settings};
     use crate::config::{Config, Demand, Hook, Plugin};
     use crate::guest::adapter::Lease;
-    use crate::guest::bundle::Source;
     use crate::guest::wasm::{self, Compiled, Described, Loading, Machine, Policy, Taught};
     use crate::guest::{Bundle, Engine};
 
@@ -198,16 +197,8 @@ mod with_engine {
     fn bundle(plugin: &str, label: &str, described: Option<&Described>) -> Bundle {
         let manifest = described.map(|described| described.manifest.clone()).unwrap_or_default();
         let sha256 = described.map(|described| described.sha256.clone()).unwrap_or_default();
-        Bundle {
-            name: manifest.name.clone().unwrap_or_else(|| plugin.to_owned()),
-            manifest,
-            // Generations are compared by text; of a component it is the hash that tells.
-            main: Source { label: label.to_owned(), text: format!("sha256:{sha256}\n") },
-            modules: Default::default(),
-            files: vec![label.into()],
-            tests: Vec::new(),
-            digest: sha256.chars().take(32).collect(),
-        }
+        let name = manifest.name.clone().unwrap_or_else(|| plugin.to_owned());
+        Bundle::of_component(name, manifest, label.to_owned(), sha256)
     }
 
     /// Lets a plugin pass, or says what it lacks.

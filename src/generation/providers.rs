@@ -1,5 +1,6 @@
 //! From a written provider and its built-in row to one that can be sent to.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,9 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::adapters::Known;
 use crate::config;
+use crate::cost::ModelCard;
 use crate::dialect::adapter::TAUGHT;
 use crate::dialect::{self, Dialect, Prefill, Quirks, ReasoningStyle};
-use crate::guest::adapter::AuthKind;
+use crate::guest::adapter::{AuthKind, Model};
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Key, Overrides, Probe, Probed, Provider, Secret, Tags, Timeouts};
 use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
@@ -73,7 +75,7 @@ pub(super) fn build(
     let of_exchange = config::TimeoutOverrides { total: None, ..written.timeouts };
     let timeouts = timeouts(&of_exchange.over(general), written.timeouts.total);
     let mut faces = Vec::with_capacity(names.len());
-    let mut models = written.models.clone();
+    let (mut models, mut cards) = (written.models.clone(), BTreeMap::new());
     // How each key of the pool is sent, one a face.
     let mut pooled: Vec<Vec<Auth>> = pool.iter().map(|_| Vec::with_capacity(names.len())).collect();
     for dialect_name in &names {
@@ -119,8 +121,12 @@ pub(super) fn build(
         let query = query.map(|version| format!("api-version={version}"));
         let quirks = quirks(row.map_or(Quirks::NONE, |row| row.quirks_for(dialect_name)), &written.quirks);
         // What an adapter knows is listed under its own name, unless the operator has another use for the name.
-        for model in taught.iter().flat_map(|taught| &taught.models) {
-            models.entry(model.clone()).or_insert_with(|| model.clone());
+        for Model { id, context, max_output } in taught.iter().flat_map(|taught| &taught.models) {
+            models.entry(id.clone()).or_insert_with(|| id.clone());
+            if context.is_some() || max_output.is_some() {
+                let card = ModelCard { context: *context, max_output: *max_output, ..ModelCard::default() };
+                cards.insert(id.clone(), card);
+            }
         }
         let adapter = taught.map(|taught| taught.adapter);
         faces.push(Face { dialect, adapter, base_url, dial, query, auth, quirks });
@@ -143,6 +149,7 @@ pub(super) fn build(
         headers: headers(written, row).map_err(|error| format!("{}: {error}", at("headers")))?,
         overrides: overrides(&written.set, &written.default, &written.drop),
         models,
+        cards,
         timeouts,
         owns: row.map_or(&[], |row| row.owns),
         keys,

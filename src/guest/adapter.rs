@@ -94,15 +94,15 @@ impl Lease {
         Arc::new(Guest { name: name.into(), grants: Grants::default(), budget, metrics: Default::default() })
     }
 
-    /// What a call of a function went past, and which key raises it; `key` holds the settings of the adapter.
-    fn overrun(&self, killed: Killed, key: &str, function: Function) -> String {
+    /// What a call of a function went past, and which key raises it, if one does; `key` holds the settings of the adapter.
+    fn overrun(&self, killed: Killed, key: &str, function: Function) -> (String, String) {
         let Lease { cpu, memory, host_calls, output } = *self;
         match killed {
-            Killed::Memory => format!("needed more than {memory} bytes; raise `{key}.memory`"),
-            Killed::HostCalls => format!("called more than {host_calls} host functions"),
-            Killed::Output => format!("put out more than {output} bytes"),
+            Killed::Memory => (format!("needed more than {memory} bytes"), format!("; raise `{key}.memory`")),
+            Killed::HostCalls => (format!("called more than {host_calls} host functions"), String::new()),
+            Killed::Output => (format!("put out more than {output} bytes"), String::new()),
             Killed::Deadline | Killed::Safepoints | Killed::Wait | Killed::Exchange => {
-                format!("used up its {:?} of processor time; raise `{key}.cpu`", cpu * function.times())
+                (format!("used up its {:?} of processor time", cpu * function.times()), format!("; raise `{key}.cpu`"))
             }
         }
     }
@@ -125,7 +125,7 @@ pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
 /// What one call of a function may use.
 pub fn lease(guest: &Guest, function: Function) -> crate::host::Lease {
     let cpu = guest.budget.cpu * function.times();
-    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget })
+    crate::host::Lease::new(Budget { cpu, total: cpu, ..guest.budget }).without_hook()
 }
 
 /// What an adapter says it is. A script says it in the `[adapter]` of its manifest.
@@ -259,13 +259,20 @@ pub struct Draft {
     pub dropped: Vec<(String, String)>,
 }
 
+/// What a request may be. Others are between the gateway and its peer: one opens a tunnel, one has its headers sent back,
+/// the provider's key among them.
+const METHODS: [Method; 6] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
+
 /// The request in a draft.
 ///
 /// # Errors
 /// What of it cannot be sent.
 pub fn written(draft: Draft) -> Result<Written, String> {
-    let method = draft.method.parse::<Method>();
-    let method = method.map_err(|_| format!("wrote `{}`, which is no method", draft.method))?;
+    let method = METHODS.iter().find(|known| known.as_str() == draft.method).cloned();
+    let method = method.ok_or_else(|| {
+        let shown: String = draft.method.chars().take(20).collect();
+        format!("wrote the method `{shown}`; write one of {}", METHODS.map(|method| method.to_string()).join(", "))
+    })?;
     let mut headers = HeaderMap::with_capacity(draft.headers.len());
     for (name, value) in draft.headers {
         let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&value).ok());
@@ -301,6 +308,23 @@ pub fn interned(name: &str) -> &'static str {
             let kept: &'static str = Box::leak(name.into());
             names.insert(kept);
             kept
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_one_that_carries_a_request() {
+        let method = |method: &str| written(Draft { method: method.to_owned(), ..Draft::default() });
+        for good in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] {
+            assert_eq!(method(good).map(|written| written.method.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["TRACE", "CONNECT", "OPTIONS", "post", "PO ST", ""] {
+            let why = method(bad).expect_err(bad);
+            assert!(why.contains("GET, POST, PUT, PATCH, DELETE, HEAD"), "{why}");
         }
     }
 }

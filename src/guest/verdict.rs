@@ -18,6 +18,9 @@ const MAX_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// Most attempts that a plan may ask for.
 const MAX_ATTEMPTS: f64 = 1000.0;
 
+/// Longest message of a refusal, in bytes; it may hold texts of the exchange.
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
+
 /// Longest word for a refusal, in bytes.
 const MAX_CODE_BYTES: usize = 64;
 
@@ -99,6 +102,44 @@ impl Verdict {
             Verdict::Principal(_) => Phases::of(&[Auth]),
             Verdict::Fields(_) => Phases::of(&[Done]),
         }
+    }
+
+    /// The verdict with what callers are told of it within bounds.
+    ///
+    /// # Errors
+    /// What of it means nothing.
+    pub fn sound(mut self) -> Result<Self, String> {
+        match &mut self {
+            Verdict::Patch(patch) if patch.model.as_deref() == Some("") => {
+                return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
+            }
+            Verdict::Reject(reject) => shorten(&mut reject.message),
+            Verdict::Stop(stop) => {
+                if stop.code.as_deref().is_some_and(|code| !is_word(code)) {
+                    return Err(format!("stop: {CODE}"));
+                }
+                stop.message.as_mut().map(shorten);
+            }
+            Verdict::Fault(why) => shorten(why),
+            _ => {}
+        }
+        Ok(self)
+    }
+}
+
+/// What a code of a policy's own is.
+const CODE: &str = "write the code as one word of letters, digits, `_`, `-` and `.`";
+
+fn is_word(code: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !code.is_empty() && code.len() <= MAX_CODE_BYTES && code.chars().all(letter)
+}
+
+/// Cuts a message to its bound.
+fn shorten(message: &mut String) {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push('…');
     }
 }
 
@@ -301,9 +342,8 @@ impl Reject {
     ) -> Result<Self, String> {
         let status =
             number.map(|number| status(number, 400.0).ok_or("reject: status is from 400 to 599")).transpose()?;
-        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if code.is_empty() || code.len() > MAX_CODE_BYTES || !code.chars().all(letter) {
-            return Err("reject: write the code as one word of letters, digits, `_`, `-` and `.`".to_owned());
+        if !is_word(&code) {
+            return Err(format!("reject: {CODE}"));
         }
         Ok(Reject { code, message, status, retry_after })
     }
@@ -368,6 +408,25 @@ mod tests {
         assert!(span("after_ms", -1.0).is_err() && span("after_ms", f64::NAN).is_err());
         assert!(span("after_ms", 86_400_001.0).expect_err("too long").contains("after_ms"));
         assert_eq!(span("after_ms", 250.0), Ok(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn what_callers_are_told_of_a_verdict_is_bounded() {
+        let message = "ä".repeat(1 << 20);
+        let stop = Stop { message: Some(message.clone()), code: Some("over".into()), text: None };
+        let reject = Reject::new("no".into(), message, None, None).expect("is one");
+        for verdict in [Verdict::Reject(reject), Verdict::Stop(stop.clone())] {
+            let told = match verdict.sound().expect("is cut") {
+                Verdict::Reject(reject) => reject.message,
+                Verdict::Stop(stop) => stop.message.expect("is kept"),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((told.len(), told.ends_with("ä…")), (4096 + 3, true));
+        }
+        let worded = Verdict::Stop(Stop { code: Some("two words".into()), ..stop });
+        assert!(worded.sound().expect_err("no word").contains("stop: write the code as one word"));
+        let patch = Patch { model: Some(String::new()), ..Patch::default() };
+        assert!(Verdict::Patch(Box::new(patch)).sound().expect_err("no model").contains("`model` is empty"));
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub type Set = (HeaderName, Option<HeaderValue>);
 /// One of them cannot be sent.
 pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Undone> {
     let set = patch.headers.iter().map(|(name, value)| {
-        let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("no such header"))?;
+        let known = header_name(name)?;
         if !super::stages::may_answer_with(known.as_str(), &Default::default()) || known == http::header::HOST {
             return Err(wrong(format!("the header `{known}` is the gateway's")));
         }
@@ -191,14 +191,25 @@ pub(super) fn headers(patch: &Patch, hook: &Hook) -> Result<Vec<Set>, Undone> {
             Some(Header::Text(text)) => text.as_str(),
             Some(Header::Secret(secret)) => {
                 let granted = hook.guest.grants.secrets.get(secret);
-                granted.map(|secret| secret.0.as_str()).ok_or_else(|| wrong("a secret that is not granted"))?
+                granted.map(|secret| secret.0.as_str()).ok_or_else(|| {
+                    wrong(format!("the header `{known}` is to hold the secret `{secret}`, which is not granted"))
+                })?
             }
         };
-        let mut value = HeaderValue::from_str(text).map_err(|_| wrong("no header can hold that"))?;
+        let mut value = HeaderValue::from_str(text).map_err(|_| unholdable(&known))?;
         value.set_sensitive(matches!(patch.headers.get(name), Some(Some(Header::Secret(_)))));
         Ok((known, Some(value)))
     });
     set.collect()
+}
+
+fn header_name(name: &str) -> Result<HeaderName, Undone> {
+    let shown: String = name.chars().take(100).collect();
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong(format!("`{shown}` is no name of a header")))
+}
+
+fn unholdable(name: &HeaderName) -> Undone {
+    wrong(format!("the header `{name}` cannot hold that; write one line of text"))
 }
 
 /// Why a plan by names comes to nothing.
@@ -298,13 +309,13 @@ pub(super) async fn respond(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, respond:
 }
 
 fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Result<(), Undone> {
-    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong("no such header"))?;
+    let name = header_name(name)?;
     if !super::stages::may_answer_with(name.as_str(), headers) {
         return Err(wrong(format!("the header `{name}` is the gateway's")));
     }
     match value {
         Some(value) => {
-            let value = HeaderValue::from_str(value).map_err(|_| wrong("no header can hold that"))?;
+            let value = HeaderValue::from_str(value).map_err(|_| unholdable(&name))?;
             headers.insert(name, value);
         }
         None => drop(headers.remove(name)),

@@ -146,6 +146,8 @@ pub struct Lease {
     waited: AtomicU64,
     /// When its exchange must be over, and how long that is from its start.
     until: Option<(Instant, Duration)>,
+    /// The budget is a hook's, so that keys of `budget` raise it.
+    of_hook: bool,
 }
 
 impl Lease {
@@ -166,7 +168,14 @@ impl Lease {
             excused: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             until: None,
+            of_hook: true,
         }
+    }
+
+    /// The same for a guest that is no hook's: there is no `budget` to raise.
+    #[must_use]
+    pub fn without_hook(self) -> Self {
+        Lease { of_hook: false, ..self }
     }
 
     /// The same within an exchange that must be over then.
@@ -376,24 +385,25 @@ impl Lease {
     /// What went past the budget, and which key of the configuration raises it.
     pub fn explain(&self, killed: Killed) -> String {
         let budget = &self.budget;
-        match killed {
+        let (what, key) = match killed {
             Killed::Safepoints => {
-                format!("ran through {} loop turns and calls; raise `budget.safepoints`", budget.safepoints)
+                (format!("ran through {} loop turns and calls", budget.safepoints), "`budget.safepoints`")
             }
-            Killed::Deadline => format!("ran longer than {:?}; raise `budget.cpu` or `budget.total`", budget.cpu),
+            Killed::Deadline => (format!("ran longer than {:?}", budget.cpu), "`budget.cpu` or `budget.total`"),
             Killed::HostCalls => {
-                format!("called more than {} host functions; raise `budget.host_calls`", budget.host_calls)
+                (format!("called more than {} host functions", budget.host_calls), "`budget.host_calls`")
             }
-            Killed::Memory => format!("needed more than {} bytes; raise `budget.memory`", budget.memory),
-            Killed::Output => format!("put out more than {} bytes; raise `budget.output`", budget.output),
-            Killed::Wait => format!("waited longer than {:?}; raise `budget.wait`", budget.wait),
+            Killed::Memory => (format!("needed more than {} bytes", budget.memory), "`budget.memory`"),
+            Killed::Output => (format!("put out more than {} bytes", budget.output), "`budget.output`"),
+            Killed::Wait => (format!("waited longer than {:?}", budget.wait), "`budget.wait`"),
             Killed::Exchange => {
                 let total = self.until.map_or(Duration::ZERO, |(_, total)| total);
-                format!(
+                return format!(
                     "waited until the exchange's own time of {total:?} was over; raise `timeouts.total`, or wait less"
-                )
+                );
             }
-        }
+        };
+        if self.of_hook { format!("{what}; raise {key}") } else { what }
     }
 }
 
@@ -443,6 +453,18 @@ mod tests {
         let calls = (0..100).take_while(|_| small().is_ok()).count();
         assert!(calls <= 11, "{calls}");
         assert_eq!((lease.safepoint(), lease.killed()), (Err(Killed::Deadline), Some(Killed::Deadline)));
+    }
+
+    #[test]
+    fn a_late_call_may_run_its_budget_once_more_and_no_longer() {
+        for (cpu, ran, ends) in [(500, 600, true), (500, 100, false), (5000, 600, false), (5000, 4100, true)] {
+            let lease = Lease::new(Budget { cpu: Duration::from_micros(cpu), ..Budget::default() });
+            lease.deadline.store(0, Relaxed);
+            assert_eq!(lease.safepoint(), Ok(()), "it may have waited for a core");
+            busy(Duration::from_micros(ran));
+            lease.deadline.store(0, Relaxed);
+            assert_eq!(lease.safepoint().is_err(), ends, "{cpu} {ran}");
+        }
     }
 
     #[test]

@@ -72,12 +72,17 @@ impl History {
                     "digest": hook.bundle.digest,
                 })
             });
+            let adapters = generation.adapters.iter().map(|adapter| {
+                let about = adapter.about();
+                json!({ "name": about.label, "version": about.version, "digest": about.digest })
+            });
             json!({
                 "number": generation.number,
                 "in_force": generation.number == in_force,
                 "loaded_at": humantime::format_rfc3339_millis(generation.loaded).to_string(),
                 "source": generation.source,
                 "policies": policies.collect::<Vec<_>>(),
+                "adapters": adapters.collect::<Vec<_>>(),
             })
         };
         json!({

@@ -34,6 +34,8 @@ pub struct Provider {
     pub overrides: Overrides,
     /// The client's name of a model → the upstream's.
     pub models: BTreeMap<String, String>,
+    /// What an adapter tells of its models, by the upstream's names.
+    pub cards: BTreeMap<String, ModelCard>,
     pub timeouts: Timeouts,
     /// Prefixes of bare model names that belong to this provider.
     pub owns: &'static [&'static str],

@@ -3,6 +3,7 @@
 //! While the guest works nothing more is read, so a slow guest slows its upstream and nobody else. Never commits and
 //! never encodes: the relay does.
 
+use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
 
 use crate::body::Inbound;
@@ -17,9 +18,13 @@ pub struct Adapted {
     /// The decoder. None once the stream is at its end, or broke.
     work: Option<Pending<'static, ()>>,
     at: At,
-    /// A finish has gone by: the stream may end.
-    complete: bool,
+    /// Events of the last piece that are still to be given, and how that piece went.
+    held: VecDeque<Event>,
+    worked: Option<Result<(), Fault>>,
 }
+
+/// Events that are given at a time: each may be shown to guests, and others are to have their turn in between.
+const MAX_EVENTS: usize = 16;
 
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,20 +40,41 @@ enum At {
 impl Adapted {
     pub fn new(body: Inbound, decoder: Box<dyn StreamDecoder>) -> Self {
         let desk = Desk::default();
-        Adapted { body, work: Some(decoder.run(desk.clone())), desk, at: At::Reading, complete: false }
+        let work = Some(decoder.run(desk.clone()));
+        Adapted { body, desk, work, at: At::Reading, held: VecDeque::new(), worked: None }
     }
 
-    /// Appends the next events. None: the stream is at its end, and was complete. What was good before a fault is in
-    /// `out` as well.
+    /// Appends the next events, a few at a time. None: the stream is at its end, and was complete. What was good before a
+    /// fault is in `out` as well.
     pub fn poll_events(&mut self, cx: &mut Context<'_>, out: &mut Vec<Event>) -> Poll<Option<Result<(), Fault>>> {
+        if self.held.is_empty() {
+            let before = out.len();
+            let worked = ready!(self.poll_piece(cx, out));
+            if out.len() - before <= MAX_EVENTS {
+                return Poll::Ready(worked);
+            }
+            self.held = out.drain(before + MAX_EVENTS..).collect();
+            self.worked = worked;
+            return Poll::Ready(Some(Ok(())));
+        }
+        let some = self.held.len().min(MAX_EVENTS);
+        out.extend(self.held.drain(..some));
+        Poll::Ready(if self.held.is_empty() { self.worked.take() } else { Some(Ok(())) })
+    }
+
+    /// Appends what the next piece of the stream says, or a part of it.
+    fn poll_piece(&mut self, cx: &mut Context<'_>, out: &mut Vec<Event>) -> Poll<Option<Result<(), Fault>>> {
         loop {
             let Some(work) = &mut self.work else { return Poll::Ready(None) };
             if self.at == At::Reading {
                 let bytes = match ready!(self.body.poll_data(cx)) {
                     Some(Ok(bytes)) => Some(bytes),
+                    // All has been said: it only left without a word.
+                    Some(Err(_)) if self.desk.is_finished() => None,
                     Some(Err(source)) => {
                         self.work = None;
-                        return Poll::Ready(Some(self.broken(source)));
+                        let fault = Fault::new(Kind::StreamBroken, "The provider's stream broke off.");
+                        return Poll::Ready(Some(Err(fault.because(source))));
                     }
                     None => None,
                 };
@@ -60,9 +86,8 @@ impl Adapted {
             let Some(worked) = self.desk.take(out) else {
                 // It is over only after it has said how it went.
                 debug_assert!(!over, "a decoder ends with a word");
-                return Poll::Pending;
+                return if out.len() > before { Poll::Ready(Some(Ok(()))) } else { Poll::Pending };
             };
-            self.complete |= out[before..].iter().any(|event| matches!(event, Event::Finish { .. }));
             if over || worked.is_err() {
                 self.work = None;
             }
@@ -93,16 +118,9 @@ impl Adapted {
     }
 
     fn ended(&self) -> Result<(), Fault> {
-        match self.complete {
+        match self.desk.is_finished() {
             true => Ok(()),
             false => Err(Fault::new(Kind::StreamBroken, "The provider ended the stream before it was complete.")),
-        }
-    }
-
-    fn broken(&self, source: String) -> Result<(), Fault> {
-        match self.complete {
-            true => Ok(()),
-            false => Err(Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source)),
         }
     }
 }

@@ -150,7 +150,11 @@ impl Playing<'_> {
     /// Plays one exchange.
     fn play(&mut self, exchange: &Value) -> Result<Value, String> {
         if let Some(ms) = exchange.get("advance_ms") {
-            self.stage.play("advance", &json!({ "ms": ms }))?;
+            // With its settings: without them a policy that must have some would not load.
+            let passed = self.stage.play("advance", &json!({ "scene": self.scene, "ms": ms }))?;
+            if let Some(error) = passed.get("failed") {
+                return Err(format!("failed in the time before an exchange: {}", error.as_str().unwrap_or_default()));
+            }
         }
         let (word, name, said) = match (exchange.get("chat"), exchange.get("send")) {
             (Some(ask), None) => ("chat", "ask", ask),

@@ -165,7 +165,9 @@ async fn a_scripted_provider_answers_callers_of_other_dialects() {
     let embed = json!({ "model": "it/known", "input": "Hello" });
     let reply = gateway.post("/v1/embeddings", embed.to_string()).await;
     assert_eq!(reply.json()["data"][0]["embedding"], json!([0.5, 1.0]), "{}", reply.text());
-    assert!(gateway.get("/v1/models").await.text().contains("it/large"));
+    let models = gateway.get("/v1/models").await.json();
+    let large = models["data"].as_array().expect("a list").iter().find(|model| model["id"] == "it/large");
+    assert_eq!(large.expect("is listed")["context_length"], 1000, "{models}");
     let seeded = json!({ "model": "it/known", "seed": 7, "messages": [{ "role": "user", "content": "Hello" }] });
     let reply = gateway.post("/v1/chat/completions", seeded.to_string()).await;
     let line = gateway.logged(reply.head.header("x-portcullis-id").unwrap_or_default()).await;

@@ -56,7 +56,7 @@ const TABLE: &[(&str, End, End)] = &[
     ("html=200", Refused(502, "bad_upstream_answer"), Refused(502, "bad_upstream_answer")),
     ("empty", Refused(502, "bad_upstream_answer"), Refused(502, "stream_broken")),
     ("garbage-sse", Refused(502, "bad_upstream_answer"), Refused(502, "bad_upstream_answer")),
-    ("stall-head", Refused(504, "head_timeout"), Refused(504, "head_timeout")),
+    ("stall-head", Refused(504, "head_timeout"), Refused(504, "first_token_timeout")),
     ("stall-first", Refused(504, "idle_timeout"), Refused(504, "first_token_timeout")),
     ("stall-mid", Refused(504, "idle_timeout"), Broken("idle_timeout")),
     ("cut-head", Refused(502, "upstream_unreachable"), Refused(502, "upstream_unreachable")),

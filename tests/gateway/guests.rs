@@ -200,7 +200,7 @@ async fn a_policy_that_cannot_be_loaded_is_refused_with_its_place() {
     let said = check("{ wasm: probe, config: { init: refuse } }");
     assert!(said.contains("refuses its settings: refuse") && said.contains("hooks[0].config"), "{said}");
     assert!(check("{ wasm: probe, config: { init: trap } }").contains("on_init broke"));
-    assert!(check("{ wasm: cohere }").contains("is no policy"));
+    assert!(check("{ wasm: cohere }").contains("is an adapter, not a policy; name it in a provider"));
 }
 
 /// 1,000 swaps with `PORTCULLIS_SOAK=1`, 10 without.

@@ -225,4 +225,33 @@ async fn a_plugin_that_is_not_what_was_demanded_is_refused() {
     assert!(!good && said.contains("is not signed"), "{said}");
     let (good, said) = check("folder: nowhere");
     assert!(!good && said.contains("nowhere/cohere.wasm: cannot be read"), "{said}");
+    assert!(said.contains("p.yaml:1:") && said.contains("providers.it.dialect"), "{said}");
+    // A pin under a slip of the name would let any file pass.
+    let slip = format!("settings: {{ cohere: {{ file: '{wasm}' }}, coheer: {{ sha256: '{zeros}' }} }}");
+    let (good, said) = check(&slip);
+    assert!(!good && said.contains("plugins.settings.coheer") && said.contains("did you mean `cohere`?"), "{said}");
+    let (good, said) = check(&format!("settings: {{ cohere: {{ file: '{wasm}' }}, other: {{ cpu: 1s }} }}"));
+    assert!(good && said.contains("plugins.settings.other: no provider has `dialect: wasm:other`"), "{said}");
+    let guard = prebuilt("pii-guard");
+    let (good, said) = check(&format!("settings: {{ cohere: {{ file: '{guard}' }} }}"));
+    assert!(!good && said.contains("is a policy, not an adapter; attach it under `hooks`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_swapped_adapter_is_a_difference_between_generations() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::saying("application/json", COHERE).await;
+    let gateway = gateway(&mock, &upstream, "cohere", "").await;
+    let known = gateway.admin("GET", "/admin/generations").await.json();
+    let adapter = &known["generations"][0]["adapters"][0];
+    assert_eq!(adapter["name"], "wasm:cohere", "{known}");
+    assert_eq!(adapter["digest"].as_str().map(str::len), Some(64), "{known}");
+    let path = gateway.folder.path("portcullis.yaml");
+    let text = std::fs::read_to_string(&path).expect("the configuration");
+    let other = text.replace("cohere.wasm", "replicate.wasm");
+    assert_ne!(other, text);
+    std::fs::write(&path, other).expect("is writable");
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    let diff = gateway.admin("GET", "/admin/generations/1/diff").await.text();
+    assert!(diff.matches("sha256:").count() >= 2, "{diff}");
 }

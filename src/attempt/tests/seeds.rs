@@ -179,6 +179,14 @@ async fn seed_9_a_stream_without_a_first_token_is_given_up_and_the_next_target_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_without_a_head_misses_its_first_token_which_is_what_may_be_raised() {
+    let bed = Bed::new(&[("a", vec![late(MS(600_000), good("late"))])]);
+    let body = json!({"model": "any", "stream": true, "messages": [{"role": "user", "content": "Hi"}]});
+    let (_, x) = bed.asked(&bed.plan(&["a", "b"], Retry::default()), body).await;
+    assert_eq!(x.attempts[0].fault.as_ref().map(|fault| fault.kind), Some(Kind::FirstTokenTimeout));
+}
+
+#[tokio::test(start_paused = true)]
 async fn seed_9_a_late_first_token_is_not_waited_for_a_second_time() {
     let bed = Bed::new(&[("a", vec![late(MS(600_000), good("late"))])]);
     let (outcome, x) = bed.ask(&bed.plan(&["a", "b"], Retry::default())).await;

@@ -1,7 +1,7 @@
 //! Where the decoder of a stream and whoever reads the stream meet: bytes one way, events the other.
 //!
 //! One piece is on it at a time: the next is put down when the decoder is through with the last, so a slow guest slows
-//! its upstream. Neither side wakes the other: the reader polls the decoder itself.
+//! its upstream. Many events are handed over in parts, and the next part is made when the last was taken. Neither side wakes the other: the reader polls the decoder itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -22,6 +22,8 @@ struct Trays {
     /// There are none to come.
     last: bool,
     events: Vec<Event>,
+    /// The stream has told of its end.
+    finished: bool,
     /// How the present piece went, once it is worked off.
     worked: Option<Result<(), Fault>>,
 }
@@ -34,12 +36,16 @@ impl Desk {
         trays.bytes = bytes;
     }
 
-    /// Takes what the decoder made of the piece, good events before a fault included. None: it is still at it.
+    /// Takes what the decoder made of the piece so far, good events before a fault included. None: it is still at it.
     pub fn take(&self, out: &mut Vec<Event>) -> Option<Result<(), Fault>> {
         let mut trays = self.trays();
-        let worked = trays.worked.take()?;
         out.append(&mut trays.events);
-        Some(worked)
+        trays.worked.take()
+    }
+
+    /// Whether the stream has told of its end, so that it does not matter how the upstream leaves.
+    pub fn is_finished(&self) -> bool {
+        self.trays().finished
     }
 
     /// The next bytes, for the decoder; None at the end of the stream.
@@ -53,6 +59,17 @@ impl Desk {
             }
         })
         .await
+    }
+
+    /// Hands over a part of what is in the present piece, which leaves the list empty, and waits until it is taken.
+    pub async fn part(&self, events: &mut Vec<Event>) {
+        self.trays().events.append(events);
+        std::future::poll_fn(|_| if self.trays().events.is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// The stream has told of its end.
+    pub fn finished(&self) {
+        self.trays().finished = true;
     }
 
     /// The decoder is through with a piece: these events are in it, which leaves the list empty.

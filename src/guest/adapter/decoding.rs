@@ -1,12 +1,22 @@
 //! The decoder of one stream: cuts what comes into the pieces that the guest wants, and makes events of what it says.
 //!
-//! Engine-free: a [`Reader`] has the guest. What was good before a fault is handed on as well.
+//! Engine-free: a [`Reader`] has the guest. What was good before a fault is handed on as well. Others have their turn
+//! between pieces, and however much a guest says, little of it is held.
+
+use tokio::time::Instant;
 
 use super::Framing;
 use super::cut::{Cutter, Piece};
 use crate::chat::Event;
 use crate::dialect::adapter::{Assembler, Desk, Pending, Step, StreamDecoder, refused};
-use crate::fault::{Fault, Refusal};
+use crate::fault::{Fault, Kind, Refusal};
+use crate::host::ticker;
+
+/// Things that a guest may say of one piece. A read of bytes holds some hundred events at most.
+const MAX_SAID: usize = 10_000;
+
+/// Events that are handed over before more of the same bytes is worked off.
+const MAX_HELD: usize = 1024;
 
 /// One thing that a guest says of a stream; a refusal is the upstream's report that ends it.
 pub type Said = Result<Step, Box<Refusal>>;
@@ -14,14 +24,23 @@ pub type Said = Result<Step, Box<Refusal>>;
 /// Makes events of what a guest says.
 pub struct Told {
     assembler: Assembler,
-    /// Those of the present bytes.
+    /// Those of the present bytes that were not handed over yet.
     events: Vec<Event>,
+    /// The adapter's name.
+    label: &'static str,
+    /// Things said of the present piece.
+    said: usize,
 }
 
 impl Told {
     /// # Errors
-    /// The upstream reports one, or what is said does not fit what was said before.
+    /// The upstream reports one, what is said does not fit what was said before, or it is too much.
     pub fn said(&mut self, said: Said) -> Result<(), Fault> {
+        self.said += 1;
+        if self.said > MAX_SAID {
+            let text = format!("The adapter `{}` tells of more than {MAX_SAID} events in one piece.", self.label);
+            return Err(Fault::new(Kind::GuestFailed, text));
+        }
         match said {
             Ok(step) => self.assembler.step(step, &mut self.events),
             Err(said) => Err(refused(*said)),
@@ -57,31 +76,44 @@ pub struct Decoding<R> {
 impl<R: Reader> Decoding<R> {
     /// For an adapter of this name.
     pub fn new(label: &'static str, framing: Framing, reader: R) -> Self {
-        let told = Told { assembler: Assembler::new(label), events: Vec::new() };
+        let told = Told { assembler: Assembler::new(label), events: Vec::new(), label, said: 0 };
         Decoding { cutter: Cutter::new(framing), told, reader }
     }
 
     /// Works off the whole pieces at hand.
-    async fn pieces(&mut self) -> Result<(), Fault> {
+    async fn pieces(&mut self, desk: &Desk) -> Result<(), Fault> {
+        let mut began = Instant::now();
         while let Some(piece) = self.cutter.next()? {
+            self.told.said = 0;
             self.reader.push(piece, &mut self.told).await?;
+            if self.told.assembler.is_finished() {
+                desk.finished();
+            }
+            if self.told.events.len() >= MAX_HELD {
+                desk.part(&mut self.told.events).await;
+            }
+            // A guest that needs less than a turn for each piece never gives way by itself.
+            if began.elapsed() >= ticker::TURN {
+                tokio::task::yield_now().await;
+                began = Instant::now();
+            }
         }
         Ok(())
     }
 
     async fn end(&mut self) -> Result<(), Fault> {
+        self.told.said = 0;
         if let Some(piece) = self.cutter.rest() {
             self.reader.push(piece, &mut self.told).await?;
         }
         self.reader.finish(&mut self.told).await?;
-        self.told.assembler.close(&mut self.told.events);
         Ok(())
     }
 
     async fn through(mut self, desk: Desk) {
         while let Some(bytes) = desk.next().await {
             self.cutter.push(bytes);
-            let worked = self.pieces().await;
+            let worked = self.pieces(&desk).await;
             let broke = worked.is_err();
             desk.worked(&mut self.told.events, worked);
             if broke {
@@ -89,8 +121,12 @@ impl<R: Reader> Decoding<R> {
             }
         }
         let worked = self.end().await;
-        let Decoding { told: Told { mut events, .. }, reader, .. } = self;
+        let Decoding { told: Told { mut assembler, mut events, .. }, reader, .. } = self;
         if worked.is_ok() {
+            if assembler.is_finished() {
+                desk.finished();
+            }
+            assembler.close(&mut events);
             reader.release().await;
         }
         desk.worked(&mut events, worked);
@@ -100,5 +136,56 @@ impl<R: Reader> Decoding<R> {
 impl<R: Reader> StreamDecoder for Decoding<R> {
     fn run(self: Box<Self>, desk: Desk) -> Pending<'static, ()> {
         Box::pin(self.through(desk))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::Inbound;
+    use crate::chat::{Delta, Finish};
+    use crate::stream::Adapted;
+
+    /// Says so much of each piece.
+    struct Says(usize);
+
+    impl Reader for Says {
+        async fn push(&mut self, _: Piece, told: &mut Told) -> Result<(), Fault> {
+            (0..self.0).try_for_each(|_| told.said(Ok(Step::Text("a".to_owned()))))
+        }
+
+        async fn finish(&mut self, told: &mut Told) -> Result<(), Fault> {
+            told.said(Ok(Step::Finish { reason: Finish::Stop, native: None, stop_sequence: None }))
+        }
+
+        async fn release(self) {}
+    }
+
+    fn adapted(says: usize) -> Adapted {
+        let body = Inbound::Ready(Some("one\ntwo\nthree\n".into()));
+        Adapted::new(body, Box::new(Decoding::new("wasm:test", Framing::Lines, Says(says))))
+    }
+
+    #[tokio::test]
+    async fn however_much_is_said_it_is_handed_over_a_little_at_a_time() {
+        let mut adapted = adapted(3000);
+        let (mut all, mut most) = (Vec::new(), 0);
+        loop {
+            let mut some = Vec::new();
+            let Some(worked) = std::future::poll_fn(|cx| adapted.poll_events(cx, &mut some)).await else { break };
+            worked.expect("good");
+            most = most.max(some.len());
+            all.append(&mut some);
+        }
+        let texts = all.iter().filter(|event| matches!(event, Event::Delta { delta: Delta::Text(_), .. })).count();
+        assert_eq!((texts, most), (9000, 16));
+        assert!(matches!(all.last(), Some(Event::Finish { .. })), "{:?}", all.last());
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_one_piece_has_a_bound() {
+        let fault = adapted(200_000).all().await.expect_err("too much");
+        assert_eq!(fault.kind, Kind::GuestFailed);
+        assert!(fault.message.contains("`wasm:test` tells of more than 10000 events in one piece"), "{fault}");
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use super::{Lease, START};
 use crate::fault::{Fault, Kind};
 use crate::guest::{Failed, Used};
+use crate::host::log::in_line;
 use crate::state::guests::{Guests, Outcome, Record};
 
 /// What of an adapter is called.
@@ -64,7 +65,10 @@ impl Meter {
     /// What a call went past, with the key that raises it; or that it failed.
     pub fn why(&self, function: Function, failed: &Failed) -> String {
         match failed.killed {
-            Some(killed) => self.lease.overrun(killed, &self.key, function),
+            Some(killed) => {
+                let (what, advice) = self.lease.overrun(killed, &self.key, function);
+                format!("{what}{advice}")
+            }
             None => "failed".to_owned(),
         }
     }
@@ -91,8 +95,16 @@ impl Meter {
             }
         }
         called.map_err(|failed| {
-            let why = self.why(function, &failed);
-            let text = format!("The adapter `{}` {why} in `{}`.", self.name, function.as_str());
+            let (name, place) = (&self.name, function.as_str());
+            let text = match failed.killed {
+                Some(killed) => {
+                    let (what, advice) = self.lease.overrun(killed, &self.key, function);
+                    format!("The adapter `{name}` {what} in `{place}`{advice}.")
+                }
+                None => format!("The adapter `{name}` failed in `{place}`."),
+            };
+            // The caller hears nothing of a fault that the next target mends.
+            tracing::warn!("{} in {place}: {}", self.label, in_line(&failed.message));
             Fault::new(Kind::GuestFailed, text).because(failed.message)
         })
     }
@@ -102,6 +114,7 @@ impl Meter {
         if let Some(record) = self.record.get() {
             record.last_error.store(Some(Arc::new(format!("it {what}"))));
         }
+        tracing::warn!("{} {}", self.label, in_line(&what.to_string()));
         Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", self.name))
     }
 }

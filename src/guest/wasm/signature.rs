@@ -13,6 +13,9 @@ use super::plugin::Bytes;
 /// Length of an Ed25519 public key.
 const PUBLIC_BYTES: usize = 32;
 
+/// Length of an Ed25519 signature.
+const SIGNATURE_BYTES: usize = 64;
+
 /// Who signed a plugin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Signed {
@@ -34,12 +37,17 @@ pub fn beside(path: &Path) -> PathBuf {
 /// There is one, and none of the signers made it.
 pub fn signature(bytes: &Bytes, signers: &[String]) -> Result<Signed, String> {
     let path = beside(&bytes.path);
-    if signers.is_empty() || !path.exists() {
+    if !path.exists() {
         return Ok(Signed::Nobody);
     }
     let told = |what: &str| format!("{}: {what}", path.display());
     let text = std::fs::read_to_string(&path).map_err(|error| told(&format!("cannot be read: {error}")))?;
-    let made = STANDARD.decode(text.trim()).map_err(|_| told("is not base64; sign the plugin again"))?;
+    let made = STANDARD.decode(text.trim()).ok().filter(|made| made.len() == SIGNATURE_BYTES);
+    let made = made.ok_or_else(|| told("is no signature; sign the plugin again, or take the file away"))?;
+    // Nobody could say whose it is.
+    if signers.is_empty() {
+        return Ok(Signed::Nobody);
+    }
     let by = signers.iter().find(|signer| {
         let key = STANDARD.decode(signer.trim()).unwrap_or_default();
         key.len() == PUBLIC_BYTES && UnparsedPublicKey::new(&ED25519, key).verify(&bytes.wasm, &made).is_ok()
@@ -85,6 +93,9 @@ mod tests {
         assert_eq!(signature(&bytes(b"x"), &signers), Ok(Signed::By(public)));
         assert!(signature(&bytes(b"y"), &signers).is_err(), "another file");
         assert!(signature(&bytes(b"x"), &[other]).is_err(), "another signer");
+        assert_eq!(signature(&bytes(b"x"), &[]), Ok(Signed::Nobody), "nobody can tell whose it is");
+        std::fs::write(folder.join("a.wasm.sig"), "junk").expect("writes");
+        assert!(signature(&bytes(b"x"), &[]).expect_err("junk").contains("is no signature"));
         std::fs::remove_dir_all(&folder).expect("is there");
     }
 }

@@ -72,11 +72,15 @@ impl Held {
             ticker::stay_awake();
             Ok(match cx.lease.safepoint() {
                 Err(_) => UpdateDeadline::Interrupt,
-                // Gives way, so that a guest which needs its whole lease does not keep others from their turn. The engine's
-                // own way to yield wakes the task at once, and it would be polled again before any socket is looked at.
-                Ok(()) if cx.gives_way && turn::is_over() => {
+                Ok(()) if turn::is_over() => {
                     ticker::hurry();
-                    UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+                    match cx.gives_way {
+                        // So that a guest which needs its whole lease does not keep others from their turn. The engine's own
+                        // way to yield wakes the task at once, and it would be polled again before any socket is looked at.
+                        true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+                        // Others wait until it ends: it must end in time.
+                        false => UpdateDeadline::Continue(1),
+                    }
                 }
                 Ok(()) => UpdateDeadline::Continue(1),
             })

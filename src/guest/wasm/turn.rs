@@ -128,11 +128,13 @@ fn overslept(cx: &Cx) -> Error {
 
 /// Why a call gave nothing: past its lease, or in the engine's words.
 pub fn broke(cx: &Cx, held: &Held, error: &Error) -> Failed {
-    if held.starved {
+    let trap = error.downcast_ref::<Trap>();
+    // Interpreters want more memory on their way to the end of the stack, and more of it would not help them.
+    if held.starved && trap != Some(&Trap::StackOverflow) {
         cx.lease.kill(Killed::Memory);
     }
-    let why = match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => "used up its stack".to_owned(),
+    let why = match trap {
+        Some(Trap::StackOverflow) => "used up its stack; recurse less deeply".to_owned(),
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };

@@ -29,6 +29,7 @@ fn provider(name: &str, tags: Tags) -> Arc<Provider> {
         headers: HeaderMap::new(),
         overrides: Overrides::default(),
         models: Default::default(),
+        cards: Default::default(),
         timeouts,
         owns: &[],
         health: Settings::default(),

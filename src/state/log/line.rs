@@ -141,6 +141,9 @@ fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     if let Some(fault) = &attempt.fault {
         tried.text("error", fault.code());
         tried.text("message", &fault.message);
+        if let Some(source) = &fault.source {
+            tried.text("source", source);
+        }
     }
     if attempt.cancelled {
         tried.flag("cancelled", true);

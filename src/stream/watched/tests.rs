@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -278,4 +279,31 @@ async fn only_what_is_changed_is_encoded_and_fields_that_may_repeat_it_are_left_
         frames[5].contains(r#""finish_reason":"stop""#)
             && !edited[frame(ROLE).len() + frame(ONE).len()..].contains("x_")
     );
+}
+
+#[tokio::test]
+async fn others_have_their_turn_between_the_events_of_one_read() {
+    fn slow(_: &str) -> Option<String> {
+        let until = Instant::now() + Duration::from_micros(400);
+        while Instant::now() < until {}
+        None
+    }
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let frame = br#"data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#;
+    let bytes = [&frame[..], b"\n\n"].concat().repeat(40);
+    for watch in [None, Some(Watch::new(false))] {
+        let before = turns.load(Ordering::Relaxed);
+        let (text, _) = relayed(&[&bytes], watch, Guest::new(slow), false).await;
+        assert_eq!(text.matches(r#""content":"a""#).count(), 40, "{text}");
+        let had = turns.load(Ordering::Relaxed) - before;
+        assert!(had >= 30, "others had {had} turns in 40 events");
+    }
+    other.abort();
 }

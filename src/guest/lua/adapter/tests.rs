@@ -367,7 +367,12 @@ async fn a_runaway_costs_its_own_call_and_no_more() {
         assert_eq!(encode(&taught, &asked("well")).await.expect("the next call is served").path, "/well");
     }
     let why = async |how: &str| encode(&taught, &asked(how)).await.expect_err(how);
-    assert!(why("loop").await.message.contains("used up its 30ms of processor time; raise `adapters.test.cpu`"));
+    assert!(
+        why("loop")
+            .await
+            .message
+            .contains("used up its 30ms of processor time in `encode`; raise `adapters.test.cpu`.")
+    );
     assert!(why("grow").await.message.contains("raise `adapters.test.memory`"));
     assert!(why("storm").await.message.contains("more than 2000 host functions"));
     assert!(why("throw").await.source.expect("a cause").contains("test.luau:7: as told"));

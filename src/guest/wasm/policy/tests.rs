@@ -254,7 +254,6 @@ fn a_handle_is_good_for_its_own_call_only() {
 
 #[test]
 fn every_runaway_is_stopped_and_the_next_call_is_served() {
-    let tight = Budget { cpu: Duration::from_millis(30), total: Duration::from_millis(900), ..AMPLE };
     for (how, killed) in [
         ("loop", Some(Killed::Deadline)),
         ("recurse", None),
@@ -265,6 +264,9 @@ fn every_runaway_is_stopped_and_the_next_call_is_served() {
         ("chatter", Some(Killed::Output)),
         ("huge", Some(Killed::Output)),
     ] {
+        // What ends by another bound must get there on a busy machine, too.
+        let cpu = Duration::from_millis(if how == "loop" { 30 } else { 300 });
+        let tight = Budget { cpu, total: Duration::from_millis(900), ..AMPLE };
         let bench = try_probe(&json!({ "request": how }), tight).expect("starts");
         let began = thread_time();
         let (outcome, used) = bench.call_with(Phase::Request, bench.request());

@@ -181,7 +181,7 @@ impl Held {
 }
 
 fn header(headers: &http::HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 fn field((name, value): (String, String)) -> wit::Field {
@@ -358,5 +358,21 @@ impl HostAnswer for Held {
 
     fn drop(&mut self, _: Resource<wit::Answer>) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As scripts see it.
+    #[test]
+    fn a_header_that_is_no_text_is_still_seen() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-name", http::HeaderValue::from_bytes(b"Jos\xe9").expect("a value"));
+        headers.insert("x-city", http::HeaderValue::from_bytes("Köln".as_bytes()).expect("a value"));
+        assert_eq!(header(&headers, "x-name").as_deref(), Some("Jos\u{fffd}"));
+        assert_eq!(header(&headers, "x-city").as_deref(), Some("Köln"));
+        assert_eq!(header(&headers, "x-none"), None);
     }
 }
