@@ -289,7 +289,8 @@ impl Relay {
     /// Ends the stream where the upstream has said that it is over, whenever it closes.
     fn end_mark(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         let is_over = matches!(&self.mode, Mode::Translate { decoder, .. } if decoder.is_over());
-        if self.ended || !is_over {
+        // A body that others hear, or that is kept, is read to its end: only then is it whole.
+        if self.ended || !is_over || matches!(self.body, Inbound::Shared(_)) {
             return Ok(());
         }
         let mut body = std::mem::replace(&mut self.body, Inbound::Ready(None));
