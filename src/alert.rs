@@ -115,7 +115,7 @@ async fn deliver(upstream: &dyn Upstream, url: &str, alert: &Alert) -> Result<()
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = Outgoing::new(smallvec::smallvec![body.clone()]);
         let request = Outbound { method: Method::POST, uri: uri.clone(), headers, body };
-        last = match upstream.send(&dial, request, TIMEOUT).await {
+        last = match upstream.send(&dial, Box::new(request), TIMEOUT).await {
             Ok(response) if response.status().is_success() => return Ok(()),
             Ok(response) => format!("it answered {}", response.status()),
             Err(fault) => fault.message,

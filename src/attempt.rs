@@ -95,13 +95,15 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
     let reading =
         Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
-    let good = reading.read(cx, response, &mut Known::default()).await?;
+    let mut good = reading.read(cx, response, &mut Known::default()).await?;
     // Who gave the answer was judged where it was asked for.
-    Ok(take(cx, x, Good { calls: None, ..good }))
+    good.calls = None;
+    Ok(take(cx, x, good))
 }
 
 /// The answer is the exchange's.
-fn take(cx: &Cx, x: &mut Exchange, good: Good) -> Reply {
+fn take(cx: &Cx, x: &mut Exchange, good: Box<Good>) -> Reply {
+    let good = *good;
     x.seen = good.seen;
     x.dropped = good.dropped;
     x.calls = good.calls;
@@ -117,12 +119,11 @@ fn take(cx: &Cx, x: &mut Exchange, good: Good) -> Reply {
 /// # Errors
 /// As [`run`].
 pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &RelayCall) -> Result<Reply, Fault> {
-    let began = Instant::now();
-    let mut attempt = Attempt::begin(target.clone(), Role::First, began - x.started);
-    let Places { key, alias, flight, key_flight } = Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
+    let Places { key, alias, flight, key_flight, since: began } = Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
         let text = format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
         Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
     })?;
+    let mut attempt = Attempt::begin(target.clone(), Role::First, began - x.started);
     (attempt.key, attempt.flight, attempt.key_flight) = (alias, Some(flight), key_flight);
     x.attempts.push(attempt);
     let mut status = None;
@@ -165,7 +166,7 @@ async fn relay_once(
     };
     let request = Outbound { method: call.method.clone(), uri, headers, body };
     let sent = Instant::now();
-    let response = cx.upstream().send(&face.dial, request, target.timeouts.head).await?;
+    let response = cx.upstream().send(&face.dial, Box::new(request), target.timeouts.head).await?;
     *status = Some(response.status().as_u16());
     if !response.status().is_success() {
         return Err(once::refused(response, face.dialect, &target.timeouts).await);

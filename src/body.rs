@@ -116,7 +116,6 @@ impl Inbound {
                 None => next.await,
             };
             let Some(piece) = next else { break };
-            due = patience.map(|patience| Instant::now() + patience.idle);
             let piece = piece.map_err(ReadError::Broken)?;
             let have = whole.as_ref().map_or(first.len(), BytesMut::len);
             if have + piece.len() > limit {
@@ -135,8 +134,22 @@ impl Inbound {
                     whole = Some(bytes);
                 }
             }
+            // Of what has come whole nothing more is waited for, and no clock is read.
+            if self.stated_len() == Some(0) {
+                break;
+            }
+            due = patience.map(|patience| Instant::now() + patience.idle);
         }
         Ok(whole.map_or(first, BytesMut::freeze))
+    }
+
+    /// Whether all of it is here, so that reading it takes no time.
+    pub fn is_at_hand(&self) -> bool {
+        match self {
+            Inbound::Ready(_) | Inbound::Pieces(_) => true,
+            Inbound::Direct(body) => body.is_at_hand(),
+            Inbound::Socket(_) | Inbound::Paced(_) | Inbound::Shared(_) | Inbound::Channel(_) => false,
+        }
     }
 
     /// What is left to come, where the sender stated a length.

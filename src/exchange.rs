@@ -128,11 +128,12 @@ pub struct Attempt {
     /// The upstream's status, where it gave one.
     pub status: Option<u16>,
     /// Why it was not the last.
-    pub fault: Option<Fault>,
+    // Boxed like what follows: an attempt is moved several times, and nearly all are good.
+    pub fault: Option<Box<Fault>>,
     /// Another target was faster, so it was given up.
     pub cancelled: bool,
     /// What it used before it was cut and another one went on.
-    pub part: Option<Usage>,
+    pub part: Option<Box<Usage>>,
     /// What its answer used that was read and then not given to the client: a policy would not have it.
     pub refused: Option<Box<Used>>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
@@ -234,7 +235,7 @@ impl Attempt {
         let ours = matches!(fault.kind, Kind::TargetLimited | Kind::LimitsUnavailable);
         let failed = End::Failed { kind: fault.kind, retry_after: fault.retry_after };
         self.end(now, if ours { End::Cancelled } else { failed });
-        self.fault = Some(fault.clone());
+        self.fault = Some(Box::new(fault.clone()));
     }
 }
 
@@ -357,11 +358,11 @@ impl Tried<'_> {
 pub const BYTES_PER_TOKEN: u64 = 4;
 
 /// Tokens that an image or another file counts as. Models differ between 85 and some thousands.
-const TOKENS_PER_FILE: u64 = 1000;
+pub const TOKENS_PER_FILE: u64 = 1000;
 
 /// About as many tokens as an ask of that length has, with these files in it.
 pub fn input_tokens(bytes: usize, files: Files) -> u64 {
-    (bytes as u64).saturating_sub(files.bytes) / BYTES_PER_TOKEN + files.count * TOKENS_PER_FILE
+    (bytes as u64).saturating_sub(files.bytes).div_ceil(BYTES_PER_TOKEN) + files.count * TOKENS_PER_FILE
 }
 
 /// What an answer has used.

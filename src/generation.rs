@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::api;
 use crate::auth::forwarded::Trusted;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
@@ -228,10 +229,12 @@ impl Builder {
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
+        let endpoints: Vec<&str> = api::ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
         let parameters: Vec<&str> = cache::fields::parameters().collect();
         let known = Known {
             providers: &providers,
             dialects: &dialects,
+            endpoints: &endpoints,
             asks: cache::fields::THE_ASK,
             parameters: &parameters,
             hooks,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
@@ -147,7 +147,7 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
     if let Serve::Open(answer) = matched.endpoint.serve {
         return answer(&cx, &matched);
     }
-    let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
+    let mut settle = Settle::begin(|| begin(&cx, &head, &matched), cx.state.clone());
     match stages(&cx, &mut settle, head, body, &matched).await {
         Ok(Next::Attempt { call, plan }) => attempt(cx, settle, call, plan).await,
         Ok(Next::Reply(reply)) => finish(Ok(reply), settle),
@@ -183,37 +183,37 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         x.trace.get_or_insert_default().answered = true;
     }
     let ask = match matched.endpoint.serve {
-        Serve::Ask { .. } | Serve::Verb => read(&mut body, generation.limits).await?,
+        Serve::Ask { .. } | Serve::Verb => read(x, &mut body, generation.limits).await?,
         Serve::Posted(answer) => {
-            let bytes = read(&mut body, generation.limits).await?;
+            let bytes = read(x, &mut body, generation.limits).await?;
             x.bytes_in = bytes.len() as u64;
             return answer(cx, x, &bytes, matched).map(Next::Reply);
         }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
-            let bytes = read(&mut body, generation.limits).await?;
+            let bytes = read(x, &mut body, generation.limits).await?;
             Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
             return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
     x.bytes_in = ask.len() as u64;
-    let mut call = api::ask::read(x, ask, head, matched)?;
-    api::responses::recall(cx, x, &mut call)?;
+    let mut call = Arc::new(api::ask::read(x, ask, head, matched)?);
+    api::responses::recall(cx, x, Arc::make_mut(&mut call))?;
     ask_on(cx, x, call).await
 }
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
-async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Call) -> Result<Next, Fault> {
+async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, Fault> {
     hook::identify(x);
-    wishes::read(cx, x, &mut call)?;
+    // Nobody else holds it yet.
+    wishes::read(cx, x, Arc::make_mut(&mut call))?;
     hook::converse(x, &call.headers);
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
         false => Some(Box::pin(admitted(cx, x, &call)).await?),
     };
-    let mut call = Arc::new(call);
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
@@ -288,12 +288,12 @@ pub async fn inner(
 ) -> Result<(u16, bytes::Bytes), &'static str> {
     let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
     let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
-    let mut settle = Settle::new(begin(&cx, &head, &matched), cx.state.clone());
+    let mut settle = Settle::begin(|| begin(&cx, &head, &matched), cx.state.clone());
     settle.guests = hook::Open::begin(&cx, &settle, depth, false);
     settle.principal = Some(principal);
     settle.bytes_in = body.len() as u64;
     let outcome = match api::ask::read(&mut settle, body, head, &matched) {
-        Ok(call) => ask_on(&cx, &mut settle, call).await,
+        Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,
         Err(fault) => Err(fault),
     };
     let (outcome, settle) = match outcome {
@@ -308,8 +308,8 @@ pub async fn inner(
 }
 
 /// Reads a body within its bounds.
-async fn read(body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
-    match timeout(limits.body_timeout, body.read(limits.max_body_bytes, None)).await {
+async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
+    match timeout_at(x.started + limits.body_timeout, body.read(limits.max_body_bytes, None)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(ReadError::TooLarge)) => {
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);

@@ -45,9 +45,11 @@ const X_CACHE_TTL: HeaderName = HeaderName::from_static("x-portcullis-cache-ttl"
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const X_ERROR: HeaderName = HeaderName::from_static("x-portcullis-error");
 
-/// Room for the headers of an answer: our own, those of the cache, and eight that tell of two limits. A map that grows hashes
-/// all that is in it anew.
-const HEADERS: usize = 24;
+/// Room for the headers of an answer: a map that grows hashes all that is in it anew.
+const HEADERS: usize = 12;
+
+/// The same for those of the cache, and for eight that tell of two limits.
+const MORE_HEADERS: usize = 12;
 
 /// What the pipeline answers with.
 #[derive(Debug)]
@@ -134,10 +136,14 @@ pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Out
 
 /// The headers that every answer of an exchange carries.
 fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
+    if exchange.admitted.is_some() || exchange.cache.is_some() {
+        headers.reserve(HEADERS + MORE_HEADERS);
+    }
     identify(headers, exchange.dialect, &exchange.id, &exchange.request_id);
     if let Some(target) = exchange.target() {
-        headers.insert(X_PROVIDER, text(&target.provider.name));
-        headers.insert(X_MODEL, text(&target.model));
+        let [provider, model] = &target.labels;
+        headers.insert(X_PROVIDER, provider.clone());
+        headers.insert(X_MODEL, model.clone());
         headers.insert(X_ATTEMPTS, number(exchange.attempts.len() as u64));
         if !exchange.stream
             && let Some(cost) = exchange.seen.usage.as_ref().and_then(|usage| target.cost(usage))
@@ -322,7 +328,7 @@ fn turns(relay: &mut Relay, settle: &mut Settle) {
                 let answering = settle.attempts.iter_mut().rfind(|attempt| attempt.flight.is_some());
                 if let Some(attempt) = answering {
                     attempt.fail(now, &fault);
-                    attempt.part = Some(used);
+                    attempt.part = Some(Box::new(used));
                 } else if let Some(visit) = &mut settle.cache {
                     // It was another exchange's attempt; that one's part is the same.
                     visit.part = Some(used);

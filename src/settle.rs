@@ -54,8 +54,13 @@ impl Settled<'_> {
 
 impl Settle {
     pub fn new(exchange: Exchange, state: Arc<State>) -> Self {
+        Settle::begin(|| exchange, state)
+    }
+
+    /// Makes the exchange where it is to stay: more than a kilobyte that need not be moved there.
+    pub fn begin(make: impl FnOnce() -> Exchange, state: Arc<State>) -> Self {
         state.metrics.begin();
-        Settle { exchange: Box::new(exchange), state }
+        Settle { exchange: Box::write(Box::new_uninit(), make()), state }
     }
 
     pub fn state(&self) -> &Arc<State> {
@@ -66,7 +71,7 @@ impl Settle {
     fn end_visit(&mut self) {
         let Exchange { cache, outcome, seen, model, op, attempts, .. } = &mut *self.exchange;
         if let Some(visit) = cache {
-            let cut = attempts.iter().find_map(|attempt| attempt.part);
+            let cut = attempts.iter().find_map(|attempt| attempt.part.as_deref().copied());
             if visit.stream.is_some() {
                 visit.part = visit.part.or(cut);
             }
@@ -242,7 +247,7 @@ fn cuts(exchange: &Exchange) -> impl Iterator<Item = Cut<'_>> {
     let theirs = heard.and_then(|visit| Some(Cut { target: visit.target()?, part: visit.part?, went_on: false }));
     let own = exchange.attempts.iter().filter_map(|attempt| {
         let went_on = attempt.role == Role::Continuation;
-        attempt.part.map(|part| Cut { target: &attempt.target, part, went_on })
+        attempt.part.as_deref().map(|part| Cut { target: &attempt.target, part: *part, went_on })
     });
     theirs.into_iter().chain(own)
 }

@@ -26,7 +26,7 @@ pub use http1::Body;
 use http1::{Conn, Lost};
 use lane::Lane;
 
-/// How long an idle connection is kept. Below the idle limits of the big providers' front ends (60 s and more); peers
+/// How long an idle connection is kept at most. Below the idle limits of the big providers' front ends (60 s and more); peers
 /// with shorter ones (Node closes after 5 s) are covered by the replay of [`Pools::send`].
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
@@ -70,7 +70,7 @@ pub trait Upstream: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::UpstreamUnreachable`], [`Kind::ConnectTimeout`], [`Kind::HeadTimeout`].
-    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a>;
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'a>;
 
     /// Whether it opens connections. Who plays answers needs no addresses, so that none is looked up for it.
     fn connects(&self) -> bool {
@@ -183,7 +183,7 @@ impl Pools {
 }
 
 impl Upstream for Pools {
-    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'a> {
         Box::pin(async move {
             let answered = if speaks_http1(dial, &request.uri) {
                 timeout(head_timeout, self.send_http1(dial, &request)).await

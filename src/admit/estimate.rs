@@ -7,17 +7,13 @@ use serde_json::Value;
 
 use crate::chat::Usage;
 use crate::dialect::Op;
-use crate::exchange::{BYTES_PER_TOKEN, Exchange};
-use crate::json::Envelope;
+use crate::exchange::{Exchange, input_tokens};
 use crate::pipeline::Call;
 use crate::route::{Overrides, Target};
 use crate::state::limit::{Amounts, Estimate};
 
 /// Output tokens of an ask that names no bound. Most answers are shorter; longer ones are charged when they end.
 const USUAL_OUTPUT_TOKENS: u64 = 1024;
-
-/// Input tokens that an inline image or file stands for, whatever its bytes: about what providers count for a large one.
-const MEDIA_TOKENS: u64 = 1600;
 
 /// Where overrides state the bound of the output, in the spellings of the wire forms.
 const BOUNDS: &[&str] = &[
@@ -48,7 +44,8 @@ impl Known {
         }
         let generates = matches!(x.op, Op::Generate | Op::Complete);
         let (bound, choices) = if generates { output(call) } else { (None, 1) };
-        Known { input: input(&call.envelope), generates, bound, choices }
+        let envelope = &call.envelope;
+        Known { input: input_tokens(envelope.body().len(), envelope.files()), generates, bound, choices }
     }
 
     /// How many requests, tokens and nano-dollars it will take of a target. Where nobody bounds its output, all but the
@@ -84,12 +81,6 @@ fn money(estimate: &Amounts, target: &Target) -> Option<u64> {
         return Some(0);
     }
     target.cost(&Usage { input: estimate.input, output: estimate.output, ..Usage::default() })
-}
-
-fn input(envelope: &Envelope) -> u64 {
-    let files = envelope.files();
-    let text = (envelope.body().len() as u64).saturating_sub(files.bytes);
-    text.div_ceil(BYTES_PER_TOKEN) + files.count * MEDIA_TOKENS
 }
 
 /// The most output tokens of a choice that the ask allows, where it states that, and how many choices it wants.
@@ -128,6 +119,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
+    use crate::exchange::TOKENS_PER_FILE;
 
     fn call(body: String) -> Call {
         Call::new(Envelope::read(body.into()).expect("an object"), HeaderMap::new())
@@ -152,9 +144,12 @@ mod tests {
     #[test]
     fn inline_media_is_not_taken_for_text() {
         let image = "A".repeat(1 << 20);
-        let tokens = |body: String| input(&call(body).envelope);
+        let tokens = |body: String| {
+            let envelope = call(body).envelope;
+            input_tokens(envelope.body().len(), envelope.files())
+        };
         let seen = tokens(format!(r#"{{"messages":[{{"image_url":"data:image/png;base64,{image}"}},"words"]}}"#));
-        assert!((MEDIA_TOKENS..MEDIA_TOKENS + 100).contains(&seen), "{seen}");
+        assert!((TOKENS_PER_FILE..TOKENS_PER_FILE + 100).contains(&seen), "{seen}");
         assert_eq!(tokens(format!(r#"{{"x":"{}"}}"#, "x".repeat(393))), 101);
     }
 

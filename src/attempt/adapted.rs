@@ -84,15 +84,15 @@ impl Try<'_> {
     ///
     /// # Errors
     /// As [`Once::run`].
-    pub async fn run(&self, known: &mut Known) -> Result<Good, Fault> {
+    pub async fn run(&self, known: &mut Known) -> Result<Box<Good>, Fault> {
         let (x, target) = (self.x, &self.once.target);
         if !self.adapter.serves(x.op) {
             return Err(encode::unserved(x, target));
         }
         let edited = hook::edited(x, self.call, &self.once.edits)?;
-        let call = edited.as_ref().unwrap_or(self.call);
+        let call = edited.as_deref().unwrap_or(self.call);
         let (meaning, written) = match x.op {
-            Op::CountTokens => return Ok(Good::new(estimated_count(x))),
+            Op::CountTokens => return Ok(Box::new(Good::new(estimated_count(x)))),
             Op::Generate | Op::Complete => {
                 let ask = call.ask(x.dialect, x.op)?;
                 let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
@@ -110,12 +110,13 @@ impl Try<'_> {
             }
         };
         let dropped = left_out(&written);
-        let good = self.follow(&meaning, written, known).await?;
-        Ok(Good { dropped, ..good })
+        let mut good = self.follow(&meaning, written, known).await?;
+        good.dropped = dropped;
+        Ok(good)
     }
 
     /// Sends what was written, and what the answers to it lead on to.
-    async fn follow(&self, meaning: &Meaning, mut written: Written, known: &mut Known) -> Result<Good, Fault> {
+    async fn follow(&self, meaning: &Meaning, mut written: Written, known: &mut Known) -> Result<Box<Good>, Fault> {
         let (x, target) = (self.x, &self.once.target);
         for _ in 0..=MAX_FOLLOW_UPS {
             let streamed = written.streamed;
@@ -180,7 +181,7 @@ impl Try<'_> {
     }
 
     /// A stream for the client, or, where it wants none, all of it at once.
-    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning, known: &mut Known) -> Result<Good, Fault> {
+    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning, known: &mut Known) -> Result<Box<Good>, Fault> {
         let Meaning::Chat(asked) = meaning else {
             return Err(self.nonsense("streams what is no conversation"));
         };
@@ -235,7 +236,7 @@ impl Try<'_> {
         let streams = self.call.stream;
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
         let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
-        let sent = self.cx.upstream().send(&face.dial, request, head_timeout).await;
+        let sent = self.cx.upstream().send(&face.dial, Box::new(request), head_timeout).await;
         let response = sent.map_err(|fault| once::late(fault, streams))?;
         *status = Some(response.status().as_u16());
         Ok(response)

@@ -84,7 +84,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>, known: &mut Known) -> Result<Good, Fault> {
+    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>, known: &mut Known) -> Result<Box<Good>, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
         let (head, body) = response.into_parts();
         if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
@@ -102,7 +102,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn stream(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
+    async fn stream(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let filter = hook::events(self.x);
         let onward = onward::of(cx, self.x, self.after.as_ref());
         let translate = |asked: &Asked| Mode::Translate {
@@ -119,8 +119,9 @@ impl Reading<'_> {
             _ => Mode::Raw(Raw::new(self.from.sniffer(self.x.op), !self.call.include_usage)),
         };
         let (body, said) = record::tap(self.x.visit, body, self.from, self.target);
-        let good = self.relay(cx, body, mode, (filter, onward), known).await?;
-        Ok(Good { said, ..good })
+        let mut good = self.relay(cx, body, mode, (filter, onward), known).await?;
+        good.said = said;
+        Ok(good)
     }
 
     /// A stream in the caller's own dialect that guests look at.
@@ -141,7 +142,7 @@ impl Reading<'_> {
         mode: Mode,
         (filter, onward): (Option<Box<dyn Filter>>, Option<Box<Onward>>),
         known: &mut Known,
-    ) -> Result<Good, Fault> {
+    ) -> Result<Box<Good>, Fault> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
@@ -159,24 +160,25 @@ impl Reading<'_> {
             input_tokens: self.x.input_estimate,
         };
         let mut relay = Relay::new(body, mode, setting);
-        let calls = self.calls(cx, Form::Stream, Bytes::new());
+        let calls = self.calls(cx, Form::Stream, &Bytes::new());
         if calls.is_some() {
             relay.overhear(MAX_BYTES);
         }
         commit(&mut relay, self.x.input_estimate, known).await?;
         self.remember(cx, relay.seen.id.as_deref());
-        Ok(Good { calls, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
+        Ok(Box::new(Good { calls, ..Good::new(reply) }))
     }
 
     /// The answer to an ask that offers tools, to be judged when the exchange is over; now and then one of a target.
-    fn calls(&self, cx: &Cx, form: Form, said: Bytes) -> Option<Box<Heard>> {
+    fn calls(&self, cx: &Cx, form: Form, said: &Bytes) -> Option<Box<Heard>> {
         // What is given again was measured when it was made.
         let tools = self.call.envelope.raw("tools").filter(|_| self.x.op == Op::Generate && !self.is_free())?;
         let record = self.target.record(&cx.state.health);
         if tools.len().max(said.len()) > MAX_BYTES || !record.calls_are_due(cx.state.now()) {
             return None;
         }
-        let (record, tools) = (record.clone(), Bytes::copy_from_slice(tools));
+        let (record, tools, said) = (record.clone(), Bytes::copy_from_slice(tools), said.clone());
         Some(Box::new(Heard { record, asked: self.x.dialect, tools, from: self.from, form, said }))
     }
 
@@ -243,7 +245,7 @@ impl Reading<'_> {
         if self.is_free() { Some(0) } else { self.target.cost(usage) }
     }
 
-    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+    async fn whole(self, cx: &Cx, body: Inbound) -> Result<Box<Good>, Fault> {
         let said = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let mut seen = Seen::default();
         let bytes = match &self.asked {
@@ -274,13 +276,13 @@ impl Reading<'_> {
             Meaning::Count => self.x.dialect.encode_count_answer(self.from.decode_count(&said)?).into(),
         };
         let reply = Reply::json(StatusCode::OK, self.with_cost(bytes, &seen));
-        let calls = self.calls(cx, Form::Whole, said.clone());
-        Ok(Good { seen, said: self.record(Form::Whole, &said), calls, ..Good::new(reply) })
+        let calls = self.calls(cx, Form::Whole, &said);
+        Ok(Box::new(Good { seen, said: self.record(Form::Whole, &said), calls, ..Good::new(reply) }))
     }
 
     /// The reply that an answer makes which an adapter decoded. Recorded in the caller's own form: the upstream's could
     /// not be read again without the adapter.
-    pub(super) fn answered(&self, cx: &Cx, answer: &Answer, asked: &Asked) -> Good {
+    pub(super) fn answered(&self, cx: &Cx, answer: &Answer, asked: &Asked) -> Box<Good> {
         let body = Bytes::from(self.x.dialect.encode_answer(answer, asked));
         if let Some(keep) = self.item_keeper(cx) {
             keep(&body);
@@ -289,13 +291,13 @@ impl Reading<'_> {
     }
 
     /// The same of embeddings.
-    pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Good {
+    pub(super) fn embedded(&self, answer: &EmbedAnswer, ask: &EmbedAsk) -> Box<Good> {
         let body = self.x.dialect.encode_embed_answer(answer, ask, self.x.op);
         self.made(body.into(), noted_embedding(answer))
     }
 
     /// The same of a ranking.
-    pub(super) fn ranked(&self, answer: &RerankAnswer, ask: &RerankAsk) -> Good {
+    pub(super) fn ranked(&self, answer: &RerankAnswer, ask: &RerankAsk) -> Box<Good> {
         let body = self.x.dialect.encode_rerank_answer(answer, ask, self.x.id);
         let model = Some(answer.model.clone()).filter(|model| !model.is_empty());
         self.made(body.into(), Seen { usage: answer.usage, model, ..Seen::default() })
@@ -310,7 +312,7 @@ impl Reading<'_> {
         }
     }
 
-    fn made(&self, body: Bytes, seen: Seen) -> Good {
+    fn made(&self, body: Bytes, seen: Seen) -> Box<Good> {
         let said = self.x.visit.filter(|visit| visit.records()).map(|_| Recorded::Whole {
             dialect: self.x.dialect,
             target: self.target.clone(),
@@ -318,7 +320,7 @@ impl Reading<'_> {
             body: body.clone(),
         });
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
-        Good { seen, said, ..Good::new(reply) }
+        Box::new(Good { seen, said, ..Good::new(reply) })
     }
 
     /// What the upstream said, for those who ask the same.
@@ -342,35 +344,36 @@ impl Reading<'_> {
     }
 
     /// The upstream streams although a whole answer was asked for.
-    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Good, Fault> {
+    async fn collect(self, cx: &Cx, body: Inbound) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = dialect::collect(self.from, bytes.clone())?;
         let asked = self.meaning()?;
         let seen = noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
-        let calls = self.calls(cx, Form::Stream, bytes.clone());
-        Ok(Good { seen, said: self.record(Form::Stream, &bytes), calls, ..Good::new(reply) })
+        let calls = self.calls(cx, Form::Stream, &bytes);
+        Ok(Box::new(Good { seen, said: self.record(Form::Stream, &bytes), calls, ..Good::new(reply) }))
     }
 
     /// The upstream answered whole although a stream was asked for.
-    async fn replay(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
+    async fn replay(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
-        let said = self.record(Form::Whole, &bytes);
-        let calls = self.calls(cx, Form::Whole, bytes);
-        Ok(Good { said, calls, ..self.replayed(&answer, known).await? })
+        let mut good = self.replayed(&answer, known).await?;
+        good.said = self.record(Form::Whole, &bytes);
+        good.calls = self.calls(cx, Form::Whole, &bytes);
+        Ok(good)
     }
 
     /// A stream that is all there, in one piece a block.
-    async fn join(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Good, Fault> {
+    async fn join(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = dialect::collect(self.from, bytes)?;
         self.replayed(&answer, known).await
     }
 
     /// The stream that would have made a whole answer.
-    pub(super) async fn replayed(&self, answer: &Answer, known: &mut Known) -> Result<Good, Fault> {
+    pub(super) async fn replayed(&self, answer: &Answer, known: &mut Known) -> Result<Box<Good>, Fault> {
         let asked = self.meaning()?;
         let seen = noted(answer);
         let mut encoder = self.x.dialect.encoder(&asked);
@@ -406,7 +409,8 @@ impl Reading<'_> {
             // All of it was made, whatever a policy has seen of it.
             known.refused = seen.used(true, self.x.input_estimate).or(known.refused);
         })?;
-        Ok(Good { seen, ..Good::new(Reply::stream(relay, self.call.framing == Framing::Sse)) })
+        let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
+        Ok(Box::new(Good { seen, ..Good::new(reply) }))
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
@@ -453,8 +457,9 @@ fn noted_embedding(answer: &EmbedAnswer) -> Seen {
 /// come as late as a head might.
 pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeouts: &Timeouts) -> Result<Bytes, Fault> {
     let idle = timeouts.idle;
-    let patience = Patience { first: (sent + timeouts.head).max(Instant::now() + idle), idle };
-    body.read(limit, Some(patience)).await.map_err(|error| match error {
+    let patience = || Patience { first: (sent + timeouts.head).max(Instant::now() + idle), idle };
+    let patience = (!body.is_at_hand()).then(patience);
+    body.read(limit, patience).await.map_err(|error| match error {
         ReadError::Silent => {
             Fault::new(Kind::IdleTimeout, format!("The provider was silent for {idle:?} inside its answer."))
         }

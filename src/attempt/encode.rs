@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -23,6 +23,7 @@ use crate::provider::{join_url, name_model};
 use crate::reply::Reply;
 use crate::rerank::RerankAsk;
 use crate::route::{Address, Auth, Face, Overrides, Target};
+use crate::upstream::Outbound;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
@@ -33,7 +34,6 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub(super) type Dropped = Vec<(Cow<'static, str>, Cow<'static, str>)>;
 
 /// What came of preparing.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack of one attempt; a box would cost every request")]
 pub(super) enum Prepared {
     Send(Request),
     /// No upstream is needed.
@@ -42,9 +42,8 @@ pub(super) enum Prepared {
 
 /// A request ready to go.
 pub(super) struct Request {
-    pub uri: Uri,
-    pub headers: HeaderMap,
-    pub body: Outgoing,
+    // Boxed once, as it is handed on from here to the socket.
+    pub outbound: Box<Outbound>,
     pub asked: Meaning,
 }
 
@@ -98,8 +97,7 @@ fn splice(x: &Subject<'_>, call: &Call, target: &Target, face: &Face, address: &
     apply(&mut envelope, &target.overrides)?;
     let mut headers = address.headers.clone();
     forward(&mut headers, face, &call.headers);
-    let body = Outgoing::new(envelope.pieces());
-    Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: Meaning::Raw }))
+    Ok(post(address, headers, Outgoing::new(envelope.pieces()), Meaning::Raw))
 }
 
 /// The decoded path: neutral form, then the target's.
@@ -149,7 +147,12 @@ fn translate(
         apply(&mut envelope, &target.overrides)?;
         Outgoing::new(envelope.pieces())
     };
-    Ok(Prepared::Send(Request { uri: address.uri.clone(), headers, body, asked: meaning }))
+    Ok(post(&address, headers, body, meaning))
+}
+
+fn post(address: &Address, headers: HeaderMap, body: Outgoing, asked: Meaning) -> Prepared {
+    let outbound = Box::new(Outbound { method: Method::POST, uri: address.uri.clone(), headers, body });
+    Prepared::Send(Request { outbound, asked })
 }
 
 /// What an answer in this dialect means to the client's, when the ask itself went out for another exchange.

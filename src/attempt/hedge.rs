@@ -18,7 +18,7 @@ use crate::route::HedgeAfter;
 use crate::state::health::End;
 
 /// What came of a try, with what is known of it.
-type Came = (Known, Result<Good, Fault>);
+type Came = (Known, Result<Box<Good>, Fault>);
 
 async fn tried(once: Once, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>) -> Came {
     let mut known = Known::default();
@@ -49,7 +49,7 @@ impl Trying<'_> {
     }
 
     /// One try that gets company when it is slow.
-    pub(super) async fn raced(&mut self, first: Started, after: Duration) -> Result<Good, Box<Failed>> {
+    pub(super) async fn raced(&mut self, first: Started, after: Duration) -> Result<Box<Good>, Box<Failed>> {
         let (cx, x, call) = (self.cx, self.x, self.call.clone());
         let mut one = Box::pin(tried(first.once.clone(), cx, &x, &call));
         let second = match timeout_at(first.once.began + after, &mut one).await {

@@ -35,9 +35,9 @@ pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> 
 async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     let state = &cx.state;
     // A target that takes nothing now gets no copy.
-    let Ok(Places { key, flight, key_flight, .. }) = Roster::new([target]).begin(0, state) else { return };
+    let Ok(Places { key, flight, key_flight, since, .. }) = Roster::new([target]).begin(0, state) else { return };
     let subject = x.subject();
-    let once = Once::begin(&subject, target.clone(), key, 1).await;
+    let once = Once::begin(&subject, target.clone(), key, 1, since).await;
     let outcome = match once.run(cx, &subject, call, &mut Known::default()).await {
         Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
         Err(fault) => Err(fault),
@@ -58,7 +58,7 @@ async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
 }
 
 /// Reads an answer to its end, or to a bound, and drops it.
-async fn drained(good: Good, max_bytes: usize) -> Result<Option<Usage>, Fault> {
+async fn drained(good: Box<Good>, max_bytes: usize) -> Result<Option<Usage>, Fault> {
     let Reply { content: Content::Stream(mut relay), .. } = good.reply else { return Ok(good.seen.usage) };
     let mut bytes = 0;
     while let Some(piece) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {

@@ -21,7 +21,7 @@ use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Face, Plan, Target, Timeouts};
 use crate::stream::Deadline;
-use crate::upstream::{Outbound, Sending};
+use crate::upstream::Sending;
 
 /// Longest error body that is read. Error texts are short; a page of HTML is cut by the dialect anyway.
 pub(super) const MAX_ERROR_BYTES: usize = 1 << 20;
@@ -72,9 +72,8 @@ impl Successors {
 }
 
 impl Once {
-    /// Begins a try, with what guests want of it.
-    pub async fn begin(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32) -> Self {
-        let began = Instant::now();
+    /// Begins a try at this moment, with what guests want of it.
+    pub async fn begin(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32, began: Instant) -> Self {
         let deadline = Deadline::of(x.started, x.patience, &target, began);
         let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
         let mut once = Once { target, key, began, deadline, number, headers, edits, refused, after };
@@ -90,14 +89,17 @@ impl Once {
     ///
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
-    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Good, Fault> {
+    pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
         let hold = match x.admitted {
             Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await?,
             None => None,
         };
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, known)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
-            Ok(good) => Ok(Good { hold, ..good }),
+            Ok(mut good) => {
+                good.hold = hold;
+                Ok(good)
+            }
             Err(fault) => {
                 admit::leave(hold, &self.target, known.refused.as_ref().map(|used| &used.usage));
                 Err(fault)
@@ -105,7 +107,7 @@ impl Once {
         }
     }
 
-    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Good, Fault> {
+    async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
             if let Some(fault) = &self.refused {
                 return Err(fault.as_ref().clone());
@@ -116,14 +118,15 @@ impl Once {
         let mut dropped = Dropped::new();
         let (head, asked, sent) = match self.head(cx, x, call, &mut dropped, &mut known.status).await? {
             Head::Upstream(head, asked, sent) => (head, asked, sent),
-            Head::Answered(reply) => return Ok(Good::new(*reply)),
+            Head::Answered(reply) => return Ok(Box::new(Good::new(*reply))),
         };
         let (response, from) = head;
         let (target, after) = (&self.target, self.after.clone());
         let (deadline, replay) = (self.deadline, Replay::default());
         let reading = Reading { x, call, target, from, asked, sent, deadline, after, replay };
-        let good = reading.read(cx, response, known).await?;
-        self.shown(cx, x, call, Good { dropped, ..good }, known).await
+        let mut good = reading.read(cx, response, known).await?;
+        good.dropped = dropped;
+        self.shown(cx, x, call, good, known).await
     }
 
     /// Shows a good answer to the policies. It is paid for, whatever they make of it, and also if the exchange's time ends
@@ -133,9 +136,9 @@ impl Once {
         cx: &Cx,
         x: &Subject<'_>,
         call: &Arc<Call>,
-        mut good: Good,
+        mut good: Box<Good>,
         known: &mut Known,
-    ) -> Result<Good, Fault> {
+    ) -> Result<Box<Good>, Fault> {
         if !hook::looks_at_answer(x) {
             return Ok(good);
         }
@@ -189,25 +192,24 @@ impl Once {
             return Err(Fault::clone(fault));
         }
         let edited = hook::edited(x, call, &self.edits)?;
-        let call = edited.as_ref().unwrap_or(call);
+        let call = edited.as_deref().unwrap_or(call);
         let target = &self.target;
         if adapted::by_adapter(x, target).is_some() {
             // Only a whole try goes through an adapter; who wants a head alone takes another target.
             return Err(encode::unserved(x, target));
         }
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;
-        let encode::Request { uri, mut headers, body, asked } = match prepared {
+        let encode::Request { outbound: mut request, asked } = match prepared {
             Prepared::Send(prepared) => prepared,
             Prepared::Answered(reply) => return Ok(Err(reply)),
         };
         let sent = Instant::now();
         for (name, value) in &self.headers {
             match value {
-                Some(value) => drop(headers.insert(name.clone(), value.clone())),
-                None => drop(headers.remove(name)),
+                Some(value) => drop(request.headers.insert(name.clone(), value.clone())),
+                None => drop(request.headers.remove(name)),
             }
         }
-        let request = Outbound { method: http::Method::POST, uri, headers, body };
         let timeouts = &target.timeouts;
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };

@@ -76,8 +76,8 @@ async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Opt
         Ok(places) => places,
         Err(refused) => return (None, Err(refused.fault(&target.name()))),
     };
-    let Places { key, alias, flight, key_flight } = places;
-    let once = Once::begin(x, target.clone(), key, 1).await;
+    let Places { key, alias, flight, key_flight, since } = places;
+    let once = Once::begin(x, target.clone(), key, 1, since).await;
     let mut attempt = Attempt {
         key: alias,
         flight: Some(flight),

@@ -28,7 +28,7 @@ pub async fn ask(upstream: &dyn Upstream, target: &Target, what: &Probed, patien
         Probed::Model(model) => (by_model(face, target, model)?, true),
     };
     let asked = async {
-        let response = upstream.send(&face.dial, request, patience).await?;
+        let response = upstream.send(&face.dial, Box::new(request), patience).await?;
         let status = response.status();
         match paid {
             true if !status.is_success() => Err(once::refused(response, face.dialect, &target.timeouts).await),

@@ -38,6 +38,8 @@ pub(super) struct Places {
     pub alias: Option<Arc<str>>,
     pub flight: Flight,
     pub key_flight: Option<Flight>,
+    /// When they were taken.
+    pub since: Instant,
 }
 
 impl Roster {
@@ -101,9 +103,9 @@ impl Roster {
     /// Why it takes nothing now.
     pub fn begin(&mut self, at: usize, state: &State) -> Result<Places, Refused> {
         let alone = self.is_alone();
-        let entry = &mut self.entries[at];
-        let taken = entry.target.record(&state.health).begin_as(state.now(), alone);
-        entry.taken(taken, state)
+        let (entry, now) = (&mut self.entries[at], Instant::now());
+        let taken = entry.target.record(&state.health).begin_as(state.at(now), alone);
+        entry.taken(taken, now, state)
     }
 
     /// The same, but waits in the target's queue where every place is taken, by this priority.
@@ -120,7 +122,7 @@ impl Roster {
         let entry = &mut self.entries[at];
         entry.full = false;
         let taken = entry.target.record(&state.health).enter(state.now(), priority, patience).await;
-        entry.taken(taken, state)
+        entry.taken(taken, Instant::now(), state)
     }
 
     /// Notes that a try failed: what that means for the target and for the credential it was made with.
@@ -150,17 +152,18 @@ impl Roster {
 }
 
 impl Entry {
-    fn taken(&mut self, taken: Result<Flight, Refused>, state: &State) -> Result<Places, Refused> {
+    fn taken(&mut self, taken: Result<Flight, Refused>, since: Instant, state: &State) -> Result<Places, Refused> {
         let provider = &self.target.provider;
         let taken = taken.and_then(|flight| {
             let (key, key_flight) = key(provider, &self.dead, state)?;
-            Ok(Places { key, alias: provider.keys.get(key).map(|key| key.alias.clone()), flight, key_flight })
+            let alias = provider.keys.get(key).map(|key| key.alias.clone());
+            Ok(Places { key, alias, flight, key_flight, since })
         });
         match &taken {
             Ok(_) => self.tries += 1,
             Err(refused) => {
                 self.full = refused.why == RefusedBy::Full;
-                self.ready = refused.retry_after.map(|wait| Instant::now() + wait);
+                self.ready = refused.retry_after.map(|wait| since + wait);
                 self.out = self.ready.is_none();
             }
         }

@@ -142,7 +142,7 @@ fn text(mut body: Outgoing) -> String {
 }
 
 impl Upstream for Script {
-    fn send(&self, _: &Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'_> {
+    fn send(&self, _: &Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'_> {
         let host = request.uri.host().unwrap_or_default().to_owned();
         let key = request.headers.get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let body = text(request.body);

@@ -69,7 +69,7 @@ impl<'a> Trying<'a> {
     ///
     /// # Errors
     /// The last fault; [`Kind::NoTarget`] when no target took the exchange.
-    pub async fn run(&mut self) -> Result<Good, Fault> {
+    pub async fn run(&mut self) -> Result<Box<Good>, Fault> {
         let mut last = None;
         let (mut role, mut waited) = (Role::First, Duration::ZERO);
         let mut next = self.roster.untried();
@@ -92,7 +92,7 @@ impl<'a> Trying<'a> {
                 Err(failed) => *failed,
             };
             (next, role, waited) = match self.guests_want(&failed, &fault).await? {
-                Some(Wanted::Reply(reply)) => return Ok(Good::new(*reply)),
+                Some(Wanted::Reply(reply)) => return Ok(Box::new(Good::new(*reply))),
                 Some(Wanted::On(next, role, waited)) => (next, role, waited),
                 None => self.after(&failed, &fault),
             };
@@ -132,9 +132,9 @@ impl<'a> Trying<'a> {
 
     /// Notes an attempt that begins.
     pub(super) async fn start(&mut self, at: usize, role: Role, waited: Duration, places: Places) -> Started {
-        let Places { key, alias, flight, key_flight } = places;
+        let Places { key, alias, flight, key_flight, since } = places;
         let number = self.tried.attempts.len() as u32 + 1;
-        let mut once = Once::begin(&self.x, self.roster.target(at).clone(), key, number).await;
+        let mut once = Once::begin(&self.x, self.roster.target(at).clone(), key, number, since).await;
         if self.plan.rules.continue_on_cut && self.x.stream {
             once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
         }
@@ -154,8 +154,8 @@ impl<'a> Trying<'a> {
         &mut self,
         started: Started,
         known: Known,
-        outcome: Result<Good, Fault>,
-    ) -> Result<Good, Box<Failed>> {
+        outcome: Result<Box<Good>, Fault>,
+    ) -> Result<Box<Good>, Box<Failed>> {
         let ended = Instant::now();
         let now = self.cx.state.at(ended);
         let attempt = &mut self.tried.attempts[started.attempt];

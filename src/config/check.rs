@@ -22,6 +22,8 @@ pub(super) use upstream::without_user;
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
     pub dialects: &'a [&'a str],
+    /// Patterns of the paths that are served.
+    pub endpoints: &'a [&'a str],
     /// Fields of requests that are the ask itself.
     pub asks: &'a [&'a str],
     /// Fields of requests that say how it is to be answered.

@@ -14,11 +14,13 @@ static PROVIDERS: LazyLock<Vec<&str>> =
 static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::fields::parameters().collect());
 static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
+static ENDPOINTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::api::ENDPOINTS.iter().map(|row| row.path).collect());
 
 fn known() -> Known<'static> {
     Known {
         providers: &PROVIDERS,
         dialects: &DIALECTS,
+        endpoints: &ENDPOINTS,
         asks: crate::cache::fields::THE_ASK,
         parameters: &PARAMETERS,
         hooks: &|_, _| Vec::new(),

@@ -41,21 +41,11 @@ pub fn parse_nano(text: &str) -> Option<u64> {
 }
 
 // Every answer carries such numbers in headers and in its log line, and the formatter of the standard library takes
-// longer than all of these together: hence digit by digit.
+// longer than all of these together.
 
 /// Writes a number's digits.
 pub fn digits(out: &mut Vec<u8>, number: u64) {
-    let mut places = [b'0'; 20];
-    let (mut at, mut rest) = (places.len(), number);
-    loop {
-        at -= 1;
-        places[at] += (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&places[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Writes the last `width` places of a number, zeroes in front.

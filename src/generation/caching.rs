@@ -105,6 +105,7 @@ mod tests {
         let known = Known {
             providers: &["mock"],
             dialects: &[],
+            endpoints: &[],
             asks: fields::THE_ASK,
             parameters: &[],
             hooks: &|_, _| Vec::new(),

@@ -293,14 +293,14 @@ pub struct Edit {
 ///
 /// # Errors
 /// An edit cannot be made, and its guest refuses where it fails.
-pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Call>, Fault> {
-    let mut changed = None;
+pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Box<Call>>, Fault> {
+    let mut changed: Option<Box<Call>> = None;
     let Some(open) = x.guests else { return Ok(changed) };
     for edit in edits {
         let hook = &open.hooks.all()[edit.at];
-        let edited = apply::to_try(x, changed.as_ref().unwrap_or(call), &edit.patch);
+        let edited = apply::to_try(x, changed.as_deref().unwrap_or(call), &edit.patch);
         if let Some(call) = hook.done(Phase::Attempt, &open.visit, open.world.state(), edited)? {
-            changed = Some(call);
+            changed = Some(Box::new(call));
         }
     }
     Ok(changed)

@@ -103,7 +103,7 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
     });
     let outbound = Outbound { method, uri, headers, body: Outgoing::from(request.body) };
     let response = upstream
-        .send(&dial, outbound, span)
+        .send(&dial, Box::new(outbound), span)
         .await
         .map_err(|fault| HostError(format!("`{host}`: {}", fault.source.as_deref().unwrap_or(&fault.message))))?;
     let (head, mut body) = response.into_parts();

@@ -4,13 +4,11 @@
 
 use crate::chat::Usage;
 use crate::cost::Modality;
+use crate::exchange::BYTES_PER_TOKEN;
 use crate::route::Target;
 use crate::state::health::{Measure, Standing};
 
 use super::{Cx, HostError};
-
-/// Bytes of text that stand for one token when nobody counted; the rule of thumb for English.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// What is known of a target at one moment.
 #[derive(Debug, Clone)]
@@ -101,5 +99,5 @@ pub fn cost(cx: &Cx, name: &str, input: u64, output: u64) -> Result<Option<f64>,
 
 /// About how many tokens a text is.
 pub fn tokens(text: &[u8]) -> u64 {
-    text.len().div_ceil(BYTES_PER_TOKEN) as u64
+    (text.len() as u64).div_ceil(BYTES_PER_TOKEN)
 }

@@ -189,9 +189,14 @@ impl Visit {
         let _ = self.conversation.set(name.into());
     }
 
+    /// The conversation's name, where the caller says one.
+    pub fn named_conversation(&self) -> Option<&str> {
+        self.conversation.get().map(AsRef::as_ref)
+    }
+
     /// What shares go by: the conversation, or the exchange alone where none is named.
     pub fn conversation(&self) -> &str {
-        self.conversation.get().map_or(&self.id, AsRef::as_ref)
+        self.named_conversation().unwrap_or(&self.id)
     }
 
     /// A value that this guest keeps.

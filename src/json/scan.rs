@@ -297,7 +297,8 @@ impl<'a> Scan<'a> {
     }
 
     /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once and
-    /// what was found in one is not searched for again after an escape.
+    /// what was found in one is not searched for again after an escape. Apart, so that short strings do without its room.
+    #[inline(never)]
     fn far(&mut self, from: usize) -> Result<usize, Malformed> {
         let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
         // Behind the text there is nothing that ends a string.

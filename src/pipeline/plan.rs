@@ -29,7 +29,7 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<Plan, Fault
     let tree = cx.generation.tree(&x.model)?;
     let chooses = x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
     // The usual case: one target, and nobody has anything to say about it.
-    if let Some(target) = tree.lone.as_ref().filter(|target| !chooses && is_plain(cx, target, x.trace.is_some())) {
+    if let Some(target) = tree.lone.as_ref().filter(|target| !chooses && is_plain(cx, x, target)) {
         let plan = Plan { targets: vec![target.clone()], rules: tree.rules.clone(), ..Plan::default() };
         return api::responses::follow(cx, &x.split().0, call, plan);
     }
@@ -69,9 +69,10 @@ impl Others {
 
 /// Whether a target without a rival goes into the plan unseen. Readers of a trace are told of it like of any other, but
 /// for an open breaker that spares it: planning would take that for a reason to leave it out.
-fn is_plain(cx: &Cx, target: &Target, traced: bool) -> bool {
-    let (record, now) = (target.record(&cx.state.health), cx.state.now());
-    record.takes_alone(now) && (!traced || matches!(record.standing(now), Standing::Open { .. }))
+fn is_plain(cx: &Cx, x: &Exchange, target: &Target) -> bool {
+    // As it was when the request came: who waits longer for its body than a breaker is open is planned for after all.
+    let (record, then) = (target.record(&cx.state.health), cx.state.at(x.started));
+    record.takes_alone(then) && (x.trace.is_none() || matches!(record.standing(then), Standing::Open { .. }))
 }
 
 /// What the trees of a request's models give now. Its targets may be none.

@@ -66,7 +66,7 @@ impl Facts for View<'_> {
     }
 
     fn tokens_at_most(&self) -> u64 {
-        self.call.envelope.body().len() as u64 / BYTES_PER_TOKEN + self.max_tokens().unwrap_or(0)
+        (self.call.envelope.body().len() as u64).div_ceil(BYTES_PER_TOKEN) + self.max_tokens().unwrap_or(0)
     }
 
     fn tokens(&self) -> u64 {

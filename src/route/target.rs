@@ -198,6 +198,8 @@ pub struct Target {
     pub timeouts: Timeouts,
     pub card: Option<Arc<ModelCard>>,
     pub addresses: Addresses,
+    /// The provider's name and the model's, as headers of answers say them.
+    pub labels: [HeaderValue; 2],
     record: OnceLock<Arc<Record>>,
 }
 
@@ -244,7 +246,9 @@ impl Target {
         card: Option<Arc<ModelCard>>,
     ) -> Self {
         let (addresses, record) = (Addresses::default(), OnceLock::new());
-        Target { provider, model, overrides, timeouts, card, addresses, record }
+        let label = |text| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let labels = [label(&provider.name), label(&model)];
+        Target { provider, model, overrides, timeouts, card, addresses, labels, record }
     }
 
     /// How it is doing; looked up once.

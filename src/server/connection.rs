@@ -3,12 +3,13 @@
 //! Knows bytes and moments only; requests are `pipeline`'s.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -157,37 +158,51 @@ where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let mut stage = shared.stage.clone();
+    let (changes, mut stage) = (shared.stage.clone(), shared.stage.clone());
     let mut drain = pin!(async move {
         let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
     });
     let mut drained = false;
     let mut clock = pin!(sleep_until(activity.next_check(limits)));
-    loop {
-        tokio::select! {
-            biased;
-            ended = conn.as_mut() => {
+    // Whom clock and drain wake. They need to be polled only once they have something to say: of the polls of a connection,
+    // several a request, nearly all are of its own bytes.
+    let mut told: Option<Waker> = None;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
                 if let Err(error) = ended {
                     tracing::debug!("a connection ended: {error}");
                 }
-                return false;
+                return Poll::Ready(false);
             }
-            () = clock.as_mut() => match activity.judge(limits) {
-                Verdict::Fine => clock.as_mut().reset(activity.next_check(limits)),
-                Verdict::Idle => {
-                    shut(conn.as_mut());
-                    // hyper ends an idle connection at once; the clock runs on in case it does not.
-                    clock.as_mut().reset(Instant::now() + limits.head_timeout);
+            let is_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            let is_called = clock.is_elapsed() || (!drained && changes.has_changed().unwrap_or(true));
+            if is_told && !is_called {
+                return Poll::Pending;
+            }
+            if clock.as_mut().poll(cx).is_ready() {
+                match activity.judge(limits) {
+                    Verdict::Fine => clock.as_mut().reset(activity.next_check(limits)),
+                    Verdict::Idle => {
+                        shut(conn.as_mut());
+                        // hyper ends an idle connection at once; the clock runs on in case it does not.
+                        clock.as_mut().reset(Instant::now() + limits.head_timeout);
+                    }
+                    Verdict::SlowHead => return Poll::Ready(true),
+                    Verdict::Stalled => return Poll::Ready(false),
                 }
-                Verdict::SlowHead => return true,
-                Verdict::Stalled => return false,
-            },
-            () = drain.as_mut(), if !drained => {
+                continue;
+            }
+            if !drained && drain.as_mut().poll(cx).is_ready() {
                 drained = true;
                 shut(conn.as_mut());
+                continue;
             }
+            told = Some(cx.waker().clone());
+            return Poll::Pending;
         }
-    }
+    })
+    .await
 }
 
 /// What a connection is doing, in milliseconds since it began. Zero means "not".

@@ -27,6 +27,9 @@ const PROBE: Duration = Duration::from_millis(100);
 /// Longest wait for a connection; nobody but the keeper waits for it.
 const CONNECT: Duration = Duration::from_secs(2);
 
+/// How often the log is told that the server answers with an error, in milliseconds: with a full memory every write brings one.
+const TELL_AGAIN: u64 = 60_000;
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Away {
@@ -62,6 +65,8 @@ pub struct Link {
     connection: ArcSwapOption<MultiplexedConnection>,
     closed: AtomicBool,
     slow: AtomicU32,
+    /// When the log was last told of an error that the server answered with, in Unix milliseconds.
+    told: AtomicU64,
     /// The server's clock less ours, in milliseconds.
     offset: AtomicI64,
     /// Connections made so far; another one may be to a server that has forgotten everything.
@@ -92,6 +97,7 @@ impl Link {
             connection: ArcSwapOption::empty(),
             closed: AtomicBool::new(false),
             slow: AtomicU32::new(0),
+            told: AtomicU64::new(0),
             offset: AtomicI64::new(0),
             epoch: AtomicU64::new(0),
             lost: Notify::new(),
@@ -184,6 +190,8 @@ impl Link {
             Ok(Err(error)) => {
                 if error.is_io_error() || error.is_unrecoverable_error() {
                     self.drop_connection(&error.to_string());
+                } else {
+                    self.tell(&error.to_string());
                 }
                 Err(Away::Failed(error.to_string()))
             }
@@ -193,6 +201,15 @@ impl Link {
                 }
                 Err(Away::Slow)
             }
+        }
+    }
+
+    /// Tells the log what the server answers instead of doing as it is asked, now and then.
+    fn tell(&self, why: &str) {
+        let (now, last) = (super::unix_ms(), self.told.load(Ordering::Relaxed));
+        let due = now.saturating_sub(last) >= TELL_AGAIN;
+        if due && self.told.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::warn!("redis at {} answers {} with an error: {why}", self.address, self.user);
         }
     }
 

@@ -154,7 +154,7 @@ pub(super) struct Scripted {
 }
 
 impl Upstream for Double {
-    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'a> {
         match self.next(dial, &request) {
             Ok(scripted) => scripted.send(head_timeout),
             Err(fault) => Box::pin(async { Err(fault) }),

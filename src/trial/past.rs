@@ -146,7 +146,7 @@ fn median(values: &mut [f64]) -> f64 {
 }
 
 impl Upstream for Double {
-    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Outbound, head_timeout: Duration) -> Sending<'a> {
+    fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'a> {
         // What a policy asks by itself (`gw.http`) goes to no target, and is not in the log.
         let Some((_, provider, dialect)) = self.dials.iter().find(|(other, ..)| Arc::ptr_eq(other, dial)) else {
             let source =

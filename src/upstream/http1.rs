@@ -188,6 +188,11 @@ impl Body {
         }
     }
 
+    /// Whether all of it has been read off the connection.
+    pub fn is_at_hand(&self) -> bool {
+        self.conn.is_none()
+    }
+
     /// What is left to come, where its length was stated.
     pub fn left(&self) -> Option<u64> {
         self.framing.left().map(|left| left + self.first.len() as u64)

@@ -4,10 +4,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::http1::Conn;
 use super::{POOL_IDLE, POOL_MAX_IDLE};
+
+/// Looks at the connections in the longest time that one is kept: it goes at that many, so at three quarters of it or later.
+const ROUNDS: u32 = 4;
 
 /// The connections that nobody uses now, the one used last at the end.
 #[derive(Default)]
@@ -18,17 +21,20 @@ pub struct Lane {
 
 #[derive(Default)]
 struct Idle {
-    conns: Vec<(Instant, Box<Conn>)>,
+    /// Each with the round in which it was left here.
+    conns: Vec<(u32, Box<Conn>)>,
     /// A task looks after those that nobody comes for.
     watched: bool,
+    /// How often that task has looked. Rounds instead of moments: a request then reads no clock for its connection.
+    round: u32,
 }
 
 impl Lane {
     /// A connection that is still good. The one used last is the least likely to be closed, and its memory is warm.
     pub fn take(&self) -> Option<Box<Conn>> {
         loop {
-            let (since, mut conn) = self.idle().conns.pop()?;
-            if since.elapsed() < POOL_IDLE && conn.is_quiet() {
+            let (_, mut conn) = self.idle().conns.pop()?;
+            if conn.is_quiet() {
                 return Some(conn);
             }
         }
@@ -40,7 +46,8 @@ impl Lane {
         if idle.conns.len() >= POOL_MAX_IDLE {
             return;
         }
-        idle.conns.push((Instant::now(), conn));
+        let round = idle.round;
+        idle.conns.push((round, conn));
         if !std::mem::replace(&mut idle.watched, true) {
             tokio::spawn(watch(self.clone()));
         }
@@ -54,9 +61,11 @@ impl Lane {
 /// Closes connections that have waited too long, until there are none.
 async fn watch(lane: Arc<Lane>) {
     loop {
-        sleep(POOL_IDLE / 2).await;
+        sleep(POOL_IDLE / ROUNDS).await;
         let mut idle = lane.idle();
-        let old = idle.conns.partition_point(|(since, _)| since.elapsed() >= POOL_IDLE);
+        let now = idle.round.wrapping_add(1);
+        idle.round = now;
+        let old = idle.conns.partition_point(|(then, _)| now.wrapping_sub(*then) >= ROUNDS);
         let closed: Vec<_> = idle.conns.drain(..old).collect();
         idle.watched = !idle.conns.is_empty();
         let done = !idle.watched;

@@ -135,3 +135,19 @@ async fn a_closed_limit_is_refused_while_redis_is_away_and_an_open_one_is_none()
         assert_eq!(during, [status_away; 6], "{away}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_answers_with_errors_is_away_and_the_log_says_why_once() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = format!("redis: {{ url: \"{}\", away: local }}\nlimits: [{{ name: r, requests: 3 / 1h }}]\n", redis.url());
+    let gateway = Gateway::start(&mock, &yaml).await;
+    redis.linked(1, 1).await;
+    assert_eq!(status(&gateway).await, 200);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let during = together((0..3).map(|_| status(&gateway))).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(during.iter().filter(|status| **status == 200).count(), 2, "{during:?}");
+    let log = gateway.process.stderr();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("answers limits with an error")).collect();
+    assert!(told.len() == 1 && told[0].contains("OOM"), "{log}");
+}

@@ -140,6 +140,13 @@ fn strangers(config: &Config, known: &Known<'_>, matches: &Match, of: &KeyPath, 
             issues.push(Issue::warning(of.key("model").index(index), message));
         }
     }
+    for (index, endpoint) in matches.endpoint.0.iter().enumerate().filter(|(_, endpoint)| !endpoint.contains('*')) {
+        if !known.endpoints.contains(&endpoint.as_str()) {
+            let hint = meant(endpoint, known.endpoints.iter().copied(), "write one as the README lists them");
+            let message = format!("nothing is served at `{endpoint}`, so this limits nobody; {hint}");
+            issues.push(Issue::warning(of.key("endpoint").index(index), message));
+        }
+    }
     let providers = || config.providers.names().chain(known.providers.iter().copied());
     let targets = matches.target.0.iter().map(|target| target.split_once('/').map_or(&**target, |(name, _)| name));
     let named = matches.provider.0.iter().map(String::as_str).enumerate().map(|named| ("provider", named));

@@ -197,8 +197,8 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
         .end();
     Adding::<view::Request>::to(lua)
         .add("header", |lua, this, arg: Arg<String>| header(lua, this.call.headers(), &name(arg)?, true))?
-        .add("param", |lua, this, arg: Arg<String>| match this.call.envelope().raw(&name(arg)?) {
-            Some(raw) => json(lua, raw),
+        .add("param", |lua, this, arg: Arg<String>| match this.param(&name(arg)?) {
+            Some(raw) => json(lua, &raw),
             None => Ok(Lv::Nil),
         })?
         .add("metadata", |lua, this, arg: Arg<String>| {

@@ -2,6 +2,7 @@
 //!
 //! Reads the envelope; the conversation is decoded only where its texts are asked for.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,13 +12,11 @@ use serde_json::value::RawValue;
 
 use super::{Row, Text, Val, View};
 use crate::chat;
+use crate::exchange::input_tokens;
 use crate::fault::Fault;
 use crate::host::Visit;
 use crate::json::Envelope;
 use crate::route::Target;
-
-/// Bytes of a body that stand for one token when nobody counted.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// The ask as the pipeline holds it.
 pub trait Asked: Send + Sync {
@@ -87,6 +86,20 @@ pub struct Request {
     pub plan: Vec<Arc<Target>>,
 }
 
+/// The field in which callers name their conversation. It is the gateway's own and gone from the body by now.
+const SESSION_ID: &str = "session_id";
+
+impl Request {
+    /// A top-level field of the body, as JSON. For [`SESSION_ID`] the name of the conversation, however it was given.
+    pub fn param(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        let written = self.call.envelope().raw(name).map(Cow::Borrowed);
+        written.or_else(|| {
+            let named = self.visit.named_conversation().filter(|_| name == SESSION_ID)?;
+            serde_json::to_vec(named).ok().map(Cow::Owned)
+        })
+    }
+}
+
 impl View for Request {
     const NAME: &'static str = "Request";
     const DOC: &'static str = "An ask for a model. Reads are lazy: what is not read costs nothing, and the body goes upstream byte for byte unless a patch says otherwise.";
@@ -100,7 +113,7 @@ impl View for Request {
         ("stream", "boolean", "Whether a stream was asked for."),
         ("max_tokens", "number?", "The caller's bound on the answer, whatever its dialect calls it."),
         ("temperature", "number?", "The caller's temperature, where it is a top-level field."),
-        ("tokens", "number", "About how many tokens the body is."),
+        ("tokens", "number", "About how many tokens the body is: four bytes each, and 1,000 for an image or another file in it."),
         ("bytes", "number", "Length of the body."),
         ("message_count", "number", "Turns of the conversation, as the body lists them."),
         ("tool_count", "number", "Tools offered to the model."),
@@ -111,7 +124,7 @@ impl View for Request {
     ];
     const METHODS: &'static [Row] = &[
         ("header", "(self: Request, name: string) -> string?", "A header of the caller, credentials apart."),
-        ("param", "(self: Request, name: string) -> any", "A top-level field of the body, in the caller's dialect."),
+        ("param", "(self: Request, name: string) -> any", "A top-level field of the body, in the caller's dialect. `session_id` is the name of the conversation, also where a header gives it."),
         ("metadata", "(self: Request, name: string) -> string?", "A label of the caller's key."),
         ("system", "(self: Request) -> string?", "The system prompt."),
         (
@@ -142,7 +155,7 @@ impl View for Request {
             "stream" => Val::Bool(call.stream()),
             "max_tokens" => Val::count(max_tokens(envelope())),
             "temperature" => envelope().get::<f64>("temperature").map_or(Val::Nil, Val::Number),
-            "tokens" => Val::Number((envelope().body().len() as u64 / BYTES_PER_TOKEN) as f64),
+            "tokens" => Val::Number(input_tokens(envelope().body().len(), envelope().files()) as f64),
             "bytes" => Val::Number(envelope().body().len() as f64),
             "message_count" => Val::Number(count(envelope(), &["messages", "input", "contents"])),
             "tool_count" => Val::Number(count(envelope(), &["tools"])),

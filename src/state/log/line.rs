@@ -17,6 +17,13 @@ use crate::fault::Fault;
 use crate::json::scan::is_plain;
 use crate::settle::Settled;
 
+/// The name of a member with the marks around it, as one constant: there are thirty a line.
+macro_rules! name {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
 thread_local! {
     /// Where lines are put together: the copy that is kept is as long as the line, and the ring of records small.
     static DRAFT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(1024));
@@ -38,55 +45,55 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     let x: &Exchange = settled.exchange;
     let target = x.target();
     let principal = x.principal.as_deref();
-    record.with("time", |out| time(out, x.started_ms));
-    record.text("id", &x.id);
-    record.text("request_id", &x.request_id);
-    record.text_or_null("key", principal.map(|principal| principal.key.as_str()));
-    record.text_or_null("project", principal.and_then(|principal| principal.project.as_deref()));
+    record.with(name!("time"), |out| time(out, x.started_ms));
+    record.word(name!("id"), &x.id);
+    record.text(name!("request_id"), &x.request_id);
+    record.text_or_null(name!("key"), principal.map(|principal| principal.key.as_str()));
+    record.text_or_null(name!("project"), principal.and_then(|principal| principal.project.as_deref()));
     if let Some(labels) = principal.map(|principal| &principal.metadata).filter(|labels| !labels.is_empty()) {
-        record.json("metadata", labels);
+        record.json(name!("metadata"), labels);
     }
-    record.optional("peer", x.peer, peer);
-    record.text("endpoint", x.endpoint);
-    record.text("dialect", x.dialect.name());
-    record.text("operation", x.op.as_str());
-    record.text("model", &x.model);
+    record.optional(name!("peer"), x.peer, peer);
+    record.word(name!("endpoint"), x.endpoint);
+    record.word(name!("dialect"), x.dialect.name());
+    record.word(name!("operation"), x.op.as_str());
+    record.text(name!("model"), &x.model);
     if let Some(asked) = &x.asked_model {
-        record.text("asked_model", asked);
+        record.text(name!("asked_model"), asked);
     }
     let source = x.cache.as_ref().and_then(|visit| visit.source.as_ref());
     let provider = target.map(|target| target.provider.name.as_str());
     let target_model = target.map(|target| target.model.as_str());
-    record.text_or_null("provider", provider.or_else(|| source.map(|source| source.provider.as_str())));
-    record.text_or_null("target_model", target_model.or_else(|| source.map(|source| source.model.as_str())));
-    record.text_or_null("upstream_model", x.seen.model.as_deref());
-    record.text_or_null("upstream_id", x.seen.id.as_deref());
-    record.flag("stream", x.stream);
+    record.text_or_null(name!("provider"), provider.or_else(|| source.map(|source| source.provider.as_str())));
+    record.text_or_null(name!("target_model"), target_model.or_else(|| source.map(|source| source.model.as_str())));
+    record.text_or_null(name!("upstream_model"), x.seen.model.as_deref());
+    record.text_or_null(name!("upstream_id"), x.seen.id.as_deref());
+    record.flag(name!("stream"), x.stream);
     // As it ended: a stream that broke is a failure.
-    record.number("status", settled.status.into());
+    record.number(name!("status"), settled.status.into());
     if let Some(fault) = settled.fault {
-        record.with("error", |out| error(out, fault));
+        record.with(name!("error"), |out| error(out, fault));
     }
-    record.text_or_null("finish", x.seen.finish.map(Finish::as_str));
-    record.optional("ttft_ms", x.seen.first_content.map(|at| at.duration_since(x.started)), millis);
-    record.with("duration_ms", |out| millis(out, settled.ended.duration_since(x.started)));
-    record.with("overhead_ms", |out| millis(out, x.overhead_at_head));
-    record.optional("usage", settled.usage, usage);
+    record.text_or_null(name!("finish"), x.seen.finish.map(Finish::as_str));
+    record.optional(name!("ttft_ms"), x.seen.first_content.map(|at| at.duration_since(x.started)), millis);
+    record.with(name!("duration_ms"), |out| millis(out, settled.ended.duration_since(x.started)));
+    record.with(name!("overhead_ms"), |out| millis(out, x.overhead_at_head));
+    record.optional(name!("usage"), settled.usage, usage);
     if settled.estimated {
-        record.flag("usage_estimated", true);
+        record.flag(name!("usage_estimated"), true);
     }
-    record.optional("cost_usd", settled.cost_nano_usd, |out, nano| {
+    record.optional(name!("cost_usd"), settled.cost_nano_usd, |out, nano| {
         cost::write_dollars(out, nano);
     });
     if let Some(visit) = &x.cache {
-        record.text("cache", visit.status.as_str());
+        record.word(name!("cache"), visit.status.as_str());
         if let Some(saved) = visit.saved_nano_usd {
-            record.with("saved_usd", |out| cost::write_dollars(out, saved));
+            record.with(name!("saved_usd"), |out| cost::write_dollars(out, saved));
         }
     }
-    record.number("bytes_in", x.bytes_in);
-    record.number("bytes_out", x.bytes_out);
-    record.with("attempts", |out| {
+    record.number(name!("bytes_in"), x.bytes_in);
+    record.number(name!("bytes_out"), x.bytes_out);
+    record.with(name!("attempts"), |out| {
         out.push(b'[');
         for (position, attempt) in x.attempts.iter().enumerate() {
             if position > 0 {
@@ -97,57 +104,57 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
         out.push(b']');
     });
     if let Some(feedback) = &x.feedback {
-        record.json("feedback", feedback);
+        record.json(name!("feedback"), feedback);
     }
     if !x.dropped.is_empty() {
-        record.json("dropped", &x.dropped);
+        record.json(name!("dropped"), &x.dropped);
     }
     if let Some(policy) = &settled.policy {
-        record.json("policy", policy);
+        record.json(name!("policy"), policy);
     }
-    record.number("generation", x.generation);
+    record.number(name!("generation"), x.generation);
     if let Some(trace) = &x.trace {
-        record.json("trace", trace);
+        record.json(name!("trace"), trace);
     }
 }
 
 fn error(out: &mut Vec<u8>, fault: &Fault) {
     let mut error = Object::open(out);
-    error.text("code", fault.code());
-    error.text("side", fault.side().as_str());
-    error.text("message", &fault.message);
+    error.word(name!("code"), fault.code());
+    error.word(name!("side"), fault.side().as_str());
+    error.text(name!("message"), &fault.message);
     if let Some(source) = &fault.source {
-        error.text("source", source);
+        error.text(name!("source"), source);
     }
     error.close();
 }
 
 fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
     let mut tried = Object::open(out);
-    tried.text("provider", &attempt.target.provider.name);
-    tried.text("model", &attempt.target.model);
+    tried.text(name!("provider"), &attempt.target.provider.name);
+    tried.text(name!("model"), &attempt.target.model);
     if let Some(key) = &attempt.key {
-        tried.text("key", key);
+        tried.text(name!("key"), key);
     }
     if attempt.role != Role::First {
-        tried.text("role", attempt.role.as_str());
+        tried.word(name!("role"), attempt.role.as_str());
     }
     if !attempt.waited.is_zero() {
-        tried.with("waited_ms", |out| millis(out, attempt.waited));
+        tried.with(name!("waited_ms"), |out| millis(out, attempt.waited));
     }
-    tried.with("at_ms", |out| millis(out, attempt.at));
-    tried.with("took_ms", |out| millis(out, attempt.took));
-    tried.optional("status", attempt.status, |out, status| digits(out, status.into()));
+    tried.with(name!("at_ms"), |out| millis(out, attempt.at));
+    tried.with(name!("took_ms"), |out| millis(out, attempt.took));
+    tried.optional(name!("status"), attempt.status, |out, status| digits(out, status.into()));
     if let Some(fault) = &attempt.fault {
-        tried.text("error", fault.code());
-        tried.text("message", &fault.message);
+        tried.word(name!("error"), fault.code());
+        tried.text(name!("message"), &fault.message);
         if let Some(source) = &fault.source {
-            tried.text("source", source);
+            tried.text(name!("source"), source);
         }
     }
     if attempt.cancelled {
-        tried.flag("cancelled", true);
-        tried.optional("estimated_cost_usd", settled.cost_given_up(attempt), |out, nano| {
+        tried.flag(name!("cancelled"), true);
+        tried.optional(name!("estimated_cost_usd"), settled.cost_given_up(attempt), |out, nano| {
             cost::write_dollars(out, nano);
         });
     }
@@ -156,14 +163,14 @@ fn tried(out: &mut Vec<u8>, settled: &Settled<'_>, attempt: &Attempt) {
 
 fn usage(out: &mut Vec<u8>, usage: Usage) {
     let mut counts = Object::open(out);
-    counts.number("input", usage.input);
-    counts.number("output", usage.output);
+    counts.number(name!("input"), usage.input);
+    counts.number(name!("output"), usage.output);
     for (name, count) in [
-        ("cache_read", usage.cache_read),
-        ("cache_write", usage.cache_write),
-        ("reasoning", usage.reasoning),
-        ("input_audio", usage.input_audio),
-        ("output_audio", usage.output_audio),
+        (name!("cache_read"), usage.cache_read),
+        (name!("cache_write"), usage.cache_write),
+        (name!("reasoning"), usage.reasoning),
+        (name!("input_audio"), usage.input_audio),
+        (name!("output_audio"), usage.output_audio),
     ] {
         if let Some(count) = count {
             counts.number(name, count);
@@ -172,34 +179,46 @@ fn usage(out: &mut Vec<u8>, usage: Usage) {
     counts.close();
 }
 
-/// A JSON object under way. Names are ours and need no escaping. Its methods are inlined so that a name with the marks
-/// around it is stored as a constant: there are thirty a line.
+/// A JSON object under way. Every member begins with a comma; the first one's becomes the opening brace.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
-    empty: bool,
+    from: usize,
 }
 
 impl<'a> Object<'a> {
     fn open(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Object { out, empty: true }
+        let from = out.len();
+        Object { out, from }
     }
 
     fn close(self) {
+        match self.out.get_mut(self.from) {
+            Some(first) => *first = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.push(b'}');
     }
 
+    /// A member; the name comes from [`name!`].
     #[inline(always)]
-    fn with(&mut self, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-        self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
+    fn with(&mut self, name: &'static str, value: impl FnOnce(&mut Vec<u8>)) {
         self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
-        self.empty = false;
         value(self.out);
     }
 
+    /// A word of ours, which needs no escaping.
     #[inline(always)]
-    fn optional<T>(&mut self, name: &str, value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
+    fn word(&mut self, name: &'static str, word: &str) {
+        debug_assert!(is_plain(word));
+        self.with(name, |out| {
+            out.push(b'"');
+            out.extend_from_slice(word.as_bytes());
+            out.push(b'"');
+        });
+    }
+
+    #[inline(always)]
+    fn optional<T>(&mut self, name: &'static str, value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
         self.with(name, |out| match value {
             Some(value) => write(out, value),
             None => out.extend_from_slice(b"null"),
@@ -207,26 +226,26 @@ impl<'a> Object<'a> {
     }
 
     #[inline(always)]
-    fn text(&mut self, name: &str, value: &str) {
+    fn text(&mut self, name: &'static str, value: &str) {
         self.with(name, |out| quoted(out, value));
     }
 
     #[inline(always)]
-    fn text_or_null(&mut self, name: &str, value: Option<&str>) {
+    fn text_or_null(&mut self, name: &'static str, value: Option<&str>) {
         self.optional(name, value, quoted);
     }
 
     #[inline(always)]
-    fn number(&mut self, name: &str, value: u64) {
+    fn number(&mut self, name: &'static str, value: u64) {
         self.with(name, |out| digits(out, value));
     }
 
     #[inline(always)]
-    fn flag(&mut self, name: &str, value: bool) {
+    fn flag(&mut self, name: &'static str, value: bool) {
         self.with(name, |out| out.extend_from_slice(if value { b"true" } else { b"false" }));
     }
 
-    fn json(&mut self, name: &str, value: &impl serde::Serialize) {
+    fn json(&mut self, name: &'static str, value: &impl serde::Serialize) {
         // Maps with string keys and lists always serialise.
         self.with(name, |out| _ = serde_json::to_writer(out, value));
     }
@@ -260,10 +279,26 @@ fn peer(out: &mut Vec<u8>, peer: SocketAddr) {
     out.push(b'"');
 }
 
-/// Unix milliseconds as RFC 3339 in UTC.
+/// Unix milliseconds as RFC 3339 in UTC. Lines of one second have all but the milliseconds in common.
 fn time(out: &mut Vec<u8>, unix_ms: u64) {
-    let (seconds, millis) = (unix_ms / 1000, unix_ms % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    thread_local! {
+        static LAST: RefCell<(u64, Vec<u8>)> = const { RefCell::new((u64::MAX, Vec::new())) };
+    }
+    LAST.with_borrow_mut(|(of, text)| {
+        if *of != unix_ms / 1000 {
+            *of = unix_ms / 1000;
+            text.clear();
+            second(text, *of);
+        }
+        out.extend_from_slice(text);
+    });
+    places(out, unix_ms % 1000, 3);
+    out.extend_from_slice(b"Z\"");
+}
+
+/// Unix seconds as RFC 3339 in UTC, up to the point.
+fn second(out: &mut Vec<u8>, unix: u64) {
+    let (days, second) = (unix / 86_400, unix % 86_400);
     // Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is the last.
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
@@ -281,12 +316,10 @@ fn time(out: &mut Vec<u8>, unix_ms: u64) {
         (second / 3600, 2, b':'),
         (second / 60 % 60, 2, b':'),
         (second % 60, 2, b'.'),
-        (millis, 3, b'Z'),
     ] {
         places(out, number, width);
         out.push(mark);
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]
@@ -326,10 +359,10 @@ mod tests {
     fn objects_take_commas_between_their_members() {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out);
-        object.text_or_null("a", None);
-        object.optional("b", Some(7), digits);
-        object.flag("c", true);
-        object.json("d", &[("x", "y")]);
+        object.text_or_null(name!("a"), None);
+        object.optional(name!("b"), Some(7), digits);
+        object.flag(name!("c"), true);
+        object.json(name!("d"), &[("x", "y")]);
         object.close();
         assert_eq!(out, br#"{"a":null,"b":7,"c":true,"d":[["x","y"]]}"#);
     }

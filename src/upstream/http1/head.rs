@@ -2,6 +2,7 @@
 //!
 //! Pure. Refuses what two readers could frame in two ways.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use httparse::{ParserConfig, Status};
 
 use super::framing::{Framing, Malformed};
+use crate::cost::decimal::digits;
 use crate::upstream::Outbound;
 
 /// Longest head of an answer. Cookies and policies of the big providers' front ends come to a few KB.
@@ -18,10 +20,22 @@ pub const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Most headers of an answer.
 const MAX_HEADERS: usize = 128;
 
+thread_local! {
+    /// Where heads are put together; what goes out is a copy of the right length.
+    static DRAFT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(1024));
+}
+
 /// The head of a request. `absolute` names the whole address in its first line, as proxies want it.
 pub fn write(request: &Outbound, absolute: bool) -> Bytes {
+    DRAFT.with_borrow_mut(|draft| {
+        draft.clear();
+        fill(draft, request, absolute);
+        Bytes::copy_from_slice(draft)
+    })
+}
+
+fn fill(head: &mut Vec<u8>, request: &Outbound, absolute: bool) {
     let Outbound { method, uri, headers, body } = request;
-    let mut head = Vec::with_capacity(512);
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
     put(&[method.as_str().as_bytes(), b" "]);
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -39,10 +53,11 @@ pub fn write(request: &Outbound, absolute: bool) -> Bytes {
     }
     let length = body.len();
     if length > 0 || *method == Method::POST {
-        put(&[b"content-length: ", length.to_string().as_bytes(), b"\r\n"]);
+        put(&[b"content-length: "]);
+        digits(head, length);
+        head.extend_from_slice(b"\r\n");
     }
-    put(&[b"\r\n"]);
-    head.into()
+    head.extend_from_slice(b"\r\n");
 }
 
 /// The head of an answer.

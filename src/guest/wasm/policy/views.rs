@@ -267,8 +267,8 @@ impl HostRequest for Held {
     }
 
     fn param(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
-        let raw = self.request(&this)?.call.envelope().raw(&name);
-        Ok(raw.map(|raw| String::from_utf8_lossy(raw).into_owned()))
+        let raw = self.request(&this)?.param(&name);
+        Ok(raw.map(|raw| String::from_utf8_lossy(&raw).into_owned()))
     }
 
     fn metadata(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
