@@ -119,10 +119,12 @@ fn take(cx: &Cx, x: &mut Exchange, good: Box<Good>) -> Reply {
 /// # Errors
 /// As [`run`].
 pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &RelayCall) -> Result<Reply, Fault> {
-    let Places { key, alias, flight, key_flight, since: began } = Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
-        let text = format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
-        Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
-    })?;
+    let Places { key, alias, flight, key_flight, since: began } =
+        Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
+            let text =
+                format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
+            Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
+        })?;
     let mut attempt = Attempt::begin(target.clone(), Role::First, began - x.started);
     (attempt.key, attempt.flight, attempt.key_flight) = (alias, Some(flight), key_flight);
     x.attempts.push(attempt);

@@ -57,7 +57,7 @@ pub use named::Named;
 pub use path::{KeyPath, Seg};
 pub use plugins::{Demand, Plugin, Plugins};
 pub use prices::{PriceOverride, PriceTier, Prices};
-pub use print::print;
+pub use print::{print, print_marked};
 pub use provider::{AuthHeader, AuthScheme, Prefill, Provider, QuirkOverrides, Reasoning};
 pub use routing::{
     Ability, Affinity, DataCollection, Hedge, Lock, MaxPrice, Mirror, RequestPolicy, Require, Retry, RetryOverrides,

@@ -226,6 +226,14 @@ impl Builder {
         self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapter)
     }
 
+    /// The same whatever is wrong with scripts and plugins, for what has nothing to do with them.
+    ///
+    /// # Errors
+    /// As [`Builder::load`].
+    pub fn load_alone(&self) -> Result<Loaded, String> {
+        self.read(&|_, _| Vec::new(), &|_, _| Vec::new())
+    }
+
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
@@ -254,9 +262,7 @@ impl Builder {
     /// The files that a generation would come from, whatever is wrong with its policies; none when the configuration
     /// cannot be read.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.read(&|_, _| Vec::new(), &|_, _| Vec::new())
-            .map(|loaded| self.files_of(&loaded.config))
-            .unwrap_or_default()
+        self.load_alone().map(|loaded| self.files_of(&loaded.config)).unwrap_or_default()
     }
 
     /// In order and each once: who compares fingerprints must take the same files in the same order.
@@ -339,7 +345,7 @@ impl Builder {
 
 /// The texts by which two generations are compared.
 fn sources(config: &Config, scripts: &[(String, Arc<Bundle>)]) -> Vec<(String, String)> {
-    let mut sources = vec![("configuration".to_owned(), config::print(config))];
+    let mut sources = vec![("configuration".to_owned(), config::print_marked(config))];
     for (_, bundle) in scripts {
         let all = std::iter::once(&bundle.main).chain(bundle.modules.values());
         sources.extend(all.map(|source| (source.label.clone(), source.text.clone())));

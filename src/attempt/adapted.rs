@@ -181,7 +181,13 @@ impl Try<'_> {
     }
 
     /// A stream for the client, or, where it wants none, all of it at once.
-    async fn stream(&self, body: Inbound, sent: Instant, meaning: &Meaning, known: &mut Known) -> Result<Box<Good>, Fault> {
+    async fn stream(
+        &self,
+        body: Inbound,
+        sent: Instant,
+        meaning: &Meaning,
+        known: &mut Known,
+    ) -> Result<Box<Good>, Fault> {
         let Meaning::Chat(asked) = meaning else {
             return Err(self.nonsense("streams what is no conversation"));
         };

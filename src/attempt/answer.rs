@@ -84,7 +84,12 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    pub(super) async fn read(self, cx: &Cx, response: Response<Inbound>, known: &mut Known) -> Result<Box<Good>, Fault> {
+    pub(super) async fn read(
+        self,
+        cx: &Cx,
+        response: Response<Inbound>,
+        known: &mut Known,
+    ) -> Result<Box<Good>, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
         let (head, body) = response.into_parts();
         if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {

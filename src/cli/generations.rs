@@ -35,7 +35,7 @@ enum What {
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
-    let config = match Builder::new(config_path(args.config), Box::new(env)).load() {
+    let config = match Builder::new(config_path(args.config), Box::new(env)).load_alone() {
         Ok(loaded) => loaded.config,
         Err(errors) => return fail(REFUSED, &errors),
     };
@@ -82,7 +82,9 @@ fn shown(what: &Option<What>, body: &Value) -> String {
             });
             changes.collect::<Vec<_>>().join("\n")
         }
-        Some(What::Rollback { .. }) => format!("generation {} is in force", body["generation"]),
+        Some(What::Rollback { .. }) => {
+            format!("generation {} is in force, with the keys and other secrets that it had", body["generation"])
+        }
     }
 }
 

@@ -10,6 +10,12 @@ use serde_json::Value;
 use super::Config;
 use super::check::without_user;
 use super::tree::resolve;
+use super::value::secret::{self, MASK};
+
+/// The same with a mark on every secret, by which two prints of this process show that it has changed.
+pub fn print_marked(config: &Config) -> String {
+    secret::marked(|| print(config))
+}
 
 /// The configuration as it counts. A setting without a value stands as a comment; in providers, models, prices and
 /// keys, where nothing set means "as above" or "as built in", it is left out.
@@ -38,7 +44,7 @@ pub(super) fn mask_provider(provider: &mut Value) {
     for (name, value) in provider["headers"].as_object_mut().into_iter().flatten() {
         let name = name.to_ascii_lowercase();
         if TELLING.iter().any(|word| name.contains(word)) {
-            *value = "***".into();
+            *value = secret::masked(value.as_str().unwrap_or(MASK)).into();
         }
     }
     let proxy = provider["proxy"].as_str().filter(|proxy| proxy.contains('@')).map(without_user);
@@ -47,11 +53,15 @@ pub(super) fn mask_provider(provider: &mut Value) {
     }
 }
 
-/// A secret that was read from a file or a variable is printed as that reference alone.
+/// A secret that was read from a file or a variable is printed as that reference alone, but for its mark.
 fn hide_resolved(value: &mut Value) {
+    let marked = secret::are_marked();
     let providers = value.get_mut("providers").and_then(Value::as_object_mut);
     for (_, provider) in providers.into_iter().flatten() {
         mask_provider(provider);
+        if marked {
+            continue;
+        }
         if !provider["api_key_file"].is_null() {
             provider["api_key"] = Value::Null;
         }
@@ -60,6 +70,9 @@ fn hide_resolved(value: &mut Value) {
                 key["key"] = Value::Null;
             }
         }
+    }
+    if marked {
+        return;
     }
     for key in value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten() {
         if !key["file"].is_null() || !key["env"].is_null() {

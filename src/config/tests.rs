@@ -457,3 +457,30 @@ fn the_tables_of_the_reference_are_fresh() {
     let (_, after) = rest.split_once(END).expect("has the end mark");
     assert_is_file(path, &format!("{before}{BEGIN}\n{}{END}{after}", reference()));
 }
+
+#[test]
+fn secrets_are_compared_by_marks_and_never_shown() {
+    let prints = |key: &str, header: &str, of_variable: &str| {
+        let text = format!(
+            "keys: [{{ name: a, key: {key} }}, {{ name: b, env: B }}]\n\
+             providers: {{ x: {{ dialect: openai_chat, base_url: http://x/v1, headers: {{ x-auth: {header} }} }} }}\n"
+        );
+        let env = |name: &str| (name == "B").then(|| of_variable.to_owned());
+        let loaded = parse("a.yaml", &text, Path::new(""), &env, &known()).expect("is good");
+        (print(&loaded.config), print_marked(&loaded.config))
+    };
+    let long = |letter: &str| letter.repeat(32);
+    let (plain, marked) = prints(&long("k"), "h1", &long("v"));
+    assert_eq!(prints(&long("k"), "h1", &long("v")), (plain.clone(), marked.clone()));
+    for other in [
+        prints(&long("m"), "h1", &long("v")),
+        prints(&long("k"), "h2", &long("v")),
+        prints(&long("k"), "h1", &long("w")),
+    ] {
+        assert_eq!(other.0, plain);
+        assert_ne!(other.1, marked);
+        for secret in ["kkk", "mmm", "vvv", "www", "h1", "h2"] {
+            assert!(!other.1.contains(secret) && !marked.contains(secret), "{}", other.1);
+        }
+    }
+}

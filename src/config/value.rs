@@ -12,7 +12,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
 mod expiry;
-mod secret;
+pub(super) mod secret;
 mod share;
 
 pub use expiry::Expiry;

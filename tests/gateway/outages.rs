@@ -139,7 +139,8 @@ async fn a_closed_limit_is_refused_while_redis_is_away_and_an_open_one_is_none()
 #[tokio::test]
 async fn a_server_that_answers_with_errors_is_away_and_the_log_says_why_once() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
-    let yaml = format!("redis: {{ url: \"{}\", away: local }}\nlimits: [{{ name: r, requests: 3 / 1h }}]\n", redis.url());
+    let yaml =
+        format!("redis: {{ url: \"{}\", away: local }}\nlimits: [{{ name: r, requests: 3 / 1h }}]\n", redis.url());
     let gateway = Gateway::start(&mock, &yaml).await;
     redis.linked(1, 1).await;
     assert_eq!(status(&gateway).await, 200);

@@ -356,14 +356,18 @@ async fn a_saved_policy_is_live_a_broken_one_is_not_and_one_can_go_back() {
     assert_eq!(gateway.admin("POST", "/admin/generations/1/rollback").await.status(), 200);
     assert_eq!(went_to(&ask(&gateway, "chat/m", false).await), "chat/version-1");
     assert_eq!(gateway.admin("POST", "/admin/generations/77/rollback").await.status(), 404);
-    let mut command = portcullis();
-    let config = gateway.folder.path("portcullis.yaml");
+    let command = |what: &[&str]| {
+        let config = gateway.folder.path("portcullis.yaml");
+        let output = portcullis().arg("generations").args(what).arg("--config").arg(config).output().expect("runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
     // The broken policy is on disk still, and the command reads the configuration for the address alone.
+    let (good, text) = command(&["rollback", "2"]);
+    assert!(good && text.contains("generation 2 is in force"), "{text}");
     gateway.folder.write("scripts/v.luau", &version(3));
     generation(&gateway, |list| list["in_force"] == 3).await;
-    let output = command.args(["generations", "--config"]).arg(config).output().expect("runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && text.contains("*    3") && text.contains("v@"), "{text}{output:?}");
+    let (good, text) = command(&[]);
+    assert!(good && text.contains("*    3") && text.contains("v@"), "{text}");
 }
 
 /// Reloads under load; `PORTCULLIS_RELOADS` says otherwise.

@@ -3,14 +3,46 @@
 //! Never prints itself: `Debug`, `Display` and `Serialize` all give `***`, so a configuration can be logged and printed.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 
 /// What stands for every secret in print.
-const MASK: &str = "***";
+pub(in super::super) const MASK: &str = "***";
+
+thread_local! {
+    /// Secrets are printed with their marks.
+    static MARKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Prints secrets with marks: equal ones have equal marks. Hashes under a key that nobody knows and that ends with the
+/// process, so that a mark says nothing of the secret itself.
+pub(in super::super) fn marked<T>(print: impl FnOnce() -> T) -> T {
+    MARKED.set(true);
+    let printed = print();
+    MARKED.set(false);
+    printed
+}
+
+/// Whether secrets are printed with their marks now.
+pub(in super::super) fn are_marked() -> bool {
+    MARKED.get()
+}
+
+/// What may be shown of a text that may be a secret.
+pub(in super::super) fn masked(text: &str) -> Cow<'static, str> {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    match text.is_empty() {
+        true => "".into(),
+        false if are_marked() => format!("{MASK} {:08x}", KEY.hash_one(text) as u32).into(),
+        false => MASK.into(),
+    }
+}
 
 /// A credential or another text that must not be shown.
 ///
@@ -33,8 +65,8 @@ impl Secret {
     }
 
     /// What may be shown: nothing when there is nothing to hide.
-    fn shown(&self) -> &'static str {
-        if self.is_empty() { "" } else { MASK }
+    fn shown(&self) -> Cow<'static, str> {
+        masked(&self.0)
     }
 }
 
@@ -46,13 +78,13 @@ impl fmt::Debug for Secret {
 
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.shown())
+        f.write_str(&self.shown())
     }
 }
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.shown())
+        serializer.serialize_str(&self.shown())
     }
 }
 

@@ -113,7 +113,11 @@ impl View for Request {
         ("stream", "boolean", "Whether a stream was asked for."),
         ("max_tokens", "number?", "The caller's bound on the answer, whatever its dialect calls it."),
         ("temperature", "number?", "The caller's temperature, where it is a top-level field."),
-        ("tokens", "number", "About how many tokens the body is: four bytes each, and 1,000 for an image or another file in it."),
+        (
+            "tokens",
+            "number",
+            "About how many tokens the body is: four bytes each, and 1,000 for an image or another file in it.",
+        ),
         ("bytes", "number", "Length of the body."),
         ("message_count", "number", "Turns of the conversation, as the body lists them."),
         ("tool_count", "number", "Tools offered to the model."),
@@ -124,7 +128,11 @@ impl View for Request {
     ];
     const METHODS: &'static [Row] = &[
         ("header", "(self: Request, name: string) -> string?", "A header of the caller, credentials apart."),
-        ("param", "(self: Request, name: string) -> any", "A top-level field of the body, in the caller's dialect. `session_id` is the name of the conversation, also where a header gives it."),
+        (
+            "param",
+            "(self: Request, name: string) -> any",
+            "A top-level field of the body, in the caller's dialect. `session_id` is the name of the conversation, also where a header gives it.",
+        ),
         ("metadata", "(self: Request, name: string) -> string?", "A label of the caller's key."),
         ("system", "(self: Request) -> string?", "The system prompt."),
         (
