@@ -84,9 +84,9 @@ fn every_metric_header_and_log_field_is_explained() {
     let headers: Vec<String> =
         names_in("src/reply.rs", "from_static(\"").into_iter().filter(|name| name.starts_with("x-")).collect();
     assert!(headers.len() >= 8, "{headers:?}");
-    let fields: Vec<String> = ["with", "text", "text_or_null", "optional", "flag", "number", "json"]
+    let fields: Vec<String> = ["with", "word", "text", "text_or_null", "optional", "flag", "number", "json"]
         .iter()
-        .flat_map(|call| names_in("src/state/log/line.rs", &format!("record.{call}(\"")))
+        .flat_map(|call| names_in("src/state/log/line.rs", &format!("record.{call}(name!(\"")))
         .collect();
     assert!(fields.len() >= 25, "{fields:?}");
     let all = metrics.iter().chain(&headers).chain(&fields).map(String::as_str);
