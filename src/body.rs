@@ -135,12 +135,21 @@ impl Inbound {
                 }
             }
             // Of what has come whole nothing more is waited for, and no clock is read.
-            if self.stated_len() == Some(0) {
+            if self.is_over() {
                 break;
             }
             due = patience.map(|patience| Instant::now() + patience.idle);
         }
         Ok(whole.map_or(first, BytesMut::freeze))
+    }
+
+    /// Whether nothing more comes, as far as its framing tells already.
+    fn is_over(&self) -> bool {
+        match self {
+            Inbound::Socket(incoming) => incoming.is_end_stream(),
+            Inbound::Direct(body) => body.is_at_hand() && body.left() == Some(0),
+            _ => false,
+        }
     }
 
     /// Whether all of it is here, so that reading it takes no time.
