@@ -57,7 +57,10 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
     let mut admission = Admission { plan, models: vec![x.model.clone()], past: SmallVec::new() };
     let expected = Known::read(x, call, rules.wants_tokens);
     loop {
-        let estimate = expected.at(admission.plan.targets.first().map(|target| &**target));
+        // Where none of the model's targets takes requests, a policy may name another; until then they have the price.
+        let first = admission.plan.targets.first().cloned();
+        let first = first.or_else(|| cx.generation.targets(admission.model()).ok()?.into_iter().next());
+        let estimate = expected.at(first.as_deref());
         let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, admission.model());
         let facts = Facts { user: user.as_deref(), ..known };
         let charges = admission.charges(cx, &facts, unix_ms());

@@ -254,6 +254,8 @@ pub struct Owned {
     principal: Option<Arc<Principal>>,
     input_estimate: u64,
     patience: Option<Duration>,
+    /// They see what is sent, and nothing else: the answers are another exchange's, or nobody's.
+    guests: Option<Box<hook::Open>>,
 }
 
 impl Owned {
@@ -278,8 +280,7 @@ impl Owned {
             // The limits of single targets hold for the attempts of the exchange itself.
             admitted: None,
             peer: None,
-            // Policies have had their say about this exchange.
-            guests: None,
+            guests: self.guests.as_deref(),
             marks_prompt: false,
         }
     }
@@ -305,6 +306,7 @@ impl Subject<'_> {
             principal: self.principal.cloned(),
             input_estimate: self.input_estimate,
             patience: self.patience,
+            guests: self.guests.map(|open| Box::new(open.behind())),
         }
     }
 }

@@ -35,7 +35,7 @@ pub use crate::state::unix_ms;
 use crate::stream::Framing;
 use crate::trace;
 use crate::upstream::Upstream;
-pub use plan::{elsewhere, way};
+pub use plan::{elsewhere, nobody, way};
 pub use wishes::{SESSION, Wishes};
 
 /// What a request is served with: the generation it began under, the state that outlives it, its worker's connections.
@@ -139,7 +139,12 @@ impl Call {
 }
 
 /// Serves one request.
-pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
+pub fn run(cx: Cx, head: Parts, body: Inbound) -> impl Future<Output = Response<Outbound>> + Send {
+    run_as(cx, head, body, None)
+}
+
+/// Serves one request as the exchange of this id, which is played once more; None for a new one.
+pub async fn run_as(cx: Cx, head: Parts, body: Inbound, id: Option<String>) -> Response<Outbound> {
     let matched = match api::find(&head) {
         Ok(matched) => matched,
         Err(refused) => return api::refuse(refused, &head),
@@ -147,7 +152,7 @@ pub async fn run(cx: Cx, head: Parts, body: Inbound) -> Response<Outbound> {
     if let Serve::Open(answer) = matched.endpoint.serve {
         return answer(&cx, &matched);
     }
-    let mut settle = Settle::begin(|| begin(&cx, &head, &matched), cx.state.clone());
+    let mut settle = Settle::begin(|| begin(&cx, &head, &matched, id), cx.state.clone());
     match stages(&cx, &mut settle, head, body, &matched).await {
         Ok(Next::Attempt { call, plan }) => attempt(cx, settle, call, plan).await,
         Ok(Next::Reply(reply)) => finish(Ok(reply), settle),
@@ -248,6 +253,9 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
         return Ok(Next::Reply(reply));
     }
+    if plan.targets.is_empty() && !hook::hears_of_faults(x) {
+        return Err(nobody(&x.split().0, &plan));
+    }
     Ok(Next::Attempt { call, plan })
 }
 
@@ -288,7 +296,7 @@ pub async fn inner(
 ) -> Result<(u16, bytes::Bytes), &'static str> {
     let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
     let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
-    let mut settle = Settle::begin(|| begin(&cx, &head, &matched), cx.state.clone());
+    let mut settle = Settle::begin(|| begin(&cx, &head, &matched, None), cx.state.clone());
     settle.guests = hook::Open::begin(&cx, &settle, depth, false);
     settle.principal = Some(principal);
     settle.bytes_in = body.len() as u64;
@@ -330,9 +338,9 @@ pub struct Limits {
     pub body_timeout: Duration,
 }
 
-/// A fresh exchange.
-pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched) -> Exchange {
-    let id = cx.state.records.id();
+/// A fresh exchange, of a fresh id where none is given.
+pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched, id: Option<String>) -> Exchange {
+    let id = id.unwrap_or_else(|| cx.state.records.id());
     let endpoint: &Endpoint = matched.endpoint;
     Exchange {
         request_id: caller_id(&head.headers).unwrap_or_else(|| id.clone()),

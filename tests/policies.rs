@@ -367,12 +367,53 @@ fn a_log_is_replayed_under_other_policies_beside_what_happened() {
     assert!(text.contains("on_auth was left out: the callers are those of the log."), "{text}");
     assert!(!text.contains("a target that the log does not know") && text.contains("\n0 went elsewhere"), "{text}");
     assert!(text.contains("tiers failed 4 times in on_request") && text.contains("nobody outside is asked"), "{text}");
+    // Who never answered does not, and who is not in the log is unknown.
+    let down = LOG.replace(
+        r#""model":"small","took_ms":200.0,"status":200"#,
+        r#""model":"small","took_ms":200.0,"status":503,"error":"upstream_error""#,
+    );
+    write("down.jsonl", &down);
+    write("small/tiers.luau", "function on_route() return 'b/small' end\n");
+    write("other/tiers.luau", "function on_route() return 'b/other' end\n");
+    for (policy, counts) in [("small", [0, 0, 4]), ("other", [0, 4, 0])] {
+        let (down, policy) = (path("down.jsonl"), path(policy));
+        let args = ["replay", down.as_str(), "--config", config.as_str(), "--policy", policy.as_str(), "--json"];
+        let report: serde_json::Value = serde_json::from_slice(&portcullis(&args).stdout).expect("JSON");
+        let new = &report["new"];
+        let told = [&new["answered"], &new["unknown"], &new["failed"]].map(|count| count.as_u64().expect("a count"));
+        assert_eq!(told, counts, "{report}");
+    }
     // A policy that breaks is said to.
     write("broken/tiers.luau", "function on_route(req) error('no way') end\n");
     let broken = path("broken");
     let args = ["replay", log.as_str(), "--config", config.as_str(), "--policy", broken.as_str()];
     let text = said(&portcullis(&args));
     assert!(text.contains("tiers failed 4 times in on_route") && text.contains("no way"), "{text}");
+}
+
+/// The exchanges of a hook's share are the same under every version, and those that were its share when they were logged.
+#[test]
+fn a_share_is_the_same_in_every_replay() {
+    let folder = Folder::new("replay-share");
+    let path = |name: &str| folder.0.join(name).to_str().expect("plain").to_owned();
+    let lines: Vec<&str> = LOG.lines().collect();
+    let log: String =
+        (0..200u64).map(|number| lines[0].replace("gen-1", &format!("gen-{:024x}", number * 7919)) + "\n").collect();
+    std::fs::write(path("log.jsonl"), log).expect("writes");
+    let hooks = "hooks: [{ lua: half, share: 50% }]\n";
+    std::fs::write(path("c.yaml"), format!("{LOG_CONFIG}{hooks}")).expect("writes");
+    std::fs::create_dir_all(path("scripts")).expect("a folder");
+    std::fs::write(path("scripts/half.luau"), "function on_route() return 'b/small' end\n").expect("writes");
+    let (log, config, scripts) = (path("log.jsonl"), path("c.yaml"), path("scripts"));
+    let args = ["replay", log.as_str(), "--config", config.as_str(), "--policy", scripts.as_str(), "--json"];
+    let replayed = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&portcullis(&[&args[..], more].concat()).stdout).expect("JSON")
+    };
+    let alone = replayed(&[]);
+    let moved = alone["changed"].as_array().expect("a list").len();
+    assert!((60..140).contains(&moved), "{moved} of 200");
+    assert_eq!(replayed(&[])["changed"], alone["changed"], "the same again");
+    assert_eq!(replayed(&["--against", scripts.as_str()])["changed"], serde_json::json!([]));
 }
 
 /// Tests that play on a clock of their own, where the real one would have to be waited for.

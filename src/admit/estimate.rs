@@ -116,6 +116,7 @@ pub(super) fn user(call: &Call) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::json::Envelope;
     use http::HeaderMap;
 
     use super::*;

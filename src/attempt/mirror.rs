@@ -1,7 +1,7 @@
 //! Copies of some requests to a silent target: the same ask, the answer read to its end and dropped.
 //!
 //! Runs in a task of its own: it never delays the exchange, never fails it, and its cost is never the caller's. Counted in
-//! the target's health and apart in the metrics.
+//! the target's health and apart in the metrics. Policies see the copy as they see a try, and nothing of its answer.
 
 use std::sync::Arc;
 
@@ -18,7 +18,11 @@ use crate::state::health::End;
 
 /// Starts a copy, where the model has a mirror and this exchange is of its share. Gives the target for the trace.
 pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> Option<Arc<Target>> {
-    let mirror = plan.rules.mirror.as_ref().filter(|mirror| fastrand::f64() < mirror.share)?;
+    // Where the model's own targets take nothing now there is nothing to make a copy of.
+    let mirror = plan.rules.mirror.as_ref().filter(|_| !plan.targets.is_empty())?;
+    if fastrand::f64() >= mirror.share {
+        return None;
+    }
     let target = mirror.target.clone();
     let Ok(place) = cx.state.mirrors.clone().try_acquire_owned() else {
         cx.state.metrics.apart("mirror", &target.provider.name, "full", None);

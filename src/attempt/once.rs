@@ -59,6 +59,8 @@ pub(super) struct Once {
 pub struct Successors {
     pub(super) call: Arc<Call>,
     pub(super) targets: Vec<Arc<Target>>,
+    /// Tries that the exchange has made before.
+    pub(super) tries: u32,
 }
 
 impl Successors {
@@ -67,7 +69,7 @@ impl Successors {
     pub fn of(call: &Arc<Call>, plan: &Plan, target: &Arc<Target>) -> Option<Arc<Self>> {
         let others = plan.targets.iter().filter(|other| plan.rules.fallbacks && other.name() != target.name());
         let targets = others.chain([target]).cloned().collect();
-        plan.rules.continue_on_cut.then(|| Arc::new(Successors { call: call.clone(), targets }))
+        plan.rules.continue_on_cut.then(|| Arc::new(Successors { call: call.clone(), targets, tries: 0 }))
     }
 }
 

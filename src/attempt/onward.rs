@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 
 use super::answer::whole;
-use super::encode::Dropped;
+use super::encode::{self, Dropped};
 use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
 use crate::body::Inbound;
@@ -16,6 +16,7 @@ use crate::chat::{Ask, Block, Message, Role as Speaker, event};
 use crate::dialect::Op;
 use crate::exchange::{Attempt, Owned, Role, Subject};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::route::Target;
 use crate::stream::onward::{GoOn, Going, Onward, Opening};
@@ -30,14 +31,13 @@ pub(super) fn of(cx: &Cx, x: &Subject<'_>, after: Option<&Arc<Successors>>) -> O
     let ask = after.call.ask(x.dialect, x.op).ok()?;
     // A structured answer in two halves is seldom one, and of several choices each would have to go on.
     let plain = ask.n.is_none_or(|n| n == 1) && ask.output.is_none() && ask.audio.is_none();
-    let source = Targets { cx: cx.clone(), x: x.owned(), ask, after: after.clone(), next: 0 };
+    let source = Targets { cx: cx.clone(), x: x.owned(), after: after.clone(), next: 0 };
     plain.then(|| Box::new(Onward::new(Box::new(source))))
 }
 
 struct Targets {
     cx: Cx,
     x: Owned,
-    ask: Arc<Ask>,
     after: Arc<Successors>,
     next: usize,
 }
@@ -46,11 +46,29 @@ impl GoOn for Targets {
     fn go_on(&mut self, text: &str, tokens: u64) -> Option<Going> {
         let target = self.after.targets.get(self.next)?.clone();
         self.next += 1;
-        let face = target.face_for(self.x.subject().dialect, Op::Generate)?;
+        let rest = Rest { call: self.after.call.clone(), text: text.to_owned(), tokens };
+        let (cx, x, number) = (self.cx.clone(), self.x.clone(), self.after.tries + self.next as u32);
+        Some(Box::pin(async move { ask(&cx, &x.subject(), &rest, target, number).await }))
+    }
+}
+
+/// What is left of an answer: to which call, after which text of about so many tokens.
+struct Rest {
+    call: Arc<Call>,
+    text: String,
+    tokens: u64,
+}
+
+impl Rest {
+    /// The call for it, as guests want this try: they edit the conversation as they were shown it, and what the model has
+    /// said since stands behind that.
+    fn call(&self, x: &Subject<'_>, once: &mut Once) -> Result<Call, Fault> {
+        let target = &once.target;
+        let face = target.face_for(x.dialect, Op::Generate).ok_or_else(|| encode::unserved(x, target))?;
         let prefills = face.dialect.prefills(&target.model, &face.quirks);
-        let call = self.after.call.with_ask(further(&self.ask, text, tokens, prefills));
-        let (cx, x) = (self.cx.clone(), self.x.clone());
-        Some(Box::pin(async move { ask(&cx, &x.subject(), &call, target).await }))
+        let edited = hook::edited(x, &self.call, &std::mem::take(&mut once.edits))?;
+        let call = edited.as_deref().unwrap_or(&self.call);
+        Ok(call.with_ask(further(&*call.ask(x.dialect, x.op)?, &self.text, self.tokens, prefills)))
     }
 }
 
@@ -70,22 +88,28 @@ fn further(ask: &Ask, text: &str, tokens: u64, prefills: bool) -> Ask {
     ask
 }
 
-/// Takes a place and asks.
-async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Option<Attempt>, Result<Opening, Fault>) {
+/// Takes a place and asks, in the exchange's try of this number.
+async fn ask(
+    cx: &Cx,
+    x: &Subject<'_>,
+    rest: &Rest,
+    target: Arc<Target>,
+    number: u32,
+) -> (Option<Attempt>, Result<Opening, Fault>) {
     let places = match Roster::new([&target]).begin(0, &cx.state) {
         Ok(places) => places,
         Err(refused) => return (None, Err(refused.fault(&target.name()))),
     };
     let Places { key, alias, flight, key_flight, since } = places;
-    let once = Once::begin(x, target.clone(), key, 1, since).await;
+    let mut once = Once::begin(x, target, key, number, since).await;
     let mut attempt = Attempt {
         key: alias,
         flight: Some(flight),
         key_flight,
-        ..Attempt::begin(target, Role::Continuation, once.began - x.started)
+        ..Attempt::begin(once.target.clone(), Role::Continuation, once.began - x.started)
     };
     let mut status = None;
-    let opened = tokio::time::timeout_at(once.deadline.at, open(cx, x, call, &once, &mut status)).await;
+    let opened = tokio::time::timeout_at(once.deadline.at, open(cx, x, rest, &mut once, &mut status)).await;
     let opened = opened.unwrap_or_else(|_| Err(once.deadline.missed()));
     attempt.took = once.began.elapsed();
     attempt.status = status;
@@ -95,8 +119,15 @@ async fn ask(cx: &Cx, x: &Subject<'_>, call: &Call, target: Arc<Target>) -> (Opt
     (Some(attempt), opened)
 }
 
-async fn open(cx: &Cx, x: &Subject<'_>, call: &Call, once: &Once, status: &mut Option<u16>) -> Result<Opening, Fault> {
-    let Head::Upstream((response, from), _, sent) = once.head(cx, x, call, &mut Dropped::new(), status).await? else {
+async fn open(
+    cx: &Cx,
+    x: &Subject<'_>,
+    rest: &Rest,
+    once: &mut Once,
+    status: &mut Option<u16>,
+) -> Result<Opening, Fault> {
+    let call = rest.call(x, once)?;
+    let Head::Upstream((response, from), _, sent) = once.head(cx, x, &call, &mut Dropped::new(), status).await? else {
         return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
     };
     let timeouts = &once.target.timeouts;

@@ -239,7 +239,7 @@ providers:
         let request = Request::post(path).body(()).expect("a request");
         let (head, ()) = request.into_parts();
         let Ok(matched) = crate::api::find(&head) else { panic!("no path") };
-        let mut x = pipeline::begin(&self.cx, &head, &matched);
+        let mut x = pipeline::begin(&self.cx, &head, &matched, None);
         let call = crate::api::ask::read(&mut x, Bytes::from(body.to_string()), head, &matched).expect("an ask");
         (x, Arc::new(call))
     }

@@ -16,7 +16,7 @@ use super::roster::{Places, Roster, sooner};
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
 use crate::hook::{self, After};
-use crate::pipeline::{Call, Cx};
+use crate::pipeline::{self, Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Plan, Target};
 use crate::state::health::{Refused, Standing};
@@ -33,6 +33,8 @@ pub(super) struct Trying<'a> {
     waited: Duration,
     /// A chain of its own has taken over.
     chained: bool,
+    /// Guests have been told that no target takes the exchange.
+    told: bool,
     /// The soonest end of what kept targets from taking the exchange.
     refused: Option<Refused>,
 }
@@ -62,7 +64,7 @@ impl<'a> Trying<'a> {
     pub fn new(cx: &'a Cx, x: Subject<'a>, tried: Tried<'a>, call: &'a Arc<Call>, plan: &'a Plan) -> Self {
         let targets = if plan.rules.fallbacks { plan.targets.len() } else { 1 };
         let roster = Roster::new(plan.targets.iter().take(targets));
-        Trying { cx, x, call, plan, tried, roster, waited: Duration::ZERO, chained: false, refused: None }
+        Trying { cx, x, call, plan, tried, roster, waited: Duration::ZERO, chained: false, told: false, refused: None }
     }
 
     /// Tries until an answer is good or nothing is left to try.
@@ -73,7 +75,20 @@ impl<'a> Trying<'a> {
         let mut last = None;
         let (mut role, mut waited) = (Role::First, Duration::ZERO);
         let mut next = self.roster.untried();
-        while let Some(at) = next {
+        loop {
+            let Some(at) = next else {
+                // The last fault is the guests' already.
+                let fault = match last {
+                    Some(fault) => return Err(fault),
+                    None => self.nobody(),
+                };
+                match self.guests_know(&fault).await? {
+                    Some(Wanted::Reply(reply)) => return Ok(Box::new(Good::new(*reply))),
+                    Some(Wanted::On(at, ..)) => next = at,
+                    None => return Err(fault),
+                }
+                continue;
+            };
             let Some(started) = self.begin(at, role, waited).await else {
                 next = self.roster.untried();
                 role = if last.is_some() { Role::Next } else { Role::First };
@@ -103,7 +118,6 @@ impl<'a> Trying<'a> {
             }
             last = Some(fault);
         }
-        Err(last.unwrap_or_else(|| self.nobody()))
     }
 
     /// Takes a place at a target, waiting for one only where no other target is left. None when it takes nothing now.
@@ -136,7 +150,8 @@ impl<'a> Trying<'a> {
         let number = self.tried.attempts.len() as u32 + 1;
         let mut once = Once::begin(&self.x, self.roster.target(at).clone(), key, number, since).await;
         if self.plan.rules.continue_on_cut && self.x.stream {
-            once.after = Some(Arc::new(Successors { call: self.call.clone(), targets: self.roster.after(at) }));
+            let (call, targets) = (self.call.clone(), self.roster.after(at));
+            once.after = Some(Arc::new(Successors { call, targets, tries: number }));
         }
         let attempt = Attempt {
             key: alias,
@@ -220,6 +235,32 @@ impl<'a> Trying<'a> {
         }))
     }
 
+    /// What a guest knows where no target takes the exchange: another plan, or an answer. None leaves it at that.
+    ///
+    /// # Errors
+    /// It refused.
+    async fn guests_know(&mut self, fault: &Fault) -> Result<Option<Wanted>, Fault> {
+        // What they named may take nothing either, and then they have no other word.
+        if self.x.guests.is_none() || std::mem::replace(&mut self.told, true) {
+            return Ok(None);
+        }
+        let first = || self.cx.generation.targets(self.x.model).ok()?.into_iter().next();
+        let Some(target) = self.plan.targets.first().cloned().or_else(first) else { return Ok(None) };
+        let left = (self.x.started + self.patience(&target)).saturating_duration_since(Instant::now());
+        let (number, took, remaining) = (0, Duration::ZERO, 0);
+        let described = hook::FailedTry { fault, target: &target, number, took, left, remaining };
+        Ok(match hook::fault(self.cx, &self.x, self.call, self.plan, described).await? {
+            Some(After::Plan(plan)) => {
+                self.roster = Roster::new(&plan.targets);
+                self.chained = true;
+                Some(Wanted::On(self.roster.untried(), Role::First, Duration::ZERO))
+            }
+            Some(After::Reply(reply)) => Some(Wanted::Reply(Box::new(reply))),
+            // There is nobody to ask again, and nobody next.
+            Some(After::Same(_) | After::Next | After::Stop) | None => None,
+        })
+    }
+
     /// What the whole exchange may take.
     fn patience(&self, target: &Target) -> Duration {
         let total = target.timeouts.total;
@@ -297,7 +338,7 @@ impl<'a> Trying<'a> {
     /// Why there was nobody to try.
     fn nobody(&self) -> Fault {
         if self.plan.targets.is_empty() {
-            return Fault::new(Kind::ModelNotFound, "The model has no targets.");
+            return pipeline::nobody(&self.x, self.plan);
         }
         let text = format!("No target of the model `{}` takes requests now.", self.x.model);
         Fault::new(Kind::NoTarget, text).retry_after(self.refused.and_then(|refused| refused.retry_after))

@@ -187,6 +187,8 @@ struct Report {
 #[derive(Debug, Default, Serialize)]
 struct Sums {
     answered: usize,
+    /// Sent to a target of which the log knows nothing.
+    unknown: usize,
     refused: usize,
     failed: usize,
     tries: usize,
@@ -207,7 +209,10 @@ impl Sums {
         } else if outcome.status >= 400 {
             self.failed += 1;
         } else {
-            self.answered += 1;
+            match outcome.guessed {
+                true => self.unknown += 1,
+                false => self.answered += 1,
+            }
             *self.targets.entry(outcome.place()).or_default() += 1;
             self.latencies.push(outcome.duration_ms);
         }
@@ -254,6 +259,7 @@ impl Report {
         row("", tail(&self.before, 20), tail(&self.after, 20));
         for (name, a, b) in [
             ("answered", old.answered, new.answered),
+            ("unknown to the log", old.unknown, new.unknown),
             ("refused before any try", old.refused, new.refused),
             ("failed", old.failed, new.failed),
             ("tries", old.tries, new.tries),
@@ -279,7 +285,8 @@ impl Report {
         }
         if self.guessed > 0 {
             out.push_str(&format!(
-                "{} exchanges asked a target that the log does not know; their time is that of others.\n",
+                "{} exchanges asked a target that the log does not know: nobody knows whether it would have answered. \
+                 Their time is that of others.\n",
                 self.guessed
             ));
         }

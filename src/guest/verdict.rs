@@ -110,8 +110,11 @@ impl Verdict {
     /// What of it means nothing.
     pub fn sound(mut self) -> Result<Self, String> {
         match &mut self {
-            Verdict::Patch(patch) if patch.model.as_deref() == Some("") => {
-                return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
+            Verdict::Patch(patch) => {
+                if patch.model.as_deref() == Some("") {
+                    return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
+                }
+                are_params(&patch.params)?;
             }
             Verdict::Reject(reject) => shorten(&mut reject.message),
             Verdict::Stop(stop) => {
@@ -124,6 +127,14 @@ impl Verdict {
             _ => {}
         }
         Ok(self)
+    }
+}
+
+/// Whether params hold nothing that the gateway goes by: whom it asks, at which price, and how it reads the answer.
+fn are_params(params: &BTreeMap<String, Option<Value>>) -> Result<(), String> {
+    match ["model", "stream"].into_iter().find(|name| params.contains_key(*name)) {
+        Some(name) => Err(format!("`{name}` is no parameter; patch `model`, and leave `stream` alone")),
+        None => Ok(()),
     }
 }
 
@@ -257,7 +268,7 @@ pub struct Wish {
 
 impl Wish {
     /// # Errors
-    /// It would ask nobody.
+    /// It would ask nobody, or a step of it means nothing.
     pub fn new(
         steps: Vec<Step>,
         mode: Mode,
@@ -267,6 +278,11 @@ impl Wish {
         if steps.is_empty() {
             return Err("a plan without steps would ask nobody; pass, or reject".to_owned());
         }
+        steps.iter().try_for_each(Step::check)?;
+        if max_attempts.is_some_and(|count| count < 1.0) {
+            return Err("max_attempts: a plan without attempts would ask nobody; write 1 or more".to_owned());
+        }
+        some_time("deadline_ms", deadline)?;
         let max_attempts = max_attempts.map(|count| count.clamp(1.0, MAX_ATTEMPTS) as u32);
         Ok(Wish { steps, mode, max_attempts, deadline })
     }
@@ -291,6 +307,25 @@ pub struct Step {
     pub params: BTreeMap<String, Option<Value>>,
     pub timeout: Option<Duration>,
     pub first_token: Option<Duration>,
+}
+
+impl Step {
+    fn check(&self) -> Result<(), String> {
+        if let Some(weight) = self.weight.filter(|weight| !(weight.is_finite() && *weight >= 0.0)) {
+            return Err(format!("weight: {weight} is none; write 0, or how much more often than those of 1"));
+        }
+        some_time("timeout_ms", self.timeout)?;
+        some_time("first_token_ms", self.first_token)?;
+        are_params(&self.params)
+    }
+}
+
+/// A time in which something can be done.
+fn some_time(name: &str, span: Option<Duration>) -> Result<(), String> {
+    match span {
+        Some(Duration::ZERO) => Err(format!("{name}: 0 would be over before anybody was asked; write 1 or more")),
+        _ => Ok(()),
+    }
 }
 
 /// An answer in the policy's own words.
@@ -402,6 +437,23 @@ mod tests {
         assert!(Wish::new(Vec::new(), Mode::Ordered, None, None).expect_err("nobody").contains("without steps"));
         let wish = Wish::new(vec![Step::default()], Mode::Ordered, Some(1e9), None);
         assert_eq!(wish.map(|wish| wish.max_attempts), Ok(Some(1000)));
+        let plan = |step, attempts, ms| {
+            let deadline = Some(Duration::from_millis(ms));
+            Wish::new(vec![step], Mode::Weighted, Some(attempts), deadline).map(drop)
+        };
+        let step = Step::default;
+        assert_eq!(plan(Step { weight: Some(0.0), ..step() }, 1.0, 1), Ok(()));
+        assert!(plan(Step { weight: Some(-1.0), ..step() }, 1.0, 1).expect_err("none").contains("weight: -1"));
+        assert!(plan(Step { weight: Some(f64::INFINITY), ..step() }, 1.0, 1).is_err());
+        assert!(plan(step(), 0.0, 1).expect_err("nobody").contains("max_attempts"));
+        assert!(plan(step(), 1.0, 0).expect_err("no time").contains("deadline_ms: 0"));
+        let late = Step { first_token: Some(Duration::ZERO), ..step() };
+        assert!(plan(late, 1.0, 1).expect_err("no time").contains("first_token_ms: 0"));
+        let params = |name: &str| BTreeMap::from([(name.to_owned(), Some(Value::Bool(true)))]);
+        assert!(plan(Step { params: params("stream"), ..step() }, 1.0, 1).expect_err("none").contains("no parameter"));
+        let patch = |name| Verdict::Patch(Box::new(Patch { params: params(name), ..Patch::default() })).sound();
+        assert!(patch("model").expect_err("none").contains("`model` is no parameter") && patch("stream").is_err());
+        assert!(patch("temperature").is_ok());
         assert!(Turn::keep(Some(0)).is_err() && Turn::keep(None).is_err());
         assert!(Turn::say("tool".into(), String::new()).expect_err("no role").contains("user, assistant or system"));
         assert!(Who::new(String::new(), None, Vec::new(), BTreeMap::new()).expect_err("nobody").contains("`key`"));

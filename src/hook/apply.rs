@@ -61,11 +61,6 @@ pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch) -> Resul
     if patch.edits_text() {
         converse(&x.split().0, call, &patch, &mut envelope)?;
     }
-    for name in ["model", "stream"] {
-        if patch.params.contains_key(name) {
-            return Err(wrong(format!("`{name}` is no parameter; patch `model`, and leave `stream` alone")));
-        }
-    }
     for (name, value) in &patch.params {
         if value.is_none() {
             envelope.remove(name);

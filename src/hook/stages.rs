@@ -29,9 +29,12 @@ use crate::settle::Settled;
 use crate::stream::Filter;
 
 /// What an exchange with guests carries along.
+#[derive(Clone)]
 pub struct Open {
     pub visit: Arc<Visit>,
     pub hooks: Arc<Hooks>,
+    /// Those in which guests are called.
+    phases: Phases,
     world: Arc<dyn World>,
     /// The ask as guests were last shown it.
     request: Option<Arc<view::Request>>,
@@ -68,9 +71,16 @@ impl Open {
         Some(Box::new(Open {
             visit: Arc::new(Visit::new(facts)),
             hooks: hooks.clone(),
+            phases: hooks.phases,
             world: Arc::new(Gate::new(cx.clone())),
             request: None,
         }))
+    }
+
+    /// The same for tries that go on behind the exchange, whose answers are no answers of it: guests see what is sent, and
+    /// nothing else.
+    pub fn behind(&self) -> Open {
+        Open { phases: self.phases.only(Phase::Attempt), ..self.clone() }
     }
 
     fn wanting<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = &'a Hook> {
@@ -80,7 +90,7 @@ impl Open {
 
 /// The exchange's guests, where any of them listens at the phase.
 fn open(x: &Exchange, phase: Phase) -> Option<&Open> {
-    x.guests.as_deref().filter(|open| open.hooks.has(phase))
+    x.guests.as_deref().filter(|open| open.phases.has(phase))
 }
 
 /// Moves what guests noted into the trace, each to its moment.
@@ -226,7 +236,7 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
         allow(x, plan.targets.iter().map(|target| target.timeouts.total).max());
     }
     if let Some(open) = &mut x.guests
-        && open.hooks.phases.has_any(LATER)
+        && open.phases.has_any(LATER)
     {
         let (visit, plan) = (open.visit.clone(), plan.targets.clone());
         let (call, model) = (call.clone(), x.model.clone());
@@ -342,7 +352,7 @@ async fn tuned(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
 
 /// The guests that listen at a phase after planning, with the ask as they are shown it.
 fn shown_again<'a>(x: &Subject<'a>, phase: Phase) -> Option<(&'a Open, &'a Arc<view::Request>)> {
-    let open = x.guests.filter(|open| open.hooks.has(phase))?;
+    let open = x.guests.filter(|open| open.phases.has(phase))?;
     Some((open, open.request.as_ref()?))
 }
 
@@ -359,11 +369,12 @@ pub enum After {
     Stop,
 }
 
-/// What is known of a failed try.
+/// What is known of a failed try, or of an exchange that no target took.
 pub struct FailedTry<'a> {
     pub fault: &'a Fault,
+    /// Who failed, or would have been asked first.
     pub target: &'a Arc<Target>,
-    /// Counted from 1.
+    /// Counted from 1; 0 where nobody was asked.
     pub number: u32,
     pub took: Duration,
     /// Until the exchange must be over.
@@ -514,7 +525,7 @@ async fn judged(
 
 /// `on_event`: what looks at this exchange's stream; None when nobody does.
 pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
-    let open = x.guests.filter(|open| open.hooks.has(Phase::Event))?;
+    let open = x.guests.filter(|open| open.phases.has(Phase::Event))?;
     let places: Vec<usize> = open
         .hooks
         .all()
@@ -535,7 +546,7 @@ pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
 /// reserved and not settled by then ends here.
 pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
     let open = settled.exchange.guests.as_deref()?;
-    let fields = if open.hooks.has(Phase::Done) { told(open, settled) } else { Map::new() };
+    let fields = if open.phases.has(Phase::Done) { told(open, settled) } else { Map::new() };
     open.visit.held.end(settled.fault.is_none() || settled.usage.is_some(), open.world.unix_ms());
     (!fields.is_empty()).then_some(fields)
 }
@@ -563,7 +574,13 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
     for hook in open.wanting(Phase::Done, &x.model) {
         let call = hook.call(Phase::Done, &open.visit, &open.world, view::Subject::Done(view.clone()));
         if let Ok(Verdict::Fields(more)) = at_once(call) {
-            fields.extend(more);
+            for (mut name, value) in more {
+                // Of two policies that take the same name, the later one's field is told by its own.
+                while fields.contains_key(&name) {
+                    name = format!("{}.{name}", hook.guest.name);
+                }
+                fields.insert(name, value);
+            }
         }
     }
     fields
@@ -577,6 +594,16 @@ pub fn sees_answers(x: &Exchange) -> bool {
 /// Whether a guest may have a word in who answers this exchange, or in what they are asked.
 pub fn steers(x: &Exchange) -> bool {
     is_wanted(x, &[Phase::Route, Phase::Attempt, Phase::Fault])
+}
+
+/// Whether a guest that is yet to be called may name targets, or a model that has others.
+pub fn may_name_targets(x: &Exchange) -> bool {
+    is_wanted(x, &[Phase::Request, Phase::Route, Phase::Fault])
+}
+
+/// Whether a guest is called where nobody answers.
+pub fn hears_of_faults(x: &Exchange) -> bool {
+    is_wanted(x, &[Phase::Fault])
 }
 
 fn is_wanted(x: &Exchange, phases: &[Phase]) -> bool {

@@ -3,6 +3,7 @@
 //! Counts are the same on every machine; the deadline is read off one shared ticker, so that looking at it at every
 //! safepoint costs a load. A lease that was overrun stays overrun: catching the error does not help a guest.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -111,6 +112,23 @@ pub fn thread_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+thread_local! {
+    /// A millisecond, by the ticker's clock, and the thread's own time within it.
+    static NOTED: Cell<(u64, Duration)> = const { Cell::new((u64::MAX, Duration::ZERO)) };
+}
+
+/// Notes the thread's own time, once a millisecond: reading it costs as much as a short call.
+fn note_thread_time(now: u64) {
+    if NOTED.get().0 != now {
+        NOTED.set((now, thread_time()));
+    }
+}
+
+/// What this thread has run at least since a burst was resumed on it.
+fn ran_since_resumed() -> Duration {
+    thread_time().saturating_sub(NOTED.get().1 + Duration::from_millis(1))
+}
+
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
@@ -195,6 +213,8 @@ impl Lease {
         self.left.store(nanos(left), Relaxed);
         self.worked.store(0, Relaxed);
         self.worked_large.store(0, Relaxed);
+        let now = ticker::now();
+        note_thread_time(now);
         // Ticks are whole milliseconds and the present one has begun: one more is never too early. Bursts may be shorter
         // than a tick, so a guest that has nothing left is late from its first safepoint on.
         let ticks = match left.is_zero() {
@@ -205,7 +225,7 @@ impl Lease {
             }
             false => left.as_millis() as u64 + 1,
         };
-        let deadline = if self.killed().is_some() { 0 } else { ticker::now() + ticks };
+        let deadline = if self.killed().is_some() { 0 } else { now + ticks };
         self.deadline.store(deadline, Relaxed);
     }
 
@@ -217,6 +237,15 @@ impl Lease {
         if since != 0 {
             self.late_since_us.store(0, Relaxed);
             self.late_us.fetch_add(micros(thread_time()).saturating_sub(since), Relaxed);
+        }
+    }
+
+    /// The burst that began with [`Lease::resume`] on this thread has taken so long by the clock on the wall, and by it so
+    /// long for the gateway's own work. What passed no safepoint in that time is ended by this.
+    pub fn over(&self, took: Duration, excused: Duration) {
+        let most = Duration::from_nanos(self.left.load(Relaxed)) + self.budget.cpu.min(GRACE) + excused;
+        if took > most && ran_since_resumed() > most {
+            self.kill(Killed::Deadline);
         }
     }
 
@@ -453,6 +482,23 @@ mod tests {
         let calls = (0..100).take_while(|_| small().is_ok()).count();
         assert!(calls <= 11, "{calls}");
         assert_eq!((lease.safepoint(), lease.killed()), (Err(Killed::Deadline), Some(Killed::Deadline)));
+    }
+
+    #[test]
+    fn what_passed_no_safepoint_is_ended_when_it_is_over() {
+        for (ran, waited, ends) in [(15, 0, true), (4, 0, false), (1, 30, false)] {
+            let lease = Lease::new(Budget::default());
+            let began = std::time::SystemTime::now();
+            lease.resume(Duration::ZERO);
+            busy(Duration::from_millis(ran));
+            std::thread::park_timeout(Duration::from_millis(waited));
+            lease.pause();
+            let took = began.elapsed().expect("no clock goes back");
+            lease.over(took, Duration::ZERO);
+            assert_eq!(lease.killed().is_some(), ends, "{ran} {waited} {took:?}");
+            lease.over(took, took);
+            assert_eq!(lease.killed().is_some(), ends, "what was the gateway's own is not the call's");
+        }
     }
 
     #[test]

@@ -11,6 +11,10 @@ use crate::state::tally::{Kind, Series};
 const MAX_LABELS: usize = 4;
 const MAX_LABEL_BYTES: usize = 128;
 
+/// Labels that every metric of a guest has, and every histogram: one of the same name would make a scrape unreadable.
+const GUEST: &str = "guest";
+const BUCKET: &str = "le";
+
 /// A metric as a manifest declares it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +41,20 @@ impl Declared {
         };
         if !word(name) || !self.labels.iter().all(|label| word(label)) {
             return Err(format!("metric `{name}`: write names of lower-case letters, digits and `_`"));
+        }
+        if self.labels.iter().any(|label| label == GUEST) {
+            return Err(format!(
+                "metric `{name}`: the label `{GUEST}` names the policy in every metric; take another name"
+            ));
+        }
+        if let Some((_, twice)) = self.labels.iter().enumerate().find(|(at, label)| self.labels[..*at].contains(label))
+        {
+            return Err(format!("metric `{name}` has the label `{twice}` twice"));
+        }
+        if self.kind == Kind::Histogram && self.labels.iter().any(|label| label == BUCKET) {
+            return Err(format!(
+                "metric `{name}`: the label `{BUCKET}` is that of a histogram's buckets; take another name"
+            ));
         }
         if self.labels.len() > MAX_LABELS {
             return Err(format!("metric `{name}` has more than {MAX_LABELS} labels"));
@@ -77,4 +95,25 @@ pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, St
     let series = Series { guest: &cx.guest.name, name, labels: &labels };
     cx.world()?.state().tally.record(&series, kind, &declared.help, &declared.buckets, value);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_every_metric_has_or_that_stands_twice_is_refused() {
+        let check = |kind, labels: &[&str]| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Declared { kind, help: String::new(), labels, buckets: Vec::new() }.check("visits")
+        };
+        assert_eq!(check(Kind::Counter, &["tier", "le"]), Ok(()));
+        for (kind, labels, why) in [
+            (Kind::Counter, &["tier", "guest"][..], "`guest` names the policy"),
+            (Kind::Gauge, &["tier", "team", "tier"][..], "the label `tier` twice"),
+            (Kind::Histogram, &["le"][..], "`le` is that of a histogram's buckets"),
+        ] {
+            assert!(check(kind, labels).expect_err("is refused").contains(why), "{why}");
+        }
+    }
 }

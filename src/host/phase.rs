@@ -109,6 +109,12 @@ impl Phases {
         Phases(self.0 & !(1 << phase as u16))
     }
 
+    /// What of the set is this one phase.
+    #[must_use]
+    pub const fn only(self, phase: Phase) -> Phases {
+        Phases(self.0 & 1 << phase as u16)
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Phase> {
         Phase::ALL.into_iter().filter(move |phase| self.has(*phase))
     }

@@ -14,6 +14,7 @@ use super::{Call, Cx};
 use crate::api;
 use crate::exchange::{Exchange, Session, Subject};
 use crate::fault::Fault;
+use crate::hook;
 use crate::route::facts::Facts;
 use crate::route::planner::{self, Request};
 use crate::route::policy::Policy;
@@ -21,7 +22,8 @@ use crate::route::tree::Affinity;
 use crate::route::{Plan, Target, Tree, availability, way};
 use crate::state::health::Standing;
 
-/// The plan of a request whose every name is authorised.
+/// The plan of a request whose every name is authorised. Its targets may be none where a policy has yet to be asked, who
+/// may name others.
 ///
 /// # Errors
 /// `ModelNotFound`; `NoTarget` and `NoTargetFits` when nothing is left.
@@ -37,7 +39,20 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<Plan, Fault
     let (plan, session) = choose(cx, &x.split().0, call, tree, Others::Named, traced)?;
     x.session = session;
     note(x, &plan);
-    whole(cx, &x.split().0, call, plan, Others::Named)
+    let policies = hook::may_name_targets(x);
+    let x = x.split().0;
+    let plan = api::responses::follow(cx, &x, call, plan)?;
+    if plan.targets.is_empty() && !policies { Err(nobody(&x, &plan)) } else { Ok(plan) }
+}
+
+/// Why the plan of a request is without targets.
+pub fn nobody(x: &Subject<'_>, plan: &Plan) -> Fault {
+    unserved(x, plan, Others::Named)
+}
+
+fn unserved(x: &Subject<'_>, plan: &Plan, others: Others) -> Fault {
+    let models: Vec<&str> = std::iter::once(x.model).chain(others.of(x).iter().map(String::as_str)).collect();
+    availability::fault(&models, plan)
 }
 
 /// The plan of an exchange that somebody sends to another model than its caller named: its limits, or a policy. They
@@ -48,7 +63,8 @@ pub(super) fn plan(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<Plan, Fault
 pub fn elsewhere(cx: &Cx, x: &Subject<'_>, call: &Call, model: &str) -> Result<Plan, Fault> {
     let x = Subject { model, ..*x };
     let (plan, _) = choose(cx, &x, call, cx.generation.tree(model)?, Others::None, false)?;
-    whole(cx, &x, call, plan, Others::None)
+    let plan = api::responses::follow(cx, &x, call, plan)?;
+    if plan.targets.is_empty() { Err(unserved(&x, &plan, Others::None)) } else { Ok(plan) }
 }
 
 /// Whether the further models that a request names are planned for too.
@@ -129,16 +145,6 @@ fn view<'a>(x: &Subject<'a>, call: &'a Call) -> View<'a> {
         session: x.wishes.and_then(|wishes| wishes.session.as_deref()),
         tokens: OnceCell::new(),
     }
-}
-
-/// A plan with a target in it, one that has what the request goes on from.
-fn whole(cx: &Cx, x: &Subject<'_>, call: &Call, plan: Plan, others: Others) -> Result<Plan, Fault> {
-    let plan = api::responses::follow(cx, x, call, plan)?;
-    if plan.targets.is_empty() {
-        let models: Vec<&str> = std::iter::once(x.model).chain(others.of(x).iter().map(String::as_str)).collect();
-        return Err(availability::fault(&models, &plan));
-    }
-    Ok(plan)
 }
 
 /// The conversation that a request belongs to: of one caller, about one model.

@@ -33,6 +33,11 @@ impl Records {
         id
     }
 
+    /// Whether this is an id as they are given here.
+    pub fn is_id(&self, id: &str) -> bool {
+        self.slot(id).is_some()
+    }
+
     /// Keeps the log line of the exchange with this id.
     pub fn keep(&self, id: &str, line: Bytes) {
         if let Some(slot) = self.slot(id) {
@@ -126,7 +131,7 @@ mod tests {
     fn odd_ids_find_nothing() {
         let records = Records::new(2);
         for id in ["", "gen-", "gen-zzzzzzzzzzzzzzzzzzzzzzzz", "gen-éééééééééééé", "chatcmpl-1"] {
-            assert!(records.find(id).is_none(), "{id}");
+            assert!(records.find(id).is_none() && !records.is_id(id), "{id}");
         }
     }
 }

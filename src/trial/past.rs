@@ -1,5 +1,5 @@
 //! Providers that answer as a log says they did: the targets of the present exchange as they answered it, others as they
-//! usually do.
+//! usually do, and as often not as they usually fail.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::double::{Asking, Scripted};
-use super::replay::{Recorded, Tokens};
+use super::replay::{Recorded, Tokens, Tried};
 use crate::dialect::Dialect;
 use crate::fault::{Fault, Kind};
+use crate::host::pick;
 use crate::route::Provider;
 use crate::upstream::{Dial, Outbound, Sending, Upstream};
 
@@ -20,6 +21,7 @@ const MAX_TEXT_BYTES: u64 = 4096;
 /// What the providers did in one exchange.
 #[derive(Default)]
 pub(super) struct Past {
+    id: String,
     /// Each target's acts, in order; the last repeats.
     acts: HashMap<String, Vec<Value>>,
     played: HashMap<String, usize>,
@@ -38,10 +40,10 @@ impl Past {
             };
             acts.entry(tried.target()).or_default().push(act);
         }
-        Past { acts, played: HashMap::new(), usage, guessed: false }
+        Past { id: recorded.id.clone(), acts, played: HashMap::new(), usage, guessed: false }
     }
 
-    fn next(&mut self, target: &str, usual: Option<Usual>, any: Usual) -> Value {
+    fn next(&mut self, target: &str, known: Option<&Known>, any: Usual) -> Value {
         let played = self.played.entry(target.to_owned()).or_default();
         *played += 1;
         if let Some(acts) = self.acts.get(target)
@@ -49,8 +51,13 @@ impl Past {
         {
             return act.clone();
         }
-        self.guessed |= usual.is_none();
-        let usual = usual.unwrap_or(any);
+        // Drawn alike under every version that asks this target in this exchange.
+        let point = pick::point(format!("{} {target} {played}", self.id).as_bytes());
+        if let Some(failure) = known.and_then(|known| known.fails(point)) {
+            return failure.clone();
+        }
+        self.guessed |= known.is_none();
+        let usual = known.map_or(any, |known| known.usual);
         answer(self.usage, usual.first_ms, usual.duration_ms)
     }
 }
@@ -82,17 +89,44 @@ fn failure(code: &str, status: Option<u16>, message: Option<&str>, took_ms: f64)
 }
 
 /// What a target usually takes.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Usual {
     first_ms: f64,
     duration_ms: f64,
+}
+
+/// What the log knows of a target.
+#[derive(Debug, Default)]
+struct Known {
+    answers: usize,
+    /// Its own failures; those of a request say nothing of others.
+    failures: usize,
+    /// How it failed last, by a request's doing only where it never did by itself.
+    failure: Option<Value>,
+    usual: Usual,
+}
+
+impl Known {
+    fn failed(&mut self, code: &str, tried: &Tried) {
+        let of_request = matches!(tried.status, Some(400 | 413 | 422));
+        if !of_request || self.failures == 0 {
+            self.failure = Some(failure(code, tried.status, tried.message.as_deref(), tried.took_ms));
+        }
+        self.failures += usize::from(!of_request);
+    }
+
+    /// How it fails at a point from 0 to 1; None where it answers there. Who never answered does not.
+    fn fails(&self, point: f64) -> Option<&Value> {
+        let fails = self.answers == 0 || point * ((self.answers + self.failures) as f64) < self.failures as f64;
+        self.failure.as_ref().filter(|_| fails)
+    }
 }
 
 /// Every provider of a generation, as the log knows them.
 pub(super) struct Double {
     /// Whose connection is meant by a dial, and in which dialect it speaks.
     dials: Vec<(Arc<Dial>, String, &'static dyn Dialect)>,
-    usual: HashMap<String, Usual>,
+    known: HashMap<String, Known>,
     any: Usual,
     past: Mutex<Past>,
 }
@@ -102,13 +136,21 @@ impl Double {
         let faces = providers.iter().flat_map(|provider| {
             provider.faces.iter().map(|face| (face.dial.clone(), provider.name.clone(), face.dialect))
         });
+        let mut known: HashMap<String, Known> = HashMap::new();
         let mut times: HashMap<String, (Vec<f64>, Vec<f64>)> = HashMap::new();
         let mut all = (Vec::new(), Vec::new());
         for recorded in log {
+            for tried in recorded.attempts.iter().filter(|tried| !tried.cancelled) {
+                let known = known.entry(tried.target()).or_default();
+                match &tried.error {
+                    None => known.answers += 1,
+                    Some(code) => known.failed(code, tried),
+                }
+            }
             let good = recorded.attempts.iter().rfind(|tried| tried.error.is_none() && !tried.cancelled);
             if let Some(tried) = good {
-                let known = times.entry(tried.target()).or_default();
-                for list in [known, &mut all] {
+                let own = times.entry(tried.target()).or_default();
+                for list in [own, &mut all] {
                     list.0.push(first_ms(recorded, tried.took_ms));
                     list.1.push(recorded.duration_ms);
                 }
@@ -118,12 +160,10 @@ impl Double {
             first_ms: median(&mut first),
             duration_ms: median(&mut whole),
         };
-        Double {
-            dials: faces.collect(),
-            any: usual(all),
-            usual: times.into_iter().map(|(target, times)| (target, usual(times))).collect(),
-            past: Mutex::default(),
+        for (target, times) in times {
+            known.entry(target).or_default().usual = usual(times);
         }
+        Double { dials: faces.collect(), any: usual(all), known, past: Mutex::default() }
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
@@ -156,7 +196,7 @@ impl Upstream for Double {
         };
         let asking = Asking::read(&request);
         let target = format!("{provider}/{}", asking.model);
-        let mut act = self.past().next(&target, self.usual.get(&target).copied(), self.any);
+        let mut act = self.past().next(&target, self.known.get(&target), self.any);
         if !asking.stream && act.get("whole_ms").is_some() {
             act["after_ms"] = act["whole_ms"].take();
         }

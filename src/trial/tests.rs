@@ -277,6 +277,118 @@ fn a_policy_that_overran_in_a_stream_is_left_alone_for_the_rest_of_it() {
     holds(&policy(true), &format!("{body} t.eq(answer.code, 'policy_failed')"));
 }
 
+/// Puts something else in the place of a word, in whatever is sent, and a header beside it.
+const CLEAN: &str = "--[[manifest\nguard = true\n]]\n\
+    function on_attempt(try)\n\
+      local texts = {}\n\
+      for _, x in try:request():texts() do\n\
+        if x.text == 'break' then error('broken') end\n\
+        texts[x.index] = gw.re.replace('secret', x.text, '[x]')\n\
+      end\n\
+      return { texts = texts, headers = { ['x-try'] = `{try.number} {try.target}` } }\n\
+    end\n\
+    function on_answer() gw.kv.incr('answers') end\n\
+    function on_done() return { answers = tonumber(gw.kv.get('answers')) } end\n";
+
+#[test]
+fn what_goes_on_after_a_cut_passes_the_policies_like_any_other_try() {
+    let body = "t.model('smart', { fallback = { 'a/m', 'b/m' }, continue_on_cut = true })
+        t.upstream('a/m'):cuts({ 'Start of ', 'it' })
+        t.upstream('b/m'):streams({ ' all' })
+        local answer = t.chat({ model = 'smart', text = 'my secret', stream = true, max_tokens = 90 })
+        t.eq(answer.text, 'Start of it all')
+        t.eq(#answer.sent, 2)
+        t.eq(answer.sent[1].headers['x-try'], '1 a/m')
+        t.eq(answer.sent[2].headers['x-try'], '2 b/m')
+        local turns = answer.sent[2].body.messages
+        t.eq(turns[1].content, 'my [x]')
+        t.eq(turns[2].content, 'Start of it')
+        t.eq(#turns, 3)
+        t.eq(answer.sent[2].body.max_tokens < 90, true)";
+    holds(CLEAN, body);
+    // What it says in another order stands before what the model has said.
+    let anew = "function on_attempt(try) return { messages = { { role = 'user', text = 'Anew' } } } end\n";
+    let turns = "t.model('smart', { fallback = { 'a/m', 'b/m' }, continue_on_cut = true })
+        t.upstream('a/m'):cuts({ 'Start' })
+        t.upstream('b/m'):streams({ ' all' })
+        local turns = t.chat({ model = 'smart', text = 'x', stream = true }).sent[2].body.messages
+        t.eq({ turns[1].content, turns[2].content, #turns }, { 'Anew', 'Start', 3 })";
+    holds(anew, turns);
+    // A guard that fails keeps it from being asked.
+    let guard = "--[[manifest\nguard = true\n]]\nfunction on_attempt(try) if try.number > 1 then error('no') end end\n";
+    let failing = "t.model('smart', { fallback = { 'a/m', 'b/m' }, continue_on_cut = true })
+        t.upstream('a/m'):cuts({ 'Start' })
+        local answer = t.chat({ model = 'smart', text = 'x', stream = true })
+        t.eq(#answer.sent, 1)
+        t.eq(answer.complete, false)
+        t.contains(answer.failed, 'no')";
+    holds(guard, failing);
+}
+
+#[test]
+fn a_copy_for_a_mirror_passes_the_policies_and_its_answer_does_not() {
+    let model = "t.model('smart', { target = 'a/m', mirror = { target = 'b/m', share = '100%' } })\n";
+    let body = "local answer = t.chat({ model = 'smart', text = 'my secret' })
+        t.eq(#answer.sent, 2)
+        for _, sent in answer.sent do
+          t.eq(sent.headers['x-try'], `1 {sent.target}`)
+          t.eq(sent.body.messages[1].content, 'my [x]')
+        end
+        t.eq(answer.record.policy.answers, 1)
+        t.eq(#answer.tries, 1)";
+    holds(CLEAN, &format!("{model}{body}"));
+    let guard =
+        "--[[manifest\nguard = true\n]]\nfunction on_attempt(try) if try.target == 'b/m' then error('no') end end\n";
+    let kept = "local answer = t.chat({ model = 'smart', text = 'x' })
+        t.eq({ #answer.sent, answer.sent[1].target, answer.status }, { 1, 'a/m', 200 })";
+    holds(guard, &format!("{model}{kept}"));
+}
+
+#[test]
+fn policies_are_asked_where_every_target_of_the_model_is_out() {
+    let scene = |standing: &str| {
+        format!(
+            "t.model('smart', {{ 'a/m' }}) t.target('b/m', {{}}) t.target('a/m', {{ standing = '{standing}' }})\n\
+             local answer = t.chat({{ model = 'smart', text = 'x' }})\n"
+        )
+    };
+    for standing in ["open", "drained"] {
+        let scene = scene(standing);
+        holds("function on_route() return 'b/m' end\n", &format!("{scene}t.eq(answer.target, 'b/m')"));
+        holds("function on_fault() return 'b/m' end\n", &format!("{scene}t.eq(answer.target, 'b/m')"));
+        holds("function on_request() return { model = 'b/m' } end\n", &format!("{scene}t.eq(answer.target, 'b/m')"));
+        let told = "function on_fault(f) return gw.say(`{f.kind} {f.target} {f.number} {f.remaining}`) end\n";
+        let said = format!("{scene}t.eq(answer.text, 'no_target_available a/m 0 0') t.eq(#answer.tries, 0)");
+        holds(told, &said);
+        // Who has nothing to say changes nothing, nor does one who names whom nobody can ask.
+        for policy in [
+            "function on_request() end function on_route() end function on_fault() end\n",
+            "function on_fault() return gw.same(0) end\n",
+            "function on_fault() return 'next' end\n",
+            "function on_fault() return 'a/m' end\n",
+            "function on_route() return 'a/m' end\n",
+        ] {
+            let body = "t.eq({ answer.status, answer.code, #answer.tries }, { 503, 'no_target_available', 0 })";
+            holds(policy, &format!("{scene}{body}"));
+        }
+    }
+}
+
+#[test]
+fn the_gateways_own_parameters_are_not_a_trys() {
+    let attempt = "function on_attempt() return { params = { model = 'dear' } } end\n";
+    let step = "function on_route() return { steps = { { target = 'a/m', params = { stream = true } } } } end\n";
+    for (policy, name) in [(attempt, "model"), (step, "stream")] {
+        let body = format!(
+            "local answer = t.chat({{ model = 'a/m', text = 'x' }})
+             t.contains(answer.failed, '`{name}` is no parameter; patch `model`, and leave `stream` alone')
+             t.eq(answer.sent[1].body.model, 'm')
+             t.eq(answer.sent[1].body.stream, nil)"
+        );
+        holds(policy, &body);
+    }
+}
+
 #[test]
 fn last_words_go_into_the_choice_that_ends() {
     let policy = "--[[manifest\nstream = \"event\"\n]]\n\

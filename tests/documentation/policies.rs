@@ -100,9 +100,24 @@ const HOOKS: &[(Phase, &str, &str, &str)] = &[
     (Phase::Init, "config", "once a machine, when a policy is loaded", "the load is refused, what was in force stays"),
     (Phase::Auth, "head, ctx", "with the head of a request, before the keys are looked at", "refused"),
     (Phase::Request, "req, ctx", "once it is known who asks for what", "a guard refuses, others are passed by"),
-    (Phase::Route, "req, ctx", "with the plan made", "a guard refuses, else the plan stands"),
-    (Phase::Attempt, "try, ctx", "before each try of a target", "a guard refuses, else it goes as it was"),
-    (Phase::Fault, "failure, ctx", "after each failed try", "a guard refuses, else the plan goes on"),
+    (
+        Phase::Route,
+        "req, ctx",
+        "with the plan made, also where no target of the model takes the request",
+        "a guard refuses, else the plan stands",
+    ),
+    (
+        Phase::Attempt,
+        "try, ctx",
+        "before each try of a target, what goes on after a cut and the copy for a mirror among them",
+        "a guard refuses, else it goes as it was",
+    ),
+    (
+        Phase::Fault,
+        "failure, ctx",
+        "after each failed try, and where no target takes the request",
+        "a guard refuses, else the plan goes on",
+    ),
     (
         Phase::Answer,
         "answer, ctx",

@@ -111,6 +111,38 @@ async fn a_fault_hook_is_a_fallback_of_ones_own() {
 }
 
 #[tokio::test]
+async fn fields_that_policies_name_alike_are_all_in_the_log() {
+    let mock = Mock::start().await;
+    let policies = [
+        ("p", "function on_done() return { verdict = 'p', more = 1 } end"),
+        ("q", "function on_done() return { verdict = 'q' } end"),
+    ];
+    let gateway = with(&mock, &policies, "hooks: [{ lua: p }, { lua: q }]\n").await;
+    let reply = ask(&gateway, "chat/one", false).await;
+    let line = gateway.logged(reply.head.header("x-portcullis-id").unwrap_or_default()).await;
+    assert_eq!(line["policy"], json!({ "verdict": "p", "more": 1, "q.verdict": "q" }), "{line}");
+}
+
+/// With limits the plan is made before the first policy is called.
+#[tokio::test]
+async fn where_every_target_is_out_policies_are_asked_also_behind_limits() {
+    let mock = Mock::start().await;
+    let route = "function on_route(req) if req:header('x-tier') == 'gold' then return 'anthropic/spare' end end";
+    let yaml = "hooks: [{ lua: route }]\nmodels: { smart: chat/lone }\n\
+                prices: { models: { chat/lone: { input: 1, output: 1 } } }\n\
+                limits: [{ name: daily, per: key, money: $100 / 1d }]\n";
+    let gateway = with(&mock, &[("route", route)], yaml).await;
+    assert_eq!(gateway.admin("POST", "/admin/targets/chat%2Flone/drain").await.status(), 200);
+    let body = || Chat.ask("smart", false, Turn::Text, "Hello");
+    let reply = gateway.call("POST", "/v1/chat/completions", &[("x-tier", "gold")], body()).await;
+    assert_eq!((reply.status(), went_to(&reply)), (200, "anthropic/spare".to_owned()), "{}", reply.text());
+    let reply = gateway.post("/v1/chat/completions", body()).await;
+    assert_eq!(reply.status(), 503, "{}", reply.text());
+    let availability = &reply.json()["error"]["availability"];
+    assert_eq!(availability["targets"][0]["removed_by"], "drained", "{availability}");
+}
+
+#[tokio::test]
 async fn a_try_and_an_answer_can_be_patched_and_an_answer_refused() {
     let mock = Mock::start().await;
     let policy = "function on_attempt(try) return { headers = { ['x-try'] = tostring(try.number) }, params = { user = 'u' } } end

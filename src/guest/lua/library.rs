@@ -1,5 +1,6 @@
 //! Library functions in forms that can be stopped, and that give way: the built-in ones look at no budget while they
-//! search, split, sort or join, and some take quadratic time; and a coroutine that gives way would seem to have yielded.
+//! search, split, sort, join or move, and some take quadratic time; and a coroutine that gives way would seem to have
+//! yielded.
 //!
 //! Results are those of the built-in ones. Put in before the machine is sandboxed; scripts cannot tell them apart.
 
@@ -9,6 +10,9 @@ use super::{read, turn};
 
 /// Pieces between two looks at the budget.
 const PIECES: usize = 1024;
+
+/// What an element of a list takes.
+const ELEMENT_BYTES: f64 = 16.0;
 
 /// What the engine throws when a machine is full.
 const NO_MEMORY: &[u8] = b"not enough memory";
@@ -63,11 +67,16 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         Value::Error(error) => Ok(Some(read::message(&error))),
         _ => Ok(None),
     })?;
-    // A text so many times over: one call that may fill a machine.
+    // A text or a value so many times over: one call that may fill a machine.
     let rep: Function = lua.globals().get::<Table>("string")?.get("rep")?;
     let fill = lua.create_function(move |_, (text, times): (LuaString, f64)| {
         let bytes = text.as_bytes().len() as f64 * times;
-        turn::working(bytes.clamp(0.0, u32::MAX.into()) as usize, || rep.call::<Value>((text, times)))
+        turn::working(bytes as usize, || rep.call::<Value>((text, times)))
+    })?;
+    let create: Function = lua.globals().get::<Table>("table")?.get("create")?;
+    let make = lua.create_function(move |_, (count, value): (f64, Value)| {
+        let bytes = ELEMENT_BYTES * count;
+        turn::working(bytes as usize, || create.call::<Value>((count, value)))
     })?;
     let again = lua.create_function(|_, ()| {
         turn::again();
@@ -79,6 +88,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         words,
         again,
         fill,
+        make,
         Lua::poll_pending(),
     ))
 }

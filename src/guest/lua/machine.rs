@@ -328,19 +328,17 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
     let running = Arc::new(Running::new(cx));
     let loaded = running.turn(&mut Spent::default(), || run(lua, recipe, modules, chunks));
     let killed = running.cx.lease.killed();
-    loaded.map_err(|error| match killed {
-        Some(killed) => {
-            let place = running.ended_at().unwrap_or(&recipe.bundle.main.label);
-            format!("{place}: loading it {}", running.cx.lease.explain(killed))
-        }
-        None => {
-            let (label, budget) = (&recipe.bundle.main.label, guest.budget);
-            let said = match read::is_memory(&error) {
-                true => format!("loading it needed more than {} bytes; raise `budget.memory`", budget.memory),
-                false => read::message(&error),
-            };
-            if read::has_place(&said) || said.starts_with(label.as_str()) { said } else { format!("{label}: {said}") }
-        }
+    if let Some(killed) = killed {
+        let place = running.ended_at().unwrap_or(&recipe.bundle.main.label);
+        return Err(format!("{place}: loading it {}", running.cx.lease.explain(killed)));
+    }
+    loaded.map_err(|error| {
+        let (label, budget) = (&recipe.bundle.main.label, guest.budget);
+        let said = match read::is_memory(&error) {
+            true => format!("loading it needed more than {} bytes; raise `budget.memory`", budget.memory),
+            false => read::message(&error),
+        };
+        if read::has_place(&said) || said.starts_with(label.as_str()) { said } else { format!("{label}: {said}") }
     })
 }
 

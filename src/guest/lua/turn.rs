@@ -112,9 +112,9 @@ impl Running {
         let done = part();
         drop(turn);
         let (took, excused) = (began.elapsed(), lease.excused().saturating_sub(excused));
-        if took.is_zero() {
-            spent.still += ticker::tick_now().saturating_sub(tick);
-        }
+        let still = if took.is_zero() { ticker::tick_now().saturating_sub(tick) } else { 0 };
+        spent.still += still;
+        lease.over(took + Duration::from_millis(still), excused);
         spent.cpu += took.saturating_sub(excused);
         done
     }

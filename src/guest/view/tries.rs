@@ -49,6 +49,7 @@ pub struct Failure {
     pub request: Arc<Request>,
     pub fault: Fault,
     pub target: Arc<Target>,
+    /// Counted from 1; 0 where nobody was asked.
     pub number: u32,
     pub took: Duration,
     /// Until the exchange's own deadline.
@@ -59,7 +60,7 @@ pub struct Failure {
 
 impl View for Failure {
     const NAME: &'static str = "Failure";
-    const DOC: &'static str = "A try that failed, for `on_fault`. Nothing has been sent to the caller yet.";
+    const DOC: &'static str = "A try that failed, or a request that no target takes now, for `on_fault`. Nothing has been sent to the caller yet.";
     const FIELDS: &'static [Row] = &[
         (
             "kind",
@@ -71,9 +72,13 @@ impl View for Failure {
         ("message", "string", "What happened, in the upstream's words where it has some."),
         ("retry", "string", "What the gateway would do: `same`, `next` or `never`."),
         ("retry_after_ms", "number?", "How long the upstream wants us to wait."),
-        ("target", "string", "`provider/model` that failed."),
+        (
+            "target",
+            "string",
+            "`provider/model` that failed; where no target takes the request, the one that would have been asked first.",
+        ),
         ("provider", "string", "Its provider."),
-        ("number", "number", "Which try of the exchange it was, from 1."),
+        ("number", "number", "Which try of the exchange it was, from 1; 0 where no target takes the request."),
         ("took_ms", "number", "How long the try took."),
         ("elapsed_ms", "number", "Since the exchange began."),
         ("left_ms", "number", "Until the exchange must be over."),

@@ -190,10 +190,10 @@ async fn run<T>(
     };
     let outcome = outcome.await;
     let lease = &running.cx.lease;
-    // A script that caught its own end has still ended.
+    // A script that caught its own end has still ended, and so has one that passed no safepoint while it ran too long.
     let outcome = match (outcome, lease.killed()) {
         (Ok(value), None) => Ok(value),
-        (Ok(_), killed) => Err(Failed { killed, message: "caught its own end".to_owned() }),
+        (Ok(_), Some(killed)) => Err(Failed { killed: Some(killed), message: lease.explain(killed) }),
         (Err(error), killed) => {
             let failed = failed(&error);
             Err(Failed { killed: killed.or(failed.killed), ..failed })

@@ -353,6 +353,7 @@ async fn a_runaway_costs_its_own_call_and_no_more() {
             if how == 'grow' then while true do kept[#kept + 1] = table.create(1000, #kept) end end
             if how == 'huge' then return { path = '/x', body = string.rep('x', 5000000) } end
             if how == 'many' then local t = {} for i = 1, 300000 do t[i] = 'xxxxxxxxxxx' .. i end return { path = '/x', body = t } end
+            if how == 'move' then table.move({}, 1, 2e9, 2, {}) end
             if how == 'storm' then while true do gw.rand.number() end end
             if how == 'recurse' then local function f() return 1 + f() end f() end
             if how == 'deep' then local t = {} for i = 1, 100000 do t = { t } end return { path = '/x', body = t } end
@@ -360,7 +361,7 @@ async fn a_runaway_costs_its_own_call_and_no_more() {
         end
         function decode(answer) return { text = '' } end";
     let taught = try_load(text, false, json!({}), tight()).expect("loads");
-    for how in ["loop", "caught", "throw", "grow", "huge", "many", "storm", "recurse", "deep"] {
+    for how in ["loop", "caught", "throw", "grow", "huge", "many", "move", "storm", "recurse", "deep"] {
         let fault = encode(&taught, &asked(how)).await.expect_err(how);
         assert_eq!(fault.kind, Kind::GuestFailed, "{how}");
         assert!(!fault.message.contains(".luau"), "where the script lies is nothing for callers: {}", fault.message);

@@ -80,6 +80,14 @@ const LONG_CALLS: &[(&str, &str)] = &[
     ("a hash", "local s = string.rep('x', 4000000) while true do gw.hash.sha256(s) end"),
     ("base64", "local s = string.rep('x', 3000000) while true do gw.hash.base64(s) end"),
     ("the texts of the request", "while true do req:texts() end"),
+    ("a long way to move nothing", "table.move({}, 1, 2000000000, 2, {})"),
+    ("the same, told in texts", "table.move({}, '1', '2000000000', '2', {})"),
+    ("from beyond the range of numbers", "table.move({}, -1e10, -5, -1e10, {})"),
+    ("a list over and over", "while true do table.create(500000, 0) end"),
+    (
+        "a text that is looked through once",
+        "local s = string.rep('x', 500000) s = s .. s .. s .. s .. s .. s .. s .. s .. s .. s .. s .. s utf8.len(s)",
+    ),
 ];
 
 fn contained(bench: &Bench, what: &str, phase: Phase) -> Option<Killed> {
@@ -157,7 +165,22 @@ fn library_functions_that_can_be_stopped_give_what_the_others_give() {
            assert(table.concat(t, ',', 19999) == t[19999] .. ',' .. t[20000])
            local joined = table.concat(t, ';')
            assert(#string.split(joined, ';') == 20000 and string.sub(joined, -#tostring(t[20000])) == tostring(t[20000]))
-           assert(table.concat(t, '', 5, 4) == '')
+           assert(table.concat(t, '', 5, 4) == '' and table.concat(t, ';', '1') == joined)
+           assert(#string.rep('x', '20000') == 20000 and #string.rep(12, 10000) == 20000 and string.rep('', 1e9) == '')
+           assert(same(table.create(20000, 'x'), string.split(long, '')) and #table.create(3, 0) == 3)
+           -- Against an element at a time; up and down in the same table, whole and in part over itself.
+           for _, way in { { 1, 20000, 5001 }, { 5001, 20000, 1 }, { 1, 20000, 30001 }, { 101, 19999, 100.9 }, { 2, 20000, 20000 } } do
+             local from, to, at = way[1], way[2], way[3]
+             local moved, naive = table.clone(t), table.clone(t)
+             for i = from, to do naive[math.floor(at) + i - from] = t[i] end
+             assert(table.move(moved, from, to, at) == moved and same(moved, naive), at)
+             local other = { 7 }
+             assert(table.move(t, from, to, at, other) == other and other[math.floor(at) + 9] == t[from + 9] and other[math.floor(at) + to - from] == t[to])
+           end
+           assert(same(table.move({ 1, 2, 3 }, 1, 3, 2), { 1, 1, 2, 3 }) and #table.move({ 1 }, 1, 0, 5) == 1)
+           for _, wrong in { { {}, 1, 2147483647, 2 }, { {}, -5, 2147483647, 1 }, { {}, 1 }, { 1, 1, 20000, 2 }, { table.freeze({}), 1, 20000, 2 } } do
+             assert(not pcall(table.move, table.unpack(wrong, 1, 4)))
+           end
          end";
     let budget = Budget { safepoints: 5_000_000, ..stand::unhurried() };
     assert_eq!(try_load(text, budget, json!({})).expect("loads").call(Phase::Request), Ok(Verdict::Pass));
