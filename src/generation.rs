@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::api;
 use crate::auth::forwarded::Trusted;
+use crate::auth::page::Names;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
 use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded, PartsCheck};
@@ -195,8 +196,8 @@ pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
     amend: Option<Amend>,
-    plugins: plugins::Shelf,
     serving: Option<SocketAddr>,
+    plugins: plugins::Shelf,
     scripts: adapters::Scripts,
 }
 
@@ -257,9 +258,9 @@ impl Builder {
             parameters: &parameters,
             hooks,
             adapters,
-        };
             parts,
             serving: self.serving,
+        };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
             None => config::builtin(&*self.env, &known),
@@ -352,7 +353,6 @@ impl Builder {
     }
 }
 
-/// The texts by which two generations are compared.
 /// What is wrong with a part of what is written: the way to it, and what to do.
 type Wrong = (Vec<String>, String);
 
@@ -377,6 +377,7 @@ fn certificates(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Ve
     }
 }
 
+/// The texts by which two generations are compared.
 fn sources(config: &Config, scripts: &[(String, Arc<Bundle>)]) -> Vec<(String, String)> {
     let mut sources = vec![("configuration".to_owned(), config::print_marked(config))];
     for (_, bundle) in scripts {
@@ -439,7 +440,9 @@ fn keys(config: &Config) -> Result<Keys, String> {
         }
     }
     if config.keys.is_empty() {
-        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() });
+        // Behind an address that others reach names are whatever they call it; on loopback they are known.
+        let names = if config.auth.open { Names::Any } else { Names::Local };
+        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() }, names);
     }
     Ok(keys)
 }
@@ -483,9 +486,6 @@ mod tests {
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
     }
 
-    /// The shipped file under some variables.
-    fn shipped(env: &'static [(&'static str, &'static str)]) -> Generation {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/portcullis.yaml");
     #[test]
     fn what_is_wrong_with_certificates_and_prices_is_said_with_its_place_and_together_with_all_else() {
         let folder = std::env::temp_dir().join(format!("portcullis-{}-parts", std::process::id()));
@@ -539,6 +539,9 @@ c.yaml:4:9: prices.file: p.json is no catalogue (";
         std::fs::remove_dir_all(&folder).expect("is there");
     }
 
+    /// The shipped file under some variables.
+    fn shipped(env: &'static [(&'static str, &'static str)]) -> Generation {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/portcullis.yaml");
         let env = move |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         Builder::new(Some(path), Box::new(env)).build(1).expect("the shipped file builds")
     }

@@ -177,7 +177,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     // A stranger never makes us read a body.
     x.principal = Some(match hook::auth(x, &head).await? {
         Some(principal) => principal,
-        None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
+        None => generation.keys.check(&head.headers, &head.uri, x.started_ms / 1000)?,
     });
     if asked && x.principal.as_ref().is_some_and(|principal| principal.trace || generation.keys.is_open()) {
         x.trace.get_or_insert_default().answered = true;
