@@ -315,6 +315,10 @@ async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<bytes:
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))
         }
+        Ok(Err(ReadError::Malformed(source))) => {
+            let text = "The body is not framed as HTTP wants it; check what the client puts around its chunks.";
+            Err(Fault::new(Kind::InvalidRequest, text).because(source))
+        }
         Ok(Err(ReadError::Broken(source))) => Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source)),
         Ok(Err(ReadError::Silent)) | Err(_) => {
             let text = format!("The body did not arrive within {:?}.", limits.body_timeout);
