@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::auth::page::{self, Names};
 use crate::pipeline::unix_ms;
 use crate::reload::{Reloader, history};
 use crate::server::Shared;
@@ -70,6 +71,13 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
         }
         "/readyz" => return json_reply(StatusCode::OK, &json!({"status": "ok"})),
         _ => {}
+    }
+    // Without a token whoever is on this machine may steer, and a browser is.
+    if admin.token.is_none()
+        && let Some(why) = page::stranger(request.headers(), request.uri(), Names::Local)
+    {
+        let text = format!("{why} Call by the address of `admin.address`, or set `admin.token`.");
+        return json_reply(StatusCode::FORBIDDEN, &json!({"error": {"code": "foreign_page", "message": text}}));
     }
     if !allowed(request.headers(), admin.token.as_deref()) {
         let text = "Send the admin token (`admin.token` of the configuration) as `Authorization: Bearer TOKEN`.";

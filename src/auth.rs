@@ -3,16 +3,19 @@
 //! Keys are looked up by keyed hash, so neither the table nor a timing tells a key. Never reads a body.
 
 pub mod forwarded;
+pub mod page;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use hashbrown::HashMap;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Uri};
 
 use crate::fault::{Fault, Kind};
 use crate::route;
+
+use page::Names;
 
 /// Longest credential that is hashed at all.
 const MAX_CREDENTIAL_BYTES: usize = 4096;
@@ -57,8 +60,8 @@ pub struct Keys {
     principals: HashMap<[u8; 32], Arc<Principal>>,
     /// Headers that may carry a credential, in order.
     headers: Vec<HeaderName>,
-    /// Who everybody is when there are no keys.
-    anyone: Option<Arc<Principal>>,
+    /// Who everybody is when there are no keys, and the names by which they may call.
+    anyone: Option<(Arc<Principal>, Names)>,
 }
 
 impl Keys {
@@ -74,9 +77,9 @@ impl Keys {
         Keys { pepper: hmac::Key::new(hmac::HMAC_SHA256, secret), principals: HashMap::new(), headers, anyone: None }
     }
 
-    /// Lets everybody in, under this name. For loopback without keys.
-    pub fn open(&mut self, principal: Principal) {
-        self.anyone = Some(Arc::new(principal));
+    /// Lets everybody in as this caller, but no web pages of others. For gateways without keys.
+    pub fn open(&mut self, principal: Principal, names: Names) {
+        self.anyone = Some((Arc::new(principal), names));
     }
 
     /// Whether everybody is let in.
@@ -105,12 +108,15 @@ impl Keys {
     /// Names the caller.
     ///
     /// # Errors
-    /// [`Kind::MissingCredential`], [`Kind::InvalidCredential`].
-    pub fn check(&self, headers: &HeaderMap, query: Option<&str>, now: u64) -> Result<Arc<Principal>, Fault> {
-        if let Some(anyone) = &self.anyone {
-            return Ok(anyone.clone());
+    /// [`Kind::MissingCredential`], [`Kind::InvalidCredential`]; [`Kind::ForeignPage`] where nobody needs one.
+    pub fn check(&self, headers: &HeaderMap, uri: &Uri, now: u64) -> Result<Arc<Principal>, Fault> {
+        if let Some((anyone, names)) = &self.anyone {
+            return match page::stranger(headers, uri, *names) {
+                None => Ok(anyone.clone()),
+                Some(why) => Err(Fault::new(Kind::ForeignPage, why)),
+            };
         }
-        let Some(credential) = self.credential(headers, query) else {
+        let Some(credential) = self.credential(headers, uri.query()) else {
             return Err(Fault::new(Kind::MissingCredential, "No credential was sent."));
         };
         let refused = || Fault::new(Kind::InvalidCredential, "The credential is not a key of this gateway.");
@@ -184,7 +190,8 @@ mod tests {
         if !name.is_empty() {
             headers.insert(HeaderName::from_bytes(name.as_bytes()).expect("name"), value.parse().expect("value"));
         }
-        keys().check(&headers, query, 200).map(|principal| principal.key.clone()).map_err(|fault| fault.kind)
+        let uri = format!("/v1/models?{}", query.unwrap_or_default()).parse().expect("a URI");
+        keys().check(&headers, &uri, 200).map(|principal| principal.key.clone()).map_err(|fault| fault.kind)
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum ReadError {
     TooLarge,
     /// It broke off.
     Broken(String),
+    /// It is not framed as its protocol wants it.
+    Malformed(String),
     /// Nothing came for too long.
     Silent,
 }
@@ -86,18 +88,19 @@ impl Inbound {
             Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
             Inbound::Shared(reader) => reader.poll_data(cx),
             Inbound::Channel(receiver) => receiver.poll_recv(cx),
-            Inbound::Socket(incoming) => loop {
-                return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(data) if data.is_empty() => continue,
-                        Ok(data) => Poll::Ready(Some(Ok(data))),
-                        // Trailers carry nothing that any dialect uses.
-                        Err(_) => continue,
-                    },
-                    Some(Err(error)) => Poll::Ready(Some(Err(error_chain(&error)))),
-                    None => Poll::Ready(None),
-                };
-            },
+            Inbound::Socket(incoming) => {
+                poll_socket(incoming, cx).map(|next| next.map(|data| data.map_err(|error| error_chain(&error))))
+            }
+        }
+    }
+
+    /// The same with what is wrong told apart, as far as it can be.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+        match self {
+            Inbound::Socket(incoming) => {
+                poll_socket(incoming, cx).map(|next| next.map(|data| data.map_err(read_error)))
+            }
+            other => other.poll_data(cx).map(|next| next.map(|data| data.map_err(ReadError::Broken))),
         }
     }
 
@@ -110,13 +113,13 @@ impl Inbound {
         let mut whole: Option<BytesMut> = None;
         let mut due = patience.map(|patience| patience.first);
         loop {
-            let next = std::future::poll_fn(|cx| self.poll_data(cx));
+            let next = std::future::poll_fn(|cx| self.poll_piece(cx));
             let next = match due {
                 Some(due) => timeout_at(due, next).await.map_err(|_| ReadError::Silent)?,
                 None => next.await,
             };
             let Some(piece) = next else { break };
-            let piece = piece.map_err(ReadError::Broken)?;
+            let piece = piece?;
             let have = whole.as_ref().map_or(first.len(), BytesMut::len);
             if have + piece.len() > limit {
                 return Err(ReadError::TooLarge);
@@ -172,6 +175,31 @@ impl Inbound {
             Inbound::Shared(_) => None,
             Inbound::Channel(_) => None,
         }
+    }
+}
+
+fn poll_socket(incoming: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    loop {
+        return match std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() => continue,
+                Ok(data) => Poll::Ready(Some(Ok(data))),
+                // Trailers carry nothing that any dialect uses.
+                Err(_) => continue,
+            },
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            None => Poll::Ready(None),
+        };
+    }
+}
+
+/// What an error of hyper's says of a body: of one that it could not make sense of, the cause is of a kind of its own.
+fn read_error(error: hyper::Error) -> ReadError {
+    use std::io::ErrorKind::{InvalidData, InvalidInput};
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause.map(std::io::Error::kind) {
+        Some(InvalidInput | InvalidData) => ReadError::Malformed(error_chain(&error)),
+        _ => ReadError::Broken(error_chain(&error)),
     }
 }
 

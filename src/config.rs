@@ -42,7 +42,7 @@ pub use adapter::Adapter;
 pub use cache::{
     Cache, CacheFinish, CacheOverrides, ExactCache, Partition, Pieces, PromptMarks, Replay, SemanticCache, SharedCache,
 };
-pub use check::{AdapterCheck, HookCheck, Known, check};
+pub use check::{AdapterCheck, HookCheck, Known, PartsCheck, check};
 pub use condition::{Clause, Tests, When};
 pub use error::{ConfigError, Errors, Issue, Severity};
 pub use guard::{Breaker, BreakerOrOff, Concurrency, Off, PlaceQueue, PoolKey, Probe, Tags};

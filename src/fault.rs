@@ -52,6 +52,7 @@ pub enum Kind {
     MethodNotAllowed,
     MissingCredential,
     InvalidCredential,
+    ForeignPage,
     ModelNotAllowed,
     ModelNotFound,
     ResponseNotFound,
@@ -133,6 +134,7 @@ faults! {
     MethodNotAllowed "method_not_allowed" 405 Client Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "See the `allow` header for the methods of this path.";
     MissingCredential "missing_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Send a gateway key as `Authorization: Bearer KEY`, `x-api-key`, `api-key` or `x-goog-api-key`.";
     InvalidCredential "invalid_credential" 401 Client Never "authentication_error" "authentication_error" "UNAUTHENTICATED" "Check the gateway key; the operator lists keys under `keys:` in the configuration.";
+    ForeignPage "foreign_page" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Without `keys:` everybody on this machine may call, but no web page of another site; the operator adds keys, and whoever has one may call from anywhere.";
     ModelNotAllowed "model_not_allowed" 403 Client Never "permission_error" "permission_error" "PERMISSION_DENIED" "Ask the operator to add the model to this key, or use one that GET /v1/models lists.";
     ModelNotFound "model_not_found" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Use a name that GET /v1/models lists, or `provider/model`.";
     ResponseNotFound "response_not_found" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "The gateway remembers for a while which target made a response; send the conversation instead of its id.";

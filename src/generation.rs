@@ -16,15 +16,17 @@ use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::api;
 use crate::auth::forwarded::Trusted;
+use crate::auth::page::Names;
 use crate::auth::{self, Keys, Principal};
 use crate::cache;
-use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded};
+use crate::config::{self, AdapterCheck, Config, HookCheck, Known, Loaded, PartsCheck};
 use crate::cost::{Catalogue, ModelCard};
 use crate::fault::Fault;
 use crate::guest::adapter::Seen;
@@ -194,6 +196,7 @@ pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
     amend: Option<Amend>,
+    serving: Option<SocketAddr>,
     plugins: plugins::Shelf,
     scripts: adapters::Scripts,
 }
@@ -203,7 +206,15 @@ type Amend = Box<dyn Fn(&mut Config) + Send + Sync>;
 
 impl Builder {
     pub fn new(path: Option<PathBuf>, env: Environment) -> Self {
-        Builder { path, env, amend: None, plugins: plugins::Shelf::default(), scripts: adapters::Scripts::default() }
+        let (plugins, scripts) = (plugins::Shelf::default(), adapters::Scripts::default());
+        Builder { path, env, amend: None, serving: None, plugins, scripts }
+    }
+
+    /// The same for a process that serves clients at this address until it ends: what is built from now on must be safe
+    /// there, wherever it says to listen.
+    #[must_use]
+    pub fn serving(self, address: SocketAddr) -> Self {
+        Builder { serving: Some(address), ..self }
     }
 
     /// The same with another hand in what is written, for what is no service: the file itself stays as it is.
@@ -223,18 +234,18 @@ impl Builder {
     /// Every error of the file, a line each.
     pub fn load(&self) -> Result<Loaded, String> {
         let adapter = |config: &Config, dialect: &str| adapters::check(config, dialect, &self.plugins);
-        self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapter)
+        self.read(&|config, hook| hooks::check(config, hook, &self.plugins), &adapter, &parts)
     }
 
-    /// The same whatever is wrong with scripts and plugins, for what has nothing to do with them.
+    /// The same whatever is wrong with scripts, plugins, certificates and prices, for what has nothing to do with them.
     ///
     /// # Errors
     /// As [`Builder::load`].
     pub fn load_alone(&self) -> Result<Loaded, String> {
-        self.read(&|_, _| Vec::new(), &|_, _| Vec::new())
+        self.read(&|_, _| Vec::new(), &|_, _| Vec::new(), &|_| Vec::new())
     }
 
-    fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>) -> Result<Loaded, String> {
+    fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>, parts: PartsCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
         let endpoints: Vec<&str> = api::ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
@@ -247,6 +258,8 @@ impl Builder {
             parameters: &parameters,
             hooks,
             adapters,
+            parts,
+            serving: self.serving,
         };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
@@ -283,7 +296,7 @@ impl Builder {
         let loaded = self.load()?;
         let config = loaded.config;
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-        let catalogue = routes::catalogue(&config)?;
+        let catalogue = routes::catalogue(&config).map_err(in_lines)?;
         let speaking = RefCell::default();
         let adapter = |dialect: &str| adapters::find(&config, dialect, &self.scripts, &self.plugins, &speaking);
         let routes = routes::build(&config, &*self.env, &adapter, &mut warnings)?;
@@ -291,10 +304,7 @@ impl Builder {
             config.models.iter().filter_map(|(name, model)| Some((name.to_owned(), model.description.clone()?)));
         let descriptions = described.collect();
         let bounds = &config.listen.limits;
-        let tls = match &config.listen.tls {
-            Some(files) => Some(tls::load(&files.cert, &files.key, files.client_ca.as_deref())?),
-            None => None,
-        };
+        let tls = certificates(&config).map_err(in_lines)?;
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
@@ -340,6 +350,30 @@ impl Builder {
             descriptions,
             trees: Handles::default(),
         })
+    }
+}
+
+/// What is wrong with a part of what is written: the way to it, and what to do.
+type Wrong = (Vec<String>, String);
+
+/// What is wrong with the parts that are built of files and sums alone.
+fn parts(config: &Config) -> Vec<Wrong> {
+    let wrong = [certificates(config).err(), routes::catalogue(config).err()];
+    wrong.into_iter().flatten().flatten().collect()
+}
+
+/// The same for people, where the file's lines are no longer known.
+fn in_lines(wrong: Vec<Wrong>) -> String {
+    wrong.iter().map(|(way, message)| format!("{}: {message}", way.join("."))).collect::<Vec<_>>().join("\n")
+}
+
+/// The listener's certificate, where it has one.
+fn certificates(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Vec<Wrong>> {
+    let Some(files) = &config.listen.tls else { return Ok(None) };
+    let named = |(key, message): (&str, String)| (vec!["listen".to_owned(), "tls".to_owned(), key.to_owned()], message);
+    match tls::load(&files.cert, &files.key, files.client_ca.as_deref()) {
+        Ok(tls) => Ok(Some(tls)),
+        Err(wrong) => Err(wrong.into_iter().map(named).collect()),
     }
 }
 
@@ -406,7 +440,9 @@ fn keys(config: &Config) -> Result<Keys, String> {
         }
     }
     if config.keys.is_empty() {
-        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() });
+        // Behind an address that others reach names are whatever they call it; on loopback they are known.
+        let names = if config.auth.open { Names::Any } else { Names::Local };
+        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() }, names);
     }
     Ok(keys)
 }
@@ -448,6 +484,59 @@ mod tests {
         assert_eq!(dials[2].proxy, Proxy::Environment);
         assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_certificates_and_prices_is_said_with_its_place_and_together_with_all_else() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-parts", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("is writable");
+        let tls = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+        let tls = tls.display();
+        let said = |listen: &str| {
+            let text = format!(
+                "listen: {{ tls: {listen} }}\nmodels: {{ x: opnai/y }}\nprices:\n  file: p.json\n  models:\n    \
+                 openai/nobodys: {{ input: 1 }}\n    openai/nobodys-too: {{ output: 1 }}\n\
+                 budgets: [{{ name: b, money: $1 / day, webhook: nope }}]\n"
+            );
+            std::fs::write(folder.join("p.json"), "[]").expect("is writable");
+            std::fs::write(folder.join("c.yaml"), text).expect("is writable");
+            let said = Builder::new(Some(folder.join("c.yaml")), Box::new(|_| None))
+                .load()
+                .map(|_| ())
+                .expect_err("is refused");
+            said.replace(&format!("{}/", folder.display()), "").replace(&format!("{tls}/"), "")
+        };
+        let rest = "\
+c.yaml:2:14: models.x.target: there is no provider `opnai`; did you mean `openai`?
+c.yaml:4:9: prices.file: p.json is no catalogue (";
+        let twins = said(&format!("{{ cert: {tls}/first.crt, key: {tls}/second.key }}"));
+        let (pair, others) = twins.split_once('\n').expect("lines");
+        assert!(
+            pair.starts_with("c.yaml:1:") && pair.contains(" listen.tls.key: second.key does not fit first.crt ("),
+            "{pair}"
+        );
+        assert!(others.starts_with(rest), "{others}");
+        for line in [
+            "c.yaml:6:5: prices.models.\"openai/nobodys\": neither it nor the catalogue states both `input` and `output`;",
+            "c.yaml:7:5: prices.models.\"openai/nobodys-too\": neither it nor",
+            "c.yaml:8:48: budgets[0].webhook: is no address; write https://host/path",
+        ] {
+            assert!(others.contains(line), "{line} is not in:\n{others}");
+        }
+        let swapped = said(&format!("{{ cert: {tls}/first.key, key: {tls}/first.crt, client_ca: {tls}/first.key }}"));
+        for what in [
+            "listen.tls.cert: first.key holds no certificate;",
+            "listen.tls.key: first.crt holds no private key (",
+            "listen.tls.client_ca: first.key holds no certificate;",
+        ] {
+            assert!(swapped.contains(what), "{what} is not in:\n{swapped}");
+        }
+        // Else nobody would see it when the pair is whole.
+        let pair = format!("listen: {{ tls: {{ cert: {tls}/first.crt, key: {tls}/second.key }} }}\n");
+        std::fs::write(folder.join("c.yaml"), pair).expect("is writable");
+        let watched = Builder::new(Some(folder.join("c.yaml")), Box::new(|_| None)).files();
+        assert!(watched.iter().any(|file| file.ends_with("second.key")), "{watched:?}");
+        std::fs::remove_dir_all(&folder).expect("is there");
     }
 
     /// The shipped file under some variables.

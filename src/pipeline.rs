@@ -182,7 +182,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     // A stranger never makes us read a body.
     x.principal = Some(match hook::auth(x, &head).await? {
         Some(principal) => principal,
-        None => generation.keys.check(&head.headers, head.uri.query(), x.started_ms / 1000)?,
+        None => generation.keys.check(&head.headers, &head.uri, x.started_ms / 1000)?,
     });
     if asked && x.principal.as_ref().is_some_and(|principal| principal.trace || generation.keys.is_open()) {
         x.trace.get_or_insert_default().answered = true;
@@ -322,6 +322,10 @@ async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<bytes:
         Ok(Err(ReadError::TooLarge)) => {
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))
+        }
+        Ok(Err(ReadError::Malformed(source))) => {
+            let text = "The body is not framed as HTTP wants it; check what the client puts around its chunks.";
+            Err(Fault::new(Kind::InvalidRequest, text).because(source))
         }
         Ok(Err(ReadError::Broken(source))) => Err(Fault::new(Kind::ClientGone, "The body broke off.").because(source)),
         Ok(Err(ReadError::Silent)) | Err(_) => {

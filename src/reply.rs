@@ -3,6 +3,7 @@
 //! The one place that renders a fault, and the one that names the gateway's own response headers.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use crate::dialect::Dialect;
 use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::unix_ms;
-use crate::settle::Settle;
+use crate::settle::{self, Settle};
+use crate::state::State;
 use crate::stream::Relay;
 use crate::stream::onward::Turn;
 use crate::trace;
@@ -281,6 +283,9 @@ impl Body for Outbound {
                 bytes.take()
             }
             Outbound::Stream { relay, settle } => {
+                if settle.state().ending() {
+                    relay.cut(settle::process_ended());
+                }
                 let next = ready!(relay.poll_bytes(cx));
                 turns(relay, settle);
                 settle.bytes_out += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -290,6 +295,12 @@ impl Body for Outbound {
                     settle.outcome = ending.map_or_else(Outcome::Failed, |()| Outcome::Complete);
                 }
                 next
+            }
+            Outbound::Late(waiting) if waiting.state.ending() => {
+                let bytes = waiting.error(&settle::process_ended());
+                // Lets go of the exchange, which settles it.
+                self.set(Outbound::Whole { bytes: None, settle: None });
+                Some(bytes)
             }
             Outbound::Late(waiting) => match ready!(waiting.poll(cx)) {
                 Said::Comment => Some(Bytes::from_static(waiting.dialect.keep_alive())),
@@ -352,9 +363,16 @@ pub struct Waiting {
     timer: Pin<Box<Sleep>>,
     dialect: &'static dyn Dialect,
     request_id: String,
+    state: Arc<State>,
 }
 
 impl Waiting {
+    fn error(&self, fault: &Fault) -> Bytes {
+        let mut bytes = Vec::new();
+        self.dialect.encode_stream_error(fault, &self.request_id, &mut bytes);
+        bytes.into()
+    }
+
     /// The next thing to say: a comment, or what the attempt came to.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
         if let Poll::Ready((outcome, mut settle)) = self.attempt.as_mut().poll(cx) {
@@ -364,10 +382,9 @@ impl Waiting {
                 Ok(_) => Fault::new(Kind::Internal, "A stream ended in a whole answer."),
                 Err(fault) => fault,
             };
-            let mut bytes = Vec::new();
-            self.dialect.encode_stream_error(&fault, &self.request_id, &mut bytes);
+            let bytes = self.error(&fault);
             settle.outcome = Outcome::Failed(fault);
-            return Poll::Ready(Said::End(bytes.into(), settle));
+            return Poll::Ready(Said::End(bytes, settle));
         }
         ready!(self.timer.as_mut().poll(cx));
         self.timer.as_mut().reset(Instant::now() + self.interval);
@@ -396,16 +413,23 @@ pub struct Late {
     id: String,
     request_id: String,
     limits: HeaderMap,
+    state: Arc<State>,
 }
 
 impl Late {
     /// Takes down what the head will need, while the exchange is still at hand.
-    pub fn head(exchange: &Exchange) -> Self {
+    pub fn head(exchange: &Settle) -> Self {
         let mut limits = HeaderMap::new();
         if let Some(admitted) = &exchange.admitted {
             limits::write(&mut limits, &admitted.standing, exchange.dialect, unix_ms());
         }
-        Late { dialect: exchange.dialect, id: exchange.id.clone(), request_id: exchange.request_id.clone(), limits }
+        Late {
+            dialect: exchange.dialect,
+            id: exchange.id.clone(),
+            request_id: exchange.request_id.clone(),
+            limits,
+            state: exchange.state().clone(),
+        }
     }
 
     /// Answers 200 now and goes on with `attempt`, a comment every `interval` until it is done.
@@ -420,6 +444,7 @@ impl Late {
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             dialect: self.dialect,
             request_id: self.request_id,
+            state: self.state,
         };
         let mut response = Response::new(Outbound::Late(Box::new(waiting)));
         *response.headers_mut() = headers;

@@ -32,13 +32,16 @@ const BACKLOG: i32 = 4096;
 /// How often a worker that has no room for connections looks for some.
 const ROOM_CHECK: Duration = Duration::from_millis(10);
 
+/// How long answers that are cut may take to tell their clients so.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// How far the process is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     Serving,
     /// No new connections; what runs may finish.
     Draining,
-    /// What still runs is cut.
+    /// What still runs is cut; streams tell their clients.
     Ending,
 }
 
@@ -133,8 +136,12 @@ async fn accept(shared: Shared, listener: TcpListener) {
         }
     }
     drop(listener);
-    while mine.load(Ordering::Relaxed) > 0 && *stage.borrow() < Stage::Ending {
+    let mut end = None;
+    while mine.load(Ordering::Relaxed) > 0 && end.is_none_or(|end| Instant::now() < end) {
         sleep(Duration::from_millis(10)).await;
+        if end.is_none() && *stage.borrow() == Stage::Ending {
+            end = Some(Instant::now() + LAST_WORDS);
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Drop for Settle {
     fn drop(&mut self) {
         if matches!(self.exchange.outcome, Outcome::Open) {
             self.exchange.outcome = Outcome::Failed(if self.state.ending() {
-                Fault::new(Kind::Draining, "The process ended before the answer was complete.")
+                process_ended()
             } else {
                 Fault::new(Kind::ClientGone, "The client closed the connection before the answer was complete.")
             });
@@ -109,6 +109,11 @@ impl Drop for Settle {
         hook::take_notes(&mut self.exchange);
         settle(&mut self.exchange, &self.state, ended);
     }
+}
+
+/// Why an exchange is cut when the process can wait no longer.
+pub fn process_ended() -> Fault {
+    Fault::new(Kind::Draining, "The process ended before the answer was complete.")
 }
 
 /// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.

@@ -210,6 +210,13 @@ impl Relay {
         }
     }
 
+    /// Ends the stream at once, unless all that matters was said.
+    pub fn cut(&mut self, fault: Fault) {
+        if !self.ended && !self.has_said_all() {
+            self.fail(fault);
+        }
+    }
+
     /// How the stream ended: None while it runs, then a fault or a good end.
     pub fn ending(&mut self) -> Option<Result<(), Fault>> {
         self.ended.then(|| self.failed.take().map_or(Ok(()), Err))

@@ -16,7 +16,7 @@ use portcullis::generation::Builder;
 use portcullis::reload::Reloader;
 use portcullis::server::{Shared, Stage, connection};
 use portcullis::state::State;
-use portcullis::state::log::Log;
+use portcullis::state::log::{Log, Sink};
 use portcullis::trial::smoke::Smoke;
 use portcullis::upstream::{Pools, Proxies};
 use tokio::sync::{oneshot, watch};
@@ -172,7 +172,7 @@ fn counted(stream: bool, policy: Option<&str>) -> u64 {
     std::fs::write(&path, config(upstream(is_ready), hooks)).expect("is writable");
     let generation = Builder::new(Some(path), Box::new(|_| None)).build(1).expect("builds");
     std::fs::remove_dir_all(&folder).expect("is there");
-    let (log, _writer) = Log::to(vec![Box::new(std::io::sink())]).expect("a thread");
+    let (log, _writer) = Log::to(vec![Sink::Stream(Box::new(std::io::sink()))]).expect("a thread");
     let proxies = Arc::new(Proxies::new(Default::default()));
     let (_announce, stage) = watch::channel(Stage::Serving);
     let shared = Shared {

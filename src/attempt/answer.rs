@@ -471,7 +471,9 @@ pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeou
         ReadError::TooLarge => {
             Fault::new(Kind::BadAnswer, format!("The provider's answer is longer than {limit} bytes."))
         }
-        ReadError::Broken(source) => Fault::new(Kind::StreamBroken, "The provider's answer broke off.").because(source),
+        ReadError::Broken(source) | ReadError::Malformed(source) => {
+            Fault::new(Kind::StreamBroken, "The provider's answer broke off.").because(source)
+        }
     })
 }
 

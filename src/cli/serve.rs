@@ -28,7 +28,7 @@ use crate::state::cache;
 use crate::state::kv;
 use crate::state::limit::{self, shared::Policy};
 use crate::state::log::text::Text;
-use crate::state::log::{BATCH_BYTES, Log, Writer};
+use crate::state::log::{BATCH_BYTES, Log, LogFile, Sink, Writer};
 use crate::state::redis::Link;
 use crate::state::store::Store;
 use crate::trial::smoke::Smoke;
@@ -79,6 +79,7 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
     };
     let listen = address(&config.listen.address)?;
     let listener = server::bind(listen)?;
+    let builder = builder.serving(listener.local_addr()?);
     let admin_listener = match config.admin.is_off() {
         true => None,
         false => Some(server::bind(address(&config.admin.address)?)?),
@@ -168,7 +169,7 @@ impl Signals {
     }
 }
 
-/// Waits for signals: HUP reloads, TERM and INT drain, a second one ends at once.
+/// Waits for signals: HUP reloads and opens a log anew that was moved away, TERM and INT drain, a second one ends at once.
 async fn run_until_told(
     mut signals: Signals,
     reloader: &Arc<Reloader>,
@@ -180,6 +181,7 @@ async fn run_until_told(
         let Signals { hangup, terminate, interrupt } = &mut signals;
         tokio::select! {
             _ = hangup.recv() => {
+                shared.state.log.reopen();
                 // A refusal has been logged; the old generation goes on.
                 let _ = reloader.reload().await;
             }
@@ -275,16 +277,16 @@ fn address(text: &str) -> io::Result<SocketAddr> {
 }
 
 fn access_log(config: &Config) -> io::Result<(Log, Option<Writer>)> {
-    let mut sinks: Vec<Box<dyn io::Write + Send>> = Vec::new();
+    let mut sinks = Vec::new();
     let stdout = io::BufWriter::with_capacity(BATCH_BYTES, io::stdout());
     match form(config.log.stdout) {
-        Form::Json => sinks.push(Box::new(stdout)),
-        Form::Text => sinks.push(Box::new(Text::new(stdout, io::stdout().is_terminal()))),
+        Form::Json => sinks.push(Sink::Stream(Box::new(stdout))),
+        Form::Text => sinks.push(Sink::Stream(Box::new(Text::new(stdout, io::stdout().is_terminal())))),
         Form::Off => {}
     }
     if let Some(path) = &config.log.file {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("log.file {}: {error}", path.display()));
-        sinks.push(Log::file(path).map_err(named)?);
+        sinks.push(Sink::File(LogFile::open(path).map_err(named)?));
     }
     Log::to(sinks)
 }

@@ -32,6 +32,10 @@ pub struct Known<'a> {
     pub hooks: HookCheck<'a>,
     /// Looks at a script or plugin that is to speak for a provider.
     pub adapters: AdapterCheck<'a>,
+    /// Looks at what only those can judge who build with it: certificates and prices.
+    pub parts: PartsCheck<'a>,
+    /// Where clients are served until the process ends, whatever is written; None before it listens.
+    pub serving: Option<SocketAddr>,
 }
 
 /// Says what is wrong with a hook of a configuration: the way to it inside the hook, and what to do.
@@ -41,10 +45,13 @@ pub type HookCheck<'a> = &'a dyn Fn(&Config, &Hook) -> Vec<(Vec<String>, String)
 /// settings of the script, None for the dialect itself, and what to do.
 pub type AdapterCheck<'a> = &'a dyn Fn(&Config, &str) -> Vec<(Option<Vec<String>>, String)>;
 
+/// Says what is wrong with the parts of a configuration that are built without a network: the way to it, and what to do.
+pub type PartsCheck<'a> = &'a dyn Fn(&Config) -> Vec<(Vec<String>, String)>;
+
 /// Everything that is wrong with a configuration that is well-formed, and what is worth a warning.
 pub fn check(config: &Config, known: &Known<'_>) -> Vec<Issue> {
     let mut issues = Vec::new();
-    addresses(config, &mut issues);
+    addresses(config, known.serving, &mut issues);
     amounts(config, &mut issues);
     auth(config, &mut issues);
     keys(config, known, &mut issues);
@@ -70,7 +77,7 @@ fn shared_kv(config: &Config, issues: &mut Vec<Issue>) {
     }
 }
 
-fn addresses(config: &Config, issues: &mut Vec<Issue>) {
+fn addresses(config: &Config, serving: Option<SocketAddr>, issues: &mut Vec<Issue>) {
     let listen = KeyPath::of(&["listen", "address"]);
     let admin = KeyPath::of(&["admin", "address"]);
     let clients = match socket(&config.listen.address) {
@@ -81,12 +88,21 @@ fn addresses(config: &Config, issues: &mut Vec<Issue>) {
         }
     };
     let open = config.keys.is_empty() && !config.auth.open;
-    if let Some(address) = clients.filter(|address| open && !address.ip().is_loopback()) {
-        let message = format!(
+    let reached = |address: Option<SocketAddr>| address.filter(|address| open && !address.ip().is_loopback());
+    let message = match (reached(clients), reached(serving)) {
+        (Some(address), _) => Some(format!(
             "other machines can reach {}, and without `keys` everybody could spend your money; \
              add keys, listen on 127.0.0.1, or set `auth.open: true`",
             address.ip()
-        );
+        )),
+        // What is written counts from the next start, the keys at once.
+        (None, Some(address)) => Some(format!(
+            "clients are served at {address} until the process ends, which other machines can reach, and without `keys` \
+             everybody could spend your money; keep the keys, set `auth.open: true`, or start anew"
+        )),
+        (None, None) => None,
+    };
+    if let Some(message) = message {
         let about = vec![KeyPath::of(&["keys"]), KeyPath::of(&["auth"])];
         issues.push(Issue { about, ..Issue::error(listen, message) });
     }

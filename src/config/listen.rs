@@ -103,7 +103,7 @@ impl Default for Limits {
 pub struct Admin {
     /// IP address and port, or `off`. An address that other machines can reach needs a token.
     pub address: String,
-    /// Bearer token that every admin request must carry; when not set, none is asked for.
+    /// Bearer token that every admin request must carry; when not set, none is asked for, and web pages of other sites are refused.
     pub token: Option<Secret>,
 }
 

@@ -46,6 +46,10 @@ pub fn load(path: &Path, env: Env<'_>, known: &Known<'_>) -> Result<Loaded, Erro
     };
     let bytes = read_bounded(path, MAX_FILE_BYTES).map_err(&whole)?;
     let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8 text; save it as UTF-8".to_owned()))?;
+    // At a start every default may be meant. Under a process that serves it is a file that somebody is writing.
+    if known.serving.is_some() && says_nothing(&text) {
+        return Err(whole("is empty; write the configuration into it, or `{}` if every default is meant".to_owned()));
+    }
     parse(&file, &text, path.parent().unwrap_or(Path::new("")), env, known)
 }
 
@@ -86,6 +90,7 @@ pub fn parse(file: &str, text: &str, folder: &Path, env: Env<'_>, known: &Known<
     resolve_secrets(&mut config, env, &mut issues);
     check_sendable(&config, &mut issues);
     check_files(&config, &mut issues);
+    check_parts(&config, known, &mut issues);
     check_hooks(&config, known, &mut issues);
     check_adapters(&config, known, &mut issues);
     for issue in issues {
@@ -210,6 +215,12 @@ fn in_order(found: &mut Vec<(Place, ConfigError)>) -> Vec<ConfigError> {
     found.drain(..).map(|(_, error)| error).collect()
 }
 
+/// Whether there is nothing but white space and comments in it.
+fn says_nothing(text: &str) -> bool {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().map(str::trim).all(|line| line.is_empty() || line == "---" || line.starts_with('#'))
+}
+
 /// Takes out the top-level keys that begin with `x-`: they hold anchors for the rest of the file.
 fn drop_extensions(tree: &mut Node) {
     if let Value::Map(entries) = &mut tree.value {
@@ -304,7 +315,7 @@ fn check_sendable(config: &Config, issues: &mut Vec<Issue>) {
     }
 }
 
-/// Says which of the files that are read later are not there.
+/// Says which of the files that are read later are not there, and which of those that are written never could be.
 fn check_files(config: &Config, issues: &mut Vec<Issue>) {
     let tls = config.listen.tls.iter().flat_map(|tls| {
         [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref())]
@@ -316,6 +327,31 @@ fn check_files(config: &Config, issues: &mut Vec<Issue>) {
             && let Err(error) = open(file)
         {
             issues.push(Issue::error(path, format!("{} {}", file.display(), cannot_read(&error))));
+        }
+    }
+    let store = config.store.path.as_ref().filter(|path| path.as_os_str() != "off");
+    for (path, file) in [(["log", "file"], config.log.file.as_ref()), (["store", "path"], store)] {
+        if let Some(message) = file.and_then(|file| no_place(file)) {
+            issues.push(Issue::error(KeyPath::of(&path), message));
+        }
+    }
+}
+
+/// Why a file cannot be where it is to be written.
+fn no_place(file: &Path) -> Option<String> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if file.is_dir() {
+        return Some(format!("{} is a folder; write the name of a file in it", file.display()));
+    }
+    (!folder.is_dir()).then(|| format!("{}: there is no such folder; make it, or write another", folder.display()))
+}
+
+/// Says what is wrong with certificates and prices, as far as it was not found before.
+fn check_parts(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
+    for (way, message) in (known.parts)(config) {
+        let path = way.iter().fold(KeyPath::default(), |path, key| path.key(key));
+        if !issues.iter().any(|issue| issue.severity == Severity::Error && issue.path == path) {
+            issues.push(Issue::error(path, message));
         }
     }
 }

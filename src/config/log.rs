@@ -25,7 +25,7 @@ impl Default for Records {
 pub struct Log {
     /// Form of the access log on standard output: `json`, `text` for people, or `off`. `auto` is `text` on a terminal and `json` everywhere else.
     pub stdout: Stdout,
-    /// File that the access log is appended to, besides standard output.
+    /// File that the access log is appended to, besides standard output. When it was moved away it is opened anew, at SIGHUP or within a second.
     pub file: Option<PathBuf>,
     /// Keep the decision trace of every exchange in its line: every candidate, every attempt, with why and when. Without it only those that a caller asked for have it.
     pub trace: bool,

@@ -25,6 +25,8 @@ fn known() -> Known<'static> {
         parameters: &PARAMETERS,
         hooks: &|_, _| Vec::new(),
         adapters: &|_, _| Vec::new(),
+        parts: &|_| Vec::new(),
+        serving: None,
     }
 }
 

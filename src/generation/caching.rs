@@ -110,6 +110,8 @@ mod tests {
             parameters: &[],
             hooks: &|_, _| Vec::new(),
             adapters: &|_, _| Vec::new(),
+            parts: &|_| Vec::new(),
+            serving: None,
         };
         let loaded = config::parse("test.yaml", yaml, Path::new(""), &|_| None, &known).expect("is good");
         build(&loaded.config).expect("builds").expect("something is cached")

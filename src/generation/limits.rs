@@ -10,7 +10,7 @@ use crate::state::limit::rule::{self, Condition, Exhausted, Network, Part, Rule,
 /// Builds every rule.
 ///
 /// # Errors
-/// A part, network or webhook that cannot be read; the check of the configuration has found the first two before.
+/// A part or network that cannot be read; the check of the configuration has found it before.
 pub(super) fn build(config: &Config) -> Result<Rules, String> {
     let limits = config.limits.iter().map(limit);
     let budgets = config.budgets.iter().map(budget);
@@ -49,9 +49,6 @@ fn limit(written: &Limit) -> Result<Rule, String> {
 fn budget(written: &MoneyBudget) -> Result<Rule, String> {
     let money = written.money.0.iter();
     let webhook = written.webhook.as_ref().filter(|url| !url.is_empty()).map(|url| url.expose().to_owned());
-    if webhook.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-        return Err(format!("budgets: the webhook of `{}` is no address; write https://host/path", written.name()));
-    }
     Ok(Rule {
         conditions: conditions(&written.matches)?,
         per: per(&written.per)?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::adapters::Known;
 use super::providers::{self, Built, Env, MOCK};
-use super::strategy;
+use super::{Wrong, strategy};
 use crate::config::{Config, PriceOverride, PriceTier, Provider as Written, Usd};
 use crate::cost::{Catalogue, Stated};
 use crate::provider::live_from_env;
@@ -71,12 +71,18 @@ pub(super) fn build(
 /// The price catalogue: built in, then the operator's file, then single prices.
 ///
 /// # Errors
-/// The file cannot be read or is not a catalogue.
-pub(super) fn catalogue(config: &Config) -> Result<Cow<'static, Catalogue>, String> {
+/// The file cannot be read or is not a catalogue, and each price that is none: the way to it, and what to do.
+pub(super) fn catalogue(config: &Config) -> Result<Cow<'static, Catalogue>, Vec<Wrong>> {
     let mut catalogue = Cow::Borrowed(Catalogue::built_in());
+    let mut wrong = Vec::new();
+    let way = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
     if let Some(path) = &config.prices.file {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
-        catalogue.to_mut().overlay(&text).map_err(|error| format!("prices.file {}: {error}", path.display()))?;
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let laid = read.and_then(|text| catalogue.to_mut().overlay(&text).map_err(|error| error.to_string()));
+        if let Err(error) = laid {
+            let message = format!("{} is no catalogue ({error}); write it as models.dev does", path.display());
+            wrong.push((way(&["prices", "file"]), message));
+        }
     }
     for (name, price) in config.prices.models.iter() {
         let (provider, model) = match name.split_once('/') {
@@ -85,10 +91,11 @@ pub(super) fn catalogue(config: &Config) -> Result<Cow<'static, Catalogue>, Stri
         };
         let tiers: Vec<(u64, Stated)> = price.tiers.iter().map(|tier| (tier.above, tier_rates(tier))).collect();
         if !catalogue.to_mut().reprice(provider, model, &rates(price), &tiers) {
-            return Err(format!("prices.models.{name}: neither it nor the catalogue states both input and output"));
+            let message = "neither it nor the catalogue states both `input` and `output`; add what is missing";
+            wrong.push((way(&["prices", "models", name]), message.to_owned()));
         }
     }
-    Ok(catalogue)
+    if wrong.is_empty() { Ok(catalogue) } else { Err(wrong) }
 }
 
 fn rates(price: &PriceOverride) -> Stated {

@@ -110,7 +110,9 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
     let patience = Patience { first: Instant::now() + span, idle: span };
     let body = body.read(MAX_ANSWER_BYTES, Some(patience)).await.map_err(|error| match error {
         ReadError::TooLarge => HostError(format!("`{host}` answered more than {MAX_ANSWER_BYTES} bytes")),
-        ReadError::Silent | ReadError::Broken(_) => HostError(format!("the answer of `{host}` broke off")),
+        ReadError::Silent | ReadError::Broken(_) | ReadError::Malformed(_) => {
+            HostError(format!("the answer of `{host}` broke off"))
+        }
     })?;
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
 }

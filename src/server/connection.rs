@@ -20,6 +20,8 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -38,6 +40,10 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 /// upstream for a client that has stopped reading; throughput does not depend on it.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// How long a connection on which nothing is asked may take to end itself when the process drains. Over HTTP/2 a request may
+/// be on its way while the client hears that none should come, and its answer to a ping tells; idle clients do not read it.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Most bytes read at once, and kept for a client that is slow to take them. A prompt that fits is never copied: hyper
 /// grows to this only on connections that send such.
@@ -158,13 +164,11 @@ where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
-    let (changes, mut stage) = (shared.stage.clone(), shared.stage.clone());
-    let mut drain = pin!(async move {
-        let _ = stage.wait_for(|stage| *stage >= Stage::Draining).await;
-    });
-    let mut drained = false;
+    let mut changes = shared.stage.clone();
+    let mut stage = Stage::Serving;
+    let mut next_stage = pin!(reached(shared.stage.clone(), Stage::Draining));
     let mut clock = pin!(sleep_until(activity.next_check(limits)));
-    // Whom clock and drain wake. They need to be polled only once they have something to say: of the polls of a connection,
+    // Whom clock and stage wake. They need to be polled only once they have something to say: of the polls of a connection,
     // several a request, nearly all are of its own bytes.
     let mut told: Option<Waker> = None;
     poll_fn(|cx| {
@@ -176,12 +180,16 @@ where
                 return Poll::Ready(false);
             }
             let is_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            let is_called = clock.is_elapsed() || (!drained && changes.has_changed().unwrap_or(true));
+            let is_called = clock.is_elapsed() || (stage < Stage::Ending && changes.has_changed().unwrap_or(true));
             if is_told && !is_called {
                 return Poll::Pending;
             }
             if clock.as_mut().poll(cx).is_ready() {
+                if stage >= Stage::Draining && activity.rests(PARTING) {
+                    return Poll::Ready(false);
+                }
                 match activity.judge(limits) {
+                    Verdict::Fine if stage >= Stage::Draining => clock.as_mut().reset(Instant::now() + PARTING),
                     Verdict::Fine => clock.as_mut().reset(activity.next_check(limits)),
                     Verdict::Idle => {
                         shut(conn.as_mut());
@@ -193,9 +201,18 @@ where
                 }
                 continue;
             }
-            if !drained && drain.as_mut().poll(cx).is_ready() {
-                drained = true;
-                shut(conn.as_mut());
+            if stage < Stage::Ending && next_stage.as_mut().poll(cx).is_ready() {
+                changes.mark_unchanged();
+                if stage == Stage::Serving {
+                    stage = Stage::Draining;
+                    shut(conn.as_mut());
+                    clock.as_mut().reset(Instant::now() + PARTING);
+                    next_stage.set(reached(shared.stage.clone(), Stage::Ending));
+                    told = None;
+                } else {
+                    stage = Stage::Ending;
+                    activity.ending.notify_waiters();
+                }
                 continue;
             }
             told = Some(cx.waker().clone());
@@ -203,6 +220,12 @@ where
         }
     })
     .await
+}
+
+/// Waits until the process has come so far.
+async fn reached(mut stage: watch::Receiver<Stage>, wanted: Stage) {
+    // Without a sender it has come to its end.
+    let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 
 /// What a connection is doing, in milliseconds since it began. Zero means "not".
@@ -218,6 +241,8 @@ struct Activity {
     idle: AtomicU64,
     /// Since when the client does not take what we write.
     blocked: AtomicU64,
+    /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
+    ending: Arc<Notify>,
 }
 
 enum Verdict {
@@ -239,6 +264,7 @@ impl Activity {
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             blocked: AtomicU64::new(0),
+            ending: Arc::default(),
         }
     }
 
@@ -272,12 +298,19 @@ impl Activity {
         }
     }
 
+    /// Whether it has gone on for so long.
+    fn is_over(&self, since: &AtomicU64, limit: Duration) -> bool {
+        let since = since.load(Ordering::Relaxed);
+        since > 0 && self.now().saturating_sub(since) >= limit.as_millis() as u64
+    }
+
+    /// Whether nothing has been asked for so long; a head that is not whole is no request.
+    fn rests(&self, limit: Duration) -> bool {
+        self.is_over(&self.idle, limit)
+    }
+
     fn judge(&self, limits: Limits) -> Verdict {
-        let now = self.now();
-        let over = |since: &AtomicU64, limit: Duration| {
-            let since = since.load(Ordering::Relaxed);
-            since > 0 && now.saturating_sub(since) >= limit.as_millis() as u64
-        };
+        let over = |since, limit| self.is_over(since, limit);
         if over(&self.blocked, CLIENT_STALL) {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
@@ -370,14 +403,14 @@ impl Service<Request<Incoming>> for Requests {
         };
         let under_way = UnderWay::new(self.activity.clone());
         if request.headers().len() > self.max_headers {
-            let mut response = Response::new(Answer { body: Outbound::whole(""), _under_way: under_way });
+            let mut response = Response::new(Answer { body: Outbound::whole(""), under_way, ending: None });
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Box::pin(std::future::ready(Ok(response)));
         }
         boxed(|| async move {
             let (head, body) = request.into_parts();
             let response = pipeline::run(cx, head, Inbound::Socket(body)).await;
-            Ok(response.map(|body| Answer { body, _under_way: under_way }))
+            Ok(response.map(|body| Answer { body, under_way, ending: None }))
         })
     }
 }
@@ -406,7 +439,9 @@ impl Drop for UnderWay {
 /// An answer's body, counted as under way until it is dropped.
 pub struct Answer {
     body: Outbound,
-    _under_way: UnderWay,
+    under_way: UnderWay,
+    /// Wakes it when the process cuts what runs; made when it first has to wait, and over HTTP/2 only.
+    ending: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl Body for Answer {
@@ -417,6 +452,16 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let activity = &self.under_way.0;
+        if polled.is_ready() || !activity.h2 {
+            return polled;
+        }
+        let called = activity.ending.clone();
+        let ending = self.ending.get_or_insert_with(|| Box::pin(called.notified_owned()));
+        ready!(ending.as_mut().poll(cx));
+        // It knows by itself what there is to say.
+        self.ending = None;
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

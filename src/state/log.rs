@@ -1,14 +1,15 @@
 //! The access log: one JSON line an exchange, written by a thread of its own.
 //!
 //! The request path only hands a line over; when the sink cannot keep up, lines are dropped and counted, never waited
-//! for. Prompts, answers and keys are not in it.
+//! for. A file that was moved away, as by logrotate, is opened anew. Prompts, answers and keys are not in it.
 
 mod line;
 pub mod text;
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -31,11 +32,77 @@ const PACE: Duration = Duration::from_millis(10);
 /// Looks without a line before the writer goes to sleep until the next comes.
 const IDLE_LOOKS: u32 = 100;
 
+/// Pauses after which a busy writer looks whether its file is still the one at its path: about a second.
+const FILE_LOOKS: u32 = 100;
+
 /// The handle that hands lines over.
 #[derive(Debug)]
 pub struct Log {
-    lines: Option<SyncSender<Bytes>>,
+    notes: Option<SyncSender<Note>>,
     dropped: Arc<AtomicU64>,
+}
+
+/// What the writer is handed.
+#[derive(Debug)]
+enum Note {
+    Line(Bytes),
+    /// Files may have been moved away.
+    Reopen,
+    /// Nothing follows.
+    End,
+}
+
+/// Where lines go.
+pub enum Sink {
+    Stream(Box<dyn Write + Send>),
+    File(LogFile),
+}
+
+/// A file that lines are appended to, and that may be moved away under the writer.
+pub struct LogFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+    /// Why it could not be opened anew, when that was last tried.
+    refused: Option<io::ErrorKind>,
+}
+
+impl LogFile {
+    /// Opens a file, appending; makes it where there is none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(LogFile { path: path.to_owned(), file: opened(path)?, refused: None })
+    }
+
+    /// Whether the file at the path is still the one that is written to.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let (ours, there) = (self.file.get_ref().metadata()?, fs::metadata(&self.path)?);
+        Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    }
+
+    /// Opens the path anew where another file, or none, has come to be there. Where that fails the old one goes on.
+    fn follow(&mut self) {
+        if self.is_in_place().unwrap_or(false) {
+            return;
+        }
+        // What was held back belongs to what was there.
+        let _ = self.file.flush();
+        match opened(&self.path) {
+            Ok(file) => (self.file, self.refused) = (file, None),
+            Err(error) => {
+                if self.refused.replace(error.kind()) != Some(error.kind()) {
+                    let path = self.path.display();
+                    tracing::warn!("log.file {path} was moved away and cannot be opened anew: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn opened(path: &Path) -> io::Result<BufWriter<File>> {
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    Ok(BufWriter::with_capacity(BATCH_BYTES, file))
 }
 
 /// The thread that writes; join it to flush.
@@ -44,38 +111,43 @@ pub type Writer = JoinHandle<()>;
 impl Log {
     /// Nothing is written.
     pub fn off() -> Self {
-        Log { lines: None, dropped: Arc::default() }
+        Log { notes: None, dropped: Arc::default() }
     }
 
     /// Lines go to the sinks.
-    pub fn to(sinks: Vec<Box<dyn Write + Send>>) -> io::Result<(Self, Option<Writer>)> {
+    pub fn to(sinks: Vec<Sink>) -> io::Result<(Self, Option<Writer>)> {
         if sinks.is_empty() {
             return Ok((Log::off(), None));
         }
         let (sender, receiver) = sync_channel(QUEUE);
         let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write(&receiver, sinks))?;
-        Ok((Log { lines: Some(sender), dropped: Arc::default() }, Some(writer)))
-    }
-
-    /// Opens a file sink, appending.
-    pub fn file(path: &Path) -> io::Result<Box<dyn Write + Send>> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Box::new(BufWriter::with_capacity(BATCH_BYTES, file)))
+        Ok((Log { notes: Some(sender), dropped: Arc::default() }, Some(writer)))
     }
 
     /// Hands a line over, or drops it when the queue is full.
     pub fn send(&self, line: Bytes) {
-        if let Some(lines) = &self.lines
-            && lines.try_send(line).is_err()
+        if let Some(notes) = &self.notes
+            && notes.try_send(Note::Line(line)).is_err()
         {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Has the writer look at once whether its file was moved away; it does so by itself within a second of work.
+    pub fn reopen(&self) {
+        self.tell(Note::Reopen);
+    }
+
     /// Tells the writer that no more lines come. What is queued is still written.
     pub fn close(&self) {
-        // An empty line is the end mark; with a full queue the writer is stuck and will not see one anyway.
-        self.send(Bytes::new());
+        self.tell(Note::End);
+    }
+
+    fn tell(&self, note: Note) {
+        if let Some(notes) = &self.notes {
+            // With a full queue the writer is busy and looks by itself, or it is stuck and would not hear of it.
+            let _ = notes.try_send(note);
+        }
     }
 
     /// Lines dropped so far.
@@ -89,45 +161,71 @@ fn pause() {
     std::thread::sleep(PACE);
 }
 
-fn write(lines: &Receiver<Bytes>, mut sinks: Vec<Box<dyn Write + Send>>) {
-    let mut put = |line: Option<&Bytes>| {
-        for sink in &mut sinks {
-            // A sink that fails (a closed pipe) loses its own lines only; there is nobody to tell.
-            let _ = match line {
-                Some(line) => sink.write_all(line),
-                None => sink.flush(),
-            };
-        }
-    };
+fn write(notes: &Receiver<Note>, mut sinks: Vec<Sink>) {
     let mut idle = 0;
+    let mut looks = 0;
     loop {
-        match lines.try_recv() {
-            Ok(line) if line.is_empty() => break,
-            Ok(line) => {
-                idle = 0;
-                put(Some(&line));
-            }
+        let note = match notes.try_recv() {
+            Ok(note) => note,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
                 if idle == 0 {
-                    put(None);
+                    flush(&mut sinks);
                 }
-                idle += 1;
+                (idle, looks) = (idle + 1, looks + 1);
+                if looks >= FILE_LOOKS {
+                    looks = 0;
+                    follow(&mut sinks);
+                }
                 if idle < IDLE_LOOKS {
                     pause();
                     continue;
                 }
-                match lines.recv() {
-                    Ok(line) if !line.is_empty() => {
-                        idle = 0;
-                        put(Some(&line));
-                    }
-                    Ok(_) | Err(_) => break,
-                }
+                let Ok(note) = notes.recv() else { break };
+                // Nobody has looked while it slept.
+                follow(&mut sinks);
+                note
             }
+        };
+        match note {
+            Note::Line(line) => {
+                idle = 0;
+                put(&mut sinks, &line);
+            }
+            Note::Reopen => follow(&mut sinks),
+            Note::End => break,
         }
     }
-    put(None);
+    flush(&mut sinks);
+}
+
+/// Hands a line on. A sink that fails (a closed pipe) loses its own lines only; there is nobody to tell.
+fn put(sinks: &mut [Sink], line: &[u8]) {
+    for sink in sinks {
+        let _ = match sink {
+            Sink::Stream(stream) => stream.write_all(line),
+            Sink::File(log) => log.file.write_all(line),
+        };
+    }
+}
+
+/// Hands on what sinks hold back; failures as those of [`put`].
+fn flush(sinks: &mut [Sink]) {
+    for sink in sinks {
+        let _ = match sink {
+            Sink::Stream(stream) => stream.flush(),
+            Sink::File(log) => log.file.flush(),
+        };
+    }
+}
+
+/// Opens files anew that were moved away.
+fn follow(sinks: &mut [Sink]) {
+    for sink in sinks {
+        if let Sink::File(log) = sink {
+            log.follow();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +244,32 @@ mod tests {
                 Ok(())
             }
         }
-        let (log, _writer) = Log::to(vec![Box::new(Stalled)]).expect("thread");
+        let (log, _writer) = Log::to(vec![Sink::Stream(Box::new(Stalled))]).expect("thread");
         for _ in 0..QUEUE + 10 {
             log.send(Bytes::from_static(b"{}\n"));
         }
         assert!(log.dropped() >= 9);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew_and_holds_what_came_after() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-log", std::process::id()));
+        fs::create_dir_all(&folder).expect("is writable");
+        let (path, moved) = (folder.join("a.log"), folder.join("a.log.1"));
+        let (log, writer) = Log::to(vec![Sink::File(LogFile::open(&path).expect("opens"))]).expect("a thread");
+        log.send(Bytes::from_static(b"one\n"));
+        // The writer takes up what is queued before it in order.
+        log.reopen();
+        while fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            pause();
+        }
+        fs::rename(&path, &moved).expect("moves");
+        log.reopen();
+        log.send(Bytes::from_static(b"two\n"));
+        log.close();
+        writer.expect("a thread").join().expect("ends");
+        assert_eq!(fs::read_to_string(&moved).expect("is there"), "one\n");
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "two\n");
+        fs::remove_dir_all(&folder).expect("is there");
     }
 }

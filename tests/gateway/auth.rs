@@ -47,6 +47,71 @@ async fn every_sdks_way_to_show_a_key_is_accepted_by_every_dialect() {
     assert!(!journal.contains("sk-gateway"), "a gateway key went upstream");
 }
 
+/// A request that names the gateway so.
+async fn called(to: std::net::SocketAddr, line: &str, head: &[(&str, &str)], body: &[u8]) -> Reply {
+    let mut text = format!("{line} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
+    head.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+    let mut conn = Conn::open(to).await;
+    conn.send(&[format!("{text}\r\n").as_bytes(), body].concat()).await;
+    conn.reply().await
+}
+
+/// What a browser says of a page of another site, and of one whose own name was turned to this machine.
+const PAGES: &[&[(&str, &str)]] = &[
+    &[("host", "127.0.0.1:4100"), ("origin", "https://evil.example"), ("content-type", "text/plain")],
+    &[("host", "localhost:4100"), ("origin", "null")],
+    &[("host", "localhost:4100"), ("sec-fetch-site", "cross-site")],
+    &[("host", "evil.example:4100"), ("origin", "http://evil.example:4100"), ("sec-fetch-site", "same-origin")],
+];
+
+#[tokio::test]
+async fn web_pages_of_others_are_refused_where_nobody_needs_a_key() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, "").await;
+    for from in ALL {
+        let line = format!("POST {}", from.path("chat/mock-fast", false));
+        let body = from.ask("chat/mock-fast", false, Turn::Text, "Hello");
+        for page in PAGES {
+            let reply = called(gateway.address, &line, page, &body).await;
+            assert_eq!(reply.status(), 403, "{from:?} {page:?}: {}", reply.text());
+            assert!(from.error(&reply.json()).contains("`keys:`"), "{}", reply.text());
+            assert_eq!(gateway.logged(reply.head.id()).await["error"]["code"], "foreign_page");
+        }
+        for own in [
+            &[("host", "gateway:4100")][..],
+            &[("host", "localhost:4100"), ("origin", "http://localhost:3000"), ("sec-fetch-site", "same-site")],
+        ] {
+            let reply = called(gateway.address, &line, own, &body).await;
+            assert_eq!(reply.status(), 200, "{from:?} {own:?}: {}", reply.text());
+        }
+    }
+    assert_eq!(mock.journal().await.len(), 2 * ALL.len(), "a page's request went upstream");
+    for line in ["POST /admin/targets/chat/drain", "POST /admin/reload", "GET /metrics", "GET /admin/targets"] {
+        for page in PAGES {
+            let reply = called(gateway.admin, line, page, b"").await;
+            assert_eq!(reply.status(), 403, "{line} {page:?}: {}", reply.text());
+            let error = &reply.json()["error"];
+            assert_eq!(error["code"], "foreign_page");
+            assert!(error["message"].as_str().is_some_and(|text| text.contains("`admin.token`")), "{error}");
+        }
+    }
+    assert_eq!(called(gateway.admin, "POST /admin/reload", &[("host", "localhost:4101")], b"").await.status(), 200);
+}
+
+#[tokio::test]
+async fn who_has_a_key_or_the_token_may_be_a_page() {
+    let mock = Mock::start().await;
+    let keys = "keys: [{ name: k, key: sk-one }]\nadmin: { address: ADMIN, token: admin-token }\n";
+    let gateway = Gateway::start(&mock, keys).await;
+    let body = Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
+    for page in PAGES {
+        let with = |key| [page, &[("authorization", key)][..]].concat();
+        let reply = called(gateway.address, "POST /v1/chat/completions", &with("Bearer sk-one"), &body).await;
+        assert_eq!(reply.status(), 200, "{page:?}: {}", reply.text());
+        assert_eq!(called(gateway.admin, "GET /metrics", &with("Bearer admin-token"), b"").await.status(), 200);
+    }
+}
+
 #[tokio::test]
 async fn strangers_get_401_in_their_dialect_and_go_no_further() {
     let mock = Mock::start().await;

@@ -104,11 +104,73 @@ async fn an_http2_stream_finishes_too() {
     assert_eq!(gateway.process.exit(SOON).await.code(), Some(0));
 }
 
+/// What a client of HTTP/2 says first: its preface, and settings that set nothing.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+#[tokio::test]
+async fn clients_that_do_not_read_and_heads_that_are_not_whole_do_not_delay_the_end() {
+    let mock = Mock::start().await;
+    let mut gateway = Gateway::start(&mock, "").await;
+    // Its answers to pings would say that nothing is on its way; it gives none.
+    let mut mute = Conn::open(gateway.address).await;
+    mute.send(PREFACE).await;
+    let mut half = Conn::open(gateway.address).await;
+    half.send(b"POST /v1/chat/completions HT").await;
+    // Both have come when a third was answered.
+    assert_eq!(gateway.get("/livez").await.status(), 200);
+    gateway.process.signal("TERM");
+    let began = Instant::now();
+    assert_eq!(gateway.process.exit(SOON).await.code(), Some(0), "{}", gateway.process.stderr());
+    println!("ended after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(!gateway.process.stderr().contains("is cut"), "{}", gateway.process.stderr());
+}
+
+#[tokio::test]
+async fn streams_that_the_end_cuts_are_told_so_in_their_dialect() {
+    let mock = Mock::start().await;
+    let config = "drain: { timeout: 500ms }\nstream: { keep_alive: 100ms }\n";
+    let mut gateway = Gateway::start(&mock, config).await;
+    let model = "chat/mock-fast:chunks=400,delay=50ms,length=8000";
+    let mut running = Vec::new();
+    for from in ALL {
+        running.push((from, stream(&gateway, from, model).await));
+    }
+    // Its head went out before there was anything to say.
+    let mut waiting = Conn::open(gateway.address).await;
+    let body = Chat.ask("chat/mock-fast:head=30s,key=waiting", true, Turn::Text, "Hello");
+    waiting.send(&request("POST", "/v1/chat/completions", &[], &body)).await;
+    let head = waiting.head().await;
+    running.push((Chat, (head, waiting, Vec::new())));
+    let io = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
+    let (mut client, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(conn);
+    let body = Chat.ask("chat/mock-fast:chunks=3,delay=20s", true, Turn::Text, "Hello");
+    let ask = Request::post("http://g/v1/chat/completions").body(Full::<Bytes>::from(body)).expect("a request");
+    let silent = client.send_request(ask).await.expect("an answer");
+    gateway.process.signal("TERM");
+    for (from, (head, mut conn, mut text)) in running {
+        let (rest, good) = conn.rest().await;
+        text.extend(rest);
+        let text = String::from_utf8(text).expect("UTF-8");
+        let said = from.read_stream(&text);
+        assert!(good && said.error.is_some(), "{from:?}: {text}");
+        let told = said.error.expect("an error").to_string();
+        assert!(told.contains("shutting down"), "{from:?}: {told}");
+        let line = gateway.logged(head.id()).await;
+        assert_eq!((&line["error"]["code"], &line["status"]), (&json!("draining"), &json!(503)), "{line}");
+    }
+    let bytes = silent.into_body().collect().await.expect("a whole body").to_bytes();
+    let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    assert!(Chat.read_stream(&text).error.is_some(), "{text}");
+    assert_eq!(gateway.process.exit(SOON).await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn what_outlasts_the_drain_is_cut_and_logged_as_such() {
     let mock = Mock::start().await;
     let mut gateway = Gateway::start(&mock, "drain: { timeout: 500ms }\n").await;
-    let (head, mut conn, _) = stream(&gateway, Chat, "chat/mock-fast:chunks=400,delay=50ms,length=8000").await;
+    let (head, mut conn, mut text) = stream(&gateway, Chat, "chat/mock-fast:chunks=400,delay=50ms,length=8000").await;
     let (waiting, mut late, _) = {
         let mut conn = Conn::open(gateway.address).await;
         let body = Chat.ask("chat/mock-fast:head=30s,key=late", false, Turn::Text, "Hello");
@@ -121,7 +183,9 @@ async fn what_outlasts_the_drain_is_cut_and_logged_as_such() {
     let status = gateway.process.exit(SOON).await;
     assert!(began.elapsed() >= Duration::from_millis(450) && began.elapsed() < Duration::from_secs(3));
     assert_eq!(status.code(), Some(0));
-    assert!(!conn.rest().await.1, "the stream ended as if it were whole");
+    text.extend(conn.rest().await.0);
+    let said = Chat.read_stream(&String::from_utf8(text).expect("UTF-8"));
+    assert!(said.error.is_some() && !said.done, "the stream ended as if it were whole");
     assert!(late.try_head().await.is_none());
     let line = gateway.logged(head.id()).await;
     assert_eq!((&line["error"]["code"], &line["status"]), (&json!("draining"), &json!(503)), "{line}");

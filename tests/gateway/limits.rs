@@ -56,6 +56,23 @@ async fn a_head_that_is_too_large_or_has_too_many_lines_gets_431() {
 }
 
 #[tokio::test]
+async fn a_body_whose_chunks_are_none_is_the_clients_mistake() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, "").await;
+    for from in ALL {
+        let mut conn = Conn::open(gateway.address).await;
+        let path = from.path("chat/mock-fast", false);
+        let head = format!("POST {path} HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n");
+        conn.send(format!("{head}2\r\n{{}}\r\nzz\r\n").as_bytes()).await;
+        let reply = conn.reply().await;
+        assert_eq!(reply.status(), 400, "{from:?}: {}", reply.text());
+        assert!(from.error(&reply.json()).contains("chunks"), "{}", reply.text());
+        assert_eq!(gateway.logged(reply.head.id()).await["error"]["code"], "invalid_request", "{from:?}");
+        assert!(conn.closed().await, "{from:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_gets_413_in_the_callers_dialect_stated_or_chunked() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, CONFIG).await;

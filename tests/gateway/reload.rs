@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::dialect::{ALL, Chat, Turn};
-use super::support::{Folder, Gateway, Mock, SOON, together};
+use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
 use super::wire::{Conn, request};
 
 /// A configuration whose model `probe` tells which one it is.
@@ -163,6 +163,82 @@ async fn a_broken_file_keeps_the_old_generation_and_says_where_it_is_wrong() {
     gateway.configure(&version(3));
     becomes(&gateway, 3).await;
     assert_eq!(gateway.get("/health").await.json()["last_reload_error"], Value::Null);
+}
+
+/// What is written of `listen` counts from the next start, what is written of keys at once.
+#[tokio::test]
+async fn a_gateway_that_others_reach_keeps_its_keys_wherever_it_is_told_to_listen_next() {
+    let mock = Mock::start().await;
+    let mut gateway = Gateway::unstarted(Folder::new(), Some(mock.address));
+    let listen = format!("listen: {{ address: \"0.0.0.0:{}\" }}\n", gateway.address.port());
+    let path = gateway.configure(&format!("{listen}keys: [{{ name: k, key: sk-one }}]\n"));
+    gateway.serve(&path).await;
+    let open = "auth: { open: true }\n";
+    for (text, why) in [
+        (gateway.text(""), "0.0.0.0"),
+        (gateway.text("keys: []\n"), "0.0.0.0"),
+        (gateway.text(&listen), "0.0.0.0"),
+        (String::new(), "is empty"),
+        ("# to be written\n\n---\n".to_owned(), "is empty"),
+    ] {
+        gateway.folder.write("portcullis.yaml", &text);
+        let reply = gateway.admin("POST", "/admin/reload").await;
+        let message = reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(reply.status() == 422 && message.contains(why), "{text}: {}", reply.text());
+        assert_eq!(gateway.get("/v1/models").await.status(), 401, "{text}");
+    }
+    assert_eq!(generation(&gateway).await["number"], 1);
+    gateway.configure(&format!("{open}listen: {{ address: LISTEN }}\n"));
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    assert_eq!(gateway.get("/v1/models").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_file_without_a_word_is_a_configuration_at_the_start_alone() {
+    let mut gateway = Gateway::unstarted(Folder::new(), None);
+    let path = gateway.configure("");
+    gateway.serve(&path).await;
+    gateway.folder.write("portcullis.yaml", " \n");
+    let reply = gateway.admin("POST", "/admin/reload").await;
+    assert!(reply.status() == 422 && reply.text().contains("is empty"), "{}", reply.text());
+    gateway.folder.write("portcullis.yaml", "{}\n");
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    let output = portcullis().arg("check").arg(gateway.folder.write("empty.yaml", "")).output().expect("runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_moved_away_is_opened_anew_at_a_hangup_and_by_itself() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, &version(1)).await;
+    let log = gateway.folder.path("access.log");
+    let ask = async || {
+        let reply = gateway.post("/v1/chat/completions", Chat.ask("probe", false, Turn::Text, "Hello")).await;
+        gateway.logged(reply.head.id()).await
+    };
+    ask().await;
+    for (moved, hangup) in [("access.log.1", true), ("access.log.2", false)] {
+        fs::rename(&log, gateway.folder.path(moved)).expect("renames");
+        if hangup {
+            gateway.process.signal("HUP");
+            let deadline = Instant::now() + SOON;
+            while !log.exists() {
+                assert!(Instant::now() < deadline, "{}", gateway.process.stderr());
+                sleep(Duration::from_millis(10)).await;
+            }
+        } else {
+            // Lines go into the moved file until it is noticed.
+            let deadline = Instant::now() + SOON;
+            while !log.exists() {
+                probed(&gateway).await;
+                assert!(Instant::now() < deadline, "{}", gateway.process.stderr());
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+        ask().await;
+        let before = fs::read_to_string(gateway.folder.path(moved)).expect("is there");
+        assert!(before.ends_with('\n') && before.lines().count() >= 1, "{before}");
+    }
 }
 
 #[tokio::test]

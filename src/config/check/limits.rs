@@ -32,10 +32,20 @@ pub(super) fn limits(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>
         if budget.money.0.is_empty() {
             issues.push(Issue::error(path.clone(), "has no amount; add `money`, such as `money: $500 / month`"));
         }
+        if budget.webhook.as_ref().is_some_and(|url| !url.is_empty() && !is_web_address(url.expose())) {
+            issues.push(Issue::error(path.key("webhook"), "is no address; write https://host/path"));
+        }
         if budget.thresholds.iter().any(|threshold| threshold.permille() % 10 != 0) {
             issues.push(Issue::error(path.key("thresholds"), "holds parts of a percent; write whole ones"));
         }
     }
+}
+
+fn is_web_address(url: &str) -> bool {
+    url.parse::<http::Uri>().is_ok_and(|url| {
+        let has_host = url.host().is_some_and(|host| !host.is_empty());
+        has_host && matches!(url.scheme_str(), Some("http" | "https"))
+    })
 }
 
 fn name(
@@ -248,8 +258,5 @@ pub(super) fn shared(config: &Config, issues: &mut Vec<Issue>) {
     }
     if config.redis.prefix.contains(['{', '}', '*', ' ']) || config.redis.prefix.is_empty() {
         issues.push(Issue::error(path.key("prefix"), "is empty or holds braces, stars or spaces; write a plain word"));
-    }
-    if config.store.path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-        issues.push(Issue::error(KeyPath::of(&["store", "path"]), "is empty; write a file, or off"));
     }
 }
