@@ -121,7 +121,6 @@ mod tests {
 
     use super::*;
     use crate::exchange::TOKENS_PER_FILE;
-    use crate::json::Envelope;
 
     fn call(body: String) -> Call {
         Call::new(Envelope::read(body.into()).expect("an object"), HeaderMap::new())
