@@ -228,8 +228,8 @@ pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
     }
 }
 
-/// Ends what the limits of a target held for an attempt that failed: charged is what its answer used, where it had one
-/// that was then refused. Its request stays counted: it was made.
+/// Ends what the limits of a target held for an attempt that failed: charged is what it used all the same, `usage`. Its
+/// request stays counted: it was made.
 pub fn leave(hold: Option<Hold>, target: &Target, usage: Option<&Usage>) {
     if let Some(hold) = hold {
         hold.settle(&amounts(usage, usage.and_then(|usage| target.cost(usage))), unix_ms());

@@ -9,6 +9,8 @@ pub mod tape;
 mod waiting;
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -215,16 +217,47 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether a request has been written out, for those who may have to say so when its sender is gone.
+#[derive(Debug, Clone, Default)]
+pub struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// As if it had not been.
+    pub fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// A request body for an upstream, in slices that are never joined.
 #[derive(Debug, Clone, Default)]
 pub struct Outgoing {
     pieces: Pieces,
     next: usize,
+    /// Who is told when all of it has gone out.
+    sent: Option<Sent>,
 }
 
 impl Outgoing {
     pub fn new(pieces: Pieces) -> Self {
-        Outgoing { pieces, next: 0 }
+        Outgoing { pieces, next: 0, sent: None }
+    }
+
+    /// Has it told when all of it has gone out.
+    pub fn tell(&mut self, sent: &Sent) {
+        self.sent = Some(sent.clone());
+    }
+
+    /// Who is to be told.
+    pub fn sent(&self) -> Option<&Sent> {
+        self.sent.as_ref()
     }
 
     /// What is still to go out.
@@ -257,6 +290,11 @@ impl Body for Outgoing {
         match self.pieces.get_mut(at).map(std::mem::take) {
             Some(piece) => {
                 self.next += 1;
+                if self.is_end_stream()
+                    && let Some(sent) = &self.sent
+                {
+                    sent.note();
+                }
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             None => Poll::Ready(None),

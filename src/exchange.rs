@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::admit::Admitted;
 use crate::auth::Principal;
+use crate::body::Sent;
 use crate::cache::Visit;
 use crate::chat::{Finish, Usage};
 use crate::dialect::{Dialect, Op};
@@ -134,8 +135,10 @@ pub struct Attempt {
     pub cancelled: bool,
     /// What it used before it was cut and another one went on.
     pub part: Option<Box<Usage>>,
-    /// What its answer used that was read and then not given to the client: a policy would not have it.
-    pub refused: Option<Box<Used>>,
+    /// Whether its request went out, as long as nothing has come of it.
+    pub sent: Option<Sent>,
+    /// What it used of which the client gets nothing: a policy would not have the answer, or the client did not wait.
+    pub unheard: Option<Box<Used>>,
     /// Its place at the target, and at the credential; taken when it is known how it ended.
     pub flight: Option<Flight>,
     pub key_flight: Option<Flight>,
@@ -185,7 +188,8 @@ impl Attempt {
             fault: None,
             cancelled: false,
             part: None,
-            refused: None,
+            sent: None,
+            unheard: None,
             flight: None,
             key_flight: None,
         }
@@ -371,8 +375,17 @@ pub fn input_tokens(bytes: usize, files: Files) -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
     pub usage: Usage,
-    /// It is our estimate: the stream ended before the provider stated it, or the provider states none.
+    /// It is our estimate: the answer ended before the provider stated it, or the provider states none.
     pub estimated: bool,
+}
+
+impl Used {
+    /// By an ask that was sent and whose answer nobody waited for: its input, by our estimate. Counting tokens costs
+    /// none.
+    pub fn given_up(op: Op, input_estimate: u64) -> Option<Self> {
+        let usage = Usage { input: input_estimate, ..Usage::default() };
+        (op != Op::CountTokens).then_some(Used { usage, estimated: true })
+    }
 }
 
 /// What went by of the answer.

@@ -47,8 +47,8 @@ pub struct Settled<'a> {
 impl Settled<'_> {
     /// What an attempt that was given up may have cost: its input, by our estimate; it said nothing that we know of.
     pub fn cost_given_up(&self, attempt: &Attempt) -> Option<u64> {
-        let input = self.exchange.input_estimate;
-        attempt.target.cost(&Usage { input, ..Usage::default() })
+        let used = Used::given_up(self.exchange.op, self.exchange.input_estimate)?;
+        attempt.target.cost(&used.usage)
     }
 }
 
@@ -116,13 +116,21 @@ pub fn process_ended() -> Fault {
     Fault::new(Kind::Draining, "The process ended before the answer was complete.")
 }
 
-/// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left.
+/// Ends the attempts that still hold their place: the one whose answer was relayed, and those that the client left. Of the
+/// latter the provider has the ask, where it was written out, and bills it.
 fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
     let end = match &exchange.outcome {
         Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
         Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
         Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };
+    let gone = matches!(&exchange.outcome, Outcome::Failed(fault) if fault.kind == Kind::ClientGone);
+    let given_up = Used::given_up(exchange.op, exchange.input_estimate).filter(|_| gone);
+    for attempt in &mut exchange.attempts {
+        if attempt.sent.take().is_some_and(|sent| sent.is_noted()) {
+            attempt.unheard = given_up.map(Box::new);
+        }
+    }
     let now = state.at(ended);
     exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
 }
@@ -186,14 +194,14 @@ struct Bill {
     estimated: bool,
     /// Nano-dollars; None where a price is not known, or nothing was used.
     cost: Option<u64>,
-    /// Usage and cost without the answers that policies refused: the limits of their targets have had theirs.
+    /// Usage and cost without what the client got nothing of: the limits of those targets have had theirs.
     answer: admit::Spent,
 }
 
 impl Bill {
     /// Nothing of what another exchange has paid for: an answer that was kept costs nothing, and one that several share
     /// costs the one that asked. Who went on after a cut pays for the rest. An answer that a policy refused was paid for
-    /// like any other.
+    /// like any other, and so was the input of one that the client did not wait for.
     fn of(exchange: &Exchange) -> Self {
         let visit = exchange.cache.as_deref();
         let bears = visit.is_none_or(Visit::bears);
@@ -213,7 +221,7 @@ impl Bill {
         }
         bill.answer = (bill.usage, bill.cost);
         for attempt in &exchange.attempts {
-            if let Some(used) = &attempt.refused {
+            if let Some(used) = &attempt.unheard {
                 bill.add(&attempt.target, **used);
             }
         }

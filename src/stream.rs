@@ -102,7 +102,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         request_id,
         idle: limit,
         first_token: (at, limit),
-        deadline: Deadline { at, limit, kind: Kind::TotalTimeout },
+        deadline: Deadline { at, limit, kind: Kind::TotalTimeout, callers: false },
         keep_alive: None,
         // It is whole and bounded already.
         max_event_bytes: usize::MAX,

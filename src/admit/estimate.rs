@@ -48,10 +48,12 @@ impl Known {
         Known { input: input_tokens(envelope.body().len(), envelope.files()), generates, bound, choices }
     }
 
-    /// How many requests, tokens and nano-dollars it will take of a target. Where nobody bounds its output, all but the
-    /// first token of it is assumed.
+    /// How many requests, tokens and nano-dollars it will take of a target. Where nobody bounds its output, or to 0, all
+    /// but the first token of it is assumed.
     pub fn at(&self, target: Option<&Target>) -> Estimate {
         let bound = target.map_or(self.bound, |target| overridden(self.bound, &target.overrides));
+        // Some servers take 0 for no bound at all.
+        let bound = bound.filter(|bound| *bound > 0);
         let (output, least) = match bound {
             _ if !self.generates => (0, 0),
             Some(bound) => (bound.saturating_mul(self.choices), bound.saturating_mul(self.choices)),
@@ -140,6 +142,13 @@ mod tests {
         ] {
             assert_eq!(output(&call(body.to_owned())), most, "{body}");
         }
+    }
+
+    #[test]
+    fn a_bound_of_0_is_none() {
+        let of = |bound| Known { input: 10, generates: true, bound, choices: 1 }.at(None);
+        assert_eq!(of(Some(0)), of(None));
+        assert_eq!(of(Some(7)).least.output, 7);
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Try<'_> {
                 None => drop(address.headers.remove(name)),
             }
         }
-        let body = if written.body.is_empty() {
+        let mut body = if written.body.is_empty() {
             address.headers.remove(http::header::CONTENT_TYPE);
             Outgoing::default()
         } else if target.overrides.is_empty() {
@@ -238,6 +238,7 @@ impl Try<'_> {
         } else {
             overridden(target, written.body)?
         };
+        body.tell(&self.once.sent);
         let timeouts = &target.timeouts;
         let streams = self.call.stream;
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };

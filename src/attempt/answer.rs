@@ -412,7 +412,7 @@ impl Reading<'_> {
         let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
         commit(&mut relay, self.x.input_estimate, known).await.inspect_err(|_| {
             // All of it was made, whatever a policy has seen of it.
-            known.refused = seen.used(true, self.x.input_estimate).or(known.refused);
+            known.unheard = seen.used(true, self.x.input_estimate).or(known.unheard);
         })?;
         let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
         Ok(Box::new(Good { seen, ..Good::new(reply) }))
@@ -434,7 +434,7 @@ impl Reading<'_> {
 /// Waits for a stream's commit point. What the upstream has said until then is paid for also where nothing comes of it.
 async fn commit(relay: &mut Relay, input_estimate: u64, known: &mut Known) -> Result<(), Fault> {
     relay.commit().await.inspect_err(|_| {
-        known.refused = relay.seen.first_content.and_then(|_| relay.seen.used(false, input_estimate));
+        known.unheard = relay.seen.first_content.and_then(|_| relay.seen.used(false, input_estimate));
     })
 }
 

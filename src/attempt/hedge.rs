@@ -69,6 +69,8 @@ impl Trying<'_> {
         let (ended, other) = if first_came { (first, second) } else { (second, first) };
         let (known, outcome) = came;
         if outcome.is_ok() {
+            // What it cost is not the caller's: its limits get back what they held.
+            other.once.sent.forget();
             // Dropped here, before anything else is waited for.
             drop((one, two));
             self.cancel(&other);

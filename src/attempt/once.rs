@@ -12,7 +12,7 @@ use super::adapted;
 use super::answer::{Good, Reading, retry_after};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
-use crate::body::{Inbound, Patience};
+use crate::body::{Inbound, Patience, Sent};
 use crate::dialect::{self, Dialect, refusal};
 use crate::exchange::{Subject, Used};
 use crate::fault::{Fault, Kind};
@@ -20,6 +20,7 @@ use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::{Face, Plan, Target, Timeouts};
+use crate::state::limit::Hold;
 use crate::stream::Deadline;
 use crate::upstream::Sending;
 
@@ -31,8 +32,8 @@ pub(super) const MAX_ERROR_BYTES: usize = 1 << 20;
 pub(super) struct Known {
     /// The upstream's status.
     pub status: Option<u16>,
-    /// What its answer used that the client does not get.
-    pub refused: Option<Used>,
+    /// What it used of which the client gets nothing.
+    pub unheard: Option<Used>,
 }
 
 /// One try: of what, with which credential, until when.
@@ -51,6 +52,8 @@ pub(super) struct Once {
     pub(super) edits: Vec<hook::Edit>,
     /// A guest would not have this try at all.
     refused: Option<Box<Fault>>,
+    /// Whether its request went out.
+    pub sent: Sent,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
     pub after: Option<Arc<Successors>>,
 }
@@ -78,7 +81,8 @@ impl Once {
     pub async fn begin(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32, began: Instant) -> Self {
         let deadline = Deadline::of(x.started, x.patience, &target, began);
         let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
-        let mut once = Once { target, key, began, deadline, number, headers, edits, refused, after };
+        let sent = Sent::default();
+        let mut once = Once { target, key, began, deadline, number, headers, edits, refused, sent, after };
         match hook::attempt(x, &once.target, number).await {
             Ok(None) => {}
             Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
@@ -96,14 +100,18 @@ impl Once {
             Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await?,
             None => None,
         };
+        let mut held = Held { hold, once: self, given_up: Used::given_up(x.op, x.input_estimate) };
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, known)).await;
         match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
             Ok(mut good) => {
-                good.hold = hold;
+                good.hold = held.hold.take();
                 Ok(good)
             }
             Err(fault) => {
-                admit::leave(hold, &self.target, known.refused.as_ref().map(|used| &used.usage));
+                if known.unheard.is_none() && self.deadline.is_callers(&fault) && self.sent.is_noted() {
+                    known.unheard = held.given_up;
+                }
+                admit::leave(held.hold.take(), &self.target, known.unheard.as_ref().map(|used| &used.usage));
                 Err(fault)
             }
         }
@@ -144,14 +152,14 @@ impl Once {
         if !hook::looks_at_answer(x) {
             return Ok(good);
         }
-        known.refused = good.so_far(x.input_estimate);
+        known.unheard = good.so_far(x.input_estimate);
         let streams = good.reply.is_stream();
         let (usage, finish) = (good.seen.usage, good.seen.finish);
         let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };
         let another = hook::answer(cx, x, call, answered, &mut good.reply).await?;
         // A stream keeps its own account, which is lost with it where a policy says something else in its place.
         if !(another && streams) {
-            known.refused = None;
+            known.unheard = None;
         }
         Ok(good)
     }
@@ -206,6 +214,7 @@ impl Once {
             Prepared::Answered(reply) => return Ok(Err(reply)),
         };
         let sent = Instant::now();
+        request.body.tell(&self.sent);
         for (name, value) in &self.headers {
             match value {
                 Some(value) => drop(request.headers.insert(name.clone(), value.clone())),
@@ -216,6 +225,23 @@ impl Once {
         // A stream's head may well come late, with its first token; other answers come whole after their head.
         let head_timeout = if call.stream { timeouts.first_token } else { timeouts.head };
         Ok(Ok((sent, face, asked, cx.upstream().send(&face.dial, request, head_timeout))))
+    }
+}
+
+/// What the limits of a target hold for a try under way. One that is dropped before it ends has used what the provider
+/// was given; where that was nothing, all of it is given back.
+struct Held<'a> {
+    hold: Option<Hold>,
+    once: &'a Once,
+    given_up: Option<Used>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.once.sent.is_noted() {
+            let used = self.given_up.as_ref().map(|used| &used.usage);
+            admit::leave(self.hold.take(), &self.once.target, used);
+        }
     }
 }
 

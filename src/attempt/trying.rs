@@ -156,6 +156,7 @@ impl<'a> Trying<'a> {
         let attempt = Attempt {
             key: alias,
             waited,
+            sent: Some(once.sent.clone()),
             flight: Some(flight),
             key_flight,
             ..Attempt::begin(once.target.clone(), role, once.began - self.x.started)
@@ -175,7 +176,8 @@ impl<'a> Trying<'a> {
         let now = self.cx.state.at(ended);
         let attempt = &mut self.tried.attempts[started.attempt];
         attempt.took = ended - started.once.began;
-        (attempt.status, attempt.refused) = (known.status, known.refused.map(Box::new));
+        (attempt.status, attempt.unheard) = (known.status, known.unheard.map(Box::new));
+        attempt.sent = None;
         match outcome {
             Ok(good) => {
                 if self.x.stream

@@ -42,7 +42,7 @@ pub struct Key {
     /// Date or moment after which the key is refused; when not set, never.
     #[serde(default)]
     pub expires: Option<Expiry>,
-    /// No other target is tried when the first fails, whatever the model says.
+    /// No other target is tried when the first fails or rests, whatever the model says.
     #[serde(default)]
     pub disable_fallbacks: bool,
     /// Its requests go before those of a lower number where they wait for a place at a provider (`queue`), 0 to 255.

@@ -59,27 +59,15 @@ impl<'a> Filter<'a> {
 
     /// What removes the target, if anything does.
     pub fn removes(&self, target: &Arc<Target>) -> Option<Removed> {
-        self.health(target)
-            .or_else(|| (!self.policy.is_none()).then(|| self.policy(target)).flatten())
-            .or_else(|| (!self.require.is_none()).then(|| self.require(target)).flatten())
-            .or_else(|| self.card(target))
+        unwell(self.health, target).or_else(|| self.unfit(target))
     }
 
-    fn health(&self, target: &Arc<Target>) -> Option<Removed> {
-        match self.health.standing(target) {
-            Standing::Closed | Standing::HalfOpen => None,
-            Standing::Drained => Some(Removed::because("drained", "the operator wants no requests to it")),
-            Standing::Open { until } => {
-                let left = until.map(|until| Duration::from_millis(until.saturating_sub(self.health.now())));
-                let why = match left {
-                    Some(left) => {
-                        format!("it failed or asked for a pause; {:.1} s are left", left.as_secs_f64()).into()
-                    }
-                    None => Cow::Borrowed("the operator holds it open"),
-                };
-                Some(Removed { by: "open", why, retry_after: left })
-            }
-        }
+    /// What removes the target however well it is.
+    pub fn unfit(&self, target: &Target) -> Option<Removed> {
+        let of_policy = (!self.policy.is_none()).then(|| self.policy(target)).flatten();
+        of_policy
+            .or_else(|| (!self.require.is_none()).then(|| self.require(target)).flatten())
+            .or_else(|| self.card(target))
     }
 
     fn policy(&self, target: &Target) -> Option<Removed> {
@@ -163,6 +151,22 @@ impl<'a> Filter<'a> {
         let tokens = self.tokens?;
         let context = card.context.filter(|context| tokens > *context)?;
         Some(Removed::because("context", format!("about {tokens} tokens do not fit into {context}")))
+    }
+}
+
+/// What keeps the target from taking requests now.
+pub(super) fn unwell(health: &dyn Health, target: &Arc<Target>) -> Option<Removed> {
+    match health.standing(target) {
+        Standing::Closed | Standing::HalfOpen => None,
+        Standing::Drained => Some(Removed::because("drained", "the operator wants no requests to it")),
+        Standing::Open { until } => {
+            let left = until.map(|until| Duration::from_millis(until.saturating_sub(health.now())));
+            let why = match left {
+                Some(left) => format!("it failed or asked for a pause; {:.1} s are left", left.as_secs_f64()).into(),
+                None => Cow::Borrowed("the operator holds it open"),
+            };
+            Some(Removed { by: "open", why, retry_after: left })
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::facts::{Facts, Health, mix, stable, unit};
-use super::filter::{Filter, names};
+use super::filter::{Filter, names, unwell};
 use super::policy::{Policy, Quantile, Sort};
-use super::tree::{Balance, By, Child, Node, Split, Tree};
+use super::tree::{Balance, By, Child, Node, Tree};
 use super::{Plan, Rules, Target, Verdict};
-use crate::state::health::{Measure, Quantiles};
+use crate::state::health::{Measure, Millis, Quantiles, Standing};
 
 /// One in so many requests of a balance that follows measures goes elsewhere, so that a target that became better is
 /// found out.
@@ -37,18 +37,82 @@ pub struct Request<'a> {
     pub no_fallbacks: bool,
 }
 
+impl Request<'_> {
+    /// Whether the first alone may answer. With an order of its own the order is what is allowed; without one, the first
+    /// target.
+    fn is_for_the_first(&self) -> bool {
+        self.no_fallbacks || self.policy.allow_fallbacks == Some(false) && self.policy.order.is_empty()
+    }
+}
+
+/// Health where all is well.
+struct Well<'a>(&'a dyn Health);
+
+impl Health for Well<'_> {
+    fn now(&self) -> Millis {
+        self.0.now()
+    }
+
+    fn standing(&self, _: &Arc<Target>) -> Standing {
+        Standing::Closed
+    }
+
+    fn measure(&self, target: &Arc<Target>) -> Measure {
+        self.0.measure(target)
+    }
+}
+
 /// The plan of one request over the trees of the models it names, in their order. Its targets may be none; then the
 /// verdicts say why.
 pub fn plan(trees: &[Arc<Tree>], request: &Request<'_>) -> Plan {
+    if request.is_for_the_first() {
+        return of_the_first(trees, request);
+    }
+    plan_for(trees, request, Whom::All)
+}
+
+/// The plan of a request that the first target alone may answer: the one that would be first were all well. Which of
+/// equals that is, the strategy says, and who is unwell is not among them; but no place in an order is given to the next.
+fn of_the_first(trees: &[Arc<Tree>], request: &Request<'_>) -> Plan {
+    if !request.policy.ranks() {
+        return plan_for(trees, request, Whom::First);
+    }
+    // Its own order or sort makes one of all of them the first.
+    let well = Well(request.health);
+    let mut plan = plan_for(trees, &Request { health: &well, ..*request }, Whom::All);
+    plan.targets.truncate(1);
+    if let Some(target) = plan.targets.first()
+        && let Some(removed) = unwell(request.health, target)
+    {
+        plan.verdicts.push(removed.verdict(target));
+        plan.targets.clear();
+    }
+    plan.rules = alone(&plan.rules);
+    plan
+}
+
+/// Of whom a plan is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    All,
+    /// Of every order the first that the request may have at all, whether or not it is well.
+    First,
+}
+
+fn plan_for(trees: &[Arc<Tree>], request: &Request<'_>, whom: Whom) -> Plan {
     let Some(first) = trees.first() else { return Plan::default() };
     let policy = request.policy;
     let mut targets: Vec<Arc<Target>> = Vec::with_capacity(2);
     let mut verdicts = Vec::new();
+    let mut stands = false;
     for tree in trees {
         let from = targets.len();
-        walk(tree, std::slice::from_ref(&tree.root), request, &mut targets, &mut verdicts);
+        stands |= walk(tree, std::slice::from_ref(&tree.root), request, whom, (&mut targets, &mut verdicts));
         if !policy.across_models {
             rank(&mut targets[from..], request);
+        }
+        if whom == Whom::First && stands {
+            break;
         }
     }
     if policy.across_models {
@@ -60,52 +124,47 @@ pub fn plan(trees: &[Arc<Tree>], request: &Request<'_>) -> Plan {
     let mut chains = [Vec::new(), Vec::new()];
     for (chain, nodes) in chains.iter_mut().zip([&first.on_context_length, &first.on_content_policy]) {
         if !nodes.is_empty() {
-            walk(first, nodes, request, chain, &mut verdicts);
+            walk(first, nodes, request, whom, (chain, &mut verdicts));
         }
     }
     let [on_context_length, on_content_policy] = chains;
     // Too long for all of them: what is there for long asks.
-    if targets.is_empty() && verdicts.iter().any(|verdict| verdict.removed_by == Some("context")) {
+    let unfit = targets.is_empty() && !(whom == Whom::First && stands);
+    if unfit && verdicts.iter().any(|verdict| verdict.removed_by == Some("context")) {
         targets.clone_from(&on_context_length);
     }
     keep(&mut targets, request);
     if request.trace {
         describe(&targets, request, &mut verdicts);
     }
-    let rules = rules(first, request);
+    let rules = if whom == Whom::First { alone(&first.rules) } else { first.rules.clone() };
     Plan { targets, on_context_length, on_content_policy, rules, verdicts }
 }
 
-/// The model's rules, changed where the request says so.
-fn rules(tree: &Tree, request: &Request<'_>) -> Arc<Rules> {
-    let policy = request.policy;
-    // With an order, the order is what is allowed; without one, the first target alone.
-    let forbidden = request.no_fallbacks || policy.allow_fallbacks == Some(false) && policy.order.is_empty();
-    if !forbidden {
-        return tree.rules.clone();
-    }
-    Arc::new(Rules { fallbacks: false, ..Rules::clone(&tree.rules) })
+/// The model's rules, but that nobody else is tried.
+fn alone(rules: &Rules) -> Arc<Rules> {
+    Arc::new(Rules { fallbacks: false, ..rules.clone() })
 }
 
-/// What is left of these nodes, in the tree's order.
+/// What is left of these nodes, in the tree's order. Gives whether there is somebody, well or not: see [`Walk::node`].
 fn walk(
     tree: &Tree,
     nodes: &[Node<Arc<Target>>],
     request: &Request<'_>,
-    out: &mut Vec<Arc<Target>>,
-    verdicts: &mut Vec<Verdict>,
-) {
+    whom: Whom,
+    (out, verdicts): (&mut Vec<Arc<Target>>, &mut Vec<Verdict>),
+) -> bool {
     let tightened = request.policy.tighten(&tree.require);
     let require = tightened.as_ref().unwrap_or(&tree.require);
     let filter = Filter::new(tree, require, request.policy, request.facts, request.health);
     let dice = Dice(request.seed);
-    let mut walk = Walk { filter, request, dice, verdicts };
-    nodes.iter().for_each(|node| walk.node(node, out));
+    Walk { filter, request, whom, dice, verdicts }.fallback(nodes, out)
 }
 
 struct Walk<'a> {
     filter: Filter<'a>,
     request: &'a Request<'a>,
+    whom: Whom,
     dice: Dice,
     verdicts: &'a mut Vec<Verdict>,
 }
@@ -120,23 +179,46 @@ struct Part<'t> {
 }
 
 impl Walk<'_> {
-    fn node(&mut self, node: &Node<Arc<Target>>, out: &mut Vec<Arc<Target>>) {
+    /// Puts out what is left of a node. Gives whether somebody stands there: who is put out, or would be were it well.
+    fn node(&mut self, node: &Node<Arc<Target>>, out: &mut Vec<Arc<Target>>) -> bool {
         match node {
-            Node::Target(target) => match self.filter.removes(target) {
-                None => out.push(target.clone()),
-                Some(removed) => self.verdicts.push(removed.verdict(target)),
-            },
-            Node::Fallback(nodes) => nodes.iter().for_each(|node| self.node(node, out)),
+            Node::Target(target) => self.target(target, out),
+            Node::Fallback(nodes) => self.fallback(nodes, out),
             Node::Balance(balance) => self.balance(balance, out),
             Node::Conditional(branches) => {
                 if let Some(chosen) = Node::branch(branches, self.request.facts) {
-                    self.node(&branches[chosen].1, out);
-                } else {
-                    branches.iter().for_each(|(_, node)| self.leave(node, "condition", "no branch fits the request"));
+                    return self.node(&branches[chosen].1, out);
                 }
+                branches.iter().for_each(|(_, node)| self.leave(node, "condition", "no branch fits the request"));
+                false
             }
-            Node::Split(split) => self.split(split, out),
+            Node::Split(split) => {
+                let place = split.stable_place(self.request.facts).unwrap_or_else(|| self.dice.unit());
+                split.index_at(place).is_some_and(|at| self.node(&split.parts[at].1, out))
+            }
         }
+    }
+
+    fn target(&mut self, target: &Arc<Target>, out: &mut Vec<Arc<Target>>) -> bool {
+        // Of the first it counts more whether the request may have it than how it is.
+        let unfit = if self.whom == Whom::First { self.filter.unfit(target) } else { None };
+        let stands = unfit.is_none();
+        match unfit.or_else(|| self.filter.removes(target)) {
+            None => out.push(target.clone()),
+            Some(removed) => self.verdicts.push(removed.verdict(target)),
+        }
+        stands
+    }
+
+    fn fallback(&mut self, nodes: &[Node<Arc<Target>>], out: &mut Vec<Arc<Target>>) -> bool {
+        let mut stands = false;
+        for node in nodes {
+            stands |= self.node(node, out);
+            if self.whom == Whom::First && stands {
+                break;
+            }
+        }
+        stands
     }
 
     fn leave(&mut self, node: &Node<Arc<Target>>, by: &'static str, why: &str) {
@@ -147,29 +229,35 @@ impl Walk<'_> {
         });
     }
 
-    fn split(&mut self, split: &Split<Arc<Target>>, out: &mut Vec<Arc<Target>>) {
-        let place = split.stable_place(self.request.facts).unwrap_or_else(|| self.dice.unit());
-        if let Some(at) = split.index_at(place) {
-            self.node(&split.parts[at].1, out);
+    fn balance(&mut self, balance: &Balance<Arc<Target>>, out: &mut Vec<Arc<Target>>) -> bool {
+        if self.whom == Whom::All {
+            return self.equals(balance, None, out);
         }
+        // Children of one priority are equals, those of the next one stand in for them.
+        let mut tiers: SmallVec<[u32; 4]> = balance.children.iter().map(|child| child.priority).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        tiers.into_iter().any(|tier| self.equals(balance, Some(tier), out))
     }
 
-    fn balance(&mut self, balance: &Balance<Arc<Target>>, out: &mut Vec<Arc<Target>>) {
+    /// The children of a balance, or those of one priority, in the order that its strategy gives them.
+    fn equals(&mut self, balance: &Balance<Arc<Target>>, tier: Option<u32>, out: &mut Vec<Arc<Target>>) -> bool {
         let from = out.len();
+        let mut stands = false;
         let mut parts: SmallVec<[Part<'_>; 8]> = SmallVec::new();
-        for child in &balance.children {
+        for child in balance.children.iter().filter(|child| tier.is_none_or(|tier| child.priority == tier)) {
             if child.weight == 0 {
                 self.leave(&child.node, "drained", "its weight is 0");
                 continue;
             }
             let begin = out.len();
-            self.node(&child.node, out);
+            stands |= self.node(&child.node, out);
             if out.len() > begin {
                 parts.push(Part { child, at: begin..out.len(), score: 0.0 });
             }
         }
         if parts.len() < 2 {
-            return;
+            return stands;
         }
         self.score(balance, &mut parts, out);
         parts.sort_by(|a, b| {
@@ -180,6 +268,7 @@ impl Walk<'_> {
         for part in &parts {
             out.extend(region[part.at.start - from..part.at.end - from].iter().cloned());
         }
+        stands
     }
 
     /// Gives each part its score: the lower, the earlier.

@@ -183,6 +183,12 @@ impl Policy {
         *self == Policy::default()
     }
 
+    /// Whether it puts targets into an order of its own.
+    pub fn ranks(&self) -> bool {
+        let prefers = !self.min_throughput.is_empty() || !self.max_latency.is_empty();
+        self.sort.is_some() || !self.order.is_empty() || prefers
+    }
+
     /// Takes over a `provider` object.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 
 mod labels;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -81,12 +81,14 @@ type Histograms<L> = Family<L, Histogram, Buckets>;
 /// The series of one (operation, provider, model), looked up once and kept.
 #[derive(Debug)]
 struct Meters {
+    labels: ModelLabels,
     duration: Histogram,
     first_token: Histogram,
     per_token: Histogram,
     input: Histogram,
     output: Histogram,
-    cost: Counter<f64, AtomicU64>,
+    /// There from the first known cost on: a model without a price has none, and none is not zero.
+    cost: OnceLock<Counter<f64, AtomicU64>>,
 }
 
 /// Every metric of the process.
@@ -290,7 +292,7 @@ impl Metrics {
         }
         if let Some(target) = x.target() {
             let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, &target.provider.otel);
-            meters.observe(settled);
+            meters.observe(settled, &self.costs);
         }
     }
 
@@ -334,7 +336,8 @@ impl Metrics {
             per_token: self.per_tokens.get_or_create_owned(labels),
             input: self.tokens.get_or_create_owned(&tokens("input")),
             output: self.tokens.get_or_create_owned(&tokens("output")),
-            cost: self.costs.get_or_create_owned(labels),
+            cost: OnceLock::new(),
+            labels: labels.clone(),
         }
     }
 
@@ -456,7 +459,7 @@ impl Default for Metrics {
 }
 
 impl Meters {
-    fn observe(&self, settled: &Settled<'_>) {
+    fn observe(&self, settled: &Settled<'_>, costs: &Family<ModelLabels, Counter<f64, AtomicU64>>) {
         let x = settled.exchange;
         let duration = settled.ended.duration_since(x.started);
         self.duration.observe(duration.as_secs_f64());
@@ -473,7 +476,7 @@ impl Meters {
             }
         }
         if let Some(cost) = settled.cost_nano_usd {
-            self.cost.inc_by(cost as f64 / 1e9);
+            self.cost.get_or_init(|| costs.get_or_create_owned(&self.labels)).inc_by(cost as f64 / 1e9);
         }
     }
 }

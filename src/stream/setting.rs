@@ -27,6 +27,8 @@ pub struct Deadline {
     pub(super) limit: Duration,
     /// [`Kind::TotalTimeout`], or [`Kind::AttemptTimeout`] where the target's or provider's own limit comes first.
     pub(super) kind: Kind,
+    /// The limit is the caller's own.
+    pub(super) callers: bool,
 }
 
 impl Deadline {
@@ -36,9 +38,15 @@ impl Deadline {
         let Timeouts { attempt, total, .. } = target.timeouts;
         let total = patience.map_or(total, |patience| patience.min(total));
         if began + attempt < started + total {
-            return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout };
+            return Deadline { at: began + attempt, limit: attempt, kind: Kind::AttemptTimeout, callers: false };
         }
-        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout }
+        let callers = patience.is_some_and(|patience| patience <= target.timeouts.total);
+        Deadline { at: started + total, limit: total, kind: Kind::TotalTimeout, callers }
+    }
+
+    /// Whether it is the caller who would not wait any longer.
+    pub fn is_callers(&self, fault: &Fault) -> bool {
+        self.callers && fault.kind == self.kind && Instant::now() >= self.at
     }
 
     /// The fault of an answer that is late.

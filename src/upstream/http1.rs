@@ -22,6 +22,7 @@ use super::Outbound;
 use super::connect::Io;
 use super::defer::Defer;
 use super::lane::Lane;
+use crate::body::Sent;
 use framing::{Framing, Malformed};
 
 /// Bytes read at once.
@@ -224,6 +225,8 @@ struct Unsent {
     at: usize,
     flushed: bool,
     defer: Defer,
+    /// Who is told when it has been written.
+    sent: Option<Sent>,
 }
 
 impl Unsent {
@@ -231,7 +234,7 @@ impl Unsent {
         let mut pieces = SmallVec::with_capacity(1 + request.body.pieces().len());
         pieces.push(head);
         pieces.extend(request.body.pieces().iter().cloned());
-        Unsent { pieces, ..Unsent::default() }
+        Unsent { pieces, sent: request.body.sent().cloned(), ..Unsent::default() }
     }
 
     fn is_done(&self) -> bool {
@@ -261,6 +264,9 @@ impl Unsent {
         if !self.flushed {
             ready!(Pin::new(io).poll_flush(cx))?;
             self.flushed = true;
+            if let Some(sent) = self.sent.take() {
+                sent.note();
+            }
             // What was sent is not held until the answer has ended.
             self.pieces.clear();
             self.at = 0;

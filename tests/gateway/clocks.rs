@@ -108,6 +108,12 @@ models:
     assert_eq!((reply.status(), reply.head.header("x-portcullis-error")), (504, Some("connect_timeout")));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(!reply.text().contains(&address.to_string()), "an upstream's address is told: {}", reply.text());
+    // Who does not wait for it has used nothing: the upstream never had the ask.
+    let headers = [("content-type", "application/json"), ("x-portcullis-timeout-ms", "200")];
+    let ask = Chat.ask("deaf/x", false, Turn::Text, "Hi");
+    let reply = gateway.call("POST", "/v1/chat/completions", &headers, ask).await;
+    assert_eq!((reply.status(), reply.head.header("x-portcullis-error")), (504, Some("total_timeout")));
+    assert!(gateway.logged(reply.head.id()).await["usage"].is_null());
     let reply = gateway.post("/v1/chat/completions", Chat.ask("any", true, Turn::Text, "Hi")).await;
     assert_eq!((reply.status(), reply.head.attempts()), (200, 2));
     let line = gateway.logged(reply.head.id()).await;

@@ -215,3 +215,16 @@ async fn the_admin_api_asks_for_its_token_and_takes_no_callers_key() {
     let admin = [("authorization", "Bearer sk-admin")];
     assert_eq!(gateway.call("GET", "/v1/models", &admin, b"").await.status(), 401);
 }
+
+#[tokio::test]
+async fn a_model_without_a_price_has_no_series_of_its_cost() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    ask(&gateway, Chat, "chat/mock-fast", false, &[]).await;
+    ask(&gateway, Chat, "chat/unheard-of", false, &[]).await;
+    gateway.settled().await;
+    let page = gateway.admin("GET", "/metrics").await.text();
+    let costs: Vec<&str> = page.lines().filter(|line| line.starts_with("portcullis_cost_usd_total")).collect();
+    assert!(costs.len() == 1 && costs[0].contains("mock-fast"), "{costs:?}");
+    assert!(page.contains("unheard-of"), "{page}");
+}

@@ -342,3 +342,65 @@ store: { path: off }
     }
     assert_eq!(statuses, [200, 200, 429, 429]);
 }
+
+#[tokio::test]
+async fn what_the_caller_does_not_wait_for_is_charged_where_the_provider_has_the_ask() {
+    let mock = Mock::start().await;
+    let yaml = "
+prices: { models: { chat/*: { input: 1000, output: 1000 } } }
+limits: [{ name: m, money: $1 / 1h, algorithm: fixed }, { name: t, per: target, money: $1 / 1h, requests: 100 / 1h, algorithm: fixed }]
+store: { path: FOLDER/portcullis.db, ledger: true }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let headers = [("content-type", "application/json"), ("x-portcullis-timeout-ms", "300")];
+    let ask = |model: &str| {
+        let body = json!({"model": model, "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]});
+        gateway.call("POST", "/v1/chat/completions", &headers, body.to_string())
+    };
+    let mut spent = 0.0;
+    for _ in 0..3 {
+        let reply = ask("chat/x:head=5s").await;
+        assert_eq!((reply.status(), code(&reply).as_str()), (504, "total_timeout"), "{}", reply.text());
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!((&line["usage_estimated"], &line["usage"]["output"]), (&json!(true), &json!(0)), "{line}");
+        assert!(line["usage"]["input"].as_u64() > Some(0), "{line}");
+        spent += line["cost_usd"].as_f64().expect("a cost");
+    }
+    // What fails by the upstream's own fault stays free.
+    let reply = ask("chat/x:fault=500").await;
+    assert!(reply.status() >= 500, "{}", reply.text());
+    assert_eq!(gateway.logged(reply.head.id()).await["cost_usd"], Value::Null);
+    gateway.settled().await;
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    for rule in state["rules"].as_array().expect("a list") {
+        let windows = rule["fullest"].as_array().expect("a list").iter().flat_map(|one| one["windows"].as_array());
+        let money: Vec<&Value> = windows.flatten().filter(|window| window["unit"] == "money").collect();
+        let used: u64 = money.iter().filter_map(|window| window["used"].as_u64()).sum();
+        assert!((used as f64 / 1e9 - spent).abs() < 1e-9, "{spent} were logged: {rule}");
+        assert!(money.iter().all(|window| window["reserved"] == 0), "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn a_bound_of_0_is_no_bound() {
+    let mock = Mock::start().await;
+    let yaml = format!("{KEYS}limits: [{{ name: t, output_tokens: 1000 / 1h }}]\nstore: {{ path: off }}\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let asks = (0..8).map(|_| chat(&gateway, "sk-a", "chat/x:head=1s", json!({"max_tokens": 0})));
+    // What the mock says to it is not much of an answer, which does not matter here.
+    let refused = together(asks).await.iter().filter(|reply| reply.status() == 429).count();
+    assert_eq!(refused, 7, "one has what is left, as without a bound");
+}
+
+#[tokio::test]
+async fn values_with_the_sign_between_them_do_not_share_a_count() {
+    let mock = Mock::start().await;
+    let yaml = "limits: [{ name: r, per: [header.x-a, header.x-b], requests: 1 / 1h }]\nstore: { path: off }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let body = json!({"model": "chat/mock-fast", "messages": [{"role": "user", "content": "Hello"}]}).to_string();
+    for (a, b, status) in [("x", "|y", 200), ("x|", "y", 200), ("x", "|y", 429), ("x|", "y", 429)] {
+        let headers = [("content-type", "application/json"), ("x-a", a), ("x-b", b)];
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, body.clone()).await;
+        assert_eq!(reply.status(), status, "{a} {b}: {}", reply.text());
+    }
+}

@@ -452,3 +452,30 @@ models: { slow: \"one/mock-fast:head=300ms\" }
     };
     assert!(ended(&third).await < ended(&second).await, "who came first went first");
 }
+
+#[tokio::test]
+async fn who_forbids_fallbacks_is_told_to_wait_while_the_first_target_rests() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    for drained in [false, true] {
+        if drained {
+            gateway.admin("POST", "/admin/targets/one%2Fmock-fault-503/close").await;
+            gateway.admin("POST", "/admin/targets/one%2Fmock-fault-503/drain").await;
+        }
+        for (key, headers, more) in [
+            ("sk-careful", vec![], json!({})),
+            ("sk-careful", vec![], json!({})),
+            ("sk-careful", vec![], json!({})),
+            ("sk-gold", vec![], json!({"disable_fallbacks": true})),
+            ("sk-gold", vec![], json!({"provider": {"allow_fallbacks": false}})),
+            ("sk-gold", vec![("x-portcullis-disable-fallbacks", "true")], json!({})),
+        ] {
+            let reply = call(&gateway, key, &headers, ask("safe", more.clone())).await;
+            assert_eq!(reply.status(), 503, "{headers:?} {more}: {}", reply.text());
+        }
+        let reply = call(&gateway, "sk-careful", &[], ask("safe", json!({}))).await;
+        assert_eq!(reply.json()["error"]["code"], "no_target_available", "{}", reply.text());
+        assert_eq!(reply.head.header("retry-after").is_some(), !drained, "{}", reply.text());
+    }
+    assert_eq!(served(&gateway, "sk-gold", &[], ask("safe", json!({}))).await, "b");
+}

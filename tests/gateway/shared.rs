@@ -238,3 +238,104 @@ async fn what_could_not_be_told_is_stated_anew_without_undoing_a_reset() {
     there().await;
     assert_eq!([ask("chat/mock-fast").await, ask("chat/mock-fast").await], [200, 429]);
 }
+
+/// The window that the admin API shows of the only rule's only partition.
+async fn window(gateway: &Gateway) -> serde_json::Value {
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    state["rules"][0]["fullest"][0]["windows"][0].clone()
+}
+
+#[tokio::test]
+async fn operators_see_what_all_processes_have_used_and_what_each_has() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "closed", "{ name: r, requests: 6 / 1h, algorithm: fixed }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    for gateway in [&one, &one, &one, &two, &two, &one] {
+        assert_eq!(ask(gateway).await.status(), 200);
+    }
+    let seen = window(&one).await;
+    assert_eq!((&seen["used"], &seen["used_here"], &seen["remaining"]), (&json!(6), &json!(4), &json!(0)), "{seen}");
+    assert!(seen["heard_ms_ago"].as_u64() < Some(60_000), "{seen}");
+    // As it last heard.
+    let seen = window(&two).await;
+    assert_eq!((&seen["used"], &seen["used_here"]), (&json!(5), &json!(2)), "{seen}");
+    assert_eq!(ask(&two).await.status(), 429);
+    let seen = window(&two).await;
+    assert_eq!((&seen["used"], &seen["used_here"]), (&json!(6), &json!(2)), "{seen}");
+}
+
+#[tokio::test]
+async fn a_shared_budget_tells_of_what_all_have_spent_and_once_that_it_refuses() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = format!(
+        "redis: {{ url: \"{}\", away: closed, timeout: 250ms }}\n\
+         prices: {{ models: {{ chat/*: {{ input: 1000, output: 1000 }} }} }}\n\
+         budgets: [{{ name: bud, money: $1 / day }}]\n",
+        redis.url()
+    );
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    let ask = |gateway: &'static str, more: serde_json::Value| {
+        let mut body = json!({"model": "chat/mock-fast", "messages": [{"role": "user", "content": "Hello"}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let gateway = if gateway == "one" { &one } else { &two };
+        gateway.post("/v1/chat/completions", body.to_string())
+    };
+    let told = || format!("{}{}", one.process.stderr(), two.process.stderr());
+    let count = |text: &str| told().matches(text).count();
+    // Reserves all that is left, and uses little of it.
+    assert_eq!(ask("one", json!({})).await.status(), 200);
+    one.settled().await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(count("of the budget are spent"), 0, "{}", told());
+    let mut asks = 0;
+    while ask(["one", "two"][asks % 2], json!({"max_tokens": 60})).await.status() == 200 {
+        asks += 1;
+        assert!(asks < 200, "the budget does not end");
+    }
+    let refused = ask("one", json!({"max_tokens": 900})).await;
+    assert_eq!(refused.status(), 429, "{}", refused.text());
+    let deadline = Instant::now() + SOON;
+    while count("it refuses") == 0 {
+        assert!(Instant::now() < deadline, "nobody says that the budget refuses: {}", told());
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(Duration::from_millis(1500)).await;
+    for text in ["50% of the budget", "80% of the budget", "100% of the budget", "it refuses"] {
+        assert_eq!(count(text), 1, "{text}: {}", told());
+    }
+}
+
+#[tokio::test]
+async fn what_was_counted_after_a_reset_stays_when_redis_is_lost_before_it_was_heard_of() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "local", "{ name: r, requests: 40 / 1h, algorithm: fixed }");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    assert_eq!(admitted(&together((0..8).map(|at| ask(if at % 2 == 0 { &one } else { &two }))).await), 8);
+    assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
+    assert_eq!(admitted(&together((0..10).map(|_| ask(&two))).await), 10);
+    let signal = |name: &str| {
+        let pid = redis.pid().to_string();
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    };
+    signal("-STOP");
+    assert_eq!(admitted(&together((0..5).map(|_| ask(&two))).await), 5, "its part of twenty has room");
+    signal("-CONT");
+    // Up again, and stated anew.
+    let counted = || {
+        let key = redis.keys(":limit:r:").pop().unwrap_or_default();
+        let fields = redis.cli(&["HGETALL", &key]);
+        let lines: Vec<&str> = fields.lines().collect();
+        let own = lines.chunks_exact(2).filter(|pair| pair[0].starts_with("n:"));
+        own.map(|pair| pair[1].parse::<u64>().unwrap_or(0)).sum::<u64>()
+    };
+    let deadline = Instant::now() + SOON;
+    while counted() != 15 {
+        assert!(Instant::now() < deadline, "{} are counted, not 15", counted());
+        sleep(Duration::from_millis(20)).await;
+    }
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(admitted(&together((0..45).map(|_| ask(&two))).await), 25);
+}

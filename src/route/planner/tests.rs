@@ -11,7 +11,7 @@ use crate::cost::{Modality, ModelCard, Price, Rates};
 use crate::route::condition::{Condition, Test};
 use crate::route::facts::{Needs, Source};
 use crate::route::policy::Locks;
-use crate::route::tree::{MaxPrice, Require, Tags};
+use crate::route::tree::{MaxPrice, Require, Split, Tags};
 use crate::route::{Overrides, Provider, Timeouts, availability};
 use crate::state::health::{Millis, Settings, Standing};
 
@@ -573,6 +573,61 @@ fn a_request_may_order_choose_and_ignore() {
         kept: None,
     };
     assert!(!alone.plan(std::slice::from_ref(&tree), 1).rules.fallbacks);
+}
+
+#[test]
+fn who_forbids_fallbacks_gets_whom_all_being_well_he_would_or_nobody() {
+    let drained = Measure { standing: Standing::Drained, ..Measure::UNKNOWN };
+    let list = || Node::Fallback(vec![leaf("a/m"), leaf("b/m")]);
+    let pair = || evenly(By::Weighted, &["a/m", "b/m"]);
+    let ranked = || balance(By::Weighted, vec![child(leaf("a/m"), 1, 0), child(leaf("b/m"), 1, 1)]);
+    let priced = |name, price| Node::Target(made(name, Some(card(Some(price))), Tags::default()));
+    let dearer_first = || Node::Fallback(vec![priced("a/m", 2.0), priced("b/m", 1.0)]);
+    let none: [&str; 0] = [];
+    let cases = [
+        (list(), json!({}), vec![("b/m", open(9000))], vec!["a/m"]),
+        (list(), json!({}), vec![("a/m", open(9000))], none.to_vec()),
+        (list(), json!({}), vec![("a/m", drained)], none.to_vec()),
+        (list(), json!({"only": ["b"]}), vec![("a/m", drained)], vec!["b/m"]),
+        (list(), json!({"ignore": ["a"]}), vec![("a/m", drained)], vec!["b/m"]),
+        (list(), json!({"order": ["b"]}), vec![("a/m", drained)], vec!["b/m"]),
+        (list(), json!({"order": ["b"]}), vec![("b/m", drained)], none.to_vec()),
+        (dearer_first(), json!({"sort": "price"}), vec![("a/m", drained)], vec!["b/m"]),
+        (dearer_first(), json!({"sort": "price"}), vec![("b/m", drained)], none.to_vec()),
+        // Equals do not stand in for each other.
+        (pair(), json!({}), vec![("a/m", drained)], vec!["b/m"]),
+        (pair(), json!({}), vec![("a/m", drained), ("b/m", drained)], none.to_vec()),
+        (Node::Fallback(vec![pair(), leaf("c/m")]), json!({}), vec![("a/m", drained)], vec!["b/m"]),
+        (Node::Fallback(vec![pair(), leaf("c/m")]), json!({}), vec![("a/m", open(1)), ("b/m", open(1))], none.to_vec()),
+        (balance(By::Weighted, vec![child(list(), 1, 0)]), json!({}), vec![("a/m", drained)], none.to_vec()),
+        (ranked(), json!({}), vec![("a/m", drained)], none.to_vec()),
+    ];
+    for (root, object, unwell, left) in cases {
+        let (ward, policy) = (Ward(unwell.clone().into_iter().collect()), policy(object.clone()));
+        let ask = Ask::default();
+        let request = Request {
+            facts: &ask,
+            health: &ward,
+            policy: &policy,
+            seed: 7,
+            kept: None,
+            trace: false,
+            no_fallbacks: true,
+        };
+        // The further model that the request names is for when the first one fails.
+        let plan = plan(&[tree(root), tree(leaf("other/m"))], &request);
+        assert_eq!(names_of(&plan), left, "{object} {unwell:?}");
+        assert!(!plan.rules.fallbacks);
+        if left.is_empty() {
+            let fault = availability::fault(&["m"], &plan);
+            assert_eq!(fault.kind, crate::fault::Kind::NoTarget, "{object} {unwell:?}");
+        }
+    }
+    let ward = Ward([("a/m", open(9000)), ("b/m", open(3000))].into());
+    let forbids = policy(json!({"allow_fallbacks": false}));
+    let case = Case { ask: &Ask::default(), ward: &ward, policy: &forbids, kept: None };
+    let fault = availability::fault(&["m"], &case.plan(&[tree(list())], 7));
+    assert_eq!(fault.retry_after, Some(Duration::from_millis(8000)), "when the first is back, not another");
 }
 
 #[test]

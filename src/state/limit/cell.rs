@@ -42,11 +42,51 @@ pub struct Slot {
     pub told_start: u64,
     /// What this process has of it in advance.
     pub lease: Option<Lease>,
+    /// What all processes have of it together, where it is shared.
+    pub heard: Option<Box<Heard>>,
+    /// What of it was counted while the server was away.
+    pub away: Option<Box<Apart>>,
+}
+
+/// What the server may not know of: all that was counted since.
+#[derive(Debug, Clone)]
+pub struct Apart {
+    /// How often the process had listened for resets; meaningless once it has again.
+    pub listened: u64,
+    /// The count then.
+    pub before: Meter,
+}
+
+/// A shared count as the server last said, corrected by what it was told since.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub meter: Meter,
+    /// When it said so, by its clock.
+    pub at: u64,
 }
 
 impl Slot {
     pub fn roll(&mut self, now: u64) {
         self.meter.roll(self.shape, self.limit, now);
+        if let Some(heard) = &mut self.heard {
+            heard.meter.roll(self.shape, self.limit, now);
+        }
+    }
+
+    /// What was counted since this process last listened and the server went away: of the present window, and of the one
+    /// before it. The slot is rolled.
+    pub fn since_away(&self, listened: u64, now: u64) -> (u128, u128) {
+        let Some(away) = self.away.as_ref().filter(|away| away.listened == listened) else { return (0, 0) };
+        let mut before = away.before;
+        before.roll(self.shape, self.limit, now.max(self.meter.start));
+        (self.meter.cur.saturating_sub(before.cur), self.meter.prev.saturating_sub(before.prev))
+    }
+
+    /// Puts what was used in the place of what was reserved in what the server last said.
+    pub fn correct_heard(&mut self, mark: u64, reserved: u64, actual: u64) {
+        if let Some(heard) = &mut self.heard {
+            heard.meter.settle(self.shape, mark, reserved, actual);
+        }
     }
 }
 
@@ -72,7 +112,18 @@ impl Counts {
             return place;
         }
         let (share, meter) = (share.clone(), Meter::default());
-        self.slots.push(Slot { unit, shape, share, limit, meter, told: 0, told_start: 0, lease: None });
+        self.slots.push(Slot {
+            unit,
+            shape,
+            share,
+            limit,
+            meter,
+            told: 0,
+            told_start: 0,
+            lease: None,
+            heard: None,
+            away: None,
+        });
         self.slots.len() - 1
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, MutexGuard};
 
-use super::cell::{Cell, Counts};
+use super::cell::{Cell, Counts, Heard, Slot};
 use super::meter::{Meter, Shape, Unit};
 use super::rule::{Rule, Window};
 use super::shared::{Correction, There};
@@ -26,6 +26,15 @@ pub(super) struct Taken {
     pub whole: bool,
 }
 
+impl Taken {
+    /// Corrects what the server last said by what it will be told of this.
+    fn correct_heard(&self, slot: &mut Slot, actual: u64) {
+        if let Some(mark) = self.there {
+            slot.correct_heard(mark, self.amount, actual);
+        }
+    }
+}
+
 /// How a window stands, for headers and messages.
 #[derive(Debug, Clone)]
 pub struct Standing {
@@ -41,8 +50,7 @@ pub struct Standing {
 /// Reads how the windows of a rule stand. They are rolled.
 pub(super) fn stand(counts: &Counts, rule: &Arc<Rule>, now: u64, out: &mut Vec<Standing>) {
     for window in &rule.windows {
-        let same =
-            |slot: &&super::cell::Slot| slot.unit == window.unit && slot.shape == window.shape && slot.share.is_empty();
+        let same = |slot: &&Slot| slot.unit == window.unit && slot.shape == window.shape && slot.share.is_empty();
         let Some(slot) = counts.slots.iter().find(same) else { continue };
         out.push(standing(rule, window, &slot.meter, slot.meter.used(window.shape, now), now));
     }
@@ -85,13 +93,15 @@ impl Hold {
                 taken.whole && Arc::ptr_eq(&taken.cell, &charge.cell) && (unit, shape) == (window.unit, window.shape)
             };
             let Some(taken) = self.taken.iter_mut().find(same) else { continue };
-            taken.there = Some(there.meter.start);
+            taken.there = Some(there.start);
             let used = there.used.saturating_add(taken.amount);
-            self.standing.push(standing(charge.rule, window, &there.meter, used, now));
-            self.limits.watch_there(taken, used, there.meter.start);
+            let mut meter = there.meter(window.shape);
+            self.standing.push(standing(charge.rule, window, &meter, used, now));
+            meter.charge(window.shape, taken.amount.saturating_add(there.granted));
+            taken.cell.lock().slots[taken.place].heard = Some(Box::new(Heard { meter, at: now }));
             if there.granted > 0 {
                 let with_lease = used.saturating_add(there.granted);
-                self.limits.granted(taken, there.meter.start, there.granted, with_lease, now);
+                self.limits.granted(taken, there.start, there.granted, with_lease, now);
             }
         }
     }
@@ -105,6 +115,7 @@ impl Hold {
             slot.roll(now);
             if taken.unit == Unit::Concurrency {
                 slot.meter.release(taken.shape, taken.mark, taken.amount);
+                taken.correct_heard(slot, 0);
                 self.limits.correct(&taken, counts, 0);
                 taken.cell.ring();
                 continue;
@@ -114,6 +125,7 @@ impl Hold {
                 (unit, _) => actual.of(unit),
             };
             slot.meter.settle(taken.shape, taken.mark, taken.amount, amount);
+            taken.correct_heard(slot, amount);
             self.limits.watch_budget(&taken.rule, &taken.cell, &mut counts, taken.place, now);
             self.limits.correct(&taken, counts, amount);
             if taken.shape.lasts() {
@@ -130,7 +142,9 @@ impl Drop for Hold {
     fn drop(&mut self) {
         for taken in self.taken.drain(..) {
             let mut counts = taken.cell.lock();
-            counts.slots[taken.place].meter.release(taken.shape, taken.mark, taken.amount);
+            let slot = &mut counts.slots[taken.place];
+            slot.meter.release(taken.shape, taken.mark, taken.amount);
+            taken.correct_heard(slot, 0);
             self.limits.correct(&taken, counts, 0);
             taken.cell.ring();
         }

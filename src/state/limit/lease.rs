@@ -113,10 +113,9 @@ impl Limits {
             }
         }
         drop(locked);
-        for (taken, standing) in taken.iter_mut().zip(&standing) {
+        for taken in &mut taken {
             // The marks are the server's: a lease is of the window that it was taken in.
             taken.there = Some(taken.mark);
-            self.watch_there(taken, standing.limit.saturating_sub(standing.remaining), taken.mark);
         }
         Some(Hold::new(self.clone(), taken, standing))
     }
@@ -186,10 +185,12 @@ impl Shared {
 
 /// The lease ends: what is left of it is no longer this process's.
 fn give_back(shared: &Shared, cell: &Arc<Cell>, counts: &mut Counts, place: usize, lease: Lease) {
-    counts.slots[place].lease = None;
+    let slot = &mut counts.slots[place];
+    slot.lease = None;
     if lease.left == 0 {
         return;
     }
+    slot.correct_heard(lease.start, lease.left, 0);
     counts.changes += 1;
     let number = counts.changes;
     let (cell, mark, reserved) = (cell.clone(), lease.start, lease.left);

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use serde_json::{Value, json};
 
 use super::calendar::{Calendar, Period};
-use super::cell::{Cell, Counts};
+use super::cell::{Cell, Counts, Slot};
 use super::meter::{Meter, Shape, Unit};
 use super::rule::Rule;
 use super::{Limits, WHOLE};
@@ -101,15 +101,17 @@ impl Limits {
         }
     }
 
-    /// The rules with how full their fullest partitions are.
+    /// The rules with how full their fullest partitions are. Of counts that are shared, what all processes have together
+    /// as the server last said, and this process's own.
     pub fn state(&self, rules: &[Arc<Rule>], now: u64, top: usize) -> Value {
+        let (now, shares) = (self.time(now), self.shared().is_some());
         let rules = rules.iter().map(|rule| {
             let mut partitions = Vec::new();
             let mut count = 0;
             self.cells.each(|cell| {
                 if cell.rule == rule.name {
                     count += 1;
-                    partitions.push(partition(cell, rule, now));
+                    partitions.push(partition(cell, rule, now, shares));
                 }
             });
             partitions.sort_by(|a: &(f64, Value), b| b.0.total_cmp(&a.0));
@@ -136,14 +138,30 @@ impl Limits {
     /// Sets counts of a rule to nothing used: of one partition, or of all. What is reserved now stays so. Gives the number
     /// of partitions.
     pub fn reset(&self, rule: &str, partition: Option<&str>) -> usize {
+        self.reset_but(rule, partition, |_| (0, 0))
+    }
+
+    /// The same for a reset that another process has made while this one had listened so often: what it has counted while
+    /// it could not hear of it stays, too.
+    pub(super) fn reset_heard(&self, rule: &str, partition: Option<&str>, listened: u64) {
+        let now = self.time(crate::state::unix_ms());
+        self.reset_but(rule, partition, |slot| {
+            slot.roll(now);
+            slot.since_away(listened, now)
+        });
+    }
+
+    /// Resets all but what `keep` says of a slot's windows, the present one and the one before.
+    fn reset_but(&self, rule: &str, partition: Option<&str>, keep: impl Fn(&mut Slot) -> (u128, u128)) -> usize {
         let mut count = 0;
         let mut reset = |cell: &Arc<Cell>| {
             for slot in &mut cell.lock().slots {
+                let (cur, prev) = keep(slot);
                 let meter = &mut slot.meter;
-                (meter.cur, meter.prev) = (meter.held, meter.held_prev);
+                (meter.cur, meter.prev) = (meter.held.max(cur), meter.held_prev.max(prev));
                 (slot.told, slot.told_start) = (0, 0);
                 // Void: what was leased counts as used where it was taken, until this process states its counts anew.
-                slot.lease = None;
+                (slot.lease, slot.heard, slot.away) = (None, None, None);
             }
             cell.ring();
             self.changed_in(cell);
@@ -162,7 +180,7 @@ impl Limits {
 }
 
 /// How full the fullest window is, and the state of all of them.
-fn partition(cell: &Cell, rule: &Rule, now: u64) -> (f64, Value) {
+fn partition(cell: &Cell, rule: &Rule, now: u64, shares: bool) -> (f64, Value) {
     let mut counts = cell.lock();
     let mut fullest: f64 = 0.0;
     let mut windows = Vec::new();
@@ -170,16 +188,25 @@ fn partition(cell: &Cell, rule: &Rule, now: u64) -> (f64, Value) {
         let place = counts.place(window.unit, window.shape, &WHOLE, window.limit);
         let slot = &mut counts.slots[place];
         slot.roll(now);
-        let (used, settled) = (slot.meter.used(window.shape, now), slot.meter.settled(window.shape, now));
+        let (own, settled) = (slot.meter.used(window.shape, now), slot.meter.settled(window.shape, now));
+        // What was leased and not given out is nobody's yet. What was counted while the server is away it cannot say.
+        let heard = slot.heard.as_ref().map(|heard| heard.meter.used(window.shape, now).saturating_sub(slot.leased()));
+        let used = heard.map_or(own, |heard| heard.max(own));
+        let meter = slot.heard.as_ref().filter(|_| used > own).map_or(&slot.meter, |heard| &heard.meter);
         fullest = fullest.max(used as f64 / window.limit.max(1) as f64);
-        windows.push(json!({
+        let mut told = json!({
             "unit": window.unit.as_str(),
             "window": window.shape.words(),
             "used": used,
-            "reserved": used.saturating_sub(settled),
+            "reserved": own.saturating_sub(settled),
             "remaining": window.limit.saturating_sub(used),
-            "reset_ms": slot.meter.reset(window.shape, window.limit, now),
-        }));
+            "reset_ms": meter.reset(window.shape, window.limit, now),
+        });
+        if shares {
+            told["used_here"] = own.into();
+            told["heard_ms_ago"] = slot.heard.as_ref().map(|heard| now.saturating_sub(heard.at)).into();
+        }
+        windows.push(told);
     }
     (fullest, json!({"partition": &*cell.partition, "windows": windows}))
 }

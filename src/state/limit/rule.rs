@@ -260,13 +260,19 @@ impl Rule {
         self.conditions.iter().all(|condition| condition.holds(facts))
     }
 
-    /// The name of the counts that the facts belong to, written to `out`.
+    /// The name of the counts that the facts belong to, written to `out`. Of several parts each stands as it is between
+    /// `|`, but that `|` and `\` within it get a `\` before them: no two lists of values have the same name.
     pub fn partition(&self, facts: &Facts<'_>, out: &mut String) {
         for (at, part) in self.per.iter().enumerate() {
             if at > 0 {
                 out.push('|');
             }
+            let from = out.len();
             part.write(facts, out);
+            if self.per.len() > 1 && out[from..].contains(['|', '\\']) {
+                let escaped = out[from..].replace('\\', "\\\\").replace('|', "\\|");
+                out.replace_range(from.., &escaped);
+            }
         }
     }
 
@@ -373,6 +379,7 @@ mod tests {
     fn counts_are_kept_apart_by_what_the_rule_names() {
         let (headers, mut metadata) = (HeaderMap::new(), BTreeMap::new());
         metadata.insert("tier".to_owned(), "x".repeat(300));
+        metadata.insert("pipe".to_owned(), r"a|\b".to_owned());
         let facts = facts(&headers, &metadata);
         let partition = |per: &[&str]| {
             let mut out = String::new();
@@ -381,8 +388,25 @@ mod tests {
         };
         assert_eq!(partition(&[]), "");
         assert_eq!(partition(&["key", "user", "ip"]), "k||10.1.2.3");
+        assert_eq!(partition(&["metadata.pipe"]), r"a|\b");
+        assert_eq!(partition(&["metadata.pipe", "key"]), r"a\|\\b|k");
         let long = partition(&["metadata.tier"]);
         assert!(long.starts_with("sha256:") && long.len() < MAX_PART_BYTES, "{long}");
+    }
+
+    #[test]
+    fn different_values_never_share_a_count_whatever_is_in_them() {
+        let parts = ["", "x", "|", "\\", "x|", "|y", "\\|", "|\\", "x\\"];
+        let mut names = std::collections::BTreeSet::new();
+        for one in parts {
+            for other in parts {
+                let headers = HeaderMap::new();
+                let metadata = BTreeMap::from([("a".to_owned(), one.to_owned()), ("b".to_owned(), other.to_owned())]);
+                let mut name = String::new();
+                rule(vec![], &["metadata.a", "metadata.b"]).partition(&facts(&headers, &metadata), &mut name);
+                assert!(names.insert(name.clone()), "{one:?} and {other:?} share {name:?}");
+            }
+        }
     }
 
     #[test]

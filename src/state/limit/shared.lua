@@ -1,8 +1,8 @@
 -- Counts that several processes share: one hash a window, with a field for what each process has of it.
 -- Every number that a process has is its own to correct, so a count can always be put right by whoever made it.
 --
--- KEYS: the processes that are known, then the hash of each window.
--- ARGV: mode, node, deadline in server time (0: none), then for each key: kind, length, start, limit, hard, ttl, mark,
+-- KEYS: the processes that are known, the resets that were told, then the hash of each window.
+-- ARGV: mode, node, deadline in server time (0: none), the last reset that the node knows of, then for each key: kind, length, start, limit, hard, ttl, mark,
 -- reserved, amount, quantum, least. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in
 -- flight. Modes: `take` takes the amounts from all or from none, of a hard limit what is left down to `least`, and the quantum
 -- of each beyond them where that has room; `settle` puts `amount` in the place of `reserved` taken at `mark`; `put` states what
@@ -23,9 +23,9 @@ end
 local IDLE = 30000 -- a process that has said nothing of what is under way for so long is gone
 
 local function read(i)
-  local a = 3 + (i - 1) * 11
+  local a = 4 + (i - 1) * 11
   local w = {
-    key = KEYS[i + 1], kind = ARGV[a + 1], length = tonumber(ARGV[a + 2]), start = tonumber(ARGV[a + 3]),
+    key = KEYS[i + 2], kind = ARGV[a + 1], length = tonumber(ARGV[a + 2]), start = tonumber(ARGV[a + 3]),
     limit = tonumber(ARGV[a + 4]), hard = ARGV[a + 5] == '1', ttl = tonumber(ARGV[a + 6]),
     mark = tonumber(ARGV[a + 7]), reserved = tonumber(ARGV[a + 8]), amount = tonumber(ARGV[a + 9]),
     quantum = tonumber(ARGV[a + 10]), least = tonumber(ARGV[a + 11]), granted = 0, cur = 0, prev = 0, own = 0,
@@ -91,7 +91,7 @@ local function write(w, own)
 end
 
 local windows, out, room = {}, {}, true
-for i = 1, #KEYS - 1 do
+for i = 1, #KEYS - 2 do
   local w = read(i)
   windows[i] = w
   if mode == 'take' then
@@ -130,6 +130,6 @@ for _, w in ipairs(windows) do
     out[#out + 1] = string.format('%.0f', math.ceil(number))
   end
 end
-table.insert(out, 1, tostring(redis.call('ZCARD', KEYS[1])))
-table.insert(out, 1, room and 'ok' or 'no')
-return out
+-- What is taken is counted after them: the node must hear of them before it counts it, too.
+local resets = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4], '+')
+return { room and 'ok' or 'no', tostring(redis.call('ZCARD', KEYS[1])), out, resets }

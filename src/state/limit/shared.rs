@@ -6,23 +6,26 @@
 
 mod keeper;
 mod resets;
+mod spent;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::redis::{Script, ScriptInvocation, Value};
+use ::redis::{FromRedisValue, Script, ScriptInvocation, Value};
 use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::cell::{Cell, Counts};
+use super::cell::{self, Cell, Counts};
 use super::fit::{self, Check, Want};
 use super::meter::{Meter, Shape, Unit};
 use super::rule::Window;
-use super::{Charge, Estimate, Hold, Limits, Refusal};
+use super::{Charge, Estimate, Hold, Limits, Refusal, WHOLE};
 use crate::state::redis::{Away, Link};
 use keeper::Keeper;
+use resets::{Heard, Reset};
+pub(super) use spent::Spent;
 
 /// Corrections that may wait for the server; past them the counts are stated anew.
 const QUEUE: usize = 65_536;
@@ -60,6 +63,8 @@ pub(super) struct Correction {
 pub struct Shared {
     link: Arc<Link>,
     script: Script,
+    /// States what was settled of budgets.
+    spending: Script,
     /// This process, among those that share.
     node: String,
     policy: Policy,
@@ -76,6 +81,14 @@ pub struct Shared {
     pub(super) leased: Mutex<Vec<Arc<Cell>>>,
     /// Nothing is leased any more.
     closing: AtomicBool,
+    /// Budgets of which something was settled or refused since the background side looked.
+    spent: Mutex<spent::Changed>,
+    /// What was heard of other processes' resets.
+    heard: Mutex<Heard>,
+    /// How often the background side has listened for those, in vain or not.
+    listened: AtomicU64,
+    /// What was stated of budgets may be gone with a reset.
+    budgets_behind: AtomicBool,
 }
 
 impl Shared {
@@ -85,6 +98,7 @@ impl Shared {
         let shared = Arc::new(Shared {
             link,
             script: Script::new(include_str!("shared.lua")),
+            spending: Script::new(include_str!("shared/spent.lua")),
             node: format!("{:016x}", fastrand::u64(..)),
             policy,
             nodes: AtomicU64::new(1),
@@ -94,6 +108,10 @@ impl Shared {
             lost: Notify::new(),
             leased: Mutex::default(),
             closing: AtomicBool::new(false),
+            spent: Mutex::default(),
+            heard: Mutex::new(Heard::new()),
+            listened: AtomicU64::new(0),
+            budgets_behind: AtomicBool::new(false),
         });
         if limits.share(shared.clone()) {
             tokio::spawn(Keeper::new(shared, limits.clone()).run(waiting));
@@ -148,7 +166,11 @@ impl Shared {
             wants.iter_mut().zip(fitting.0).for_each(|(want, most)| want.most = most);
         }
         let asking = Asking::new(charges, !self.closing.load(Ordering::Relaxed), now);
-        match self.ask(charges, &asking, &wants, now).await {
+        let answered = self.ask(charges, &asking, &wants, now).await;
+        if let Ok(answer) = &answered {
+            self.carry_out(limits, &answer.resets);
+        }
+        match answered {
             Ok(answer) if answer.room => {
                 let given: SmallVec<[u64; 8]> = answer.windows.iter().map(|window| window.taken).collect();
                 let mut hold = limits.reserve_as(charges, estimate, now, Check::Given(&given))?;
@@ -157,6 +179,7 @@ impl Shared {
             }
             Ok(answer) => {
                 drop(asking);
+                hear(charges, &answer.windows, now);
                 let Some(refusal) = refusal(charges, estimate, &answer.windows, now) else {
                     // The script's sums are rounded, ours are not; between the two the script has the last word.
                     return Err(limits.refuse(charges, estimate));
@@ -174,6 +197,7 @@ impl Shared {
                     Policy::Local => Check::Part(self.nodes.load(Ordering::Relaxed).max(1)),
                     Policy::Closed => return Err(limits.refuse(charges, estimate)),
                 };
+                self.note_away(charges);
                 limits.reserve_as(charges, estimate, now, check).map(|mut hold| {
                     hold.away = true;
                     hold
@@ -189,7 +213,7 @@ impl Shared {
             return Err(Away::Down);
         }
         if wants.is_empty() {
-            return Ok(Answer { room: true, nodes: None, windows: Vec::new() });
+            return Ok(Answer { room: true, nodes: None, windows: Vec::new(), resets: Vec::new() });
         }
         let deadline = Instant::now() + self.link.budget();
         let mut answer = self.ask_once(charges, asking, wants, now).await?;
@@ -236,8 +260,8 @@ impl Shared {
     /// Begins a call of the script.
     fn call(&self, mode: &str, now: u64) -> ScriptInvocation<'_> {
         let mut call = self.script.prepare_invoke();
-        call.key(self.nodes_key());
-        call.arg(mode).arg(&*self.node).arg(now + self.link.budget().as_millis() as u64);
+        call.key(self.nodes_key()).key(self.resets_key());
+        call.arg(mode).arg(&*self.node).arg(now + self.link.budget().as_millis() as u64).arg(self.last_heard());
         call
     }
 
@@ -268,7 +292,7 @@ impl Shared {
 
     /// The name of a window's hash. The prefix is the hash tag: a script's keys must lie on one node of a cluster.
     fn key(&self, cell: &Cell, unit: Unit, shape: Shape) -> String {
-        format!("{}{}:{}:{}", self.keys_of(&cell.rule), cell.partition, unit.as_str(), shape.text())
+        format!("{}{}", self.keys_of(&cell.rule), window(cell, unit, shape))
     }
 
     /// How the names of all of a rule's hashes begin. Names of rules have no colon.
@@ -286,16 +310,16 @@ impl Shared {
     }
 }
 
-/// Eleven arguments for one window, as the script reads them.
-fn arguments(
-    call: &mut ScriptInvocation<'_>,
-    window: &Window,
-    hard: bool,
-    now: u64,
-    [mark, reserved, amount, quantum, least]: [u64; 5],
-) {
+/// How the names of a window's hashes end.
+fn window(cell: &Cell, unit: Unit, shape: Shape) -> String {
+    format!("{}:{}:{}", cell.partition, unit.as_str(), shape.text())
+}
+
+/// The kind of a window in the script's words, its length, its begin where that is ours to say, and how long the server
+/// keeps it; milliseconds.
+fn span(shape: Shape, now: u64) -> (&'static str, u64, u64, u64) {
     const DAY_MS: u64 = 86_400_000;
-    let (kind, length, start, ttl) = match window.shape {
+    match shape {
         Shape::Fixed(length) => ("f", length, 0, length + 60_000),
         Shape::Sliding(length) => ("s", length, 0, 2 * length + 60_000),
         Shape::Bucket(length) => ("b", length, 0, length + 60_000),
@@ -305,7 +329,18 @@ fn arguments(
         }
         Shape::Total => ("c", 1, 0, 0),
         Shape::InFlight => ("i", 1, 0, 60_000),
-    };
+    }
+}
+
+/// Eleven arguments for one window, as the script reads them.
+fn arguments(
+    call: &mut ScriptInvocation<'_>,
+    window: &Window,
+    hard: bool,
+    now: u64,
+    [mark, reserved, amount, quantum, least]: [u64; 5],
+) {
+    let (kind, length, start, ttl) = span(window.shape, now);
     call.arg(kind).arg(length).arg(start).arg(window.limit).arg(u8::from(hard)).arg(ttl);
     call.arg(mark).arg(reserved).arg(amount).arg(quantum).arg(least);
 }
@@ -318,7 +353,21 @@ pub(super) struct There {
     pub granted: u64,
     /// What was taken of what was wanted.
     pub taken: u64,
-    pub meter: Meter,
+    /// Begin of the window there; of what is not in one, when it was looked at.
+    pub start: u64,
+    cur: u64,
+    prev: u64,
+}
+
+impl There {
+    /// As a meter of ours counts it, before what was taken.
+    pub fn meter(&self, shape: Shape) -> Meter {
+        let mut meter = Meter { start: self.start, cur: self.cur.into(), prev: self.prev.into(), ..Meter::default() };
+        if let Shape::Bucket(length) = shape {
+            meter.cur *= u128::from(length);
+        }
+        meter
+    }
 }
 
 struct Answer {
@@ -326,6 +375,8 @@ struct Answer {
     /// Processes that share.
     nodes: Option<u64>,
     windows: Vec<There>,
+    /// Those that this process had not heard of when it asked.
+    resets: Vec<Reset>,
 }
 
 /// What the script says.
@@ -337,28 +388,38 @@ enum Said {
 
 impl Said {
     fn read(value: Value, count: usize) -> Option<Self> {
-        let texts: Vec<String> = ::redis::from_redis_value(value).ok()?;
-        let room = match texts.first()?.as_str() {
+        let mut parts = Vec::<Value>::from_redis_value(value).ok()?.into_iter();
+        let word = String::from_redis_value(parts.next()?).ok()?;
+        let room = match word.as_str() {
             "ok" => true,
             "no" => false,
             "unknown" => return Some(Said::Unknown),
             _ => return None,
         };
-        let nodes = texts.get(1)?.parse().ok();
-        let numbers: Vec<u64> = texts.get(2..)?.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+        let nodes = String::from_redis_value(parts.next()?).ok()?.parse().ok();
+        let texts = Vec::<String>::from_redis_value(parts.next()?).ok()?;
+        let numbers: Vec<u64> = texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+        let resets = Reset::read(parts.next()?)?;
         let windows = numbers.chunks_exact(6).map(|window| There {
             used: window[0],
             granted: window[4],
             taken: window[5],
-            meter: Meter {
-                start: window[1],
-                cur: u128::from(window[2]),
-                prev: u128::from(window[3]),
-                ..Meter::default()
-            },
+            start: window[1],
+            cur: window[2],
+            prev: window[3],
         });
         let windows: Vec<There> = windows.collect();
-        (windows.len() == count).then_some(Said::Answer(Answer { room, nodes, windows }))
+        (windows.len() == count).then_some(Said::Answer(Answer { room, nodes, windows, resets }))
+    }
+}
+
+/// Notes how windows stand there of which nothing was taken.
+fn hear(charges: &[Charge<'_>], there: &[There], now: u64) {
+    let windows = charges.iter().flat_map(|charge| charge.rule.windows.iter().map(move |window| (charge, window)));
+    for ((charge, window), there) in windows.zip(there) {
+        let mut counts = charge.cell.lock();
+        let place = counts.place(window.unit, window.shape, &WHOLE, window.limit);
+        counts.slots[place].heard = Some(Box::new(cell::Heard { meter: there.meter(window.shape), at: now }));
     }
 }
 
@@ -369,10 +430,7 @@ fn refusal(charges: &[Charge<'_>], estimate: &Estimate, there: &[There], now: u6
     let mut standing = Vec::new();
     for ((charge, window), there) in windows.zip(there) {
         let amount = estimate.least.of(window.unit);
-        let mut meter = there.meter;
-        if let Shape::Bucket(length) = window.shape {
-            meter.cur *= u128::from(length);
-        }
+        let meter = there.meter(window.shape);
         standing.push(super::hold::standing(charge.rule, window, &meter, there.used, now));
         if !charge.rule.hard || u128::from(there.used) + u128::from(amount) <= u128::from(window.limit) {
             continue;

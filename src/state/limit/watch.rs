@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use super::cell::{Cell, Counts, Slot};
-use super::hold::Taken;
 use super::meter::{Shape, Unit};
-use super::rule::{Budget, Rule};
-use super::{Limits, Refusal};
+use super::rule::{Budget, Rule, Window};
+use super::shared::Spent;
+use super::{Limits, Refusal, WHOLE};
 
 /// What is told when a budget refuses for want of money: all of it is spent, as far as anybody can spend it.
 const ALL: u64 = 100;
@@ -35,6 +35,7 @@ pub(super) type Tell = Box<dyn Fn(Alert) + Send + Sync>;
 struct Reached<'a> {
     rule: &'a Arc<Rule>,
     cell: &'a Cell,
+    limit: u64,
     used: u64,
     window_start: u64,
     refuses: bool,
@@ -47,7 +48,7 @@ impl Reached<'_> {
             (slot.told, slot.told_start) = (0, self.window_start);
         }
         let reached = budget.thresholds.iter().copied().filter(|percent| {
-            let spent = u128::from(self.used) * 100 >= u128::from(slot.limit) * u128::from(*percent);
+            let spent = u128::from(self.used) * 100 >= u128::from(self.limit) * u128::from(*percent);
             *percent > slot.told && (spent || self.refuses && *percent == ALL)
         });
         let percent = reached.max()?;
@@ -56,7 +57,7 @@ impl Reached<'_> {
             rule: self.rule.clone(),
             partition: self.cell.partition.to_string(),
             percent,
-            limit: slot.limit,
+            limit: self.limit,
             used: self.used,
             shape: slot.shape,
             window_start: self.window_start,
@@ -66,25 +67,34 @@ impl Reached<'_> {
 }
 
 impl Limits {
-    /// Tells of the thresholds of a budget that were reached by what was settled.
-    pub(super) fn watch_budget(&self, rule: &Arc<Rule>, cell: &Cell, counts: &mut Counts, place: usize, now: u64) {
-        let (Some(budget), Some(tell), None) = (&rule.budget, self.tell.get(), self.shared()) else { return };
+    /// Tells of the thresholds of a budget that were reached by what was settled. Of one that is shared the background side
+    /// does, which hears what all processes have settled.
+    pub(super) fn watch_budget(&self, rule: &Arc<Rule>, cell: &Arc<Cell>, counts: &mut Counts, place: usize, now: u64) {
+        let (Some(budget), Some(tell)) = (&rule.budget, self.tell.get()) else { return };
         let slot = &mut counts.slots[place];
         if !slot.share.is_empty() || slot.limit == 0 {
             return;
         }
+        if let Some(shared) = self.shared() {
+            return shared.spent(Spent { rule: rule.clone(), cell: cell.clone(), place, refused: 0 });
+        }
         let (used, window_start) = (slot.meter.settled(slot.shape, now), begin(slot));
-        let reached = Reached { rule, cell, used, window_start, refuses: false };
+        let reached = Reached { rule, cell, limit: slot.limit, used, window_start, refuses: false };
         if let Some(alert) = reached.note(budget, slot) {
             tell(alert);
         }
     }
 
-    /// The same for counts that are shared, which know of all processes: whoever sees it first tells.
-    pub(super) fn watch_there(&self, taken: &Taken, used: u64, window_start: u64) {
-        let (Some(budget), Some(tell)) = (&taken.rule.budget, self.tell.get()) else { return };
-        let slot = &mut taken.cell.lock().slots[taken.place];
-        let reached = Reached { rule: &taken.rule, cell: &taken.cell, used, window_start, refuses: false };
+    /// The same for a budget that is shared: `used` was settled by all processes in the window that begins then.
+    pub(super) fn watch_spent(&self, spent: &Spent, used: u64, window_start: u64) {
+        let Spent { rule, cell, place, refused } = spent;
+        let (Some(budget), Some(tell)) = (&rule.budget, self.tell.get()) else { return };
+        let slot = &mut cell.lock().slots[*place];
+        // Not the slot's own limit: that may be this process's part of it, from when the server was away.
+        let same = |window: &&Window| window.unit == slot.unit && window.shape == slot.shape;
+        let Some(Window { limit, .. }) = rule.windows.iter().find(same) else { return };
+        let refuses = *refused > 0 && used.saturating_add(*refused) > *limit;
+        let reached = Reached { rule, cell, limit: *limit, used, window_start, refuses };
         if let Some(alert) = reached.note(budget, slot) {
             tell(alert);
         }
@@ -95,18 +105,26 @@ impl Limits {
     pub(super) fn watch_refusal(&self, refusal: &Refusal, now: u64) {
         let Refusal { rule, cell, unit: Unit::Money, amount, limit, .. } = refusal else { return };
         let (Some(budget), Some(tell), false) = (&rule.budget, self.tell.get(), refusal.away) else { return };
+        if amount > limit {
+            return;
+        }
         let mut counts = cell.lock();
-        let same = |slot: &&mut Slot| slot.unit == Unit::Money && slot.shape == refusal.shape && slot.share.is_empty();
-        let Some(slot) = counts.slots.iter_mut().find(same) else { return };
+        let place = counts.place(Unit::Money, refusal.shape, &WHOLE, *limit);
+        let slot = &mut counts.slots[place];
         slot.roll(now);
-        // A shared server does not tell what is reserved apart; this process knows what it has reserved itself.
-        let held = slot.meter.used(slot.shape, now).saturating_sub(slot.meter.settled(slot.shape, now));
-        let used = refusal.used.saturating_sub(held);
-        if amount > limit || used.saturating_add(*amount) <= *limit {
+        if let Some(shared) = self.shared() {
+            let told = slot.told >= ALL && slot.told_start == begin(slot);
+            if !told && budget.thresholds.contains(&ALL) {
+                shared.spent(Spent { rule: rule.clone(), cell: cell.clone(), place, refused: *amount });
+            }
+            return;
+        }
+        let used = slot.meter.settled(slot.shape, now);
+        if used.saturating_add(*amount) <= *limit {
             return;
         }
         let window_start = begin(slot);
-        let reached = Reached { rule, cell, used, window_start, refuses: true };
+        let reached = Reached { rule, cell, limit: *limit, used, window_start, refuses: true };
         if let Some(alert) = reached.note(budget, slot) {
             tell(alert);
         }

@@ -98,7 +98,7 @@ async fn relayed(pieces: &[&[u8]], watch: Option<Watch>, guest: Guest, usage: bo
         request_id: "r".into(),
         idle: limit,
         first_token: (at, limit),
-        deadline: Deadline { at, limit, kind: Kind::TotalTimeout },
+        deadline: Deadline { at, limit, kind: Kind::TotalTimeout, callers: false },
         keep_alive: None,
         max_event_bytes: 1 << 20,
         add_cost: None,

@@ -16,9 +16,8 @@ use super::super::Limits;
 use super::super::cell::Cell;
 use super::super::meter::Shape;
 use super::super::rule::Window;
-use super::resets::Heard;
+use super::spent::Budgets;
 use super::{BATCH, Correction, Said, Shared, arguments};
-use crate::state::redis::Away;
 
 /// How often the counts of what is under way are stated, and the process says that it lives: a server that was emptied
 /// hears by then what this process has, also when nobody asks. The script forgets after thirty seconds.
@@ -49,8 +48,8 @@ pub(super) struct Keeper {
     restated: bool,
     /// Cells to be stated, by address, and since when.
     stale: HashMap<usize, (Arc<Cell>, Instant)>,
-    /// What was heard of other processes' resets.
-    heard: Heard,
+    /// What this process has settled of budgets.
+    budgets: Budgets,
 }
 
 impl Keeper {
@@ -62,7 +61,7 @@ impl Keeper {
             announced: false,
             restated: false,
             stale: HashMap::new(),
-            heard: Heard::new(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -99,21 +98,19 @@ impl Keeper {
                     }
                 });
                 cells.iter().for_each(|cell| self.mark_stale(cell));
+                self.budgets.fall_behind();
                 self.restated = true;
             }
             self.state_stale().await;
+            if self.shared.budgets_behind.swap(false, Ordering::Relaxed) {
+                self.budgets.fall_behind();
+            }
+            let now = self.now();
+            self.budgets.state(&self.shared, &self.limits, now).await;
             if timeout(Duration::ZERO, beat.tick()).await.is_ok() {
                 self.live().await;
             }
         }
-    }
-
-    /// Carries out in this process's counts what others have reset.
-    async fn hear(&mut self) -> Result<(), Away> {
-        for (rule, partition) in self.shared.resets(&mut self.heard).await? {
-            self.limits.reset(&rule, partition.as_deref());
-        }
-        Ok(())
     }
 
     fn in_step(&self) -> bool {
@@ -162,7 +159,7 @@ impl Keeper {
     /// States what this process has of each stale cell, as far as nobody asks about it at the moment.
     async fn state_stale(&mut self) {
         // What somebody has reset must not be stated again.
-        if self.stale.is_empty() || !self.shared.link.is_up() || self.hear().await.is_err() {
+        if self.stale.is_empty() || !self.shared.link.is_up() || self.shared.listen(&self.limits).await.is_err() {
             return;
         }
         let now = self.now();
@@ -224,7 +221,8 @@ impl Keeper {
         if let Ok(Value::Int(nodes)) = self.shared.link.run(&count).await {
             self.shared.nodes.store(u64::try_from(nodes).unwrap_or(1).max(1), Ordering::Relaxed);
         }
+        self.budgets.forget_idle(now);
         // Away is tried again at the next beat.
-        let _ = self.hear().await;
+        let _ = self.shared.listen(&self.limits).await;
     }
 }

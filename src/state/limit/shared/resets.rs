@@ -1,14 +1,18 @@
 //! Resets of shared counts: every partition of a rule, whichever process made it, and word of it to the other processes.
 //!
-//! A process that is told late, at most a beat, forgets what it has counted since; the server has it all the same. It is
-//! always told before it states its counts anew, so that a lost link does not undo a reset.
+//! A process hears of them with its next answer from the server, or a beat later where it asks nothing: always before it
+//! counts what came after them, and before it states its counts anew, so that a lost link does not undo a reset. What it
+//! has counted while the server was away is kept: nobody can say any more which part of it came before.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use ::redis::{FromRedisValue, Value, cmd, from_redis_value};
 
+use super::super::cell::Apart;
 use super::super::meter::{Shape, Unit};
+use super::super::{Charge, Limits};
 use super::Shared;
 use crate::state::redis::Away;
 use crate::state::unix_ms;
@@ -24,12 +28,40 @@ pub(super) struct Heard {
     /// Unix milliseconds, by this process's clock.
     began: u64,
     /// The last reset that was carried out; None before the first look.
-    last: Option<String>,
+    last: Option<Id>,
 }
+
+/// The name of a reset: the server's time, and its number within that millisecond.
+type Id = (u64, u64);
 
 impl Heard {
     pub fn new() -> Self {
         Heard { began: unix_ms(), last: None }
+    }
+}
+
+/// A reset as the server tells of it.
+#[derive(Debug)]
+pub(super) struct Reset {
+    id: Id,
+    /// The process that made it.
+    node: String,
+    rule: String,
+    /// None for all.
+    partition: Option<String>,
+}
+
+impl Reset {
+    /// Reads what XRANGE answered.
+    pub fn read(value: Value) -> Option<Vec<Self>> {
+        let entries: Vec<(String, Vec<String>)> = from_redis_value(value).ok()?;
+        let reset = |(id, words): (String, Vec<String>)| {
+            let (millis, number) = id.split_once('-')?;
+            let mut words = words.into_iter();
+            let (node, rule) = (words.next()?, words.next()?);
+            Some(Reset { id: (millis.parse().ok()?, number.parse().ok()?), node, rule, partition: words.nth(1) })
+        };
+        Some(entries.into_iter().filter_map(reset).collect())
     }
 }
 
@@ -41,14 +73,22 @@ impl Shared {
     /// The server is away; it still counts what it did, or a part of it.
     pub async fn reset(&self, rule: &str, partition: Option<&str>) -> Result<usize, Away> {
         let mut tell = cmd("XADD");
-        tell.arg(self.told()).arg("MAXLEN").arg(MAX_RESETS).arg("*").arg(&[&*self.node, rule]);
+        tell.arg(self.resets_key()).arg("MAXLEN").arg(MAX_RESETS).arg("*").arg(&[&*self.node, rule]);
         if let Some(partition) = partition {
             tell.arg(&["partition", partition]);
         }
         self.link.run(&tell).await?;
-        let begin = self.keys_of(rule);
-        let pattern = format!("{}*", escaped(&format!("{begin}{}", partition.unwrap_or_default())));
         let mut partitions = HashSet::new();
+        for begin in [self.keys_of(rule), self.spent_of(rule)] {
+            self.unlink(&begin, partition, &mut partitions).await?;
+        }
+        self.behind.store(true, Ordering::Relaxed);
+        Ok(partitions.len())
+    }
+
+    /// Forgets the hashes whose names begin so: of one partition, or of all. Notes of which.
+    async fn unlink(&self, begin: &str, partition: Option<&str>, partitions: &mut HashSet<String>) -> Result<(), Away> {
+        let pattern = format!("{}*", escaped(&format!("{begin}{}", partition.unwrap_or_default())));
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = cmd("SCAN");
@@ -57,7 +97,7 @@ impl Shared {
             let mut drop = cmd("UNLINK");
             let mut fits = false;
             for key in keys {
-                let of = key.strip_prefix(&begin).and_then(partition_of);
+                let of = key.strip_prefix(begin).and_then(partition_of);
                 if let Some(of) = of.filter(|of| partition.is_none_or(|partition| partition == *of)) {
                     partitions.insert(of.to_owned());
                     drop.arg(&key);
@@ -68,33 +108,63 @@ impl Shared {
                 self.link.run(&drop).await?;
             }
             if next == "0" {
-                self.behind.store(true, Ordering::Relaxed);
-                return Ok(partitions.len());
+                return Ok(());
             }
             cursor = next;
         }
     }
 
-    /// What other processes have reset since the last look: rules, each with one partition or all.
-    pub(super) async fn resets(&self, heard: &mut Heard) -> Result<Vec<(String, Option<String>)>, Away> {
-        let began = heard.began;
-        let after = heard.last.get_or_insert_with(|| format!("{}-0", self.time(began)));
+    /// Carries out what other processes have reset since the last look.
+    ///
+    /// # Errors
+    /// The server is away; it is heard of later.
+    pub(super) async fn listen(&self, limits: &Limits) -> Result<(), Away> {
         let mut range = cmd("XRANGE");
-        range.arg(self.told()).arg(format!("({after}")).arg("+").arg("COUNT").arg(MAX_RESETS);
-        let entries: Vec<(String, Vec<String>)> = read(self.link.run(&range).await?, "XRANGE")?;
-        let mut resets = Vec::new();
-        for (id, words) in entries {
-            heard.last = Some(id);
-            let mut words = words.into_iter();
-            let (Some(node), Some(rule)) = (words.next(), words.next()) else { continue };
-            if node != self.node {
-                resets.push((rule, words.nth(1)));
-            }
-        }
-        Ok(resets)
+        range.arg(self.resets_key()).arg(format!("({}", self.last_heard())).arg("+").arg("COUNT").arg(MAX_RESETS);
+        let resets = Reset::read(self.link.run(&range).await?);
+        let resets = resets.ok_or_else(|| Away::Failed("XRANGE answered something else".to_owned()))?;
+        self.carry_out(limits, &resets);
+        self.listened.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
-    fn told(&self) -> String {
+    /// Carries out in this process's counts what others have reset, each once whoever hears of it first.
+    pub(super) fn carry_out(&self, limits: &Limits, resets: &[Reset]) {
+        if resets.is_empty() {
+            return;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for reset in resets.iter().filter(|reset| reset.node != self.node) {
+            if heard.last.is_none_or(|last| last < reset.id) {
+                limits.reset_heard(&reset.rule, reset.partition.as_deref(), self.listened.load(Ordering::Acquire));
+                self.budgets_behind.store(true, Ordering::Relaxed);
+            }
+        }
+        heard.last = heard.last.max(resets.last().map(|reset| reset.id));
+    }
+
+    /// The last reset that was heard of, as the server names it.
+    pub(super) fn last_heard(&self) -> String {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = heard.began;
+        let (millis, number) = *heard.last.get_or_insert_with(|| (self.time(began), 0));
+        format!("{millis}-{number}")
+    }
+
+    /// Counts of this process are about to change of which the server knows nothing.
+    pub(super) fn note_away(&self, charges: &[Charge<'_>]) {
+        let listened = self.listened.load(Ordering::Acquire);
+        for charge in charges {
+            for slot in &mut charge.cell.lock().slots {
+                if slot.away.as_ref().is_none_or(|away| away.listened != listened) {
+                    slot.away = Some(Box::new(Apart { listened, before: slot.meter }));
+                }
+            }
+        }
+    }
+
+    /// The stream that they are told in.
+    pub(super) fn resets_key(&self) -> String {
         format!("{{{}}}:limits:resets", self.link.prefix)
     }
 }
