@@ -9,6 +9,7 @@ mod done;
 mod request;
 mod tries;
 mod turns;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,10 @@ pub use answer::{Answer, Event};
 pub use done::Done;
 pub use request::{Asked, Head, Request};
 pub use tries::{Failure, Try};
-pub use turns::{Message, Replacing, Spot, Text, answer_texts, message_at, messages, read_texts, texts};
+pub use turns::{
+    ARGUMENTS, Message, Replacing, Spot, Text, answer_texts, message_at, messages, read_texts, replace_in_block, texts,
+    texts_of_block,
+};
 
 /// A value on its way to a guest.
 #[derive(Debug, Clone, PartialEq)]

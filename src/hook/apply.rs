@@ -23,8 +23,19 @@ use crate::route::{Overrides, Plan, Target};
 use crate::stream;
 
 /// Fields in which dialects hold the conversation; the rest of a body stays byte for byte when a turn is edited.
-const CONVERSATION: &[&str] =
-    &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction", "prompt"];
+const CONVERSATION: &[&str] = &[
+    "messages",
+    "system",
+    "input",
+    "instructions",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "prompt",
+    "suffix",
+    "prediction",
+    "documents",
+];
 
 /// A refusal in a guest's own words.
 pub(super) fn rejected(reject: Reject, kind: Kind, hook: &Hook) -> Fault {
