@@ -403,9 +403,14 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
         let first = first.ok_or_else(|| wrong("`text`: the answer has none; see answer:texts()"))?;
         texts.insert(first, text.clone());
     }
+    let came = answer.clone();
     let mut replacing = view::Replacing::with(&texts);
     view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
     replacing.end("the answer").map_err(wrong)?;
+    // Probabilities of tokens repeat the text word for word.
+    for (choice, came) in answer.choices.iter_mut().zip(came.choices) {
+        choice.logprobs.take_if(|_| choice.blocks != came.blocks);
+    }
     let ask = call.ask(dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())
