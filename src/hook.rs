@@ -32,8 +32,8 @@ pub use apply::Set;
 use apply::Undone;
 use breaker::{Breaker, Caller, Off};
 pub use stages::{
-    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault, identify,
-    is_of_guest, looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
+    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault,
+    guards_answers, identify, is_of_guest, looks_at_answer, request, route as plan, sees_answers, steers, take_notes,
 };
 
 /// Every guest of a generation.

@@ -99,7 +99,9 @@ impl Subject {
             Subject::Failure(failure) => {
                 json!({ "error": failure.fault.code(), "target": failure.target.name(), "number": failure.number })
             }
-            Subject::Answer(answer) => json!({ "status": answer.status, "target": answer.target.name() }),
+            Subject::Answer(answer) => {
+                json!({ "status": answer.status, "target": answer.target.as_ref().map(|target| target.name()) })
+            }
             Subject::Event(event) => event.brief(),
             Subject::Done(done) => json!({ "status": done.status, "error": done.code }),
             Subject::Tick => Value::Null,
