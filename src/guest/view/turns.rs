@@ -272,7 +272,7 @@ impl<F: FnMut(Spot, &mut String)> Numbered<F> {
         let outer = self.changes.replace(Vec::new());
         self.words("", kept, role);
         let changes = std::mem::replace(&mut self.changes, outer).unwrap_or_default();
-        let mut follow = |said: &mut String| {
+        let follow = |said: &mut String| {
             for (from, to) in &changes {
                 *said = said.replace(from.as_str(), to);
             }
