@@ -177,6 +177,18 @@ pub enum Media {
     Text(String),
 }
 
+/// Key in the `extra` of a file: the whole that its text was taken from, as the source dialect wrote it.
+pub const KEPT_SOURCE: &str = "kept_source";
+
+/// Whether inline bytes of this type and name are words: text and what is written as such.
+pub fn is_textual(mime: &str, name: Option<&str>) -> bool {
+    let mime = mime.trim().to_ascii_lowercase();
+    let unnamed = mime.is_empty() || mime == "application/octet-stream";
+    mime.starts_with("text/")
+        || matches!(mime.split(';').next(), Some("application/json" | "application/xml"))
+        || (unnamed && name.is_some_and(|name| name.to_ascii_lowercase().ends_with(".txt")))
+}
+
 impl Media {
     /// Reads a URL or a `data:` URL.
     pub fn from_url(url: &str) -> Media {

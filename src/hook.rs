@@ -33,8 +33,8 @@ use apply::Undone;
 use breaker::{Breaker, Caller, Off};
 pub use stages::{
     After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault,
-    hears_of_faults, identify, is_of_guest, looks_at_answer, may_name_targets, request, route as plan, sees_answers,
-    steers, take_notes,
+    guards_answers, hears_of_faults, identify, is_of_guest, looks_at_answer, may_name_targets, request, route as plan,
+    sees_answers, steers, take_notes,
 };
 
 /// Every guest of a generation.

@@ -197,6 +197,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(x, &mut body, generation.limits).await?;
+            hook::identify(x);
             Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
             return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }
@@ -222,6 +223,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
+    api::responses::in_background(x, &call)?;
     // A policy has chosen another model: that one's limits hold, and those of the first have nothing to do with it.
     let admitted = match admitted {
         Some((model, _)) if model != x.model => {

@@ -87,14 +87,22 @@ pub struct Relay {
 
 /// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
 pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> Relay {
-    let Said { dialect, request_id, limit } = setting;
+    let Said { dialect, request_id, limit, filter } = setting;
     let mut encoder = dialect.encoder(asked);
     let mut out = Vec::new();
     for event in event::replay(answer) {
         encoder.event(&event, &mut out);
     }
     encoder.finish(&mut out);
-    let mode = Mode::Raw(Raw::new(dialect.sniffer(asked.op), false));
+    let mode = match &filter {
+        Some(_) => Mode::Translate {
+            decoder: dialect.decoder(),
+            encoder: dialect.encoder(asked),
+            events: Vec::new(),
+            watch: Some(Watch::new(false)),
+        },
+        None => Mode::Raw(Raw::new(dialect.sniffer(asked.op), false)),
+    };
     let at = Instant::now() + limit;
     let setting = Setting {
         dialect,
@@ -108,7 +116,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
         max_event_bytes: usize::MAX,
         add_cost: None,
         at_end: None,
-        filter: None,
+        filter,
         onward: None,
         input_tokens: 0,
     };
@@ -120,6 +128,8 @@ pub struct Said {
     pub dialect: &'static dyn Dialect,
     pub request_id: String,
     pub limit: Duration,
+    /// Who looks at it on its way.
+    pub filter: Option<Box<dyn Filter>>,
 }
 
 impl Relay {

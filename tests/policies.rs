@@ -74,6 +74,9 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
         let again = portcullis(&new);
         assert_eq!(again.status.code(), Some(2), "{kind}");
         assert!(said(&again).contains("is there already"), "{}", said(&again));
+        // Who may hold something back must not be passed by where it fails.
+        let manifest = std::fs::read_to_string(folder.0.join(kind).join("manifest.toml")).expect("is written");
+        assert_eq!(manifest.contains("\nguard = true\n"), matches!(kind, "guard" | "stream"), "{kind}");
     }
     let output = portcullis(&["test", folder.path()]);
     assert!(output.status.success() && said(&output).contains("12 passed, 0 failed"), "{}", said(&output));

@@ -1,6 +1,7 @@
 //! Stored responses: requests that name an earlier answer go to the target that made it.
 //!
-//! Never tells one caller of another's: an id that another caller made is not found.
+//! Never tells one caller of another's: an id that another caller made is not found. Never gives out an answer past the
+//! policies that look at answers: what a provider keeps has not passed them.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::attempt::{self, RelayCall};
 use crate::auth::Principal;
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
+use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
@@ -22,14 +24,21 @@ use crate::state::affinity::Maker;
 /// Relays GET, DELETE and cancel of a stored response.
 ///
 /// # Errors
-/// [`Kind::ResponseNotFound`], and whatever the upstream says.
+/// [`Kind::ResponseNotFound`], [`Kind::PolicyRejected`] where policies look at answers, and whatever the upstream says.
 pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched: &Matched) -> Result<Reply, Fault> {
     let id = matched.param.as_deref().unwrap_or_default();
     let maker = cx.state.affinity.find(id).filter(|maker| is_mine(x.principal.as_ref(), maker));
     let kept = maker.as_ref().and_then(|maker| maker.kept);
-    let target = maker.and_then(|maker| cx.generation.target(&maker.provider, &maker.model));
+    let target = maker.as_ref().and_then(|maker| cx.generation.target(&maker.provider, &maker.model));
     let target = target.ok_or_else(|| unknown(id).param("response_id"))?;
     x.model = target.name();
+    let asked = maker.as_ref().map_or("", |maker| &maker.asked);
+    // Whoever deletes it is told nothing of it.
+    if head.method != Method::DELETE && hook::guards_answers(x, &[asked, &x.model]) {
+        let text = "A policy of this gateway looks at answers of this model, and what the provider keeps has not passed it: \
+                    a stored response can only be deleted here. Keep the answer as it was given.";
+        return Err(Fault::new(Kind::PolicyRejected, text).param("response_id"));
+    }
     let path = head.uri.path();
     let tail = path.find("/responses/").map_or(path, |at| &path[at..]);
     let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -42,6 +51,20 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
         cx.state.cache.forget(kept);
     }
     outcome
+}
+
+/// Refuses what would be answered by nothing but an id, where the answer could not be had by it: see [`stored`].
+///
+/// # Errors
+/// [`Kind::PolicyRejected`].
+pub fn in_background(x: &Exchange, call: &Call) -> Result<(), Fault> {
+    let asked = x.dialect.answers_are_stored() && call.envelope.get::<bool>("background") == Some(true);
+    if !asked || !hook::guards_answers(x, &[&x.model]) {
+        return Ok(());
+    }
+    let text = "A policy of this gateway looks at answers of this model, and an answer made in the background could not \
+                be fetched past it. Ask without `background`.";
+    Err(Fault::new(Kind::PolicyRejected, text).param("background"))
 }
 
 /// The plan for a call that goes on from a stored response: only the account that made it has it.

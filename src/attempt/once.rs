@@ -155,7 +155,7 @@ impl Once {
         known.unheard = good.so_far(x.input_estimate);
         let streams = good.reply.is_stream();
         let (usage, finish) = (good.seen.usage, good.seen.finish);
-        let answered = hook::Answered { target: &self.target, number: self.number, usage, finish };
+        let answered = hook::Answered { target: Some(&self.target), number: self.number, usage, finish };
         let another = hook::answer(cx, x, call, answered, &mut good.reply).await?;
         // A stream keeps its own account, which is lost with it where a policy says something else in its place.
         if !(another && streams) {

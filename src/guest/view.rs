@@ -9,6 +9,7 @@ mod done;
 mod request;
 mod tries;
 mod turns;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,10 @@ pub use answer::{Answer, Event};
 pub use done::Done;
 pub use request::{Asked, Head, Request};
 pub use tries::{Failure, Try};
-pub use turns::{Message, Replacing, Spot, Text, answer_texts, message_at, messages, read_texts, texts};
+pub use turns::{
+    ARGUMENTS, Message, Replacing, Spot, Text, answer_texts, message_at, messages, read_texts, replace_in_block, texts,
+    texts_of_block,
+};
 
 /// A value on its way to a guest.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +99,9 @@ impl Subject {
             Subject::Failure(failure) => {
                 json!({ "error": failure.fault.code(), "target": failure.target.name(), "number": failure.number })
             }
-            Subject::Answer(answer) => json!({ "status": answer.status, "target": answer.target.name() }),
+            Subject::Answer(answer) => {
+                json!({ "status": answer.status, "target": answer.target.as_ref().map(|target| target.name()) })
+            }
             Subject::Event(event) => event.brief(),
             Subject::Done(done) => json!({ "status": done.status, "error": done.code }),
             Subject::Tick => Value::Null,

@@ -23,8 +23,19 @@ use crate::route::{Overrides, Plan, Target};
 use crate::stream;
 
 /// Fields in which dialects hold the conversation; the rest of a body stays byte for byte when a turn is edited.
-const CONVERSATION: &[&str] =
-    &["messages", "system", "input", "instructions", "contents", "systemInstruction", "system_instruction", "prompt"];
+const CONVERSATION: &[&str] = &[
+    "messages",
+    "system",
+    "input",
+    "instructions",
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "prompt",
+    "suffix",
+    "prediction",
+    "documents",
+];
 
 /// A refusal in a guest's own words.
 pub(super) fn rejected(reject: Reject, kind: Kind, hook: &Hook) -> Fault {
@@ -283,14 +294,20 @@ fn stepped(target: Arc<Target>, step: &Step, wish: &Wish) -> Arc<Target> {
     Arc::new(Target::new(target.provider.clone(), target.model.clone(), overrides, timeouts, target.card.clone()))
 }
 
-/// An answer in a guest's own words.
+/// An answer in the own words of the guest at this place. A stream passes `on_event` of the others.
 ///
 /// # Errors
-/// It cannot be written in the caller's dialect.
-pub(super) async fn respond(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, respond: Respond) -> Result<Reply, Undone> {
+/// It cannot be written in the caller's dialect, or another guest refused it.
+pub(super) async fn respond(
+    cx: &Cx,
+    x: &Subject<'_>,
+    call: &Arc<Call>,
+    respond: Respond,
+    by: usize,
+) -> Result<Reply, Undone> {
     let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
     let mut reply = match respond.body {
-        Body::Say(text) => say(cx, x, call, text).await?,
+        Body::Say(text) => say(cx, x, call, text, by).await?,
         Body::Json(value) => Reply::json(status, value.to_string()),
         Body::Raw(text) => Reply::json(status, text),
     };
@@ -319,7 +336,7 @@ fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Resul
 }
 
 /// An answer that says this, in the caller's dialect, as a stream where one was asked for.
-async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String) -> Result<Reply, Fault> {
+async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String, by: usize) -> Result<Reply, Fault> {
     let ask = call.ask(x.dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };
@@ -331,6 +348,7 @@ async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String) -> Result
         dialect: x.dialect,
         request_id: x.request_id.to_owned(),
         limit: cx.generation.limits.body_timeout,
+        filter: super::stages::events_of(x, Some(by)),
     };
     let mut relay = stream::said(&answer, &asked, call.framing, said);
     relay.commit().await?;
@@ -387,9 +405,14 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
         let first = first.ok_or_else(|| wrong("`text`: the answer has none; see answer:texts()"))?;
         texts.insert(first, text.clone());
     }
+    let came = answer.clone();
     let mut replacing = view::Replacing::with(&texts);
     view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
     replacing.end("the answer").map_err(wrong)?;
+    // Probabilities of tokens repeat the text word for word.
+    for (choice, came) in answer.choices.iter_mut().zip(came.choices) {
+        choice.logprobs.take_if(|_| choice.blocks != came.blocks);
+    }
     let ask = call.ask(dialect, x.op)?;
     let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
     Ok(dialect.encode_answer(&answer, &asked).into())

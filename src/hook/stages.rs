@@ -84,7 +84,12 @@ impl Open {
     }
 
     fn wanting<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = &'a Hook> {
-        self.hooks.all().iter().filter(move |hook| hook.wants(phase, &self.visit, model))
+        self.wanting_at(phase, model).map(|(_, hook)| hook)
+    }
+
+    /// The same with their places among the hooks.
+    fn wanting_at<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = (usize, &'a Hook)> {
+        self.hooks.all().iter().enumerate().filter(move |(_, hook)| hook.wants(phase, &self.visit, model))
     }
 }
 
@@ -190,7 +195,7 @@ async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Op
         }
         let view = shown(open, x, call, &[]);
         let visit = open.visit.clone();
-        let verdict = hook.call(Phase::Request, &visit, &open.world, view::Subject::Request(view)).await;
+        let verdict = hook.call(Phase::Request, &visit, &open.world, view::Subject::Request(view.clone())).await;
         take_notes(x);
         match verdict? {
             Verdict::Patch(patch) => {
@@ -200,9 +205,10 @@ async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Op
                 }
             }
             Verdict::Respond(respond) => {
-                let reply = apply::respond(cx, &x.split().0, call, respond).await;
+                let asker = &x.split().0;
+                let reply = apply::respond(cx, asker, call, respond, at).await;
                 if let Some(reply) = hook.done(Phase::Request, &visit, &cx.state, reply)? {
-                    return Ok(Some(reply));
+                    return passed(cx, asker, call, view, reply, at).await.map(Some);
                 }
             }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
@@ -258,7 +264,7 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
         }
         let view = shown(open, x, call, &plan.targets);
         let visit = open.visit.clone();
-        let verdict = hook.call(Phase::Route, &visit, &open.world, view::Subject::Request(view)).await;
+        let verdict = hook.call(Phase::Route, &visit, &open.world, view::Subject::Request(view.clone())).await;
         take_notes(x);
         match verdict? {
             Verdict::Plan(wish) => match apply::plan(cx, &x.split().0, call, plan, &wish) {
@@ -268,9 +274,10 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
                 Err(Unplanned::Nobody(fault)) => return Err(*fault),
             },
             Verdict::Respond(respond) => {
-                let reply = apply::respond(cx, &x.split().0, call, respond).await;
+                let asker = &x.split().0;
+                let reply = apply::respond(cx, asker, call, respond, at).await;
                 if let Some(reply) = hook.done(Phase::Route, &visit, &cx.state, reply)? {
-                    return Ok(Some(reply));
+                    return passed(cx, asker, call, view, reply, at).await.map(Some);
                 }
             }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
@@ -408,7 +415,7 @@ async fn failing(
     failed: FailedTry<'_>,
 ) -> Result<Option<After>, Fault> {
     let Some((open, request)) = shown_again(x, Phase::Fault) else { return Ok(None) };
-    for hook in open.wanting(Phase::Fault, x.model) {
+    for (at, hook) in open.wanting_at(Phase::Fault, x.model) {
         let view = view::Failure {
             visit: open.visit.clone(),
             request: request.clone(),
@@ -434,9 +441,9 @@ async fn failing(
                 Err(Unplanned::Nobody(_)) => After::Stop,
             },
             Verdict::Respond(respond) => {
-                let reply = apply::respond(cx, x, call, respond).await;
+                let reply = apply::respond(cx, x, call, respond, at).await;
                 match hook.done(Phase::Fault, &open.visit, &cx.state, reply)? {
-                    Some(reply) => After::Reply(reply),
+                    Some(reply) => After::Reply(passed(cx, x, call, request.clone(), reply, at).await?),
                     None => continue,
                 }
             }
@@ -450,9 +457,11 @@ async fn failing(
 }
 
 /// An answer that is good as far as its form goes.
+#[derive(Default)]
 pub struct Answered<'a> {
-    pub target: &'a Arc<Target>,
-    /// Counted from 1.
+    /// None where a guest has said it.
+    pub target: Option<&'a Arc<Target>>,
+    /// Counted from 1; 0 where a guest has said it.
     pub number: u32,
     pub usage: Option<crate::chat::Usage>,
     pub finish: Option<crate::chat::Finish>,
@@ -474,22 +483,50 @@ pub async fn answer(
     answered: Answered<'_>,
     reply: &mut Reply,
 ) -> Result<bool, Fault> {
-    Box::pin(judged(cx, x, call, answered, reply)).await
+    let Some((_, request)) = shown_again(x, Phase::Answer) else { return Ok(false) };
+    Box::pin(judged(cx, x, call, request.clone(), answered, reply, Vec::new())).await
 }
 
+/// What a guest says in place of an answer, as the others want it: it passes `on_answer` of all but the one that said it.
+///
+/// # Errors
+/// As [`answer`].
+async fn passed(
+    cx: &Cx,
+    x: &Subject<'_>,
+    call: &Arc<Call>,
+    request: Arc<view::Request>,
+    mut reply: Reply,
+    by: usize,
+) -> Result<Reply, Fault> {
+    Box::pin(judged(cx, x, call, request, Answered::default(), &mut reply, vec![by])).await?;
+    Ok(reply)
+}
+
+/// Shows an answer to the guests. Where one says something else it is shown to the others anew: `said` are those that
+/// have spoken, who are not asked of themselves or of each other again.
 async fn judged(
     cx: &Cx,
     x: &Subject<'_>,
     call: &Arc<Call>,
-    answered: Answered<'_>,
+    request: Arc<view::Request>,
+    mut answered: Answered<'_>,
     reply: &mut Reply,
+    mut said: Vec<usize>,
 ) -> Result<bool, Fault> {
-    let Some((open, request)) = shown_again(x, Phase::Answer) else { return Ok(false) };
-    for hook in open.wanting(Phase::Answer, x.model) {
+    let Some(open) = x.guests else { return Ok(false) };
+    let spoken = said.len();
+    let mut next = 0;
+    while let Some(hook) = open.hooks.all().get(next) {
+        let at = next;
+        next += 1;
+        if said.contains(&at) || !hook.wants(Phase::Answer, &open.visit, x.model) {
+            continue;
+        }
         let view = view::Answer {
             visit: open.visit.clone(),
             request: request.clone(),
-            target: answered.target.clone(),
+            target: answered.target.cloned(),
             status: reply.status.as_u16(),
             stream: reply.is_stream(),
             body: reply.bytes(),
@@ -510,30 +547,32 @@ async fn judged(
                 return Err(Fault::new(Kind::PolicyFault, text));
             }
             Verdict::Respond(respond) => {
-                let said = apply::respond(cx, x, call, respond).await;
-                if let Some(said) = hook.done(Phase::Answer, &open.visit, &cx.state, said)? {
-                    *reply = said;
-                    return Ok(true);
+                let another = apply::respond(cx, x, call, respond, at).await;
+                if let Some(another) = hook.done(Phase::Answer, &open.visit, &cx.state, another)? {
+                    *reply = another;
+                    answered = Answered::default();
+                    said.push(at);
+                    next = 0;
                 }
             }
             Verdict::Reject(reject) => return Err(apply::rejected(reject, Kind::PolicyRejected, hook)),
             _ => {}
         }
     }
-    Ok(false)
+    Ok(said.len() > spoken)
 }
 
 /// `on_event`: what looks at this exchange's stream; None when nobody does.
 pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
+    events_of(x, None)
+}
+
+/// The same for a stream that the guest at this place has said itself.
+pub(super) fn events_of(x: &Subject<'_>, by: Option<usize>) -> Option<Box<dyn Filter>> {
     let open = x.guests.filter(|open| open.phases.has(Phase::Event))?;
     let places: Vec<usize> = open
-        .hooks
-        .all()
-        .iter()
-        .enumerate()
-        .filter(|(_, hook)| {
-            hook.wants(Phase::Event, &open.visit, x.model) && hook.bundle.manifest.stream != StreamMode::None
-        })
+        .wanting_at(Phase::Event, x.model)
+        .filter(|(at, hook)| by != Some(*at) && hook.bundle.manifest.stream != StreamMode::None)
         .map(|(at, _)| at)
         .collect();
     if places.is_empty() {
@@ -589,6 +628,15 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
 /// Whether a guest looks at this exchange's answer.
 pub fn sees_answers(x: &Exchange) -> bool {
     is_wanted(x, &[Phase::Answer, Phase::Event])
+}
+
+/// Whether a guest that is in force looks at answers of a model with one of these names, wherever they are kept. Which
+/// share of the exchanges it was is not known of those any more, so that every share counts.
+pub fn guards_answers(x: &Exchange, models: &[&str]) -> bool {
+    let Some(open) = &x.guests else { return false };
+    let looks = |hook: &Hook| hook.phases().has(Phase::Answer) || hook.phases().has(Phase::Event);
+    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(&open.visit, model));
+    open.hooks.all().iter().any(|hook| !hook.shadow && looks(hook) && fits(hook))
 }
 
 /// Whether a guest may have a word in who answers this exchange, or in what they are asked.

@@ -3,19 +3,24 @@
 //! Works on neutral events, so a guest never sees half a character or half a frame, and what a dialect repeats of a
 //! text at its end is what the guest made of it. Never waits: a guest's function runs between two reads.
 
+mod beside;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Hooks;
-use crate::chat::Finish;
 use crate::chat::event::{Delta, Event, Opened};
+use crate::chat::{Block, Content, Finish};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Stop, Verdict};
 use crate::guest::{Ear, StreamMode, view};
 use crate::host::{Visit, World};
 use crate::stream::{Filter, Flow};
+use beside::{Beside, text_of};
 
 /// Text that is held for one block at most; a guest that buffers sees longer texts in parts.
 const MAX_HELD_BYTES: usize = 1 << 20;
@@ -28,8 +33,11 @@ pub(super) struct Sieve {
     guests: Vec<Guest>,
     /// No guest has text put together for it.
     piecewise: bool,
-    /// Blocks that are open, innermost last, and whether they are of reasoning.
-    open: Vec<(u32, u32, bool)>,
+    /// Blocks of text that are open, innermost last, and what the last text of each was.
+    open: Vec<(u32, u32, Lane)>,
+    /// Citations wait for the end of their block: then nobody holds a text back that they could be taken for.
+    citations: Vec<(u32, u32, Value)>,
+    beside: Beside,
     choices: u32,
     stopped: bool,
     /// The block that a guest was shown when it ended the stream.
@@ -51,11 +59,55 @@ struct Guest {
     ear: Ear,
 }
 
+/// What a text is to the dialects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Text,
+    Reasoning,
+    Summary(u32),
+    Refusal,
+}
+
+impl Lane {
+    /// The word for guests.
+    fn kind(self) -> &'static str {
+        match self {
+            Lane::Text => "text",
+            Lane::Reasoning | Lane::Summary(_) => "reasoning",
+            Lane::Refusal => "refusal",
+        }
+    }
+
+    fn delta(self, text: String) -> Delta {
+        match self {
+            Lane::Text => Delta::Text(text),
+            Lane::Reasoning => Delta::Reasoning(text),
+            Lane::Summary(part) => Delta::Summary { part, text },
+            Lane::Refusal => Delta::Refusal(text),
+        }
+    }
+
+    /// What a delta that guests are shown is.
+    fn of(delta: Delta) -> Result<(Lane, String), Delta> {
+        Ok(match delta {
+            Delta::Text(text) => (Lane::Text, text),
+            Delta::Reasoning(text) => (Lane::Reasoning, text),
+            Delta::Summary { part, text } => (Lane::Summary(part), text),
+            Delta::Refusal(text) => (Lane::Refusal, text),
+            other => return Err(other),
+        })
+    }
+}
+
+/// The word for guests at the end of a block.
+const END: &str = "end";
+
 /// Text of one block that a guest has not seen yet.
 struct Held {
     choice: u32,
     index: u32,
-    kind: &'static str,
+    /// None for the end of the block.
+    lane: Option<Lane>,
     text: String,
     merged: u32,
     /// When it began to wait; None for what does not.
@@ -76,19 +128,20 @@ impl Sieve {
         });
         let guests: Vec<Guest> = guests.collect();
         let piecewise = guests.iter().all(|guest| guest.events <= 1);
-        let (open, spare) = (Vec::new(), Vec::new());
         Sieve {
             hooks,
             visit,
             world,
             guests,
             piecewise,
-            open,
+            open: Vec::new(),
+            citations: Vec::new(),
+            beside: Beside::default(),
             choices: 0,
             stopped: false,
             stopped_at: (0, 0),
             changed: false,
-            spare,
+            spare: Vec::new(),
         }
     }
 
@@ -96,16 +149,15 @@ impl Sieve {
     /// comes: what was said before a stop has gone on to the others, and what comes after it does not.
     fn send(&mut self, row: usize, event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         if row == self.guests.len() {
-            out.push(event);
-            return Ok(None);
+            return self.leave(event, out);
         }
         match event {
-            Event::Delta { choice, index, delta: Delta::Text(text) } => {
-                self.take(row, Held { choice, index, kind: "text", text, merged: 1, since: None }, out)
-            }
-            Event::Delta { choice, index, delta: Delta::Reasoning(text) } => {
-                self.take(row, Held { choice, index, kind: "reasoning", text, merged: 1, since: None }, out)
-            }
+            Event::Delta { choice, index, delta } => match Lane::of(delta) {
+                Ok((lane, text)) => {
+                    self.take(row, Held { choice, index, lane: Some(lane), text, merged: 1, since: None }, out)
+                }
+                Err(delta) => self.send(row + 1, Event::Delta { choice, index, delta }, out),
+            },
             Event::Close { choice, index } => {
                 let stop = self.release(row, |held| held.choice == choice && held.index == index, out)?;
                 if stop.is_some() {
@@ -113,7 +165,7 @@ impl Sieve {
                 }
                 // Only blocks of text have an end worth showing.
                 if self.is_text(choice, index) {
-                    let last = Held { choice, index, kind: "end", text: String::new(), merged: 0, since: None };
+                    let last = Held { choice, index, lane: None, text: String::new(), merged: 0, since: None };
                     let stop = self.show(row, last, out)?;
                     if stop.is_some() {
                         return Ok(stop);
@@ -125,9 +177,93 @@ impl Sieve {
         }
     }
 
+    /// Lets out what has passed every guest, and what has waited for it.
+    fn leave(&mut self, event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        let mut after = Vec::new();
+        match &event {
+            Event::Delta { choice, delta, .. } => {
+                if let Some(text) = text_of(delta) {
+                    after = self.beside.went(*choice, text);
+                }
+            }
+            Event::Close { choice, index } => {
+                self.beside.closed(*choice);
+                let stop = self.cite(*choice, *index, out)?;
+                if stop.is_some() {
+                    return Ok(stop);
+                }
+            }
+            _ => {}
+        }
+        self.changed |= !after.is_empty();
+        out.push(event);
+        out.append(&mut after);
+        Ok(None)
+    }
+
+    /// Shows the citations of a block that is about to close, and lets them out.
+    fn cite(&mut self, choice: u32, index: u32, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+        let mut waiting = std::mem::take(&mut self.citations);
+        let of_block: Vec<_> = waiting.extract_if(.., |(of, at, _)| (*of, *at) == (choice, index)).collect();
+        self.citations = waiting;
+        for (_, _, citation) in of_block {
+            self.changed = true;
+            let mut block = Block::new(Content::Other(citation));
+            if let Some(stop) = self.show_whole(choice, index, &mut block)? {
+                return Ok(Some(stop));
+            }
+            if let Content::Other(citation) = block.content {
+                out.push(Event::Delta { choice, index, delta: Delta::Citation(citation) });
+            }
+        }
+        Ok(None)
+    }
+
+    /// Shows every guest the texts of something that comes in one piece, each as if it were a block of its own. Arguments
+    /// of tools are not shown, as in streams at all.
+    fn show_whole(&mut self, choice: u32, index: u32, block: &mut Block) -> Result<Option<Stop>, Fault> {
+        let mut texts = BTreeMap::new();
+        for text in view::texts_of_block(block) {
+            if text.spot.kind == view::ARGUMENTS || text.text.is_empty() {
+                continue;
+            }
+            let (place, said) = (text.spot.index, text.text.clone());
+            let left = match self.pass_whole(choice, index, text)? {
+                Ok(left) => left,
+                Err(stop) => return Ok(Some(stop)),
+            };
+            if left != said {
+                self.changed = true;
+                texts.insert(place, left);
+            }
+        }
+        view::replace_in_block(block, &texts);
+        Ok(None)
+    }
+
+    /// What all guests make of one text and its end.
+    fn pass_whole(&mut self, choice: u32, index: u32, text: view::Text) -> Result<Result<String, Stop>, Fault> {
+        let (kind, mut text) = (text.spot.kind, text.text);
+        for row in 0..self.guests.len() {
+            let mut left = String::new();
+            for (kind, text, merged) in [(kind, text, 1), (END, String::new(), 0)] {
+                if kind != END && text.is_empty() {
+                    continue;
+                }
+                match self.hear(row, view::Event { kind, text, choice, index, merged })? {
+                    Ok(said) => left.push_str(&said),
+                    Err(stop) => return Ok(Err(stop)),
+                }
+            }
+            text = left;
+        }
+        Ok(Ok(text))
+    }
+
     /// Shows the guest at this place some text and sends on what it makes of it.
     fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
-        let Held { choice, index, kind, text, merged, .. } = held;
+        let Held { choice, index, lane, text, merged, .. } = held;
+        let kind = lane.map_or(END, Lane::kind);
         let text = match self.hear(row, view::Event { kind, text, choice, index, merged })? {
             Ok(text) => text,
             Err(stop) => return Ok(Some(stop)),
@@ -135,8 +271,8 @@ impl Sieve {
         if text.is_empty() {
             return Ok(None);
         }
-        let delta = self.delta_of(choice, index, kind, text);
-        self.send(row + 1, Event::Delta { choice, index, delta }, out)
+        let lane = lane.unwrap_or_else(|| self.lane(choice, index));
+        self.send(row + 1, Event::Delta { choice, index, delta: lane.delta(text) }, out)
     }
 
     /// What the guest at this place makes of a text, or that it ends the stream.
@@ -173,20 +309,17 @@ impl Sieve {
         self.open.iter().any(|block| (block.0, block.1) == (choice, index))
     }
 
-    /// What was held back to a block's end is what the block is.
-    fn delta_of(&self, choice: u32, index: u32, kind: &str, text: String) -> Delta {
-        if kind == "reasoning" || self.open.contains(&(choice, index, true)) {
-            Delta::Reasoning(text)
-        } else {
-            Delta::Text(text)
-        }
+    /// What was held back to a block's end is what the block's last text was.
+    fn lane(&self, choice: u32, index: u32) -> Lane {
+        let block = self.open.iter().find(|block| (block.0, block.1) == (choice, index));
+        block.map_or(Lane::Text, |block| block.2)
     }
 
     /// Shows a guest this text, or holds it until there is as much as it wants to see at once.
     fn take(&mut self, row: usize, new: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let guest = &mut self.guests[row];
-        let place = (new.choice, new.index, new.kind);
-        let same = |held: &Held| (held.choice, held.index, held.kind) == place;
+        let place = (new.choice, new.index, new.lane);
+        let same = |held: &Held| (held.choice, held.index, held.lane) == place;
         let full = match guest.held.iter_mut().find(|held| same(held)) {
             Some(held) => {
                 self.changed = true;
@@ -240,12 +373,42 @@ impl Sieve {
     }
 
     /// Sends one event of the provider through all guests.
-    fn sift(&mut self, event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
+    fn sift(&mut self, mut event: Event, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let mut closed = None;
-        match &event {
-            Event::Open { choice, index, block: block @ (Opened::Text | Opened::Reasoning { .. }) } => {
-                self.open.push((*choice, *index, matches!(block, Opened::Reasoning { .. })));
+        match &mut event {
+            Event::Open { choice, index, block } => {
                 self.choices = self.choices.max(*choice);
+                let lane = match block {
+                    Opened::Text => Lane::Text,
+                    Opened::Reasoning { .. } => Lane::Reasoning,
+                    Opened::Refusal => Lane::Refusal,
+                    Opened::Whole(block) => {
+                        let stop = self.show_whole(*choice, *index, block)?;
+                        return if stop.is_some() { Ok(stop) } else { self.send(0, event, out) };
+                    }
+                    Opened::ToolCall(_) => return self.send(0, event, out),
+                };
+                self.open.push((*choice, *index, lane));
+            }
+            Event::Delta { choice, index, delta: Delta::Citation(citation) } => {
+                self.changed = true;
+                self.citations.push((*choice, *index, std::mem::take(citation)));
+                return Ok(None);
+            }
+            Event::Delta { choice, delta: Delta::Logprobs(_), .. } => {
+                let at_once = self.beside.probabilities(*choice, event);
+                self.changed |= at_once.is_none();
+                out.extend(at_once);
+                return Ok(None);
+            }
+            Event::Delta { choice, index, delta } => {
+                if let Delta::Summary { part, .. } = delta {
+                    let block = self.open.iter_mut().find(|block| (block.0, block.1) == (*choice, *index));
+                    block.into_iter().for_each(|block| block.2 = Lane::Summary(*part));
+                }
+                if let Some(text) = text_of(delta) {
+                    self.beside.came(*choice, text);
+                }
             }
             Event::Close { choice, index } => closed = Some((*choice, *index)),
             _ => {}
@@ -291,7 +454,7 @@ impl Sieve {
     /// The block of text that last words belong to: that which the guest was shown, or one behind its choice's reasoning.
     fn last_block(&mut self, out: &mut Vec<Event>) -> (u32, u32) {
         let (choice, shown) = self.stopped_at;
-        if self.open.contains(&(choice, shown, false)) {
+        if self.open.contains(&(choice, shown, Lane::Text)) {
             return (choice, shown);
         }
         let mut index = shown;
@@ -300,7 +463,7 @@ impl Sieve {
             index = index.max(block.1 + 1);
         }
         out.push(Event::Open { choice, index, block: Opened::Text });
-        self.open.push((choice, index, false));
+        self.open.push((choice, index, Lane::Text));
         (choice, index)
     }
 }
@@ -313,10 +476,16 @@ impl Filter for Sieve {
         }
         self.changed = false;
         if let (true, [Event::Delta { choice, index, delta: Delta::Text(text) }]) = (self.piecewise, &mut events[..]) {
-            let stop = self.pass(*choice, *index, text)?;
+            let choice = *choice;
+            self.beside.came(choice, text);
+            let stop = self.pass(choice, *index, text)?;
+            // What waits for a text has waited since another turn.
+            let mut after = if text.is_empty() { Vec::new() } else { self.beside.went(choice, text) };
             if text.is_empty() {
                 events.clear();
             }
+            self.changed |= !after.is_empty();
+            events.append(&mut after);
             return self.way(stop, events);
         }
         let mut waiting = std::mem::replace(events, std::mem::take(&mut self.spare));

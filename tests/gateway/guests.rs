@@ -147,6 +147,16 @@ async fn personal_data_is_taken_out_of_asks_and_answers_however_a_stream_is_cut(
             assert!(!reply.text().contains("4111 1111"), "{dialect:?} {stream}: {}", reply.text());
         }
     }
+    // Of blocks that only the caller's dialect knows too.
+    let found = json!({ "type": "search_result", "source": "s", "title": "t",
+        "content": [{ "type": "text", "text": "ada@example.com" }] });
+    for model in ["anthropic/m", "chat/m"] {
+        let body = json!({ "model": model, "max_tokens": 9, "messages": [{ "role": "user", "content": [found] }] });
+        let reply = gateway.post("/v1/messages", body.to_string()).await;
+        assert_eq!(reply.status(), 200, "{model}: {}", reply.text());
+        let sent = mock.last().await["body"].to_string();
+        assert!(sent.contains("[email]") && !sent.contains("ada@"), "{model}: {sent}");
+    }
     let gateway = with(&mock, "pii-guard", json!({ "action": "reject" }), "", "").await;
     let reply = gateway.post("/v1/chat/completions", Chat.ask("chat/m", false, Turn::Text, secret)).await;
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::policies::with;
 use super::support::{Gateway, Mock};
 use super::wire::Reply;
 
@@ -146,6 +147,41 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
     let calls = first.journal().await.iter().filter(|entry| entry["target"].to_string().contains(&id)).count();
     assert_eq!(calls, 0, "the first account was asked for what the second made");
     assert!(reply.json()["error"]["message"].is_string() && reply.json() != Value::Null);
+}
+
+#[tokio::test]
+async fn nobody_fetches_a_stored_response_past_a_policy_that_looks_at_answers() {
+    let mock = Mock::start().await;
+    let policy = "--[[manifest\nguard = true\nstream = \"event\"\n]]
+        function on_answer(a) end
+        function on_event(e) return 'x' end";
+    let model = "responses/mock-fast";
+    let keys = "keys: [{ name: one, key: sk-one, project: p }]\nmodels: { smart: responses/mock-fast }\n";
+    for (hook, asked, status) in [
+        ("{ lua: g }", model, 403),
+        ("{ lua: g, share: 1% }", model, 403),
+        ("{ lua: g, on: { models: [smart], projects: [p] } }", "smart", 403),
+        ("{ lua: g, on: { models: [smart] } }", model, 200),
+        ("{ lua: g, shadow: true }", model, 200),
+    ] {
+        let gateway = with(&mock, &[("g", policy)], &format!("{keys}hooks: [{hook}]\n")).await;
+        let id = made(&gateway, asked, true).await;
+        for (method, tail) in [("GET", ""), ("GET", "?stream=true"), ("GET", "/input_items"), ("POST", "/cancel")] {
+            let reply = gateway.call(method, &format!("/v1/responses/{id}{tail}"), ONE, b"").await;
+            if status == 403 {
+                assert_eq!(reply.status(), 403, "{hook} {tail}: {}", reply.text());
+                assert_eq!(reply.json()["error"]["code"], "policy_rejected", "{hook} {tail}");
+                assert_eq!(reply.json()["error"]["param"], "response_id", "{hook} {tail}");
+            } else if tail.is_empty() {
+                assert_eq!(reply.status(), 200, "{hook}: {}", reply.text());
+            }
+        }
+        let body = json!({"model": asked, "input": "Hello", "background": true});
+        let reply = gateway.call("POST", "/v1/responses", ONE, body.to_string()).await;
+        assert_eq!(reply.status(), status, "{hook}: {}", reply.text());
+        let reply = gateway.call("DELETE", &format!("/v1/responses/{id}"), ONE, b"").await;
+        assert_eq!(reply.status(), 200, "{hook}: {}", reply.text());
+    }
 }
 
 /// The id of the message in an answer, streamed or not.

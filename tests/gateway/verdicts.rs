@@ -431,3 +431,47 @@ async fn a_stream_leaves_room_in_the_trace() {
     let events = line["trace"].to_string().matches(r#""phase":"event""#).count();
     assert_eq!(events, 1, "{line}");
 }
+
+#[tokio::test]
+async fn what_one_policy_says_passes_the_answer_guards_of_the_others_and_not_its_own() {
+    let mock = Mock::start().await;
+    let speaker = "--[[manifest\nversion = \"1.0\"\n[config.properties.at]\ntype = \"string\"\n]]
+        local function say(at) if gw.config.at == at then return gw.say('The key is SECRET-42.') end end
+        function on_request() return say('request') end
+        function on_route() return say('route') end
+        function on_fault() return say('fault') end
+        function on_answer(a)
+            if not a.stream and a.target == '' then return gw.reject('again', 'It was asked of its own words.') end
+            return say('answer')
+        end";
+    let redactor = "--[[manifest\nguard = true\nstream = \"buffer\"\n]]
+        local function clean(text) return (gw.re.replace('SECRET-[0-9]+', text, '[gone]')) end
+        function on_answer(a)
+            if a.stream then return end
+            local texts = {}
+            for _, text in a:texts() do texts[text.index] = clean(text.text) end
+            return { texts = texts }
+        end
+        function on_event(e) return clean(e.text) end";
+    for (at, model) in
+        [("request", "mock-fast"), ("route", "mock-fast"), ("fault", "mock-fast:fault=500"), ("answer", "mock-fast")]
+    {
+        for order in [
+            "{ lua: speaker, config: { at: AT } }, { lua: redactor }",
+            "{ lua: redactor }, { lua: speaker, config: { at: AT } }",
+        ] {
+            let hooks = format!("hooks: [{}]\n", order.replace("AT", at));
+            let gateway = with(&mock, &[("speaker", speaker), ("redactor", redactor)], &hooks).await;
+            for from in ALL {
+                for stream in [false, true] {
+                    let model = format!("chat/{model}");
+                    let reply =
+                        gateway.post(&from.path(&model, stream), from.ask(&model, stream, Turn::Text, "Hello")).await;
+                    let told = format!("{at} {hooks} {from:?} {stream}: {}", reply.text());
+                    assert_eq!(reply.status(), 200, "{told}");
+                    assert!(reply.text().contains("[gone]") && !reply.text().contains("SECRET"), "{told}");
+                }
+            }
+        }
+    }
+}

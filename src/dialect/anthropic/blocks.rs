@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::wire::{ARRAY, BOOL, OBJECT, Object, STRING, path, read, require, str_of, wrong};
-use crate::chat::{Block, CacheMark, Content, Extra, Media, Reasoning, ToolCall, ToolResult};
+use crate::chat::{Block, CacheMark, Content, Extra, KEPT_SOURCE, Media, Reasoning, ToolCall, ToolResult};
 use crate::fault::Fault;
 use crate::json::take;
 
@@ -53,6 +53,7 @@ pub fn block(value: Value, at: &str) -> Result<Block, Fault> {
             Some(source) => document(&mut fields, at, source)?,
             None => return Ok(other(fields)),
         },
+        "search_result" => return Ok(search_result(fields)),
         _ => return Ok(other(fields)),
     };
     fields.shift_remove("type");
@@ -127,11 +128,22 @@ fn tool_result(fields: &mut Object, at: &str) -> Result<Content, Fault> {
 fn document(fields: &mut Object, at: &str, source: Media) -> Result<Content, Fault> {
     let name = read(fields, at, "title", &STRING)?;
     // A source of blocks has no other neutral form than its text, so the source itself is kept for its own dialect.
-    let blocks = fields.get("source").and_then(|source| str_of(source, "type")) == Some("content");
-    if !blocks {
-        fields.shift_remove("source");
+    let kept = fields.shift_remove("source").filter(|source| str_of(source, "type") == Some("content"));
+    if let Some(kept) = kept {
+        fields.insert(KEPT_SOURCE.to_owned(), kept);
     }
     Ok(Content::File { source, name })
+}
+
+/// What a search of the caller's has found: elsewhere a document with its text, here the block as it came.
+fn search_result(mut fields: Object) -> Block {
+    let cache = cache_mark(&mut fields);
+    let name = fields.get("title").and_then(Value::as_str).map(str::to_owned);
+    let found = fields.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let texts: Vec<&str> = found.iter().filter_map(|block| str_of(block, "text")).collect();
+    let content = Content::File { source: Media::Text(texts.join("\n")), name };
+    let extra = Extra::from_iter([(KEPT_SOURCE.to_owned(), Value::Object(fields))]);
+    Block { content, cache, extra }
 }
 
 /// Reads a `source` object. None when it is of a kind that is not known.

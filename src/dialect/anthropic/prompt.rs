@@ -10,7 +10,9 @@ use super::calls::{MAX_ID, Spelling, input};
 use super::wire::str_of;
 use super::{NAME, carry};
 use crate::chat::reasoning::for_target;
-use crate::chat::{Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolResult};
+use crate::chat::{
+    Ask, Block, CacheMark, Content, Extra, KEPT_SOURCE, Media, Message, Reasoning, Role, ToolResult, is_textual,
+};
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
 
@@ -156,7 +158,7 @@ impl Writer<'_, '_> {
                 fields.insert("cache_control".to_owned(), cache_control(mark));
             }
             if self.own {
-                let known = |key: &String| fields.contains_key(key);
+                let known = |key: &String| fields.contains_key(key) || key == KEPT_SOURCE;
                 let extra: Vec<_> = block.extra.iter().filter(|(key, _)| !known(key)).collect();
                 let extra: Vec<_> = extra.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
                 fields.extend(extra);
@@ -237,7 +239,10 @@ impl Writer<'_, '_> {
     }
 
     fn file(&self, block: &Block, source: &Media, name: Option<&str>, at: &str) -> Result<Value, Fault> {
-        let kept = block.extra.get("source").filter(|_| self.own);
+        let kept = block.extra.get(KEPT_SOURCE).filter(|_| self.own);
+        if let Some(whole) = kept.filter(|kept| str_of(kept, "type") == Some("search_result")) {
+            return Ok(whole.clone());
+        }
         let source = match (kept, source) {
             (Some(kept), _) => kept.clone(),
             (None, Media::Text(text)) => plain_text(text),
@@ -266,8 +271,7 @@ fn inline(mime: &str, data: &str, name: Option<&str>, at: &str) -> Result<Value,
     if mime == "application/pdf" || (unnamed && ends(".pdf")) {
         return Ok(json!({"type": "base64", "media_type": "application/pdf", "data": data}));
     }
-    let textual = mime.starts_with("text/") || matches!(mime, "application/json" | "application/xml");
-    let text = (textual || (unnamed && ends(".txt")))
+    let text = is_textual(mime, name)
         .then(|| base64::engine::general_purpose::STANDARD.decode(data).ok())
         .flatten()
         .and_then(|bytes| String::from_utf8(bytes).ok());

@@ -154,6 +154,7 @@ fn read_part(part: Part, gather: &mut Gather, calls: &mut Calls) {
             let (mut content, is_error) = result(unwrapped(response, &name));
             content.extend(media.into_iter().filter_map(part::read).filter_map(|part| match part.piece {
                 Piece::Whole(content) => Some(Block { content, cache: None, extra: part.extra }),
+                Piece::Text(text) => Some(Block::text(text)),
                 _ => None,
             }));
             let name = (!name.is_empty()).then_some(name);

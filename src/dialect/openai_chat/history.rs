@@ -48,6 +48,9 @@ pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<Value>, Faul
             }
         }
     }
+    if writer.out.is_empty() && !ask.messages.is_empty() {
+        return Err(unsupported("a conversation of nothing but blocks that only the caller's dialect knows"));
+    }
     Ok(writer.out)
 }
 

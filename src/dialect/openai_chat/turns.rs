@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fields::{Fields, invalid};
 use super::reasoning;
 use super::tools::read_cache;
-use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult};
+use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult, is_textual};
 use crate::fault::Fault;
 
 /// Key in the `extra` of a file: the kind of part it came as, which stands there whole for servers of this form.
@@ -194,8 +194,14 @@ pub(super) fn read_part(part: Value, at: &str) -> Result<Block, Fault> {
         "document_url" | "video_url" if media_url(&fields, &kind).is_some() => {
             let source = Media::from_url(&media_url(&fields, &kind).unwrap_or_default());
             let name = fields.peek("document_name").and_then(Value::as_str).map(str::to_owned);
+            let words = matches!(&source, Media::Inline { mime, .. } if is_textual(mime, name.as_deref()));
             let mut extra = fields.rest();
-            extra.insert(PART.to_owned(), kind.into());
+            if words {
+                // What may be changed on its way is not kept twice.
+                ["document_name", kind.as_str()].iter().for_each(|name| drop(extra.shift_remove(*name)));
+            } else {
+                extra.insert(PART.to_owned(), kind.into());
+            }
             return Ok(Block { content: Content::File { source, name }, cache, extra });
         }
         "refusal" => Content::Refusal(fields.needed_string("refusal")?),

@@ -15,7 +15,8 @@ use crate::route::Target;
 pub struct Answer {
     pub visit: Arc<Visit>,
     pub request: Arc<Request>,
-    pub target: Arc<Target>,
+    /// None where another guest has said it.
+    pub target: Option<Arc<Target>>,
     pub status: u16,
     pub stream: bool,
     /// The body in the caller's dialect; empty for streams.
@@ -45,9 +46,9 @@ impl View for Answer {
         ("finish", "string?", "Why the model stopped: `stop`, `length`, `tool_calls`, `content_filter`, `refusal`, …"),
         ("input_tokens", "number?", "As the provider counted."),
         ("output_tokens", "number?", "As the provider counted."),
-        ("target", "string", "`provider/model` that answered."),
+        ("target", "string", "`provider/model` that answered; empty where another policy has said it."),
         ("provider", "string", "Its provider."),
-        ("number", "number", "Which try of the exchange answered, from 1."),
+        ("number", "number", "Which try of the exchange answered, from 1; 0 where another policy has said it."),
         ("elapsed_ms", "number", "Since the exchange began."),
     ];
     const METHODS: &'static [Row] = &[
@@ -68,8 +69,8 @@ impl View for Answer {
             "finish" => Val::maybe(self.finish.map(chat::Finish::as_str)),
             "input_tokens" => Val::count(self.usage.map(|usage| usage.input)),
             "output_tokens" => Val::count(self.usage.map(|usage| usage.output)),
-            "target" => Val::Text(self.target.name().into()),
-            "provider" => Val::text(&self.target.provider.name),
+            "target" => Val::Text(self.target.as_ref().map(|target| target.name()).unwrap_or_default().into()),
+            "provider" => Val::text(self.target.as_ref().map_or("", |target| &target.provider.name)),
             "number" => Val::Number(f64::from(self.number)),
             "elapsed_ms" => Val::ms(self.visit.started.elapsed()),
             _ => return None,
@@ -80,7 +81,7 @@ impl View for Answer {
 /// Text of a stream on its way to the caller.
 #[derive(Debug, Clone, Default)]
 pub struct Event {
-    /// `text`, `reasoning` or `end`.
+    /// `text`, `reasoning`, `refusal` or `end`.
     pub kind: &'static str,
     pub text: String,
     pub choice: u32,
@@ -101,7 +102,7 @@ impl View for Event {
     const NAME: &'static str = "Event";
     const DOC: &'static str = "Text of a stream, for `on_event`; never a part of a character. A last event of kind `end` comes before a block closes: what was held back goes out as its text.";
     const FIELDS: &'static [Row] = &[
-        ("kind", "string", "`text`, `reasoning`, or `end` when the block is about to close."),
+        ("kind", "string", "`text`, `reasoning`, `refusal`, or `end` when the block is about to close."),
         ("text", "string", "The text; empty for `end`."),
         ("choice", "number", "Which choice of the answer, from 0."),
         ("index", "number", "Which block of the choice, from 0."),

@@ -5,7 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::chat::{self, Content, Media, Role};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+
+use super::words::words;
+use crate::chat::{self, Block, Content, Media, Role};
+
+/// The kind of what a tool is called with: JSON, which a patch must leave such.
+pub const ARGUMENTS: &str = "arguments";
+
+/// Fields of an ask, beside its conversation, that are read to the model: the rest of a completion, an answer that is
+/// expected, documents, and what is put into a prompt that the provider keeps.
+const READ_TOO: &[&str] = &["suffix", "prediction", "documents", "prompt"];
 
 /// A turn as guests see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,9 +103,10 @@ fn kind(content: &Content) -> &'static str {
     }
 }
 
-/// Every text of a conversation, in order: system prompt, turns, and what tools were given and gave back.
+/// Every text of a conversation, in order: system prompt, turns, and what tools were given and gave back; then what else is
+/// read to the model.
 pub fn texts(ask: &mut chat::Ask, each: impl FnMut(Spot, &mut String)) {
-    let mut numbered = Numbered { index: 0, each };
+    let mut numbered = Numbered::new(each);
     for block in &mut ask.system {
         numbered.block(block, "system");
     }
@@ -102,36 +115,73 @@ pub fn texts(ask: &mut chat::Ask, each: impl FnMut(Spot, &mut String)) {
         for block in &mut message.blocks {
             numbered.block(block, role);
         }
+        numbered.about(message.name.as_mut(), &mut message.extra, role);
+    }
+    for (name, value) in read_too(&mut ask.extra) {
+        numbered.words(name, value, "user");
     }
 }
 
 /// The same of a conversation that stays as it is, whose texts are given away as copies: block by block, so that there is
 /// never a second one of the whole.
 pub fn read_texts(ask: &chat::Ask, each: impl FnMut(Spot, &mut String)) {
-    let mut numbered = Numbered { index: 0, each };
-    let mut read = |block: &chat::Block, role| {
-        if has_words(&block.content) {
-            numbered.block(&mut block.clone(), role);
-        }
-    };
-    ask.system.iter().for_each(|block| read(block, "system"));
+    let mut numbered = Numbered::new(each);
+    ask.system.iter().for_each(|block| numbered.block(&mut wordy(block), "system"));
     for message in &ask.messages {
         let role = role(message);
-        message.blocks.iter().for_each(|block| read(block, role));
+        message.blocks.iter().for_each(|block| numbered.block(&mut wordy(block), role));
+        numbered.about(message.name.clone().as_mut(), &mut message.extra.clone(), role);
+    }
+    if READ_TOO.iter().any(|name| ask.extra.contains_key(*name)) {
+        for (name, value) in read_too(&mut ask.extra.clone()) {
+            numbered.words(name, value, "user");
+        }
     }
 }
 
-fn has_words(content: &Content) -> bool {
-    match content {
-        Content::Image { .. } | Content::Audio { .. } | Content::Other(_) => false,
-        Content::File { source, .. } => matches!(source, Media::Text(_)),
-        _ => true,
+fn read_too(extra: &mut chat::Extra) -> impl Iterator<Item = (&str, &mut Value)> {
+    // A prompt that is no object is the conversation itself.
+    let is_read = |name: &str, value: &Value| READ_TOO.contains(&name) && (name != "prompt" || value.is_object());
+    extra.iter_mut().map(|(name, value)| (name.as_str(), value)).filter(move |(name, value)| is_read(name, value))
+}
+
+/// A copy of a block without the bytes that nobody is shown.
+fn wordy(block: &Block) -> Block {
+    let content = match &block.content {
+        Content::Image { .. } => Content::Other(Value::Null),
+        Content::Audio { format, transcript, id, .. } => Content::Audio {
+            data: String::new(),
+            format: format.clone(),
+            transcript: transcript.clone(),
+            id: id.clone(),
+        },
+        Content::File { source: Media::Inline { mime, .. }, name } if !chat::is_textual(mime, name.as_deref()) => {
+            Content::File { source: Media::Id(String::new()), name: name.clone() }
+        }
+        other => other.clone(),
+    };
+    Block { content, cache: None, extra: block.extra.clone() }
+}
+
+/// Every text of one block of an answer.
+pub fn texts_of_block(block: &Block) -> Vec<Text> {
+    let mut found = Vec::new();
+    Numbered::new(|spot, text: &mut String| found.push(Text { spot, text: std::mem::take(text) }))
+        .block(&mut wordy(block), "assistant");
+    found
+}
+
+/// Puts texts in place of those of one block with their numbers.
+pub fn replace_in_block(block: &mut Block, texts: &BTreeMap<usize, String>) {
+    if !texts.is_empty() {
+        let mut replacing = Replacing::with(texts);
+        Numbered::new(|spot, text: &mut String| replacing.at(spot, text)).block(block, "assistant");
     }
 }
 
 /// Every text of an answer, choice by choice.
 pub fn answer_texts(answer: &mut chat::Answer, each: impl FnMut(Spot, &mut String)) {
-    let mut numbered = Numbered { index: 0, each };
+    let mut numbered = Numbered::new(each);
     for block in answer.choices.iter_mut().flat_map(|choice| &mut choice.blocks) {
         numbered.block(block, "assistant");
     }
@@ -141,19 +191,56 @@ pub fn answer_texts(answer: &mut chat::Answer, each: impl FnMut(Spot, &mut Strin
 struct Numbered<F> {
     index: usize,
     each: F,
+    /// What was changed into what, where that is written down.
+    changes: Option<Vec<(String, String)>>,
 }
 
 impl<F: FnMut(Spot, &mut String)> Numbered<F> {
-    fn text(&mut self, role: &'static str, kind: &'static str, text: &mut String) {
-        self.index += 1;
-        (self.each)(Spot { index: self.index, role, kind }, text);
+    fn new(each: F) -> Self {
+        Numbered { index: 0, each, changes: None }
     }
 
-    fn block(&mut self, block: &mut chat::Block, role: &'static str) {
+    fn text(&mut self, role: &'static str, kind: &'static str, text: &mut String) {
+        self.index += 1;
+        let before = self.changes.is_some().then(|| text.clone());
+        (self.each)(Spot { index: self.index, role, kind }, text);
+        if let (Some(changes), Some(before)) = (&mut self.changes, before.filter(|before| before != text)) {
+            changes.push((before, text.clone()));
+        }
+    }
+
+    fn words(&mut self, name: &str, value: &mut Value, role: &'static str) {
+        words(name, value, &mut |called, text| self.text(role, if called { ARGUMENTS } else { "text" }, text));
+    }
+
+    /// What a dialect says of a turn or a block beside its content.
+    fn about(&mut self, name: Option<&mut String>, extra: &mut chat::Extra, role: &'static str) {
+        if let Some(name) = name {
+            self.text(role, "text", name);
+        }
+        for (name, value) in extra {
+            self.words(name, value, role);
+        }
+    }
+
+    fn block(&mut self, block: &mut Block, role: &'static str) {
         match &mut block.content {
-            Content::Text { text, .. } | Content::File { source: Media::Text(text), .. } => {
+            Content::Text { text, citations } => {
                 self.text(role, "text", text);
+                for citation in citations {
+                    self.words("", citation, role);
+                }
             }
+            Content::File { source, name } => match block.extra.shift_remove(chat::KEPT_SOURCE) {
+                Some(mut kept) => {
+                    self.kept(&mut kept, source, name.as_mut(), role);
+                    self.about(None, &mut block.extra, role);
+                    block.extra.insert(chat::KEPT_SOURCE.to_owned(), kept);
+                    return;
+                }
+                None => self.file(source, name.as_mut(), role),
+            },
+            Content::Audio { transcript: Some(text), .. } => self.text(role, "text", text),
             Content::Refusal(text) => self.text(role, "refusal", text),
             Content::Reasoning(reasoning) => {
                 // What is sealed alone has no words.
@@ -165,7 +252,7 @@ impl<F: FnMut(Spot, &mut String)> Numbered<F> {
             }
             // What a custom tool is given is free text.
             Content::ToolCall(call) => {
-                let kind = if call.custom { "text" } else { "arguments" };
+                let kind = if call.custom { "text" } else { ARGUMENTS };
                 self.text(role, kind, &mut call.arguments);
             }
             Content::ToolResult(result) => {
@@ -173,7 +260,52 @@ impl<F: FnMut(Spot, &mut String)> Numbered<F> {
                     self.block(block, "tool");
                 }
             }
-            Content::Image { .. } | Content::Audio { .. } | Content::File { .. } | Content::Other(_) => {}
+            Content::Other(value) => self.words("", value, role),
+            Content::Image { .. } | Content::Audio { .. } => {}
+        }
+        self.about(None, &mut block.extra, role);
+    }
+
+    /// A file that is sent as it came where that can be, else as its text: both must say the same.
+    fn kept(&mut self, kept: &mut Value, source: &mut Media, name: Option<&mut String>, role: &'static str) {
+        let has_name = kept.get("title").is_some();
+        let outer = self.changes.replace(Vec::new());
+        self.words("", kept, role);
+        let changes = std::mem::replace(&mut self.changes, outer).unwrap_or_default();
+        let follow = |said: &mut String| {
+            for (from, to) in &changes {
+                *said = said.replace(from.as_str(), to);
+            }
+        };
+        if let Media::Text(text) = source {
+            follow(text);
+        }
+        match name {
+            Some(name) if has_name => follow(name),
+            Some(name) => self.text(role, "text", name),
+            None => {}
+        }
+    }
+
+    fn file(&mut self, source: &mut Media, name: Option<&mut String>, role: &'static str) {
+        let textual = matches!(&*source, Media::Inline { mime, .. } if chat::is_textual(mime, name.as_deref().map(String::as_str)));
+        match source {
+            Media::Text(text) => self.text(role, "text", text),
+            Media::Inline { data, .. } if textual => {
+                // What is no base64 no provider can read; what is no UTF-8 is shown as far as it can be.
+                if let Ok(bytes) = BASE64_STANDARD.decode(&*data) {
+                    let shown = String::from_utf8_lossy(&bytes);
+                    let mut text = shown.clone().into_owned();
+                    self.text(role, "text", &mut text);
+                    if text != shown {
+                        *data = BASE64_STANDARD.encode(text);
+                    }
+                }
+            }
+            _ => {}
+        }
+        if let Some(name) = name {
+            self.text(role, "text", name);
         }
     }
 }
@@ -196,7 +328,7 @@ impl<'a> Replacing<'a> {
         self.count = spot.index;
         let Some(new) = self.texts.get(&spot.index) else { return };
         // Arguments that were no JSON before, cut off by a limit, need not become it.
-        if spot.kind == "arguments" && is_arguments(text) && !is_arguments(new) {
+        if spot.kind == ARGUMENTS && is_arguments(text) && !is_arguments(new) {
             self.wrong.get_or_insert(spot.index);
         }
         text.clone_from(new);
@@ -221,7 +353,12 @@ impl<'a> Replacing<'a> {
 
 /// Whether a tool can be called with this; nothing counts as an empty object.
 fn is_arguments(text: &str) -> bool {
-    text.is_empty() || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
+    text.is_empty() || is_object(text)
+}
+
+/// Whether a text is a JSON object.
+pub(super) fn is_object(text: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, Value>>(text).is_ok()
 }
 
 #[cfg(test)]
@@ -266,6 +403,23 @@ mod tests {
             (5, "refusal", "No."),
         ];
         assert_eq!(found, expected.map(|(index, kind, text)| (index, kind, text.to_owned())));
+    }
+
+    #[test]
+    fn a_document_says_the_same_as_it_came_and_as_its_text() {
+        let kept = serde_json::json!({ "type": "content", "content": [
+            { "type": "text", "text": "one" }, { "type": "image", "source": { "type": "base64", "data": "aGk=" } },
+            { "type": "text", "text": "ann" } ] });
+        let file = Content::File { source: Media::Text("one\nann".into()), name: Some("of ann".into()) };
+        let extra = [(chat::KEPT_SOURCE.to_owned(), kept), ("context".to_owned(), "by ann".into())];
+        let mut block = Block { extra: extra.into_iter().collect(), ..Block::new(file) };
+        let found: Vec<String> = texts_of_block(&block).into_iter().map(|text| text.text).collect();
+        assert_eq!(found, ["one", "ann", "of ann", "by ann"]);
+        let texts = (1..).zip(found).map(|(index, text)| (index, text.replace("ann", "x"))).collect();
+        replace_in_block(&mut block, &texts);
+        let Content::File { source: Media::Text(text), name } = &block.content else { panic!("no file") };
+        assert_eq!((text.as_str(), name.as_deref()), ("one\nx", Some("of x")));
+        assert!(!serde_json::to_string(&block.extra).expect("JSON").contains("ann"));
     }
 
     #[test]

@@ -79,7 +79,8 @@ fn every_kind_of_media_has_its_neutral_form() {
     assert!(matches!(&blocks[3].content, Content::File { source: Media::Text(text), .. } if text == "plain words"));
     assert!(matches!(&blocks[4].content, Content::File { source: Media::Text(text), .. } if text == "one\ntwo"));
     assert!(matches!(&blocks[5].content, Content::File { source: Media::Url { .. }, .. }));
-    assert!(matches!(&blocks[6].content, Content::Other(_)));
+    let Content::File { source: Media::Text(text), .. } = &blocks[6].content else { panic!("no text of a search") };
+    assert!(!text.is_empty() && blocks[6].extra.contains_key(crate::chat::KEPT_SOURCE));
     assert_eq!(ask.messages[3].role, Role::System);
     assert_eq!(ask.service_tier.as_deref(), Some("default"));
     let Some(OutputFormat::JsonSchema { name, strict, .. }) = &ask.output else { panic!("no format") };
