@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Hook, inputs};
 use crate::chat::{self, Answer, Block, Choice, Finish, Message, Role};
-use crate::dialect::{self, Asked, Dialect, Encoding, Op, Quirks};
+use crate::dialect::{self, Dialect, Encoding, Op, Quirks};
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Turn, Wish};
@@ -326,7 +326,7 @@ fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Resul
 /// An answer that says this, in the caller's dialect, as a stream where one was asked for.
 async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String) -> Result<Reply, Fault> {
     let ask = call.ask(x.dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
+    let asked = x.asked(ask);
     let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };
     let answer = Answer { id: x.id.to_owned(), model: x.model.to_owned(), choices: vec![choice], ..Answer::default() };
     if !call.stream {
@@ -396,6 +396,6 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
     view::answer_texts(&mut answer, |spot, text| replacing.at(spot, text));
     replacing.end("the answer").map_err(wrong)?;
     let ask = call.ask(dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
+    let asked = x.asked(ask);
     Ok(dialect.encode_answer(&answer, &asked).into())
 }
