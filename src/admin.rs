@@ -170,11 +170,7 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
 
 /// Sets the counts of a rule back: `?rule=NAME`, and `&partition=TEXT` for one partition of it.
 async fn reset_limits(admin: &Admin, query: &str) -> Response<Full<Bytes>> {
-    let value = |name: &str| {
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.into_iter().find(|(key, _)| *key == name)?.1.replace('+', " ");
-        Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
-    };
+    let value = |name: &str| crate::api::query_value(query, name);
     let rule = value("rule").unwrap_or_default();
     let generation = admin.shared.generation.load();
     if !generation.rules.iter().any(|known| *known.name == *rule) {

@@ -202,6 +202,12 @@ fn guess(path: &str, headers: &HeaderMap) -> &'static str {
     }
 }
 
+/// The value of a query's parameter.
+pub fn query_value(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| decoded(&value.replace('+', " ")))
+}
+
 fn decoded(value: &str) -> String {
     percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()
 }

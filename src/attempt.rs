@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::admit;
 use crate::body::{Inbound, Outgoing};
 use crate::cache::record;
-use crate::dialect::{Asked, Dialect, Op};
+use crate::dialect::Dialect;
 use crate::exchange::{Attempt, Exchange, Role, Subject};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
@@ -184,10 +184,6 @@ fn estimated_count(x: &Subject<'_>) -> Reply {
     let mut reply = Reply::json(StatusCode::OK, body);
     reply.headers.insert("x-portcullis-estimated", http::HeaderValue::from_static("true"));
     reply
-}
-
-fn asked(x: &Subject<'_>, op: Op, ask: Arc<crate::chat::Ask>) -> Asked {
-    Asked { op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 }
 }
 
 #[cfg(test)]

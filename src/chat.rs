@@ -68,7 +68,7 @@ pub struct Ask {
     /// An earlier response to go on from; only its own target knows it.
     pub previous_response: Option<String>,
     /// The field by which the ask leans on something else that only the source dialect's providers keep: a stored
-    /// conversation or prompt. Without that the ask is not whole.
+    /// conversation or prompt, an item or a cache. Without that the ask is not whole.
     pub leans_on: Option<&'static str>,
     /// Name of the dialect this came from: `extra` and unsealed signatures belong to it.
     pub source: &'static str,
@@ -198,6 +198,21 @@ impl Media {
         }
     }
 
+    /// A file name with an ending that says what these bytes are: providers go by it. `name` as it is where it has one.
+    pub fn file_name(&self, name: Option<&str>) -> String {
+        let name = name.filter(|name| !name.is_empty()).unwrap_or("file");
+        let ending = match self {
+            Media::Inline { mime, .. } => ending_of(mime),
+            _ => None,
+        };
+        let short = |ending: &str| (1..=5).contains(&ending.len()) && ending.bytes().all(|b| b.is_ascii_alphanumeric());
+        let has_one = name.rsplit_once('.').is_some_and(|(stem, ending)| !stem.is_empty() && short(ending));
+        match ending.filter(|_| !has_one) {
+            Some(ending) => format!("{name}.{ending}"),
+            None => name.to_owned(),
+        }
+    }
+
     /// As a URL, inline bytes as a `data:` URL. None for files a provider holds and plain text.
     pub fn to_url(&self) -> Option<String> {
         match self {
@@ -206,6 +221,33 @@ impl Media {
             Media::Id(_) | Media::Text(_) => None,
         }
     }
+}
+
+/// How names of files of a type end.
+fn ending_of(mime: &str) -> Option<&str> {
+    let kind = mime.split(';').next().unwrap_or(mime).trim();
+    Some(match kind {
+        "text/plain" => "txt",
+        "text/markdown" => "md",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document" => "docx",
+        "application/vnd.openxmlformats-officedocument.presentationml.presentation" => "pptx",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" => "xlsx",
+        "application/msword" => "doc",
+        "application/octet-stream" => return None,
+        // `csv`, `html`, `json`, `pdf`, `png` and most others are called after their type.
+        kind => {
+            let (_, name) = kind.rsplit_once('/')?;
+            Some(name).filter(|name| name.len() <= 5 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))?
+        }
+    })
+}
+
+/// A document in words, for those who take no documents: what it is called and what is said of it before its text.
+pub fn document(name: Option<&str>, context: Option<&str>, text: &str) -> String {
+    let name = name.filter(|name| !name.is_empty()).map(|name| format!("{name}:"));
+    let context = context.filter(|context| !context.is_empty());
+    let parts = [name.as_deref(), context, Some(text)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -280,6 +322,16 @@ pub enum Tool {
     Custom { name: String, description: Option<String>, format: Option<Value> },
     /// A tool that the provider itself runs, in the source dialect's own shape.
     Hosted(Value),
+}
+
+impl Tool {
+    /// What it is called by; None for tools that the provider itself runs.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Tool::Function { name, .. } | Tool::Custom { name, .. } => Some(name),
+            Tool::Hosted(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -420,5 +472,22 @@ impl Answer {
                 _ => None,
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_say_what_they_are() {
+        let named = |mime: &str, name: Option<&str>| {
+            Media::Inline { mime: mime.to_owned(), data: String::new() }.file_name(name)
+        };
+        assert_eq!(named("application/pdf", Some("T")), "T.pdf");
+        assert_eq!(named("application/pdf", Some("a.b.pdf")), "a.b.pdf");
+        assert_eq!(named("text/plain; charset=utf-8", None), "file.txt");
+        assert_eq!(named("text/csv", Some("Vol. 2 of all")), "Vol. 2 of all.csv");
+        assert_eq!(named("application/octet-stream", None), "file");
     }
 }

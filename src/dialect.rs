@@ -6,7 +6,9 @@
 
 pub mod adapter;
 pub mod anthropic;
+pub mod foreign;
 pub mod gemini;
+pub mod names;
 pub mod openai_chat;
 pub(crate) mod openai_error;
 pub mod openai_responses;
@@ -177,6 +179,8 @@ impl<'a> Encoding<'a> {
 pub struct Asked {
     pub op: Op,
     pub ask: Arc<Ask>,
+    /// The model as the caller named it, whatever a policy has made of it.
+    pub model: String,
     /// The gateway's id of the exchange, for dialects whose answers must have one when the upstream gave none.
     pub id: String,
     /// Unix seconds, for `created` when the upstream gave none.
@@ -338,6 +342,37 @@ pub trait Dialect: Send + Sync {
     /// Errors: [`Kind::UnsupportedFeature`] for what the target cannot do and must not ignore.
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>;
 
+    /// What the dialect's providers take for the name of a tool; None where nothing is known of it.
+    fn tool_names(&self) -> Option<&'static names::Rule> {
+        None
+    }
+
+    /// An ask of this dialect for providers of others: what only its own know said in forms that every dialect has. None
+    /// where that is the ask as it stands. See [`foreign::told`].
+    ///
+    /// Errors: [`Kind::UnsupportedFeature`] for what has a meaning and cannot be said so.
+    fn plainly(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Result<Option<Ask>, Fault> {
+        Ok(None)
+    }
+
+    /// Whether clients hold the model that an answer names against the one they asked for, so that it must be called as
+    /// they did, in relayed answers too.
+    fn names_model_as_asked(&self) -> bool {
+        false
+    }
+
+    /// A whole answer, or the data of an event that begins a stream, with the model called so and all else byte for byte.
+    /// None where it is, or where no model is named.
+    fn calling(&self, _data: &[u8], _model: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Whether clients make more of this failure as an event of a stream, which their own provider would have sent, than
+    /// of its status.
+    fn fails_in_streams(&self, _kind: Kind) -> bool {
+        false
+    }
+
     /// Errors: [`Kind::BadAnswer`] when the body is not in the dialect.
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault>;
 
@@ -414,6 +449,10 @@ static OPENAI_ALLOWANCES: [[HeaderName; 2]; 2] = [
 /// The headers of the OpenAI forms for [`Dialect::forwarded_headers`].
 static OPENAI_FORWARDED: [HeaderName; 2] =
     [HeaderName::from_static("openai-beta"), HeaderName::from_static("idempotency-key")];
+
+/// What the OpenAI forms take for the name of a function: https://platform.openai.com/docs/api-reference/chat/create.
+static OPENAI_TOOL_NAMES: names::Rule =
+    names::Rule { longest: 64, further: "", begins_with_letter: false, empty: "tool" };
 
 /// The share of its own limits that an upstream says is left, 0 to 1, the scarcest of them; None when it says nothing.
 pub fn allowance(dialect: &dyn Dialect, headers: &HeaderMap) -> Option<f64> {

@@ -14,8 +14,8 @@ use crate::admit::Admitted;
 use crate::auth::Principal;
 use crate::body::Sent;
 use crate::cache::Visit;
-use crate::chat::{Finish, Usage};
-use crate::dialect::{Dialect, Op};
+use crate::chat::{Ask, Finish, Usage};
+use crate::dialect::{Asked, Dialect, Op};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::json::scan::Files;
@@ -255,6 +255,7 @@ pub struct Owned {
     op: Op,
     stream: bool,
     model: String,
+    called: String,
     principal: Option<Arc<Principal>>,
     input_estimate: u64,
     patience: Option<Duration>,
@@ -275,6 +276,7 @@ impl Owned {
             op: self.op,
             stream: self.stream,
             model: &self.model,
+            called: &self.called,
             principal: self.principal.as_ref(),
             input_estimate: self.input_estimate,
             patience: self.patience,
@@ -296,6 +298,12 @@ impl Subject<'_> {
         Owned { principal: None, ..self.owned() }
     }
 
+    /// What encoders of answers need to know of it. `ask` is what the caller asked.
+    pub fn asked(&self, ask: Arc<Ask>) -> Asked {
+        let (id, model) = (self.id.to_owned(), self.called.to_owned());
+        Asked { op: self.op, ask, model, id, now: self.started_ms / 1000 }
+    }
+
     pub fn owned(&self) -> Owned {
         Owned {
             id: self.id.to_owned(),
@@ -307,6 +315,7 @@ impl Subject<'_> {
             op: self.op,
             stream: self.stream,
             model: self.model.to_owned(),
+            called: self.called.to_owned(),
             principal: self.principal.cloned(),
             input_estimate: self.input_estimate,
             patience: self.patience,
@@ -328,6 +337,8 @@ pub struct Subject<'a> {
     pub op: Op,
     pub stream: bool,
     pub model: &'a str,
+    /// The model as the caller named it, whatever a policy has made of it.
+    pub called: &'a str,
     pub principal: Option<&'a Arc<Principal>>,
     pub input_estimate: u64,
     pub usage_cost: bool,
@@ -450,6 +461,7 @@ impl Exchange {
             op: self.op,
             stream: self.stream,
             model: &self.model,
+            called: self.asked_model.as_ref().unwrap_or(&self.model),
             principal: self.principal.as_ref(),
             input_estimate: self.input_estimate,
             usage_cost: self.usage_cost,

@@ -221,7 +221,8 @@ pub struct Refusal {
     pub param: Option<String>,
     /// The name of the dialect that `body` is written in.
     pub dialect: &'static str,
-    /// The body as it came, for callers of the same dialect. Empty for stream events.
+    /// The body as it came, for callers of the same dialect. Of an event of a stream all of the stream, where that dialect
+    /// makes more of it than of a status; else empty.
     pub body: Bytes,
     /// How long to wait, where the body says so.
     pub retry_after: Option<Duration>,

@@ -110,12 +110,29 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// The stream in which the provider reported the fault, where the caller's dialect makes more of that than of a status:
+    /// all of it that came, as it came, with status 200. Else the reply as it is.
+    fn in_stream(mut self, fault: &Fault, dialect: &dyn Dialect) -> Self {
+        let told = fault.refusal.as_deref().filter(|refusal| {
+            refusal.status == 200 && refusal.dialect == dialect.name() && dialect.fails_in_streams(fault.kind)
+        });
+        if let Some(refusal) = told.filter(|refusal| !refusal.body.is_empty()) {
+            self.status = StatusCode::OK;
+            self.content = Content::Whole(refusal.body.clone());
+            stream_headers(&mut self.headers, true);
+        }
+        self
+    }
+}
+
 /// Puts the gateway's headers on a reply and ties the settling to its body.
 pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Outbound> {
     let mut reply = match outcome {
         Ok(reply) => reply,
         Err(fault) => {
             let reply = Reply::fault(&fault, settle.dialect, &settle.request_id);
+            let reply = if settle.stream { reply.in_stream(&fault, settle.dialect) } else { reply };
             settle.outcome = Outcome::Failed(fault);
             reply
         }

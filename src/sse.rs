@@ -228,6 +228,23 @@ impl<'a> Frame<'a> {
         joined.map_or(Cow::Borrowed(first), Cow::Owned)
     }
 
+    /// The frame with other data; all else of it stays where its data stands in one line, as it nearly always does.
+    pub fn with_data(&self, data: &[u8]) -> Vec<u8> {
+        let now = self.data();
+        if let Some(at) = memmem::find(self.0, &now) {
+            return [&self.0[..at], data, &self.0[at + now.len()..]].concat();
+        }
+        let mut out = Vec::with_capacity(self.0.len() + data.len());
+        if !self.event().is_empty() {
+            out.extend_from_slice(format!("event: {}\n", self.event()).as_bytes());
+        }
+        out.extend_from_slice(b"data: ");
+        // In JSON a line end is white space.
+        out.extend(data.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+        out.extend_from_slice(b"\n\n");
+        out
+    }
+
     /// Whether the frame's data may be what every dialect sends: JSON, `[DONE]`, or nothing. With `fully` the JSON is
     /// read to its end, else its last byte tells, which is where a torn frame shows.
     pub fn is_sound(&self, fully: bool) -> bool {
@@ -428,5 +445,13 @@ mod tests {
             refused |= scanner.frame().is_err();
         }
         assert!(refused);
+    }
+
+    #[test]
+    fn a_frame_with_other_data_is_else_as_it_came() {
+        let with = |frame: &str| String::from_utf8(Frame(frame.as_bytes()).with_data(b"{}")).expect("UTF-8");
+        assert_eq!(with("event: a\r\nid: 7\r\ndata:{\"x\":1}\r\n\r\n"), "event: a\r\nid: 7\r\ndata:{}\r\n\r\n");
+        assert_eq!(with("data: {\"x\":1}\n\n"), "data: {}\n\n");
+        assert_eq!(with("event: a\ndata: {\ndata: }\n\n"), "event: a\ndata: {}\n\n");
     }
 }

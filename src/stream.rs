@@ -106,6 +106,7 @@ pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> 
     let at = Instant::now() + limit;
     let setting = Setting {
         dialect,
+        called: None,
         framing,
         request_id,
         idle: limit,

@@ -1,5 +1,7 @@
 //! `GET /v1/models` and `/v1/models/{id}`: what this caller may ask for, in its own dialect's shape.
 
+use std::ops::Range;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -12,16 +14,22 @@ use crate::pipeline::Cx;
 use crate::reply::Reply;
 use crate::state::health::Measure;
 
-/// Every model that this caller may use.
+/// The most models on one page, as Anthropic and Gemini have it.
+const MAX_PAGE: usize = 1000;
+
+/// Every model that this caller may use, or the page of them that it asks for.
 ///
 /// # Errors
-/// None; the signature is the table's.
+/// [`Kind::InvalidRequest`] for a page that cannot be.
 pub fn list(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
     let listed = cx.generation.listed();
     let mine = listed.iter().filter(|model| allowed(x, &model.id));
     let shape = Shape::of(matched);
-    let rows: Vec<Value> = mine.map(|model| shape.row(model, cx)).collect();
-    Ok(Reply::json(StatusCode::OK, shape.list(rows).to_string()))
+    let mine: Vec<&Listed> = mine.collect();
+    let (page, more) = shape.page(matched.query.as_deref().unwrap_or_default(), &mine)?;
+    let next = mine.get(page.end).filter(|_| more).map(|model| model.id.as_str());
+    let rows: Vec<Value> = mine[page].iter().map(|model| shape.row(model, cx)).collect();
+    Ok(Reply::json(StatusCode::OK, shape.list(rows, more, next).to_string()))
 }
 
 /// One model, or with `/endpoints` behind it the targets that serve it.
@@ -92,14 +100,55 @@ impl Shape {
         }
     }
 
-    fn list(&self, rows: Vec<Value>) -> Value {
+    /// Which of the models are asked for: all of them, but where the query says how many or from where on, in the words
+    /// of the shape's own API. With it, whether more lie beyond in the direction that was asked for.
+    fn page(&self, query: &str, models: &[&Listed]) -> Result<(Range<usize>, bool), Fault> {
+        let asked = |name| super::query_value(query, name);
+        let size = match self {
+            Shape::OpenAi => return Ok((0..models.len(), false)),
+            Shape::Anthropic => asked("limit").map(|text| ("limit", text)),
+            Shape::Gemini => asked("pageSize").map(|text| ("pageSize", text)),
+        };
+        let size = match size {
+            None => models.len(),
+            Some((name, text)) => match text.parse() {
+                Ok(size @ 1..=MAX_PAGE) => size,
+                // Gemini takes none and too many for what it does by itself.
+                Ok(_) if matches!(self, Shape::Gemini) => MAX_PAGE,
+                _ => return Err(wrong(name, &format!("a number from 1 to {MAX_PAGE}"))),
+            },
+        };
+        let place = |id: &str| models.iter().position(|model| model.id == id);
+        let known = |name: &'static str, at: Option<usize>| at.ok_or_else(|| wrong(name, "the id of a listed model"));
+        let from = match self {
+            Shape::OpenAi => 0,
+            Shape::Gemini => match asked("pageToken").filter(|token| !token.is_empty()) {
+                Some(token) => known("pageToken", place(&token))?,
+                None => 0,
+            },
+            Shape::Anthropic => match (asked("after_id"), asked("before_id")) {
+                (Some(after), _) => known("after_id", place(&after))? + 1,
+                (None, Some(before)) => {
+                    let end = known("before_id", place(&before))?;
+                    let from = end.saturating_sub(size);
+                    return Ok((from..end, from > 0));
+                }
+                (None, None) => 0,
+            },
+        };
+        let end = from.saturating_add(size).min(models.len());
+        Ok((from..end, end < models.len()))
+    }
+
+    /// A page of rows; `next` is the first model behind it.
+    fn list(&self, rows: Vec<Value>, more: bool, next: Option<&str>) -> Value {
         let id = |row: Option<&Value>| row.map_or(Value::Null, |row| row["id"].clone());
         match self {
             Shape::OpenAi => json!({"object": "list", "data": rows}),
             Shape::Anthropic => json!({
-                "first_id": id(rows.first()), "last_id": id(rows.last()), "has_more": false, "data": rows,
+                "first_id": id(rows.first()), "last_id": id(rows.last()), "has_more": more, "data": rows,
             }),
-            Shape::Gemini => json!({"models": rows}),
+            Shape::Gemini => without_nulls(json!({"models": rows, "nextPageToken": next})),
         }
     }
 
@@ -126,16 +175,28 @@ impl Shape {
                 "display_name": name,
                 "created_at": humantime::format_rfc3339_seconds(cx.generation.loaded).to_string(),
             }),
-            Shape::Gemini => json!({
+            // Its SDKs take null for a value.
+            Shape::Gemini => without_nulls(json!({
                 "name": format!("models/{}", model.id),
                 "displayName": name,
                 "description": model.description,
                 "inputTokenLimit": card.and_then(|card| card.context),
                 "outputTokenLimit": card.and_then(|card| card.max_output),
                 "supportedGenerationMethods": ["generateContent", "streamGenerateContent", "countTokens"],
-            }),
+            })),
         }
     }
+}
+
+fn wrong(name: &'static str, wanted: &str) -> Fault {
+    Fault::new(Kind::InvalidRequest, format!("`{name}` must be {wanted}.")).param(name)
+}
+
+fn without_nulls(mut row: Value) -> Value {
+    if let Some(fields) = row.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    row
 }
 
 /// How a target is doing now. What was not measured yet is null.

@@ -19,7 +19,7 @@ use super::Replay;
 use super::answer::{self, Good, Reading};
 use super::encode::{self, Dropped, Meaning};
 use super::once::{self, Known, MAX_ERROR_BYTES, Once};
-use super::{asked, estimated_count, retry_after};
+use super::{estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::chat::event::Collector;
 use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, sound};
@@ -96,7 +96,7 @@ impl Try<'_> {
             Op::Generate | Op::Complete => {
                 let ask = call.ask(x.dialect, x.op)?;
                 let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
-                (Meaning::Chat(asked(x, x.op, ask)), written)
+                (Meaning::Chat(x.asked(ask)), written)
             }
             Op::Embed | Op::EmbedBatch => {
                 let ask = x.dialect.decode_embed(&call.raw_ask(x.op))?;
@@ -137,7 +137,7 @@ impl Try<'_> {
                 (Read::Chat(mut answer), Meaning::Chat(asked)) => {
                     sound(&mut answer)?;
                     if x.stream {
-                        return reading.replayed(&answer, known).await;
+                        return reading.replayed(answer, known).await;
                     }
                     return Ok(reading.answered(self.cx, &answer, asked));
                 }

@@ -20,7 +20,7 @@ use crate::cache::record::{self, Recorded};
 use crate::chat::event;
 use crate::chat::{Answer, Usage};
 use crate::cost;
-use crate::dialect::{self, Asked, Dialect, Op};
+use crate::dialect::{self, Asked, Dialect, Op, foreign};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::{Seen, Subject, Used};
 use crate::fault::{Fault, Kind};
@@ -111,7 +111,7 @@ impl Reading<'_> {
         let filter = hook::events(self.x);
         let onward = onward::of(cx, self.x, self.after.as_ref());
         let translate = |asked: &Asked| Mode::Translate {
-            decoder: self.from.decoder(),
+            decoder: foreign::decoder(self.from, &asked.ask),
             encoder: self.x.dialect.encoder(asked),
             events: Vec::new(),
             watch: None,
@@ -151,6 +151,7 @@ impl Reading<'_> {
         let timeouts = &self.target.timeouts;
         let setting = Setting {
             dialect: self.x.dialect,
+            called: self.called().map(str::to_owned),
             framing: self.call.framing,
             request_id: self.x.request_id.to_owned(),
             idle: timeouts.idle,
@@ -241,6 +242,11 @@ impl Reading<'_> {
         }))
     }
 
+    /// What a relayed answer must call the model.
+    fn called(&self) -> Option<&str> {
+        (self.x.op == Op::Generate && self.x.dialect.names_model_as_asked()).then_some(self.x.called)
+    }
+
     /// Whether somebody else has paid for the answer.
     fn is_free(&self) -> bool {
         self.x.visit.is_some_and(|visit| visit.is_free())
@@ -255,7 +261,7 @@ impl Reading<'_> {
         let mut seen = Seen::default();
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
-                let answer = self.from.decode_answer(&said)?;
+                let answer = foreign::restored(self.from, self.from.decode_answer(&said)?, &asked.ask);
                 seen = noted(&answer);
                 let body = self.x.dialect.encode_answer(&answer, asked);
                 if let Some(keep) = self.item_keeper(cx) {
@@ -269,7 +275,8 @@ impl Reading<'_> {
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
                 seen.unstated = if seen.usage.is_none() { self.unstated(&said) } else { None };
-                said.clone()
+                let called = self.called().and_then(|called| self.x.dialect.calling(&said, called));
+                called.map_or_else(|| said.clone(), Bytes::from)
             }
             Meaning::Embed(ask) => {
                 let answer = self.from.decode_embed_answer(&said)?;
@@ -351,8 +358,8 @@ impl Reading<'_> {
     /// The upstream streams although a whole answer was asked for.
     async fn collect(self, cx: &Cx, body: Inbound) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
-        let answer = dialect::collect(self.from, bytes.clone())?;
         let asked = self.meaning()?;
+        let answer = foreign::restored(self.from, dialect::collect(self.from, bytes.clone())?, &asked.ask);
         let seen = noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
@@ -364,7 +371,7 @@ impl Reading<'_> {
     async fn replay(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = self.from.decode_answer(&bytes)?;
-        let mut good = self.replayed(&answer, known).await?;
+        let mut good = self.replayed(answer, known).await?;
         good.said = self.record(Form::Whole, &bytes);
         good.calls = self.calls(cx, Form::Whole, &bytes);
         Ok(good)
@@ -374,16 +381,17 @@ impl Reading<'_> {
     async fn join(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let answer = dialect::collect(self.from, bytes)?;
-        self.replayed(&answer, known).await
+        self.replayed(answer, known).await
     }
 
     /// The stream that would have made a whole answer.
-    pub(super) async fn replayed(&self, answer: &Answer, known: &mut Known) -> Result<Box<Good>, Fault> {
+    pub(super) async fn replayed(&self, answer: Answer, known: &mut Known) -> Result<Box<Good>, Fault> {
         let asked = self.meaning()?;
-        let seen = noted(answer);
+        let seen = noted(&answer);
+        let answer = foreign::restored(self.from, answer, &asked.ask);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
-        for event in event::replay(answer) {
+        for event in event::replay(&answer) {
             encoder.event(&event, &mut out);
         }
         encoder.finish(&mut out);
@@ -395,6 +403,8 @@ impl Reading<'_> {
         };
         let setting = Setting {
             dialect: self.x.dialect,
+            // The encoder has called it so.
+            called: None,
             framing: self.call.framing,
             request_id: self.x.request_id.to_owned(),
             idle: self.target.timeouts.idle,
@@ -424,7 +434,7 @@ impl Reading<'_> {
             Meaning::Chat(asked) => Ok(asked.clone()),
             Meaning::Raw if matches!(self.x.op, Op::Generate | Op::Complete) => {
                 let ask = self.call.ask(self.x.dialect, self.x.op)?;
-                Ok(super::asked(self.x, self.x.op, ask))
+                Ok(self.x.asked(ask))
             }
             _ => Err(Fault::new(Kind::BadAnswer, "The provider streamed an answer that cannot be streamed.")),
         }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{asked, estimated_count};
+use super::estimated_count;
 use crate::body::Outgoing;
 use crate::dialect::{Asked, Dialect, Encoding, Op};
 use crate::embed::EmbedAsk;
@@ -114,7 +114,7 @@ fn translate(
         Op::Generate | Op::Complete => {
             let ask = call.ask(x.dialect, x.op)?;
             let body = face.dialect.encode_ask(&ask, &mut to)?;
-            (Op::Generate, body, Meaning::Chat(asked(x, x.op, ask)))
+            (Op::Generate, body, Meaning::Chat(x.asked(ask)))
         }
         Op::Embed | Op::EmbedBatch => {
             let mut ask = x.dialect.decode_embed(&call.raw_ask(x.op))?;
@@ -161,7 +161,7 @@ pub(super) fn meaning(x: &Subject<'_>, call: &Call, from: &'static dyn Dialect) 
         return Ok(Meaning::Raw);
     }
     Ok(match x.op {
-        Op::Generate | Op::Complete => Meaning::Chat(asked(x, x.op, call.ask(x.dialect, x.op)?)),
+        Op::Generate | Op::Complete => Meaning::Chat(x.asked(call.ask(x.dialect, x.op)?)),
         Op::Embed | Op::EmbedBatch => Meaning::Embed(Arc::new(x.dialect.decode_embed(&call.raw_ask(x.op))?)),
         Op::Rerank => Meaning::Rerank(Arc::new(x.dialect.decode_rerank(&call.raw_ask(x.op))?)),
         Op::CountTokens => Meaning::Count,

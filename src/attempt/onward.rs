@@ -8,12 +8,12 @@ use std::sync::Arc;
 use http::header::CONTENT_TYPE;
 
 use super::answer::whole;
-use super::encode::{self, Dropped};
+use super::encode::{self, Dropped, Meaning};
 use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
 use crate::body::Inbound;
 use crate::chat::{Ask, Block, Message, Role as Speaker, event};
-use crate::dialect::Op;
+use crate::dialect::{Op, foreign};
 use crate::exchange::{Attempt, Owned, Role, Subject};
 use crate::fault::{Fault, Kind};
 use crate::hook;
@@ -127,8 +127,14 @@ async fn open(
     status: &mut Option<u16>,
 ) -> Result<Opening, Fault> {
     let call = rest.call(x, once)?;
-    let Head::Upstream((response, from), _, sent) = once.head(cx, x, &call, &mut Dropped::new(), status).await? else {
+    let sending = once.head(cx, x, &call, &mut Dropped::new(), status).await?;
+    let Head::Upstream((response, from), meaning, sent) = sending else {
         return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
+    };
+    // As it was sent, whatever a policy has made of it.
+    let ask = match meaning {
+        Meaning::Chat(asked) => asked.ask,
+        _ => call.ask(x.dialect, x.op)?,
     };
     let timeouts = &once.target.timeouts;
     let streams =
@@ -137,10 +143,11 @@ async fn open(
     let mut events = Vec::new();
     if !streams {
         let bytes = whole(body, cx.generation.max_answer_bytes, sent, timeouts).await?;
-        events = event::replay(&from.decode_answer(&bytes)?);
+        let answer = from.decode_answer(&bytes)?;
+        events = event::replay(&foreign::restored(from, answer, &ask));
         body = Inbound::Ready(None);
     }
-    let decoder = from.decoder();
+    let decoder = foreign::decoder(from, &ask);
     Ok(Opening { body, decoder, events, idle: timeouts.idle, deadline: once.deadline, name: once.target.name() })
 }
 

@@ -15,6 +15,7 @@ mod error;
 mod marks;
 mod models;
 mod params;
+mod plain;
 mod prompt;
 mod schema;
 mod sniffer;
@@ -29,6 +30,9 @@ use super::*;
 
 /// The dialect's name.
 const NAME: &str = "anthropic";
+
+/// https://docs.anthropic.com/en/api/messages, `tools.name`.
+const TOOL_NAMES: names::Rule = names::Rule { longest: 128, further: "", begins_with_letter: false, empty: "tool" };
 
 pub struct Anthropic;
 
@@ -95,7 +99,25 @@ impl Dialect for Anthropic {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        params::encode(ask, to)
+        let ask = foreign::told(self, ask, to)?;
+        params::encode(&ask, to)
+    }
+
+    fn tool_names(&self) -> Option<&'static names::Rule> {
+        Some(&TOOL_NAMES)
+    }
+
+    fn plainly(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Option<Ask>, Fault> {
+        plain::plainly(ask, to)
+    }
+
+    /// Claude Code takes the signed thinking out of its history where it was made by another model than it asks for.
+    fn names_model_as_asked(&self) -> bool {
+        true
+    }
+
+    fn calling(&self, data: &[u8], model: &str) -> Option<Vec<u8>> {
+        answer::calling(data, model)
     }
 
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
@@ -135,7 +157,7 @@ impl Dialect for Anthropic {
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
-        Some(params::encode_count(ask, to))
+        Some(foreign::told(self, ask, to).and_then(|ask| params::encode_count(&ask, to)))
     }
 
     fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {

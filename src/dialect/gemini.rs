@@ -31,13 +31,16 @@ use serde_json::value::RawValue;
 
 use self::field::Object;
 use self::stream::{ResponseDecoder, ResponseEncoder, ResponseSniffer};
-use super::{Asked, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Sniffer, Summary};
+use super::{Asked, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Sniffer, Summary, foreign, names};
 use crate::chat::{Answer, Ask, Finish};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
 
 const NAME: &str = "gemini";
+
+/// https://ai.google.dev/api/caching, `FunctionDeclaration.name`.
+const TOOL_NAMES: names::Rule = names::Rule { longest: 64, further: ".:", begins_with_letter: true, empty: "tool" };
 
 pub struct Gemini;
 
@@ -111,7 +114,16 @@ impl Dialect for Gemini {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        ask::encode(ask, to)
+        let ask = foreign::told(self, ask, to)?;
+        ask::encode(&ask, to)
+    }
+
+    fn tool_names(&self) -> Option<&'static names::Rule> {
+        Some(&TOOL_NAMES)
+    }
+
+    fn plainly(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Option<Ask>, Fault> {
+        ask::plainly(ask, to)
     }
 
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
@@ -137,7 +149,7 @@ impl Dialect for Gemini {
             return Err(bad());
         }
         let response: stream::Response<'_> = serde_json::from_slice(body).map_err(|error| bad().because(error))?;
-        if let Some(fault) = response.fault() {
+        if let Some(fault) = response.fault().or_else(|| response.undone()) {
             return Err(fault);
         }
         let first = response.candidates.as_deref().and_then(<[_]>::first);
@@ -167,7 +179,7 @@ impl Dialect for Gemini {
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
-        Some(ask::encode_count(ask, to))
+        Some(foreign::told(self, ask, to).and_then(|ask| ask::encode_count(&ask, to)))
     }
 
     fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {

@@ -80,7 +80,12 @@ impl Dialect for OpenAiChat {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        encode::encode(ask, to)
+        let ask = foreign::told(self, ask, to)?;
+        encode::encode(&ask, to)
+    }
+
+    fn tool_names(&self) -> Option<&'static names::Rule> {
+        Some(&OPENAI_TOOL_NAMES)
     }
 
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {

@@ -2,6 +2,8 @@
 //!
 //! Reads anything into a [`Refusal`] and never fails; what it means is `refusal::classify`'s business.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -28,7 +30,29 @@ pub(crate) fn decode(dialect: &'static str, status: u16, body: &Bytes) -> Refusa
 pub(crate) fn of_value(dialect: &'static str, status: u16, value: &Value) -> Refusal {
     let mut refusal = Refusal { status, dialect, ..Refusal::default() };
     read(value, &mut refusal, 0);
+    refusal.retry_after = wait(&refusal.message);
     refusal
+}
+
+/// How long to wait, where the words say so: "Please try again in 1.5s." Also in `ms`, and in the form `1h2m3s`.
+fn wait(message: &str) -> Option<Duration> {
+    let (_, rest) = message.split_once("try again in ")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | 'h' | 'm' | 's'))).unwrap_or(rest.len());
+    let mut rest = rest[..end].trim_end_matches('.');
+    let (mut seconds, mut read) = (0.0, false);
+    while let Some(digits) = rest.find(|c: char| c.is_ascii_alphabetic()).filter(|digits| *digits > 0) {
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let (unit, scale) = match unit.as_bytes() {
+            [b'm', b's', ..] => (2, 0.001),
+            [b'h', ..] => (1, 3600.0),
+            [b'm', ..] => (1, 60.0),
+            _ => (1, 1.0),
+        };
+        (seconds, read) = (seconds + number * scale, true);
+        rest = &rest[digits + unit..];
+    }
+    Duration::try_from_secs_f64(seconds).ok().filter(|_| read && rest.is_empty())
 }
 
 /// The error body for a client: the upstream's own bytes where a caller of this form understands them.
@@ -102,8 +126,9 @@ fn read_object(object: &Map<String, Value>, into: &mut Refusal, depth: u8) {
             }
         }
     }
-    // `type: error` names the envelope or the event, not the kind.
-    let kind = text(&["type", "status", "error_type", "__type"]).filter(|kind| *kind != "error" && !event(kind));
+    // `type: error` names the envelope or the event, `status: failed` the response, not the kind.
+    let named = |kind: &&str| !matches!(*kind, "error" | "failed") && !event(kind);
+    let kind = text(&["type", "status", "error_type", "__type"]).filter(named);
     into.kind = into.kind.take().or_else(|| kind.map(str::to_owned));
     into.param = into.param.take().or_else(|| text(&["param"]).map(str::to_owned));
     for code in [object.get("code"), object.get("status_code")].into_iter().flatten() {
@@ -432,5 +457,27 @@ mod tests {
             out,
             json!({"error": {"message": "Overloaded", "type": "server_error", "param": null, "code": "upstream_overloaded"}})
         );
+    }
+
+    #[test]
+    fn the_words_of_a_rate_limit_say_how_long_to_wait() {
+        for (words, millis) in [
+            ("Limit 30000. Please try again in 1.5s. Visit", Some(1500)),
+            ("Please try again in 120ms.", Some(120)),
+            ("Please try again in 7m12.5s. Need more", Some(432_500)),
+            ("Please try again in 1h0m2s", Some(3_602_000)),
+            ("Please try again in a while", None),
+            ("Please try again in 5 minutes", None),
+            ("Slow down", None),
+        ] {
+            assert_eq!(wait(words).map(|wait| wait.as_millis()), millis, "{words}");
+        }
+        let event = json!({"type": "response.failed", "response": {"status": "failed",
+            "error": {"code": "rate_limit_exceeded", "message": "Please try again in 1.5s."}}});
+        let refusal = of_value("openai_responses", 200, &event);
+        assert_eq!((refusal.kind.as_deref(), refusal.code.as_deref()), (None, Some("rate_limit_exceeded")));
+        let fault = refusal::fault(refusal, None);
+        assert_eq!((fault.kind, fault.retry_after), (Kind::RateLimited, Some(Duration::from_millis(1500))));
+        assert_eq!(object(&fault)["type"], "rate_limit_error");
     }
 }

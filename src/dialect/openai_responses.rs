@@ -13,6 +13,7 @@ mod encoder;
 mod failure;
 mod item;
 mod parts;
+mod plain;
 mod recall;
 mod response;
 mod sniffer;
@@ -74,7 +75,21 @@ impl Dialect for OpenAiResponses {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        compose::encode(ask, to)
+        let ask = foreign::told(self, ask, to)?;
+        compose::encode(&ask, to)
+    }
+
+    fn tool_names(&self) -> Option<&'static names::Rule> {
+        Some(&OPENAI_TOOL_NAMES)
+    }
+
+    fn plainly(&self, ask: &Ask, _to: &mut Encoding<'_>) -> Result<Option<Ask>, Fault> {
+        plain::plainly(ask)
+    }
+
+    /// Codex waits out a rate limit that it hears of in a stream, as OpenAI tells it, and gives up at status 429.
+    fn fails_in_streams(&self, kind: Kind) -> bool {
+        kind == Kind::RateLimited
     }
 
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
@@ -117,7 +132,7 @@ impl Dialect for OpenAiResponses {
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
-        Some(compose::encode_count(ask, to))
+        Some(foreign::told(self, ask, to).and_then(|ask| compose::encode_count(&ask, to)))
     }
 
     fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {

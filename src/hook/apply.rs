@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Hook, inputs};
 use crate::chat::{self, Answer, Block, Choice, Finish, Message, Role};
-use crate::dialect::{self, Asked, Dialect, Encoding, Op, Quirks};
+use crate::dialect::{self, Dialect, Encoding, Op, Quirks};
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Turn, Wish};
@@ -338,7 +338,7 @@ fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Resul
 /// An answer that says this, in the caller's dialect, as a stream where one was asked for.
 async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String, by: usize) -> Result<Reply, Fault> {
     let ask = call.ask(x.dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
+    let asked = x.asked(ask);
     let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };
     let answer = Answer { id: x.id.to_owned(), model: x.model.to_owned(), choices: vec![choice], ..Answer::default() };
     if !call.stream {
@@ -414,6 +414,6 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
         choice.logprobs.take_if(|_| choice.blocks != came.blocks);
     }
     let ask = call.ask(dialect, x.op)?;
-    let asked = Asked { op: x.op, ask, id: x.id.to_owned(), now: x.started_ms / 1000 };
+    let asked = x.asked(ask);
     Ok(dialect.encode_answer(&answer, &asked).into())
 }

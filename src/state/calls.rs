@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::cache::Form;
 use super::health::{Millis, Record};
-use crate::chat::{Answer, Content, Tool, ToolCall};
-use crate::dialect::{self, Dialect, Op, RawAsk};
+use crate::chat::{Answer, Ask, Content, Tool, ToolCall};
+use crate::dialect::{self, Dialect, Op, RawAsk, foreign};
 
 /// Answers that wait to be judged. Each holds what the upstream said, so few are enough.
 const QUEUE: usize = 32;
@@ -64,12 +64,10 @@ fn run(queue: &Receiver<(Millis, Heard)>) {
     let mut sets = Sets::default();
     // Ends with the process's state.
     while let Ok((now, heard)) = queue.recv() {
-        let Some(answer) = decoded(&heard) else { continue };
-        let calls: Vec<&ToolCall> = calls(&answer).collect();
-        if calls.is_empty() {
-            continue;
-        }
+        let Some(answer) = decoded(&heard).filter(|answer| calls(answer).next().is_some()) else { continue };
         let set = sets.of(heard.asked, &heard.tools);
+        let answer = foreign::restored(heard.from, answer, &set.ask);
+        let calls: Vec<&ToolCall> = calls(&answer).collect();
         let valid = calls.iter().filter(|call| set.takes(call)).count() as u32;
         heard.record.tool_calls(now, valid, calls.len() as u32 - valid);
     }
@@ -97,6 +95,8 @@ struct Set {
     functions: HashMap<String, Option<Validator>>,
     /// Tools that take free text.
     custom: Vec<String>,
+    /// The ask that they stand in, and nothing else of it.
+    ask: Ask,
 }
 
 impl Set {
@@ -111,16 +111,21 @@ impl Set {
         body.push(b'}');
         let raw = RawAsk { op: Op::Generate, body: &body, model: None, stream: false };
         let Ok(ask) = asked.decode_ask(&raw) else { return set };
-        for tool in ask.tools {
+        for tool in &ask.tools {
             match tool {
                 Tool::Function { name, parameters, .. } => {
                     let schema = parameters.as_ref().and_then(compiled);
-                    set.functions.insert(name, schema);
+                    set.functions.insert(name.clone(), schema);
                 }
-                Tool::Custom { name, .. } => set.custom.push(name),
-                Tool::Hosted(_) => {}
+                Tool::Custom { name, .. } => set.custom.push(name.clone()),
+                // Those that have a name of their own are called by it; their arguments are their maker's affair.
+                Tool::Hosted(tool) => {
+                    let name = tool.get("name").and_then(Value::as_str);
+                    set.functions.extend(name.map(|name| (name.to_owned(), None)));
+                }
             }
         }
+        set.ask = ask;
         set
     }
 
@@ -224,6 +229,24 @@ mod tests {
             }
             assert!(!set.takes(&call("wether", "{}")), "{name}: no such tool");
         }
+    }
+
+    #[test]
+    fn a_tool_that_anthropics_callers_run_is_known_by_its_name() {
+        let tools = json!([{"type": "bash_20250124", "name": "bash"}]);
+        let set = Set::read(dialect::find("anthropic").expect("a dialect"), tools.to_string().as_bytes());
+        assert!(set.takes(&call("bash", r#"{"command":"ls"}"#)) && !set.takes(&call("sh", "{}")));
+    }
+
+    #[test]
+    fn calls_are_judged_by_the_names_that_their_caller_has() {
+        let tools = json!([{"functionDeclarations": [{"name": "a.b"}]}]);
+        let set = Set::read(dialect::find("gemini").expect("a dialect"), tools.to_string().as_bytes());
+        let block = crate::chat::Block::new(Content::ToolCall(call("a_b", "{}")));
+        let choice = crate::chat::Choice { blocks: vec![block], ..Default::default() };
+        let answer = Answer { choices: vec![choice], ..Answer::default() };
+        let answer = foreign::restored(dialect::find("openai_chat").expect("a dialect"), answer, &set.ask);
+        assert!(calls(&answer).all(|call| call.name == "a.b" && set.takes(call)));
     }
 
     #[test]

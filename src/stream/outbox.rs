@@ -57,6 +57,11 @@ impl Outbox {
         self.queue.pop_front()
     }
 
+    /// Takes all that is queued, in one piece.
+    pub(super) fn drain(&mut self) -> Bytes {
+        self.queue.drain(..).collect::<Vec<_>>().concat().into()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

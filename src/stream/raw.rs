@@ -14,6 +14,7 @@ use crate::body::tape::Found;
 use crate::dialect::Sniffer;
 use crate::dialect::relayed::{Relayed, Stretch};
 use crate::fault::{Fault, Kind};
+use crate::sse::{Frame, Scanner};
 
 /// A raw stream's side of a relay.
 pub struct Raw {
@@ -121,8 +122,8 @@ impl Relay {
         let hidden = sighting.only_usage && raw.hide_usage;
         self.seen.finish = sighting.finish.or(self.seen.finish);
         self.seen.id = self.seen.id.take().or(sighting.id);
+        let mut bytes = if sighting.model.is_some() { self.calling(bytes) } else { bytes };
         self.seen.model = self.seen.model.take().or(sighting.model);
-        let mut bytes = bytes;
         if let Some(usage) = sighting.usage {
             let so_far = self.seen.usage.get_or_insert_default();
             so_far.update(&usage);
@@ -131,7 +132,7 @@ impl Relay {
         }
         if let Some(fault) = sighting.fault {
             if !self.committed {
-                return Err(fault);
+                return Err(self.with_stream(fault, bytes));
             }
             // Its own frame is the best account of it.
             self.push(bytes);
@@ -142,6 +143,34 @@ impl Relay {
             self.push(bytes);
         }
         Ok(())
+    }
+
+    /// The frames with the client's own name for the model in the first of them that names one.
+    fn calling(&self, frames: Bytes) -> Bytes {
+        let Some(called) = &self.setting.called else { return frames };
+        let mut scanner = Scanner::bounded(usize::MAX);
+        scanner.push(frames.clone());
+        let mut at = 0;
+        while let Ok(true) = scanner.scan() {
+            let frame = Frame(scanner.last());
+            let after = at + frame.0.len();
+            if let Some(data) = self.setting.dialect.calling(&frame.data(), called) {
+                return [&frames[..at], &frame.with_data(&data), &frames[after..]].concat().into();
+            }
+            at = after;
+        }
+        frames
+    }
+
+    /// A fault that the stream itself reports, with all of the stream, where the client makes more of that.
+    fn with_stream(&mut self, mut fault: Fault, last: Bytes) -> Fault {
+        if self.setting.dialect.fails_in_streams(fault.kind)
+            && let Some(refusal) = &mut fault.refusal
+        {
+            self.out.push(last);
+            refusal.body = self.out.drain();
+        }
+        fault
     }
 
     /// The upstream closed the stream in good order.

@@ -60,6 +60,8 @@ impl Deadline {
 pub struct Setting {
     /// The client's dialect.
     pub dialect: &'static dyn Dialect,
+    /// What the client calls the model, where a relayed stream must call it so.
+    pub called: Option<String>,
     pub framing: Framing,
     pub request_id: String,
     /// The longest silence between two events.

@@ -12,11 +12,12 @@ async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), 
     let upstream = dialect::find(from).expect("built in");
     let dialect = dialect::find(to).expect("built in");
     let ask = Ask { model: "m".into(), source: dialect.name(), ..Ask::default() };
-    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), id: "x".into(), now: 0 };
+    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), model: "m".into(), id: "x".into(), now: 0 };
     let limit = Duration::from_secs(60);
     let at = Instant::now() + limit;
     let setting = Setting {
         dialect,
+        called: None,
         framing: Framing::Sse,
         request_id: "r".into(),
         idle: limit,

@@ -258,7 +258,8 @@ impl Scripted {
             let text = self.act["text"].as_str().unwrap_or_default().to_owned();
             return (status, "text/plain", Inbound::Ready(Some(text.into())));
         }
-        let asked = Asked { op: Op::Generate, ask: Arc::new(Ask::default()), id: "answer-1".to_owned(), now: 0 };
+        let (ask, model) = (Arc::new(Ask::default()), self.answer().model);
+        let asked = Asked { op: Op::Generate, ask, model, id: "answer-1".to_owned(), now: 0 };
         if self.stream || self.act["cut"] == true || self.act["stall"] == true {
             return (status, "text/event-stream", self.in_pieces(self.frames(&asked)));
         }

@@ -168,8 +168,22 @@ const CASES: &[(&str, Change)] = &[
     ("several choices (`n`)", |ask| ask.n = Some(2)),
     ("a spoken answer", |ask| ask.modalities = vec!["text".into(), "audio".into()]),
     ("an image as the answer", |ask| ask.modalities = vec!["text".into(), "image".into()]),
-    ("`previous_response_id`", |ask| ask.previous_response = Some("resp_1".into())),
-    ("a stored conversation or prompt", |ask| ask.leans_on = Some("conversation")),
+    ("`previous_response_id`", |ask| {
+        ask.source = "openai_responses";
+        ask.previous_response = Some("resp_1".into());
+    }),
+    ("a stored conversation or prompt, an item that is only named", |ask| {
+        ask.source = "openai_responses";
+        ask.leans_on = Some("conversation");
+    }),
+    ("a prompt that Gemini keeps (`cachedContent`)", |ask| {
+        ask.source = "gemini";
+        ask.leans_on = Some("cachedContent");
+    }),
+    ("a tool that only another provider runs, forced", |ask| {
+        ask.tools.retain(|tool| tool.name().is_none());
+        ask.tool_choice = Some(ToolChoice::Required);
+    }),
     ("sound in a user's turn", |ask| {
         push(ask, Content::Audio { data: "UklG".into(), format: "wav".into(), transcript: None, id: None });
     }),

@@ -46,6 +46,36 @@ async fn models_are_listed_in_each_dialects_shape_and_only_those_a_key_may_use()
 }
 
 #[tokio::test]
+async fn models_are_listed_in_pages_as_each_api_has_them() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let list = async |path: &str| {
+        let key = if path.starts_with("/v1beta") { ("x-goog-api-key", "sk-few") } else { ("x-api-key", "sk-few") };
+        gateway.call("GET", path, &[key, ("anthropic-version", "2023-06-01")], b"").await
+    };
+    for (query, ids, more) in [
+        ("limit=1", vec!["fast"], true),
+        ("limit=1&after_id=fast", vec!["vendor/deep"], false),
+        ("after_id=vendor%2Fdeep", vec![], false),
+        ("limit=5&before_id=vendor%2Fdeep", vec!["fast"], false),
+    ] {
+        let page = list(&format!("/v1/models?{query}")).await.json();
+        let found: Vec<_> = page["data"].as_array().expect("data").iter().map(|row| row["id"].clone()).collect();
+        assert_eq!((found, &page["has_more"]), (ids.into_iter().map(Value::from).collect(), &json!(more)), "{query}");
+    }
+    let first = list("/v1beta/models?pageSize=1").await.json();
+    assert_eq!(first["models"].as_array().map(Vec::len), Some(1), "{first}");
+    let next = first["nextPageToken"].as_str().expect("a token").replace('/', "%2F");
+    let second = list(&format!("/v1beta/models?pageSize=1&pageToken={next}")).await.json();
+    assert_eq!((&second["models"][0]["name"], second.get("nextPageToken")), (&json!("models/vendor/deep"), None));
+    assert!(!first.to_string().contains("null"), "{first}");
+    for path in ["/v1/models?limit=abc", "/v1/models?limit=0", "/v1/models?after_id=none", "/v1beta/models?pageToken=x"]
+    {
+        assert_eq!(list(path).await.status(), 400, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn one_model_is_told_in_each_dialects_shape_or_not_found() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, CONFIG).await;

@@ -78,6 +78,14 @@ fn stream(dialect: Dialect) -> String {
 /// The odd fields without line ends, which an event cannot hold.
 const ODD_LINE: &str = "\"zeta\" : 1.50e+2 ,\"alpha\":{ \"b\" : -0.0,\"a\":[12345678901234567890123 , 0.10, 1E5]},\"gr\u{fc}n\":\"Gr\\u00fc\\u00dfe \u{6f22}\u{5b57} \\ud83d\\ude00\"";
 
+/// What a caller gets of an answer: the model is its own name for it in Messages answers, whose clients compare the two.
+fn called(dialect: Dialect, answer: String, model: &str) -> String {
+    match dialect {
+        Anthropic => answer.replacen(r#""model":"m""#, &format!(r#""model":"{model}""#), 1),
+        _ => answer,
+    }
+}
+
 /// A gateway whose one account of this dialect is the recording upstream.
 async fn gateway(mock: &Mock, dialect: Dialect, upstream: &Upstream) -> Gateway {
     let version = if dialect == Gemini { "v1beta" } else { "v1" };
@@ -101,7 +109,7 @@ async fn the_upstream_gets_the_clients_very_bytes_but_for_the_model_and_the_clie
         assert_eq!(reply.status(), 200, "{dialect:?}: {}", reply.text());
         let sent = ask(dialect, false).replace("MODEL", "\"m\u{f6}del\"");
         assert_eq!(String::from_utf8_lossy(&upstream.last().body), sent, "{dialect:?}");
-        assert_eq!(reply.text(), answer(dialect), "{dialect:?}");
+        assert_eq!(reply.text(), called(dialect, answer(dialect), "raw/m\u{f6}del"), "{dialect:?}");
         let line = gateway.logged(reply.head.id()).await;
         assert_eq!(line["usage"], json!({"input": 1, "output": 1}), "{dialect:?}");
     }
@@ -125,7 +133,7 @@ async fn a_relayed_stream_has_the_upstreams_very_bytes() {
         let reply = gateway.post(&dialect.path("raw/model", true), body).await;
         assert_eq!(reply.status(), 200, "{dialect:?}: {}", reply.text());
         assert_eq!(String::from_utf8_lossy(&upstream.last().body), sent, "{dialect:?}");
-        assert_eq!(reply.text(), stream(dialect), "{dialect:?}");
+        assert_eq!(reply.text(), called(dialect, stream(dialect), "raw/model"), "{dialect:?}");
         let line = gateway.logged(reply.head.id()).await;
         assert_eq!(line["usage"], json!({"input": 1, "output": 1}), "{dialect:?}");
         assert_eq!((&line["finish"], &line["status"]), (&json!("stop"), &json!(200)), "{dialect:?}");
@@ -189,4 +197,125 @@ async fn answers_are_asked_for_uncompressed_and_compressed_ones_are_named_as_the
         assert!(from.error(&reply.json()).contains("gzip"), "{from:?}: {}", reply.text());
         assert!(upstream.last().head.to_ascii_lowercase().contains("accept-encoding: identity"), "{from:?}");
     }
+}
+
+/// A Messages stream of a model with this name, whose thinking is signed.
+fn signed(model: &str) -> String {
+    let events = [
+        json!({"type": "message_start", "message": {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "EqQB"}}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": {"output_tokens": 1}}),
+        json!({"type": "message_stop"}),
+    ];
+    events
+        .iter()
+        .map(|event| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default()))
+        .collect()
+}
+
+#[tokio::test]
+async fn messages_callers_find_their_own_name_of_the_model_in_every_answer() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::saying("text/event-stream", signed("claude-x")).await;
+    let yaml = format!(
+        "providers:
+  raw: {{ dialect: anthropic, base_url: http://{}, auth: none }}
+  chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, api_key: k }}
+models: {{ smart: raw/claude-x, other: chat/mock-fast, going: {{ target: raw/claude-x, continue_on_cut: true }} }}
+cache: {{ exact: {{ ttl: 1m }} }}\n",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    // Twice each: the second is the cache's.
+    for (model, answered) in [("smart", "claude-x"), ("going", "claude-x"), ("other", "mock-fast")] {
+        for stream in [true, true, false, false] {
+            let reply = gateway.post("/v1/messages", Anthropic.ask(model, stream, Turn::Text, "Hi")).await;
+            assert_eq!((reply.status(), reply.head.header("x-portcullis-model")), (200, Some(answered)), "{model}");
+            let text = reply.text();
+            assert!(text.contains(&format!(r#""model":"{model}""#)) && !text.contains(answered), "{model}: {text}");
+            if (model, stream) == ("smart", true) {
+                assert_eq!(text, signed("smart"), "nothing else is touched");
+            }
+        }
+    }
+    // Callers of other dialects are told who it was.
+    let chat = gateway.post("/v1/chat/completions", Chat.ask("other", false, Turn::Text, "Hi")).await;
+    assert_eq!(chat.json()["model"], "mock-fast");
+}
+
+#[tokio::test]
+async fn a_turn_that_gemini_did_not_get_done_is_the_next_targets() {
+    let mock = Mock::start().await;
+    let undone = json!({"candidates": [{"content": {"role": "model", "parts": []}, "finishReason": "MALFORMED_FUNCTION_CALL", "index": 0}], "modelVersion": "g"});
+    let upstream = Upstream::start(move |seen| {
+        let stream = seen.head.contains("streamGenerateContent");
+        let body = if stream { format!("data: {undone}\r\n\r\n") } else { undone.to_string() };
+        Act::Answer(super::upstream::answer(
+            if stream { "text/event-stream" } else { "application/json" },
+            body.as_bytes(),
+        ))
+    });
+    let upstream = upstream.await;
+    let yaml = format!(
+        "providers:
+  raw: {{ dialect: gemini, base_url: http://{}/v1beta, auth: none }}
+  chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, api_key: k }}
+models: {{ safe: {{ fallback: [raw/g, chat/mock-fast] }}, alone: raw/g }}\n",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for from in ALL {
+        for stream in [false, true] {
+            let reply = gateway.post(&from.path("safe", stream), from.ask("safe", stream, Turn::Text, "Hello")).await;
+            assert_eq!((reply.status(), reply.head.header("x-portcullis-provider")), (200, Some("chat")), "{from:?}");
+            assert!(from.read(&reply).text.contains("You said"), "{from:?}");
+            let reply = gateway.post(&from.path("alone", stream), from.ask("alone", stream, Turn::Text, "Hello")).await;
+            assert_eq!(
+                (reply.status(), reply.head.header("x-portcullis-error")),
+                (502, Some("upstream_error")),
+                "{from:?}"
+            );
+            assert!(from.error(&reply.json()).contains("MALFORMED_FUNCTION_CALL"), "{from:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_inside_a_responses_stream_reaches_its_own_callers_as_that_stream() {
+    let mock = Mock::start().await;
+    let frame = |kind: &str, response: serde_json::Value| {
+        format!("event: {kind}\ndata: {}\n\n", json!({"type": kind, "response": response}))
+    };
+    let error = json!({"code": "rate_limit_exceeded", "message": "Rate limit reached. Please try again in 1.5s."});
+    let stream =
+        frame("response.created", json!({"id": "resp_1", "model": "m", "status": "in_progress", "output": []}))
+            + &frame("response.failed", json!({"id": "resp_1", "status": "failed", "error": error, "output": []}));
+    let upstream = Upstream::saying("text/event-stream", stream.clone()).await;
+    let yaml = format!(
+        "providers:
+  raw: {{ dialect: openai_responses, base_url: http://{}/v1, auth: none }}
+  chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, api_key: k }}
+models: {{ alone: raw/m, safe: {{ fallback: [raw/m, chat/mock-fast] }} }}\n",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    let reply = gateway.post("/v1/responses", Responses.ask("alone", true, Turn::Text, "Hi")).await;
+    assert_eq!((reply.status(), reply.text()), (200, stream));
+    assert!(reply.head.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")));
+    assert_eq!(
+        (reply.head.header("x-portcullis-error"), reply.head.header("retry-after-ms")),
+        (Some("rate_limited"), Some("1500"))
+    );
+    let line = gateway.logged(reply.head.id()).await;
+    assert_eq!(line["error"]["code"], "rate_limited", "{line}");
+    // Others get the status, and another target its chance first.
+    for from in [Chat, Anthropic, Gemini] {
+        let reply = gateway.post(&from.path("alone", true), from.ask("alone", true, Turn::Text, "Hi")).await;
+        assert_eq!((reply.status(), reply.head.header("retry-after")), (429, Some("2")), "{from:?}: {}", reply.text());
+    }
+    let reply = gateway.post("/v1/responses", Responses.ask("safe", true, Turn::Text, "Hi")).await;
+    assert_eq!((reply.status(), reply.head.header("x-portcullis-provider")), (200, Some("chat")));
 }

@@ -3,6 +3,7 @@
 //! Writes only what Anthropic's SDKs can read: no empty text, inputs that are objects, block and citation types of the
 //! dialect; blocks that only another dialect knows are left out.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::blocks::{block, leftover};
@@ -11,7 +12,7 @@ use super::{NAME, calls, carry, cite, error, stop, usage};
 use crate::chat::{Answer, Block, Choice, Content, ToolCall};
 use crate::dialect::{Asked, Op, Summary};
 use crate::fault::{Fault, Kind};
-use crate::json::{self, take};
+use crate::json::{self, Envelope, take};
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let mut fields = object(body)?;
@@ -103,7 +104,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
         "id": id(&answer.id, asked),
         "type": "message",
         "role": "assistant",
-        "model": if answer.model.is_empty() { &asked.ask.model } else { &answer.model },
+        "model": asked.model,
         "content": content,
         "stop_sequence": choice.stop_sequence.as_deref().filter(|_| stop_reason == "stop_sequence"),
         "stop_reason": stop_reason,
@@ -117,6 +118,19 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
         fields.extend(more);
     }
     json::written(&message)
+}
+
+/// See [`crate::dialect::Dialect::calling`].
+pub fn calling(data: &[u8], model: &str) -> Option<Vec<u8>> {
+    let mut envelope = Envelope::read(Bytes::copy_from_slice(data)).ok()?;
+    if envelope.str("type").is_some_and(|kind| kind == "message_start") {
+        let message = calling(envelope.raw("message")?, model)?;
+        envelope.set("message", message);
+    } else {
+        envelope.str("model").filter(|named| named != model)?;
+        envelope.set_str("model", model);
+    }
+    Some(envelope.pieces().concat())
 }
 
 /// The id as Anthropic's begin.

@@ -1,52 +1,28 @@
-//! Ids, names and inputs of tool calls in the forms that Anthropic takes.
+//! Ids and inputs of tool calls in the forms that Anthropic takes.
 //!
-//! Anthropic wants ids and names of `[a-zA-Z0-9_-]` only, every id once, and inputs that are objects. One [`Spelling`]
-//! serves one ask, so that a call and its result stay together.
+//! Anthropic wants ids of `[a-zA-Z0-9_-]` only, every id once, and inputs that are objects. One [`Spelling`] serves one
+//! ask, so that a call and its result stay together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
 use crate::chat::ToolCall;
+use crate::dialect::names::{Rule, Taken};
 
-/// Longest tool name that Anthropic takes.
-pub const MAX_NAME: usize = 128;
 /// Ids have no stated bound; this one only keeps a wild id from growing with every turn.
-pub const MAX_ID: usize = 256;
+const IDS: Rule = Rule { longest: 256, further: "", begins_with_letter: false, empty: "toolu" };
 
-/// Spellings given out so far.
-#[derive(Debug)]
+/// Spellings of ids given out so far.
+#[derive(Debug, Default)]
 pub struct Spelling {
-    longest: usize,
     known: HashMap<String, String>,
-    taken: HashSet<String>,
+    taken: Taken,
     /// Calls without an id that have no result yet: (tool name, id given).
     unnamed: Vec<(String, String)>,
 }
 
 impl Spelling {
-    pub fn new(longest: usize) -> Self {
-        Spelling { longest, known: HashMap::new(), taken: HashSet::new(), unnamed: Vec::new() }
-    }
-
-    /// Spellings of tool names. Names that are fine keep theirs, whatever the others turn into.
-    pub fn of_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let mut spelling = Spelling::new(MAX_NAME);
-        for name in names.clone().filter(|name| plain(name, MAX_NAME) == *name) {
-            spelling.of(name);
-        }
-        names.for_each(|name| drop(spelling.of(name)));
-        spelling
-    }
-
-    /// The spelling of `original`, the same each time.
-    pub fn of(&mut self, original: &str) -> String {
-        match self.known.get(original) {
-            Some(known) => known.clone(),
-            None => self.fresh(original),
-        }
-    }
-
     /// The id for a new call. An id that an earlier call had gets a number: some providers count anew in each turn.
     pub fn call(&mut self, call: &ToolCall) -> String {
         let id = self.fresh(&call.id);
@@ -59,7 +35,7 @@ impl Spelling {
     /// The id of the call that a result answers. Results without an id answer the oldest open call of their name.
     pub fn result(&mut self, id: &str, name: Option<&str>) -> String {
         if !id.is_empty() {
-            return self.of(id);
+            return self.known.get(id).cloned().unwrap_or_else(|| self.fresh(id));
         }
         let named = name.and_then(|name| self.unnamed.iter().position(|(of, _)| of == name));
         match named.or((!self.unnamed.is_empty()).then_some(0)) {
@@ -69,25 +45,10 @@ impl Spelling {
     }
 
     fn fresh(&mut self, original: &str) -> String {
-        let stem = plain(original, self.longest);
-        let mut spelling = stem.clone();
-        let mut number = 2;
-        while !self.taken.insert(spelling.clone()) {
-            let end = format!("_{number}");
-            let stem = &stem[..stem.len().min(self.longest - end.len())];
-            spelling = format!("{stem}{end}");
-            number += 1;
-        }
+        let spelling = self.taken.spell(original, &IDS);
         self.known.insert(original.to_owned(), spelling.clone());
         spelling
     }
-}
-
-/// Other characters become underscores. The result is ASCII, so that it may be cut anywhere.
-fn plain(text: &str, longest: usize) -> String {
-    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '_' || c == '-' { c } else { '_' };
-    let plain: String = text.chars().map(fits).take(longest).collect();
-    if plain.is_empty() { "toolu".to_owned() } else { plain }
 }
 
 /// A call's arguments as the object that `input` must be.
@@ -127,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_call_and_its_result_keep_one_id_and_no_two_calls_share_one() {
-        let mut ids = Spelling::new(MAX_ID);
+        let mut ids = Spelling::default();
         assert_eq!(ids.call(&call("functions.get:0", "get")), "functions_get_0");
         assert_eq!(ids.result("functions.get:0", None), "functions_get_0");
         assert_eq!(ids.call(&call("functions.get:0", "get")), "functions_get_0_2");
@@ -136,12 +97,6 @@ mod tests {
         assert_eq!(ids.call(&call("", "a")), "toolu_2");
         assert_eq!(ids.result("", Some("a")), "toolu_2");
         assert_eq!(ids.result("", None), "toolu");
-    }
-
-    #[test]
-    fn a_fine_name_is_never_changed_by_another() {
-        let mut names = Spelling::of_names(["a.b", "a_b"].into_iter());
-        assert_eq!((names.of("a_b").as_str(), names.of("a.b").as_str()), ("a_b", "a_b_2"));
     }
 
     #[test]

@@ -179,12 +179,11 @@ impl Writer {
         self.started = true;
         let start = self.head.take().unwrap_or_default();
         let usage = self.usage.unwrap_or_default();
-        let model = if start.model.is_empty() { &self.asked.ask.model } else { &start.model };
         let message = json!({
             "id": id(&start.id, &self.asked),
             "type": "message",
             "role": "assistant",
-            "model": model,
+            "model": self.asked.model,
             "content": [],
             "stop_reason": null,
             "stop_sequence": null,

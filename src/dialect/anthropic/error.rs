@@ -79,12 +79,23 @@ fn own(fault: &Fault) -> Option<&Refusal> {
     fault.refusal.as_deref().filter(|refusal| refusal.dialect == NAME && fault.kind != Kind::UpstreamCredential)
 }
 
+/// What Anthropic's own message of a conversation that does not fit begins with. There is no code for it: agents make
+/// the conversation shorter when they see these words.
+const TOO_LONG: &str = "prompt is too long";
+
+/// The words of a fault. `own`: they are Anthropic's.
+fn message(fault: &Fault, own: bool) -> String {
+    let text = fault.text();
+    let foreign = fault.kind == Kind::ContextLength && !own && !text.to_ascii_lowercase().contains(TOO_LONG);
+    if foreign { format!("{TOO_LONG}: {text}") } else { text }
+}
+
 fn object(fault: &Fault, request_id: &str) -> Value {
     let refusal = own(fault);
     let kind = refusal.and_then(|refusal| refusal.kind.as_deref()).unwrap_or(fault.class().anthropic);
     let mut error = Map::new();
     error.insert("type".to_owned(), kind.into());
-    error.insert("message".to_owned(), fault.text().into());
+    error.insert("message".to_owned(), message(fault, refusal.is_some()).into());
     // The provider's own errors stay as its SDK knows them.
     if refusal.is_none() {
         error.insert("code".to_owned(), fault.told_code().into());
@@ -188,5 +199,18 @@ mod tests {
             json(&frame.data()),
             json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}, "request_id": "req_2"})
         );
+    }
+
+    #[test]
+    fn a_conversation_that_does_not_fit_is_said_in_anthropics_words() {
+        let told = |message: &str| {
+            let fault = Fault::new(Kind::ContextLength, message).refusal(Refusal { status: 400, ..Refusal::default() });
+            json(&encode(&fault, "r"))["error"]["message"].clone()
+        };
+        let words = "This model's maximum context length is 128000 tokens.";
+        assert_eq!(told(words), format!("prompt is too long: {words}"));
+        assert_eq!(told("Prompt is too long: 5 tokens > 4 maximum"), "Prompt is too long: 5 tokens > 4 maximum");
+        let other = Fault::new(Kind::UpstreamRejected, "no");
+        assert_eq!(json(&encode(&other, "r"))["error"]["message"], "no");
     }
 }

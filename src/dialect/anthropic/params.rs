@@ -6,7 +6,6 @@
 use serde_json::{Map, Number, Value, json};
 
 use super::ask::empty_schema;
-use super::calls::Spelling;
 use super::models::{self, Model};
 use super::prompt::{self, cache_control, shortest};
 use super::wire::Object;
@@ -50,14 +49,9 @@ fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     let mut body = Object::new();
     body.insert("model".to_owned(), to.model.into());
 
-    let called = ask.tools.iter().filter_map(|tool| match tool {
-        Tool::Function { name, .. } | Tool::Custom { name, .. } => Some(name.as_str()),
-        Tool::Hosted(_) => None,
-    });
-    let mut names = Spelling::of_names(called);
-    let mut prompt = prompt::encode(ask, &mut names, to)?;
-    let tools = tools(ask, &model, &mut names, to);
-    let mut choice = if tools.is_empty() { None } else { tool_choice(ask, &model, &mut names, to) };
+    let mut prompt = prompt::encode(ask, to)?;
+    let tools = tools(ask, &model, to);
+    let mut choice = if tools.is_empty() { None } else { tool_choice(ask, &model, to) };
     let format = output(ask, &model, &mut prompt.system, to);
     let mut plan = thinking::plan(ask, &model, &prompt.messages, &mut choice, to);
 
@@ -101,11 +95,6 @@ fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
 fn refuse(ask: &Ask) -> Result<(), Fault> {
     let refused = [
         (ask.n.is_some_and(|n| n > 1), "n", "give more than one choice"),
-        (
-            ask.kept_elsewhere().is_some(),
-            ask.kept_elsewhere().unwrap_or_default(),
-            "go on from what is stored elsewhere",
-        ),
         (ask.modalities.iter().any(|kind| kind == "audio"), "modalities", "answer with audio"),
         (ask.modalities.iter().any(|kind| kind == "image"), "modalities", "answer with images"),
     ];
@@ -139,7 +128,7 @@ fn note(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
 }
 
-fn tools(ask: &Ask, model: &Model, names: &mut Spelling, to: &mut Encoding<'_>) -> Vec<Value> {
+fn tools(ask: &Ask, model: &Model, to: &mut Encoding<'_>) -> Vec<Value> {
     let allowed = match &ask.tool_choice {
         Some(ToolChoice::Allowed { names, .. }) => Some(names),
         _ => None,
@@ -151,9 +140,9 @@ fn tools(ask: &Ask, model: &Model, names: &mut Spelling, to: &mut Encoding<'_>) 
             Tool::Function { name, .. } | Tool::Custom { name, .. } if !allows(name) => {
                 to.dropped.push(("tools", "not among the allowed tools"));
             }
-            Tool::Function { name, .. } => tools.push(function(tool, names.of(name), ask.source == NAME, model, to)),
+            Tool::Function { name, .. } => tools.push(function(tool, name, ask.source == NAME, model, to)),
             Tool::Custom { name, description, format } => {
-                tools.push(custom(names.of(name), description.as_deref(), format.as_ref()));
+                tools.push(custom(name, description.as_deref(), format.as_ref()));
             }
             Tool::Hosted(value) if ask.source == NAME => tools.push(value.clone()),
             Tool::Hosted(_) => to.dropped.push(("tools", "a tool that only another provider runs")),
@@ -162,7 +151,7 @@ fn tools(ask: &Ask, model: &Model, names: &mut Spelling, to: &mut Encoding<'_>) 
     tools
 }
 
-fn function(tool: &Tool, name: String, own: bool, model: &Model, to: &mut Encoding<'_>) -> Value {
+fn function(tool: &Tool, name: &str, own: bool, model: &Model, to: &mut Encoding<'_>) -> Value {
     let Tool::Function { description, parameters, strict, cache, extra, .. } = tool else { return Value::Null };
     let mut value = json!({"name": name});
     if let Some(description) = description {
@@ -191,7 +180,7 @@ fn function(tool: &Tool, name: String, own: bool, model: &Model, to: &mut Encodi
 }
 
 /// A free-text tool as a function of one string; its grammar, which cannot be enforced, goes to the description.
-fn custom(name: String, description: Option<&str>, format: Option<&Value>) -> Value {
+fn custom(name: &str, description: Option<&str>, format: Option<&Value>) -> Value {
     let mut text = description.unwrap_or_default().to_owned();
     if let Some(format) = format.filter(|format| format.get("type").is_some_and(|kind| kind == "grammar")) {
         text.push_str(&format!("\nThe input must follow this grammar: {format}"));
@@ -203,13 +192,13 @@ fn custom(name: String, description: Option<&str>, format: Option<&Value>) -> Va
     })
 }
 
-fn tool_choice(ask: &Ask, model: &Model, names: &mut Spelling, to: &mut Encoding<'_>) -> Option<Value> {
+fn tool_choice(ask: &Ask, model: &Model, to: &mut Encoding<'_>) -> Option<Value> {
     let (kind, name) = match &ask.tool_choice {
         None => (None, None),
         Some(ToolChoice::Auto | ToolChoice::Allowed { required: false, .. }) => (Some("auto"), None),
         Some(ToolChoice::None) => return Some(json!({"type": "none"})),
         Some(ToolChoice::Required | ToolChoice::Allowed { required: true, .. }) => (Some("any"), None),
-        Some(ToolChoice::Named(name)) => (Some("tool"), Some(names.of(name))),
+        Some(ToolChoice::Named(name)) => (Some("tool"), Some(name.as_str())),
     };
     let forced = matches!(kind, Some("any" | "tool"));
     let (kind, name) = if forced && !model.forced_tools {

@@ -6,7 +6,7 @@
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
-use super::calls::{MAX_ID, Spelling, input};
+use super::calls::{Spelling, input};
 use super::wire::str_of;
 use super::{NAME, carry};
 use crate::chat::reasoning::for_target;
@@ -22,16 +22,10 @@ pub struct Prompt {
     pub messages: Vec<Value>,
 }
 
-/// Writes the conversation. `names` spells the tools' names.
-pub fn encode(ask: &Ask, names: &mut Spelling, to: &mut Encoding<'_>) -> Result<Prompt, Fault> {
-    let mut writer = Writer {
-        own: ask.source == NAME,
-        source: ask.source,
-        names,
-        ids: Spelling::new(MAX_ID),
-        to,
-        turns: Vec::new(),
-    };
+/// Writes the conversation.
+pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Prompt, Fault> {
+    let mut writer =
+        Writer { own: ask.source == NAME, source: ask.source, ids: Spelling::default(), to, turns: Vec::new() };
     let mut system = Vec::new();
     for block in &ask.system {
         writer.block(block, "system", &mut system)?;
@@ -91,7 +85,6 @@ fn trim_end(blocks: &mut [Value]) {
 struct Writer<'a, 'b> {
     own: bool,
     source: &'static str,
-    names: &'a mut Spelling,
     ids: Spelling,
     to: &'a mut Encoding<'b>,
     turns: Vec<Turn>,
@@ -138,8 +131,8 @@ impl Writer<'_, '_> {
             Content::Audio { transcript: Some(text), .. } => self.text(text, &[]),
             Content::Audio { .. } => return Err(unsupported(at, "audio input")),
             Content::ToolCall(call) => {
-                let (id, name) = (self.ids.call(call), self.names.of(&call.name));
-                Some(json!({"type": "tool_use", "id": id, "name": name, "input": input(call)}))
+                let id = self.ids.call(call);
+                Some(json!({"type": "tool_use", "id": id, "name": call.name, "input": input(call)}))
             }
             Content::ToolResult(result) => Some(self.result(result, at)?),
             Content::Reasoning(reasoning) => {

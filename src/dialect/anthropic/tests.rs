@@ -33,9 +33,15 @@ fn decode(body: &[u8]) -> Result<Ask, Fault> {
     Anthropic.decode_ask(&RawAsk { op: Op::Generate, body, model: None, stream: false })
 }
 
+/// An ask whose caller calls the model so.
+fn asked_for(model: &str) -> Asked {
+    Asked { model: model.to_owned(), ..asked() }
+}
+
 fn asked() -> Asked {
     let ask = Ask { model: "asked-model".to_owned(), ..Ask::default() };
-    Asked { op: Op::Generate, ask: Arc::new(ask), id: "x1".to_owned(), now: 0 }
+    let model = ask.model.clone();
+    Asked { op: Op::Generate, ask: Arc::new(ask), model, id: "x1".to_owned(), now: 0 }
 }
 
 /// Every event of a stream that arrives in these pieces.

@@ -48,6 +48,11 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     if answer.choices.is_empty() {
         answer.choices.push(blocked(body.get("promptFeedback")));
     }
+    // One good choice of several is an answer.
+    let faults: Option<Vec<Fault>> = answer.choices.iter().map(undone).collect();
+    if let Some(fault) = faults.and_then(|faults| faults.into_iter().next()) {
+        return Err(fault);
+    }
     if rests.iter().any(|rest| !rest.is_empty()) {
         answer.extra.insert("candidates".into(), rests.into_iter().map(Value::Object).collect());
     }
@@ -64,6 +69,11 @@ fn blocked(feedback: Option<&Value>) -> Choice {
     let reason = feedback.and_then(|feedback| feedback.get("blockReason")).and_then(Value::as_str);
     let finish = if reason.is_some() { Finish::ContentFilter } else { Finish::Error };
     Choice { finish: Some(finish), native_finish: reason.map(str::to_owned), ..Choice::default() }
+}
+
+fn undone(choice: &Choice) -> Option<Fault> {
+    let native = choice.native_finish.as_deref().unwrap_or("no reason was given");
+    finish::fault(choice.finish?, native, !choice.blocks.is_empty())
 }
 
 fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice, Object) {
@@ -224,7 +234,7 @@ pub fn write_block(block: &Block, source: &str, parts: &mut Parts) {
         }
         Content::Audio { data, format, .. } => {
             let odd = block.extra.get("mimeType").and_then(Value::as_str).filter(|_| own);
-            let mut part = media::inline(odd.unwrap_or(&media::audio_mime(format)), data);
+            let mut part = media::inline(odd.unwrap_or(&media::audio_mime(format, data)), data);
             part.extend(
                 block.extra.iter().filter(|(name, _)| own && *name != "mimeType").map(|(n, v)| (n.clone(), v.clone())),
             );

@@ -5,11 +5,13 @@
 
 mod config;
 mod encode;
+mod plain;
 mod tools;
 
 use serde_json::Value;
 
 pub use encode::{encode, encode_count};
+pub use plain::plainly;
 
 use super::field::{self, Object, take, take_list, take_object, take_string};
 use super::part::{self, Gather, Part, Piece};
@@ -18,6 +20,9 @@ use super::{NAME, call_id};
 use crate::chat::{Ask, Block, Content, Message, Role, ToolCall, ToolResult};
 use crate::dialect::{Op, RawAsk};
 use crate::fault::{Fault, Kind};
+
+/// A prompt that Gemini keeps.
+const CACHED: &str = "cachedContent";
 
 pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     let mut body = super::json_object(raw.body)?;
@@ -52,6 +57,8 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     for (name, value) in body.into_iter().filter(|(_, value)| !value.is_null()) {
         ask.extra.entry(camel(&name)).or_insert(value);
     }
+    // Mostly it holds nearly the whole prompt.
+    ask.leans_on = ask.extra.contains_key(CACHED).then_some(CACHED);
     Ok(ask)
 }
 

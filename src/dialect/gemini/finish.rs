@@ -1,6 +1,7 @@
 //! Why a generation stopped: `finishReason` and `blockReason`, both directions. One table, no logic of streams.
 
 use crate::chat::Finish;
+use crate::fault::{Fault, Kind};
 
 /// Gemini's words. Those that are absent are read as [`Finish::Error`]: the model was not done, and nobody cut it off.
 const REASONS: &[(&str, Finish)] = &[
@@ -29,6 +30,22 @@ const REASONS: &[(&str, Finish)] = &[
     ("NO_IMAGE", Finish::Error),
     ("OTHER", Finish::Error),
 ];
+
+/// Words for a turn that the model did not get done. Also behind some text it is no answer: an agent would take it for
+/// the end of its work.
+const UNDONE: &[&str] = &[
+    "MALFORMED_FUNCTION_CALL",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MISSING_THOUGHT_SIGNATURE",
+    "MALFORMED_RESPONSE",
+];
+
+/// The fault of a candidate that stopped for this reason; None where it is an answer. `shown`: something of it can be.
+pub fn fault(finish: Finish, native: &str, shown: bool) -> Option<Fault> {
+    let undone = finish == Finish::Error && (!shown || UNDONE.contains(&native));
+    undone.then(|| Fault::new(Kind::UpstreamError, format!("The provider's model came to no answer: {native}.")))
+}
 
 /// The value that stands for "not finished yet".
 pub const UNSPECIFIED: &str = "FINISH_REASON_UNSPECIFIED";

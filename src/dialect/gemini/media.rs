@@ -15,7 +15,7 @@ pub fn read_inline(mut blob: Object) -> (Content, Option<String>) {
     }
     if mime.starts_with("audio/") {
         let format = audio_format(&mime);
-        let odd = (audio_mime(&format) != mime).then_some(mime);
+        let odd = (audio_mime(&format, &data) != mime).then_some(mime);
         return (Content::Audio { data, format, transcript: None, id: None }, odd);
     }
     (Content::File { source: Media::Inline { mime, data }, name }, None)
@@ -83,8 +83,13 @@ fn audio_format(mime: &str) -> String {
     }
 }
 
-pub fn audio_mime(format: &str) -> String {
+/// The type of some sound. Answers of chat do not state it: then its first bytes tell.
+pub fn audio_mime(format: &str, data: &str) -> String {
+    const BEGINNINGS: &[(&str, &str)] =
+        &[("UklGR", "wav"), ("SUQz", "mp3"), ("//", "mp3"), ("T2dnUw", "ogg"), ("ZkxhQ", "flac")];
+    let known = || BEGINNINGS.iter().find(|(beginning, _)| data.starts_with(beginning));
     match format {
+        "" => audio_mime(known().map_or("pcm16", |(_, format)| format), data),
         "pcm16" => "audio/pcm;rate=24000".to_owned(),
         other => format!("audio/{other}"),
     }

@@ -49,6 +49,8 @@ struct Candidate {
     cited: Vec<Value>,
     /// The last finish reason seen.
     reason: Option<String>,
+    /// Something of it can be shown.
+    shown: bool,
 }
 
 impl Decoder for ResponseDecoder {
@@ -109,9 +111,18 @@ impl Decoder for ResponseDecoder {
         if self.candidates.is_empty() || self.candidates.iter().any(|candidate| candidate.reason.is_none()) {
             return Err(Fault::new(Kind::StreamBroken, "The stream ended without a finish reason."));
         }
+        let mut ends = Vec::with_capacity(self.candidates.len());
+        let mut undone = Vec::new();
         for candidate in &mut self.candidates {
             let native = candidate.reason.take().unwrap_or_default();
-            out.push(finished(candidate.index, finish::read(&native, candidate.calls > 0), native));
+            let finish = finish::read(&native, candidate.calls > 0);
+            undone.extend(finish::fault(finish, &native, candidate.shown));
+            ends.push(finished(candidate.index, finish, native));
+        }
+        // One good candidate of several is an answer.
+        match undone.len() == ends.len() {
+            true => out.extend(undone.into_iter().take(1).map(Event::Fault)),
+            false => out.extend(ends),
         }
         Ok(())
     }
@@ -194,6 +205,11 @@ impl ResponseDecoder {
     fn part(&mut self, at: usize, part: Part, out: &mut Vec<Event>) {
         let Part { piece, signature, extra } = part;
         let choice = self.candidates[at].index;
+        self.candidates[at].shown |= match &piece {
+            Piece::Text(text) | Piece::Thought(text) => !text.is_empty(),
+            Piece::Call { .. } | Piece::Whole(_) => true,
+            Piece::Response { .. } | Piece::Fragment(_) => false,
+        };
         match piece {
             Piece::Text(text) => self.text(at, text, signature, out),
             Piece::Thought(text) if text.is_empty() && signature.is_none() => {}

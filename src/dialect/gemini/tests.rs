@@ -36,7 +36,8 @@ fn encoded(ask: &Ask, model: &str) -> (Value, Vec<&'static str>) {
 
 fn asked() -> Asked {
     let ask = Ask { model: "asked-model".into(), source: "gemini", ..Ask::default() };
-    Asked { op: Op::Generate, ask: Arc::new(ask), id: "exchange-1".into(), now: 1_762_164_930 }
+    let model = ask.model.clone();
+    Asked { op: Op::Generate, ask: Arc::new(ask), model, id: "exchange-1".into(), now: 1_762_164_930 }
 }
 
 /// One word a block, to compare shapes at a glance.

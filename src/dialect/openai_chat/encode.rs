@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value, json};
 use super::{NAME, complete, history, reasoning, tools};
 use crate::chat::{Ask, OutputFormat, Role};
 use crate::dialect::{Encoding, Prefill, Quirks};
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::json;
 
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
@@ -18,11 +18,6 @@ const MAX_USER_BYTES: usize = 64;
 const WRITTEN_ELSEWHERE: &[&str] = &["functions", "stream_options", "chat_template_kwargs"];
 
 pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-    if let Some(field) = ask.kept_elsewhere() {
-        // Without it the conversation would be lost.
-        let text = "OpenAI chat completions keep no earlier responses; send the conversation instead.";
-        return Err(Fault::new(Kind::UnsupportedFeature, text).param(field));
-    }
     let mut body = Map::new();
     body.insert("model".into(), to.model.into());
     if complete::is_legacy(ask) {

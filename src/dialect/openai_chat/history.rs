@@ -10,7 +10,9 @@ use super::reasoning::{self, To};
 use super::tools::{disguises_custom, write_cache};
 use super::turns::PART;
 use crate::chat::reasoning::for_target;
-use crate::chat::{Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult};
+use crate::chat::{
+    Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
+};
 use crate::dialect::{Encoding, ReasoningStyle};
 use crate::fault::{Fault, Kind};
 
@@ -299,10 +301,12 @@ impl Writer<'_, '_, '_> {
             Media::Inline { mime, data } if mime.starts_with("text/") && !self.own => {
                 let bytes = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, data);
                 let text = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
-                return Ok(document(name, &text.ok_or_else(|| unsupported("a text file that is not UTF-8"))?));
+                let text = text.ok_or_else(|| unsupported("a text file that is not UTF-8"))?;
+                return Ok(text_part(&document(name, None, &text)));
             }
             Media::Inline { .. } => {
-                let name = name.map_or_else(|| file_name(source), str::to_owned);
+                // OpenAI refuses inline files without a name.
+                let name = name.filter(|_| self.own).map_or_else(|| source.file_name(name), str::to_owned);
                 file.insert("filename".into(), name.into());
                 file.insert("file_data".into(), source.to_url().into())
             }
@@ -311,7 +315,7 @@ impl Writer<'_, '_, '_> {
                 file.insert("file_data".into(), url.as_str().into())
             }
             Media::Url { .. } => return Err(unsupported("a file by URL")),
-            Media::Text(text) => return Ok(document(name, text)),
+            Media::Text(text) => return Ok(text_part(&document(name, None, text))),
         };
         Ok(json!({ "type": "file", "file": file }))
     }
@@ -388,22 +392,6 @@ fn part_as_it_came(extra: &Extra) -> Value {
     let kind = part.shift_remove(PART).unwrap_or_default();
     part.shift_insert(0, "type".to_owned(), kind);
     Value::Object(part)
-}
-
-/// A text document has no part of its own in this form.
-fn document(name: Option<&str>, text: &str) -> Value {
-    match name {
-        Some(name) => text_part(&format!("{name}:\n\n{text}")),
-        None => text_part(text),
-    }
-}
-
-/// OpenAI refuses inline files without a name.
-fn file_name(source: &Media) -> String {
-    match source {
-        Media::Inline { mime, .. } => format!("file.{}", mime.rsplit('/').next().unwrap_or("bin")),
-        _ => "file".to_owned(),
-    }
 }
 
 fn unsupported(what: &str) -> Fault {

@@ -28,7 +28,8 @@ fn name(file: &Path) -> String {
 }
 
 fn asked(op: Op, ask: Ask) -> Asked {
-    Asked { op, ask: Arc::new(ask), id: "x1".into(), now: 1_700_000_000 }
+    let model = ask.model.clone();
+    Asked { op, ask: Arc::new(ask), model, id: "x1".into(), now: 1_700_000_000 }
 }
 
 fn ask_of(body: &Value, op: Op) -> Result<Ask, Fault> {

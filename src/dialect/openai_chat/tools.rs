@@ -151,7 +151,7 @@ pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Val
     let tools: Vec<Value> = ask
         .tools
         .iter()
-        .filter(|tool| only.is_none_or(|names| name_of(tool).is_none_or(|name| names.iter().any(|only| only == name))))
+        .filter(|tool| only.is_none_or(|names| tool.name().is_none_or(|name| names.iter().any(|only| only == name))))
         .filter_map(|tool| write_tool(tool, ask, to))
         .collect();
     // Both settings are refused without tools.
@@ -168,13 +168,6 @@ pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Val
     // `true` is the default everywhere, and some servers do not know the field.
     if let Some(parallel) = ask.parallel_tools.filter(|parallel| own || !parallel) {
         body.insert("parallel_tool_calls".into(), parallel.into());
-    }
-}
-
-fn name_of(tool: &Tool) -> Option<&str> {
-    match tool {
-        Tool::Function { name, .. } | Tool::Custom { name, .. } => Some(name),
-        Tool::Hosted(_) => None,
     }
 }
 

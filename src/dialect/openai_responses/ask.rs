@@ -58,9 +58,20 @@ pub(super) fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
         ask.user = body.0.get("safety_identifier").and_then(Value::as_str).map(str::to_owned);
     }
     let given = |key: &str| body.0.get(key).is_some_and(|value| !value.is_null());
-    ask.leans_on = ["conversation", "prompt"].into_iter().find(|key| given(key));
+    ask.leans_on = ["conversation", "prompt"].into_iter().find(|key| given(key)).or_else(|| kept_item(&ask));
     ask.extra.extend(std::mem::take(&mut body.0));
     Ok(ask)
+}
+
+/// An item that only the provider which made it can read: one that it keeps under an id, or a history made short.
+fn kept_item(ask: &Ask) -> Option<&'static str> {
+    const KEPT: &[&str] = &["item_reference", "compaction", "compaction_summary"];
+    let blocks = ask.messages.iter().flat_map(|message| &message.blocks);
+    let mut items = blocks.filter(|block| !block.extra.contains_key(item::PART));
+    items.find_map(|block| match &block.content {
+        Content::Other(Value::Object(item)) => KEPT.iter().copied().find(|kept| item::kind(item) == *kept),
+        _ => None,
+    })
 }
 
 fn scalars(body: &mut Fields, ask: &mut Ask) -> Result<(), Fault> {

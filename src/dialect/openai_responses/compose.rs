@@ -22,6 +22,9 @@ const MIN_OUTPUT_TOKENS: u64 = 16;
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
 const MAX_USER_BYTES: usize = 64;
 
+/// Why a part is left out.
+const NO_PART: &str = "the Responses form has no such part for this role";
+
 /// Include words.
 const ENCRYPTED: &str = "reasoning.encrypted_content";
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -308,7 +311,7 @@ impl<'a> Items<'a> {
             self.open(role, fields);
         }
         let part = self.part(block, role == "assistant");
-        to.drop_if(part.is_none(), "messages.content", "the Responses form has no such part for this role");
+        to.drop_if(part.is_none(), "messages.content", NO_PART);
         self.parts.extend(part);
     }
 
@@ -393,6 +396,8 @@ impl<'a> Items<'a> {
         let mut item = Map::new();
         item.insert("type".to_owned(), kind.into());
         item.insert("call_id".to_owned(), result.id.as_str().into());
+        let unknown = |block: &Block| matches!(&block.content, Content::Other(_)) && !self.own;
+        to.drop_if(result.content.iter().any(unknown), "messages.content", NO_PART);
         item.insert("output".to_owned(), self.output(&result.content));
         self.finish(item, block)
     }
@@ -472,8 +477,7 @@ fn file(source: &Media, name: Option<&str>) -> Value {
         }
         Media::Inline { mime, data } => {
             // Inline data without a name is refused.
-            let fallback = if mime == "application/pdf" { "file.pdf" } else { "file" };
-            put(&mut part, "filename", Some(name.unwrap_or(fallback)));
+            put(&mut part, "filename", Some(source.file_name(name)));
             put(&mut part, "file_data", Some(format!("data:{mime};base64,{data}")));
         }
         Media::Text(text) => return json!({"type": "input_text", "text": text}),

@@ -41,7 +41,8 @@ fn ask_of(body: &[u8]) -> Ask {
 }
 
 fn asked(ask: Ask) -> Asked {
-    Asked { op: Op::Generate, ask: Arc::new(ask), id: "x1".to_owned(), now: 1_700_000_000 }
+    let model = ask.model.clone();
+    Asked { op: Op::Generate, ask: Arc::new(ask), model, id: "x1".to_owned(), now: 1_700_000_000 }
 }
 
 fn plain_asked() -> Asked {

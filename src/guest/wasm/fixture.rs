@@ -160,7 +160,8 @@ async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
 
 /// An answer as fixtures show it: OpenAI's form.
 fn shown(answer: &Answer) -> Value {
-    let asked = Asked { op: Op::Generate, ask: Arc::new(Ask::default()), id: "gen-fixture".into(), now: 0 };
+    let (ask, model) = (Arc::new(Ask::default()), answer.model.clone());
+    let asked = Asked { op: Op::Generate, ask, model, id: "gen-fixture".into(), now: 0 };
     serde_json::from_slice(&OpenAiChat.encode_answer(answer, &asked)).unwrap_or_default()
 }
 

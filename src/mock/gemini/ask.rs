@@ -18,6 +18,12 @@ pub const SCOPE: &str = "gemini";
 /// Signatures that Gemini takes in place of its own, for histories that another model made.
 const PASSES: &[&str] = &["skip_thought_signature_validator", "context_engineering_is_the_way_to_go"];
 
+/// Whether a proof is one of these: as a word, or in base64, as Google's own clients write the bytes of it.
+fn passes(proof: &str) -> bool {
+    let said = [&STANDARD, &URL_SAFE].iter().find_map(|alphabet| alphabet.decode(proof).ok());
+    PASSES.iter().any(|pass| *pass == proof || said.as_deref() == Some(pass.as_bytes()))
+}
+
 /// Both alphabets, padded or not, as protobuf's JSON reads bytes.
 const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -355,7 +361,7 @@ impl Contents<'_> {
 
     fn part(&mut self, at: &str, part: &Value, model: bool) -> Result<(), Refusal> {
         if let Some(proof) = field(part, "thoughtSignature").as_str()
-            && !PASSES.contains(&proof)
+            && !passes(proof)
             && !signature::is_ours(SCOPE, proof, None)
         {
             return Err(Refusal::gemini("Corrupted thought signature."));
@@ -446,4 +452,16 @@ fn result_text(response: &Value) -> String {
 fn is_name(name: &str) -> bool {
     let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     first && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stand_in_for_a_signature_is_taken_as_a_word_and_in_base64() {
+        assert!(passes("skip_thought_signature_validator"));
+        assert!(passes("c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="));
+        assert!(!passes("c2tpcA==") && !passes("skip"));
+    }
 }

@@ -88,12 +88,13 @@ impl Filter for Guest {
 async fn relayed(pieces: &[&[u8]], watch: Option<Watch>, guest: Guest, usage: bool) -> (String, String) {
     let dialect = dialect::find("openai_chat").expect("built in");
     let ask = Ask { model: "m".into(), source: "openai_chat", include_usage: usage, ..Ask::default() };
-    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), id: "x".into(), now: 0 };
+    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), model: "m".into(), id: "x".into(), now: 0 };
     let (decoder, encoder) = (dialect.decoder(), dialect.encoder(&asked));
     let limit = Duration::from_secs(60);
     let at = Instant::now() + limit;
     let setting = Setting {
         dialect,
+        called: None,
         framing: Framing::Sse,
         request_id: "r".into(),
         idle: limit,

@@ -17,7 +17,7 @@ fn an_answer_of_anthropics_own_survives_both_directions() {
         (22, Some(7), Some(5), Some(3))
     );
     assert_eq!(answer.service_tier.as_deref(), Some("default"));
-    let again = json(&Anthropic.encode_answer(&answer, &asked()));
+    let again = json(&Anthropic.encode_answer(&answer, &asked_for(&answer.model)));
     assert_eq!(without_nulls(again), without_nulls(json(&body)));
 }
 
@@ -103,4 +103,19 @@ fn counts_are_read_and_written() {
     assert_eq!(json(&Anthropic.encode_count_answer(7)), json!({"input_tokens": 7}));
     assert_eq!(Anthropic.decode_count(br#"{"input_tokens":14,"context_management":{}}"#).expect("a count"), 14);
     assert_eq!(Anthropic.decode_count(b"{}").expect_err("no count").kind, Kind::BadAnswer);
+}
+
+#[test]
+fn an_answer_is_of_the_model_that_was_asked_for_and_else_as_it_came() {
+    let answer = r#"{ "id":"msg_1","type":"message", "model" : "claude-x","usage":{"n":1.50},"content":[{"type":"text","text":"\u0041"}]}"#;
+    let event = format!(r#"{{"type": "message_start", "message": {answer} , "n":1e2}}"#);
+    for data in [answer, &event] {
+        let called = Anthropic.calling(data.as_bytes(), "fan/\"s\"").expect("another name");
+        let expected = data.replace("\"claude-x\"", r#""fan/\"s\"""#);
+        assert_eq!(String::from_utf8_lossy(&called), expected);
+        assert_eq!(Anthropic.calling(data.as_bytes(), "claude-x"), None);
+    }
+    for data in [r#"{"input_tokens":3}"#, r#"{"type":"message_start"}"#, "[1]", "{"] {
+        assert_eq!(Anthropic.calling(data.as_bytes(), "m"), None, "{data}");
+    }
 }

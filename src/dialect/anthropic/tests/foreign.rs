@@ -235,7 +235,7 @@ fn media_reach_anthropic_or_are_refused_by_name() {
         (file(Media::Inline { mime: "application/zip".into(), data: "AA==".into() }), "PDF"),
         (Ask { n: Some(2), ..ask(vec![user("x")]) }, "choice"),
         (Ask { modalities: vec!["text".into(), "audio".into()], ..ask(vec![user("x")]) }, "audio"),
-        (Ask { previous_response: Some("resp_1".into()), ..ask(vec![user("x")]) }, "stored"),
+        (Ask { previous_response: Some("resp_1".into()), ..ask(vec![user("x")]) }, "another provider keeps"),
     ] {
         let fault = Anthropic.encode_ask(&ask, &mut Encoding::new("m", &Quirks::NONE)).expect_err(word);
         assert_eq!(fault.kind, Kind::UnsupportedFeature);

@@ -14,6 +14,9 @@ use crate::dialect::gemini::{NAME, call_id, media, signature};
 use crate::fault::{Fault, Kind};
 use crate::json;
 
+/// Why a block is left out.
+const UNKNOWN_BLOCK: &str = "a block that only its own provider understands";
+
 pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
     Ok(json::written(&body(ask, to)?))
 }
@@ -31,10 +34,6 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
-    if let Some(field) = ask.kept_elsewhere() {
-        let text = "Gemini keeps no earlier responses; send the conversation instead.";
-        return Err(Fault::new(Kind::UnsupportedFeature, text).param(field));
-    }
     note_dropped(ask, to);
     let mut turns = Turns { source: ask.source, to, names: HashMap::new(), contents: Vec::new() };
     for message in &ask.messages {
@@ -127,7 +126,7 @@ fn shared(block: &Block, source: &'static str) -> Result<Option<Object>, Fault> 
         Content::Audio { data, .. } if data.is_empty() => return Ok(None),
         Content::Audio { data, format, .. } => {
             let odd = block.extra.get("mimeType").and_then(Value::as_str).filter(|_| source == NAME);
-            media::inline(odd.unwrap_or(&media::audio_mime(format)), data)
+            media::inline(odd.unwrap_or(&media::audio_mime(format, data)), data)
         }
         Content::Other(Value::Object(part)) if source == NAME => part.clone(),
         _ => return Ok(None),
@@ -177,7 +176,7 @@ impl<'a> Turns<'a, '_, '_> {
             Content::ToolResult(result) => self.result(result)?,
             Content::Reasoning(reasoning) => self.reasoning(role, reasoning),
             Content::Other(_) if self.source != NAME => {
-                self.to.drop_if(true, "messages.content", "a block that only its own provider understands");
+                self.to.drop_if(true, "messages.content", UNKNOWN_BLOCK);
             }
             _ => {
                 if let Some(part) = shared(block, self.source)? {
@@ -230,7 +229,10 @@ impl<'a> Turns<'a, '_, '_> {
         inner.insert("response".into(), response(result).into());
         let mut beside = Vec::new();
         for block in result.content.iter().filter(|block| !matches!(block.content, Content::Text { .. })) {
-            beside.extend(shared(block, self.source)?);
+            let part = shared(block, self.source)?;
+            let lost = part.is_none() && matches!(block.content, Content::Other(_));
+            self.to.drop_if(lost, "messages.content", UNKNOWN_BLOCK);
+            beside.extend(part);
         }
         // From 3 on media ride inside the response; before, they stand beside it in the same turn.
         if !beside.is_empty() && config::wants_signatures(self.to.model) {

@@ -58,6 +58,14 @@ impl Response<'_> {
         Some(error::in_stream(&error))
     }
 
+    /// The fault of an answer that is nothing but reasons for which it stopped.
+    pub fn undone(&self) -> Option<Fault> {
+        let candidates = self.candidates.as_deref().unwrap_or_default();
+        let shows = candidates.iter().any(|candidate| candidate.parts().iter().any(Part::is_content));
+        let native = string(candidates.first()?.finish_reason)?;
+        finish::fault(finish::read(&native, false), &native, shows).filter(|_| !shows)
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.prompt_feedback.as_ref().is_some_and(|feedback| feedback.block_reason.is_some())
     }
@@ -151,6 +159,10 @@ impl Sniffer for ResponseSniffer {
                 self.finished |= bit;
                 sighting.finish = Some(reason);
             }
+        }
+        // Nothing was shown and all of them have stopped: the reason is all there is.
+        if let (Some(Finish::Error), false, true) = (sighting.finish, self.content, self.seen == self.finished) {
+            sighting.fault = response.undone();
         }
         if response.is_blocked() {
             self.blocked = true;

@@ -237,3 +237,48 @@ fn the_summary_agrees_with_the_whole_answer() {
         assert_eq!((summary.id, summary.model), (Some(whole.id), Some(whole.model)), "{name}");
     }
 }
+
+#[test]
+fn a_turn_that_the_model_did_not_get_done_is_a_fault_and_never_an_empty_answer() {
+    let frame = |parts: Value, reason: &str| value!({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": reason, "index": 0}], "responseId": "r"});
+    let whole = |body: &Value| Gemini.decode_answer(body.to_string().as_bytes()).map(|answer| answer.choices[0].finish);
+    let stream = |body: &Value| {
+        let frame = bytes::Bytes::from(format!("data: {body}\n\n"));
+        crate::dialect::collect(&Gemini, frame).map(|answer| answer.choices[0].finish)
+    };
+    let sniffed = |body: &Value| {
+        let frame = format!("data: {body}\n\n");
+        Gemini.sniffer(Op::Generate).frame(&crate::sse::Frame(frame.as_bytes())).fault
+    };
+    for reason in ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "OTHER", "NEW_REASON"] {
+        let empty = frame(value!([]), reason);
+        for fault in
+            [whole(&empty).expect_err(reason), stream(&empty).expect_err(reason), sniffed(&empty).expect(reason)]
+        {
+            assert_eq!(fault.kind, Kind::UpstreamError);
+            assert!(fault.message.contains(reason), "{fault}");
+        }
+        assert!(Gemini.summary(Op::Generate, empty.to_string().as_bytes()).is_err(), "{reason}");
+    }
+    // Behind some text it is an error too, but for its own callers, who are told the reason.
+    let begun = frame(value!([{"text": "Let me see."}]), "MALFORMED_FUNCTION_CALL");
+    assert!(whole(&begun).is_err() && stream(&begun).is_err() && sniffed(&begun).is_none());
+    assert!(Gemini.summary(Op::Generate, begun.to_string().as_bytes()).is_ok());
+    let other = frame(value!([{"text": "Let me see."}]), "OTHER");
+    assert_eq!(
+        (whole(&other).expect("an answer"), stream(&other).expect("an answer")),
+        (Some(Finish::Error), Some(Finish::Error))
+    );
+    let called = frame(value!([{"functionCall": {"name": "f", "args": {}}}]), "UNEXPECTED_TOOL_CALL");
+    assert_eq!(whole(&called).expect("an answer"), Some(Finish::ToolCalls));
+    assert!(whole(&frame(value!([]), "STOP")).is_ok() && sniffed(&frame(value!([]), "SAFETY")).is_none());
+}
+
+#[test]
+fn sound_of_an_unsaid_format_is_known_by_its_first_bytes() {
+    let audio = Content::Audio { data: "UklGRiQ".into(), format: String::new(), transcript: None, id: None };
+    let choice = Choice { blocks: vec![Block::new(audio)], ..Choice::default() };
+    let answer = Answer { choices: vec![choice], source: "openai_chat", ..Answer::default() };
+    let body: Value = serde_json::from_slice(&Gemini.encode_answer(&answer, &asked())).expect("JSON");
+    assert_eq!(body["candidates"][0]["content"]["parts"][0]["inlineData"]["mimeType"], "audio/wav");
+}

@@ -204,7 +204,7 @@ fn foreign() -> Ask {
                 cache: None,
                 extra: Default::default(),
             },
-            Tool::Hosted(json!({"type": "bash_20250124", "name": "bash"})),
+            Tool::Hosted(json!({"type": "web_search_20250305", "name": "web_search"})),
         ],
         tool_choice: Some(ToolChoice::Named("look".into())),
         max_tokens: Some(5),
