@@ -75,7 +75,7 @@ fn streams(c: &mut Criterion) {
         })
     });
     let ask = std::sync::Arc::new(openai().decode_ask(&raw(&ask(0))).expect("is sound"));
-    let asked = dialect::Asked { op: Op::Generate, ask, id: "gen-1".into(), now: 1 };
+    let asked = dialect::Asked { op: Op::Generate, ask, model: "m".into(), id: "gen-1".into(), now: 1 };
     for dialect in DIALECTS {
         group.bench_function(format!("encode/{}", dialect.name()), |b| {
             b.iter(|| {
@@ -119,7 +119,7 @@ fn answers(c: &mut Criterion) {
     let body = br#"{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The quick brown fox jumps over the lazy dog."},"finish_reason":"stop"}],"usage":{"prompt_tokens":21,"completion_tokens":64,"total_tokens":85}}"#;
     let answer = openai().decode_answer(body).expect("is sound");
     let ask = std::sync::Arc::new(openai().decode_ask(&raw(&ask(0))).expect("is sound"));
-    let asked = dialect::Asked { op: Op::Generate, ask, id: "gen-1".into(), now: 1 };
+    let asked = dialect::Asked { op: Op::Generate, ask, model: "m".into(), id: "gen-1".into(), now: 1 };
     c.bench_function("answer/openai_chat/summary", |b| b.iter(|| openai().summary(Op::Generate, body)));
     for dialect in DIALECTS {
         let own = dialect.encode_answer(&answer, &asked);

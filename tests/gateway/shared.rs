@@ -203,6 +203,7 @@ async fn a_reset_reaches_partitions_that_only_others_know_and_a_lost_link_does_n
         assert!(Instant::now() < deadline, "nothing was stated anew");
         sleep(Duration::from_millis(20)).await;
     }
+    redis.linked(2, 1).await;
     assert_eq!([ask().await, ask().await, ask().await], [200, 200, 429]);
 }
 

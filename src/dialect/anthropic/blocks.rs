@@ -135,10 +135,14 @@ fn document(fields: &mut Object, at: &str, source: Media) -> Result<Content, Fau
     Ok(Content::File { source, name })
 }
 
-/// What a search of the caller's has found: elsewhere a document with its text, here the block as it came.
+/// What a search of the caller's has found: elsewhere a document with its text, title and source, here the block as it came.
 fn search_result(mut fields: Object) -> Block {
     let cache = cache_mark(&mut fields);
-    let name = fields.get("title").and_then(Value::as_str).map(str::to_owned);
+    let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let name = match (text("title"), text("source")) {
+        (Some(title), Some(source)) => Some(format!("{title} ({source})")),
+        (title, source) => title.or(source).map(str::to_owned),
+    };
     let found = fields.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let texts: Vec<&str> = found.iter().filter_map(|block| str_of(block, "text")).collect();
     let content = Content::File { source: Media::Text(texts.join("\n")), name };

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::blocks::cache_mark;
-use super::wire::{Object, str_of};
+use super::wire::str_of;
 use crate::chat::{Ask, Block, Content, Extra, Media, Tool, ToolChoice, ToolResult, document};
 use crate::dialect::{Encoding, foreign};
 use crate::fault::{Fault, Kind};
@@ -45,7 +45,7 @@ fn kind_of(value: &Value) -> &str {
 /// Whether a block has to be said in another way.
 fn is_peculiar(block: &Block) -> bool {
     match &block.content {
-        Content::Other(value) => matches!(kind_of(value), "search_result" | "container_upload"),
+        Content::Other(value) => kind_of(value) == "container_upload",
         Content::File { source, .. } => matches!(source, Media::Text(_)) || block.extra.contains_key("context"),
         Content::ToolResult(result) => result.content.iter().any(is_peculiar),
         _ => false,
@@ -56,9 +56,6 @@ fn plain_blocks(blocks: Vec<Block>) -> Result<Vec<Block>, Fault> {
     let mut plain = Vec::with_capacity(blocks.len());
     for mut block in blocks {
         match block.content {
-            Content::Other(Value::Object(fields)) if fields.get("type").is_some_and(|kind| kind == "search_result") => {
-                plain.push(search_result(fields));
-            }
             Content::Other(ref value) if kind_of(value) == "container_upload" => {
                 let text = "A file in Anthropic's container cannot be sent to another provider; send its bytes.";
                 return Err(Fault::new(Kind::UnsupportedFeature, text).param("file_id"));
@@ -85,18 +82,6 @@ fn plain_blocks(blocks: Vec<Block>) -> Result<Vec<Block>, Fault> {
 /// What a caller says of a document beside its text.
 fn context(extra: &Extra) -> Option<&str> {
     extra.get("context").and_then(Value::as_str)
-}
-
-fn search_result(mut fields: Object) -> Block {
-    let cache = cache_mark(&mut fields);
-    let text = |key: &str| fields.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let name = match (text("title"), text("source")) {
-        (Some(title), Some(source)) => Some(format!("{title} ({source})")),
-        (title, source) => title.or(source).map(str::to_owned),
-    };
-    let parts = fields.get("content").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let said: Vec<&str> = parts.iter().filter_map(|part| str_of(part, "text")).collect();
-    Block { cache, ..Block::text(document(name.as_deref(), None, &said.join("\n"))) }
 }
 
 /// A tool that the caller runs itself and whose input Anthropic documents, as the function that it is. None for others.
