@@ -355,9 +355,9 @@ pub trait Dialect: Send + Sync {
         Ok(None)
     }
 
-    /// Whether clients hold the model that an answer names against the one they asked for, so that it must be called as
-    /// they did, in relayed answers too.
-    fn names_model_as_asked(&self) -> bool {
+    /// Whether the client that sent this ask holds the model that an answer names against the one it asked for, so that it
+    /// must be called so, in a relayed answer too.
+    fn names_model_as_asked(&self, _ask: &Envelope) -> bool {
         false
     }
 

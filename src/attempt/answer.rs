@@ -244,7 +244,8 @@ impl Reading<'_> {
 
     /// What a relayed answer must call the model.
     fn called(&self) -> Option<&str> {
-        (self.x.op == Op::Generate && self.x.dialect.names_model_as_asked()).then_some(self.x.called)
+        let held = self.x.op == Op::Generate && self.x.dialect.names_model_as_asked(&self.call.envelope);
+        held.then_some(self.x.called)
     }
 
     /// Whether somebody else has paid for the answer.

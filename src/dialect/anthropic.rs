@@ -111,9 +111,13 @@ impl Dialect for Anthropic {
         plain::plainly(ask, to)
     }
 
-    /// Claude Code takes the signed thinking out of its history where it was made by another model than it asks for.
-    fn names_model_as_asked(&self) -> bool {
-        true
+    /// Claude Code drops signed thinking of a model by another name. Who asks for none gets the answer byte for byte.
+    fn names_model_as_asked(&self, ask: &Envelope) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Thinking {
+            r#type: String,
+        }
+        ask.get::<Thinking>("thinking").is_some_and(|thinking| thinking.r#type != "disabled")
     }
 
     fn calling(&self, data: &[u8], model: &str) -> Option<Vec<u8>> {
