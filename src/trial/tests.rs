@@ -328,7 +328,12 @@ fn what_goes_on_after_a_cut_passes_the_policies_like_any_other_try() {
 #[test]
 fn a_copy_for_a_mirror_passes_the_policies_and_its_answer_does_not() {
     let model = "t.model('smart', { target = 'a/m', mirror = { target = 'b/m', share = '100%' } })\n";
-    let body = "local answer = t.chat({ model = 'smart', text = 'my secret' })
+    // The copy goes its own way: now and then an exchange is over before it.
+    let body = "local answer
+        for _ = 1, 50 do
+          answer = t.chat({ model = 'smart', text = 'my secret' })
+          if #answer.sent == 2 then break end
+        end
         t.eq(#answer.sent, 2)
         for _, sent in answer.sent do
           t.eq(sent.headers['x-try'], `1 {sent.target}`)
