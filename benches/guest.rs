@@ -94,9 +94,12 @@ fn p99(stand: &mut Stand) -> f64 {
 }
 
 /// Prints by how much the p99 of calls moves beside a runaway: the median of pairs, one after the other. And how long the
-/// runaway goes on.
+/// runaway goes on. Only under `cargo bench`: a test run has no use for figures, and less than the cores that they take.
 #[expect(clippy::print_stdout, reason = "a figure for whoever runs it")]
 fn neighbours(_: &mut Criterion) {
+    if !std::env::args().any(|word| word == "--bench") {
+        return;
+    }
     let mut route = stand(ROUTE);
     let stop = Arc::new(AtomicBool::new(true));
     let beside = stop.clone();
