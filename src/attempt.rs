@@ -161,7 +161,7 @@ async fn relay_once(
     let face = target.face(x.dialect).ok_or_else(|| encode::unserved(x, target))?;
     let Address { uri, mut headers } = encode::address_once(face, target, key, &call.path, &call.headers)?;
     let body = if call.body.is_empty() {
-        headers.remove(http::header::CONTENT_TYPE);
+        headers.edit().remove(http::header::CONTENT_TYPE);
         Outgoing::default()
     } else {
         Outgoing::new(smallvec::smallvec![call.body.clone()])

@@ -181,7 +181,12 @@ impl Envelope {
 
     /// Sets a top-level field to a string.
     pub fn set_str(&mut self, key: &str, value: &str) {
-        self.set(key, written(value));
+        // Mostly one that needs no escapes: written without room to spare, it is shared without another allocation.
+        let text = match scan::is_plain(value) {
+            true => ["\"", value, "\""].concat().into_bytes(),
+            false => written(value),
+        };
+        self.set(key, text);
     }
 
     /// Removes a top-level field with the comma that belongs to it.

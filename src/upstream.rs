@@ -5,6 +5,7 @@
 
 mod connect;
 pub mod defer;
+mod headers;
 mod http1;
 mod lane;
 
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use crate::body::{Inbound, Outgoing, error_chain};
 use crate::fault::{Fault, Kind};
 
 pub use connect::{Connector, Proxies, Wire, trust_roots};
+pub use headers::Headers;
 pub use http1::Body;
 use http1::{Conn, Lost};
 use lane::Lane;
@@ -60,7 +62,7 @@ pub enum Proxy {
 pub struct Outbound {
     pub method: Method,
     pub uri: Uri,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub body: Outgoing,
 }
 
@@ -168,7 +170,7 @@ impl Pools {
             let mut outgoing = Request::new(request.body.clone());
             *outgoing.method_mut() = request.method.clone();
             *outgoing.uri_mut() = request.uri.clone();
-            *outgoing.headers_mut() = request.headers.clone();
+            outgoing.headers_mut().clone_from(&request.headers);
             client.request(outgoing).await.map(|response| response.map(Inbound::Socket))
         };
         let answered = match once().await {

@@ -221,17 +221,18 @@ impl Try<'_> {
                 || target.provider.headers.contains_key(name)
                 || NOT_THE_GUESTS.contains(name)
         };
+        let headers = address.headers.edit();
         for (name, value) in written.headers.iter().filter(|(name, _)| !own(name)) {
-            address.headers.insert(name.clone(), value.clone());
+            headers.insert(name.clone(), value.clone());
         }
         for (name, value) in &self.once.headers {
             match value {
-                Some(value) => drop(address.headers.insert(name.clone(), value.clone())),
-                None => drop(address.headers.remove(name)),
+                Some(value) => drop(headers.insert(name.clone(), value.clone())),
+                None => drop(headers.remove(name)),
             }
         }
         let mut body = if written.body.is_empty() {
-            address.headers.remove(http::header::CONTENT_TYPE);
+            headers.remove(http::header::CONTENT_TYPE);
             Outgoing::default()
         } else if target.overrides.is_empty() {
             Outgoing::new(smallvec::smallvec![written.body])

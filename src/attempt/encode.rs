@@ -23,7 +23,7 @@ use crate::provider::{join_url, name_model};
 use crate::reply::Reply;
 use crate::rerank::RerankAsk;
 use crate::route::{Address, Auth, Face, Overrides, Target};
-use crate::upstream::Outbound;
+use crate::upstream::{Headers, Outbound};
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION")));
 
@@ -135,7 +135,9 @@ fn translate(
     };
     let address = address(face, target, key, op, x.stream)?.ok_or_else(|| unserved(x, target))?;
     let mut headers = address.headers.clone();
-    headers.extend(to.headers);
+    if !to.headers.is_empty() {
+        headers.edit().extend(to.headers);
+    }
     *dropped = to.dropped.into_iter().map(|(field, why)| (field.into(), why.into())).collect();
     let body = if target.overrides.is_empty() && !x.marks_prompt {
         Outgoing::from(body)
@@ -150,7 +152,7 @@ fn translate(
     Ok(post(&address, headers, body, meaning))
 }
 
-fn post(address: &Address, headers: HeaderMap, body: Outgoing, asked: Meaning) -> Prepared {
+fn post(address: &Address, headers: Headers, body: Outgoing, asked: Meaning) -> Prepared {
     let outbound = Box::new(Outbound { method: Method::POST, uri: address.uri.clone(), headers, body });
     Prepared::Send(Request { outbound, asked })
 }
@@ -226,15 +228,15 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
         let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
         Fault::new(Kind::ModelNotFound, text).param("model").because(error)
     })?;
-    Ok(Address { uri, headers })
+    Ok(Address { uri, headers: headers.into() })
 }
 
 /// Takes over the client's headers that belong to the wire form, never over our own credential.
-fn forward(headers: &mut HeaderMap, face: &Face, client: &HeaderMap) {
+fn forward(headers: &mut Headers, face: &Face, client: &HeaderMap) {
     for name in face.dialect.forwarded_headers() {
         let ours = matches!(&face.auth, Auth::Header(own, _) if own == *name);
         if let Some(value) = client.get(name).filter(|_| !ours) {
-            headers.insert(name.clone(), value.clone());
+            headers.edit().insert(name.clone(), value.clone());
         }
     }
 }

@@ -217,8 +217,8 @@ impl Once {
         request.body.tell(&self.sent);
         for (name, value) in &self.headers {
             match value {
-                Some(value) => drop(request.headers.insert(name.clone(), value.clone())),
-                None => drop(request.headers.remove(name)),
+                Some(value) => drop(request.headers.edit().insert(name.clone(), value.clone())),
+                None => drop(request.headers.edit().remove(name)),
             }
         }
         let timeouts = &target.timeouts;

@@ -45,7 +45,7 @@ pub async fn ask(upstream: &dyn Upstream, target: &Target, what: &Probed, patien
 /// A GET of a path.
 fn by_path(face: &Face, target: &Target, path: &str) -> Result<Outbound, Fault> {
     let Address { mut uri, mut headers } = encode::address_once(face, target, 0, path, &HeaderMap::new())?;
-    headers.remove(http::header::CONTENT_TYPE);
+    headers.edit().remove(http::header::CONTENT_TYPE);
     if path.starts_with('/') {
         let wrong = |error: String| Fault::new(Kind::Internal, format!("`{path}` is no path.")).because(error);
         let mut parts = uri.into_parts();
@@ -67,6 +67,6 @@ fn by_model(face: &Face, target: &Target, model: &str) -> Result<Outbound, Fault
     let body = face.dialect.encode_ask(&least, &mut to)?;
     let path = face.dialect.path(Op::Generate, model, false).unwrap_or_default();
     let Address { uri, mut headers } = encode::address_once(face, target, 0, &path, &HeaderMap::new())?;
-    headers.extend(to.headers);
+    headers.edit().extend(to.headers);
     Ok(Outbound { method: Method::POST, uri, headers, body: Outgoing::from(body) })
 }

@@ -20,6 +20,9 @@ const SEALS: [&[u8]; 2] = [b"portcullis.", b"portcullis-call."];
 /// Base64 shorter than this is more likely to be something else than a file, and counts for little.
 const LEAST_FILE_BYTES: usize = 256;
 
+/// Bytes within which most strings end.
+const NEAR: usize = 32;
+
 /// Longest head of a data URL: media type and parameters.
 const MAX_URL_HEAD_BYTES: usize = 256;
 
@@ -146,13 +149,24 @@ impl<'a> Scan<'a> {
 
     /// A count: a number that is not negative, without its fraction.
     pub fn count(&mut self) -> Result<Option<u64>, Malformed> {
-        let at = self.skip()?;
-        let raw = &self.text[at];
         // Short and plain, as counts are; what is not is read by a parser.
-        if raw.len() < 19 && raw.iter().all(u8::is_ascii_digit) {
-            return Ok(Some(raw.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))));
+        const SHORT: usize = 18;
+        let rest = &self.text[self.at..];
+        let (mut count, mut length) = (0, 0);
+        while let Some(digit @ b'0'..=b'9') = rest.get(length) {
+            if length == SHORT {
+                break;
+            }
+            count = count * 10 + u64::from(digit - b'0');
+            length += 1;
         }
-        let number = serde_json::from_slice::<f64>(raw).ok();
+        let goes_on = matches!(rest.get(length), Some(b'0'..=b'9' | b'.' | b'e' | b'E'));
+        if length > 0 && !goes_on && (rest[0] != b'0' || length == 1) {
+            self.at += length;
+            return Ok(Some(count));
+        }
+        let at = self.skip()?;
+        let number = serde_json::from_slice::<f64>(&self.text[at]).ok();
         Ok(number.filter(|number| *number >= 0.0).map(|number| number as u64))
     }
 }
@@ -172,7 +186,16 @@ impl<'a> Scan<'a> {
         if self.eat(byte) { Ok(()) } else { Err(Malformed) }
     }
 
+    #[inline]
     fn space(&mut self) {
+        // Nothing else that JSON is made of is as low: mostly one comparison tells that there is none.
+        if self.peek() <= Some(b' ') {
+            self.spaces();
+        }
+    }
+
+    #[inline(never)]
+    fn spaces(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
@@ -181,24 +204,35 @@ impl<'a> Scan<'a> {
     /// After a member or element: whether another one follows; otherwise `close` was there.
     fn goes_on(&mut self, close: u8) -> Result<bool, Malformed> {
         self.space();
-        if self.eat(b',') {
-            self.space();
+        if self.peek() == Some(b',') {
+            self.pass();
             return Ok(true);
         }
         self.expect(close).map(|()| false)
     }
 
     /// A key with its colon, up to the value's first byte.
+    #[inline]
     fn key(&mut self) -> Result<Range<usize>, Malformed> {
         let key = self.string()?;
         self.of_data = &self.text[key.clone()] == b"data";
         self.space();
-        self.expect(b':')?;
-        self.space();
+        if self.peek() != Some(b':') {
+            return Err(Malformed);
+        }
+        self.pass();
         Ok(key)
     }
 
+    /// Past the byte that stands here, up to what is no white space.
+    #[inline]
+    fn pass(&mut self) {
+        self.at += 1;
+        self.space();
+    }
+
     /// A value without others inside.
+    #[inline]
     fn flat(&mut self) -> Result<(), Malformed> {
         match self.peek() {
             Some(b'"') => {
@@ -252,18 +286,42 @@ impl<'a> Scan<'a> {
     }
 
     /// A string; the positions are those between the quotes.
+    #[inline]
     fn string(&mut self) -> Result<Range<usize>, Malformed> {
-        self.expect(b'"')?;
-        let from = self.at;
-        let to = match self.near(from)? {
-            Some(end) => end,
-            None => self.far(from)?,
-        };
+        if self.peek() != Some(b'"') {
+            return Err(Malformed);
+        }
+        let from = self.at + 1;
+        // Keys and words end within a few bytes, and have no escapes.
+        if let Some(block) = self.text[from..].first_chunk::<NEAR>() {
+            let (halves, _) = block.as_chunks::<16>();
+            let mut seen = u8x16::new(halves[0]);
+            let mut found = marks(seen);
+            if found == 0 {
+                let second = u8x16::new(halves[1]);
+                found = marks(second) << 16;
+                seen |= second;
+            }
+            let length = found.trailing_zeros() as usize;
+            if block.get(length) == Some(&b'"') {
+                self.foreign |= seen.to_bitmask() != 0;
+                self.noticed.sealed |= is_sealed(&self.text[from..from + length]);
+                self.at = from + length + 1;
+                return Ok(from..from + length);
+            }
+        }
+        self.long(from)
+    }
+
+    /// A string of any length. Apart, so that short ones do without its room.
+    #[inline(never)]
+    fn long(&mut self, from: usize) -> Result<Range<usize>, Malformed> {
+        let to = self.end(from)?;
         self.at = to + 1;
-        match self.text[from] {
-            b'p' => self.noticed.sealed |= SEALS.iter().any(|seal| self.text[from..to].starts_with(seal)),
-            b'd' if to - from >= LEAST_FILE_BYTES => self.notice_file(url_data(&self.text[from..to])),
-            _ => {}
+        let string = &self.text[from..to];
+        match string.first() {
+            Some(b'd') if string.len() >= LEAST_FILE_BYTES => self.notice_file(url_data(string)),
+            _ => self.noticed.sealed |= is_sealed(string),
         }
         Ok(from..to)
     }
@@ -275,31 +333,9 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The closing quote of a short string without escapes, which most are; None when it is not among the next bytes, or
-    /// the text ends soon.
-    fn near(&mut self, from: usize) -> Result<Option<usize>, Malformed> {
-        const NEAR: usize = 2;
-        let (blocks, _) = self.text[from..].as_chunks::<16>();
-        for (number, block) in blocks.iter().take(NEAR).enumerate() {
-            let bytes = u8x16::new(*block);
-            self.foreign |= bytes.to_bitmask() != 0;
-            let marks = marks(bytes);
-            if marks != 0 {
-                let at = from + number * 16 + marks.trailing_zeros() as usize;
-                return match self.text[at] {
-                    b'"' => Ok(Some(at)),
-                    b'\\' => Ok(None),
-                    _ => Err(Malformed),
-                };
-            }
-        }
-        Ok(None)
-    }
-
-    /// The closing quote of any string. Prompts are long and full of escapes, so whole blocks are searched at once and
-    /// what was found in one is not searched for again after an escape. Apart, so that short strings do without its room.
-    #[inline(never)]
-    fn far(&mut self, from: usize) -> Result<usize, Malformed> {
+    /// The closing quote of a string. Prompts are long and full of escapes, so whole blocks are searched at once and
+    /// what was found in one is not searched for again after an escape.
+    fn end(&mut self, from: usize) -> Result<usize, Malformed> {
         let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
         // Behind the text there is nothing that ends a string.
         let mut last = [b' '; BLOCK];
@@ -412,6 +448,12 @@ impl Open {
     fn close(&self) -> u8 {
         if self.is_object() { b'}' } else { b']' }
     }
+}
+
+/// Whether a string begins like those that this gateway seals.
+#[inline]
+fn is_sealed(string: &[u8]) -> bool {
+    string.first() == Some(&b'p') && SEALS.iter().any(|seal| string.starts_with(seal))
 }
 
 /// Length of the base64 in a data URL (RFC 2397); 0 for any other text.

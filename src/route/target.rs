@@ -16,7 +16,7 @@ use crate::cost::ModelCard;
 use crate::dialect::adapter::Adapter;
 use crate::dialect::{Dialect, Op, Quirks};
 use crate::state::health::{Health, Record, Settings};
-use crate::upstream::Dial;
+use crate::upstream::{Dial, Headers};
 
 /// One upstream account and wire form, ready to be sent to.
 #[derive(Debug)]
@@ -207,7 +207,7 @@ pub struct Target {
 #[derive(Clone)]
 pub struct Address {
     pub uri: Uri,
-    pub headers: HeaderMap,
+    pub headers: Headers,
 }
 
 /// A form of request: the dialect's name, what is wanted, whether as a stream, and the index of the credential.

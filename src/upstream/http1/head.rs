@@ -48,9 +48,7 @@ fn fill(head: &mut Vec<u8>, request: &Outbound, absolute: bool) {
     if !headers.contains_key(HOST) {
         put(&[b"host: ", host.strip_suffix(":80").unwrap_or(host).as_bytes(), b"\r\n"]);
     }
-    for (name, value) in headers {
-        put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-    }
+    put(&[headers.lines()]);
     let length = body.len();
     if length > 0 || *method == Method::POST {
         put(&[b"content-length: "]);
@@ -150,6 +148,7 @@ fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Malformed
 mod tests {
     use super::*;
     use crate::body::Outgoing;
+    use crate::upstream::Headers;
 
     fn whole(text: &str) -> Head {
         let (head, length) = read(text.as_bytes()).expect("is sound").expect("is whole");
@@ -162,14 +161,14 @@ mod tests {
         let mut request = Outbound {
             method: Method::POST,
             uri: "http://user@host:80/v1/x?y=1".parse().expect("a URI"),
-            headers: HeaderMap::new(),
+            headers: Headers::default(),
             body: Outgoing::from(b"{}".to_vec()),
         };
-        request.headers.insert("accept", HeaderValue::from_static("*/*"));
+        request.headers.edit().insert("accept", HeaderValue::from_static("*/*"));
         let head = write(&request, false);
         assert_eq!(head, "POST /v1/x?y=1 HTTP/1.1\r\nhost: host\r\naccept: */*\r\ncontent-length: 2\r\n\r\n");
         request.body = Outgoing::default();
-        request.headers.insert("host", HeaderValue::from_static("other"));
+        request.headers.edit().insert("host", HeaderValue::from_static("other"));
         let head = write(&request, true);
         let expected =
             "POST http://host:80/v1/x?y=1 HTTP/1.1\r\naccept: */*\r\nhost: other\r\ncontent-length: 0\r\n\r\n";

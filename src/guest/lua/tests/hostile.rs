@@ -84,10 +84,6 @@ const LONG_CALLS: &[(&str, &str)] = &[
     ("the same, told in texts", "table.move({}, '1', '2000000000', '2', {})"),
     ("from beyond the range of numbers", "table.move({}, -1e10, -5, -1e10, {})"),
     ("a list over and over", "while true do table.create(500000, 0) end"),
-    (
-        "a text that is looked through once",
-        "local s = string.rep('x', 500000) s = s .. s .. s .. s .. s .. s .. s .. s .. s .. s .. s .. s utf8.len(s)",
-    ),
 ];
 
 fn contained(bench: &Bench, what: &str, phase: Phase) -> Option<Killed> {
