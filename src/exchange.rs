@@ -416,6 +416,8 @@ pub struct Seen {
     pub stopped: bool,
     /// Bytes that the model wrote in a whole answer whose usage nobody stated.
     pub unstated: Option<u64>,
+    /// Nothing of a whole answer can be shown.
+    pub mute: bool,
 }
 
 impl Seen {

@@ -212,6 +212,39 @@ models:
     }
 }
 
+#[tokio::test]
+async fn a_prompt_that_gemini_blocks_with_200_goes_to_the_chain_for_refused_content() {
+    let mock = Mock::start().await;
+    let blocked = "\"gemini/mock-fast:fault=policy\"";
+    let yaml = format!(
+        "models:
+  chained: {{ fallback: [{blocked}, gemini/unasked], on_content_policy: [chat/mock-good] }}
+  plain: {{ fallback: [{blocked}, gemini/unasked] }}
+"
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for from in ALL {
+        for stream in [false, true] {
+            let case = format!("{from:?} {stream}");
+            for model in ["chained", "plain"] {
+                let body = from.ask(model, stream, Turn::Text, "Hello");
+                let reply = gateway.call("POST", &from.path(model, stream), &[], body).await;
+                assert_eq!(reply.status(), 200, "{case}: {}", reply.text());
+                let said = if stream { from.read_stream(&reply.text()) } else { from.read(&reply) };
+                assert!(said.error.is_none(), "{case}: {}", reply.text());
+                let attempts = gateway.logged(reply.head.id()).await["attempts"].clone();
+                if model == "chained" {
+                    assert!(said.text.starts_with("You said"), "{case}: {}", reply.text());
+                    assert_eq!(attempts[0]["error"], "content_policy", "{case}: {attempts}");
+                    assert_eq!(attempts[1]["model"], "mock-good", "{case}: {attempts}");
+                } else {
+                    assert_eq!((said.text.as_str(), attempts.as_array().map(Vec::len)), ("", Some(1)), "{case}");
+                }
+            }
+        }
+    }
+}
+
 /// How often a target that fails like this is asked before the next one.
 fn tries(code: &str) -> usize {
     let kind = Kind::from_code(code).expect("a code");
