@@ -437,13 +437,15 @@ impl Reading<'_> {
             // All of it was made, whatever a policy has seen of it.
             known.unheard = seen.used(true, self.x.input_estimate).or(known.unheard);
         })?;
+        // The relay sees the caller's own form, in which it is gone already.
+        relay.seen.unshown.clone_from(&seen.unshown);
         let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
         Ok(Box::new(Good { seen, ..Good::new(reply) }))
     }
 
     /// What is kept of an answer that is given in the caller's dialect.
     fn noted(&self, answer: &Answer) -> Seen {
-        Seen {
+        let mut seen = Seen {
             usage: answer.usage,
             finish: answer.choices.first().and_then(|choice| choice.finish),
             id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
@@ -451,7 +453,11 @@ impl Reading<'_> {
             unstated: answer.usage.is_none().then(|| answer.written_bytes()),
             mute: answer.is_mute(),
             ..Seen::default()
+        };
+        for block in answer.choices.iter().flat_map(|choice| &choice.blocks) {
+            seen.note_unshown(self.x.dialect, &block.content);
         }
+        seen
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
