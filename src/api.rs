@@ -47,7 +47,7 @@ pub enum Serve {
     /// Answered here out of the body that came, for callers with a key.
     Posted(fn(&Cx, &mut Exchange, &Bytes, &Matched) -> Result<Reply, Fault>),
     /// Answered here, for everybody.
-    Open(fn(&Cx, &Matched) -> Response<Outbound>),
+    Open(fn(&Cx, &Parts) -> Response<Outbound>),
 }
 
 /// The dialect is told by the caller's headers.
