@@ -130,7 +130,8 @@ async fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Byt
         (&Method::GET, "/admin/limits") => {
             let generation = admin.shared.generation.load();
             let rules: Vec<_> = generation.rules.iter().cloned().collect();
-            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN))
+            let elsewhere = state.limits.elsewhere(&rules).await;
+            json_reply(StatusCode::OK, &state.limits.state(&rules, unix_ms(), LIMITS_SHOWN, elsewhere.as_ref()))
         }
         (&Method::POST, "/admin/limits/reset") => reset_limits(admin, request.uri().query().unwrap_or_default()).await,
         (&Method::GET, "/admin/guests") => {

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::body::Outgoing;
 use crate::cost::nano_to_decimal;
-use crate::state::limit::{Alert, Limits};
+use crate::state::limit::{Alert, Limits, shared};
 use crate::state::redis::Link;
 use crate::upstream::{Dial, Outbound, Pools, Proxies, Proxy, Upstream, Wire};
 
@@ -85,11 +85,8 @@ fn say(alert: &Alert) {
 /// Whether no other process has told of it. When nobody can say, it is told: twice is better than never.
 async fn first(redis: Option<&Link>, alert: &Alert) -> bool {
     let Some(link) = redis else { return true };
-    let Alert { rule, partition, percent, window_start, shape, .. } = alert;
-    let (prefix, shape) = (&link.prefix, shape.text());
-    let key = format!("{{{prefix}}}:told:{}:{partition}:{shape}:{window_start}:{percent}", rule.name);
     let mut command = ::redis::cmd("SET");
-    command.arg(key).arg(1).arg("NX").arg("EX").arg(TOLD_SECONDS);
+    command.arg(shared::told(&link.prefix, alert)).arg(1).arg("NX").arg("EX").arg(TOLD_SECONDS);
     !matches!(link.run(&command).await, Ok(::redis::Value::Nil))
 }
 

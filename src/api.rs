@@ -47,7 +47,7 @@ pub enum Serve {
     /// Answered here out of the body that came, for callers with a key.
     Posted(fn(&Cx, &mut Exchange, &Bytes, &Matched) -> Result<Reply, Fault>),
     /// Answered here, for everybody.
-    Open(fn(&Cx, &Matched) -> Response<Outbound>),
+    Open(fn(&Cx, &Parts) -> Response<Outbound>),
 }
 
 /// The dialect is told by the caller's headers.
@@ -70,6 +70,8 @@ endpoints! {
     POST "/v1/completions" "openai_chat", Serve::Ask { op: Op::Complete };
     POST "/v1/embeddings" "openai_chat", Serve::Ask { op: Op::Embed };
     POST "/v1/rerank" "openai_chat", Serve::Ask { op: Op::Rerank };
+    // Cohere's own client names its version of the same form.
+    POST "/v2/rerank" "openai_chat", Serve::Ask { op: Op::Rerank };
     POST "/v1/responses" "openai_responses", Serve::Ask { op: Op::Generate };
     POST "/v1/responses/input_tokens" "openai_responses", Serve::Ask { op: Op::CountTokens };
     GET_DELETE "/v1/responses/{id}" "openai_responses", Serve::Stored;

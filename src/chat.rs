@@ -462,6 +462,12 @@ impl Answer {
         written.sum::<usize>() as u64
     }
 
+    /// Whether there is nothing in it that a client can show.
+    pub fn is_mute(&self) -> bool {
+        let mut blocks = self.choices.iter().flat_map(|choice| &choice.blocks);
+        blocks.all(|block| matches!(&block.content, Content::Text { text, .. } if text.is_empty()))
+    }
+
     /// The first choice's plain text, for logs, tests and legacy completions.
     pub fn text(&self) -> String {
         let blocks = self.choices.first().map(|choice| choice.blocks.as_slice()).unwrap_or_default();

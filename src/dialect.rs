@@ -23,7 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::chat::event::Collector;
-use crate::chat::{Answer, Ask, Event, Finish, Usage};
+use crate::chat::{Answer, Ask, Content, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
@@ -290,6 +290,11 @@ pub trait Dialect: Send + Sync {
     /// The headers in which upstreams say how far their caller is from its limits: each limit, and what is left of it.
     fn allowances(&self) -> &'static [[HeaderName; 2]] {
         &[]
+    }
+
+    /// What a block of an answer holds that clients of this form cannot be given: an `image`, a `file`, `audio`.
+    fn cannot_show(&self, _content: &Content) -> Option<&'static str> {
+        None
     }
 
     /// Whether upstreams keep answers that later requests name by id; such requests must reach the same target.

@@ -14,7 +14,7 @@ use crate::admit::Admitted;
 use crate::auth::Principal;
 use crate::body::Sent;
 use crate::cache::Visit;
-use crate::chat::{Ask, Finish, Usage};
+use crate::chat::{Ask, Content, Finish, Usage};
 use crate::dialect::{Asked, Dialect, Op};
 use crate::fault::{Fault, Kind};
 use crate::hook;
@@ -416,9 +416,19 @@ pub struct Seen {
     pub stopped: bool,
     /// Bytes that the model wrote in a whole answer whose usage nobody stated.
     pub unstated: Option<u64>,
+    /// Nothing of a whole answer can be shown.
+    pub mute: bool,
+    /// What the caller's dialect had no form for, each once.
+    pub unshown: Vec<&'static str>,
 }
 
 impl Seen {
+    /// Notes what a block holds that clients of this dialect cannot be given.
+    pub fn note_unshown(&mut self, dialect: &dyn Dialect, content: &Content) {
+        let lost = dialect.cannot_show(content);
+        self.unshown.extend(lost.filter(|lost| !self.unshown.contains(lost)));
+    }
+
     /// The usage that the provider stated. Where it stated none, or a stream ended early after content, an estimate: a
     /// frame is about a token, and four bytes of a whole answer are. `complete`: the client has had all of it.
     pub fn used(&self, complete: bool, input_estimate: u64) -> Option<Used> {

@@ -77,6 +77,7 @@ mod play;
 mod prompt;
 mod refusal;
 mod reply;
+mod rerank;
 mod responses;
 mod schema;
 mod score;

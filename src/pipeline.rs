@@ -150,7 +150,7 @@ pub async fn run_as(cx: Cx, head: Parts, body: Inbound, id: Option<String>) -> R
         Err(refused) => return api::refuse(refused, &head),
     };
     if let Serve::Open(answer) = matched.endpoint.serve {
-        return answer(&cx, &matched);
+        return answer(&cx, &head);
     }
     let mut settle = Settle::begin(|| begin(&cx, &head, &matched, id), cx.state.clone());
     match stages(&cx, &mut settle, head, body, &matched).await {

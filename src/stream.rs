@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
 use crate::chat::event;
-use crate::chat::{Answer, Event, Usage};
+use crate::chat::{Answer, Event, Opened, Usage};
 use crate::dialect::{Asked, Decoder, Dialect, Encoder};
 use crate::exchange::{Attempt, Seen};
 use crate::fault::{Fault, Kind};
@@ -373,6 +373,9 @@ impl Relay {
         for event in events.drain(..) {
             self.committed |= event.is_content();
             note(&mut self.seen, &event, self.setting.filter.is_some());
+            if let Event::Open { block: Opened::Whole(block), .. } = &event {
+                self.seen.note_unshown(self.setting.dialect, &block.content);
+            }
             match event {
                 Event::Usage(_) if let Some(onward) = &self.setting.onward => {
                     let so_far = self.seen.usage.unwrap_or_default();

@@ -1,19 +1,19 @@
 //! `/livez`, `/readyz`, `/health`: whether this process runs, and whether it wants work. Never asks an upstream.
 
+use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use super::Matched;
-use crate::pipeline::Cx;
+use crate::pipeline::{Cx, unix_ms};
 use crate::reply::{Outbound, Reply};
 
 /// The process runs.
-pub fn live(_: &Cx, _: &Matched) -> Response<Outbound> {
+pub fn live(_: &Cx, _: &Parts) -> Response<Outbound> {
     super::answer(Reply::json(StatusCode::OK, r#"{"status":"ok"}"#))
 }
 
 /// The process wants work: 503 while it drains.
-pub fn ready(cx: &Cx, _: &Matched) -> Response<Outbound> {
+pub fn ready(cx: &Cx, _: &Parts) -> Response<Outbound> {
     super::answer(if cx.state.draining() {
         Reply::json(StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"draining"}"#)
     } else {
@@ -22,7 +22,7 @@ pub fn ready(cx: &Cx, _: &Matched) -> Response<Outbound> {
 }
 
 /// A summary for people.
-pub fn summary(cx: &Cx, _: &Matched) -> Response<Outbound> {
+pub fn summary(cx: &Cx, head: &Parts) -> Response<Outbound> {
     let draining = cx.state.draining();
     let mut body = json!({
         "status": if draining { "draining" } else { "ok" },
@@ -31,8 +31,10 @@ pub fn summary(cx: &Cx, _: &Matched) -> Response<Outbound> {
         "uptime_seconds": cx.state.uptime().as_secs(),
         "in_flight": cx.state.metrics.in_flight(),
     });
-    // Where callers need keys, strangers learn nothing of the configuration; the admin API tells.
-    if cx.generation.keys.is_open() {
+    // Where callers need keys, strangers learn nothing of the configuration, and no web page of others ever does; the admin
+    // API tells.
+    let keys = &cx.generation.keys;
+    if keys.is_open() && keys.check(&head.headers, &head.uri, unix_ms() / 1000).is_ok() {
         body["providers"] = cx.generation.routes.providers.iter().map(|provider| provider.name.clone()).collect();
         body["last_reload_error"] = json!(cx.state.reload_error());
     }

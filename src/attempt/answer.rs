@@ -18,7 +18,7 @@ use super::onward;
 use crate::body::{self, Inbound, Patience, ReadError};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event;
-use crate::chat::{Answer, Usage};
+use crate::chat::{Answer, Finish, Usage};
 use crate::cost;
 use crate::dialect::{self, Asked, Dialect, Op, foreign};
 use crate::embed::{EmbedAnswer, EmbedAsk};
@@ -54,6 +54,15 @@ pub(super) struct Good {
 impl Good {
     pub fn new(reply: Reply) -> Self {
         Good { reply, seen: Seen::default(), dropped: Dropped::new(), said: None, hold: None, calls: None }
+    }
+
+    /// Whether it is nothing but the word that the provider refuses the content: some say so with 200.
+    pub fn refuses(&self) -> bool {
+        let (finish, mute) = match &self.reply.content {
+            Content::Stream(relay) => (relay.seen.finish, relay.seen.first_content.is_none()),
+            Content::Whole(_) => (self.seen.finish, self.seen.mute),
+        };
+        mute && finish.is_some_and(is_refusal)
     }
 
     /// What it has used by now.
@@ -263,7 +272,7 @@ impl Reading<'_> {
         let bytes = match &self.asked {
             Meaning::Chat(asked) => {
                 let answer = foreign::restored(self.from, self.from.decode_answer(&said)?, &asked.ask);
-                seen = noted(&answer);
+                seen = self.noted(&answer);
                 let body = self.x.dialect.encode_answer(&answer, asked);
                 if let Some(keep) = self.item_keeper(cx) {
                     keep(&body);
@@ -276,6 +285,9 @@ impl Reading<'_> {
                 (seen.usage, seen.finish) = (summary.usage, summary.finish);
                 (seen.id, seen.model) = (summary.id, summary.model);
                 seen.unstated = if seen.usage.is_none() { self.unstated(&said) } else { None };
+                // Read only where somebody may want to know.
+                let refuses = seen.finish.is_some_and(is_refusal);
+                seen.mute = refuses && self.from.decode_answer(&said).is_ok_and(|answer| answer.is_mute());
                 let called = self.called().and_then(|called| self.x.dialect.calling(&said, called));
                 called.map_or_else(|| said.clone(), Bytes::from)
             }
@@ -300,7 +312,7 @@ impl Reading<'_> {
         if let Some(keep) = self.item_keeper(cx) {
             keep(&body);
         }
-        self.made(body, noted(answer))
+        self.made(body, self.noted(answer))
     }
 
     /// The same of embeddings.
@@ -361,7 +373,7 @@ impl Reading<'_> {
         let bytes = whole(body, cx.generation.max_answer_bytes, self.sent, &self.target.timeouts).await?;
         let asked = self.meaning()?;
         let answer = foreign::restored(self.from, dialect::collect(self.from, bytes.clone())?, &asked.ask);
-        let seen = noted(&answer);
+        let seen = self.noted(&answer);
         let body = self.x.dialect.encode_answer(&answer, &asked).into();
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
         let calls = self.calls(cx, Form::Stream, &bytes);
@@ -388,7 +400,7 @@ impl Reading<'_> {
     /// The stream that would have made a whole answer.
     pub(super) async fn replayed(&self, answer: Answer, known: &mut Known) -> Result<Box<Good>, Fault> {
         let asked = self.meaning()?;
-        let seen = noted(&answer);
+        let seen = self.noted(&answer);
         let answer = foreign::restored(self.from, answer, &asked.ask);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
@@ -425,8 +437,27 @@ impl Reading<'_> {
             // All of it was made, whatever a policy has seen of it.
             known.unheard = seen.used(true, self.x.input_estimate).or(known.unheard);
         })?;
+        // The relay sees the caller's own form, in which it is gone already.
+        relay.seen.unshown.clone_from(&seen.unshown);
         let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
         Ok(Box::new(Good { seen, ..Good::new(reply) }))
+    }
+
+    /// What is kept of an answer that is given in the caller's dialect.
+    fn noted(&self, answer: &Answer) -> Seen {
+        let mut seen = Seen {
+            usage: answer.usage,
+            finish: answer.choices.first().and_then(|choice| choice.finish),
+            id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
+            model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
+            unstated: answer.usage.is_none().then(|| answer.written_bytes()),
+            mute: answer.is_mute(),
+            ..Seen::default()
+        };
+        for block in answer.choices.iter().flat_map(|choice| &choice.blocks) {
+            seen.note_unshown(self.x.dialect, &block.content);
+        }
+        seen
     }
 
     /// The ask as the answer's encoder needs it, also when the request went out raw.
@@ -449,15 +480,8 @@ async fn commit(relay: &mut Relay, input_estimate: u64, known: &mut Known) -> Re
     })
 }
 
-fn noted(answer: &Answer) -> Seen {
-    Seen {
-        usage: answer.usage,
-        finish: answer.choices.first().and_then(|choice| choice.finish),
-        id: Some(answer.id.clone()).filter(|id| !id.is_empty()),
-        model: Some(answer.model.clone()).filter(|model| !model.is_empty()),
-        unstated: answer.usage.is_none().then(|| answer.written_bytes()),
-        ..Seen::default()
-    }
+fn is_refusal(finish: Finish) -> bool {
+    matches!(finish, Finish::ContentFilter | Finish::Refusal)
 }
 
 fn noted_embedding(answer: &EmbedAnswer) -> Seen {

@@ -56,6 +56,8 @@ pub(super) struct Once {
     pub sent: Sent,
     /// Who may go on where its stream breaks off; None where the model does not ask for it.
     pub after: Option<Arc<Successors>>,
+    /// There is a chain for content that a provider refuses.
+    pub may_be_refused: bool,
 }
 
 /// What a stream needs to go on with another target.
@@ -81,8 +83,9 @@ impl Once {
     pub async fn begin(x: &Subject<'_>, target: Arc<Target>, key: usize, number: u32, began: Instant) -> Self {
         let deadline = Deadline::of(x.started, x.patience, &target, began);
         let (headers, edits, refused, after) = (Vec::new(), Vec::new(), None, None);
-        let sent = Sent::default();
-        let mut once = Once { target, key, began, deadline, number, headers, edits, refused, sent, after };
+        let (sent, may_be_refused) = (Sent::default(), false);
+        let mut once =
+            Once { target, key, began, deadline, number, headers, edits, refused, sent, after, may_be_refused };
         match hook::attempt(x, &once.target, number).await {
             Ok(None) => {}
             Ok(Some(tuned)) => (once.target, once.headers, once.edits) = (tuned.target, tuned.headers, tuned.edits),
@@ -102,7 +105,8 @@ impl Once {
         };
         let mut held = Held { hold, once: self, given_up: Used::given_up(x.op, x.input_estimate) };
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, known)).await;
-        match sent.unwrap_or_else(|_| Err(self.deadline.missed())) {
+        let sent = sent.unwrap_or_else(|_| Err(self.deadline.missed()));
+        match sent.and_then(|good| self.accepted(x, good, known)) {
             Ok(mut good) => {
                 good.hold = held.hold.take();
                 Ok(good)
@@ -115,6 +119,15 @@ impl Once {
                 Err(fault)
             }
         }
+    }
+
+    /// A good answer, unless it is a refusal of the content and there is a chain for that. It is paid for all the same.
+    fn accepted(&self, x: &Subject<'_>, good: Box<Good>, known: &mut Known) -> Result<Box<Good>, Fault> {
+        if !self.may_be_refused || !good.refuses() {
+            return Ok(good);
+        }
+        known.unheard = good.so_far(x.input_estimate);
+        Err(Fault::new(Kind::ContentPolicy, "The provider refused the content."))
     }
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {

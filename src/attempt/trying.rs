@@ -153,6 +153,7 @@ impl<'a> Trying<'a> {
             let (call, targets) = (self.call.clone(), self.roster.after(at));
             once.after = Some(Arc::new(Successors { call, targets, tries: number }));
         }
+        once.may_be_refused = !self.chain(Kind::ContentPolicy).is_empty();
         let attempt = Attempt {
             key: alias,
             waited,

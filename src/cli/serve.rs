@@ -103,21 +103,13 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
         stage,
         connections: Arc::new(AtomicUsize::new(0)),
     };
+    share_counts(config, &shared, &runtime);
     let count = config.listen.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let workers = server::start(&shared, &listener, count)?;
     drop(listener);
     greet(&greeting);
 
     let status = runtime.block_on(async {
-        alert::start(&state.limits, state.redis.get().cloned(), shared.proxies.clone());
-        if let Some(link) = state.redis.get() {
-            let policy = match config.redis.away {
-                Away::Local => Policy::Local,
-                Away::Open => Policy::Open,
-                Away::Closed => Policy::Closed,
-            };
-            limit::shared::Shared::start(&state.limits, link.clone(), policy);
-        }
         share_answers(config, &state)?;
         let reloader = Arc::new(Reloader::new(builder, smoke, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
@@ -224,6 +216,24 @@ fn wait_until(limit: std::time::Duration, done: impl Fn() -> bool) {
     while !done() && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// Has thresholds told, and the counts of limits shared, before anybody is served: what came before would be counted by this
+/// process alone.
+fn share_counts(config: &Config, shared: &Shared, runtime: &tokio::runtime::Runtime) {
+    let state = &shared.state;
+    runtime.block_on(async {
+        alert::start(&state.limits, state.redis.get().cloned(), shared.proxies.clone());
+        let Some(link) = state.redis.get() else { return };
+        let policy = match config.redis.away {
+            Away::Local => Policy::Local,
+            Away::Open => Policy::Open,
+            Away::Closed => Policy::Closed,
+        };
+        // Without it, what comes at once is counted as when it is away.
+        let _ = link.ready(link.budget()).await;
+        limit::shared::Shared::start(&state.limits, link.clone(), policy);
+    });
 }
 
 /// Opens the tier of the cache that several processes share. Must be called in the runtime that carries its work.

@@ -37,7 +37,7 @@ pub struct Model {
     pub retry: RetryOverrides,
     /// Nodes to go on with when the conversation did not fit; when empty, the rest of the plan.
     pub on_context_length: Vec<Node>,
-    /// Nodes to go on with when a provider refused the content; when empty, the exchange ends.
+    /// Nodes to go on with when a provider refused the content, by an error or by an answer that is nothing but that (a prompt that Gemini blocks); when empty, the exchange ends.
     pub on_content_policy: Vec<Node>,
     /// Start the next target when the first is slow.
     pub hedge: Option<Hedge>,

@@ -124,6 +124,16 @@ impl Dialect for Anthropic {
         answer::calling(data, model)
     }
 
+    fn cannot_show(&self, content: &Content) -> Option<&'static str> {
+        match content {
+            Content::Image { .. } => Some("image"),
+            Content::File { .. } => Some("file"),
+            // Of what was spoken only the words are told.
+            Content::Audio { .. } => Some("audio"),
+            _ => None,
+        }
+    }
+
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(body)
     }

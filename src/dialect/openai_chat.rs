@@ -88,6 +88,14 @@ impl Dialect for OpenAiChat {
         Some(&OPENAI_TOOL_NAMES)
     }
 
+    fn cannot_show(&self, content: &Content) -> Option<&'static str> {
+        match content {
+            Content::Image { source, .. } => answer::image(source).is_none().then_some("image"),
+            Content::File { .. } => Some("file"),
+            _ => None,
+        }
+    }
+
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {
         answer::decode(body)
     }

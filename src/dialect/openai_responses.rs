@@ -25,7 +25,7 @@ mod usage;
 use serde::Deserialize;
 
 use super::*;
-use crate::chat::{Answer, Ask};
+use crate::chat::{Answer, Ask, Content, Media};
 use crate::json;
 
 const NAME: &str = "openai_responses";
@@ -90,6 +90,17 @@ impl Dialect for OpenAiResponses {
     /// Codex waits out a rate limit that it hears of in a stream, as OpenAI tells it, and gives up at status 429.
     fn fails_in_streams(&self, kind: Kind) -> bool {
         kind == Kind::RateLimited
+    }
+
+    fn cannot_show(&self, content: &Content) -> Option<&'static str> {
+        match content {
+            Content::Image { source: Media::Inline { .. }, .. } => None,
+            Content::Image { .. } => Some("image"),
+            Content::File { .. } => Some("file"),
+            // Of what was spoken only the words are told.
+            Content::Audio { .. } => Some("audio"),
+            _ => None,
+        }
     }
 
     fn decode_answer(&self, body: &[u8]) -> Result<Answer, Fault> {

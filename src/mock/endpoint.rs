@@ -3,13 +3,14 @@
 use super::answer::{Answer, Dialect, Outcome, Turn};
 use super::refusal::Refusal;
 use super::wire::Request;
-use super::{anthropic, chat, completions, embeddings, gemini, models, responses};
+use super::{anthropic, chat, completions, embeddings, gemini, models, rerank, responses};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     Chat,
     Completions,
     Embeddings,
+    Rerank,
     Responses,
     ResponseTokens,
     Response(String),
@@ -50,7 +51,7 @@ const VERBS: &[(&str, Verb)] = &[
 ];
 
 /// Prefixes under which the paths stand: the providers' own, and none.
-const PREFIXES: &[&str] = &["/v1beta/", "/v1alpha/", "/v1/", "/openai/v1/", "/"];
+const PREFIXES: &[&str] = &["/v1beta/", "/v1alpha/", "/v1/", "/v2/", "/openai/v1/", "/"];
 
 /// The endpoint of a request.
 pub fn find(request: &Request) -> Endpoint {
@@ -79,6 +80,7 @@ pub fn find(request: &Request) -> Endpoint {
         ["chat", "completions"] => only("POST", request, Endpoint::Chat),
         ["completions"] => only("POST", request, Endpoint::Completions),
         ["embeddings"] => only("POST", request, Endpoint::Embeddings),
+        ["rerank"] => only("POST", request, Endpoint::Rerank),
         ["responses"] => only("POST", request, Endpoint::Responses),
         ["responses", "input_tokens"] => only("POST", request, Endpoint::ResponseTokens),
         ["responses", name] if request.method == "DELETE" => Endpoint::ResponseDelete(id(name)),
@@ -121,6 +123,7 @@ impl Endpoint {
             Endpoint::Chat
                 | Endpoint::Completions
                 | Endpoint::Embeddings
+                | Endpoint::Rerank
                 | Endpoint::Responses
                 | Endpoint::ResponseTokens
                 | Endpoint::Messages
@@ -140,6 +143,7 @@ impl Endpoint {
             Endpoint::Chat => chat::answer(turn),
             Endpoint::Completions => completions::answer(turn),
             Endpoint::Embeddings => embeddings::answer(turn),
+            Endpoint::Rerank => rerank::answer(turn),
             Endpoint::Responses => responses::create(turn),
             Endpoint::ResponseTokens => responses::input_tokens(turn),
             Endpoint::Response(id) => responses::retrieve(turn, id),

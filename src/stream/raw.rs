@@ -134,9 +134,12 @@ impl Relay {
             if !self.committed {
                 return Err(self.with_stream(fault, bytes));
             }
-            // Its own frame is the best account of it.
+            // Its own frame is the best account of it; but as a reason to stop it would pass for an end.
             self.push(bytes);
-            self.end_with(fault);
+            match sighting.finish {
+                Some(_) => self.fail(fault),
+                None => self.end_with(fault),
+            }
             return Ok(());
         }
         if !hidden {

@@ -86,6 +86,12 @@ async fn web_pages_of_others_are_refused_where_nobody_needs_a_key() {
         }
     }
     assert_eq!(mock.journal().await.len(), 2 * ALL.len(), "a page's request went upstream");
+    for page in PAGES {
+        let reply = called(gateway.address, "GET /health", page, b"").await;
+        assert_eq!((reply.status(), &reply.json()["providers"]), (200, &Value::Null), "{page:?}: {}", reply.text());
+    }
+    let own = called(gateway.address, "GET /health", &[("host", "localhost:4100")], b"").await;
+    assert!(own.text().contains("chat"), "{}", own.text());
     for line in ["POST /admin/targets/chat/drain", "POST /admin/reload", "GET /metrics", "GET /admin/targets"] {
         for page in PAGES {
             let reply = called(gateway.admin, line, page, b"").await;

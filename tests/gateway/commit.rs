@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::dialect::{ALL, Dialect, Turn};
 use super::support::{Gateway, Mock};
+use super::upstream::{Act, Upstream, answer};
 use super::wire::{self, Reply};
 
 /// Faults that show before the first content, and what the log calls them.
@@ -155,6 +156,93 @@ async fn a_failure_before_the_first_content_is_invisible_and_the_next_target_ans
         assert_eq!(attempts[attempts.len() - 1]["error"], Value::Null, "{case}");
     }
     gateway.settled().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_nothing_but_an_error_is_invisible_and_one_after_content_is_told() {
+    let mock = Mock::start().await;
+    // As OpenRouter says that its provider failed: with 200, in the choice.
+    let upstream = Upstream::start(|seen| {
+        // Asked once more before the body is read.
+        let ask: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let begun = if ask["model"] == "late" { "Half of" } else { "" };
+        let message = json!({"role": "assistant", "content": begun});
+        let error = json!({"code": 502, "message": "Provider disconnected"});
+        let failed = |key: &str, said: Value| {
+            json!({"id": "gen-1", "model": "m", "choices": [
+                {"index": 0, key: said, "finish_reason": "error", "error": error}]})
+        };
+        if ask["stream"] != true {
+            return Act::Answer(answer("application/json", failed("message", message).to_string().as_bytes()));
+        }
+        let first = json!({"id": "gen-1", "model": "m", "choices": [{"index": 0, "delta": message}]});
+        let last = failed("delta", json!({"content": ""}));
+        let frames = format!("data: {first}\n\ndata: {last}\n\ndata: [DONE]\n\n");
+        Act::Answer(answer("text/event-stream", frames.as_bytes()))
+    })
+    .await;
+    let yaml = format!(
+        "routing: {{ retry: {{ per_target: 1 }} }}
+providers:
+  odd: {{ dialect: openai_chat, base_url: http://{}/v1, auth: none, breaker: off }}
+  chat: {{ dialect: openai_chat, base_url: http://MOCK/v1, auth: none }}
+models:
+  early: {{ fallback: [odd/early, chat/mock-good] }}
+  late: {{ fallback: [odd/late, chat/mock-good] }}
+",
+        upstream.address
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for from in ALL {
+        for (model, stream) in [("early", false), ("early", true), ("late", false), ("late", true)] {
+            let body = from.ask(model, stream, Turn::Text, "Hello");
+            let reply = gateway.call("POST", &from.path(model, stream), &[], body).await;
+            let case = format!("{from:?} {model} {stream}: {}", reply.text());
+            assert_eq!(reply.status(), 200, "{case}");
+            let said = if stream { from.read_stream(&reply.text()) } else { from.read(&reply) };
+            let line = gateway.logged(reply.head.id()).await;
+            if (model, stream) == ("late", true) {
+                assert!(said.text.starts_with("Half of") && said.error.is_some() && !said.done, "{case}");
+                assert_eq!(line["error"]["code"], "upstream_error", "{case}");
+            } else {
+                assert!(said.text.starts_with("You said") && said.error.is_none() && said.done, "{case}");
+                assert_eq!(line["attempts"][0]["error"], "upstream_error", "{case}: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_that_gemini_blocks_with_200_goes_to_the_chain_for_refused_content() {
+    let mock = Mock::start().await;
+    let blocked = "\"gemini/mock-fast:fault=policy\"";
+    let yaml = format!(
+        "models:
+  chained: {{ fallback: [{blocked}, gemini/unasked], on_content_policy: [chat/mock-good] }}
+  plain: {{ fallback: [{blocked}, gemini/unasked] }}
+"
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for from in ALL {
+        for stream in [false, true] {
+            let case = format!("{from:?} {stream}");
+            for model in ["chained", "plain"] {
+                let body = from.ask(model, stream, Turn::Text, "Hello");
+                let reply = gateway.call("POST", &from.path(model, stream), &[], body).await;
+                assert_eq!(reply.status(), 200, "{case}: {}", reply.text());
+                let said = if stream { from.read_stream(&reply.text()) } else { from.read(&reply) };
+                assert!(said.error.is_none(), "{case}: {}", reply.text());
+                let attempts = gateway.logged(reply.head.id()).await["attempts"].clone();
+                if model == "chained" {
+                    assert!(said.text.starts_with("You said"), "{case}: {}", reply.text());
+                    assert_eq!(attempts[0]["error"], "content_policy", "{case}: {attempts}");
+                    assert_eq!(attempts[1]["model"], "mock-good", "{case}: {attempts}");
+                } else {
+                    assert_eq!((said.text.as_str(), attempts.as_array().map(Vec::len)), ("", Some(1)), "{case}");
+                }
+            }
+        }
+    }
 }
 
 /// How often a target that fails like this is asked before the next one.

@@ -44,6 +44,21 @@ async fn without_file_and_keys_the_mock_answers_and_the_terminal_says_what_to_tr
 }
 
 #[tokio::test]
+async fn documents_are_ranked_without_a_provider_too() {
+    let gateway = start(&[]).await;
+    let documents = json!(["Rust and iron", {"text": "A gateway in Rust"}, "Bread"]);
+    let body = json!({"model": "ranker", "query": "Which gateway is in Rust?", "documents": documents, "top_n": 2});
+    for path in ["/v1/rerank", "/rerank", "/v2/rerank"] {
+        let reply = gateway.post(path, body.to_string()).await;
+        let results = reply.json()["results"].clone();
+        let places: Vec<_> = results.as_array().into_iter().flatten().map(|result| &result["index"]).collect();
+        assert_eq!((reply.status(), places), (200, vec![&json!(1), &json!(0)]), "{path}: {}", reply.text());
+    }
+    let refused = gateway.post("/v1/rerank", r#"{"model":"ranker","query":"q"}"#).await;
+    assert_eq!(refused.status(), 400, "{}", refused.text());
+}
+
+#[tokio::test]
 async fn a_key_in_the_environment_makes_its_provider_live_without_a_file() {
     let gateway = start(&[("OPENAI_API_KEY", "sk-live-openai"), ("ANTHROPIC_API_KEY", "sk-live-anthropic")]).await;
     let providers = gateway.get("/health").await.json()["providers"].to_string();

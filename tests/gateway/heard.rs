@@ -32,11 +32,17 @@ async fn hear(gateway: &Gateway, mock: &Mock, asks: &[(String, Vec<u8>)], key: &
     for (path, body) in &asks[1..] {
         late.push(send(gateway, path, body).await);
     }
-    let late = together(late.into_iter().map(end)).await;
+    let late: Vec<_> = late.into_iter().map(|mut conn| tokio::spawn(async move { conn.reply().await })).collect();
+    // However long the upstream takes over it on a busy machine: who joined ends when who leads does.
+    let (rest, whole) = leader.rest().await;
+    let late = together(late.into_iter().map(async |reply| {
+        let reply = timeout(SOON, reply).await.expect("somebody hangs");
+        reply.expect("the reply is read")
+    }));
+    let late = late.await;
     for reply in &late {
         assert_eq!((reply.status(), reply.head.header("x-portcullis-cache")), (200, Some("coalesced")), "{key}");
     }
-    let (rest, whole) = leader.rest().await;
     let head = late[0].head.clone();
     let body = [first, rest].concat();
     std::iter::once(Reply { head, body, whole }).chain(late).collect()
@@ -56,6 +62,13 @@ fn frames(reply: &Reply) -> Vec<String> {
     reply.text().split_inclusive("\n\n").map(str::to_owned).collect()
 }
 
+/// What a stream says, without what only keeps it alive: that depends on when each client came, and on how busy the machine is.
+fn events(reply: &Reply) -> Vec<String> {
+    let text = reply.text().replace("\r\n", "\n");
+    let frames = text.split("\n\n").map(|frame| frame.trim_matches('\n'));
+    frames.filter(|frame| !frame.is_empty() && !frame.starts_with(':')).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn who_joins_in_the_middle_hears_the_same_bytes_in_every_dialect() {
     let mock = Mock::start().await;
@@ -70,7 +83,7 @@ async fn who_joins_in_the_middle_hears_the_same_bytes_in_every_dialect() {
             let replies = hear(&gateway, &mock, &asks, &key).await;
             for reply in &replies {
                 assert!(reply.whole && dialect.read(reply).done, "{key}: {}", reply.text());
-                assert_eq!(reply.text(), replies[0].text(), "{key}");
+                assert_eq!(events(reply), events(&replies[0]), "{key}");
             }
             assert!(dialect.read(&replies[1]).text.len() >= 100, "{key}");
         }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
 use super::support::{Gateway, Mock};
+use super::upstream::{Act, Upstream, answer};
 
 /// What a question comes out as; the mock quotes it.
 const QUESTION: &str = "Grüße, \"Welt\" → 漢字 \u{1f600}";
@@ -227,5 +228,34 @@ async fn legacy_completions_are_served_by_every_provider() {
             .filter_map(|chunk| chunk["choices"][0]["text"].as_str().map(str::to_owned))
             .collect();
         assert_eq!(streamed, text, "{to:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_picture_in_an_answer_reaches_the_caller_or_the_log_says_that_it_did_not() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|seen| {
+        let picture = json!({"candidates": [{"index": 0, "finishReason": "STOP", "content": {"role": "model", "parts": [
+            {"text": "Here."}, {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}]}}]});
+        Act::Answer(match seen.head.contains("streamGenerateContent") {
+            true => answer("text/event-stream", format!("data: {picture}\r\n\r\n").as_bytes()),
+            false => answer("application/json", picture.to_string().as_bytes()),
+        })
+    })
+    .await;
+    let address = upstream.address;
+    let yaml = format!("providers:\n  g: {{ preset: gemini, base_url: http://{address}/v1beta, api_key: sk-up }}\n");
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for from in ALL {
+        for stream in [false, true] {
+            let body = from.ask("g/painter", stream, Turn::Text, "Hello");
+            let reply = gateway.post(&from.path("g/painter", stream), body).await;
+            let case = format!("{from:?} {stream}: {}", reply.text());
+            assert!(reply.status() == 200 && reply.text().contains("Here."), "{case}");
+            assert_eq!(reply.text().contains("iVBORw0KGgo="), from != Anthropic, "{case}");
+            let line = gateway.logged(reply.head.id()).await;
+            let dropped = line["dropped"].as_array().is_some_and(|all| all.iter().any(|what| what[0] == "image"));
+            assert_eq!(dropped, from == Anthropic, "{case}: {line}");
+        }
     }
 }

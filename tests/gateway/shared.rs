@@ -1,6 +1,7 @@
 //! Limits that several processes share by way of a real Redis: exact while it is there, as configured while it is not,
 //! and right again afterwards.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -71,6 +72,17 @@ async fn an_emptied_server_is_told_with_the_first_ask_what_was_counted() {
 }
 
 #[tokio::test]
+async fn what_is_asked_before_a_process_is_quite_up_is_shared() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "closed", "{ name: r, requests: 20 / 1h }").replace("250ms", "5s");
+    // Their ports take connections before anybody is served.
+    let start = || Gateway::start(&mock, &yaml);
+    let (one, two, three) = tokio::join!(start(), start(), start());
+    let replies = together((0..48).map(|at| ask([&one, &two, &three][at % 3]))).await;
+    assert_eq!(admitted(&replies), 20);
+}
+
+#[tokio::test]
 async fn answers_say_how_many_share() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
     let yaml = yaml(&redis, "local", "{ name: r, requests: 20 / 1h }");
@@ -131,8 +143,6 @@ async fn alone_without_redis_a_process_holds_the_limit_or_lets_pass() {
     let local = Gateway::start(&mock, &local).await;
     assert_eq!(admitted(&together((0..8).map(|_| ask(&local))).await), 3);
     let open = Gateway::start(&mock, &open).await;
-    // A process shares its counts, or does as it must without that, from some milliseconds after it listens.
-    sleep(Duration::from_millis(500)).await;
     assert_eq!(admitted(&together((0..8).map(|_| ask(&open))).await), 8);
 }
 
@@ -210,9 +220,36 @@ async fn a_reset_reaches_partitions_that_only_others_know_and_a_lost_link_does_n
 }
 
 #[tokio::test]
+async fn what_was_reset_is_not_stated_again_by_a_process_that_has_not_heard_of_it() {
+    let redis = Redis::start().await;
+    let script = include_str!("../../src/state/limit/shared.lua");
+    let (nodes, resets, count) = ("nodes", "resets", "count");
+    let state = |mode: &str, heard: &str, amount: &str| {
+        let head = ["EVAL", script, "3", nodes, resets, count, mode, "one", "0", heard];
+        // A window without end: kind, length, start, limit, hard, ttl, mark, reserved, amount, quantum, least.
+        redis.cli(&[&head[..], &["c", "1", "0", "10", "1", "0", "0", "0", amount, "0", "0"]].concat())
+    };
+    assert_eq!(state("put", "0-0", "3").trim(), "ok");
+    assert_eq!(redis.cli(&["HGET", count, "n:one"]).trim(), "3");
+    let id = redis.cli(&["XADD", resets, "*", "two", "r"]);
+    redis.cli(&["DEL", count]);
+    for mode in ["put", "meet"] {
+        let said = state(mode, "0-0", "3");
+        assert!(said.starts_with("reset") && said.contains(id.trim()) && said.contains("two"), "{mode}: {said}");
+    }
+    assert_eq!(redis.cli(&["EXISTS", count, nodes]).trim(), "0");
+    // Who has heard states what it still has, which may be nothing.
+    assert_eq!(state("meet", id.trim(), "0").trim(), "ok");
+    assert_eq!(redis.cli(&["EXISTS", count]).trim(), "0");
+    assert_eq!(state("put", id.trim(), "2").trim(), "ok");
+    assert_eq!(redis.cli(&["HGET", count, "n:one"]).trim(), "2");
+}
+
+#[tokio::test]
 async fn what_could_not_be_told_is_stated_anew_without_undoing_a_reset() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
-    let yaml = yaml(&redis, "closed", "{ name: r, per: user, tokens: 100 / 1h }");
+    let limits = "{ name: r, per: user, tokens: 100 / 1h }, { name: kept, per: user, tokens: 1M / 1h }";
+    let yaml = yaml(&redis, "closed", limits);
     let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
     redis.linked(2, 1).await;
     let ask = async |model: &str| {
@@ -220,25 +257,29 @@ async fn what_could_not_be_told_is_stated_anew_without_undoing_a_reset() {
         let body = json!({"model": model, "user": "u", "max_tokens": 50, "messages": messages});
         two.post("/v1/chat/completions", body.to_string()).await.status()
     };
-    let counted = || !redis.keys(":limit:r:").is_empty();
-    let there = async || {
+    let there = async |rule: &str| {
         let deadline = Instant::now() + SOON;
-        while !counted() {
-            assert!(Instant::now() < deadline, "nothing is counted");
+        loop {
+            match redis.keys(rule).pop() {
+                Some(key) => return key,
+                None => assert!(Instant::now() < deadline, "nothing is counted"),
+            }
             sleep(Duration::from_millis(10)).await;
         }
     };
     // The link stays as it is; only what an exchange has used cannot be told.
     let refuse = async {
-        there().await;
+        there(":limit:r:").await;
         redis.cli(&["ACL", "SETUSER", "default", "-evalsha", "-eval"]);
     };
     assert_eq!(tokio::join!(ask("chat/mock-fast:head=1s"), refuse).0, 200);
     two.settled().await;
     assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
-    assert!(!counted());
+    assert!(redis.keys(":limit:r:").is_empty());
+    redis.cli(&["DEL", &there(":limit:kept:").await]);
     redis.cli(&["ACL", "SETUSER", "default", "+evalsha", "+eval"]);
-    there().await;
+    // Both are stated anew, and of the one that was reset there is nothing to state.
+    there(":limit:kept:").await;
     assert_eq!([ask("chat/mock-fast").await, ask("chat/mock-fast").await], [200, 429]);
 }
 
@@ -266,6 +307,38 @@ async fn operators_see_what_all_processes_have_used_and_what_each_has() {
     assert_eq!(ask(&two).await.status(), 429);
     let seen = window(&two).await;
     assert_eq!((&seen["used"], &seen["used_here"]), (&json!(6), &json!(2)), "{seen}");
+}
+
+#[tokio::test]
+async fn operators_see_partitions_that_only_other_processes_have_had() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let limits =
+        "{ name: r, per: user, requests: 6 / 1h, tokens: 1M / day }, { name: others, per: user, concurrency: 5 }";
+    let yaml = yaml(&redis, "closed", limits);
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 1).await;
+    let ask = async |gateway: &Gateway, user: &str| {
+        let body = json!({"model": "chat/mock-fast", "user": user, "messages": [{"role": "user", "content": "Hello"}]});
+        assert_eq!(gateway.post("/v1/chat/completions", body.to_string()).await.status(), 200);
+    };
+    for (gateway, user) in [(&one, "here"), (&two, "a:b*[c]"), (&two, "a:b*[c]"), (&two, "other")] {
+        ask(gateway, user).await;
+    }
+    two.settled().await;
+    let counts = || redis.keys(":limit:r:").iter().map(|key| redis.cli(&["HGETALL", key])).collect::<BTreeSet<_>>();
+    let before = counts();
+    let state = one.admin("GET", "/admin/limits").await.json();
+    let rule = &state["rules"][0];
+    assert_eq!((&state["others"], &rule["partitions"]), (&json!("all"), &json!(3)), "{state}");
+    let fullest = &rule["fullest"][0];
+    assert_eq!(fullest["partition"], "a:b*[c]", "{state}");
+    let seen = &fullest["windows"][0];
+    assert_eq!((&seen["used"], &seen["used_here"], &seen["remaining"]), (&json!(2), &json!(0), &json!(4)), "{seen}");
+    assert!(fullest["windows"][1]["used"].as_u64() > Some(0), "{fullest}");
+    assert_eq!(counts(), before, "to look is to change nothing");
+    redis.cli(&["SHUTDOWN", "NOSAVE"]);
+    let state = one.admin("GET", "/admin/limits").await.json();
+    assert_eq!((&state["others"], &state["rules"][0]["partitions"]), (&json!("away"), &json!(1)), "{state}");
 }
 
 #[tokio::test]
@@ -307,6 +380,13 @@ async fn a_shared_budget_tells_of_what_all_have_spent_and_once_that_it_refuses()
     sleep(Duration::from_millis(1500)).await;
     for text in ["50% of the budget", "80% of the budget", "100% of the budget", "it refuses"] {
         assert_eq!(count(text), 1, "{text}: {}", told());
+    }
+    // After a reset it is told anew.
+    assert_eq!(two.admin("POST", "/admin/limits/reset?rule=bud").await.status(), 200);
+    while count("50% of the budget") == 1 {
+        assert_eq!(ask("one", json!({"max_tokens": 60})).await.status(), 200, "half of it is not told of: {}", told());
+        one.settled().await;
+        sleep(Duration::from_millis(200)).await;
     }
 }
 

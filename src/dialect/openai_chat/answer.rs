@@ -12,7 +12,7 @@ use super::fields::{self, Fields};
 use super::reasoning;
 use super::{NAME, finish, turns, usage};
 use crate::chat::reasoning::for_client;
-use crate::chat::{Answer, Block, Choice, Content, Extra, Media, ToolCall};
+use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, ToolCall};
 use crate::dialect::{Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::json::scan::{self, Malformed, Scan};
@@ -21,7 +21,7 @@ pub(super) use write::encode;
 
 pub(super) fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let value: Value = serde_json::from_slice(body).map_err(|error| bad("is no JSON").because(error))?;
-    if let Some(fault) = reported_error(&value) {
+    if let Some(fault) = reported_error(&value).or_else(|| undone(&value)) {
         return Err(fault);
     }
     read(value).map_err(|fault| match fault.kind {
@@ -41,6 +41,53 @@ pub(super) fn reported_error(body: &Value) -> Option<Fault> {
         message && ["choices", "data", "usage", "id"].iter().all(|key| !object.contains_key(*key))
     };
     (reported || bare()).then(|| refusal::fault(openai_error::of_value(NAME, 200, body), None))
+}
+
+/// The error that each of these choices reports; OpenRouter puts it there.
+pub(super) fn choices_error(choices: &[Value]) -> Option<Fault> {
+    let reports =
+        |choice: &Value| choice.get("error").filter(|error| !error.is_null() && **error != json!({})).cloned();
+    let errors: Vec<Value> = choices.iter().map(reports).collect::<Option<_>>()?;
+    let first = errors.into_iter().next()?;
+    Some(refusal::fault(openai_error::of_value(NAME, 200, &json!({ "error": first })), None))
+}
+
+/// The fault of an answer of which no choice is one. One good choice of several is an answer.
+fn undone(body: &Value) -> Option<Fault> {
+    let fault = |choice: &Value| {
+        let ended = |choice: &Value| finish::fault(choice.get("finish_reason")?.as_str()?, shows(choice.as_object()?));
+        choices_error(std::slice::from_ref(choice)).or_else(|| ended(choice))
+    };
+    let faults: Vec<Fault> = body.get("choices")?.as_array()?.iter().map(fault).collect::<Option<_>>()?;
+    faults.into_iter().next()
+}
+
+/// Whether a choice holds something that a client can show.
+pub(super) fn shows(choice: &Map<String, Value>) -> bool {
+    const SHOWING: &[&str] =
+        &["content", "reasoning_content", "reasoning", "refusal", "audio", "images", "reasoning_details"];
+    says(choice, "text")
+        || calls(choice)
+        || spoken(choice).is_some_and(|said| SHOWING.iter().any(|key| says(said, key)))
+}
+
+/// Whether a choice calls tools.
+pub(super) fn calls(choice: &Map<String, Value>) -> bool {
+    spoken(choice).is_some_and(|said| says(said, "tool_calls") || says(said, "function_call"))
+}
+
+/// What a choice says, in a stream or whole.
+fn spoken(choice: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    choice.get("delta").or_else(|| choice.get("message"))?.as_object()
+}
+
+fn says(of: &Map<String, Value>, key: &str) -> bool {
+    match of.get(key) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(object)) => !object.is_empty(),
+        _ => false,
+    }
 }
 
 fn bad(what: &str) -> Fault {
@@ -233,7 +280,7 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
             b"id" => summary.id = scan.text()?,
             b"model" => summary.model = scan.text()?,
             b"usage" => summary.usage = usage::scan(scan, body)?,
-            b"choices" => finish_word(scan, body, &mut word)?,
+            b"choices" => finish_word(scan, body, &mut word, &mut failed)?,
             b"error" => failed |= &body[scan.skip()?] != b"null",
             b"object" => failed |= &body[scan.skip()?] == br#""error""#,
             _ => {
@@ -247,22 +294,30 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
         // JSON that is deeper than we read is no reason to refuse an answer that is only relayed.
         return Ok(Summary::default());
     }
-    if failed && let Some(fault) = serde_json::from_slice(body).ok().as_ref().and_then(reported_error) {
-        return Err(fault);
-    }
     summary.finish = word.map(|word| finish::read(&word, false));
-    Ok(summary)
+    let in_doubt = failed || summary.finish == Some(Finish::Error);
+    let fault = |body: &Value| reported_error(body).or_else(|| undone(body));
+    match in_doubt.then(|| serde_json::from_slice(body).ok().as_ref().and_then(fault)).flatten() {
+        Some(fault) => Err(fault),
+        None => Ok(summary),
+    }
 }
 
-/// The first finish reason among the choices.
-fn finish_word(scan: &mut Scan<'_>, body: &[u8], word: &mut Option<String>) -> Result<(), Malformed> {
+/// The first finish reason among the choices, and whether one of them reports an error.
+fn finish_word(
+    scan: &mut Scan<'_>,
+    body: &[u8],
+    word: &mut Option<String>,
+    failed: &mut bool,
+) -> Result<(), Malformed> {
     scan.array(|scan| {
         scan.object(|scan, key| {
-            if word.is_none() && &body[key] == b"finish_reason" {
-                *word = scan.text()?;
-                return Ok(());
+            match &body[key] {
+                b"finish_reason" if word.is_none() => *word = scan.text()?,
+                b"error" => *failed |= &body[scan.skip()?] != b"null",
+                _ => _ = scan.skip()?,
             }
-            scan.skip().map(drop)
+            Ok(())
         })
     })
 }

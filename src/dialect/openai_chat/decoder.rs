@@ -42,6 +42,8 @@ struct Lane {
     late: Vec<Map<String, Value>>,
     thought: Thought,
     audio: Option<Spoken>,
+    /// Something of it can be shown.
+    shown: bool,
 }
 
 /// The reasoning block that is open.
@@ -105,7 +107,8 @@ impl dialect::Decoder for Decoder {
         }
         let chunk: Value = serde_json::from_slice(&data)
             .map_err(|error| Fault::new(Kind::BadAnswer, "A chunk of the stream is no JSON.").because(error))?;
-        if let Some(fault) = fault_in(frame, &chunk) {
+        let in_choices = || answer::choices_error(chunk.get("choices")?.as_array()?);
+        if let Some(fault) = fault_in(frame, &chunk).or_else(in_choices) {
             self.faulted = true;
             out.push(Event::Fault(fault));
             return Ok(Told::Partly);
@@ -134,6 +137,12 @@ impl dialect::Decoder for Decoder {
         let all_finished = !self.lanes.is_empty() && self.lanes.iter().all(|lane| lane.finish.is_some());
         if !self.started || !(self.done || all_finished) {
             return Err(Fault::new(Kind::StreamBroken, "The provider's stream ended early."));
+        }
+        // One good choice of several is an answer.
+        let faults: Option<Vec<Fault>> = self.lanes.iter().map(Lane::fault).collect();
+        if let Some(fault) = faults.and_then(|faults| faults.into_iter().next()) {
+            out.push(Event::Fault(fault));
+            return Ok(());
         }
         for lane in &self.lanes {
             let called = lane.calls.any();
@@ -274,6 +283,11 @@ fn says_anything(delta: &Map<String, Value>) -> bool {
 }
 
 impl Lane {
+    /// The fault that it ended in, if it did.
+    fn fault(&self) -> Option<Fault> {
+        finish::fault(self.finish.as_deref()?, self.shown || self.calls.any())
+    }
+
     /// Everything of a delta but its tool calls, in the order in which a model thinks and speaks.
     fn say(&mut self, mut delta: Map<String, Value>, blocks: &mut Blocks, out: &mut Vec<Event>) {
         self.think(&mut delta, blocks, out);
@@ -336,12 +350,14 @@ impl Lane {
 
     fn delta(&mut self, kind: Opened, delta: Delta, blocks: &mut Blocks, out: &mut Vec<Event>) {
         self.thought = Thought::default();
+        self.shown = true;
         let index = blocks.running(self.choice, kind, out);
         out.push(Event::Delta { choice: self.choice, index, delta });
     }
 
     fn whole(&mut self, block: Opened, blocks: &mut Blocks, out: &mut Vec<Event>) {
         self.thought = Thought::default();
+        self.shown = true;
         blocks.whole(self.choice, block, Vec::new(), out);
     }
 
@@ -420,6 +436,7 @@ impl Lane {
         blocks: &mut Blocks,
         out: &mut Vec<Event>,
     ) -> u32 {
+        self.shown = true;
         if fresh && self.thought.open {
             blocks.close(self.choice, out);
             self.thought = Thought::default();

@@ -3,6 +3,7 @@
 //! Never guesses beyond the table: an unknown word counts as a stop and is kept as it came.
 
 use crate::chat::{Choice, Content, Finish};
+use crate::fault::{Fault, Kind};
 
 use super::NAME;
 
@@ -29,6 +30,16 @@ const WORDS: &[(&str, Finish)] = &[
     ("insufficient_system_resource", Finish::Error),
     ("abort", Finish::Error),
 ];
+
+/// Words for a turn that failed. Also behind some text it is no answer: an agent would take it for the end of its work.
+const UNDONE: &[&str] = &["error", "network_error"];
+
+/// The fault of a choice that ended in this word; None where it is an answer. `shown`: something of it can be.
+pub(super) fn fault(word: &str, shown: bool) -> Option<Fault> {
+    let failed = UNDONE.iter().any(|known| known.eq_ignore_ascii_case(word));
+    let undone = read(word, false) == Finish::Error && (!shown || failed);
+    undone.then(|| Fault::new(Kind::UpstreamError, format!("The provider's model came to no answer: {word}.")))
+}
 
 /// What a word means. Some servers say `stop` although the answer ends in tool calls.
 pub(super) fn read(word: &str, called_tools: bool) -> Finish {

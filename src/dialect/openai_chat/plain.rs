@@ -96,7 +96,7 @@ fn choice_of(scan: &mut Scan<'_>, data: &[u8], plain: &mut Plain<'_>) -> Result<
             };
             Ok(())
         }
-        b"logprobs" | b"usage" => word(scan, data, b"null"),
+        b"logprobs" | b"usage" | b"error" => word(scan, data, b"null"),
         _ => foreign(scan, data, key, plain),
     })?;
     // Without a delta other fields count.
@@ -354,6 +354,7 @@ mod tests {
             r#"{"choices":[{"index":0,"delta":{"content":"x"}}],"usage":{"prompt_tokens":1}}"#,
             r#"{"choices":[{"index":0,"delta":{"content":"x"}}],"error":{"message":"m"}}"#,
             r#"{"object":"error","choices":[{"index":0,"delta":{"content":"x"}}]}"#,
+            r#"{"choices":[{"index":0,"delta":{"content":"x"},"error":{"message":"m"}}]}"#,
             r#"{"choices":[{"index":0,"text":"x"}]}"#,
             r#"{"choices":[{"index":0,"delta":{"content":"x"}}]"#,
             r#"{"choices":[{"index":0,"delta":{"content":"\ud800"}}]}"#,

@@ -6,9 +6,10 @@
 use std::sync::LazyLock;
 
 use aho_corasick::packed::Searcher;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{data_of, decoder, finish, usage};
+use super::{answer, data_of, decoder, finish, usage};
+use crate::chat::Finish;
 use crate::dialect::{self, Frame, Sighting};
 
 pub(super) struct Sniffer {
@@ -17,6 +18,10 @@ pub(super) struct Sniffer {
     named: bool,
     called: bool,
     complete: bool,
+    /// Choices that were seen and that ended, a bit each, and whether one of them ended well.
+    seen: u64,
+    ended: u64,
+    good: bool,
 }
 
 /// Finds the keys that tell something in one pass, on processors that can; others read every chunk.
@@ -25,7 +30,7 @@ static TELLING: LazyLock<Option<Searcher>> =
 
 impl Sniffer {
     pub fn new() -> Self {
-        Sniffer { content: false, named: false, called: false, complete: false }
+        Sniffer { content: false, named: false, called: false, complete: false, seen: 0, ended: 0, good: false }
     }
 
     /// Whether one of the keys has a value other than null. Inside strings the quotes would be escaped.
@@ -56,34 +61,30 @@ impl Sniffer {
         seen.usage = usage::of_chunk(&chunk);
         let choices = chunk.get("choices").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         seen.only_usage = seen.usage.is_some() && choices.is_empty();
-        for choice in choices.iter().filter_map(Value::as_object) {
-            seen.content |= !self.content && self.shows(choice);
+        let mut undone = None;
+        for (position, choice) in choices.iter().filter_map(Value::as_object).enumerate() {
+            let index = choice.get("index").and_then(Value::as_u64).unwrap_or(position as u64);
+            let bit = 1_u64.checked_shl(index as u32).unwrap_or(0);
+            self.seen |= bit;
+            self.called |= answer::calls(choice);
+            seen.content |= !self.content && (self.called || answer::shows(choice));
             if let Some(word) = choice.get("finish_reason").and_then(Value::as_str).filter(|word| !word.is_empty()) {
                 self.complete = true;
+                self.ended |= bit;
                 seen.finish = Some(finish::read(word, self.called));
+                undone = finish::fault(word, self.content || seen.content);
+                self.good |= undone.is_none();
             }
         }
         self.content |= seen.content;
-        seen
-    }
-
-    /// Whether a choice holds something that a client can show.
-    fn shows(&mut self, choice: &Map<String, Value>) -> bool {
-        let said = |of: &Map<String, Value>, key: &str| match of.get(key) {
-            Some(Value::String(text)) => !text.is_empty(),
-            Some(Value::Array(list)) => !list.is_empty(),
-            Some(Value::Object(object)) => !object.is_empty(),
-            _ => false,
-        };
-        if said(choice, "text") {
-            return true;
+        // One good choice of several is an answer.
+        let undone = undone.filter(|_| !self.good && self.seen == self.ended);
+        seen.fault = answer::choices_error(choices).or(undone);
+        if seen.fault.is_some() {
+            // What came with it is no reason to go no further than this provider.
+            (seen.finish, seen.content) = (Some(Finish::Error), false);
         }
-        let Some(delta) = choice.get("delta").or_else(|| choice.get("message")).and_then(Value::as_object) else {
-            return false;
-        };
-        self.called |= said(delta, "tool_calls") || said(delta, "function_call");
-        let showing = ["content", "reasoning_content", "reasoning", "refusal", "audio", "images", "reasoning_details"];
-        self.called || showing.iter().any(|key| said(delta, key))
+        seen
     }
 }
 
@@ -113,7 +114,6 @@ impl dialect::Sniffer for Sniffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Finish;
     use crate::dialect::Sniffer as _;
 
     fn sniff(sniffer: &mut Sniffer, text: &str) -> Sighting {

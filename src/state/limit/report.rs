@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::calendar::{Calendar, Period};
 use super::cell::{Cell, Counts, Slot};
 use super::meter::{Meter, Shape, Unit};
-use super::rule::Rule;
+use super::rule::{Rule, Window};
+use super::shared::{Elsewhere, Found, Known};
 use super::{Limits, WHOLE};
 
 /// One window's count as it is written down.
@@ -102,8 +103,8 @@ impl Limits {
     }
 
     /// The rules with how full their fullest partitions are. Of counts that are shared, what all processes have together
-    /// as the server last said, and this process's own.
-    pub fn state(&self, rules: &[Arc<Rule>], now: u64, top: usize) -> Value {
+    /// as the server last said, and this process's own; `elsewhere` are those that it has not met.
+    pub fn state(&self, rules: &[Arc<Rule>], now: u64, top: usize, elsewhere: Option<&Elsewhere>) -> Value {
         let (now, shares) = (self.time(now), self.shared().is_some());
         let rules = rules.iter().map(|rule| {
             let mut partitions = Vec::new();
@@ -114,6 +115,10 @@ impl Limits {
                     partitions.push(partition(cell, rule, now, shares));
                 }
             });
+            for found in elsewhere.iter().flat_map(|known| &known.found).filter(|found| found.rule.name == rule.name) {
+                count += 1;
+                partitions.push(unmet(found, now));
+            }
             partitions.sort_by(|a: &(f64, Value), b| b.0.total_cmp(&a.0));
             partitions.truncate(top);
             let windows = rule.windows.iter().map(
@@ -127,7 +132,16 @@ impl Limits {
                 "fullest": partitions.into_iter().map(|(_, state)| state).collect::<Vec<_>>(),
             })
         });
-        json!({"keys": self.keys(), "rules": rules.collect::<Vec<_>>()})
+        let mut state = json!({"keys": self.keys(), "rules": rules.collect::<Vec<_>>()});
+        if let Some(known) = elsewhere {
+            state["others"] = match known.known {
+                Known::All => "all",
+                Known::Some => "some",
+                Known::None => "away",
+            }
+            .into();
+        }
+        state
     }
 
     /// Partitions counted apart, all rules together.
@@ -193,15 +207,8 @@ fn partition(cell: &Cell, rule: &Rule, now: u64, shares: bool) -> (f64, Value) {
         let heard = slot.heard.as_ref().map(|heard| heard.meter.used(window.shape, now).saturating_sub(slot.leased()));
         let used = heard.map_or(own, |heard| heard.max(own));
         let meter = slot.heard.as_ref().filter(|_| used > own).map_or(&slot.meter, |heard| &heard.meter);
-        fullest = fullest.max(used as f64 / window.limit.max(1) as f64);
-        let mut told = json!({
-            "unit": window.unit.as_str(),
-            "window": window.shape.words(),
-            "used": used,
-            "reserved": own.saturating_sub(settled),
-            "remaining": window.limit.saturating_sub(used),
-            "reset_ms": meter.reset(window.shape, window.limit, now),
-        });
+        let (full, mut told) = window_state(window, used, own.saturating_sub(settled), meter, now);
+        fullest = fullest.max(full);
         if shares {
             told["used_here"] = own.into();
             told["heard_ms_ago"] = slot.heard.as_ref().map(|heard| now.saturating_sub(heard.at)).into();
@@ -209,6 +216,33 @@ fn partition(cell: &Cell, rule: &Rule, now: u64, shares: bool) -> (f64, Value) {
         windows.push(told);
     }
     (fullest, json!({"partition": &*cell.partition, "windows": windows}))
+}
+
+/// The same of a partition that only other processes have met.
+fn unmet(found: &Found, now: u64) -> (f64, Value) {
+    let mut fullest: f64 = 0.0;
+    let mut windows = Vec::new();
+    for (window, there) in found.rule.windows.iter().zip(&found.windows) {
+        let (full, mut told) = window_state(window, there.used, 0, &there.meter(window.shape), now);
+        told["used_here"] = 0.into();
+        told["heard_ms_ago"] = 0.into();
+        fullest = fullest.max(full);
+        windows.push(told);
+    }
+    (fullest, json!({"partition": found.partition, "windows": windows}))
+}
+
+/// How full a window is, and what is told of it.
+fn window_state(window: &Window, used: u64, reserved: u64, meter: &Meter, now: u64) -> (f64, Value) {
+    let told = json!({
+        "unit": window.unit.as_str(),
+        "window": window.shape.words(),
+        "used": used,
+        "reserved": reserved,
+        "remaining": window.limit.saturating_sub(used),
+        "reset_ms": meter.reset(window.shape, window.limit, now),
+    });
+    (used as f64 / window.limit.max(1) as f64, told)
 }
 
 fn write_down(cell: &Cell, counts: &Counts, rows: &mut Vec<Row>) {

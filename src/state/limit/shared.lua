@@ -6,17 +6,27 @@
 -- reserved, amount, quantum, least. Kinds: f fixed, s sliding, c calendar or total (`start` is the caller's), b bucket, i in
 -- flight. Modes: `take` takes the amounts from all or from none, of a hard limit what is left down to `least`, and the quantum
 -- of each beyond them where that has room; `settle` puts `amount` in the place of `reserved` taken at `mark`; `put` states what
--- the process has; `meet` does so, too, and makes the process known, if it is not. Of a process that is not known nothing is
--- taken or settled: it must say first what it has, as the server may have been emptied.
+-- the process has; `meet` does so, too, and makes the process known, if it is not; `look` changes nothing. Of a process that is
+-- not known nothing is taken or settled: it must say first what it has, as the server may have been emptied. Nothing is stated
+-- by one that has not heard of a reset: what it has may be what was reset.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local mode, node, deadline = ARGV[1], 'n:' .. ARGV[2], tonumber(ARGV[3])
 if deadline > 0 and now > deadline then return { 'late' } end
 local known = redis.call('ZSCORE', KEYS[1], ARGV[2])
-if mode == 'meet' then
-  if known then return { 'ok' } end
-  redis.call('ZADD', KEYS[1], now, ARGV[2])
-elseif mode ~= 'put' and not known then
+local states = mode == 'put' or mode == 'meet'
+
+-- Resets that the node has not heard of.
+local function unheard()
+  return redis.call('XRANGE', KEYS[2], '(' .. ARGV[4], '+')
+end
+
+if mode == 'meet' and known then return { 'ok' } end
+if states then
+  local resets = unheard()
+  if #resets > 0 then return { 'reset', resets } end
+  if mode == 'meet' then redis.call('ZADD', KEYS[1], now, ARGV[2]) end
+elseif mode ~= 'look' and not known then
   return { 'unknown' }
 end
 
@@ -69,8 +79,11 @@ local function read(i)
     local follows = w.kind == 's' and start and w.start - start == w.length
     w.prev = follows and w.cur or 0
     w.cur, w.own = 0, 0
-    redis.call('DEL', w.key)
-    redis.call('HSET', w.key, 's', string.format('%.0f', w.start), 'p', string.format('%.0f', w.prev))
+    if mode ~= 'look' then
+      redis.call('DEL', w.key)
+      redis.call('HSET', w.key, 's', string.format('%.0f', w.start), 'p', string.format('%.0f', w.prev))
+      if w.ttl > 0 then redis.call('PEXPIRE', w.key, string.format('%.0f', w.ttl)) end
+    end
   end
   w.used = w.cur
   if w.kind == 's' then
@@ -90,9 +103,14 @@ local function write(w, own)
   if w.ttl > 0 then redis.call('PEXPIRE', w.key, string.format('%.0f', w.ttl)) end
 end
 
+-- What has nothing of a count that is not there need not make it.
+local function says_nothing(i)
+  return states and tonumber(ARGV[4 + (i - 1) * 11 + 9]) == 0 and redis.call('EXISTS', KEYS[i + 2]) == 0
+end
+
 local windows, out, room = {}, {}, true
 for i = 1, #KEYS - 2 do
-  local w = read(i)
+  local w = not says_nothing(i) and read(i)
   windows[i] = w
   if mode == 'take' then
     w.taken = w.amount
@@ -116,13 +134,15 @@ for i = 1, #KEYS - 2 do
       end
       if over > 0 then write(w, w.own + over) end
     end
-  elseif w.kind == 'i' or (w.kind ~= 'b' and w.mark == w.start) then
+  elseif w and states and (w.kind == 'i' or (w.kind ~= 'b' and w.mark == w.start)) then
     write(w, w.amount)
   end
 end
-if mode ~= 'take' then return { 'ok' } end
+if mode ~= 'take' and mode ~= 'look' then return { 'ok' } end
 for _, w in ipairs(windows) do
-  if room then
+  if mode == 'look' then
+    w.taken = 0
+  elseif room then
     if w.used + w.taken + w.quantum <= w.limit then w.granted = w.quantum end
     write(w, (w.kind == 'b' and w.cur or w.own) + w.taken + w.granted)
   end
@@ -131,5 +151,4 @@ for _, w in ipairs(windows) do
   end
 end
 -- What is taken is counted after them: the node must hear of them before it counts it, too.
-local resets = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4], '+')
-return { room and 'ok' or 'no', tostring(redis.call('ZCARD', KEYS[1])), out, resets }
+return { room and 'ok' or 'no', tostring(redis.call('ZCARD', KEYS[1])), out, unheard() }

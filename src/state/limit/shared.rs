@@ -4,6 +4,7 @@
 //! part: whatever was lost or late is put right by stating it anew. So nothing is counted twice, and a server that comes
 //! back empty is filled again.
 
+mod elsewhere;
 mod keeper;
 mod resets;
 mod spent;
@@ -23,7 +24,10 @@ use super::meter::{Meter, Shape, Unit};
 use super::rule::Window;
 use super::{Charge, Estimate, Hold, Limits, Refusal, WHOLE};
 use crate::state::redis::{Away, Link};
+pub use elsewhere::Elsewhere;
+pub(super) use elsewhere::{Found, Known};
 use keeper::Keeper;
+pub use resets::told;
 use resets::{Heard, Reset};
 pub(super) use spent::Spent;
 
@@ -166,7 +170,7 @@ impl Shared {
             wants.iter_mut().zip(fitting.0).for_each(|(want, most)| want.most = most);
         }
         let asking = Asking::new(charges, !self.closing.load(Ordering::Relaxed), now);
-        let answered = self.ask(charges, &asking, &wants, now).await;
+        let answered = self.ask(limits, charges, &asking, &wants, now).await;
         if let Ok(answer) = &answered {
             self.carry_out(limits, &answer.resets);
         }
@@ -208,7 +212,14 @@ impl Shared {
 
     /// Asks the server. One that does not know this process is new or was emptied: then it is told what the process has of
     /// these counts, at once, and asked again, all within the budget.
-    async fn ask(&self, charges: &[Charge<'_>], asking: &Asking, wants: &[Want], now: u64) -> Result<Answer, Away> {
+    async fn ask(
+        &self,
+        limits: &Limits,
+        charges: &[Charge<'_>],
+        asking: &Asking,
+        wants: &[Want],
+        now: u64,
+    ) -> Result<Answer, Away> {
         if !self.link.is_up() {
             return Err(Away::Down);
         }
@@ -221,7 +232,7 @@ impl Shared {
             // Every other count follows by itself.
             self.fall_behind();
             let again = async {
-                self.introduce(charges.iter().map(|charge| &charge.cell), now).await?;
+                self.introduce(limits, charges, now).await?;
                 self.ask_once(charges, asking, wants, now).await
             };
             answer = timeout_at(deadline, again).await.map_err(|_| Away::Slow)??;
@@ -244,17 +255,44 @@ impl Shared {
                 arguments(&mut call, window, charge.rule.hard, now, [0, 0, want.most, quantum, want.least]);
             }
         }
-        Said::read(self.link.script(&call).await?, wants.len())
-            .ok_or_else(|| Away::Failed("the script answered something else".to_owned()))
+        self.say(&call, wants.len()).await
+    }
+
+    /// Sends a call about so many windows.
+    ///
+    /// # Errors
+    /// [`Away`]; also where it came too late to be carried out.
+    async fn say(&self, call: &ScriptInvocation<'_>, windows: usize) -> Result<Said, Away> {
+        match Said::read(self.link.script(call).await?, windows) {
+            Some(Said::Late) => Err(Away::Slow),
+            Some(said) => Ok(said),
+            None => Err(Away::Failed("the script answered something else".to_owned())),
+        }
     }
 
     /// Tells a server that does not know this process what it has of some counts; one that does is told nothing.
-    async fn introduce(&self, cells: impl Iterator<Item = &Arc<Cell>>, now: u64) -> Result<(), Away> {
-        let mut call = self.call("meet", now);
-        for cell in cells {
-            self.state(&mut call, cell, &mut cell.lock(), now);
+    async fn introduce(&self, limits: &Limits, charges: &[Charge<'_>], now: u64) -> Result<(), Away> {
+        loop {
+            let mut call = self.call("meet", now);
+            for Charge { cell, .. } in charges {
+                self.state(&mut call, cell, &mut cell.lock(), now);
+            }
+            if self.stated(limits, &call).await? {
+                return Ok(());
+            }
         }
-        self.link.script(&call).await.map(|_| ())
+    }
+
+    /// Sends a statement. False where a reset that was unheard of kept the server from taking it: that one is carried out,
+    /// and what is left may be stated.
+    async fn stated(&self, limits: &Limits, call: &ScriptInvocation<'_>) -> Result<bool, Away> {
+        match self.say(call, 0).await? {
+            Said::Reset(resets) => {
+                self.carry_out(limits, &resets);
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Begins a call of the script.
@@ -292,12 +330,17 @@ impl Shared {
 
     /// The name of a window's hash. The prefix is the hash tag: a script's keys must lie on one node of a cluster.
     fn key(&self, cell: &Cell, unit: Unit, shape: Shape) -> String {
-        format!("{}{}", self.keys_of(&cell.rule), window(cell, unit, shape))
+        format!("{}{}", self.keys_of(&cell.rule), window(&cell.partition, unit, shape))
     }
 
     /// How the names of all of a rule's hashes begin. Names of rules have no colon.
     fn keys_of(&self, rule: &str) -> String {
-        format!("{{{}}}:limit:{rule}:", self.link.prefix)
+        format!("{}{rule}:", self.keys_of_all())
+    }
+
+    /// How the names of all rules' hashes begin.
+    fn keys_of_all(&self) -> String {
+        format!("{{{}}}:limit:", self.link.prefix)
     }
 
     /// Queues a correction; never waits.
@@ -311,8 +354,8 @@ impl Shared {
 }
 
 /// How the names of a window's hashes end.
-fn window(cell: &Cell, unit: Unit, shape: Shape) -> String {
-    format!("{}:{}:{}", cell.partition, unit.as_str(), shape.text())
+fn window(partition: &str, unit: Unit, shape: Shape) -> String {
+    format!("{partition}:{}:{}", unit.as_str(), shape.text())
 }
 
 /// The kind of a window in the script's words, its length, its begin where that is ours to say, and how long the server
@@ -382,8 +425,14 @@ struct Answer {
 /// What the script says.
 enum Said {
     Answer(Answer),
+    /// It has done as it was told, which needs no answer.
+    Done,
+    /// It was told later than anybody waits for, and has done nothing.
+    Late,
     /// It does not know this process, and has counted nothing.
     Unknown,
+    /// Of these resets this process has not heard: nothing was stated.
+    Reset(Vec<Reset>),
 }
 
 impl Said {
@@ -394,9 +443,12 @@ impl Said {
             "ok" => true,
             "no" => false,
             "unknown" => return Some(Said::Unknown),
+            "late" => return Some(Said::Late),
+            "reset" => return Reset::read(parts.next()?).map(Said::Reset),
             _ => return None,
         };
-        let nodes = String::from_redis_value(parts.next()?).ok()?.parse().ok();
+        let Some(nodes) = parts.next() else { return Some(Said::Done) };
+        let nodes = String::from_redis_value(nodes).ok()?.parse().ok();
         let texts = Vec::<String>::from_redis_value(parts.next()?).ok()?;
         let numbers: Vec<u64> = texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
         let resets = Reset::read(parts.next()?)?;

@@ -295,11 +295,11 @@ fn an_operator_sees_and_resets_the_counts() {
     let limits = Arc::new(Limits::new());
     reserve(&limits, &rules, "k", &ONE, NOW).expect("has room").settle(&ONE, NOW);
     let _held = reserve(&limits, &rules, "k", &ONE, NOW).expect("has room");
-    let window = limits.state(&rules, NOW, 10)["rules"][0]["fullest"][0]["windows"][0].clone();
+    let window = limits.state(&rules, NOW, 10, None)["rules"][0]["fullest"][0]["windows"][0].clone();
     assert_eq!((window["used"].as_u64(), window["reserved"].as_u64()), (Some(2), Some(1)), "{window}");
     assert_eq!(limits.reset("r", Some("")), 1);
     assert_eq!(limits.reset("other", None), 0);
-    let window = limits.state(&rules, NOW, 10)["rules"][0]["fullest"][0]["windows"][0].clone();
+    let window = limits.state(&rules, NOW, 10, None)["rules"][0]["fullest"][0]["windows"][0].clone();
     assert_eq!(window["used"].as_u64(), Some(1), "{window}");
 }
 

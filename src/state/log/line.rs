@@ -106,8 +106,11 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
     if let Some(feedback) = &x.feedback {
         record.json(name!("feedback"), feedback);
     }
-    if !x.dropped.is_empty() {
-        record.json(name!("dropped"), &x.dropped);
+    if !x.dropped.is_empty() || !x.seen.unshown.is_empty() {
+        let asked = x.dropped.iter().map(|(field, why)| (&**field, &**why));
+        let answered =
+            x.seen.unshown.iter().map(|what| (*what, "the caller's dialect has no form for it in an answer"));
+        record.json(name!("dropped"), &asked.chain(answered).collect::<Vec<_>>());
     }
     if let Some(policy) = &settled.policy {
         record.json(name!("policy"), policy);

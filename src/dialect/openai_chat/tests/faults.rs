@@ -120,6 +120,70 @@ fn an_error_in_a_good_status_is_a_fault() {
 }
 
 #[test]
+fn an_answer_of_which_every_choice_failed_is_a_fault() {
+    let error = r#""error":{"code":429,"message":"Slow down"}"#;
+    let choice = |index: u32, content: &str, word: &str, more: &str| {
+        let message = format!(r#"{{"role":"assistant","content":"{content}"}}"#);
+        format!(r#"{{"index":{index},"message":{message},"finish_reason":"{word}"{more}}}"#)
+    };
+    let with = format!(",{error}");
+    for (choices, kind) in [
+        (choice(0, "", "error", &with), Some(Kind::RateLimited)),
+        (choice(0, "Half of", "error", &with), Some(Kind::RateLimited)),
+        (choice(0, "", "error", ""), Some(Kind::UpstreamError)),
+        (choice(0, "Half of", "error", ""), Some(Kind::UpstreamError)),
+        (choice(0, "", "abort", r#","error":null"#), Some(Kind::UpstreamError)),
+        (choice(0, "Half of", "abort", ""), None),
+        (choice(0, "", "stop", ""), None),
+        (format!("{},{}", choice(0, "", "error", &with), choice(1, "Hi", "stop", "")), None),
+        (format!("{},{}", choice(0, "", "error", ""), choice(1, "", "error", "")), Some(Kind::UpstreamError)),
+    ] {
+        let body = format!(r#"{{"id":"c","model":"m","choices":[{choices}],"usage":null}}"#);
+        let read = OpenAiChat.decode_answer(body.as_bytes()).map(drop).map_err(|fault| fault.kind);
+        assert_eq!(read.err(), kind, "{body}");
+        let relayed = OpenAiChat.summary(Op::Generate, body.as_bytes()).map(drop).map_err(|fault| fault.kind);
+        assert_eq!(relayed.err(), kind, "{body}");
+        // The same as a stream of one chunk, read and relayed.
+        let frame = format!("data: {}", body.replace("\"message\":{\"role", "\"delta\":{\"role"));
+        let events = decode(&stream(&[&frame, "data: [DONE]"]), &[]).expect("told as an event");
+        let told =
+            events.iter().find_map(|event| if let Event::Fault(fault) = event { Some(fault.kind) } else { None });
+        assert_eq!(told, kind, "{frame}");
+        let seen = OpenAiChat.sniffer(Op::Generate).frame(&Frame(format!("{frame}\n\n").as_bytes()));
+        assert_eq!(seen.fault.map(|fault| fault.kind), kind, "{frame}");
+        assert!(kind.is_none() || !seen.content, "it would be given to the client: {frame}");
+    }
+}
+
+#[test]
+fn a_stream_that_ends_in_an_error_is_a_fault_before_and_after_its_first_content() {
+    let role = r#"data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    let end = r#"data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}"#;
+    for first in [role, HELLO] {
+        let events = decode(&stream(&[first, end, "data: [DONE]"]), &[]).expect("told as an event");
+        assert!(matches!(events.last(), Some(Event::Fault(fault)) if fault.kind == Kind::UpstreamError), "{events:?}");
+        let mut sniffer = OpenAiChat.sniffer(Op::Generate);
+        assert!(sniffer.frame(&Frame(first.as_bytes())).fault.is_none());
+        assert!(sniffer.frame(&Frame(end.as_bytes())).fault.is_some());
+    }
+    // The other choice is an answer, whichever ends first.
+    for words in [["error", "stop"], ["stop", "error"]] {
+        let begin =
+            r#"data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{"content":"b"}}]}"#;
+        let end = |index: usize| {
+            let word = words[index];
+            format!(r#"data: {{"choices":[{{"index":{index},"delta":{{}},"finish_reason":"{word}"}}]}}"#)
+        };
+        let events = decode(&stream(&[begin, &end(0), &end(1)]), &[]).expect("an answer");
+        assert!(!events.iter().any(|event| matches!(event, Event::Fault(_))), "{events:?}");
+        let mut sniffer = OpenAiChat.sniffer(Op::Generate);
+        for frame in [begin.to_owned(), end(0), end(1)] {
+            assert!(sniffer.frame(&Frame(frame.as_bytes())).fault.is_none(), "{frame}");
+        }
+    }
+}
+
+#[test]
 fn a_client_is_told_in_the_form_its_sdk_raises_on() {
     let mut out = Vec::new();
     OpenAiChat.encode_stream_error(&Fault::new(Kind::IdleTimeout, "Silence."), "req", &mut out);

@@ -146,11 +146,9 @@ impl Keeper {
         if count == 0 {
             return;
         }
-        match self.shared.link.script(&call).await {
+        match self.shared.say(&call, 0).await {
             // It was emptied: what this process has is stated, all of it.
-            Ok(said) if matches!(Said::read(said.clone(), 0), Some(Said::Unknown)) => {
-                self.shared.fall_behind();
-            }
+            Ok(Said::Unknown) => self.shared.fall_behind(),
             Ok(_) => {}
             Err(_) => batch.iter().for_each(|correction| self.mark_stale(&correction.cell)),
         }
@@ -180,7 +178,7 @@ impl Keeper {
             drop(counts);
             stated.push((key, asked, cell));
         }
-        let arrived = count == 0 || self.shared.link.script(&call).await.is_ok();
+        let arrived = count == 0 || self.shared.stated(&self.limits, &call).await == Ok(true);
         for (key, asked, cell) in stated {
             // Whoever asked meanwhile may be missing in it: once more, then.
             let quiet = cell.asked.load(Ordering::Acquire) == asked && cell.asking.load(Ordering::Acquire) == 0;

@@ -1,8 +1,9 @@
 //! Resets of shared counts: every partition of a rule, whichever process made it, and word of it to the other processes.
 //!
 //! A process hears of them with its next answer from the server, or a beat later where it asks nothing: always before it
-//! counts what came after them, and before it states its counts anew, so that a lost link does not undo a reset. What it
-//! has counted while the server was away is kept: nobody can say any more which part of it came before.
+//! counts what came after them, and before it states its counts anew, so that neither a lost link nor a late statement
+//! undoes a reset: the server takes none from a process that has not heard. What a process has counted while the server was
+//! away is kept: nobody can say any more which part of it came before.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
@@ -12,7 +13,7 @@ use ::redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 use super::super::cell::Apart;
 use super::super::meter::{Shape, Unit};
-use super::super::{Charge, Limits};
+use super::super::{Alert, Charge, Limits};
 use super::Shared;
 use crate::state::redis::Away;
 use crate::state::unix_ms;
@@ -80,24 +81,31 @@ impl Shared {
         self.link.run(&tell).await?;
         let mut partitions = HashSet::new();
         for begin in [self.keys_of(rule), self.spent_of(rule)] {
-            self.unlink(&begin, partition, &mut partitions).await?;
+            partitions.extend(self.unlink(&begin, partition, partition_of).await?);
         }
+        // What was told of the counts that are gone is to be told of those that come.
+        self.unlink(&told_of(&self.link.prefix, rule), partition, partition_told).await?;
         self.behind.store(true, Ordering::Relaxed);
         Ok(partitions.len())
     }
 
-    /// Forgets the hashes whose names begin so: of one partition, or of all. Notes of which.
-    async fn unlink(&self, begin: &str, partition: Option<&str>, partitions: &mut HashSet<String>) -> Result<(), Away> {
+    /// Forgets what is kept under names that begin so: of one partition, or of all. Gives which, as `read` finds them in
+    /// the rest of a name.
+    async fn unlink(
+        &self,
+        begin: &str,
+        partition: Option<&str>,
+        read: fn(&str) -> Option<&str>,
+    ) -> Result<HashSet<String>, Away> {
+        let mut partitions = HashSet::new();
         let pattern = format!("{}*", escaped(&format!("{begin}{}", partition.unwrap_or_default())));
         let mut cursor = "0".to_owned();
         loop {
-            let mut scan = cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN);
-            let (next, keys): (String, Vec<String>) = read(self.link.run(&scan).await?, "SCAN")?;
+            let (next, keys) = self.scan(&cursor, &pattern).await?;
             let mut drop = cmd("UNLINK");
             let mut fits = false;
             for key in keys {
-                let of = key.strip_prefix(begin).and_then(partition_of);
+                let of = key.strip_prefix(begin).and_then(read);
                 if let Some(of) = of.filter(|of| partition.is_none_or(|partition| partition == *of)) {
                     partitions.insert(of.to_owned());
                     drop.arg(&key);
@@ -108,10 +116,18 @@ impl Shared {
                 self.link.run(&drop).await?;
             }
             if next == "0" {
-                return Ok(());
+                return Ok(partitions);
             }
             cursor = next;
         }
+    }
+
+    /// Looks at some names on the server, from where a cursor stands. Gives those that fit, and where to go on; `0` is the
+    /// begin and the end.
+    pub(super) async fn scan(&self, cursor: &str, pattern: &str) -> Result<(String, Vec<String>), Away> {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN);
+        read(self.link.run(&scan).await?, "SCAN")
     }
 
     /// Carries out what other processes have reset since the last look.
@@ -173,8 +189,27 @@ fn read<T: FromRedisValue>(value: Value, command: &str) -> Result<T, Away> {
     from_redis_value(value).map_err(|_| Away::Failed(format!("{command} answered something else")))
 }
 
+/// How the names begin under which is kept that a threshold of a rule was told of.
+fn told_of(prefix: &str, rule: &str) -> String {
+    format!("{{{prefix}}}:told:{rule}:")
+}
+
+/// The name under which is kept that somebody was told of this.
+pub fn told(prefix: &str, alert: &Alert) -> String {
+    let Alert { rule, partition, percent, window_start, shape, .. } = alert;
+    let (begin, unit, shape) = (told_of(prefix, &rule.name), Unit::Money.as_str(), shape.text());
+    format!("{begin}{partition}:{unit}:{shape}:{window_start}:{percent}")
+}
+
+/// The partition in the rest of such a name.
+fn partition_told(rest: &str) -> Option<&str> {
+    let (rest, _percent) = rest.rsplit_once(':')?;
+    let (rest, _window_start) = rest.rsplit_once(':')?;
+    partition_of(rest)
+}
+
 /// The partition in the rest of a hash's name; it may hold colons itself.
-fn partition_of(rest: &str) -> Option<&str> {
+pub(super) fn partition_of(rest: &str) -> Option<&str> {
     let fits = |(at, _): &(usize, &str)| {
         let (unit, shape) = rest[at + 1..].split_once(':').unwrap_or_default();
         Unit::from_name(unit).is_some() && Shape::from_text(shape).is_some()
@@ -183,7 +218,7 @@ fn partition_of(rest: &str) -> Option<&str> {
 }
 
 /// A text that a pattern of SCAN takes as it is.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {
@@ -209,6 +244,8 @@ mod tests {
         ] {
             assert_eq!(partition_of(rest), partition, "{rest}");
         }
+        assert_eq!(partition_told("user=a:b:money:day:0:1700000000000:80"), Some("user=a:b"));
+        assert_eq!(partition_told("user=a:b:money:total:0:80"), Some("user=a:b"));
         assert_eq!(escaped("{p}:limit:r[1]*\\"), "{p}:limit:r\\[1\\]\\*\\\\");
     }
 }

@@ -64,6 +64,10 @@ impl Budgets {
     pub async fn state(&mut self, shared: &Shared, limits: &Limits, now: u64) {
         let changed = std::mem::take(&mut *shared.spent.lock().unwrap_or_else(PoisonError::into_inner));
         changed.into_values().for_each(|spent| spent.join(&mut self.due));
+        // What somebody has reset must not be told of again.
+        if self.due.is_empty() || shared.listen(limits).await.is_err() {
+            return;
+        }
         while !self.due.is_empty() && shared.link.is_up() {
             let batch: Vec<_> = self.due.iter().take(BATCH).map(|(key, spent)| (*key, spent.clone())).collect();
             let Ok(sums) = shared.sums(batch.iter().map(|(_, spent)| spent), now).await else { return };
@@ -101,7 +105,7 @@ impl Shared {
             call.key(format!(
                 "{}{}",
                 self.spent_of(&spent.cell.rule),
-                super::window(&spent.cell, slot.unit, slot.shape)
+                super::window(&spent.cell.partition, slot.unit, slot.shape)
             ));
             call.arg(start).arg(ttl).arg(slot.meter.settled(slot.shape, now));
             starts.push(start);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -21,21 +22,26 @@ const BUDGET: Duration = Duration::from_millis(20);
 /// Most that an exchange waits: timers are a millisecond coarse, and four are for what is done before and after.
 const MOST: Duration = Duration::from_millis(25);
 
-/// A server that tells the time, so that links find it well, and never answers a script.
-fn mute() -> u16 {
+/// Longest wait for anything that is bound to happen soon.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A server that tells the time, so that links find it well, and answers scripts as `script` says; None: never.
+fn server(script: impl Fn(&[String]) -> Option<&'static str> + Send + Sync + 'static) -> u16 {
+    let script = Arc::new(script);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     std::thread::spawn(move || {
         for connection in listener.incoming() {
             let connection = connection.expect("a connection");
-            std::thread::spawn(move || answer(connection));
+            let script = script.clone();
+            std::thread::spawn(move || answer(connection, &*script));
         }
     });
     port
 }
 
 /// Reads commands until the connection ends.
-fn answer(connection: TcpStream) -> Option<()> {
+fn answer(connection: TcpStream, script: &dyn Fn(&[String]) -> Option<&'static str>) -> Option<()> {
     let mut writer = connection.try_clone().ok()?;
     let mut reader = BufReader::new(connection);
     let number = |reader: &mut BufReader<TcpStream>| {
@@ -58,7 +64,8 @@ fn answer(connection: TcpStream) -> Option<()> {
                 let text = format!("*2\r\n${}\r\n{seconds}\r\n${}\r\n{micros}\r\n", seconds.len(), micros.len());
                 writer.write_all(text.as_bytes()).ok()?;
             }
-            "EVALSHA" | "EVAL" | "SCRIPT" => {}
+            "EVALSHA" | "EVAL" | "SCRIPT" => writer.write_all(script(&words).unwrap_or_default().as_bytes()).ok()?,
+            "XRANGE" => writer.write_all(b"*0\r\n").ok()?,
             _ => writer.write_all(b"+OK\r\n").ok()?,
         }
     }
@@ -66,7 +73,7 @@ fn answer(connection: TcpStream) -> Option<()> {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_longer_than_the_budget_for_a_server_that_has_stopped_answering() {
-    let link = Link::start("tests", &format!("redis://127.0.0.1:{}/0", mute()), BUDGET, "t").expect("a link");
+    let link = Link::start("tests", &format!("redis://127.0.0.1:{}/0", server(|_| None)), BUDGET, "t").expect("a link");
     let limits = Arc::new(Limits::new());
     Shared::start(&limits, link.clone(), Policy::Local);
     let shared = limits.shared().expect("shares").clone();
@@ -94,6 +101,33 @@ async fn nobody_waits_longer_than_the_budget_for_a_server_that_has_stopped_answe
         }
     }
     assert!(slow > 0, "nobody has asked the server at all");
+}
+
+#[tokio::test]
+async fn what_the_server_has_heard_too_late_is_stated_again() {
+    let stated = Arc::new(AtomicUsize::new(0));
+    let count = stated.clone();
+    let port = server(move |words| {
+        count.fetch_add(usize::from(words.iter().any(|word| word == "PUT")), Ordering::Relaxed);
+        Some("*1\r\n$4\r\nlate\r\n")
+    });
+    let link = Link::start("tests", &format!("redis://127.0.0.1:{port}/0"), BUDGET * 50, "t").expect("a link");
+    let limits = Arc::new(Limits::new());
+    assert!(link.ready(SOON).await, "the link does not open");
+    Shared::start(&limits, link, Policy::Local);
+    let shared = limits.shared().expect("shares").clone();
+    let rules = [requests("r", 10)];
+    let (headers, metadata) = (HeaderMap::new(), BTreeMap::new());
+    let now = limits.time(unix_ms());
+    let charges = limits.charges(&rules, &facts("a", &headers, &metadata), now);
+    let held = shared.reserve(&limits, &charges, &Estimate::exact(ONE), now).await;
+    assert!(held.expect("within this process's part").away);
+    let again = async {
+        while stated.load(Ordering::Relaxed) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(SOON, again).await.is_ok(), "it takes for stated what was not");
 }
 
 /// All at once.
