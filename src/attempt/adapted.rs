@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, Response};
+use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, sleep};
 
 use super::Replay;
@@ -47,6 +48,15 @@ const MAX_PATH_BYTES: usize = 32 << 10;
 /// Most fields that an adapter may say it left out, and the length of what it says of each.
 const MAX_DROPPED: usize = 32;
 const MAX_DROPPED_CHARS: usize = 200;
+
+/// Headers in which providers look for a key. Many take one in any of them, so that where the gateway sends a key none of
+/// these may hold another.
+const CREDENTIALS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Headers that belong to the connection or to the gateway.
 const NOT_THE_GUESTS: &[HeaderName] = &[
@@ -211,13 +221,19 @@ impl Try<'_> {
     async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
         let (target, face) = (&self.once.target, self.face);
         check_path(&written.path)?;
-        let address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new());
+        let credential = target.provider.auth(face, self.once.key);
+        let path = match credential {
+            Auth::Query(name, _) => without(&written.path, name),
+            Auth::Header(..) | Auth::None => Cow::Borrowed(written.path.as_str()),
+        };
+        let address = encode::address_once(face, target, self.once.key, &path, &HeaderMap::new());
         let mut address = address.map_err(|fault| {
             Fault::new(Kind::GuestFailed, "No address can be made of the adapter's path.").because(fault)
         })?;
-        let credential = target.provider.auth(face, self.once.key);
+        let proven = !matches!(credential, Auth::None);
         let own = |name: &HeaderName| {
             matches!(credential, Auth::Header(credential, _) if credential == name)
+                || (proven && CREDENTIALS.contains(name))
                 || target.provider.headers.contains_key(name)
                 || NOT_THE_GUESTS.contains(name)
         };
@@ -324,6 +340,21 @@ fn check_path(path: &str) -> Result<(), Fault> {
     Err(Fault::new(Kind::GuestFailed, format!("The adapter's path `{shown}` does not stay below the base URL.")))
 }
 
+/// A path without the parameters of this name in its query. Servers that are given two take the first or the last, read
+/// `%6bey` as `key`, and some take `;` for `&` or do not tell small letters from capitals.
+fn without<'p>(path: &'p str, name: &str) -> Cow<'p, str> {
+    let Some((plain, query)) = path.split_once('?') else { return Cow::Borrowed(path) };
+    let named = |pair: &&str| {
+        let written = pair.split('=').next().unwrap_or_default().replace('+', " ");
+        percent_decode_str(&written).decode_utf8_lossy().trim().eq_ignore_ascii_case(name)
+    };
+    if !query.split(['&', ';']).any(|pair| named(&pair)) {
+        return Cow::Borrowed(path);
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pairs| !pairs.split(';').any(|pair| named(&pair))).collect();
+    Cow::Owned(if kept.is_empty() { plain.to_owned() } else { format!("{plain}?{}", kept.join("&")) })
+}
+
 /// Reads an error answer.
 async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target: &Target) -> Fault {
     let (head, mut body) = response.into_parts();
@@ -367,6 +398,22 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(MAX_PATH_BYTES));
         assert!(check_path(&long).expect_err("refused").message.contains("32768 bytes"));
+    }
+
+    #[test]
+    fn a_credential_in_the_query_is_not_the_adapters_to_write() {
+        for (path, left) in [
+            ("/chat?a=1", "/chat?a=1"),
+            ("/chat?key=forged", "/chat"),
+            ("/chat?a=1&key=forged&b=2", "/chat?a=1&b=2"),
+            ("/chat?%6Bey=forged&a=1", "/chat?a=1"),
+            ("/chat?KEY=forged&key", "/chat"),
+            ("/chat?a=1;key=forged&b=2", "/chat?b=2"),
+            ("/chat?b=1?key=2&keys=3", "/chat?b=1?key=2&keys=3"),
+            ("/chat/key=1", "/chat/key=1"),
+        ] {
+            assert_eq!(without(path, "key"), left, "{path}");
+        }
     }
 
     #[test]
