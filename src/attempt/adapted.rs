@@ -22,9 +22,10 @@ use super::encode::{self, Dropped, Meaning};
 use super::once::{self, Known, MAX_ERROR_BYTES, Once};
 use super::{estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
-use crate::chat::event::Collector;
+use crate::chat::event::{self, Collector};
+use crate::chat::{Ask, Event};
 use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, sound};
-use crate::dialect::{Op, refusal};
+use crate::dialect::{Asked, Op, refusal};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
@@ -33,7 +34,7 @@ use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::rerank::{Ranked, RerankAnswer, RerankAsk};
 use crate::route::{Auth, Face, Target};
-use crate::stream::{Adapted, Mode};
+use crate::stream::{Adapted, AtEnd, Mode, Spoken};
 use crate::upstream::Outbound;
 
 /// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
@@ -77,6 +78,14 @@ const NOT_THE_GUESTS: &[HeaderName] = &[
 pub(super) fn by_adapter<'t>(x: &Subject<'_>, target: &'t Target) -> Option<(&'t Face, &'t Arc<dyn Adapter>)> {
     let face = target.face_for(x.dialect, x.op)?;
     face.adapter.as_ref().map(|adapter| (face, adapter))
+}
+
+/// The last answer to a request of an adapter.
+enum Fetched {
+    /// For a decoder of streams.
+    Stream(Inbound),
+    /// Read, and no follow-up.
+    Read(Read),
 }
 
 /// One try.
@@ -125,48 +134,86 @@ impl Try<'_> {
         Ok(good)
     }
 
-    /// Sends what was written, and what the answers to it lead on to.
-    async fn follow(&self, meaning: &Meaning, mut written: Written, known: &mut Known) -> Result<Box<Good>, Fault> {
+    /// Reads the answer to what was written.
+    async fn follow(&self, meaning: &Meaning, written: Written, known: &mut Known) -> Result<Box<Good>, Fault> {
+        let (x, (fetched, sent)) = (self.x, self.fetch(written, &mut known.status).await?);
+        let reading = self.reading(meaning, sent);
+        match (fetched, meaning) {
+            (Fetched::Stream(body), Meaning::Chat(asked)) => self.stream(body, reading, asked, known).await,
+            (Fetched::Stream(_), _) => Err(self.nonsense("streams what is no conversation")),
+            (Fetched::Read(Read::Chat(mut answer)), Meaning::Chat(asked)) => {
+                sound(&mut answer)?;
+                if x.stream {
+                    return reading.answered_in_events(answer, asked, known).await;
+                }
+                Ok(reading.answered(self.cx, &answer, asked))
+            }
+            (Fetched::Read(Read::Embed(answer)), Meaning::Embed(ask)) => {
+                embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
+                Ok(reading.embedded(&answer, ask))
+            }
+            (Fetched::Read(Read::Rerank(answer)), Meaning::Rerank(ask)) => {
+                ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
+                Ok(reading.ranked(&answer, ask))
+            }
+            (Fetched::Read(_), _) => Err(self.amiss()),
+        }
+    }
+
+    /// What goes on from a stream that another target broke off: a stream in the caller's own form, or the events of an
+    /// answer that came whole.
+    ///
+    /// # Errors
+    /// As [`Once::run`]; the upstream's status goes to `status`.
+    pub async fn rest(&self, status: &mut Option<u16>) -> Result<(Inbound, Vec<Event>), Fault> {
         let (x, target) = (self.x, &self.once.target);
+        if !self.adapter.serves(x.op) {
+            return Err(encode::unserved(x, target));
+        }
+        let ask = self.call.ask(x.dialect, x.op)?;
+        let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+        match self.fetch(written, status).await?.0 {
+            Fetched::Stream(body) => {
+                let source = Adapted::new(body, self.adapter.decoder().await?);
+                Ok((self.spoken(source, &x.asked(ask), None), Vec::new()))
+            }
+            Fetched::Read(Read::Chat(mut answer)) => {
+                sound(&mut answer)?;
+                Ok((Inbound::Ready(None), event::replay(&answer)))
+            }
+            Fetched::Read(_) => Err(self.amiss()),
+        }
+    }
+
+    /// Sends what was written, and what the answers to it lead on to; gives the last answer, and when it was asked for.
+    async fn fetch(&self, mut written: Written, status: &mut Option<u16>) -> Result<(Fetched, Instant), Fault> {
+        let target = &self.once.target;
         for _ in 0..=MAX_FOLLOW_UPS {
             let streamed = written.streamed;
             let sent = Instant::now();
-            let response = self.send(written, &mut known.status).await?;
+            let response = self.send(written, status).await?;
             if !response.status().is_success() {
                 return Err(refused(response, self.adapter, target).await);
             }
             let (head, body) = response.into_parts();
             if streamed {
-                return self.stream(body, sent, meaning, known).await;
+                return Ok((Fetched::Stream(body), sent));
             }
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
             let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-            let read = self.adapter.decode(x.op, came).await?;
-            let reading = self.reading(meaning, sent);
-            match (read, meaning) {
-                (Read::Chat(mut answer), Meaning::Chat(asked)) => {
-                    sound(&mut answer)?;
-                    if x.stream {
-                        return reading.replayed(answer, known).await;
-                    }
-                    return Ok(reading.answered(self.cx, &answer, asked));
-                }
-                (Read::Embed(answer), Meaning::Embed(ask)) => {
-                    embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
-                    return Ok(reading.embedded(&answer, ask));
-                }
-                (Read::Rerank(answer), Meaning::Rerank(ask)) => {
-                    ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
-                    return Ok(reading.ranked(&answer, ask));
-                }
-                (Read::FollowUp(next, wait), _) => {
+            match self.adapter.decode(self.x.op, came).await? {
+                Read::FollowUp(next, wait) => {
                     sleep(wait.max(MIN_WAIT)).await;
                     written = *next;
                 }
-                _ => return Err(self.nonsense("answered another question than it was asked")),
+                read => return Ok((Fetched::Read(read), sent)),
             }
         }
         Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
+    }
+
+    fn amiss(&self) -> Fault {
+        self.nonsense("answered another question than it was asked")
     }
 
     /// The fault of an answer that cannot be.
@@ -194,28 +241,41 @@ impl Try<'_> {
     async fn stream(
         &self,
         body: Inbound,
-        sent: Instant,
-        meaning: &Meaning,
+        reading: Reading<'_>,
+        asked: &Asked,
         known: &mut Known,
     ) -> Result<Box<Good>, Fault> {
-        let Meaning::Chat(asked) = meaning else {
-            return Err(self.nonsense("streams what is no conversation"));
-        };
         let decoder = self.adapter.decoder().await?;
-        let reading = self.reading(meaning, sent);
-        if self.x.stream {
-            let encoder = self.x.dialect.encoder(asked);
-            let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
-            // It does not go on elsewhere when it is cut: the text so far is known here, but not to another decoder.
-            let looks = (hook::events(self.x), None);
-            return reading.relay(self.cx, Inbound::Ready(None), mode, looks, known).await;
+        if !self.x.stream {
+            let timeouts = &self.once.target.timeouts;
+            let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, reading.sent, timeouts).await?;
+            let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
+            let mut collector = Collector::default();
+            events.into_iter().try_for_each(|event| collector.event(event))?;
+            return Ok(reading.answered(self.cx, &collector.finish(), asked));
         }
-        let timeouts = &self.once.target.timeouts;
-        let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;
-        let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
-        let mut collector = Collector::default();
-        events.into_iter().try_for_each(|event| collector.event(event))?;
-        Ok(reading.answered(self.cx, &collector.finish(), asked))
+        let source = Adapted::new(body, decoder);
+        if self.once.after.is_some() || self.x.visit.is_some_and(|visit| visit.records()) {
+            // Others hear it as well, or go on with it, and they know no adapter.
+            let body = self.spoken(source, asked, reading.item_keeper(self.cx));
+            let reading = Reading { from: self.x.dialect, asked: Meaning::Raw, ..reading };
+            return reading.stream(self.cx, body, known).await;
+        }
+        let encoder = self.x.dialect.encoder(asked);
+        let mode = Mode::Adapt { source, encoder, events: Vec::new() };
+        reading.relay(self.cx, Inbound::Ready(None), mode, (hook::events(self.x), None), known).await
+    }
+
+    /// The stream in the caller's own form, as an upstream of that form would send it to us.
+    fn spoken(&self, source: Adapted, asked: &Asked, at_end: Option<AtEnd>) -> Inbound {
+        let encoder = if asked.ask.include_usage {
+            self.x.dialect.encoder(asked)
+        } else {
+            // What is used is stated whether or not this client wants to know; it is kept from it later.
+            let ask = Arc::new(Ask { include_usage: true, ..Ask::clone(&asked.ask) });
+            self.x.dialect.encoder(&Asked { ask, ..asked.clone() })
+        };
+        Inbound::Made(Box::new(Spoken::new(source, encoder, at_end)))
     }
 
     async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
