@@ -318,7 +318,8 @@ impl Try<'_> {
         let timeouts = &target.timeouts;
         let streams = self.call.stream;
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
-        let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
+        let (method, uri, headers) = (written.method, address.uri, address.headers);
+        let request = Outbound { method, uri, headers, body, target: Some(target.name()) };
         let sent = self.cx.upstream().send(&face.dial, Box::new(request), head_timeout).await;
         let response = sent.map_err(|fault| once::late(fault, streams))?;
         *status = Some(response.status().as_u16());

@@ -151,7 +151,8 @@ fn translate(
 }
 
 fn post(address: &Address, headers: HeaderMap, body: Outgoing, asked: Meaning) -> Prepared {
-    let outbound = Box::new(Outbound { method: Method::POST, uri: address.uri.clone(), headers, body });
+    let uri = address.uri.clone();
+    let outbound = Box::new(Outbound { method: Method::POST, uri, headers, body, target: None });
     Prepared::Send(Request { outbound, asked })
 }
 
