@@ -111,7 +111,7 @@ async fn deliver(upstream: &dyn Upstream, url: &str, alert: &Alert) -> Result<()
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = Outgoing::new(smallvec::smallvec![body.clone()]);
-        let request = Outbound { method: Method::POST, uri: uri.clone(), headers: headers.into(), body };
+        let request = Outbound { method: Method::POST, uri: uri.clone(), headers: headers.into(), body, target: None };
         last = match upstream.send(&dial, Box::new(request), TIMEOUT).await {
             Ok(response) if response.status().is_success() => return Ok(()),
             Ok(response) => format!("it answered {}", response.status()),

@@ -166,7 +166,7 @@ async fn relay_once(
     } else {
         Outgoing::new(smallvec::smallvec![call.body.clone()])
     };
-    let request = Outbound { method: call.method.clone(), uri, headers, body };
+    let request = Outbound { method: call.method.clone(), uri, headers, body, target: None };
     let sent = Instant::now();
     let response = cx.upstream().send(&face.dial, Box::new(request), target.timeouts.head).await?;
     *status = Some(response.status().as_u16());

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
+use crate::fault::Fault;
 use crate::json::Pieces;
 use crate::upstream;
 
@@ -37,6 +38,17 @@ pub enum Inbound {
     Shared(tape::Reader),
     /// Pieces that somebody in this process sends: the upstreams of trials.
     Channel(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, String>>),
+    /// A stream that is made here while it is read.
+    Made(Box<dyn Made>),
+}
+
+/// A body that is made piece by piece for whoever reads it.
+pub trait Made: Send + std::fmt::Debug {
+    /// As [`Inbound::poll_data`].
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>>;
+
+    /// What it broke off with.
+    fn fault(&self) -> Option<&Fault>;
 }
 
 /// A stream at hand: all at once, or with a pause after each event.
@@ -90,9 +102,19 @@ impl Inbound {
             Inbound::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(Ok)),
             Inbound::Shared(reader) => reader.poll_data(cx),
             Inbound::Channel(receiver) => receiver.poll_recv(cx),
+            Inbound::Made(made) => made.poll_data(cx),
             Inbound::Socket(incoming) => {
                 poll_socket(incoming, cx).map(|next| next.map(|data| data.map_err(|error| error_chain(&error))))
             }
+        }
+    }
+
+    /// What it broke off with, where more is known of that than words.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Inbound::Made(made) => made.fault().cloned(),
+            Inbound::Shared(reader) => reader.fault(),
+            _ => None,
         }
     }
 
@@ -162,7 +184,9 @@ impl Inbound {
         match self {
             Inbound::Ready(_) | Inbound::Pieces(_) => true,
             Inbound::Direct(body) => body.is_at_hand(),
-            Inbound::Socket(_) | Inbound::Paced(_) | Inbound::Shared(_) | Inbound::Channel(_) => false,
+            Inbound::Socket(_) | Inbound::Paced(_) | Inbound::Shared(_) | Inbound::Channel(_) | Inbound::Made(_) => {
+                false
+            }
         }
     }
 
@@ -174,8 +198,7 @@ impl Inbound {
             Inbound::Ready(bytes) => bytes.as_ref().map(|bytes| bytes.len() as u64),
             Inbound::Paced(paced) => Some(paced.len() as u64),
             Inbound::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
-            Inbound::Shared(_) => None,
-            Inbound::Channel(_) => None,
+            Inbound::Shared(_) | Inbound::Channel(_) | Inbound::Made(_) => None,
         }
     }
 }

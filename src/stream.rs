@@ -8,6 +8,7 @@ pub mod onward;
 mod outbox;
 mod raw;
 mod setting;
+mod spoken;
 mod turns;
 mod waits;
 mod watched;
@@ -33,6 +34,7 @@ use turns::Turns;
 pub use adapted::Adapted;
 pub use raw::Raw;
 pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
+pub use spoken::Spoken;
 pub use watched::Watch;
 
 /// What is done with the frames.
@@ -457,11 +459,8 @@ impl Relay {
 
     /// Shows the data of the last frames to whoever wants to keep something of them.
     fn show_end(&self, frames: &Bytes) {
-        let Some(at_end) = &self.setting.at_end else { return };
-        let mut scanner = Scanner::bounded(usize::MAX);
-        scanner.push(frames.clone());
-        while let Ok(true) = scanner.scan() {
-            at_end(&Frame(scanner.last()).data());
+        if let Some(at_end) = &self.setting.at_end {
+            show(at_end, frames.clone());
         }
     }
 
@@ -545,7 +544,8 @@ impl Relay {
         if self.ended {
             return Ok(());
         }
-        Err(Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source))
+        let broken = || Fault::new(Kind::StreamBroken, "The provider's stream broke off.").because(source);
+        Err(self.body.fault().unwrap_or_else(broken))
     }
 
     /// After the commit: the failure becomes the last event.
@@ -575,6 +575,15 @@ impl Relay {
     fn push(&mut self, bytes: Bytes) {
         self.out.push(bytes);
         self.committed |= self.out.is_overfull();
+    }
+}
+
+/// Shows the data of frames, one after the other.
+fn show(at_end: &AtEnd, frames: Bytes) {
+    let mut scanner = Scanner::bounded(usize::MAX);
+    scanner.push(frames);
+    while let Ok(true) = scanner.scan() {
+        at_end(&Frame(scanner.last()).data());
     }
 }
 

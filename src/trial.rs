@@ -110,6 +110,16 @@ enum What {
     Plugin,
 }
 
+impl What {
+    /// For whoever reads a report.
+    fn as_str(self) -> &'static str {
+        match self {
+            What::Adapter => "adapter",
+            What::Script | What::Plugin => "policy",
+        }
+    }
+}
+
 impl Subject {
     /// That of a test file: the script or plugin of its name without `_test` beside it, else the folder that it lies in.
     fn of(file: &Path) -> Option<Self> {

@@ -64,6 +64,8 @@ pub struct Outbound {
     pub uri: Uri,
     pub headers: Headers,
     pub body: Outgoing,
+    /// `provider/model`, where only an adapter knows how the request says so; for those who play upstreams.
+    pub target: Option<String>,
 }
 
 /// Something that sends requests to upstreams.

@@ -40,6 +40,7 @@ mod gateway {
     mod routing;
     mod shared;
     mod shipped;
+    mod spoken;
     mod stored;
     mod support;
     mod taught;

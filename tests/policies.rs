@@ -394,6 +394,58 @@ fn a_log_is_replayed_under_other_policies_beside_what_happened() {
     assert!(text.contains("tiers failed 4 times in on_route") && text.contains("no way"), "{text}");
 }
 
+/// What a stream used is in the log, with the parts that have a price of their own, and providers answer past adapters.
+#[test]
+fn a_replay_without_a_change_costs_what_the_log_says_of_streams_and_of_adapters_too() {
+    let folder = Folder::new("replay-usage");
+    let write = |name: &str, text: &str| {
+        let path = folder.0.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, text).expect("writes");
+    };
+    let adapter = "--[[manifest\n[adapter]\noperations = [\"chat\"]\nframing = \"lines\"\n]]\n\
+        function encode(ask) return { path = '/talk', body = { m = ask.model } } end\n\
+        function decode(answer) return { text = gw.json.decode(answer.body).say } end\n\
+        function decoder() return function(line) return { text = line } end end\n";
+    write("scripts/acme.luau", adapter);
+    std::fs::create_dir_all(folder.0.join("empty")).expect("a folder");
+    write(
+        "c.yaml",
+        "providers:\n  a: { dialect: openai_chat, base_url: http://a.test/v1, auth: none }\n\
+         \x20 l: { dialect: 'lua:acme', base_url: http://l.test/v1, api_key: k }\n\
+         adapters: { acme: { cpu: 50ms } }\nkeys: [{ name: ann, key: sk-ann }]\nprices:\n  models:\n\
+         \x20   a/m: { input: 10, output: 10, cache_read: 1 }\n    l/m: { input: 10, output: 10 }\n",
+    );
+    let line = |at: u32, provider: &str, stream: bool, usage: &str, cost: f64| {
+        format!(
+            r#"{{"time":"2026-01-05T12:00:0{at}.000Z","id":"gen-{at}","key":"ann","dialect":"openai_chat","operation":"chat","model":"{provider}/m","stream":{stream},"status":200,"duration_ms":90.0,"usage":{usage},"cost_usd":{cost},"bytes_in":400,"attempts":[{{"provider":"{provider}","model":"m","took_ms":90.0,"status":200}}]}}"#
+        )
+    };
+    let plain = r#"{"input":1000,"output":500}"#;
+    let cached = r#"{"input":1000,"cache_read":900,"output":100}"#;
+    let log = [
+        line(0, "a", false, plain, 0.015),
+        line(1, "a", true, plain, 0.015),
+        line(2, "a", true, cached, 0.0029),
+        line(3, "l", false, plain, 0.015),
+        line(4, "l", true, plain, 0.015),
+    ];
+    write("log.jsonl", &log.join("\n"));
+    let path = |name: &str| folder.0.join(name).to_str().expect("plain").to_owned();
+    let (log, config, empty) = (path("log.jsonl"), path("c.yaml"), path("empty"));
+    let output = portcullis(&["replay", &log, "--config", &config, "--policy", &empty, "--json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["changed"], serde_json::json!([]), "{report}");
+    for side in ["old", "new"] {
+        let sums = &report[side];
+        let counts = [&sums["answered"], &sums["unknown"], &sums["tries"]].map(|count| count.as_u64());
+        assert_eq!(counts, [Some(5), Some(0), Some(5)], "{report}");
+        let cost = sums["cost_usd"].as_f64().expect("a sum");
+        assert!((cost - 0.0629).abs() < 1e-9, "{side}: {cost}");
+    }
+}
+
 /// The exchanges of a hook's share are the same under every version, and those that were its share when they were logged.
 #[test]
 fn a_share_is_the_same_in_every_replay() {

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, Response};
+use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, sleep};
 
 use super::Replay;
@@ -21,9 +22,10 @@ use super::encode::{self, Dropped, Meaning};
 use super::once::{self, Known, MAX_ERROR_BYTES, Once};
 use super::{estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
-use crate::chat::event::Collector;
+use crate::chat::event::{self, Collector};
+use crate::chat::{Ask, Event};
 use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, sound};
-use crate::dialect::{Op, refusal};
+use crate::dialect::{Asked, Op, refusal};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
@@ -32,7 +34,7 @@ use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::rerank::{Ranked, RerankAnswer, RerankAsk};
 use crate::route::{Auth, Face, Target};
-use crate::stream::{Adapted, Mode};
+use crate::stream::{Adapted, AtEnd, Mode, Spoken};
 use crate::upstream::Outbound;
 
 /// Most follow-ups of one attempt. At one a second this outlasts every default timeout.
@@ -47,6 +49,15 @@ const MAX_PATH_BYTES: usize = 32 << 10;
 /// Most fields that an adapter may say it left out, and the length of what it says of each.
 const MAX_DROPPED: usize = 32;
 const MAX_DROPPED_CHARS: usize = 200;
+
+/// Headers in which providers look for a key. Many take one in any of them, so that where the gateway sends a key none of
+/// these may hold another.
+const CREDENTIALS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
 
 /// Headers that belong to the connection or to the gateway.
 const NOT_THE_GUESTS: &[HeaderName] = &[
@@ -67,6 +78,14 @@ const NOT_THE_GUESTS: &[HeaderName] = &[
 pub(super) fn by_adapter<'t>(x: &Subject<'_>, target: &'t Target) -> Option<(&'t Face, &'t Arc<dyn Adapter>)> {
     let face = target.face_for(x.dialect, x.op)?;
     face.adapter.as_ref().map(|adapter| (face, adapter))
+}
+
+/// The last answer to a request of an adapter.
+enum Fetched {
+    /// For a decoder of streams.
+    Stream(Inbound),
+    /// Read, and no follow-up.
+    Read(Read),
 }
 
 /// One try.
@@ -115,48 +134,86 @@ impl Try<'_> {
         Ok(good)
     }
 
-    /// Sends what was written, and what the answers to it lead on to.
-    async fn follow(&self, meaning: &Meaning, mut written: Written, known: &mut Known) -> Result<Box<Good>, Fault> {
+    /// Reads the answer to what was written.
+    async fn follow(&self, meaning: &Meaning, written: Written, known: &mut Known) -> Result<Box<Good>, Fault> {
+        let (x, (fetched, sent)) = (self.x, self.fetch(written, &mut known.status).await?);
+        let reading = self.reading(meaning, sent);
+        match (fetched, meaning) {
+            (Fetched::Stream(body), Meaning::Chat(asked)) => self.stream(body, reading, asked, known).await,
+            (Fetched::Stream(_), _) => Err(self.nonsense("streams what is no conversation")),
+            (Fetched::Read(Read::Chat(mut answer)), Meaning::Chat(asked)) => {
+                sound(&mut answer)?;
+                if x.stream {
+                    return reading.answered_in_events(answer, asked, known).await;
+                }
+                Ok(reading.answered(self.cx, &answer, asked))
+            }
+            (Fetched::Read(Read::Embed(answer)), Meaning::Embed(ask)) => {
+                embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
+                Ok(reading.embedded(&answer, ask))
+            }
+            (Fetched::Read(Read::Rerank(answer)), Meaning::Rerank(ask)) => {
+                ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
+                Ok(reading.ranked(&answer, ask))
+            }
+            (Fetched::Read(_), _) => Err(self.amiss()),
+        }
+    }
+
+    /// What goes on from a stream that another target broke off: a stream in the caller's own form, or the events of an
+    /// answer that came whole.
+    ///
+    /// # Errors
+    /// As [`Once::run`]; the upstream's status goes to `status`.
+    pub async fn rest(&self, status: &mut Option<u16>) -> Result<(Inbound, Vec<Event>), Fault> {
         let (x, target) = (self.x, &self.once.target);
+        if !self.adapter.serves(x.op) {
+            return Err(encode::unserved(x, target));
+        }
+        let ask = self.call.ask(x.dialect, x.op)?;
+        let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+        match self.fetch(written, status).await?.0 {
+            Fetched::Stream(body) => {
+                let source = Adapted::new(body, self.adapter.decoder().await?);
+                Ok((self.spoken(source, &x.asked(ask), None), Vec::new()))
+            }
+            Fetched::Read(Read::Chat(mut answer)) => {
+                sound(&mut answer)?;
+                Ok((Inbound::Ready(None), event::replay(&answer)))
+            }
+            Fetched::Read(_) => Err(self.amiss()),
+        }
+    }
+
+    /// Sends what was written, and what the answers to it lead on to; gives the last answer, and when it was asked for.
+    async fn fetch(&self, mut written: Written, status: &mut Option<u16>) -> Result<(Fetched, Instant), Fault> {
+        let target = &self.once.target;
         for _ in 0..=MAX_FOLLOW_UPS {
             let streamed = written.streamed;
             let sent = Instant::now();
-            let response = self.send(written, &mut known.status).await?;
+            let response = self.send(written, status).await?;
             if !response.status().is_success() {
                 return Err(refused(response, self.adapter, target).await);
             }
             let (head, body) = response.into_parts();
             if streamed {
-                return self.stream(body, sent, meaning, known).await;
+                return Ok((Fetched::Stream(body), sent));
             }
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
             let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-            let read = self.adapter.decode(x.op, came).await?;
-            let reading = self.reading(meaning, sent);
-            match (read, meaning) {
-                (Read::Chat(mut answer), Meaning::Chat(asked)) => {
-                    sound(&mut answer)?;
-                    if x.stream {
-                        return reading.replayed(answer, known).await;
-                    }
-                    return Ok(reading.answered(self.cx, &answer, asked));
-                }
-                (Read::Embed(answer), Meaning::Embed(ask)) => {
-                    embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
-                    return Ok(reading.embedded(&answer, ask));
-                }
-                (Read::Rerank(answer), Meaning::Rerank(ask)) => {
-                    ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
-                    return Ok(reading.ranked(&answer, ask));
-                }
-                (Read::FollowUp(next, wait), _) => {
+            match self.adapter.decode(self.x.op, came).await? {
+                Read::FollowUp(next, wait) => {
                     sleep(wait.max(MIN_WAIT)).await;
                     written = *next;
                 }
-                _ => return Err(self.nonsense("answered another question than it was asked")),
+                read => return Ok((Fetched::Read(read), sent)),
             }
         }
         Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
+    }
+
+    fn amiss(&self) -> Fault {
+        self.nonsense("answered another question than it was asked")
     }
 
     /// The fault of an answer that cannot be.
@@ -184,40 +241,59 @@ impl Try<'_> {
     async fn stream(
         &self,
         body: Inbound,
-        sent: Instant,
-        meaning: &Meaning,
+        reading: Reading<'_>,
+        asked: &Asked,
         known: &mut Known,
     ) -> Result<Box<Good>, Fault> {
-        let Meaning::Chat(asked) = meaning else {
-            return Err(self.nonsense("streams what is no conversation"));
-        };
         let decoder = self.adapter.decoder().await?;
-        let reading = self.reading(meaning, sent);
-        if self.x.stream {
-            let encoder = self.x.dialect.encoder(asked);
-            let mode = Mode::Adapt { source: Adapted::new(body, decoder), encoder, events: Vec::new() };
-            // It does not go on elsewhere when it is cut: the text so far is known here, but not to another decoder.
-            let looks = (hook::events(self.x), None);
-            return reading.relay(self.cx, Inbound::Ready(None), mode, looks, known).await;
+        if !self.x.stream {
+            let timeouts = &self.once.target.timeouts;
+            let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, reading.sent, timeouts).await?;
+            let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
+            let mut collector = Collector::default();
+            events.into_iter().try_for_each(|event| collector.event(event))?;
+            return Ok(reading.answered(self.cx, &collector.finish(), asked));
         }
-        let timeouts = &self.once.target.timeouts;
-        let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, timeouts).await?;
-        let events = Adapted::new(Inbound::Ready(Some(bytes)), decoder).all().await?;
-        let mut collector = Collector::default();
-        events.into_iter().try_for_each(|event| collector.event(event))?;
-        Ok(reading.answered(self.cx, &collector.finish(), asked))
+        let source = Adapted::new(body, decoder);
+        if self.once.after.is_some() || self.x.visit.is_some_and(|visit| visit.records()) {
+            // Others hear it as well, or go on with it, and they know no adapter.
+            let body = self.spoken(source, asked, reading.item_keeper(self.cx));
+            let reading = Reading { from: self.x.dialect, asked: Meaning::Raw, ..reading };
+            return reading.stream(self.cx, body, known).await;
+        }
+        let encoder = self.x.dialect.encoder(asked);
+        let mode = Mode::Adapt { source, encoder, events: Vec::new() };
+        reading.relay(self.cx, Inbound::Ready(None), mode, (hook::events(self.x), None), known).await
+    }
+
+    /// The stream in the caller's own form, as an upstream of that form would send it to us.
+    fn spoken(&self, source: Adapted, asked: &Asked, at_end: Option<AtEnd>) -> Inbound {
+        let encoder = if asked.ask.include_usage {
+            self.x.dialect.encoder(asked)
+        } else {
+            // What is used is stated whether or not this client wants to know; it is kept from it later.
+            let ask = Arc::new(Ask { include_usage: true, ..Ask::clone(&asked.ask) });
+            self.x.dialect.encoder(&Asked { ask, ..asked.clone() })
+        };
+        Inbound::Made(Box::new(Spoken::new(source, encoder, at_end)))
     }
 
     async fn send(&self, written: Written, status: &mut Option<u16>) -> Result<Response<Inbound>, Fault> {
         let (target, face) = (&self.once.target, self.face);
         check_path(&written.path)?;
-        let address = encode::address_once(face, target, self.once.key, &written.path, &HeaderMap::new());
+        let credential = target.provider.auth(face, self.once.key);
+        let path = match credential {
+            Auth::Query(name, _) => without(&written.path, name),
+            Auth::Header(..) | Auth::None => Cow::Borrowed(written.path.as_str()),
+        };
+        let address = encode::address_once(face, target, self.once.key, &path, &HeaderMap::new());
         let mut address = address.map_err(|fault| {
             Fault::new(Kind::GuestFailed, "No address can be made of the adapter's path.").because(fault)
         })?;
-        let credential = target.provider.auth(face, self.once.key);
+        let proven = !matches!(credential, Auth::None);
         let own = |name: &HeaderName| {
             matches!(credential, Auth::Header(credential, _) if credential == name)
+                || (proven && CREDENTIALS.contains(name))
                 || target.provider.headers.contains_key(name)
                 || NOT_THE_GUESTS.contains(name)
         };
@@ -243,7 +319,8 @@ impl Try<'_> {
         let timeouts = &target.timeouts;
         let streams = self.call.stream;
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
-        let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
+        let (method, uri, headers) = (written.method, address.uri, address.headers);
+        let request = Outbound { method, uri, headers, body, target: Some(target.name()) };
         let sent = self.cx.upstream().send(&face.dial, Box::new(request), head_timeout).await;
         let response = sent.map_err(|fault| once::late(fault, streams))?;
         *status = Some(response.status().as_u16());
@@ -325,6 +402,21 @@ fn check_path(path: &str) -> Result<(), Fault> {
     Err(Fault::new(Kind::GuestFailed, format!("The adapter's path `{shown}` does not stay below the base URL.")))
 }
 
+/// A path without the parameters of this name in its query. Servers that are given two take the first or the last, read
+/// `%6bey` as `key`, and some take `;` for `&` or do not tell small letters from capitals.
+fn without<'p>(path: &'p str, name: &str) -> Cow<'p, str> {
+    let Some((plain, query)) = path.split_once('?') else { return Cow::Borrowed(path) };
+    let named = |pair: &&str| {
+        let written = pair.split('=').next().unwrap_or_default().replace('+', " ");
+        percent_decode_str(&written).decode_utf8_lossy().trim().eq_ignore_ascii_case(name)
+    };
+    if !query.split(['&', ';']).any(|pair| named(&pair)) {
+        return Cow::Borrowed(path);
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pairs| !pairs.split(';').any(|pair| named(&pair))).collect();
+    Cow::Owned(if kept.is_empty() { plain.to_owned() } else { format!("{plain}?{}", kept.join("&")) })
+}
+
 /// Reads an error answer.
 async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target: &Target) -> Fault {
     let (head, mut body) = response.into_parts();
@@ -368,6 +460,22 @@ mod tests {
         }
         let long = format!("/{}", "x".repeat(MAX_PATH_BYTES));
         assert!(check_path(&long).expect_err("refused").message.contains("32768 bytes"));
+    }
+
+    #[test]
+    fn a_credential_in_the_query_is_not_the_adapters_to_write() {
+        for (path, left) in [
+            ("/chat?a=1", "/chat?a=1"),
+            ("/chat?key=forged", "/chat"),
+            ("/chat?a=1&key=forged&b=2", "/chat?a=1&b=2"),
+            ("/chat?%6Bey=forged&a=1", "/chat?a=1"),
+            ("/chat?KEY=forged&key", "/chat"),
+            ("/chat?a=1;key=forged&b=2", "/chat?b=2"),
+            ("/chat?b=1?key=2&keys=3", "/chat?b=1?key=2&keys=3"),
+            ("/chat/key=1", "/chat/key=1"),
+        ] {
+            assert_eq!(without(path, "key"), left, "{path}");
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Reading<'_> {
         }
     }
 
-    async fn stream(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
+    pub(super) async fn stream(self, cx: &Cx, body: Inbound, known: &mut Known) -> Result<Box<Good>, Fault> {
         let filter = hook::events(self.x);
         let onward = onward::of(cx, self.x, self.after.as_ref());
         let translate = |asked: &Asked| Mode::Translate {
@@ -199,6 +199,10 @@ impl Reading<'_> {
 
     /// Where the upstream keeps answers, later requests that name this one must find their way back to it.
     fn remember(&self, cx: &Cx, id: Option<&str>) {
+        // What an adapter said was put into this form here, and its provider has never heard of the id.
+        if self.target.face(self.from).is_none_or(|face| face.dialect != self.from) {
+            return;
+        }
         if let (Some(id), Some(principal), true) = (id, self.x.principal, self.from.answers_are_stored()) {
             // Who is given an answer that was kept has not made it.
             if self.is_free() && cx.state.affinity.find(id).is_some() {
@@ -217,7 +221,7 @@ impl Reading<'_> {
 
     /// Keeps the items of translated answers: callers of dialects whose answers are stored may name them by id later,
     /// and no provider would know them.
-    fn item_keeper(&self, cx: &Cx) -> Option<AtEnd> {
+    pub(super) fn item_keeper(&self, cx: &Cx) -> Option<AtEnd> {
         let Meaning::Chat(asked) = &self.asked else { return None };
         let dialect = self.x.dialect;
         let principal = self.x.principal?.clone();
@@ -337,22 +341,40 @@ impl Reading<'_> {
         }
     }
 
-    fn made(&self, body: Bytes, seen: Seen) -> Box<Good> {
-        let said = self.x.visit.filter(|visit| visit.records()).map(|_| Recorded::Whole {
-            dialect: self.x.dialect,
-            target: self.target.clone(),
-            form: Form::Whole,
-            body: body.clone(),
-        });
+    fn made(&self, body: Bytes, mut seen: Seen) -> Box<Good> {
+        // An adapter need not give an id; the caller's form may still want one, and then it is the one that counts.
+        seen.id = seen.id.or_else(|| self.x.dialect.summary(self.x.op, &body).ok()?.id);
+        let said = self.kept(self.x.dialect, Form::Whole, &body);
         let reply = Reply::json(StatusCode::OK, self.with_cost(body, &seen));
         Box::new(Good { seen, said, ..Good::new(reply) })
     }
 
+    /// A whole answer that an adapter decoded, given as a stream.
+    ///
+    /// # Errors
+    /// As [`Reading::replayed`].
+    pub(super) async fn answered_in_events(
+        &self,
+        answer: Answer,
+        asked: &Asked,
+        known: &mut Known,
+    ) -> Result<Box<Good>, Fault> {
+        let records = self.x.visit.is_some_and(|visit| visit.records());
+        let body = records.then(|| Bytes::from(self.x.dialect.encode_answer(&answer, asked)));
+        let mut good = self.replayed(answer, known).await?;
+        good.said = body.and_then(|body| self.kept(self.x.dialect, Form::Whole, &body));
+        Ok(good)
+    }
+
     /// What the upstream said, for those who ask the same.
     fn record(&self, form: Form, said: &Bytes) -> Option<Recorded> {
+        self.kept(self.from, form, said)
+    }
+
+    /// The same in a wire form that may be another than the upstream's.
+    fn kept(&self, dialect: &'static dyn Dialect, form: Form, said: &Bytes) -> Option<Recorded> {
         self.x.visit.filter(|visit| visit.records())?;
-        let (dialect, target) = (self.from, self.target.clone());
-        Some(Recorded::Whole { dialect, target, form, body: said.clone() })
+        Some(Recorded::Whole { dialect, target: self.target.clone(), form, body: said.clone() })
     }
 
     /// Writes the cost into the usage, where the caller asked for it.
@@ -400,7 +422,7 @@ impl Reading<'_> {
     /// The stream that would have made a whole answer.
     pub(super) async fn replayed(&self, answer: Answer, known: &mut Known) -> Result<Box<Good>, Fault> {
         let asked = self.meaning()?;
-        let seen = self.noted(&answer);
+        let mut seen = self.noted(&answer);
         let answer = foreign::restored(self.from, answer, &asked.ask);
         let mut encoder = self.x.dialect.encoder(&asked);
         let mut out = Vec::new();
@@ -439,6 +461,8 @@ impl Reading<'_> {
         })?;
         // The relay sees the caller's own form, in which it is gone already.
         relay.seen.unshown.clone_from(&seen.unshown);
+        // The caller's form may have an id where the answer has none.
+        seen.id = seen.id.or_else(|| relay.seen.id.clone());
         let reply = Reply::stream(relay, self.call.framing == Framing::Sse);
         Ok(Box::new(Good { seen, ..Good::new(reply) }))
     }

@@ -153,7 +153,8 @@ fn translate(
 }
 
 fn post(address: &Address, headers: Headers, body: Outgoing, asked: Meaning) -> Prepared {
-    let outbound = Box::new(Outbound { method: Method::POST, uri: address.uri.clone(), headers, body });
+    let uri = address.uri.clone();
+    let outbound = Box::new(Outbound { method: Method::POST, uri, headers, body, target: None });
     Prepared::Send(Request { outbound, asked })
 }
 

@@ -94,6 +94,14 @@ impl Once {
         once
     }
 
+    /// Whether guests would have this try at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn wanted(&self) -> Result<(), Fault> {
+        self.refused.as_ref().map_or(Ok(()), |fault| Err(Fault::clone(fault)))
+    }
+
     /// Tries. What is known of it goes to `known` as soon as it is.
     ///
     /// # Errors
@@ -132,9 +140,7 @@ impl Once {
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
-            if let Some(fault) = &self.refused {
-                return Err(fault.as_ref().clone());
-            }
+            self.wanted()?;
             let good = Box::pin(adapted::Try { cx, x, call, once: self, face, adapter }.run(known)).await?;
             return self.shown(cx, x, call, good, known).await;
         }
@@ -211,14 +217,12 @@ impl Once {
         call: &Call,
         dropped: &mut Dropped,
     ) -> Result<Result<UnderWay<'s>, Box<Reply>>, Fault> {
-        if let Some(fault) = &self.refused {
-            return Err(Fault::clone(fault));
-        }
+        self.wanted()?;
         let edited = hook::edited(x, call, &self.edits)?;
         let call = edited.as_deref().unwrap_or(call);
         let target = &self.target;
         if adapted::by_adapter(x, target).is_some() {
-            // Only a whole try goes through an adapter; who wants a head alone takes another target.
+            // Only a whole try goes through an adapter; who wants a head alone asks it first.
             return Err(encode::unserved(x, target));
         }
         let (face, prepared) = encode::prepare(x, call, target, self.key, dropped)?;

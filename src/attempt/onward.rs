@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
 
+use super::adapted;
 use super::answer::whole;
 use super::encode::{self, Dropped, Meaning};
 use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
 use crate::body::Inbound;
-use crate::chat::{Ask, Block, Message, Role as Speaker, event};
-use crate::dialect::{Op, foreign};
+use crate::chat::{Ask, Block, Event, Message, Role as Speaker, event};
+use crate::dialect::{Decoder, Op, foreign};
 use crate::exchange::{Attempt, Owned, Role, Subject};
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::route::Target;
+use crate::sse::Frame;
 use crate::stream::onward::{GoOn, Going, Onward, Opening};
 
 /// What a model is told that does not go on from a turn of its own.
@@ -127,6 +129,14 @@ async fn open(
     status: &mut Option<u16>,
 ) -> Result<Opening, Fault> {
     let call = rest.call(x, once)?;
+    if let Some((face, adapter)) = adapted::by_adapter(x, &once.target) {
+        once.wanted()?;
+        let attempt = adapted::Try { cx, x, call: &call, once, face, adapter };
+        let (body, events) = attempt.rest(status).await?;
+        let decoder = if events.is_empty() { x.dialect.decoder() } else { Box::new(AllSaid) };
+        let idle = once.target.timeouts.idle;
+        return Ok(Opening { body, decoder, events, idle, deadline: once.deadline, name: once.target.name() });
+    }
     let sending = once.head(cx, x, &call, &mut Dropped::new(), status).await?;
     let Head::Upstream((response, from), meaning, sent) = sending else {
         return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
@@ -140,15 +150,28 @@ async fn open(
     let streams =
         response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-st"));
     let mut body = response.into_body();
+    let mut decoder = foreign::decoder(from, &ask);
     let mut events = Vec::new();
     if !streams {
         let bytes = whole(body, cx.generation.max_answer_bytes, sent, timeouts).await?;
         let answer = from.decode_answer(&bytes)?;
         events = event::replay(&foreign::restored(from, answer, &ask));
-        body = Inbound::Ready(None);
+        (body, decoder) = (Inbound::Ready(None), Box::new(AllSaid));
     }
-    let decoder = foreign::decoder(from, &ask);
     Ok(Opening { body, decoder, events, idle: timeouts.idle, deadline: once.deadline, name: once.target.name() })
+}
+
+/// The decoder of an answer that came whole: its events are known, and nothing follows.
+struct AllSaid;
+
+impl Decoder for AllSaid {
+    fn frame(&mut self, _: &Frame<'_>, _: &mut Vec<Event>) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &mut Vec<Event>) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn by_path(face: &Face, target: &Target, path: &str) -> Result<Outbound, Fault> 
         parts.path_and_query = Some(PathAndQuery::try_from(path).map_err(|error| wrong(error.to_string()))?);
         uri = Uri::from_parts(parts).map_err(|error| wrong(error.to_string()))?;
     }
-    Ok(Outbound { method: Method::GET, uri, headers, body: Outgoing::default() })
+    Ok(Outbound { method: Method::GET, uri, headers, body: Outgoing::default(), target: None })
 }
 
 /// The least that a model can be asked for.
@@ -68,5 +68,5 @@ fn by_model(face: &Face, target: &Target, model: &str) -> Result<Outbound, Fault
     let path = face.dialect.path(Op::Generate, model, false).unwrap_or_default();
     let Address { uri, mut headers } = encode::address_once(face, target, 0, &path, &HeaderMap::new())?;
     headers.edit().extend(to.headers);
-    Ok(Outbound { method: Method::POST, uri, headers, body: Outgoing::from(body) })
+    Ok(Outbound { method: Method::POST, uri, headers, body: Outgoing::from(body), target: None })
 }

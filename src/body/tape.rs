@@ -40,6 +40,8 @@ struct Kept {
     len: usize,
     segment: BytesMut,
     end: Option<Result<(), String>>,
+    /// What it broke off with, where more is known of that than words.
+    fault: Option<Fault>,
     /// Works the pieces off, once for all readers that want it.
     relayed: Option<Box<Relayed>>,
     /// What was left to work off at a good end.
@@ -140,6 +142,7 @@ impl Tape {
             len: 0,
             segment: BytesMut::new(),
             end: None,
+            fault: None,
             relayed: None,
             last: None,
             readers: 1,
@@ -235,6 +238,7 @@ impl Kept {
             Some(Err(error)) => Err(error),
             None => Ok(()),
         };
+        self.fault = source.fault();
         (self.source, self.end) = (None, Some(end));
         Poll::Ready(())
     }
@@ -306,6 +310,11 @@ impl Reader {
     /// Has the body worked off for this reader and for all others that want it. All of them must want the same of it.
     pub fn work_off(&mut self, relayed: Relayed) {
         self.tape.lock().relayed.get_or_insert_with(|| Box::new(relayed));
+    }
+
+    /// As [`Inbound::fault`].
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.tape.lock().fault.clone()
     }
 
     /// As [`Inbound::poll_data`].
@@ -439,6 +448,31 @@ mod tests {
         let mut second = tape.join().expect("joins");
         assert_eq!(read(&mut second), ("half".into(), Some(Err("cut".into()))));
         assert!(tape.whole().is_none());
+    }
+
+    #[derive(Debug)]
+    struct Fails(Fault);
+
+    impl super::super::Made for Fails {
+        fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+            Poll::Ready(Some(Err(self.0.message.clone())))
+        }
+
+        fn fault(&self) -> Option<&Fault> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn what_a_stream_broke_off_with_is_known_to_all_who_hear_it() {
+        let fault = Fault::new(crate::fault::Kind::RateLimited, "Too many.");
+        let (tape, mut first) = Tape::of(Inbound::Made(Box::new(Fails(fault))), 1000);
+        assert_eq!(read(&mut first), (String::new(), Some(Err("Too many.".to_owned()))));
+        let late = tape.join().expect("joins");
+        for reader in [first, late] {
+            let fault = Inbound::Shared(reader).fault().expect("known");
+            assert_eq!((fault.kind, fault.message.as_str()), (crate::fault::Kind::RateLimited, "Too many."));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Recording: answers on their way through an attempt, for those who listen and those who come later.
 //!
-//! Called by `attempt` with what the upstream said, before it is translated. Without a visit that records, nothing
-//! happens here and nothing is copied.
+//! Called by `attempt` with what the upstream said, before it is translated; what an adapter decoded it tells in the
+//! caller's form, as nobody could read the upstream's again. Without a visit that records, nothing happens here and
+//! nothing is copied.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -302,10 +302,15 @@ impl Blocks {
         self.choice(choice).calls.iter().find(|(known, _)| *known == key).map(|(_, index)| *index)
     }
 
-    /// Opens a tool call under the dialect's own `key`. Earlier calls stay open: some providers interleave them.
+    /// Opens a tool call under the dialect's own `key`. Earlier calls stay open, as some providers interleave them; but for
+    /// one that had the same key, which is over with it.
     pub fn open_call(&mut self, choice: u32, key: u64, call: ToolCall, out: &mut Vec<Event>) -> u32 {
         let open = self.choice(choice);
         open.close_running(out);
+        if let Some(at) = open.calls.iter().position(|(known, _)| *known == key) {
+            let (_, index) = open.calls.remove(at);
+            out.push(Event::Close { choice, index });
+        }
         let index = open.take_index();
         open.calls.push((key, index));
         out.push(Event::Open { choice, index, block: Opened::ToolCall(call) });

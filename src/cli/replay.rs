@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{REFUSED, config_path, env, fail, say};
 use crate::auth::Principal;
-use crate::config::{Cache, Config, Hook, HooksDir, Redis};
+use crate::config::{Cache, Config, Hook, HooksDir, Named, Redis};
 use crate::generation::Builder;
 use crate::provider::PROVIDERS;
 use crate::trial::replay::{Failures, Outcome, Player, Recorded};
@@ -115,6 +115,7 @@ fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, S
         {
             config.hooks.push(Hook { lua: Some(name.clone()), ..Hook::default() });
         }
+        speak_past_adapters(config);
         // Limits go by the clock of the wall, keys are the log's, and answers are not from before.
         config.limits.clear();
         config.budgets.clear();
@@ -131,6 +132,19 @@ fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, S
         Some(Principal { models, disable_fallbacks, ..Principal::default() })
     };
     Player::new(generation, log, &known)
+}
+
+/// Providers answer past their adapters: what those read is not in the log, and they lie with the policies that are in
+/// force, not with those that are tried.
+fn speak_past_adapters(config: &mut Config) {
+    let is_taught = |dialect: &String| dialect.starts_with("lua:") || dialect.starts_with("wasm:");
+    for (_, provider) in config.providers.iter_mut() {
+        if provider.dialect.as_ref().is_some_and(is_taught) {
+            provider.dialect = Some("openai_chat".to_owned());
+        }
+        provider.dialects.retain(|dialect| !is_taught(dialect));
+    }
+    config.adapters = Named::default();
 }
 
 /// The folder of the policies, and the one policy that is meant, where it is one.

@@ -120,7 +120,7 @@ pub enum Step {
     /// Ends a stretch of reasoning.
     Signature(String),
     Refusal(String),
-    /// `key` is what the upstream counts the call by.
+    /// `key` is what the upstream counts the call by. It may use one for several calls, one after the other.
     Call {
         key: u64,
         id: String,

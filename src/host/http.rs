@@ -101,7 +101,7 @@ async fn send(cx: &Cx, request: Request, span: Duration) -> Result<Answer, HostE
         // A proxy would resolve the name by itself.
         proxy: Proxy::Off,
     });
-    let outbound = Outbound { method, uri, headers: headers.into(), body: Outgoing::from(request.body) };
+    let outbound = Outbound { method, uri, headers: headers.into(), body: Outgoing::from(request.body), target: None };
     let response = upstream
         .send(&dial, Box::new(outbound), span)
         .await

@@ -129,6 +129,8 @@ fn unscripted(host: &str) -> Fault {
 pub(super) struct Asking {
     pub model: String,
     pub stream: bool,
+    /// A stream is to state its usage.
+    pub usage: bool,
     sent: Value,
 }
 
@@ -137,8 +139,12 @@ impl Asking {
         let sent: Value = serde_json::from_slice(&request.body.pieces().concat()).unwrap_or(Value::Null);
         let path = request.uri.path();
         let in_path = path.split_once("/models/").and_then(|(_, rest)| rest.split_once(':')).map(|(model, _)| model);
-        let model = sent["model"].as_str().or(in_path).unwrap_or_default().to_owned();
-        Asking { model, stream: sent["stream"] == true || path.contains(":streamGenerateContent"), sent }
+        // An adapter may name its model anywhere, or nowhere.
+        let told = request.target.as_ref().and_then(|target| target.split_once('/')).map(|(_, model)| model);
+        let model = told.or(sent["model"].as_str()).or(in_path).unwrap_or_default().to_owned();
+        let stream = sent["stream"] == true || path.contains(":streamGenerateContent");
+        let usage = sent["stream_options"]["include_usage"] == true;
+        Asking { model, stream, usage, sent }
     }
 }
 
@@ -148,6 +154,7 @@ pub(super) struct Scripted {
     dialect: &'static dyn Dialect,
     model: String,
     stream: bool,
+    usage: bool,
     split: Option<usize>,
     /// It is no provider that answers.
     outside: bool,
@@ -172,7 +179,8 @@ fn millis(act: &Value, name: &str) -> Duration {
 
 impl Scripted {
     pub fn new(act: Value, dialect: &'static dyn Dialect, asking: Asking, split: Option<usize>) -> Self {
-        Scripted { act, dialect, model: asking.model, stream: asking.stream, split, outside: false }
+        let Asking { model, stream, usage, .. } = asking;
+        Scripted { act, dialect, model, stream, usage, split, outside: false }
     }
 
     /// Answers as the act says, when it says.
@@ -258,7 +266,8 @@ impl Scripted {
             let text = self.act["text"].as_str().unwrap_or_default().to_owned();
             return (status, "text/plain", Inbound::Ready(Some(text.into())));
         }
-        let (ask, model) = (Arc::new(Ask::default()), self.answer().model);
+        let ask = Arc::new(Ask { include_usage: self.usage, ..Ask::default() });
+        let model = self.model.clone();
         let asked = Asked { op: Op::Generate, ask, model, id: "answer-1".to_owned(), now: 0 };
         if self.stream || self.act["cut"] == true || self.act["stall"] == true {
             return (status, "text/event-stream", self.in_pieces(self.frames(&asked)));
@@ -301,6 +310,8 @@ impl Scripted {
         let usage = Usage {
             input: count("input_tokens", 10),
             output: count("output_tokens", (text.len() as u64 / 4).max(1)),
+            cache_read: act["cache_read_tokens"].as_u64(),
+            cache_write: act["cache_write_tokens"].as_u64(),
             ..Usage::default()
         };
         let choice = Choice { blocks, finish: Some(finish), ..Choice::default() };

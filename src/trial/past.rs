@@ -1,5 +1,5 @@
 //! Providers that answer as a log says they did: the targets of the present exchange as they answered it, others as they
-//! usually do, and as often not as they usually fail.
+//! usually do, and as often not as they usually fail. They speak built-in wire forms: the log does not say what adapters read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ pub(super) struct Past {
 
 impl Past {
     pub fn of(recorded: &Recorded) -> Past {
-        let usage = recorded.usage.unwrap_or(Tokens { input: recorded.bytes_in / 4, output: 1 });
+        let usage = recorded.usage.unwrap_or(Tokens { input: recorded.bytes_in / 4, output: 1, ..Tokens::default() });
         let mut acts: HashMap<String, Vec<Value>> = HashMap::new();
         for tried in recorded.attempts.iter().filter(|tried| !tried.cancelled) {
             let act = match &tried.error {
@@ -72,6 +72,7 @@ fn answer(usage: Tokens, first_ms: f64, duration_ms: f64) -> Value {
     let gap = ((duration_ms - first_ms) / 5.0).max(0.0);
     json!({
         "pieces": [text], "input_tokens": usage.input, "output_tokens": usage.output,
+        "cache_read_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write,
         "first_ms": first_ms, "gap_ms": gap, "whole_ms": duration_ms,
     })
 }
@@ -194,7 +195,9 @@ impl Upstream for Double {
             let fault = Fault::new(Kind::UpstreamUnreachable, "The log does not say what this host answered.");
             return Box::pin(async move { Err(Fault { source, ..fault }) });
         };
-        let asking = Asking::read(&request);
+        // The log has the usage, also of providers that are not asked for it.
+        let mut asking = Asking::read(&request);
+        asking.usage = true;
         let target = format!("{provider}/{}", asking.model);
         let mut act = self.past().next(&target, self.known.get(&target), self.any);
         if !asking.stream && act.get("whole_ms").is_some() {

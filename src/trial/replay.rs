@@ -59,6 +59,9 @@ pub struct Wrong {
 pub struct Tokens {
     pub input: u64,
     pub output: u64,
+    /// Parts of `input` that have a price of their own.
+    pub cache_read: Option<u64>,
+    pub cache_write: Option<u64>,
 }
 
 /// One try of the log.

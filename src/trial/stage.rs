@@ -14,9 +14,10 @@ use super::client::{self, Wanted};
 use super::double::Double;
 use super::scene::Scene;
 use super::watch::Watch;
-use super::{Subject, words};
+use super::{Subject, What, words};
 use crate::body::Inbound;
 use crate::generation::Builder;
+use crate::guest::adapter::Function;
 use crate::hook::tick::Ticks;
 use crate::host::Phase;
 use crate::pipeline::{self, Cx};
@@ -125,12 +126,14 @@ impl Stage {
 
     fn ask(&mut self, scene: &Value, wanted: Wanted, split: Option<u64>) -> Result<Value, String> {
         let record = self.record(scene);
-        let failures = record.failures();
+        let failures = Failures::of(&record);
         let cx = self.set(scene, split.map(|size| size as usize))?;
         self.tick(&cx)?;
         let warnings = cx.generation.warnings.iter().filter(|warning| warning.starts_with("hooks."));
         let warnings: Vec<String> = warnings.cloned().collect();
-        let before = record.safepoints();
+        // An adapter's calls are bounded by time alone.
+        let used = || if self.subject.what == What::Adapter { 0 } else { record.safepoints() };
+        let before = used();
         let Wanted { head, body, dialect } = wanted;
         let mut told = wait(&self.runtime, &self.watch, async {
             let began = Instant::now();
@@ -142,10 +145,11 @@ impl Stage {
             told
         })?;
         told.insert("sent".to_owned(), Value::Array(self.double.take_sent()));
-        told.insert("safepoints".to_owned(), json!(record.safepoints() - before));
+        told.insert("safepoints".to_owned(), json!(used() - before));
         told.insert("warnings".to_owned(), json!(warnings));
-        if let Some(error) = failed(&record, failures) {
+        if let Some(error) = failures.since(&record) {
             told.insert("failed".to_owned(), error);
+            told.insert("failing".to_owned(), json!(self.subject.what.as_str()));
         }
         self.recorded(&mut told);
         Ok(Value::Object(told))
@@ -165,7 +169,7 @@ impl Stage {
     /// Lets time pass, and the policy have its turns in it once there has been an exchange: before, nothing is loaded.
     fn advance(&mut self, scene: &Value, span: Duration) -> Result<Value, String> {
         let record = self.record(scene);
-        let failures = record.failures();
+        let failures = Failures::of(&record);
         let cx = if self.built.is_some() { Some(self.set(scene, None)?) } else { None };
         let ticks = &mut self.ticks;
         // Made inside the runtime: a sleep belongs to the clock under which it is made.
@@ -182,7 +186,8 @@ impl Stage {
                 sleep_until(next.map_or(end, |next| next.min(end))).await;
             }
         })?;
-        Ok(failed(&record, failures).map_or_else(|| json!({}), |error| json!({ "failed": error })))
+        let what = self.subject.what.as_str();
+        Ok(failures.since(&record).map_or_else(|| json!({}), |error| json!({ "failed": error, "failing": what })))
     }
 
     /// The turns that are due, the first of a policy that was loaded just now among them.
@@ -274,11 +279,13 @@ impl Stage {
         }
     }
 
-    /// What the policy has used and how often it has failed so far; nothing of an adapter, whose calls are bounded by time
-    /// alone.
+    /// What the guest has used and how often it has failed so far.
     fn record(&self, scene: &Value) -> Arc<guests::Record> {
-        let name = scene["hook"]["name"].as_str().unwrap_or(&self.subject.name);
-        self.state.guests.record(name)
+        let name = &self.subject.name;
+        match self.subject.what {
+            What::Adapter => self.state.guests.adapter(&format!("lua:{name}"), Function::NAMES),
+            What::Script | What::Plugin => self.state.guests.record(scene["hook"]["name"].as_str().unwrap_or(name)),
+        }
     }
 }
 
@@ -295,9 +302,26 @@ pub(super) fn wait<T>(runtime: &Runtime, watch: &Watch, work: impl Future<Output
     })
 }
 
-/// The last error of a policy that has failed more often than so.
-fn failed(record: &guests::Record, before: u64) -> Option<Value> {
-    record.last_error.load().as_deref().filter(|_| record.failures() > before).map(|error| json!(error))
+/// The failures of a guest up to some moment.
+struct Failures {
+    count: u64,
+    last: Option<Arc<String>>,
+}
+
+impl Failures {
+    fn of(record: &guests::Record) -> Self {
+        Failures { count: record.failures(), last: record.last_error.load_full() }
+    }
+
+    /// The last one since then. What an adapter says that cannot be is one although its call ended well.
+    fn since(&self, record: &guests::Record) -> Option<Value> {
+        let Failures { count, last } = Failures::of(record);
+        let is_new = match (&self.last, &last) {
+            (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
+            (old, new) => old.is_some() != new.is_some(),
+        };
+        last.filter(|_| is_new || count > self.count).map(|error| json!(error.as_str()))
+    }
 }
 
 /// One attempt of the past.

@@ -412,3 +412,49 @@ fn last_words_go_into_the_choice_that_ends() {
         t.eq({ texts[0], texts[1] }, { 'A0LAST', 'A1' })";
     holds(policy, body);
 }
+
+/// Names its model in the path alone, and throws at what it cannot read.
+const ADAPTER: &str = "--[[manifest\n[adapter]\noperations = [\"chat\"]\nframing = \"lines\"\n]]\n\
+    function encode(ask)\n\
+      return { path = '/models/' .. ask.model .. '/talk', body = { prompt = 'x' }, streamed = ask.streamed }\n\
+    end\n\
+    function decode(answer)\n\
+      return { text = gw.json.decode(answer.body).say .. '!', finish = 'stop' }\n\
+    end\n\
+    function decoder() return function(line) return { { text = line }, { finish = 'stop' } } end end\n";
+
+#[test]
+fn an_adapter_is_answered_by_the_target_that_it_speaks_to_wherever_it_names_its_model() {
+    let body = "t.model('smart', { fallback = { 'a/one', 'a/two' }, retry = { per_target = 1 } })
+        t.upstream('a/one'):fails({ status = 503 })
+        t.upstream('a/two'):answers(nil, { body = { say = 'two' } })
+        local answer = t.chat({ model = 'smart', text = 'x' })
+        t.eq(answer.text, 'two!')
+        t.eq(answer.tries, { 'a/one', 'a/two' })
+        t.eq({ answer.sent[1].target, answer.sent[2].target }, { 'a/one', 'a/two' })
+        t.contains(answer.sent[2].url, '/models/two/talk')
+        t.upstream('a/one'):sends('streamed')
+        t.eq(t.chat({ model = 'a/one', text = 'x', stream = true }).text, 'streamed')";
+    passes(ADAPTER, body);
+    let report = Folder::with(
+        ADAPTER,
+        &one("t.upstream('a/one'):answers(nil, { body = { says = 'one' } })
+        local answer = t.chat({ model = 'a/one', text = 'x' })
+        t.eq(answer.code, 'guest_failed')
+        t.contains(answer.failed, 'p.luau:9:')
+        t.contains(answer.failed, 'decode: ')"),
+    )
+    .run(Running::default());
+    assert_eq!(report.failed(), 0, "{report:?}");
+    assert!(report.cases[0].notes[0].starts_with("the adapter failed on the way: decode: "), "{report:?}");
+}
+
+#[test]
+fn a_stream_states_the_usage_that_the_test_gave_it() {
+    let body = "t.target('a/m', { price_in = 1, price_out = 2 })
+        t.upstream('a/m'):streams({ 'some', ' words' }, { input_tokens = 1000, output_tokens = 100 })
+        local answer = t.chat({ model = 'a/m', text = 'x', stream = true })
+        t.eq({ answer.record.usage.input, answer.record.usage.output }, { 1000, 100 })
+        t.near(answer.cost, 0.0012, 0.0000001)";
+    passes(IDLE, body);
+}

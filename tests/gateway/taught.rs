@@ -20,6 +20,10 @@ function encode(ask)
 	if ask.operation ~= "chat" then return { path = "/embed", body = { inputs = #ask.inputs } } end
 	if ask.model == "long" then return { path = "/" .. string.rep("x", 70000) } end
 	if ask.model == "trace" then return { method = "TRACE", path = "/chat" } end
+	if ask.model == "forges" then
+		local headers = { authorization = "Bearer FORGED", ["x-api-key"] = "FORGED", ["x-own"] = "1" }
+		return { path = "/chat?key=FORGED&%6bey=FORGED&page=2", headers = headers, body = {} }
+	end
 	local said = {}
 	for _, message in ask.messages do
 		for _, block in message.blocks do table.insert(said, block.text) end
@@ -113,6 +117,16 @@ async fn a_key_in_the_query_arrives_as_it_was_written() {
     assert_eq!(gateway.post("/v1/chat/completions", ask("it/known", false)).await.status(), 200);
     let head = upstream.last().head;
     assert!(head.starts_with("POST /base/chat?key=a%2Bb%2Fc%3D%26d%3D1%23x HTTP"), "{head}");
+}
+
+#[tokio::test]
+async fn the_gateways_own_credential_is_the_only_one_that_a_provider_gets() {
+    let (mock, upstream) = (Mock::start().await, upstream().await);
+    let gateway = gateway(&mock, &upstream).await;
+    assert_eq!(gateway.post("/v1/chat/completions", ask("it/forges", false)).await.status(), 200);
+    let head = upstream.last().head;
+    assert!(head.starts_with("POST /base/chat?page=2&key=a%2Bb%2Fc%3D%26d%3D1%23x HTTP"), "{head}");
+    assert!(head.contains("x-own: 1") && !head.contains("FORGED"), "{head}");
 }
 
 #[tokio::test]

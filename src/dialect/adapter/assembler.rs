@@ -290,6 +290,35 @@ mod tests {
     }
 
     #[test]
+    fn arguments_belong_to_the_latest_call_under_their_key() {
+        let arguments = |key: u64, text: &str| Step::Arguments { key, text: text.into() };
+        let (events, answer) = assembled(vec![
+            call(0, "a"),
+            call(5, "b"),
+            arguments(0, "{\"a\":"),
+            arguments(5, "{}"),
+            arguments(0, "1}"),
+            call(0, "c"),
+            arguments(0, "{\"c\":1}"),
+            finish(Finish::Stop),
+        ]);
+        let said = |block: &Block| match &block.content {
+            Content::ToolCall(call) => (call.id.clone(), call.arguments.clone()),
+            other => panic!("{other:?}"),
+        };
+        let calls: Vec<_> = answer.choices[0].blocks.iter().map(said).collect();
+        let expected = [("a", "{\"a\":1}"), ("b", "{}"), ("c", "{\"c\":1}")];
+        assert_eq!(calls, expected.map(|(id, arguments)| (id.to_owned(), arguments.to_owned())));
+        let at = |wanted: fn(&Event) -> bool| events.iter().position(wanted).expect("told");
+        let closed = at(|event| matches!(event, Event::Close { index: 0, .. }));
+        assert!(
+            closed < at(|event| matches!(event, Event::Open { index: 2, .. })),
+            "the one before is over: {events:?}"
+        );
+        assert_eq!(events.iter().filter(|event| matches!(event, Event::Close { .. })).count(), 3);
+    }
+
+    #[test]
     fn choices_and_calls_have_a_bound_which_the_fault_names() {
         let refused = |steps: Vec<Step>| {
             let (mut assembler, mut out) = (Assembler::new("wasm:test"), Vec::new());

@@ -35,7 +35,7 @@ pub fn write(request: &Outbound, absolute: bool) -> Bytes {
 }
 
 fn fill(head: &mut Vec<u8>, request: &Outbound, absolute: bool) {
-    let Outbound { method, uri, headers, body } = request;
+    let Outbound { method, uri, headers, body, .. } = request;
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
     put(&[method.as_str().as_bytes(), b" "]);
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -163,6 +163,7 @@ mod tests {
             uri: "http://user@host:80/v1/x?y=1".parse().expect("a URI"),
             headers: Headers::default(),
             body: Outgoing::from(b"{}".to_vec()),
+            target: None,
         };
         request.headers.edit().insert("accept", HeaderValue::from_static("*/*"));
         let head = write(&request, false);
