@@ -210,6 +210,9 @@ fn what_is_written_to_or_called_as_it_cannot_be_says_what_to_write() {
         ("req.model = 'x'", "a Request is read-only; return what is to change, as { model = … }"),
         ("req.header('x-team')", "call it with a colon on a Request: `:header(…)`"),
         ("req:header()", "nothing stands where a name should"),
+        ("req:hedder('x-team')", "attempt to call an unknown method 'hedder'; did you mean `header`?"),
+        ("req:model()", "attempt to call an unknown method 'model'; it is a field; write `.model`"),
+        ("gw.null:header('x-team')", "gw.null has no `header`"),
         ("ctx.held = 'x'", "ctx has no `held`; write ctx:set(\"held\", …)"),
         ("return gw.say(ctx.held)", "ctx has no `held`; write ctx:get(\"held\")"),
         ("ctx:put('held')", "attempt to call an unknown method 'put'"),
@@ -381,12 +384,12 @@ fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
     assert_eq!(left(&bench), Body::Raw("10".into()));
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
     assert_eq!(left(&bench), Body::Raw("6".into()));
-    bench.visit.held.end(false, 0);
+    bench.visit.held.end(false, || 0);
     assert_eq!(left(&bench), Body::Raw("10".into()), "given back");
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
-    bench.visit.held.end(true, 0);
+    bench.visit.held.end(true, || 0);
     assert_eq!(left(&bench), Body::Raw("6".into()), "charged");
-    bench.visit.held.end(false, 0);
+    bench.visit.held.end(false, || 0);
     assert_eq!(left(&bench), Body::Raw("6".into()), "charged twice");
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
     let Ok(Verdict::Fields(fields)) = bench.call(Phase::Done) else { panic!("no fields") };
@@ -396,7 +399,7 @@ fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
         other => panic!("{other:?}"),
     };
     assert_eq!([target(), target()], ["a/free", "a/busy"]);
-    bench.visit.held.end(true, 0);
+    bench.visit.held.end(true, || 0);
     assert_eq!(target(), "a/free", "what is under way ends with the exchange");
 }
 
