@@ -191,6 +191,9 @@ fn small_slips_are_told_in_words_of_the_guide() {
         (Phase::Fault, "return gw.same(0/0)", "is no number that can be reckoned with"),
         (Phase::Request, &format!("return {{ model = {long} }}"), "model: a name has at most 256 bytes"),
         (Phase::Request, "return { model = '\\255' }", "a text that is no UTF-8 stands where one should"),
+        (Phase::Route, "return { '\\255' }", "a text that is no UTF-8 stands where one should"),
+        (Phase::Route, "return { 'fast', 12 }", "steps: a number stands where names or tables should"),
+        (Phase::Route, "return { true }", "steps: a boolean stands where names or tables should"),
     ] {
         let error = failure(&format!("function on_{}()\n  {body}\nend", phase.name()), phase);
         assert!(error.contains(expected) && error.starts_with("test.luau:"), "{body}: {error}");
@@ -202,6 +205,29 @@ fn small_slips_are_told_in_words_of_the_guide() {
     let full = "local kept = {}\nfunction on_request() end\nfor i = 1, 1e6 do kept[i] = { i } end";
     let error = try_load(full, crate::guest::stand::unhurried(), json!({})).err().expect("too much");
     assert!(error.starts_with("test.luau: loading it needed more than 16777216 bytes"), "{error}");
+}
+
+#[test]
+fn a_name_that_reads_like_a_number_is_a_name() {
+    let stand = load("function on_route() return { '1e3', { target = 'nan' }, 'inf' } end");
+    let Ok(Verdict::Plan(wish)) = stand.call(Phase::Route) else { panic!("no plan") };
+    let names: Vec<&str> = wish.steps.iter().map(|step| step.target.as_str()).collect();
+    assert_eq!(names, ["1e3", "nan", "inf"]);
+}
+
+/// Words that came twice running are kept in the machine, in fewer places than there are words.
+#[test]
+fn texts_are_what_they_were_however_often_they_are_given() {
+    let text = "function on_request(_, ctx)
+        for _ = 1, 2 do
+          for number = 1, 150 do
+            local text = string.rep('é', number % 40) .. number
+            ctx:set('text', text)
+            for _ = 1, 3 do assert(ctx:get('text') == text) end
+          end
+        end
+      end";
+    assert_eq!(load(text).call(Phase::Request), Ok(Verdict::Pass));
 }
 
 #[test]
