@@ -192,12 +192,12 @@ impl Failed {
 ///
 /// # Errors
 /// It does not; the text says where it would.
-pub fn fits(verdict: Verdict, phase: Phase) -> Result<Verdict, Failed> {
+pub fn fits(verdict: &mut Verdict, phase: Phase) -> Result<(), Failed> {
     if verdict.phases().has(phase) {
-        let verdict = verdict.sound().map_err(Failed::new)?;
-        let misplaced = if let Verdict::Patch(patch) = &verdict { patch.misplaced(phase) } else { None };
+        verdict.sound().map_err(Failed::new)?;
+        let misplaced = if let Verdict::Patch(patch) = verdict { patch.misplaced(phase) } else { None };
         return match misplaced {
-            None => Ok(verdict),
+            None => Ok(()),
             Some(field) => {
                 let fields = verdict::Patch::fields(phase).join(", ");
                 Err(Failed::new(format!("a patch of on_{} has no `{field}`; it has: {fields}", phase.name())))

@@ -155,7 +155,7 @@ impl Script {
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
         let running = Arc::new(Running::new(cx));
-        let outcome = match running.turn(&mut spent, || machine.begin(self.at, &running, &subject)) {
+        let outcome = match running.turn(&mut spent, || machine.begin(self.at, &running, subject)) {
             Ok(Step::Way(call)) => return Begun::Rest(Box::pin(self.go_on(slot, machine, running, spent, call))),
             Ok(Step::Over(verdict)) => Ok(verdict),
             Err(error) => Err(error),
@@ -191,8 +191,9 @@ impl Script {
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
         let running = Arc::new(Running::new(cx));
-        let outcome = match running.turn(&mut spent, || machine.start(self.at, running.cx.phase, &subject)) {
-            Ok(Some((_seen, future))) => {
+        let _showing = running.showing();
+        let outcome = match running.turn(&mut spent, || machine.start(self.at, &running, subject)) {
+            Some(future) => {
                 let (mut future, mut waking, began_with) = (pin!(future), Waking::default(), machine.memory());
                 std::future::poll_fn(|task| {
                     let polled = running.turn(&mut spent, || match waking.poll(&running, future.as_mut(), task) {
@@ -207,8 +208,7 @@ impl Script {
                 })
                 .await
             }
-            Ok(None) => Ok(Verdict::Pass),
-            Err(error) => Err(error),
+            None => Ok(Verdict::Pass),
         };
         self.finish(slot, machine, &running, spent.cpu, outcome)
     }
@@ -222,7 +222,7 @@ impl Script {
         let (slot, machine) = self.machine();
         let mut spent = Spent::after(used_before(&cx));
         let running = Arc::new(Running::new(cx));
-        let outcome = running.turn(&mut spent, || machine.call(self.at, &running, &subject));
+        let outcome = running.turn(&mut spent, || machine.call(self.at, &running, subject));
         self.finish(slot, machine, &running, spent.cpu, outcome)
     }
 
@@ -248,7 +248,7 @@ impl Script {
         let outcome = match outcome {
             // A script that caught its own end has still ended.
             Ok(_) if cx.lease.killed().is_some() => Err(None),
-            Ok(verdict) => fits(verdict, cx.phase).map_err(Some),
+            Ok(mut verdict) => fits(&mut verdict, cx.phase).map(|()| verdict).map_err(Some),
             Err(error) => {
                 thrown_at = read::place_of(&error);
                 if read::is_memory(&error) {
@@ -269,20 +269,11 @@ impl Script {
             self.placed(&machine, cx.phase, failed)
         });
         let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
-        let replaced = match killed || out_of_memory {
-            true => self.mend(slot, &machine),
-            false => {
-                machine.tidy(self.domain.memory);
-                false
-            }
+        let (replaced, memory) = match killed || out_of_memory {
+            true => (self.mend(slot, &machine), machine.memory()),
+            false => (false, machine.tidy(self.domain.memory)),
         };
-        let used = Used {
-            cpu,
-            safepoints: cx.lease.safepoints(),
-            host_calls: cx.lease.host_calls(),
-            memory: machine.memory(),
-            replaced,
-        };
+        let used = Used { cpu, safepoints: cx.lease.safepoints(), host_calls: cx.lease.host_calls(), memory, replaced };
         (outcome, used)
     }
 

@@ -104,12 +104,12 @@ impl Verdict {
         }
     }
 
-    /// The verdict with what callers are told of it within bounds.
+    /// Brings what callers are told of it within bounds.
     ///
     /// # Errors
     /// What of it means nothing.
-    pub fn sound(mut self) -> Result<Self, String> {
-        match &mut self {
+    pub fn sound(&mut self) -> Result<(), String> {
+        match self {
             Verdict::Patch(patch) => {
                 if patch.model.as_deref() == Some("") {
                     return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
@@ -126,7 +126,7 @@ impl Verdict {
             Verdict::Fault(why) => shorten(why),
             _ => {}
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -467,15 +467,16 @@ mod tests {
         let message = "ä".repeat(1 << 20);
         let stop = Stop { message: Some(message.clone()), code: Some("over".into()), text: None };
         let reject = Reject::new("no".into(), message, None, None).expect("is one");
-        for verdict in [Verdict::Reject(reject), Verdict::Stop(stop.clone())] {
-            let told = match verdict.sound().expect("is cut") {
+        for mut verdict in [Verdict::Reject(reject), Verdict::Stop(stop.clone())] {
+            verdict.sound().expect("is cut");
+            let told = match verdict {
                 Verdict::Reject(reject) => reject.message,
                 Verdict::Stop(stop) => stop.message.expect("is kept"),
                 other => panic!("{other:?}"),
             };
             assert_eq!((told.len(), told.ends_with("ä…")), (4096 + 3, true));
         }
-        let worded = Verdict::Stop(Stop { code: Some("two words".into()), ..stop });
+        let mut worded = Verdict::Stop(Stop { code: Some("two words".into()), ..stop });
         assert!(worded.sound().expect_err("no word").contains("stop: write the code as one word"));
         let patch = Patch { model: Some(String::new()), ..Patch::default() };
         assert!(Verdict::Patch(Box::new(patch)).sound().expect_err("no model").contains("`model` is empty"));

@@ -69,6 +69,24 @@ pub trait View: Send + Sync + 'static {
     fn get(&self, field: &str) -> Option<Val<'_>>;
 }
 
+/// What kind of view one is: its name in the types, its fields and its methods.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub name: &'static str,
+    pub fields: &'static [Row],
+    pub methods: &'static [Row],
+}
+
+impl Kind {
+    pub const fn of<T: View>() -> Kind {
+        Kind { name: T::NAME, fields: T::FIELDS, methods: T::METHODS }
+    }
+
+    pub fn has_method(&self, name: &str) -> bool {
+        self.methods.iter().any(|(known, _, _)| *known == name)
+    }
+}
+
 /// Why an ask has no texts to show, in a guest's ears.
 pub fn no_texts(fault: &crate::fault::Fault) -> String {
     format!("the texts of this request cannot be read: {}", fault.message)
@@ -87,7 +105,49 @@ pub enum Subject {
     Tick,
 }
 
+/// Every kind of view, each at its place.
+pub static KINDS: [Kind; 7] = [
+    Kind::of::<Head>(),
+    Kind::of::<Request>(),
+    Kind::of::<Try>(),
+    Kind::of::<Failure>(),
+    Kind::of::<Answer>(),
+    Kind::of::<Done>(),
+    Kind::of::<Event>(),
+];
+
+/// The place of events among the kinds.
+pub const EVENT: usize = 6;
+
 impl Subject {
+    /// The place of the view among [`KINDS`]; None where there is nothing to see.
+    pub fn kind(&self) -> Option<usize> {
+        Some(match self {
+            Subject::Head(_) => 0,
+            Subject::Request(_) => 1,
+            Subject::Try(_) => 2,
+            Subject::Failure(_) => 3,
+            Subject::Answer(_) => 4,
+            Subject::Done(_) => 5,
+            Subject::Event(_) => EVENT,
+            Subject::Tick => return None,
+        })
+    }
+
+    /// The value of a field of its kind; None for every other name.
+    pub fn get(&self, field: &str) -> Option<Val<'_>> {
+        match self {
+            Subject::Head(view) => view.get(field),
+            Subject::Request(view) => view.get(field),
+            Subject::Try(view) => view.get(field),
+            Subject::Failure(view) => view.get(field),
+            Subject::Answer(view) => view.get(field),
+            Subject::Event(view) => view.get(field),
+            Subject::Done(view) => view.get(field),
+            Subject::Tick => None,
+        }
+    }
+
     /// What it is about, for the decision trace: names and numbers, never a prompt.
     pub fn brief(&self) -> Value {
         let names = |plan: &[Arc<Target>]| plan.iter().map(|target| target.name()).collect::<Vec<_>>();

@@ -226,12 +226,12 @@ pub(super) enum Unplanned {
     Nobody(Box<Fault>),
 }
 
-/// A plan by names. A target of the native plan is taken as it is there, every other name is planned for like one that
-/// a caller asks for.
+/// Makes a plan one by names. A target of the native plan is taken as it is there, every other name is planned for like one
+/// that a caller asks for.
 ///
 /// # Errors
-/// See [`Unplanned`].
-pub(super) fn plan(cx: &Cx, x: &Subject<'_>, call: &Call, native: &Plan, wish: &Wish) -> Result<Plan, Unplanned> {
+/// See [`Unplanned`]; the plan stays as it was.
+pub(super) fn plan(cx: &Cx, x: &Subject<'_>, call: &Call, native: &mut Plan, wish: &Wish) -> Result<(), Unplanned> {
     let mut steps: Vec<&Step> = wish.steps.iter().collect();
     if wish.mode == Mode::Weighted {
         weigh(&mut steps, x.id);
@@ -256,12 +256,11 @@ pub(super) fn plan(cx: &Cx, x: &Subject<'_>, call: &Call, native: &Plan, wish: &
     if let Some(fault) = nobody.filter(|_| targets.is_empty()) {
         return Err(Unplanned::Nobody(fault));
     }
-    let mut plan = Plan { targets, ..native.clone() };
+    native.targets = targets;
     if let Some(max) = wish.max_attempts {
-        let rules = Arc::make_mut(&mut plan.rules);
-        rules.retry.max_attempts = max;
+        Arc::make_mut(&mut native.rules).retry.max_attempts = max;
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// Whether a target is called so, without making its name.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value};
 
 use super::apply::{self, Unplanned};
@@ -159,7 +159,9 @@ pub fn is_of_guest(x: &Exchange) -> bool {
 
 /// Tells guests what the request says of the conversation that it belongs to.
 pub fn converse(x: &Exchange, headers: &HeaderMap) {
-    let of_header = || headers.get(SESSION)?.to_str().ok().filter(|session| !session.is_empty());
+    /// Read once: to look a header up by its text reads that each time.
+    static NAME: HeaderName = HeaderName::from_static(SESSION);
+    let of_header = || headers.get(&NAME)?.to_str().ok().filter(|session| !session.is_empty());
     let session = x.wishes.as_ref().and_then(|wishes| wishes.session.as_deref()).or_else(of_header);
     if let (Some(open), Some(session)) = (&x.guests, session) {
         open.visit.converse(session);
@@ -268,7 +270,7 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
         take_notes(x);
         match verdict? {
             Verdict::Plan(wish) => match apply::plan(cx, &x.split().0, call, plan, &wish) {
-                Ok(wanted) => *plan = wanted,
+                Ok(()) => {}
                 // A name that is not there is the guest's failure, and the native plan stands.
                 Err(Unplanned::Unknown(error)) => hook.misjudged(Phase::Route, &visit, &cx.state, &error)?,
                 Err(Unplanned::Nobody(fault)) => return Err(*fault),
@@ -430,16 +432,19 @@ async fn failing(
         let after = match hook.call(Phase::Fault, &open.visit, &open.world, subject).await? {
             Verdict::Same(after) => After::Same(after),
             Verdict::Next => After::Next,
-            Verdict::Plan(wish) => match apply::plan(cx, x, call, plan, &wish) {
-                Ok(wanted) => After::Plan(wanted),
-                Err(Unplanned::Unknown(error)) => {
-                    let error = format!("{error} on_fault returns a plan, \"same\", \"next\" or \"stop\".");
-                    hook.misjudged(Phase::Fault, &open.visit, &cx.state, &error)?;
-                    continue;
+            Verdict::Plan(wish) => {
+                let mut wanted = plan.clone();
+                match apply::plan(cx, x, call, &mut wanted, &wish) {
+                    Ok(()) => After::Plan(wanted),
+                    Err(Unplanned::Unknown(error)) => {
+                        let error = format!("{error} on_fault returns a plan, \"same\", \"next\" or \"stop\".");
+                        hook.misjudged(Phase::Fault, &open.visit, &cx.state, &error)?;
+                        continue;
+                    }
+                    // Nowhere to go on: the caller hears of the try that failed.
+                    Err(Unplanned::Nobody(_)) => After::Stop,
                 }
-                // Nowhere to go on: the caller hears of the try that failed.
-                Err(Unplanned::Nobody(_)) => After::Stop,
-            },
+            }
             Verdict::Respond(respond) => {
                 let reply = apply::respond(cx, x, call, respond, at).await;
                 match hook.done(Phase::Fault, &open.visit, &cx.state, reply)? {
@@ -586,7 +591,7 @@ pub(super) fn events_of(x: &Subject<'_>, by: Option<usize>) -> Option<Box<dyn Fi
 pub fn done(settled: &Settled<'_>) -> Option<Map<String, Value>> {
     let open = settled.exchange.guests.as_deref()?;
     let fields = if open.phases.has(Phase::Done) { told(open, settled) } else { Map::new() };
-    open.visit.held.end(settled.fault.is_none() || settled.usage.is_some(), open.world.unix_ms());
+    open.visit.held.end(settled.fault.is_none() || settled.usage.is_some(), || open.world.unix_ms());
     (!fields.is_empty()).then_some(fields)
 }
 

@@ -210,8 +210,12 @@ impl Held {
 
     /// The exchange has ended: what is left is charged as it was reserved where anything was used, and given back where
     /// nothing was.
-    pub fn end(&self, used: bool, now: u64) {
+    pub fn end(&self, used: bool, now: impl FnOnce() -> u64) {
         let left = std::mem::take(&mut self.lock().list);
+        if left.is_empty() {
+            return;
+        }
+        let now = now();
         for one in left {
             let amount = if used { one.amount } else { 0 };
             one.end(amount, now);

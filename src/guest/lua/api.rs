@@ -11,7 +11,7 @@ use super::args::{Args, Signature};
 use super::build::decoded;
 use super::convert::{Left, kind_of, to_json, to_lua};
 use super::turn::{Running, running, with_running};
-use super::views::SecretHandle;
+use super::views::{SecretHandle, made, out, small};
 use super::{entries, read, verdicts};
 use crate::host::keep::{self, Store};
 use crate::host::log::Level;
@@ -179,7 +179,7 @@ struct Kept(Option<Bytes>);
 impl IntoLua for Kept {
     fn into_lua(self, lua: &Lua) -> Result<Lv> {
         match self.0 {
-            Some(value) => lua.create_string(&value).map(Lv::String),
+            Some(value) => out(lua, &value),
             None => Ok(Lv::Nil),
         }
     }
@@ -292,7 +292,7 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
         views.iter().map(|view| target(lua, view)).collect::<Result<Vec<_>>>()
     })?;
     gw.add("targets.models", |_, cx, ()| Ok(cx.world().map_err(refused)?.models()))?;
-    gw.add("pick.weighted", |_, cx, (weights, key): (Table, Option<LuaString>)| {
+    gw.add("pick.weighted", |lua, cx, (weights, key): (Table, Option<LuaString>)| {
         let mut list: Vec<(String, f64)> = Vec::new();
         weights.for_each(|name: String, weight: f64| {
             list.push((name, weight));
@@ -304,10 +304,10 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
             Some(key) => pick::point(&key.as_bytes()),
             None => random(cx),
         };
-        Ok(pick::weighted(&list, point).map(str::to_owned))
+        pick::weighted(&list, point).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
-    gw.add("pick.hash", |_, _, (names, key): (Vec<String>, LuaString)| {
-        Ok(pick::hash(&names, &key.as_bytes()).map(str::to_owned))
+    gw.add("pick.hash", |lua, _, (names, key): (Vec<String>, LuaString)| {
+        pick::hash(&names, &key.as_bytes()).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
     gw.add("cost.estimate", |_, cx, (name, input, output): (String, f64, f64)| {
         targets::cost(cx, &name, input.max(0.0) as u64, output.max(0.0) as u64).map_err(refused)
@@ -321,6 +321,10 @@ fn random(cx: &Cx) -> f64 {
 
 /// A target as a table.
 pub(super) fn target(lua: &Lua, view: &targets::View) -> Result<Table> {
+    small(lua, || target_within(lua, view))
+}
+
+fn target_within(lua: &Lua, view: &targets::View) -> Result<Table> {
     let table = lua.create_table_with_capacity(0, 24)?;
     let measure = &view.measure;
     table.raw_set("name", view.name.as_str())?;
@@ -369,9 +373,9 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         Left::new(cx.lease.budget().output).take(text.as_bytes().len())?;
         decoded(lua, &text.as_bytes()).map_err(Error::from)
     })?;
-    gw.add("json.encode", |_, cx, value: Lv| {
+    gw.add("json.encode", |lua, cx, value: Lv| {
         let value = to_json(&value, &mut Left::new(cx.lease.budget().output))?;
-        Ok(value.to_string())
+        made(lua, value.to_string().as_bytes())
     })?;
     gw.add("re.test", |_, cx, (pattern, text): (String, LuaString)| {
         let text = text.to_str()?;
@@ -395,13 +399,14 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         });
         tables.collect::<Result<Vec<_>>>()
     })?;
-    gw.add("re.replace", |_, cx, (pattern, text, with): (String, LuaString, String)| {
+    gw.add("re.replace", |lua, cx, (pattern, text, with): (String, LuaString, String)| {
         let text = text.to_str()?;
-        cx.lease.work(text.len(), || re::replace(&pattern, &text, &with)).map_err(refused)
+        let (text, count) = cx.lease.work(text.len(), || re::replace(&pattern, &text, &with)).map_err(refused)?;
+        Ok((made(lua, text.as_bytes())?, count))
     })?;
-    gw.add("hash.sha256", |_, cx, text: LuaString| {
+    gw.add("hash.sha256", |lua, cx, text: LuaString| {
         let text = text.as_bytes();
-        Ok(cx.lease.work(text.len(), || hash::sha256(&text)))
+        made(lua, cx.lease.work(text.len(), || hash::sha256(&text)).as_bytes())
     })?;
     gw.add("hash.hmac_sha256", |_, cx, (key, text): (Lv, LuaString)| match key {
         Lv::String(key) => {
@@ -500,9 +505,9 @@ fn clocks(gw: &Gw<'_>) -> Result<()> {
         let span = (last as f64) - (first as f64) + 1.0;
         Ok(((first as f64) + (random(cx) * span).floor()).min(last as f64))
     })?;
-    gw.add("rand.id", |_, cx, ()| {
+    gw.add("rand.id", |lua, cx, ()| {
         let half = |cx: &Cx| (random(cx) * (1u64 << 48) as f64) as u64;
-        Ok(format!("{:012x}{:012x}", half(cx), half(cx)))
+        made(lua, format!("{:012x}{:012x}", half(cx), half(cx)).as_bytes())
     })
 }
 

@@ -48,7 +48,7 @@ pub fn kind_of(value: &Lv) -> &'static str {
         Lv::Function(_) => "a function",
         Lv::Thread(_) => "a coroutine",
         Lv::UserData(data) if data.is::<SecretHandle>() => "a secret",
-        Lv::UserData(_) => "a view of the gateway's",
+        Lv::UserData(_) | Lv::LightUserData(_) => "a view of the gateway's",
         _ => "something else",
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mlua::{Error, Result, Table, Value as Lv};
+use mlua::{Either, Error, Result, Table, Value as Lv};
 
 use super::super::verdict::span;
 use super::convert::kind_of;
@@ -80,16 +80,21 @@ impl Entries {
 /// Likeness above which a name may have been meant.
 const LIKE: f64 = 0.8;
 
-/// The error of a name that is not there: the nearest one, or all that are.
-pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
+/// The name that was meant by another one, if any.
+pub(super) fn near<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
     let like = |name: &str| match strsim::jaro_winkler(name, key) {
         // Two letters the other way round are one slip, which this measure does not see in short names.
         likeness if likeness <= LIKE && strsim::osa_distance(name, key) == 1 => LIKE + 0.01,
         likeness => likeness,
     };
-    let near = names.iter().map(|name| (like(name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    Error::runtime(match near.filter(|(likeness, _)| *likeness > LIKE) {
-        Some((_, name)) => format!("{what} has no `{key}`; did you mean `{name}`?"),
+    let near = names.iter().map(|name| (like(name), *name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    near.filter(|(likeness, _)| *likeness > LIKE).map(|(_, name)| name)
+}
+
+/// The error of a name that is not there: the nearest one, or all that are.
+pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
+    Error::runtime(match near(key, names) {
+        Some(name) => format!("{what} has no `{key}`; did you mean `{name}`?"),
         None => format!("{what} has no `{key}`; it has: {}", names.join(", ")),
     })
 }
@@ -98,11 +103,33 @@ pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
 const MAX_ENTRIES: usize = 10_000;
 
 pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
-    let length = table.raw_len();
-    if length > MAX_ENTRIES {
-        return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+    (1..=length(table, what)?).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
+}
+
+/// The same for a list whose entries are names as a rule: `name` is what stands for one, `other` for anything else.
+pub(super) fn names<T>(
+    table: &Table,
+    what: &str,
+    name: impl Fn(String) -> T,
+    mut other: impl FnMut(&Lv) -> Result<T>,
+) -> Result<Vec<T>> {
+    let each = |at| match table.raw_get::<Either<String, Lv>>(at)? {
+        // To hold on to a value of the machine costs several times the copy. It would turn a number into a text, too.
+        Either::Left(text) if text.parse::<f64>().is_err() => Ok(name(text)),
+        Either::Right(value) => other(&value),
+        Either::Left(text) => match table.raw_get::<Lv>(at)? {
+            Lv::String(_) => Ok(name(text)),
+            value => other(&value),
+        },
+    };
+    (1..=length(table, what)?).map(each).collect()
+}
+
+fn length(table: &Table, what: &str) -> Result<usize> {
+    match table.raw_len() {
+        length if length <= MAX_ENTRIES => Ok(length),
+        _ => Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries"))),
     }
-    (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
 }
 
 pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {

@@ -3,30 +3,22 @@
 //! An event in a script's hands is a number. It stands for the event that the script's thread is called for, while it is:
 //! nothing is made for it in the machine, and a script that keeps it keeps a number that stands for nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use mlua::{Error, LightUserData, Lua, Result, Value as Lv};
+use mlua::{Lua, Result, Value as Lv};
 
 use super::super::Called;
 use super::super::verdict::Verdict;
-use super::super::view::{self, View};
+use super::super::view::{self, EVENT, KINDS, Val, View};
 use super::machine::Machine;
-use super::turn::{Running, Spent};
+use super::turn::{self, Running, Spent};
 use super::{Script, views};
 use crate::host::{Cx, Lease};
-
-/// Bits of an event's number that count those of one thread; the others tell the thread.
-const THREAD_SHIFT: u32 = 40;
-
-static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The event that this thread calls a script for, and its number.
     static HEARD: RefCell<Option<(usize, view::Event)>> = const { RefCell::new(None) };
-    /// The number given last. No event has 0, which is `gw.null`.
-    static LAST: Cell<usize> = Cell::new(THREADS.fetch_add(1, Relaxed) << THREAD_SHIFT);
 }
 
 /// What one stream keeps for the calls of a script.
@@ -62,8 +54,7 @@ impl Script {
     pub fn hear(&self, ear: &mut Ear, event: view::Event) -> (Called, view::Event) {
         let (slot, machine) = self.machine();
         let running = ear.renew();
-        let number = LAST.get() + 1;
-        LAST.set(number);
+        let number = turn::number(EVENT);
         let before = HEARD.replace(Some((number, event)));
         let mut spent = Spent::default();
         let outcome = running.turn(&mut spent, || machine.hear(self.at, running, number));
@@ -76,39 +67,20 @@ impl Machine {
     /// Calls a script's `on_event` and reads what it decided.
     fn hear(&self, at: usize, running: &Running, number: usize) -> Result<Verdict> {
         let Some(hook) = self.hook(at, running.cx.phase) else { return Ok(Verdict::Pass) };
-        let event = LightUserData(std::ptr::without_provenance_mut(number));
-        let value = hook.call::<Lv>((event, self.context()))?;
+        let value = hook.call::<Lv>((views::shown(number), self.context()))?;
         self.read(&running.cx, value)
     }
 }
 
-/// Teaches a machine what the numbers stand for.
-pub(super) fn register(lua: &Lua) -> Result<()> {
-    let meta = lua.create_table()?;
-    meta.raw_set("__index", lua.create_function(|lua, (this, key): (LightUserData, String)| index(lua, this, &key))?)?;
-    let set = |_: &Lua, (this, key, _): (LightUserData, String, Lv)| -> Result<()> {
-        Err(if this.0.is_null() { no_fields(&key) } else { views::read_only::<view::Event>(&key) })
-    };
-    meta.raw_set("__newindex", lua.create_function(set)?)?;
-    let name = |_: &Lua, this: LightUserData| Ok(if this.0.is_null() { "null" } else { view::Event::NAME });
-    meta.raw_set("__tostring", lua.create_function(name)?)?;
-    meta.raw_set("__metatable", false)?;
-    meta.set_readonly(true);
-    lua.set_type_metatable::<LightUserData>(Some(meta));
-    Ok(())
-}
-
-fn index(lua: &Lua, this: LightUserData, key: &str) -> Result<Lv> {
-    HEARD.with_borrow(|heard| match heard {
-        Some((number, event)) if *number == this.0.addr() => match event.get(key) {
+/// A field of the event that this thread calls a script for, where the number stands for it.
+pub(super) fn field(lua: &Lua, number: usize, key: &str) -> Option<Result<Lv>> {
+    HEARD.with_borrow(|heard| {
+        let (_, event) = heard.as_ref().filter(|(heard, _)| *heard == number)?;
+        Some(match event.get(key) {
+            // Hardly any two texts are the same.
+            Some(Val::Text(text)) => views::made(lua, text.as_bytes()).map(Lv::String),
             Some(value) => views::val(lua, value),
-            None => Err(views::unknown::<view::Event>(key)),
-        },
-        _ if this.0.is_null() => Err(no_fields(key)),
-        _ => Err(Error::runtime(format!("this {} is of a call that has ended; do not keep it", view::Event::NAME))),
+            None => Err(views::unknown(&KINDS[EVENT], key)),
+        })
     })
-}
-
-fn no_fields(key: &str) -> Error {
-    Error::runtime(format!("gw.null has no `{key}`: it stands for a null of JSON"))
 }

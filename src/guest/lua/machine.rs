@@ -15,7 +15,7 @@ use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
 use super::turn::{self, Running, Spent, running};
-use super::{Returned, api, convert, coverage, function_name, hearing, library, read, views};
+use super::{Returned, api, convert, coverage, function_name, library, read, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -140,10 +140,9 @@ pub(super) enum Step {
     Way(Suspended),
 }
 
-/// A call that has given way, and what it was shown.
+/// A call that has given way.
 pub(super) struct Suspended {
     thread: Thread,
-    _seen: Option<views::Seen>,
 }
 
 /// One script's functions.
@@ -161,7 +160,6 @@ impl Machine {
             let modules = api::modules(lua, recipes.iter().any(|recipe| recipe.guest.grants.shared_kv))?;
             let context = lua.create_userdata(views::Context)?;
             views::register(lua)?;
-            hearing::register(lua)?;
             Ok((modules, context))
         });
         let (lua, (modules, context)) = furnished.map_err(|error| (0, error.to_string()))?;
@@ -211,37 +209,38 @@ impl Machine {
     }
 
     /// Collects it when calls have left so much that the next one might run out of its `bound`: large texts come faster
-    /// than the engine's own steps take them away. What is in use for good is not looked through at each call.
-    pub fn tidy(&self, bound: usize) {
+    /// than the engine's own steps take them away. What is in use for good is not looked through at each call. The bytes in
+    /// use afterwards.
+    pub fn tidy(&self, bound: usize) -> usize {
         let used = self.memory();
         if used > bound / 2 && used > self.collected.load(Relaxed) + bound / 4 {
             self.collect();
+            return self.memory();
         }
+        used
     }
 
     /// Calls a script's function to its end and reads what it decided.
-    pub fn call(&self, at: usize, running: &Running, subject: &Subject) -> mlua::Result<Verdict> {
+    pub fn call(&self, at: usize, running: &Running, subject: Subject) -> mlua::Result<Verdict> {
         let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else { return Ok(Verdict::Pass) };
-        let seen = views::show(&self.lua, subject)?;
-        let value = match &seen {
-            Some(seen) => hook.call::<Lv>((seen.data(), &self.context))?,
+        let value = match views::show(running, subject) {
+            Some(seen) => hook.call::<Lv>((seen, &self.context))?,
             None => hook.call::<Lv>(&self.context)?,
         };
         self.read(&running.cx, value)
     }
 
     /// Calls a script's function for one turn.
-    pub fn begin(&self, at: usize, running: &Running, subject: &Subject) -> mlua::Result<Step> {
+    pub fn begin(&self, at: usize, running: &Running, subject: Subject) -> mlua::Result<Step> {
         let Some(hook) = &self.scripts[at].hooks[running.cx.phase as usize] else {
             return Ok(Step::Over(Verdict::Pass));
         };
-        let seen = views::show(&self.lua, subject)?;
         let thread = self.thread(hook)?;
-        let returned = match &seen {
-            Some(seen) => turn::resume(running, &thread, (seen.data(), &self.context))?,
+        let returned = match views::show(running, subject) {
+            Some(seen) => turn::resume(running, &thread, (seen, &self.context))?,
             None => turn::resume(running, &thread, &self.context)?,
         };
-        self.after(running, Suspended { thread, _seen: seen }, returned)
+        self.after(running, Suspended { thread }, returned)
     }
 
     /// Goes on with a call for another turn.
@@ -269,20 +268,18 @@ impl Machine {
         }
     }
 
-    /// Begins a call that may wait. None when there is no such function. What was shown is to be held until it has ended.
+    /// Begins a call that may wait. None when there is no such function.
     pub fn start(
         &self,
         at: usize,
-        phase: Phase,
-        subject: &Subject,
-    ) -> mlua::Result<Option<(Option<views::Seen>, impl Future<Output = Returned> + Send + use<>)>> {
-        let Some(hook) = &self.scripts[at].hooks[phase as usize] else { return Ok(None) };
-        let seen = views::show(&self.lua, subject)?;
-        let future = match &seen {
-            Some(seen) => hook.call_async::<Lv>((seen.data(), &self.context)),
+        running: &Running,
+        subject: Subject,
+    ) -> Option<impl Future<Output = Returned> + Send + use<>> {
+        let hook = self.scripts[at].hooks[running.cx.phase as usize].as_ref()?;
+        Some(match views::show(running, subject) {
+            Some(seen) => hook.call_async::<Lv>((seen, &self.context)),
             None => hook.call_async::<Lv>(&self.context),
-        };
-        Ok(Some((seen, future)))
+        })
     }
 
     /// The verdict in a returned value.

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
 use super::convert::{Left, kind_of, to_json};
-use super::entries::{Entries, list, wrong};
-use super::views::SecretHandle;
+use super::entries::{Entries, list, names, wrong};
+use super::views::{self, SecretHandle};
 use crate::host::{Phase, limit};
 
 /// The verdict in a value that `on_<phase>` returned.
@@ -97,13 +97,12 @@ fn told(text: &str) -> Cow<'_, str> {
                       all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
         return format!("{text}: {advice}").into();
     }
-    for (engine, plain) in [
-        ("userdata has been destructed", "this view is of a call that has ended; do not keep it"),
-        ("error converting Lua string to &str", "a text that is no UTF-8 stands where one should"),
-    ] {
-        if let Some((before, after)) = text.split_once(engine) {
-            return format!("{before}{plain}{after}").into();
-        }
+    if let Some((before, after)) = text.split_once("error converting Lua string to &str") {
+        return format!("{before}a text that is no UTF-8 stands where one should{after}").into();
+    }
+    let method = text.split_once("attempt to call an unknown method '").and_then(|(_, rest)| rest.split('\'').next());
+    if let Some(meant) = method.and_then(views::instead_of) {
+        return format!("{text}; {meant}").into();
     }
     match text.split_once(": 0x").map_or(text, |(kind, _)| kind) {
         kind @ ("table" | "function" | "userdata" | "thread") if kind != text => {
@@ -158,7 +157,7 @@ impl Reader {
             (Phase::Fault, "next") => Ok(Verdict::Next),
             (Phase::Fault, "stop") => Ok(Verdict::Stop(Stop::default())),
             (Phase::Route | Phase::Fault, name) => {
-                Ok(Verdict::Plan(Wish { steps: vec![named(name)], ..Wish::default() }))
+                Ok(Verdict::Plan(Wish { steps: vec![named(name.to_owned())], ..Wish::default() }))
             }
             (phase, word) => Err(unfit(phase, &format!("the text `{word}`"))),
         }
@@ -166,8 +165,10 @@ impl Reader {
 
     fn table(&mut self, phase: Phase, table: &Table) -> Result<Verdict> {
         match phase {
+            // A list is a plan too.
             Phase::Route | Phase::Fault if table.raw_len() > 0 => {
-                return self.wish(Steps::Bare(table)).map(Verdict::Plan);
+                let steps = self.steps(table)?;
+                return Wish::new(steps, Mode::default(), None, None).map(Verdict::Plan).map_err(Error::runtime);
             }
             Phase::Done => return self.fields(table),
             _ => {}
@@ -206,7 +207,7 @@ impl Reader {
         }
         match phase {
             Phase::Auth => self.who(entries).map(Verdict::Principal),
-            Phase::Route | Phase::Fault => self.wish(Steps::In(entries)).map(Verdict::Plan),
+            Phase::Route | Phase::Fault => self.wish(entries).map(Verdict::Plan),
             Phase::Request | Phase::Attempt | Phase::Answer => {
                 let patch = self.patch(phase, entries)?;
                 Ok(if patch.is_empty() { Verdict::Pass } else { Verdict::Patch(Box::new(patch)) })
@@ -301,27 +302,26 @@ impl Reader {
         Who::new(key, entries.text("project")?, models, metadata).map_err(Error::runtime)
     }
 
-    fn wish(&mut self, steps: Steps<'_>) -> Result<Wish> {
-        let (mut entries, steps) = match steps {
-            Steps::Bare(list) => (Entries::default(), Some(list.clone())),
-            Steps::In(mut entries) => {
-                entries.known("a plan", &["steps", "mode", "max_attempts", "deadline_ms"])?;
-                let steps = entries.sub("steps")?;
-                (entries, steps)
-            }
-        };
+    fn wish(&mut self, mut entries: Entries) -> Result<Wish> {
+        entries.known("a plan", &["steps", "mode", "max_attempts", "deadline_ms"])?;
+        let steps = entries.sub("steps")?;
         let steps = steps.ok_or_else(|| Error::runtime("a plan needs `steps`: { \"provider/model\", … }"))?;
-        let steps = list(&steps, "steps", |value| match value {
-            Lv::String(name) => Ok(named(&name.to_str()?)),
-            Lv::Table(step) => self.step(step),
-            other => Err(wrong("steps", "names or tables", other)),
-        })?;
+        let steps = self.steps(&steps)?;
         let mode = match entries.text("mode")?.as_deref() {
             None | Some("ordered") => Mode::Ordered,
             Some("weighted") => Mode::Weighted,
             Some(other) => return Err(Error::runtime(format!("mode `{other}`: write \"ordered\" or \"weighted\""))),
         };
         Wish::new(steps, mode, entries.number("max_attempts")?, entries.ms("deadline_ms")?).map_err(Error::runtime)
+    }
+
+    fn steps(&mut self, table: &Table) -> Result<Vec<Step>> {
+        names(table, "steps", named, |value| match value {
+            // Only one that is no UTF-8 comes here.
+            Lv::String(name) => Ok(named(name.to_str()?.to_owned())),
+            Lv::Table(step) => self.step(step),
+            other => Err(wrong("steps", "names or tables", other)),
+        })
     }
 
     fn step(&mut self, table: &Table) -> Result<Step> {
@@ -474,13 +474,6 @@ pub(super) fn window(table: &Table) -> Result<limit::Window> {
     limit::Window::new(written).map_err(|error| Error::runtime(error.0))
 }
 
-/// Where the steps of a plan stand.
-enum Steps<'a> {
-    /// A list is a plan too.
-    Bare(&'a Table),
-    In(Entries),
-}
-
-fn named(name: &str) -> Step {
-    Step { target: name.to_owned(), ..Step::default() }
+fn named(target: String) -> Step {
+    Step { target, ..Step::default() }
 }

@@ -7,14 +7,15 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use mlua::{Error, FromLuaMulti, IntoLuaMulti, Lua, Thread, VmState};
 use tokio::time::Instant;
 
-use super::views::Seen;
+use crate::guest::view::{KINDS, Kind, Subject};
 use crate::host::{Cx, Killed, ticker};
 
 /// Safepoints between two looks at the clock: calls that are short never look, and those of a loop are soon there.
@@ -28,10 +29,48 @@ thread_local! {
 /// A call under way.
 pub(super) struct Running {
     pub cx: Cx,
-    /// What the script was shown beside what it was called with.
-    shown: Mutex<Vec<Seen>>,
+    /// What the script is shown, by the numbers that stand for it: first what it was called with.
+    shown: Mutex<Shown>,
     /// The line of the script at which it was ended, as `file:line`.
     ended_at: OnceLock<String>,
+}
+
+/// A call that is shown something while this lives.
+pub(super) struct Showing<'a>(&'a Running);
+
+impl Drop for Showing<'_> {
+    fn drop(&mut self) {
+        self.0.unshow();
+    }
+}
+
+#[derive(Default)]
+struct Shown {
+    first: Option<(usize, Subject)>,
+    others: Vec<(usize, Subject)>,
+}
+
+impl Shown {
+    fn iter(&self) -> impl Iterator<Item = &(usize, Subject)> {
+        self.first.iter().chain(&self.others)
+    }
+}
+
+/// Bits of a number, its kind apart, that count those of one thread; the others tell the thread.
+const THREAD_SHIFT: u32 = 40;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The number given last. Nothing has 0, which is `gw.null`.
+    static LAST: Cell<usize> = Cell::new(THREADS.fetch_add(1, Relaxed) << THREAD_SHIFT);
+}
+
+/// A number for a view of this kind that nothing in the process has had.
+pub(super) fn number(kind: usize) -> usize {
+    let number = LAST.get() + 1;
+    LAST.set(number);
+    number * KINDS.len() + kind
 }
 
 /// A call in one of its turns.
@@ -87,13 +126,50 @@ impl Running {
         }
     }
 
-    pub fn show(&self, view: Seen) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).push(view);
+    /// Shows the script something: the number that stands for it, until the call has ended. None where there is nothing to see.
+    pub fn show(&self, view: Subject) -> Option<usize> {
+        let number = number(view.kind()?);
+        let mut shown = self.shown();
+        let same = |(_, known): &&(usize, Subject)| match (known, &view) {
+            (Subject::Request(known), Subject::Request(view)) => Arc::ptr_eq(known, view),
+            _ => false,
+        };
+        if let Some((number, _)) = shown.iter().find(same) {
+            return Some(*number);
+        }
+        match shown.first {
+            None => shown.first = Some((number, view)),
+            Some(_) => shown.others.push((number, view)),
+        }
+        Some(number)
     }
 
-    /// Takes back what it was shown.
+    /// What a number stands for.
+    pub fn seen(&self, number: usize) -> Option<Subject> {
+        let shown = self.shown();
+        shown.iter().find(|(known, _)| *known == number).map(|(_, view)| view.clone())
+    }
+
+    /// The kind of what was shown last and has such a method.
+    pub fn kind_with(&self, method: &str) -> Option<Kind> {
+        let shown = self.shown();
+        let kinds = shown.iter().filter_map(|(_, view)| Some(KINDS[view.kind()?]));
+        kinds.filter(|kind| kind.has_method(method)).last()
+    }
+
+    /// Takes back what it was shown: a script that keeps a number keeps nothing alive.
     pub fn unshow(&self) {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.shown() = Shown::default();
+    }
+
+    /// Does so when what this gives is dropped. Whoever waits may never be asked to go on, and its machine holds on to the call
+    /// until it is collected.
+    pub fn showing(&self) -> Showing<'_> {
+        Showing(self)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does a part of the call, which is metered: all of it, or one turn.

@@ -5,6 +5,7 @@
 use mlua::{Lua, LuaString, Result, Table, Value as Lv};
 
 use super::args::{Args, Signature};
+use super::views::small;
 
 /// Adds them to the modules of `gw`.
 pub(super) fn add(lua: &Lua, modules: &Table) -> Result<()> {
@@ -72,7 +73,11 @@ impl Made<'_> {
         make: impl Fn(&Lua, A) -> Result<Table> + Send + 'static,
     ) -> Result<()> {
         let signature = Signature { name, luau };
-        let function = self.lua.create_function(move |lua, args: A::Raw| make(lua, A::read(args, signature)?))?;
+        let function = self.lua.create_function(move |lua, args: A::Raw| {
+            let args = A::read(args, signature)?;
+            // A table or two, of what the script has made before.
+            small(lua, || make(lua, args))
+        })?;
         self.modules.raw_set(name, function)
     }
 }

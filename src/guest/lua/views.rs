@@ -1,71 +1,150 @@
-//! Views as userdata: one type a view, its fields read when the script names them.
+//! Views as numbers: what a script holds stands for something that its call shows it, and its fields are read when the script
+//! names them.
 //!
-//! Nothing of the exchange is copied into the machine before it is asked for. A name that a view does not have is an
-//! error that names the nearest one.
+//! Nothing of the exchange is copied into the machine before it is asked for, and nothing is made there for a view itself. A
+//! script that keeps one keeps a number that stands for nothing once its call has ended. A name that a view does not have is
+//! an error that names the nearest one.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use mlua::{
-    AnyUserData, Either, Error, FromLuaMulti, Function, IntoLuaMulti, Lua, MetaMethod, Result, UserData,
-    UserDataMethods, UserDataRef, UserDataRegistry, Value as Lv,
+    Either, Error, FromLuaMulti, Function, IntoLuaMulti, LightUserData, Lua, LuaString, MetaMethod, ObjectLike, Result,
+    UserData, UserDataMethods, UserDataRegistry, Value as Lv,
 };
 
-use super::super::view::{self, Subject, Val, View, conversation};
+use super::super::view::{self, KINDS, Kind, Subject, Val, conversation};
 use super::build::{self, Undecoded};
-use super::turn::{excused, with_running};
-use super::{convert, entries};
+use super::turn::{Running, excused, with_running};
+use super::{convert, entries, hearing};
 use crate::fault::Fault;
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
 
-/// A view in a script's hands.
-struct Shown<T>(Arc<T>);
+/// Shows what a call is about. Events have numbers of their own: see [`hearing`].
+pub(super) fn show(running: &Running, subject: Subject) -> Option<LightUserData> {
+    running.show(subject).map(shown)
+}
 
-impl<T: View> UserData for Shown<T> {
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        // A text of ours for the name: a handle on the script's costs more than the copy.
-        methods.add_meta_method(MetaMethod::Index, |lua, this, key: String| {
-            if let Some(value) = this.0.get(&key) {
-                return val(lua, value);
-            }
-            match lua.app_data_ref::<Methods<T>>().and_then(|methods| methods.find(&key)) {
-                Some(method) => Ok(Lv::Function(method)),
-                None => Err(unknown::<T>(&key)),
-            }
-        });
-        methods.add_meta_method(MetaMethod::NewIndex, |_, _, (key, _): (String, Lv)| -> Result<()> {
-            Err(read_only::<T>(&key))
-        });
-        methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok(T::NAME));
+/// A number in a script's hands.
+pub(super) fn shown(number: usize) -> LightUserData {
+    LightUserData(std::ptr::without_provenance_mut(number))
+}
+
+/// The kind of what a number stands for, or has stood for; None for `gw.null`.
+fn kind(this: LightUserData) -> Option<&'static Kind> {
+    let number = this.0.addr();
+    (number != 0).then(|| &KINDS[number % KINDS.len()])
+}
+
+/// What a number stands for in the call that runs, and its kind.
+fn seen(this: LightUserData, key: &str) -> Result<(&'static Kind, Subject)> {
+    let kind = kind(this).ok_or_else(|| no_fields(key))?;
+    let subject = with_running(|running| Ok(running.seen(this.0.addr())))?;
+    let ended = || Error::runtime(format!("this {} is of a call that has ended; do not keep it", kind.name));
+    Ok((kind, subject.ok_or_else(ended)?))
+}
+
+/// What stands where a view should.
+type This = Either<LightUserData, Lv>;
+
+/// The view that a method is called on, and its kind.
+fn called_on(this: This, method: &str) -> Result<(&'static Kind, Subject)> {
+    match this {
+        Either::Left(this) if kind(this).is_none_or(|kind| kind.has_method(method)) => seen(this, method),
+        Either::Left(this) => Err(kind(this).map_or_else(|| no_fields(method), |kind| unknown(kind, method))),
+        Either::Right(_) => {
+            let kind = with_running(|running| Ok(running.kind_with(method)))?;
+            let what = kind.map_or("view", |kind| kind.name);
+            Err(Error::runtime(format!("call it with a colon on a {what}: `:{method}(…)`")))
+        }
     }
 }
 
-pub(super) fn read_only<T: View>(key: &str) -> Error {
-    Error::runtime(format!("a {} is read-only; return what is to change, as {{ {key} = … }}", T::NAME))
+fn index(lua: &Lua, (this, key): (LightUserData, String)) -> Result<Lv> {
+    if let Some(value) = hearing::field(lua, this.0.addr(), &key) {
+        return value;
+    }
+    let (kind, subject) = seen(this, &key)?;
+    if let Some(value) = subject.get(&key) {
+        return val(lua, value);
+    }
+    let methods = lua.app_data_ref::<Methods>().filter(|_| kind.has_method(&key));
+    methods.and_then(|methods| methods.find(&key)).map(Lv::Function).ok_or_else(|| unknown(kind, &key))
 }
 
-pub(super) fn unknown<T: View>(key: &str) -> Error {
-    let names: Vec<&str> = T::FIELDS.iter().chain(T::METHODS).map(|(name, _, _)| *name).collect();
-    entries::unknown(T::NAME, key, &names)
+fn read_only(this: LightUserData, key: &str) -> Error {
+    kind(this).map_or_else(
+        || no_fields(key),
+        |Kind { name, .. }| {
+            Error::runtime(format!("a {name} is read-only; return what is to change, as {{ {key} = … }}"))
+        },
+    )
+}
+
+fn no_fields(key: &str) -> Error {
+    Error::runtime(format!("gw.null has no `{key}`: it stands for a null of JSON"))
+}
+
+pub(super) fn unknown(Kind { name, fields, methods }: &Kind, key: &str) -> Error {
+    let names: Vec<&str> = fields.iter().chain(*methods).map(|(name, _, _)| *name).collect();
+    entries::unknown(name, key, &names)
 }
 
 /// Makes something small in a machine, past the bound on its memory: to go by the bound, a step must be safe from failing
 /// half-way, which costs ten times the step. What is made counts all the same, so the script's own next step meets it.
-fn small<T>(lua: &Lua, make: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn small<T>(lua: &Lua, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let bound = lua.set_memory_limit(0)?;
     let made = make();
     lua.set_memory_limit(bound)?;
     made
 }
 
-/// Bytes up to which a text is small.
+/// Bytes up to which a text is small, and up to which it is a word.
 const SMALL: usize = 1024;
+const WORD: usize = 64;
 
 /// A text on its way into a machine.
-fn out(lua: &Lua, text: &[u8]) -> Result<Lv> {
-    let make = || lua.create_string(text).map(Lv::String);
+pub(super) fn made(lua: &Lua, text: &[u8]) -> Result<LuaString> {
+    let make = || lua.create_string(text);
     if text.len() <= SMALL { small(lua, make) } else { make() }
+}
+
+/// The same where it may be one that scripts are given again and again.
+pub(super) fn out(lua: &Lua, text: &[u8]) -> Result<Lv> {
+    let known = if text.len() <= WORD { lua.app_data_mut::<Words>() } else { None };
+    known.map_or_else(|| made(lua, text), |mut words| words.get(lua, text)).map(Lv::String)
+}
+
+/// Names of models, keys, projects, tiers, as a machine has them: to hand one out again costs half of finding out that the
+/// machine has it.
+pub(super) struct Words(Vec<Word>);
+
+/// One place for words. What stands in it is what came twice running: names do, numbers of exchanges do not.
+#[derive(Default)]
+struct Word {
+    last: usize,
+    kept: Option<(Box<[u8]>, LuaString)>,
+}
+
+impl Words {
+    const PLACES: usize = 64;
+
+    pub fn new() -> Self {
+        Words(std::iter::repeat_with(Word::default).take(Words::PLACES).collect())
+    }
+
+    fn get(&mut self, lua: &Lua, text: &[u8]) -> Result<LuaString> {
+        let sum = text.iter().fold(text.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        let place = &mut self.0[sum % Words::PLACES];
+        if let Some((_, word)) = place.kept.as_ref().filter(|(kept, _)| **kept == *text) {
+            return Ok(word.clone());
+        }
+        let word = made(lua, text)?;
+        if std::mem::replace(&mut place.last, sum) == sum {
+            place.kept = Some((text.into(), word.clone()));
+        }
+        Ok(word)
+    }
 }
 
 pub(super) fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
@@ -75,103 +154,6 @@ pub(super) fn val(lua: &Lua, value: Val<'_>) -> Result<Lv> {
         Val::Number(number) => Lv::Number(number),
         Val::Text(text) => out(lua, text.as_bytes())?,
         Val::Json(value) => convert::to_lua(lua, &value)?,
-    })
-}
-
-/// The methods of one view, made once for a machine.
-struct Methods<T>(Vec<(&'static str, Function)>, PhantomData<fn() -> T>);
-
-impl<T> Methods<T> {
-    fn find(&self, name: &str) -> Option<Function> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, method)| method.clone())
-    }
-}
-
-/// A view as it was handed to a script. Taken back when this is dropped: a script that keeps it keeps nothing alive.
-pub(super) struct Seen {
-    data: AnyUserData,
-    take: fn(&AnyUserData),
-}
-
-impl Seen {
-    fn new<T: View>(lua: &Lua, view: &Arc<T>) -> Result<Seen> {
-        let data = small(lua, || lua.create_userdata(Shown(view.clone())))?;
-        Ok(Seen { data, take: |data| drop(data.take::<Shown<T>>()) })
-    }
-
-    pub fn data(&self) -> &AnyUserData {
-        &self.data
-    }
-}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        (self.take)(&self.data);
-    }
-}
-
-/// Shows what a call is about.
-pub(super) fn show(lua: &Lua, subject: &Subject) -> Result<Option<Seen>> {
-    Ok(Some(match subject {
-        Subject::Head(view) => Seen::new(lua, view)?,
-        Subject::Request(view) => Seen::new(lua, view)?,
-        Subject::Try(view) => Seen::new(lua, view)?,
-        Subject::Failure(view) => Seen::new(lua, view)?,
-        Subject::Answer(view) => Seen::new(lua, view)?,
-        Subject::Done(view) => Seen::new(lua, view)?,
-        // Of events scripts get a number: see `hearing`.
-        Subject::Event(_) | Subject::Tick => return Ok(None),
-    }))
-}
-
-fn show_request(lua: &Lua, request: &Arc<view::Request>) -> Result<AnyUserData> {
-    let seen = Seen::new(lua, request)?;
-    let data = seen.data.clone();
-    with_running(|running| {
-        running.show(seen);
-        Ok(data)
-    })
-}
-
-/// The methods of one view, on their way into a machine.
-struct Adding<'a, T>(&'a Lua, Methods<T>);
-
-impl<'a, T: View> Adding<'a, T> {
-    fn to(lua: &'a Lua) -> Self {
-        Adding(lua, Methods(Vec::new(), PhantomData))
-    }
-
-    fn add<A, R, F>(mut self, name: &'static str, body: F) -> Result<Self>
-    where
-        A: FromLuaMulti,
-        R: IntoLuaMulti,
-        F: Fn(&Lua, &Arc<T>, A) -> Result<R> + Send + 'static,
-    {
-        // Arguments must not fail before it is looked what they are for: see [`Arg`].
-        let method = self.0.create_function(move |lua, (this, args): (This<T>, A)| match &this {
-            Either::Left(this) => body(lua, &this.0, args),
-            Either::Right(other) => Err(not_this::<T>(other, name)),
-        })?;
-        self.1.0.push((name, method));
-        Ok(self)
-    }
-
-    fn end(self) {
-        self.0.set_app_data(self.1);
-    }
-}
-
-/// The view that a method is called on, or what stands in its place.
-type This<T> = Either<UserDataRef<Shown<T>>, Lv>;
-
-fn not_this<T: View>(other: &Lv, method: &str) -> Error {
-    let ended = match other {
-        Lv::UserData(data) => matches!(data.borrow::<Shown<T>>(), Err(Error::UserDataDestructed)),
-        _ => false,
-    };
-    Error::runtime(match ended {
-        true => format!("this {} is of a call that has ended; do not keep it", T::NAME),
-        false => format!("call it with a colon on a {}: `:{method}(…)`", T::NAME),
     })
 }
 
@@ -190,28 +172,74 @@ fn name(arg: Arg<String>) -> Result<String> {
     wanted(arg, "a name")
 }
 
-/// Puts the methods of every view into a machine.
-pub(super) fn register(lua: &Lua) -> Result<()> {
-    Adding::<view::Head>::to(lua)
-        .add("header", |lua, this, arg: Arg<String>| header(lua, &this.headers, &name(arg)?, false))?
-        .end();
-    Adding::<view::Request>::to(lua)
-        .add("header", |lua, this, arg: Arg<String>| header(lua, this.call.headers(), &name(arg)?, true))?
-        .add("param", |lua, this, arg: Arg<String>| match this.param(&name(arg)?) {
+/// The methods of views, whatever view has them: each looks for itself what it is called on.
+struct Methods(Vec<(&'static str, Function)>);
+
+impl Methods {
+    fn find(&self, name: &str) -> Option<Function> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, method)| method.clone())
+    }
+}
+
+/// What has the methods in a machine. The engine calls those of a type by their names, without a look for the function.
+struct Holder;
+
+/// Adds a method. `body` gives None for a view that has none of this name after all.
+fn add<A, R>(
+    methods: &mut UserDataRegistry<Holder>,
+    name: &'static str,
+    body: impl Fn(&Lua, &Subject, A) -> Option<Result<R>> + Send + 'static,
+) where
+    A: FromLuaMulti,
+    R: IntoLuaMulti,
+{
+    // Arguments must not fail before it is looked what they are for: see [`Arg`].
+    methods.add_function(name, move |lua, (this, args): (This, A)| {
+        let (kind, subject) = called_on(this, name)?;
+        body(lua, &subject, args).unwrap_or_else(|| Err(unknown(kind, name)))
+    });
+}
+
+/// Adds a method of requests alone.
+fn add_of_request<A, R>(
+    methods: &mut UserDataRegistry<Holder>,
+    name: &'static str,
+    body: impl Fn(&Lua, &view::Request, A) -> Result<R> + Send + 'static,
+) where
+    A: FromLuaMulti,
+    R: IntoLuaMulti,
+{
+    add(methods, name, move |lua, subject, args| match subject {
+        Subject::Request(this) => Some(body(lua, this, args)),
+        _ => None,
+    });
+}
+
+impl UserData for Holder {
+    fn register(methods: &mut UserDataRegistry<Self>) {
+        methods.enable_namecall();
+        // What has no other way to its members gets no calls by name.
+        methods.add_meta_method(MetaMethod::Index, |_, _, _: String| Ok(()));
+        add(methods, "header", |lua, subject, arg: Arg<String>| match subject {
+            Subject::Head(this) => Some(name(arg).and_then(|name| header(lua, &this.headers, &name, false))),
+            Subject::Request(this) => Some(name(arg).and_then(|name| header(lua, this.call.headers(), &name, true))),
+            _ => None,
+        });
+        add_of_request(methods, "param", |lua, this, arg: Arg<String>| match this.param(&name(arg)?) {
             Some(raw) => json(lua, &raw),
             None => Ok(Lv::Nil),
-        })?
-        .add("metadata", |lua, this, arg: Arg<String>| {
+        });
+        add_of_request(methods, "metadata", |lua, this, arg: Arg<String>| {
             let name = name(arg)?;
             let value = this.visit.principal().and_then(|principal| principal.metadata.get(&name));
             value.map(|value| out(lua, value.as_bytes())).transpose()
-        })?
-        .add("system", |_, this, ()| Ok(conversation::system(&*chat(this)?)))?
-        .add("message", |lua, this, index: Arg<i64>| {
+        });
+        add_of_request(methods, "system", |_, this, ()| Ok(conversation::system(&*chat(this)?)));
+        add_of_request(methods, "message", |lua, this, index: Arg<i64>| {
             let index = wanted(index, "the number of a turn")?;
             conversation::message(&*chat(this)?, index).map(|turn| message(lua, &turn)).transpose()
-        })?
-        .add("messages", |lua, this, ()| {
+        });
+        add_of_request(methods, "messages", |lua, this, ()| {
             let ask = chat(this)?;
             build::within(lua, |build| {
                 build.list(view::messages(&ask), |turn| {
@@ -219,30 +247,73 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
                     message(lua, &turn)
                 })
             })
-        })?
-        .add("last_user", |_, this, ()| Ok(conversation::last_user(&*chat(this)?)))?
-        .add("texts", |lua, this, ()| {
-            let texts = all_texts(this)?.map_err(|fault| Error::runtime(view::no_texts(&fault)))?;
-            text_list(lua, &texts)
-        })?
-        .add("plan", |lua, this, ()| {
+        });
+        add_of_request(methods, "last_user", |_, this, ()| Ok(conversation::last_user(&*chat(this)?)));
+        add_of_request(methods, "plan", |lua, this, ()| {
             with_running(|running| {
                 let views =
                     this.plan.iter().map(|target| targets::View::of(&running.cx, target).map_err(Error::external));
                 views.map(|view| super::api::target(lua, &view?)).collect::<Result<Vec<_>>>()
             })
-        })?
-        .end();
-    Adding::<view::Try>::to(lua).add("request", |lua, this, ()| show_request(lua, &this.request))?.end();
-    Adding::<view::Failure>::to(lua).add("request", |lua, this, ()| show_request(lua, &this.request))?.end();
-    Adding::<view::Answer>::to(lua)
-        .add("request", |lua, this, ()| show_request(lua, &this.request))?
-        .add("texts", |lua, this, ()| {
-            let texts = this.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
-            text_list(lua, &texts)
-        })?
-        .add("json", |lua, this, ()| json(lua, &this.body))?
-        .end();
+        });
+        add(methods, "texts", |lua, subject, ()| match subject {
+            Subject::Request(this) => Some(all_texts(this).and_then(|texts| {
+                let texts = texts.map_err(|fault| Error::runtime(view::no_texts(&fault)))?;
+                text_list(lua, &texts)
+            })),
+            Subject::Answer(this) => {
+                let texts = this.chat().map(|answer| conversation::texts_of_answer(answer)).unwrap_or_default();
+                Some(text_list(lua, &texts))
+            }
+            _ => None,
+        });
+        add(methods, "request", |_, subject, ()| {
+            let request = match subject {
+                Subject::Try(this) => &this.request,
+                Subject::Failure(this) => &this.request,
+                Subject::Answer(this) => &this.request,
+                _ => return None,
+            };
+            Some(with_running(|running| Ok(show(running, Subject::Request(request.clone())))))
+        });
+        add(methods, "json", |lua, subject, ()| match subject {
+            Subject::Answer(this) => Some(json(lua, &this.body)),
+            _ => None,
+        });
+    }
+}
+
+/// What may have been meant by a method that no view has.
+pub(super) fn instead_of(method: &str) -> Option<String> {
+    let rows = |of: fn(&Kind) -> &'static [view::Row]| KINDS.iter().flat_map(of).map(|(name, _, _)| *name);
+    if rows(|kind| kind.fields).any(|field| field == method) {
+        return Some(format!("it is a field; write `.{method}`"));
+    }
+    let methods: Vec<&str> = rows(|kind| kind.methods).collect();
+    entries::near(method, &methods).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// Teaches a machine what numbers stand for.
+pub(super) fn register(lua: &Lua) -> Result<()> {
+    lua.set_app_data(Words::new());
+    let holder = lua.create_userdata(Holder)?;
+    let mut methods: Vec<(&str, Function)> = Vec::new();
+    for (name, _, _) in KINDS.iter().flat_map(|kind| kind.methods) {
+        if !methods.iter().any(|(known, _)| known == name) {
+            methods.push((*name, holder.get(*name)?));
+        }
+    }
+    lua.set_app_data(Methods(methods));
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", lua.create_function(index)?)?;
+    meta.raw_set("__namecall", holder.metatable()?.get::<Function>("__namecall")?)?;
+    let set = |_: &Lua, (this, key, _): (LightUserData, String, Lv)| -> Result<()> { Err(read_only(this, &key)) };
+    meta.raw_set("__newindex", lua.create_function(set)?)?;
+    let name = |_: &Lua, this: LightUserData| Ok(kind(this).map_or("null", |kind| kind.name));
+    meta.raw_set("__tostring", lua.create_function(name)?)?;
+    meta.raw_set("__metatable", false)?;
+    meta.set_readonly(true);
+    lua.set_type_metatable::<LightUserData>(Some(meta));
     Ok(())
 }
 

@@ -259,7 +259,7 @@ impl Policy {
             Ok(_) if cx.lease.killed().is_some() => Err(failed(&cx, held, &wasmtime::Error::msg("has ended"))),
             Ok(said) => {
                 self.pool.put(warm);
-                said.map_err(Failed::new).and_then(|verdict| fits(verdict, cx.phase))
+                said.map_err(Failed::new).and_then(|mut verdict| fits(&mut verdict, cx.phase).map(|()| verdict))
             }
             Err(error) => Err(failed(&cx, held, &error)),
         };

@@ -191,6 +191,9 @@ fn small_slips_are_told_in_words_of_the_guide() {
         (Phase::Fault, "return gw.same(0/0)", "is no number that can be reckoned with"),
         (Phase::Request, &format!("return {{ model = {long} }}"), "model: a name has at most 256 bytes"),
         (Phase::Request, "return { model = '\\255' }", "a text that is no UTF-8 stands where one should"),
+        (Phase::Route, "return { '\\255' }", "a text that is no UTF-8 stands where one should"),
+        (Phase::Route, "return { 'fast', 12 }", "steps: a number stands where names or tables should"),
+        (Phase::Route, "return { true }", "steps: a boolean stands where names or tables should"),
     ] {
         let error = failure(&format!("function on_{}()\n  {body}\nend", phase.name()), phase);
         assert!(error.contains(expected) && error.starts_with("test.luau:"), "{body}: {error}");
@@ -205,11 +208,37 @@ fn small_slips_are_told_in_words_of_the_guide() {
 }
 
 #[test]
+fn a_name_that_reads_like_a_number_is_a_name() {
+    let stand = load("function on_route() return { '1e3', { target = 'nan' }, 'inf' } end");
+    let Ok(Verdict::Plan(wish)) = stand.call(Phase::Route) else { panic!("no plan") };
+    let names: Vec<&str> = wish.steps.iter().map(|step| step.target.as_str()).collect();
+    assert_eq!(names, ["1e3", "nan", "inf"]);
+}
+
+/// Words that came twice running are kept in the machine, in fewer places than there are words.
+#[test]
+fn texts_are_what_they_were_however_often_they_are_given() {
+    let text = "function on_request(_, ctx)
+        for _ = 1, 2 do
+          for number = 1, 150 do
+            local text = string.rep('é', number % 40) .. number
+            ctx:set('text', text)
+            for _ = 1, 3 do assert(ctx:get('text') == text) end
+          end
+        end
+      end";
+    assert_eq!(load(text).call(Phase::Request), Ok(Verdict::Pass));
+}
+
+#[test]
 fn what_is_written_to_or_called_as_it_cannot_be_says_what_to_write() {
     for (body, expected) in [
         ("req.model = 'x'", "a Request is read-only; return what is to change, as { model = … }"),
         ("req.header('x-team')", "call it with a colon on a Request: `:header(…)`"),
         ("req:header()", "nothing stands where a name should"),
+        ("req:hedder('x-team')", "attempt to call an unknown method 'hedder'; did you mean `header`?"),
+        ("req:model()", "attempt to call an unknown method 'model'; it is a field; write `.model`"),
+        ("gw.null:header('x-team')", "gw.null has no `header`"),
         ("ctx.held = 'x'", "ctx has no `held`; write ctx:set(\"held\", …)"),
         ("return gw.say(ctx.held)", "ctx has no `held`; write ctx:get(\"held\")"),
         ("ctx:put('held')", "attempt to call an unknown method 'put'"),
@@ -381,12 +410,12 @@ fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
     assert_eq!(left(&bench), Body::Raw("10".into()));
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
     assert_eq!(left(&bench), Body::Raw("6".into()));
-    bench.visit.held.end(false, 0);
+    bench.visit.held.end(false, || 0);
     assert_eq!(left(&bench), Body::Raw("10".into()), "given back");
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
-    bench.visit.held.end(true, 0);
+    bench.visit.held.end(true, || 0);
     assert_eq!(left(&bench), Body::Raw("6".into()), "charged");
-    bench.visit.held.end(false, 0);
+    bench.visit.held.end(false, || 0);
     assert_eq!(left(&bench), Body::Raw("6".into()), "charged twice");
     assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
     let Ok(Verdict::Fields(fields)) = bench.call(Phase::Done) else { panic!("no fields") };
@@ -396,7 +425,7 @@ fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
         other => panic!("{other:?}"),
     };
     assert_eq!([target(), target()], ["a/free", "a/busy"]);
-    bench.visit.held.end(true, 0);
+    bench.visit.held.end(true, || 0);
     assert_eq!(target(), "a/free", "what is under way ends with the exchange");
 }
 
