@@ -241,6 +241,9 @@ impl Try<'_> {
         body.tell(&self.once.sent);
         let timeouts = &target.timeouts;
         let streams = self.call.stream;
+        if streams {
+            body.hurry();
+        }
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
         let request = Outbound { method: written.method, uri: address.uri, headers: address.headers, body };
         let sent = self.cx.upstream().send(&face.dial, Box::new(request), head_timeout).await;

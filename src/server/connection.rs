@@ -242,6 +242,8 @@ pub(super) struct Activity {
     blocked: AtomicU64,
     /// The answer of HTTP/1.1 has nothing to say at present, and wakes the connection when it has.
     waits: AtomicBool,
+    /// A stream begins: what is written next does not wait for others.
+    hurries: AtomicBool,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
 }
@@ -266,6 +268,7 @@ impl Activity {
             idle: AtomicU64::new(1),
             blocked: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            hurries: AtomicBool::new(false),
             ending: Arc::default(),
         }
     }
@@ -303,6 +306,11 @@ impl Activity {
 
     pub fn set_waits(&self, waits: bool) {
         self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether the next write is a stream's first; says so once.
+    pub fn take_hurry(&self) -> bool {
+        self.hurries.load(Ordering::Relaxed) && self.hurries.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the answer under way will wake the connection when there is more of it.
@@ -365,14 +373,14 @@ impl Service<Request<Incoming>> for Requests {
         };
         let under_way = UnderWay::new(self.activity.clone());
         if request.headers().len() > self.max_headers {
-            let mut response = Response::new(Answer { body: Outbound::whole(""), under_way, ending: None });
+            let mut response = Response::new(Answer::new(Outbound::whole(""), under_way));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Box::pin(std::future::ready(Ok(response)));
         }
         boxed(|| async move {
             let (head, body) = request.into_parts();
             let response = pipeline::run(cx, head, Inbound::Socket(body)).await;
-            Ok(response.map(|body| Answer { body, under_way, ending: None }))
+            Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
 }
@@ -404,6 +412,15 @@ pub struct Answer {
     under_way: UnderWay,
     /// Wakes it when the process cuts what runs; made when it first has to wait, and over HTTP/2 only.
     ending: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Answer {
+    fn new(body: Outbound, under_way: UnderWay) -> Self {
+        if matches!(body, Outbound::Stream { .. }) {
+            under_way.0.hurries.store(true, Ordering::Relaxed);
+        }
+        Answer { body, under_way, ending: None }
+    }
 }
 
 impl Body for Answer {

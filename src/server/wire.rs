@@ -238,7 +238,8 @@ impl<S: AsyncWrite + Unpin + Send + 'static> AsyncWrite for Wire<S> {
         ready!(end.poll_rest(cx))?;
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         let may_wait = end.left + len <= MAX_BYTES_EACH;
-        if may_wait && self.leave(bufs, len) {
+        // A stream's first token is what somebody waits for; what follows it comes at its own pace.
+        if !end.activity.take_hurry() && may_wait && self.leave(bufs, len) {
             end.left += len;
             end.know(cx);
             return Poll::Ready(Ok(len));
