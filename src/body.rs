@@ -266,11 +266,21 @@ pub struct Outgoing {
     next: usize,
     /// Who is told when all of it has gone out.
     sent: Option<Sent>,
+    hurries: bool,
 }
 
 impl Outgoing {
     pub fn new(pieces: Pieces) -> Self {
-        Outgoing { pieces, next: 0, sent: None }
+        Outgoing { pieces, ..Outgoing::default() }
+    }
+
+    /// Has it go out at once rather than with those of others: somebody waits for the first token.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
+    }
+
+    pub fn hurries(&self) -> bool {
+        self.hurries
     }
 
     /// Has it told when all of it has gone out.

@@ -22,6 +22,9 @@ use crate::upstream::Upstream;
 /// How often it is looked whether a probe is due.
 const STEP: Duration = Duration::from_millis(50);
 
+/// The same while there are no probes, which a reload may change: an idle process should be woken rarely.
+const IDLE_STEP: Duration = Duration::from_millis(500);
+
 /// The name that a target of a whole provider goes by here; it is never sent.
 const WHOLE: &str = "-";
 
@@ -33,7 +36,8 @@ pub async fn run(current: Arc<ArcSwap<Generation>>, state: Arc<State>, upstream:
     let (sender, receiver) = unbounded_channel();
     let mut rounds = Rounds { state, upstream, due: HashMap::new(), missed: HashMap::new(), sender, receiver };
     loop {
-        sleep(STEP).await;
+        let has_probes = current.load().routes.providers.iter().any(|provider| provider.probe.is_some());
+        sleep(if has_probes { STEP } else { IDLE_STEP }).await;
         rounds.turn(&current.load());
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod connection;
 pub mod tls;
+mod wire;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -111,6 +112,7 @@ async fn accept(shared: Shared, listener: TcpListener) {
         }
     };
     bell::hang();
+    wire::write_for_all();
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
     let mut stage = shared.stage.clone();
     let mine = Arc::new(AtomicUsize::new(0));

@@ -318,6 +318,9 @@ impl Try<'_> {
         body.tell(&self.once.sent);
         let timeouts = &target.timeouts;
         let streams = self.call.stream;
+        if streams {
+            body.hurry();
+        }
         let head_timeout = if streams { timeouts.first_token } else { timeouts.head };
         let (method, uri, headers) = (written.method, address.uri, address.headers);
         let request = Outbound { method, uri, headers, body, target: Some(target.name()) };

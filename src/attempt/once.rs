@@ -232,6 +232,9 @@ impl Once {
         };
         let sent = Instant::now();
         request.body.tell(&self.sent);
+        if call.stream {
+            request.body.hurry();
+        }
         for (name, value) in &self.headers {
             match value {
                 Some(value) => drop(request.headers.edit().insert(name.clone(), value.clone())),

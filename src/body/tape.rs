@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use super::Inbound;
 use super::waiting::{Place, Rung, Waiting};
 use crate::chat::Usage;
+use crate::dialect::Sniffer;
 use crate::dialect::relayed::{Relayed, Stretch};
-use crate::dialect::{Sighting, Sniffer};
 use crate::fault::Fault;
 
 /// What pieces are gathered in: a piece of a few hundred bytes must not keep a socket's whole buffer.
@@ -68,18 +68,8 @@ struct Piece {
 /// The whole frames that a piece brought, and what was wrong with the one after them.
 #[derive(Debug, Clone, Default)]
 pub struct Worked {
-    runs: SmallVec<[Run; 1]>,
+    pub stretches: SmallVec<[Stretch; 1]>,
     pub fault: Option<Box<Fault>>,
-}
-
-/// A [`Stretch`] as the tape keeps it: few show anything.
-#[derive(Debug, Clone)]
-struct Run {
-    bytes: Bytes,
-    frames: u32,
-    content: bool,
-    complete: bool,
-    told: Option<Arc<Sighting>>,
 }
 
 impl Worked {
@@ -88,7 +78,7 @@ impl Worked {
         let mut worked = Worked::default();
         loop {
             match relayed.stretch() {
-                Ok(Some(stretch)) => worked.runs.push(stretch.into()),
+                Ok(Some(stretch)) => worked.stretches.push(stretch),
                 Ok(None) => return worked,
                 Err(fault) => {
                     worked.fault = Some(Box::new(fault));
@@ -96,27 +86,6 @@ impl Worked {
                 }
             }
         }
-    }
-
-    pub fn stretches(&self) -> impl Iterator<Item = Stretch> {
-        self.runs.iter().map(Stretch::from)
-    }
-}
-
-impl From<Stretch> for Run {
-    fn from(stretch: Stretch) -> Run {
-        let Stretch { bytes, frames, sighting, complete } = stretch;
-        let content = sighting.content;
-        let told = (!sighting.is_plain()).then(|| Arc::new(sighting));
-        Run { bytes, frames, content, complete, told }
-    }
-}
-
-impl From<&Run> for Stretch {
-    fn from(run: &Run) -> Stretch {
-        let plain = || Sighting { content: run.content, ..Sighting::default() };
-        let sighting = run.told.as_deref().cloned().unwrap_or_else(plain);
-        Stretch { bytes: run.bytes.clone(), frames: run.frames, sighting, complete: run.complete }
     }
 }
 
@@ -193,10 +162,10 @@ impl Tape {
         for piece in pieces {
             relayed.push(piece);
             // A frame that cannot be read ends it, as it ended the stream.
-            while let Ok(Some(Stretch { frames, sighting, .. })) = relayed.stretch() {
+            while let Ok(Some(Stretch { frames, told, .. })) = relayed.stretch() {
                 said.frames += u64::from(frames);
-                if let Some(usage) = sighting.usage {
-                    said.usage.get_or_insert_default().update(&usage);
+                if let Some(usage) = told.as_ref().and_then(|told| told.usage.as_ref()) {
+                    said.usage.get_or_insert_default().update(usage);
                 }
             }
         }
@@ -503,9 +472,9 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             match reader.poll_frames(&mut cx) {
-                Poll::Ready(Found::Frames(worked)) => all.extend(worked.stretches()),
+                Poll::Ready(Found::Frames(worked)) => all.extend(worked.stretches),
                 Poll::Ready(Found::End(worked)) => {
-                    all.extend(worked.stretches());
+                    all.extend(worked.stretches);
                     return (all, true);
                 }
                 Poll::Ready(Found::Broken(error)) => panic!("{error}"),
@@ -543,7 +512,8 @@ mod tests {
                 (one.bytes.as_ptr(), one.frames, one.complete),
                 (other.bytes.as_ptr(), other.frames, other.complete)
             );
-            assert_eq!((one.sighting.content, one.sighting.finish), (other.sighting.content, other.sighting.finish));
+            let finish = |stretch: &Stretch| stretch.told.as_ref().and_then(|told| told.finish);
+            assert_eq!((one.content, finish(one)), (other.content, finish(other)));
         }
         assert_eq!(heard.iter().map(|stretch| stretch.frames).sum::<u32>(), 5);
         // Who wants the body as it came gets it so, and so does the store.

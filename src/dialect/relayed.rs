@@ -2,22 +2,26 @@
 //!
 //! Pure, so that a stream which several clients hear is worked off once and handed to all of them. Changes no byte.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Sighting, Sniffer};
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
 
-/// Neighbouring frames that go on together.
-#[derive(Debug, Default)]
+/// Neighbouring frames that go on together. A few words, since nearly all show nothing and each is moved several times.
+#[derive(Debug, Clone, Default)]
 pub struct Stretch {
     pub bytes: Bytes,
     /// How many of them came with or after the first content.
     pub frames: u32,
-    /// What they show together. A fault, and usage that somebody may change or hide, has a stretch of its own.
-    pub sighting: Sighting,
+    /// The first content is among them.
+    pub content: bool,
     /// The stream may end after them.
     pub complete: bool,
+    /// What else they show together. A fault, and usage that somebody may change or hide, has a stretch of its own.
+    pub told: Option<Arc<Sighting>>,
 }
 
 /// Works a stream off.
@@ -98,7 +102,7 @@ impl Relayed {
             let apart = sighting.fault.is_some() || sighting.only_usage || self.usage_apart && sighting.usage.is_some();
             if !apart {
                 self.count(&mut stretch, sighting.content);
-                stretch.sighting.follow(sighting);
+                Arc::make_mut(stretch.told.get_or_insert_default()).follow(sighting);
                 continue;
             }
             stretch.bytes = self.scanner.take_before_last();
@@ -116,7 +120,7 @@ impl Relayed {
     fn alone(&mut self, sighting: Sighting) -> Stretch {
         let mut stretch = Stretch { bytes: self.scanner.take(), ..Stretch::default() };
         self.count(&mut stretch, sighting.content);
-        stretch.sighting = sighting;
+        stretch.told = Some(Arc::new(sighting));
         stretch
     }
 
@@ -132,7 +136,7 @@ impl Relayed {
     fn count(&mut self, stretch: &mut Stretch, content: bool) {
         self.content |= content;
         self.complete = self.sniffer.complete();
-        stretch.sighting.content |= content;
+        stretch.content |= content;
         stretch.frames += u32::from(self.content);
         stretch.complete = self.complete;
     }
@@ -227,13 +231,15 @@ mod tests {
             assert!(fault.is_none());
             assert_eq!(text(&stretches), text_of, "cut at {at}");
             assert_eq!(stretches.iter().map(|stretch| stretch.frames).sum::<u32>(), 5, "cut at {at}");
-            let content = stretches.iter().filter(|stretch| stretch.sighting.content).count();
-            let used: Vec<_> = stretches.iter().filter(|stretch| stretch.sighting.usage.is_some()).collect();
+            let content = stretches.iter().filter(|stretch| stretch.content).count();
+            let told: Vec<_> =
+                stretches.iter().filter_map(|stretch| Some((stretch, stretch.told.as_deref()?))).collect();
+            let used: Vec<_> = told.iter().filter(|(_, told)| told.usage.is_some()).collect();
             assert_eq!((content, used.len()), (1, 1), "cut at {at}");
-            assert!(used[0].sighting.only_usage && used[0].bytes.starts_with(USED.as_bytes()), "cut at {at}");
-            let finishes: Vec<_> = stretches.iter().filter_map(|stretch| stretch.sighting.finish).collect();
+            assert!(used[0].1.only_usage && used[0].0.bytes.starts_with(USED.as_bytes()), "cut at {at}");
+            let finishes: Vec<_> = told.iter().filter_map(|(_, told)| told.finish).collect();
             assert_eq!(finishes, [Finish::Stop], "cut at {at}");
-            let ids: Vec<_> = stretches.iter().filter_map(|stretch| stretch.sighting.id.as_deref()).collect();
+            let ids: Vec<_> = told.iter().filter_map(|(_, told)| told.id.as_deref()).collect();
             assert_eq!(ids, ["c"], "cut at {at}");
             assert!(stretches.last().is_some_and(|last| last.complete), "cut at {at}");
         }
@@ -254,7 +260,8 @@ mod tests {
         assert_eq!(all(relayed(), &[text_of.as_bytes()]).0.len(), 1);
         let apart = all(relayed().with_usage_apart(), &[text_of.as_bytes()]).0;
         assert_eq!(apart.iter().map(|stretch| stretch.frames).collect::<Vec<_>>(), [1, 1, 1]);
-        assert!(apart[1].sighting.usage.is_some() && text(&apart) == text_of);
+        let used = |stretch: &Stretch| stretch.told.as_ref().is_some_and(|told| told.usage.is_some());
+        assert!(apart.iter().map(used).eq([false, true, false]) && text(&apart) == text_of);
     }
 
     #[test]
@@ -275,6 +282,7 @@ mod tests {
         let error = r#"data: {"error":{"message":"Overloaded","type":"overloaded_error"}}"#;
         let (stretches, _) = all(relayed(), &[stream(&[ROLE, TEXT, error]).as_bytes()]);
         assert_eq!(stretches.len(), 2);
-        assert!(stretches[0].sighting.fault.is_none() && stretches[1].sighting.fault.is_some());
+        let failed = |stretch: &Stretch| stretch.told.as_ref().is_some_and(|told| told.fault.is_some());
+        assert!(stretches.iter().map(failed).eq([false, true]));
     }
 }

@@ -20,11 +20,15 @@ use crate::upstream::Upstream;
 /// How often it is looked whether a turn is due; the shortest tick that a manifest may ask for.
 const STEP: Duration = Duration::from_millis(100);
 
+/// The same while no policy ticks, which a reload may change: an idle process should be woken rarely.
+const IDLE_STEP: Duration = Duration::from_millis(500);
+
 /// Ticks until the process ends.
 pub async fn run(current: Arc<ArcSwap<Generation>>, state: Arc<State>, upstream: Arc<dyn Upstream>) {
     let mut ticks = Ticks::default();
     loop {
-        sleep(STEP).await;
+        let ticks_at_all = current.load().hooks.has(Phase::Tick);
+        sleep(if ticks_at_all { STEP } else { IDLE_STEP }).await;
         let (generation, state, upstream) = (current.load_full(), state.clone(), upstream.clone());
         ticks.step(&Cx { generation, state, upstream, peer: None }).await;
     }

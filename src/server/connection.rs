@@ -4,11 +4,10 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -18,19 +17,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::wire::Wire;
 use super::{Shared, Stage};
 use crate::body::Inbound;
 use crate::pipeline::{self, Cx};
 use crate::reply::Outbound;
 use crate::upstream::Upstream;
-use crate::upstream::defer::Defer;
 
 /// How long a client may leave an answer unread before its connection is given up. Reading slowly is fine; this is for
 /// clients that have stopped.
@@ -113,7 +112,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new(h2));
-    let io = TokioIo::new(Watched { stream, activity: activity.clone(), defer: Defer::default() });
+    let io = TokioIo::new(Wire::new(stream, activity.clone()));
     let max_headers = limits.max_headers;
     let service = Requests { shared: shared.clone(), upstream, peer, max_headers, activity: activity.clone() };
     if h2 {
@@ -137,7 +136,7 @@ where
         .serve_connection(io, service);
     let late = drive(shared, activity, limits, Pin::new(&mut conn), |conn| conn.graceful_shutdown()).await;
     if late {
-        let mut stream = conn.into_parts().io.into_inner().stream;
+        let mut stream = conn.into_parts().io.into_inner();
         // The head never came, so there is no dialect; the connection is closed whatever becomes of this.
         let _ = timeout(Duration::from_secs(1), stream.write_all(request_timeout().as_bytes())).await;
         let _ = timeout(Duration::from_secs(1), stream.shutdown()).await;
@@ -230,7 +229,7 @@ async fn reached(mut stage: watch::Receiver<Stage>, wanted: Stage) {
 
 /// What a connection is doing, in milliseconds since it began. Zero means "not".
 #[derive(Debug)]
-struct Activity {
+pub(super) struct Activity {
     began: Instant,
     /// HTTP/2, where bytes between requests are settings, windows and pings rather than the start of a head.
     h2: bool,
@@ -241,6 +240,10 @@ struct Activity {
     idle: AtomicU64,
     /// Since when the client does not take what we write.
     blocked: AtomicU64,
+    /// The answer of HTTP/1.1 has nothing to say at present, and wakes the connection when it has.
+    waits: AtomicBool,
+    /// A stream begins: what is written next does not wait for others.
+    hurries: AtomicBool,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
 }
@@ -256,7 +259,7 @@ enum Verdict {
 }
 
 impl Activity {
-    fn new(h2: bool) -> Self {
+    pub fn new(h2: bool) -> Self {
         Activity {
             began: Instant::now(),
             h2,
@@ -264,6 +267,8 @@ impl Activity {
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             blocked: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            hurries: AtomicBool::new(false),
             ending: Arc::default(),
         }
     }
@@ -272,7 +277,7 @@ impl Activity {
         self.began.elapsed().as_millis() as u64 + 1
     }
 
-    fn read(&self) {
+    pub fn read(&self) {
         if !self.h2 && self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
             self.head.store(self.now(), Ordering::Relaxed);
         }
@@ -285,17 +290,32 @@ impl Activity {
     }
 
     fn end(&self) {
+        self.set_waits(false);
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.idle.store(self.now(), Ordering::Relaxed);
         }
     }
 
-    fn wrote(&self, blocked: bool) {
+    pub fn wrote(&self, blocked: bool) {
         if !blocked {
             self.blocked.store(0, Ordering::Relaxed);
         } else if self.blocked.load(Ordering::Relaxed) == 0 {
             self.blocked.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    pub fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Relaxed);
+    }
+
+    /// Whether the next write is a stream's first; says so once.
+    pub fn take_hurry(&self) -> bool {
+        self.hurries.load(Ordering::Relaxed) && self.hurries.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the answer under way will wake the connection when there is more of it.
+    pub fn awaits_more(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Whether it has gone on for so long.
@@ -328,56 +348,6 @@ impl Activity {
     }
 }
 
-/// A stream that notes what passes, and lets others go before it writes.
-struct Watched<S> {
-    stream: S,
-    activity: Arc<Activity>,
-    defer: Defer,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.read();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.defer.poll(cx));
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.activity.wrote(polled.is_pending());
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.defer.poll(cx));
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.activity.wrote(polled.is_pending());
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// Hands each request to the pipeline, under the generation in force at that moment.
 struct Requests {
     shared: Shared,
@@ -403,14 +373,14 @@ impl Service<Request<Incoming>> for Requests {
         };
         let under_way = UnderWay::new(self.activity.clone());
         if request.headers().len() > self.max_headers {
-            let mut response = Response::new(Answer { body: Outbound::whole(""), under_way, ending: None });
+            let mut response = Response::new(Answer::new(Outbound::whole(""), under_way));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Box::pin(std::future::ready(Ok(response)));
         }
         boxed(|| async move {
             let (head, body) = request.into_parts();
             let response = pipeline::run(cx, head, Inbound::Socket(body)).await;
-            Ok(response.map(|body| Answer { body, under_way, ending: None }))
+            Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
 }
@@ -444,6 +414,15 @@ pub struct Answer {
     ending: Option<Pin<Box<OwnedNotified>>>,
 }
 
+impl Answer {
+    fn new(body: Outbound, under_way: UnderWay) -> Self {
+        if matches!(body, Outbound::Stream { .. }) {
+            under_way.0.hurries.store(true, Ordering::Relaxed);
+        }
+        Answer { body, under_way, ending: None }
+    }
+}
+
 impl Body for Answer {
     type Data = bytes::Bytes;
     type Error = Infallible;
@@ -454,7 +433,11 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let activity = &self.under_way.0;
-        if polled.is_ready() || !activity.h2 {
+        if !activity.h2 {
+            activity.set_waits(polled.is_pending());
+            return polled;
+        }
+        if polled.is_ready() {
             return polled;
         }
         let called = activity.ending.clone();

@@ -26,14 +26,15 @@ const QUEUE: usize = 16_384;
 /// Bytes that a busy writer hands to the system at once: some eighty lines, so that the call costs a line next to nothing.
 pub const BATCH_BYTES: usize = 64 << 10;
 
-/// How often a busy writer looks for lines. Sleeping between looks spares the request path a wake-up a line.
-const PACE: Duration = Duration::from_millis(10);
+/// How often a busy writer looks for lines. Sleeping between looks spares the request path a wake-up a line; each look
+/// takes a worker's core from it, and at a few dozen lines a second a hundred looks cost more than the lines.
+const PACE: Duration = Duration::from_millis(40);
 
 /// Looks without a line before the writer goes to sleep until the next comes.
-const IDLE_LOOKS: u32 = 100;
+const IDLE_LOOKS: u32 = 25;
 
 /// Pauses after which a busy writer looks whether its file is still the one at its path: about a second.
-const FILE_LOOKS: u32 = 100;
+const FILE_LOOKS: u32 = 25;
 
 /// The handle that hands lines over.
 #[derive(Debug)]

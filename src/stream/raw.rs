@@ -3,6 +3,7 @@
 //! Where several clients hear one body it is worked off once, by whoever is ahead, and the others are given the same
 //! bytes. What one of them hides or has written into its usage never reaches another.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,8 +12,8 @@ use tokio::time::Instant;
 use super::{Relay, Setting};
 use crate::body::Inbound;
 use crate::body::tape::Found;
-use crate::dialect::Sniffer;
 use crate::dialect::relayed::{Relayed, Stretch};
+use crate::dialect::{Sighting, Sniffer};
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
 
@@ -95,7 +96,7 @@ impl Relay {
             Found::Broken(source) => return self.broken(source),
         };
         self.waiting = None;
-        for stretch in worked.stretches() {
+        for stretch in worked.stretches {
             self.hand_on(stretch)?;
             if self.ended {
                 return Ok(());
@@ -110,27 +111,38 @@ impl Relay {
 
     /// Hands a stretch on, and notes what it shows.
     fn hand_on(&mut self, stretch: Stretch) -> Result<(), Fault> {
-        let Stretch { bytes, frames, sighting, complete } = stretch;
+        let Stretch { bytes, frames, content, complete, told } = stretch;
         self.keep(&bytes);
-        if sighting.content {
+        if content {
             self.committed = true;
             self.seen.first_content.get_or_insert_with(Instant::now);
         }
         self.seen.frames += u64::from(frames);
-        let super::Mode::Raw(raw) = &mut self.mode else { return Ok(()) };
-        raw.complete = complete;
-        let hidden = sighting.only_usage && raw.hide_usage;
-        self.seen.finish = sighting.finish.or(self.seen.finish);
-        self.seen.id = self.seen.id.take().or(sighting.id);
-        let mut bytes = if sighting.model.is_some() { self.calling(bytes) } else { bytes };
-        self.seen.model = self.seen.model.take().or(sighting.model);
-        if let Some(usage) = sighting.usage {
+        if let super::Mode::Raw(raw) = &mut self.mode {
+            raw.complete = complete;
+        }
+        match told {
+            Some(told) => self.tell(bytes, Arc::unwrap_or_clone(told)),
+            None => {
+                self.push(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The same of what shows something.
+    fn tell(&mut self, bytes: Bytes, told: Sighting) -> Result<(), Fault> {
+        self.seen.finish = told.finish.or(self.seen.finish);
+        self.seen.id = self.seen.id.take().or(told.id);
+        let mut bytes = if told.model.is_some() { self.calling(bytes) } else { bytes };
+        self.seen.model = self.seen.model.take().or(told.model);
+        if let Some(usage) = told.usage {
             let so_far = self.seen.usage.get_or_insert_default();
             so_far.update(&usage);
             let rewritten = self.setting.add_cost.as_ref().and_then(|write| write(&bytes, so_far));
             bytes = rewritten.map_or(bytes, Bytes::from);
         }
-        if let Some(fault) = sighting.fault {
+        if let Some(fault) = told.fault {
             if !self.committed {
                 return Err(self.with_stream(fault, bytes));
             }
@@ -142,7 +154,8 @@ impl Relay {
             }
             return Ok(());
         }
-        if !hidden {
+        let is_hidden = told.only_usage && matches!(&self.mode, super::Mode::Raw(raw) if raw.hide_usage);
+        if !is_hidden {
             self.push(bytes);
         }
         Ok(())

@@ -15,12 +15,17 @@ pub struct Defer {
 }
 
 impl Defer {
+    /// Does not wait the first time.
+    pub fn in_a_hurry() -> Self {
+        Defer { waited: true }
+    }
+
     /// Ready every other time. Before that the task is put behind those that are ready now.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.waited = !self.waited;
-        if !self.waited {
+        if std::mem::take(&mut self.waited) {
             return Poll::Ready(());
         }
+        self.waited = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     }

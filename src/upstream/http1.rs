@@ -234,7 +234,8 @@ impl Unsent {
         let mut pieces = SmallVec::with_capacity(1 + request.body.pieces().len());
         pieces.push(head);
         pieces.extend(request.body.pieces().iter().cloned());
-        Unsent { pieces, sent: request.body.sent().cloned(), ..Unsent::default() }
+        let defer = if request.body.hurries() { Defer::in_a_hurry() } else { Defer::default() };
+        Unsent { pieces, defer, sent: request.body.sent().cloned(), ..Unsent::default() }
     }
 
     fn is_done(&self) -> bool {

@@ -28,6 +28,9 @@ pub(super) struct Sniffer {
 static TELLING: LazyLock<Option<Searcher>> =
     LazyLock::new(|| Searcher::new([r#""usage""#, r#""error""#, r#""finish_reason""#]));
 
+/// How most chunks end. What tells nothing need not be searched, and the search would begin anew behind it.
+const USUAL_END: &[u8] = b"\"finish_reason\":null}]}\n\n";
+
 impl Sniffer {
     pub fn new() -> Self {
         Sniffer { content: false, named: false, called: false, complete: false, seen: 0, ended: 0, good: false }
@@ -35,6 +38,7 @@ impl Sniffer {
 
     /// Whether one of the keys has a value other than null. Inside strings the quotes would be escaped.
     fn tells(bytes: &[u8]) -> bool {
+        let bytes = bytes.strip_suffix(USUAL_END).unwrap_or(bytes);
         TELLING.as_ref().is_none_or(|keys| keys.find_iter(bytes).any(|key| !null_follows(&bytes[key.end()..])))
     }
 
@@ -164,6 +168,11 @@ mod tests {
         // Broken JSON shows that it was not parsed: nothing comes of it, whatever it says in strings.
         let chatter = r#"data: {"choices":[{"delta":{"content":"\"usage\":{\"error\":1 [DONE]"},"finish_reason": null,"logprobs":null}],"usage" : null,"error":null}"#;
         assert!(!Sniffer::tells(chatter.as_bytes()));
+        // The usual end hides nothing that stands before it.
+        let choices = |first: &str| {
+            format!("data: {{\"choices\":[{{\"finish_reason\":{first}}},{{\"finish_reason\":null}}]}}\n\n")
+        };
+        assert!(Sniffer::tells(choices("\"stop\"").as_bytes()) && !Sniffer::tells(choices("null").as_bytes()));
         let seen = sniff(&mut sniffer, chatter);
         assert!(seen.usage.is_none() && seen.fault.is_none() && !sniffer.complete());
         let seen =

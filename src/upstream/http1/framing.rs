@@ -100,6 +100,8 @@ impl Chunks {
                 if self.size == 0 {
                     self.at = At::DataEnd;
                 }
+            } else if let Some(after) = self.usual_line(rest) {
+                rest = after;
             } else {
                 self.at = self.step(*first)?;
                 rest = after;
@@ -111,6 +113,33 @@ impl Chunks {
             _ => runs.concat().into(),
         };
         Ok((content, bytes.len() - rest.len()))
+    }
+
+    /// Past what nearly always stands between two chunks' content: a line end, or a size that is digits and a line end
+    /// alone, whole. Anything else is looked at byte by byte.
+    fn usual_line<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        match self.at {
+            At::DataEnd => {
+                let after = bytes.strip_prefix(b"\r\n")?;
+                self.at = At::Size;
+                Some(after)
+            }
+            At::Size => {
+                let mut size = 0;
+                // Eight digits hold any chunk but a monstrous one, and cannot overflow.
+                for (at, byte) in bytes.iter().enumerate().take(9) {
+                    if let Some(digit) = char::from(*byte).to_digit(16) {
+                        size = size << 4 | u64::from(digit);
+                        continue;
+                    }
+                    let after = bytes[at..].strip_prefix(b"\r\n").filter(|_| size > 0)?;
+                    (self.size, self.at) = (size, At::Data);
+                    return Some(after);
+                }
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Past one byte that is not content.
