@@ -319,6 +319,24 @@ async fn shadow_decides_nothing_and_a_share_is_a_share() {
 }
 
 #[tokio::test]
+async fn the_first_ask_under_tls_is_not_charged_to_its_policy() {
+    let mock = Mock::start().await;
+    // It is no TLS that answers, which is found out when everything is set up.
+    let policy = format!(
+        "function on_auth(head)
+            local ok, why = pcall(gw.http.fetch, {{ url = 'https://{}/' }})
+            return {{ key = 'k', metadata = {{ failed = tostring(not ok) }} }}
+         end
+         function on_request(req) return gw.say(req:metadata('failed') or 'unheard') end",
+        mock.address
+    );
+    let yaml = format!("hooks: [{{ lua: asks, grants: {{ http: ['{}'], private_addresses: true }} }}]\n", mock.address);
+    let gateway = with(&mock, &[("asks", &policy)], &yaml).await;
+    let reply = ask(&gateway, "chat/m", false).await;
+    assert_eq!((reply.status(), reply.text().contains("\"true\"")), (200, true), "{}", reply.text());
+}
+
+#[tokio::test]
 async fn the_trace_tells_what_each_hook_saw_and_decided() {
     let mock = Mock::start().await;
     let policy = "function on_request(req) end
