@@ -319,6 +319,24 @@ async fn shadow_decides_nothing_and_a_share_is_a_share() {
 }
 
 #[tokio::test]
+async fn a_caller_whom_a_policy_gives_no_models_may_use_none() {
+    let mock = Mock::start().await;
+    let policy = "function on_auth(head)
+        local models = { none = {}, some = { 'chat/m' } }
+        return { key = 'k', models = models[head:header('x-who')] }
+      end";
+    let gateway = with(&mock, &[("who", policy)], "hooks: [{ lua: who }]\n").await;
+    for (who, model, status) in
+        [("none", "chat/m", 403), ("some", "chat/m", 200), ("some", "chat/n", 403), ("all", "chat/n", 200)]
+    {
+        let headers = [("content-type", "application/json"), ("x-who", who)];
+        let body = Chat.ask(model, false, Turn::Text, "Hello");
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
+        assert_eq!(reply.status(), status, "{who} {model}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn the_first_ask_under_tls_is_not_charged_to_its_policy() {
     let mock = Mock::start().await;
     // It is no TLS that answers, which is found out when everything is set up.

@@ -368,6 +368,15 @@ fn a_window_that_means_nothing_says_what_to_write() {
 }
 
 #[test]
+fn a_caller_without_models_is_none_that_has_them_all() {
+    for (models, may) in [("nil", None), ("{}", Some(vec![])), ("{ 'a' }", Some(vec!["a".to_owned()]))] {
+        let text = format!("function on_auth() return {{ key = 'k', models = {models} }} end");
+        let Ok(Verdict::Principal(who)) = load(&text).call(Phase::Auth) else { panic!("{models}") };
+        assert_eq!(who.models, may, "{models}");
+    }
+}
+
+#[test]
 fn what_is_reserved_and_not_settled_ends_with_the_exchange_once() {
     let text = "function on_request(req, ctx) ctx:set('r', (gw.limit.reserve('k', { limit = 10, per = 'ever' }, 4))) end
                 function on_route() return gw.limit.reserve('busy', { limit = 1, per = 'at_once' }) and 'a/free' or 'a/busy' end
