@@ -279,8 +279,12 @@ impl Wish {
             return Err("a plan without steps would ask nobody; pass, or reject".to_owned());
         }
         steps.iter().try_for_each(Step::check)?;
-        if max_attempts.is_some_and(|count| count < 1.0) {
-            return Err("max_attempts: a plan without attempts would ask nobody; write 1 or more".to_owned());
+        if let Some(count) = max_attempts.filter(|count| *count < 1.0 || count.fract() != 0.0) {
+            let text = match count {
+                ..1.0 => "a plan without attempts would ask nobody; write 1 or more".to_owned(),
+                _ => format!("{count} is no whole number"),
+            };
+            return Err(format!("max_attempts: {text}"));
         }
         some_time("deadline_ms", deadline)?;
         let max_attempts = max_attempts.map(|count| count.clamp(1.0, MAX_ATTEMPTS) as u32);

@@ -8,6 +8,7 @@ use mlua::{Error, Result, Table, Value as Lv};
 
 use super::super::verdict::span;
 use super::convert::kind_of;
+use super::list::{self, List};
 
 /// Most names in a table of a verdict.
 const MAX_NAMES: usize = 64;
@@ -97,12 +98,24 @@ pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
 /// Most entries of a list in a verdict.
 const MAX_ENTRIES: usize = 10_000;
 
+/// A list that has an entry in each of its places.
 pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
-    let length = table.raw_len();
-    if length > MAX_ENTRIES {
-        return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
-    }
-    (1..=length).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
+    let mut list = List::default();
+    table.for_each(|key: Lv, value: Lv| {
+        let place = list::place(&key).ok_or_else(|| {
+            let key = match &key {
+                Lv::String(name) => format!("`{}`", name.to_string_lossy()),
+                other => kind_of(other).to_owned(),
+            };
+            Error::runtime(format!("{what}: write a list, {{ …, … }}; {key} is no place in one"))
+        })?;
+        if list.len() >= MAX_ENTRIES {
+            return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+        }
+        list.put(place, each(&value)?);
+        Ok(())
+    })?;
+    list.whole(|place| Err(Error::runtime(format!("{what}: nothing stands at [{place}], and more behind it"))))
 }
 
 pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {
