@@ -26,8 +26,8 @@ pub struct Principal {
     /// Name of the key.
     pub key: String,
     pub project: Option<String>,
-    /// Models it may use, exact or with one `*`; empty means all.
-    pub models: Vec<String>,
+    /// Models it may use, exact or with one `*`; None for all of them.
+    pub models: Option<Vec<String>>,
     pub metadata: BTreeMap<String, String>,
     /// Unix seconds after which the key is refused.
     pub expires: Option<u64>,
@@ -45,7 +45,7 @@ impl Principal {
     /// # Errors
     /// [`Kind::ModelNotAllowed`].
     pub fn may_use(&self, model: &str) -> Result<(), Fault> {
-        if self.models.is_empty() || route::allows(&self.models, model) {
+        if self.models.as_ref().is_none_or(|models| route::allows(models, model)) {
             return Ok(());
         }
         let text = format!("The key `{}` may not use the model `{model}`.", self.key);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_key_may_use_only_its_models() {
-        let key = Principal { models: vec!["fast".into(), "openai/*".into()], ..principal("k") };
+        let key = Principal { models: Some(vec!["fast".into(), "openai/*".into()]), ..principal("k") };
         assert!(key.may_use("fast").is_ok());
         assert!(key.may_use("openai/gpt-5").is_ok());
         assert_eq!(key.may_use("openai/").map_err(|fault| fault.kind), Err(Kind::ModelNotAllowed));

@@ -421,7 +421,7 @@ fn keys(config: &Config) -> Result<Keys, String> {
         let principal = Principal {
             key: key.name.clone(),
             project: key.project.clone(),
-            models: key.models.clone(),
+            models: key.allowed_models(),
             metadata: key.metadata.clone(),
             disable_fallbacks: key.disable_fallbacks,
             priority: key.priority,

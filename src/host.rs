@@ -62,6 +62,9 @@ pub struct Grants {
     pub models: Vec<String>,
 }
 
+/// Largest whole number up to which guests can write every one exactly.
+pub const MAX_WHOLE: f64 = 9_007_199_254_740_992.0;
+
 /// The gateway as guests may use it; implemented by the stage that runs hooks, and by test runners.
 pub trait World: Send + Sync {
     fn state(&self) -> &Arc<State>;

@@ -182,7 +182,7 @@ mod tests {
         let principal = |key: &str, project: Option<&str>| Principal {
             key: key.into(),
             project: project.map(str::to_owned),
-            models: vec![],
+            models: None,
             metadata: Default::default(),
             expires: None,
             ..Principal::default()

@@ -46,17 +46,23 @@ pub(super) fn unfit(wrong: Vec<Wrong>) -> String {
     format!("{}; settings are given as JSON with --config", lines.join("\n"))
 }
 
-/// Calls again and again, and says how long one takes. One that fails in earnest ends it.
-async fn each(what: &str, mut call: impl AsyncFnMut() -> Result<(), String>) -> Result<(), String> {
+/// Calls again and again, and says how long one takes. Of one that fails in earnest it says why: the others may do.
+async fn each(what: &str, call: impl AsyncFnMut() -> Result<(), String>) {
+    match timed(call).await {
+        Ok(took) => line(what, took),
+        Err(why) => hint(&format!("{what}: {why}")),
+    }
+}
+
+async fn timed(mut call: impl AsyncFnMut() -> Result<(), String>) -> Result<Duration, String> {
     // The first call of a guest may set it up.
-    call().await.map_err(|why| format!("{what}: {why}"))?;
+    call().await?;
     let (mut calls, began) = (0u32, Instant::now());
     while began.elapsed() < SPAN {
-        call().await.map_err(|why| format!("{what}: {why}"))?;
+        call().await?;
         calls += 1;
     }
-    line(what, began.elapsed() / calls);
-    Ok(())
+    Ok(began.elapsed() / calls)
 }
 
 /// What the adapter makes of it does not matter here; that it broke does.
@@ -85,30 +91,29 @@ pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
             each("encode, 1 KiB in 4 turns", async || {
                 adapter.encode("model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
-            .await?;
+            .await;
             each("decode, an empty object", async || {
                 adapter.decode(Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
-            .await?;
+            .await;
             each("begin and end a stream", async || match adapter.decoder().await {
                 Ok(decoder) => ended(decoder).await.or_else(|fault| broke(&fault)),
                 Err(fault) => broke(&fault),
             })
-            .await
-            .unwrap_or_else(|why| hint(&why));
+            .await;
         }
         if adapter.serves(Op::Embed) {
             each("encode, one text to embed", async || {
                 adapter.encode("model", Asking::Embed(&embed)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
-            .await?;
+            .await;
         }
         each("decode an error", async || {
             adapter.decode_error(came(500)).await;
             Ok(())
         })
-        .await
-    })?
+        .await;
+    })
 }
 
 /// Measures a policy in those of its phases that need no exchange under way.
@@ -129,9 +134,7 @@ pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
                 let (verdict, _) = stand.engine.call(stand.cx(phase), subject).await;
                 verdict.map(drop).map_err(|failed| failed.message)
             })
-            .await
-            // The others may do.
-            .unwrap_or_else(|why| hint(&why));
+            .await;
         }
         for phase in Phase::ALL.into_iter().filter(|phase| has.has(*phase) && !PHASES.contains(phase)) {
             if phase != Phase::Init {

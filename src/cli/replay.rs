@@ -128,7 +128,7 @@ fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, S
     let generation = builder.build(1)?;
     let known = |name: &str| {
         let key = keys.iter().find(|key| key.name == name)?;
-        let (models, disable_fallbacks) = (key.models.clone(), key.disable_fallbacks);
+        let (models, disable_fallbacks) = (key.allowed_models(), key.disable_fallbacks);
         Some(Principal { models, disable_fallbacks, ..Principal::default() })
     };
     Player::new(generation, log, &known)

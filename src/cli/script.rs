@@ -103,7 +103,9 @@ fn begun(folder: &Path, name: &str, kind: Kind) {
 
 /// Measures a script as it would be called in service.
 fn bench(path: &Path, config: &str) -> Result<(), String> {
-    let whole = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    let whole = path
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}; give the path of the script, such as scripts/mine", path.display()))?;
     let folder = whole.parent().unwrap_or(Path::new("/"));
     let name = whole.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = name.strip_suffix(".luau").unwrap_or(name);

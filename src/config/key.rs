@@ -53,6 +53,13 @@ pub struct Key {
     pub trace: bool,
 }
 
+impl Key {
+    /// Names of the models that the key may use; None for all of them.
+    pub fn allowed_models(&self) -> Option<Vec<String>> {
+        (!self.models.is_empty()).then(|| self.models.clone())
+    }
+}
+
 /// How callers are recognised.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -12,6 +12,7 @@ pub mod coverage;
 mod entries;
 mod hearing;
 mod library;
+mod list;
 mod machine;
 mod read;
 pub mod trial;

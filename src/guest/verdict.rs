@@ -279,8 +279,12 @@ impl Wish {
             return Err("a plan without steps would ask nobody; pass, or reject".to_owned());
         }
         steps.iter().try_for_each(Step::check)?;
-        if max_attempts.is_some_and(|count| count < 1.0) {
-            return Err("max_attempts: a plan without attempts would ask nobody; write 1 or more".to_owned());
+        if let Some(count) = max_attempts.filter(|count| *count < 1.0 || count.fract() != 0.0) {
+            let text = match count {
+                ..1.0 => "a plan without attempts would ask nobody; write 1 or more".to_owned(),
+                _ => format!("{count} is no whole number"),
+            };
+            return Err(format!("max_attempts: {text}"));
         }
         some_time("deadline_ms", deadline)?;
         let max_attempts = max_attempts.map(|count| count.clamp(1.0, MAX_ATTEMPTS) as u32);
@@ -399,7 +403,8 @@ pub struct Stop {
 pub struct Who {
     pub key: String,
     pub project: Option<String>,
-    pub models: Vec<String>,
+    /// Models it may use; None for all of them.
+    pub models: Option<Vec<String>>,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -409,7 +414,7 @@ impl Who {
     pub fn new(
         key: String,
         project: Option<String>,
-        models: Vec<String>,
+        models: Option<Vec<String>>,
         metadata: BTreeMap<String, String>,
     ) -> Result<Self, String> {
         if key.is_empty() {
@@ -456,7 +461,7 @@ mod tests {
         assert!(patch("temperature").is_ok());
         assert!(Turn::keep(Some(0)).is_err() && Turn::keep(None).is_err());
         assert!(Turn::say("tool".into(), String::new()).expect_err("no role").contains("user, assistant or system"));
-        assert!(Who::new(String::new(), None, Vec::new(), BTreeMap::new()).expect_err("nobody").contains("`key`"));
+        assert!(Who::new(String::new(), None, None, BTreeMap::new()).expect_err("nobody").contains("`key`"));
         assert!(span("after_ms", -1.0).is_err() && span("after_ms", f64::NAN).is_err());
         assert!(span("after_ms", 86_400_001.0).expect_err("too long").contains("after_ms"));
         assert_eq!(span("after_ms", 250.0), Ok(Duration::from_millis(250)));

@@ -630,9 +630,9 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
     fields
 }
 
-/// Whether a guest looks at this exchange's answer.
+/// Whether a guest that is in force looks at this exchange's answer.
 pub fn sees_answers(x: &Exchange) -> bool {
-    is_wanted(x, &[Phase::Answer, Phase::Event])
+    has_a_word(x, &[Phase::Answer, Phase::Event])
 }
 
 /// Whether a guest that is in force looks at answers of a model with one of these names, wherever they are kept. Which
@@ -646,21 +646,24 @@ pub fn guards_answers(x: &Exchange, models: &[&str]) -> bool {
 
 /// Whether a guest may have a word in who answers this exchange, or in what they are asked.
 pub fn steers(x: &Exchange) -> bool {
-    is_wanted(x, &[Phase::Route, Phase::Attempt, Phase::Fault])
+    has_a_word(x, &[Phase::Route, Phase::Attempt, Phase::Fault])
 }
 
 /// Whether a guest that is yet to be called may name targets, or a model that has others.
 pub fn may_name_targets(x: &Exchange) -> bool {
-    is_wanted(x, &[Phase::Request, Phase::Route, Phase::Fault])
+    has_a_word(x, &[Phase::Request, Phase::Route, Phase::Fault])
 }
 
-/// Whether a guest is called where nobody answers.
+/// Whether a guest may have a word where nobody answers.
 pub fn hears_of_faults(x: &Exchange) -> bool {
-    is_wanted(x, &[Phase::Fault])
+    has_a_word(x, &[Phase::Fault])
 }
 
-fn is_wanted(x: &Exchange, phases: &[Phase]) -> bool {
-    phases.iter().any(|phase| open(x, *phase).is_some_and(|open| open.wanting(*phase, &x.model).next().is_some()))
+/// Whether a guest that is in force is called in one of these phases. One in shadow has no word in anything, so that nothing
+/// may be otherwise because of it.
+fn has_a_word(x: &Exchange, phases: &[Phase]) -> bool {
+    let speaks = |phase| open(x, phase).is_some_and(|open| open.wanting(phase, &x.model).any(|hook| !hook.shadow));
+    phases.iter().any(|phase| speaks(*phase))
 }
 
 /// Response headers that a guest may not set: they are the connection's or the gateway's own word.

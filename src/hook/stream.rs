@@ -31,6 +31,8 @@ pub(super) struct Sieve {
     visit: Arc<Visit>,
     world: Arc<dyn World>,
     guests: Vec<Guest>,
+    /// A guest that is in force is among them; otherwise the stream is as it would be without them.
+    in_force: bool,
     /// No guest has text put together for it.
     piecewise: bool,
     /// Blocks of text that are open, innermost last, and what the last text of each was.
@@ -52,6 +54,8 @@ pub(super) struct Sieve {
 struct Guest {
     /// Its place among the hooks.
     at: usize,
+    /// It is shown copies, and the stream goes on without it.
+    shadow: bool,
     /// Events that are put together before it looks.
     events: u32,
     wait: Option<Duration>,
@@ -124,15 +128,17 @@ impl Sieve {
                 (_, None) => (1, None),
             };
             hooks.all()[at].breaker.stream();
-            Guest { at, events, wait, held: Vec::new(), ear: Ear::default() }
+            Guest { at, shadow: hooks.all()[at].shadow, events, wait, held: Vec::new(), ear: Ear::default() }
         });
         let guests: Vec<Guest> = guests.collect();
+        let in_force = guests.iter().any(|guest| !guest.shadow);
         let piecewise = guests.iter().all(|guest| guest.events <= 1);
         Sieve {
             hooks,
             visit,
             world,
             guests,
+            in_force,
             piecewise,
             open: Vec::new(),
             citations: Vec::new(),
@@ -154,7 +160,13 @@ impl Sieve {
         match event {
             Event::Delta { choice, index, delta } => match Lane::of(delta) {
                 Ok((lane, text)) => {
-                    self.take(row, Held { choice, index, lane: Some(lane), text, merged: 1, since: None }, out)
+                    let copy = self.guests[row].shadow.then(|| lane.delta(text.clone()));
+                    let stop =
+                        self.take(row, Held { choice, index, lane: Some(lane), text, merged: 1, since: None }, out)?;
+                    match copy {
+                        Some(delta) => self.send(row + 1, Event::Delta { choice, index, delta }, out),
+                        None => Ok(stop),
+                    }
                 }
                 Err(delta) => self.send(row + 1, Event::Delta { choice, index, delta }, out),
             },
@@ -207,12 +219,12 @@ impl Sieve {
         let of_block: Vec<_> = waiting.extract_if(.., |(of, at, _)| (*of, *at) == (choice, index)).collect();
         self.citations = waiting;
         for (_, _, citation) in of_block {
-            self.changed = true;
+            self.changed |= self.in_force;
             let mut block = Block::new(Content::Other(citation));
             if let Some(stop) = self.show_whole(choice, index, &mut block)? {
                 return Ok(Some(stop));
             }
-            if let Content::Other(citation) = block.content {
+            if let (true, Content::Other(citation)) = (self.in_force, block.content) {
                 out.push(Event::Delta { choice, index, delta: Delta::Citation(citation) });
             }
         }
@@ -260,7 +272,7 @@ impl Sieve {
         Ok(Ok(text))
     }
 
-    /// Shows the guest at this place some text and sends on what it makes of it.
+    /// Shows the guest at this place some text and sends on what it makes of it: of one in shadow nothing.
     fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let Held { choice, index, lane, text, merged, .. } = held;
         let kind = lane.map_or(END, Lane::kind);
@@ -268,7 +280,7 @@ impl Sieve {
             Ok(text) => text,
             Err(stop) => return Ok(Some(stop)),
         };
-        if text.is_empty() {
+        if text.is_empty() || self.guests[row].shadow {
             return Ok(None);
         }
         let lane = lane.unwrap_or_else(|| self.lane(choice, index));
@@ -322,14 +334,14 @@ impl Sieve {
         let same = |held: &Held| (held.choice, held.index, held.lane) == place;
         let full = match guest.held.iter_mut().find(|held| same(held)) {
             Some(held) => {
-                self.changed = true;
+                self.changed |= !guest.shadow;
                 held.text.push_str(&new.text);
                 held.merged += 1;
                 held.merged >= guest.events || held.text.len() >= MAX_HELD_BYTES
             }
             None if guest.events <= 1 => return self.show(row, new, out),
             None => {
-                self.changed = true;
+                self.changed |= !guest.shadow;
                 guest.held.push(Held { since: Some(Instant::now()), ..new });
                 false
             }
@@ -346,7 +358,7 @@ impl Sieve {
     ) -> Result<Option<Stop>, Fault> {
         while let Some(place) = self.guests[row].held.iter().position(&fits) {
             let held = self.guests[row].held.remove(place);
-            self.changed = true;
+            self.changed |= !self.guests[row].shadow;
             let stop = self.show(row, held, out)?;
             if stop.is_some() {
                 return Ok(stop);
@@ -391,11 +403,14 @@ impl Sieve {
                 self.open.push((*choice, *index, lane));
             }
             Event::Delta { choice, index, delta: Delta::Citation(citation) } => {
-                self.changed = true;
-                self.citations.push((*choice, *index, std::mem::take(citation)));
-                return Ok(None);
+                self.changed |= self.in_force;
+                if self.in_force {
+                    self.citations.push((*choice, *index, std::mem::take(citation)));
+                    return Ok(None);
+                }
+                self.citations.push((*choice, *index, citation.clone()));
             }
-            Event::Delta { choice, delta: Delta::Logprobs(_), .. } => {
+            Event::Delta { choice, delta: Delta::Logprobs(_), .. } if self.in_force => {
                 let at_once = self.beside.probabilities(*choice, event);
                 self.changed |= at_once.is_none();
                 out.extend(at_once);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Cx, HostError, Phases};
+use super::{Cx, HostError, MAX_WHOLE, Phases};
 use crate::state::State;
 use crate::state::kv::{self, KvError};
 
@@ -129,8 +129,8 @@ pub async fn swap(
 /// # Errors
 /// As [`set`], and when what is there is no whole number.
 pub async fn incr(space: &Space, key: &str, by: f64, ttl: Option<Duration>) -> Result<i64, HostError> {
-    if by.fract() != 0.0 || by.abs() > 9_007_199_254_740_992.0 {
-        return Err(HostError(format!("{by} is no whole number to add")));
+    if by.fract() != 0.0 || by.abs() > MAX_WHOLE {
+        return Err(HostError(format!("`by` is {by}, which is no whole number to add")));
     }
     let done = match space {
         Space::Here(space) => space.incr(key, by as i64, ttl),

@@ -4,6 +4,8 @@
 //! safepoint costs a load. A lease that was overrun stays overrun: catching the error does not help a guest.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -261,6 +263,19 @@ impl Lease {
         self.deadline.store(deadline.saturating_add(span.as_millis() as u64), Relaxed);
     }
 
+    /// Does work of the gateway's own inside the call: it costs the guest nothing.
+    fn ours<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Who is late runs on in the thread's own time, which stands still as well.
+        let late = self.late_since_us.swap(0, Relaxed);
+        let (began, ran) = (Instant::now(), if late == 0 { Duration::ZERO } else { thread_time() });
+        let done = work();
+        self.excuse(began.elapsed());
+        if late != 0 {
+            self.late_since_us.store(late + micros(thread_time().saturating_sub(ran)), Relaxed);
+        }
+        done
+    }
+
     /// Does native work of a host function on so many bytes. It passes no safepoint, so that it is charged when it is over:
     /// what is large ends the call by itself, what is small and often makes it late.
     pub fn work<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
@@ -364,7 +379,8 @@ impl Lease {
         self.dead()
     }
 
-    /// Waits for something outside, within what is left of the call's time for that and of the exchange's.
+    /// Waits for something outside, within what is left of the call's time for that and of the exchange's. What the gateway
+    /// does for it, such as setting up TLS, is its own work.
     ///
     /// # Errors
     /// It took longer: the call has ended then.
@@ -375,7 +391,8 @@ impl Lease {
             Some((end, _)) if end < own => (end, Killed::Exchange),
             _ => (own, Killed::Wait),
         };
-        let done = timeout_at(end, work).await;
+        let mut work = pin!(work);
+        let done = timeout_at(end, poll_fn(|task| self.ours(|| work.as_mut().poll(task)))).await;
         self.waited.fetch_add(began.elapsed().as_nanos() as u64, Relaxed);
         done.map_err(|_| HostError(self.explain(self.kill(why))))
     }
@@ -467,6 +484,24 @@ mod tests {
     fn busy(span: Duration) {
         let began = thread_time();
         while thread_time() < began + span {}
+    }
+
+    /// As the first connection under TLS does, which reads the trust roots.
+    #[tokio::test]
+    async fn what_the_gateway_does_while_a_guest_waits_is_its_own_work() {
+        let lease = Lease::new(Budget::default());
+        let began = std::time::SystemTime::now();
+        lease.resume(Duration::ZERO);
+        assert_eq!(lease.wait(async { busy(Duration::from_millis(60)) }).await, Ok(()));
+        assert!(lease.excused() >= Duration::from_millis(60), "{:?}", lease.excused());
+        assert_eq!(lease.safepoint(), Ok(()), "its deadline has moved as far");
+        lease.over(began.elapsed().expect("no clock goes back"), lease.excused());
+        assert_eq!(lease.killed(), None);
+        // Who is late already is no later afterwards.
+        lease.resume(Budget::default().cpu);
+        assert_eq!(lease.wait(async { busy(Duration::from_millis(60)) }).await, Ok(()));
+        lease.deadline.store(0, Relaxed);
+        assert_eq!(lease.safepoint(), Ok(()));
     }
 
     /// A call of a tenth of the time, as those for events of streams.

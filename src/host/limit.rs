@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Cx, HostError, keep};
+use super::{Cx, HostError, MAX_WHOLE, keep};
 use crate::state::limit::calendar::{Calendar, Period};
 use crate::state::limit::meter::{Shape, Wait};
 use crate::state::limit::{Adhoc, Given, Reservation};
@@ -16,8 +16,6 @@ const MAX_KEY_BYTES: usize = 256;
 const MAX_WINDOW_S: f64 = 366.0 * 24.0 * 3600.0;
 /// Reservations that all guests together may hold in one exchange.
 const MAX_HELD: usize = 64;
-/// Largest whole number that guests can write exactly.
-const MAX_AMOUNT: f64 = 9_007_199_254_740_992.0;
 
 /// How much fits into which time, as a guest writes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -42,13 +40,13 @@ impl Window {
     /// # Errors
     /// What is wrong with it and what to write.
     pub fn new(written: Written<'_>) -> Result<Self, HostError> {
-        let limit = amount(written.limit)?;
+        let limit = amount("limit", written.limit)?;
         let shape = match (written.per_s, written.per, written.kind) {
             (Some(seconds), None, kind) => {
                 if !(0.001..=MAX_WINDOW_S).contains(&seconds) {
                     return Err(HostError(format!("per_s is from 0.001 to {MAX_WINDOW_S}, not {seconds}")));
                 }
-                let length = (seconds * 1000.0) as u64;
+                let length = (seconds * 1000.0).round() as u64;
                 match kind {
                     None | Some("sliding") => Shape::Sliding(length),
                     Some("fixed") => Shape::Fixed(length),
@@ -79,15 +77,18 @@ impl Window {
     }
 }
 
-/// A whole amount.
+/// An amount that a guest gives under this name. Nothing is rounded: of many small ones that would be a large sum.
 ///
 /// # Errors
-/// It is negative, or no number that can be counted.
-pub fn amount(number: f64) -> Result<u64, HostError> {
-    if !(0.0..=MAX_AMOUNT).contains(&number) {
-        return Err(HostError(format!("{number} is no amount; write a number from 0 to 2^53")));
+/// It is no whole number, or none that can be counted.
+pub fn amount(name: &str, number: f64) -> Result<u64, HostError> {
+    if !(0.0..=MAX_WHOLE).contains(&number) || number.fract() != 0.0 {
+        let text = format!(
+            "`{name}` is {number}, which is no whole number from 0 to 2^53; count in smaller units, such as millionths of a dollar"
+        );
+        return Err(HostError(text));
     }
-    Ok(number.ceil() as u64)
+    Ok(number as u64)
 }
 
 /// What is counted: a key in a namespace, the guest's own when it names none.

@@ -72,7 +72,7 @@ impl Declared {
 /// Counts, sets or observes.
 ///
 /// # Errors
-/// The manifest declares no such metric, of this type, with these labels.
+/// The manifest declares no such metric, of this type, with these labels; or the value does not fit one.
 pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, String)]) -> Result<(), HostError> {
     let declared = cx.guest.metrics.get(name).ok_or_else(|| {
         let known: Vec<&str> = cx.guest.metrics.keys().map(String::as_str).collect();
@@ -81,9 +81,7 @@ pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, St
     if declared.kind != kind {
         return Err(HostError(format!("the metric `{name}` is a {}", declared.kind.as_str())));
     }
-    if kind == Kind::Counter && !(value.is_finite() && value >= 0.0) {
-        return Err(HostError(format!("a counter only grows; {value} is no amount to add")));
-    }
+    takes(kind, name, value)?;
     if let Some((unknown, _)) = labels.iter().find(|(label, _)| !declared.labels.contains(label)) {
         return Err(HostError(format!("the metric `{name}` has no label `{unknown}`; declare it in the manifest")));
     }
@@ -97,9 +95,39 @@ pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, St
     Ok(())
 }
 
+/// Whether a metric of this type can take the value.
+///
+/// # Errors
+/// Why it cannot.
+fn takes(kind: Kind, name: &str, value: f64) -> Result<(), HostError> {
+    if !value.is_finite() {
+        // Once added it would be in every later sum.
+        return Err(HostError(format!("{value} is nothing that the metric `{name}` can hold; write a finite number")));
+    }
+    if kind == Kind::Counter && value < 0.0 {
+        return Err(HostError(format!("a counter only grows; {value} is no amount to add")));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_spoil_a_metric_for_good_is_refused() {
+        for kind in [Kind::Counter, Kind::Gauge, Kind::Histogram] {
+            assert_eq!(takes(kind, "visits", 1.5), Ok(()));
+            for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                assert!(
+                    takes(kind, "visits", value).expect_err("is refused").0.contains("`visits` can hold"),
+                    "{value}"
+                );
+            }
+        }
+        assert!(takes(Kind::Counter, "visits", -1.0).is_err());
+        assert_eq!(takes(Kind::Gauge, "visits", -1.0), Ok(()));
+    }
 
     #[test]
     fn a_label_that_every_metric_has_or_that_stands_twice_is_refused() {

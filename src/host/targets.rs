@@ -8,7 +8,7 @@ use crate::exchange::BYTES_PER_TOKEN;
 use crate::route::Target;
 use crate::state::health::{Measure, Standing};
 
-use super::{Cx, HostError};
+use super::{Cx, HostError, MAX_WHOLE};
 
 /// What is known of a target at one moment.
 #[derive(Debug, Clone)]
@@ -87,6 +87,17 @@ pub fn list(cx: &Cx, model: &str) -> Result<Vec<View>, HostError> {
     targets.iter().map(|target| View::of(cx, target)).collect()
 }
 
+/// A number of tokens that a guest has reckoned and gives under this name. A part of one counts as one: it is an estimate.
+///
+/// # Errors
+/// It is less than nothing, or no number.
+pub fn reckoned(name: &str, tokens: f64) -> Result<u64, HostError> {
+    match tokens {
+        0.0..=MAX_WHOLE => Ok(tokens.ceil() as u64),
+        _ => Err(HostError(format!("`{name}` is {tokens}; write a number of tokens from 0 to 2^53"))),
+    }
+}
+
 /// US dollars for a usage; None when the price is unknown.
 ///
 /// # Errors
@@ -100,4 +111,15 @@ pub fn cost(cx: &Cx, name: &str, input: u64, output: u64) -> Result<Option<f64>,
 /// About how many tokens a text is.
 pub fn tokens(text: &[u8]) -> u64 {
     (text.len() as u64).div_ceil(BYTES_PER_TOKEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_reckoned_token_counts_as_one() {
+        assert_eq!((reckoned("input_tokens", 0.0), reckoned("input_tokens", 1.25)), (Ok(0), Ok(2)));
+        assert!(reckoned("input_tokens", f64::NAN).is_err() && reckoned("input_tokens", -0.5).is_err());
+    }
 }

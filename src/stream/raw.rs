@@ -148,7 +148,7 @@ impl Relay {
             }
             // Its own frame is the best account of it; but as a reason to stop it would pass for an end.
             self.push(bytes);
-            match sighting.finish {
+            match told.finish {
                 Some(_) => self.fail(fault),
                 None => self.end_with(fault),
             }

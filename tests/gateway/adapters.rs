@@ -371,3 +371,23 @@ async fn check_says_what_is_wrong_with_file_and_line() {
     assert!(said.contains("p.yaml:2:") && said.contains("there is no `"), "{said}");
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ollama/main.luau").is_file(), "the shipped one");
 }
+
+#[test]
+fn a_bench_measures_what_there_is_to_measure_and_says_what_broke() {
+    let folder = Folder::new();
+    let script =
+        SCRIPT.replace("function decode(", "function decode(answer) error('as told') end\nlocal function unused(");
+    assert_ne!(script, SCRIPT);
+    let path = folder.write("acme.luau", &script);
+    let output = portcullis().args(["script", "bench"]).arg(path).output().expect("runs");
+    let (said, broke) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{broke}");
+    assert!(broke.contains("decode, an empty object: ") && broke.contains("as told"), "{broke}");
+    for figure in ["encode, 1 KiB in 4 turns", "begin and end a stream", "encode, one text to embed", "decode an error"]
+    {
+        assert!(said.contains(figure), "{figure}: {said}");
+    }
+    let output = portcullis().args(["script", "bench", "nobodys"]).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("give the path of the script, such as scripts/"), "{said}");
+}

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::dialect::{ALL, Chat, Turn};
 use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
+use super::upstream::Upstream;
 use super::wire::Reply;
 
 /// A gateway with these policies by name, and whatever else `yaml` says.
@@ -316,6 +317,104 @@ async fn shadow_decides_nothing_and_a_share_is_a_share() {
     let replies = together((0..100).map(|_| ask(&gateway, "chat/share", false))).await;
     let moved = replies.iter().filter(|reply| went_to(reply) == "chat/moved").count();
     assert!((10..55).contains(&moved), "{moved} of 100");
+}
+
+/// Looks at answers whole and in pieces, steers, and would change all of it.
+const SHADOW: &str = "--[[manifest\nstream = \"buffer\"\n]]
+function on_request(req) return { params = { temperature = 2 } } end
+function on_route(req) return { 'chat/moved' } end
+function on_attempt(try) return { model = 'moved' } end
+function on_answer(a) return { text = 'other' } end
+function on_event(e) return 'other' end";
+
+#[tokio::test]
+async fn a_policy_in_shadow_leaves_the_cache_and_its_partitions_as_they_are() {
+    let mock = Mock::start().await;
+    let yaml = "keys: [{ name: one, key: sk-one }, { name: two, key: sk-two }]\n\
+                cache: { exact: { ttl: 10m, partition: global } }\n\
+                hooks: [{ lua: seen, shadow: true, budget: { cpu: 2s } }, { lua: seen, name: alone, budget: { cpu: 2s }, on: { models: ['chat/guarded'] } }]\n";
+    let gateway = with(&mock, &[("seen", SHADOW)], yaml).await;
+    let cached = async |model: &str, key: &str, stream: bool| {
+        let headers = [("content-type", "application/json"), ("authorization", key)];
+        let body = Chat.ask(model, stream, Turn::Text, "Hello");
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        reply.head.header("x-portcullis-cache").unwrap_or_default().to_owned()
+    };
+    let (one, two) = ("Bearer sk-one", "Bearer sk-two");
+    for (key, stream, status) in [(one, false, "miss"), (two, false, "hit"), (two, true, "hit")] {
+        assert_eq!(cached("chat/mock-fast", key, stream).await, status, "{key} {stream}");
+    }
+    for _ in 0..2 {
+        assert_eq!(cached("chat/guarded", one, true).await, "bypass", "one in force sees every answer");
+    }
+    let shadowed = "portcullis_guest_calls_total{guest=\"seen\",phase=\"answer\",outcome=\"shadow\"}";
+    assert!(gateway.metric(shadowed).await >= Some(1.0), "it was called where an answer was made");
+}
+
+#[tokio::test]
+async fn a_stream_goes_past_a_policy_in_shadow_byte_for_byte_and_at_once() {
+    let mock = Mock::start().await;
+    let piece = |text: &str| {
+        format!(
+            "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\
+             \"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let end = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\
+               \"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let said = format!("{}{}{}{end}", piece("One "), piece("two "), piece("three."));
+    let upstream = Upstream::saying("text/event-stream", said.clone()).await;
+    let shout = "--[[manifest\nstream = \"event\"\n]]\nfunction on_event(e) return (string.upper(e.text)) end";
+    let yaml = format!(
+        "providers:\n  up: {{ dialect: openai_chat, base_url: 'http://{}/v1', auth: none }}\n\
+         hooks: [{{ lua: seen, shadow: true, budget: {{ cpu: 2s }} }}, {{ lua: shout, budget: {{ cpu: 2s }}, on: {{ models: [up/loud] }} }}]\n",
+        upstream.address
+    );
+    let gateway = with(&mock, &[("seen", SHADOW), ("shout", shout)], &yaml).await;
+    assert_eq!(ask(&gateway, "up/m", true).await.text(), said);
+    let loud = ask(&gateway, "up/loud", true).await.text();
+    for word in ["\"ONE \"", "\"TWO \"", "\"THREE.\""] {
+        assert!(loud.contains(word), "what is held for one in shadow alone waits for nobody: {loud}");
+    }
+    let shadowed = "portcullis_guest_calls_total{guest=\"seen\",phase=\"event\",outcome=\"shadow\"}";
+    assert!(gateway.metric(shadowed).await >= Some(2.0), "it has heard both");
+}
+
+#[tokio::test]
+async fn a_caller_whom_a_policy_gives_no_models_may_use_none() {
+    let mock = Mock::start().await;
+    let policy = "function on_auth(head)
+        local models = { none = {}, some = { 'chat/m' } }
+        return { key = 'k', models = models[head:header('x-who')] }
+      end";
+    let gateway = with(&mock, &[("who", policy)], "hooks: [{ lua: who }]\n").await;
+    for (who, model, status) in
+        [("none", "chat/m", 403), ("some", "chat/m", 200), ("some", "chat/n", 403), ("all", "chat/n", 200)]
+    {
+        let headers = [("content-type", "application/json"), ("x-who", who)];
+        let body = Chat.ask(model, false, Turn::Text, "Hello");
+        let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
+        assert_eq!(reply.status(), status, "{who} {model}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn the_first_ask_under_tls_is_not_charged_to_its_policy() {
+    let mock = Mock::start().await;
+    // It is no TLS that answers, which is found out when everything is set up.
+    let policy = format!(
+        "function on_auth(head)
+            local ok, why = pcall(gw.http.fetch, {{ url = 'https://{}/' }})
+            return {{ key = 'k', metadata = {{ failed = tostring(not ok) }} }}
+         end
+         function on_request(req) return gw.say(req:metadata('failed') or 'unheard') end",
+        mock.address
+    );
+    let yaml = format!("hooks: [{{ lua: asks, grants: {{ http: ['{}'], private_addresses: true }} }}]\n", mock.address);
+    let gateway = with(&mock, &[("asks", &policy)], &yaml).await;
+    let reply = ask(&gateway, "chat/m", false).await;
+    assert_eq!((reply.status(), reply.text().contains("\"true\"")), (200, true), "{}", reply.text());
 }
 
 #[tokio::test]

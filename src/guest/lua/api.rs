@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mlua::{Error, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
+use mlua::{Error, FromLua, Function, IntoLua, IntoLuaMulti, Lua, LuaSerdeExt, LuaString, Result, Table, Value as Lv};
 
 use super::args::{Args, Signature};
 use super::build::decoded;
 use super::convert::{Left, kind_of, to_json, to_lua};
+use super::entries::{list, wrong};
 use super::turn::{Running, running, with_running};
 use super::views::{SecretHandle, made, out, small};
 use super::{entries, read, verdicts};
@@ -257,7 +258,7 @@ fn counted<T>(
 ) -> Result<T> {
     let key = key.to_str()?;
     let window = read::window(window)?;
-    let amount = limit::amount(amount.unwrap_or(1.0)).map_err(refused)?;
+    let amount = limit::amount("amount", amount.unwrap_or(1.0)).map_err(refused)?;
     body(&limit::Count { key: &key, window, amount, space: place.as_deref() }).map_err(refused)
 }
 
@@ -279,7 +280,8 @@ fn limiting(gw: &Gw<'_>) -> Result<()> {
         Ok((number, remaining, wait))
     })?;
     gw.add("limit.settle", |_, cx, (number, actual): (u32, f64)| {
-        limit::settle(cx, number, limit::amount(actual).map_err(refused)?).map_err(refused)
+        let actual = limit::amount("actual", actual).map_err(refused)?;
+        limit::settle(cx, number, actual).map_err(refused)
     })
 }
 
@@ -295,6 +297,9 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
     gw.add("pick.weighted", |lua, cx, (weights, key): (Table, Option<LuaString>)| {
         let mut list: Vec<(String, f64)> = Vec::new();
         weights.for_each(|name: String, weight: f64| {
+            if !weight.is_finite() {
+                return Err(Error::runtime(format!("gw.pick.weighted: the weight of `{name}` is {weight}")));
+            }
             list.push((name, weight));
             Ok(())
         })?;
@@ -306,13 +311,21 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
         };
         pick::weighted(&list, point).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
-    gw.add("pick.hash", |lua, _, (names, key): (Vec<String>, LuaString)| {
+    gw.add("pick.hash", |lua, _, (names, key): (Table, LuaString)| {
+        let names = words(lua, &names, "gw.pick.hash: names")?;
         pick::hash(&names, &key.as_bytes()).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
     gw.add("cost.estimate", |_, cx, (name, input, output): (String, f64, f64)| {
-        targets::cost(cx, &name, input.max(0.0) as u64, output.max(0.0) as u64).map_err(refused)
+        let tokens = |name, tokens| targets::reckoned(name, tokens).map_err(refused);
+        let (input, output) = (tokens("input_tokens", input)?, tokens("output_tokens", output)?);
+        targets::cost(cx, &name, input, output).map_err(refused)
     })?;
     gw.add("tokens.estimate", |_, _, text: LuaString| Ok(targets::tokens(&text.as_bytes())))
+}
+
+/// A list of texts that a function of this name takes.
+fn words(lua: &Lua, table: &Table, what: &str) -> Result<Vec<String>> {
+    list(table, what, |word| String::from_lua(word.clone(), lua).map_err(|_| wrong(what, "texts", word)))
 }
 
 fn random(cx: &Cx) -> f64 {
@@ -475,10 +488,11 @@ fn clocks(gw: &Gw<'_>) -> Result<()> {
     gw.add("time.date", |lua, cx, (ms, offset): (Option<f64>, Option<f64>)| {
         let ms = ms.unwrap_or_else(|| time::now_ms(cx) as f64);
         // Within what calendars are made for; beyond it the arithmetic would overflow.
-        if !(ms.abs() < 1e15 && offset.unwrap_or(0.0).abs() < 1e6) {
-            return Err(Error::runtime("time.date takes Unix milliseconds and minutes"));
+        let offset = offset.unwrap_or(0.0);
+        if !(ms.abs() < 1e15 && offset.abs() < 1e6 && offset.fract() == 0.0) {
+            return Err(Error::runtime("gw.time.date takes Unix milliseconds and whole minutes"));
         }
-        let date = time::date(ms as i64, offset.unwrap_or(0.0) as i64);
+        let date = time::date(ms.floor() as i64, offset as i64);
         let table = lua.create_table_with_capacity(0, 7)?;
         table.raw_set("year", date.year)?;
         for (name, value) in [
@@ -535,8 +549,9 @@ fn outside(gw: &Gw<'_>) -> Result<()> {
             to_lua(&lua, &answer)
         }
     })?;
-    gw.add_waiting("llm.embed", |_, running, (model, texts): (String, Vec<String>)| async move {
-        llm::embed(&running.cx, &model, texts).await.map_err(refused)
+    gw.add_waiting("llm.embed", |lua, running, (model, texts): (String, Table)| {
+        let texts = words(&lua, &texts, "gw.llm.embed: texts");
+        async move { llm::embed(&running.cx, &model, texts?).await.map_err(refused) }
     })
 }
 
@@ -557,7 +572,8 @@ fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
                 request.body = json::written(&to_json(value, &mut left)?);
                 is_json = true;
             }
-            ("timeout_ms", value) => request.timeout_ms = value.as_f64().or(value.as_integer().map(|ms| ms as f64)),
+            ("timeout_ms", Lv::Number(ms)) => request.timeout_ms = Some(*ms),
+            ("timeout_ms", Lv::Integer(ms)) => request.timeout_ms = Some(*ms as f64),
             (name, value) => {
                 let text = format!(
                     "gw.http.fetch cannot have {} as `{name}`; it has: url, method, headers, body, json, timeout_ms",

@@ -5,8 +5,10 @@
 use mlua::{Error, Lua, LuaSerdeExt, Result, Table, Value as Lv};
 use serde_json::{Map, Number, Value};
 
+use super::list::{self, List};
 use super::turn;
 use super::views::{SECRET, SecretHandle};
+use crate::host::MAX_WHOLE;
 use crate::host::lease::MAX_DEPTH;
 
 /// A value on its way to Lua. Nulls are absent in objects and `gw.null` in arrays.
@@ -104,7 +106,7 @@ fn nested(value: &Lv, left: &mut Left, depth: usize) -> Result<Value> {
 
 /// Whole numbers stay whole.
 pub fn number(number: f64) -> Result<Value> {
-    if number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0 {
+    if number.fract() == 0.0 && number.abs() <= MAX_WHOLE {
         return Ok(Value::from(number as i64));
     }
     let number = Number::from_f64(number).ok_or_else(|| Error::runtime(format!("{number} is no JSON number")))?;
@@ -113,37 +115,30 @@ pub fn number(number: f64) -> Result<Value> {
 
 fn table_to_json(table: &Table, left: &mut Left, depth: usize) -> Result<Value> {
     turn::step()?;
-    let length = table.raw_len();
-    let marked = length == 0 && table.has_metatable() && is_array(table);
-    if length > 0 || marked {
-        let mut items = Vec::with_capacity(length.min(1024));
-        for at in 1..=length {
-            items.push(nested(&table.raw_get::<Lv>(at)?, left, depth + 1)?);
+    let (mut list, mut names) = (List::default(), Map::new());
+    table.for_each(|key: Lv, value: Lv| {
+        let value = nested(&value, left, depth + 1)?;
+        match (list::place(&key), &key) {
+            (Some(place), _) => list.put(place, value),
+            (None, Lv::String(name)) => {
+                left.take(name.as_bytes().len())?;
+                names.insert(name.to_str()?.to_owned(), value);
+            }
+            (None, other) => {
+                return Err(Error::runtime(format!("{} as a name is no JSON; names are texts", kind_of(other))));
+            }
         }
-        // A table that is both would lose half of itself.
-        let mut others = 0;
-        table.for_each(|key: Lv, _: Lv| {
-            others += usize::from(!matches!(key, Lv::Integer(_) | Lv::Number(_)));
-            Ok(())
-        })?;
-        if others > 0 {
+        if list.len() > 0 && !names.is_empty() {
             return Err(Error::runtime("a table with both a list and names in it is no JSON"));
         }
-        return Ok(Value::Array(items));
-    }
-    let mut entries = Map::new();
-    table.for_each(|key: Lv, value: Lv| {
-        let Lv::String(key) = key else {
-            return Err(Error::runtime(format!("{} as a name is no JSON; names are texts", kind_of(&key))));
-        };
-        left.take(key.as_bytes().len())?;
-        let key = key.to_str()?.to_owned();
-        entries.insert(key, nested(&value, left, depth + 1)?);
         Ok(())
     })?;
+    if list.len() > 0 || names.is_empty() && table.has_metatable() && is_array(table) {
+        return list.whole(|_| left.take(8).map(|()| Value::Null)).map(Value::Array);
+    }
     // Lua's order is its own; a sorted one is the same on every machine.
-    entries.sort_keys();
-    Ok(Value::Object(entries))
+    names.sort_keys();
+    Ok(Value::Object(names))
 }
 
 /// Whether an empty table came from a JSON array.

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use mlua::{Either, Error, Result, Table, Value as Lv};
+use mlua::{Either, Error, FromLua, Result, Table, Value as Lv};
 
 use super::super::verdict::span;
 use super::convert::kind_of;
+use super::list::{self, List};
 
 /// Most names in a table of a verdict.
 const MAX_NAMES: usize = 64;
@@ -102,8 +103,9 @@ pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
 /// Most entries of a list in a verdict.
 const MAX_ENTRIES: usize = 10_000;
 
+/// A list that has an entry in each of its places.
 pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
-    (1..=length(table, what)?).map(|at| each(&table.raw_get::<Lv>(at)?)).collect()
+    placed(table, what, |_, value: Lv| each(&value))
 }
 
 /// The same for a list whose entries are names as a rule: `name` is what stands for one, `other` for anything else.
@@ -113,23 +115,34 @@ pub(super) fn names<T>(
     name: impl Fn(String) -> T,
     mut other: impl FnMut(&Lv) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let each = |at| match table.raw_get::<Either<String, Lv>>(at)? {
+    placed(table, what, |place, entry: Either<String, Lv>| match entry {
         // To hold on to a value of the machine costs several times the copy. It would turn a number into a text, too.
         Either::Left(text) if text.parse::<f64>().is_err() => Ok(name(text)),
         Either::Right(value) => other(&value),
-        Either::Left(text) => match table.raw_get::<Lv>(at)? {
+        Either::Left(text) => match table.raw_get::<Lv>(place)? {
             Lv::String(_) => Ok(name(text)),
             value => other(&value),
         },
-    };
-    (1..=length(table, what)?).map(each).collect()
+    })
 }
 
-fn length(table: &Table, what: &str) -> Result<usize> {
-    match table.raw_len() {
-        length if length <= MAX_ENTRIES => Ok(length),
-        _ => Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries"))),
-    }
+fn placed<V: FromLua, T>(table: &Table, what: &str, mut each: impl FnMut(usize, V) -> Result<T>) -> Result<Vec<T>> {
+    let mut list = List::default();
+    table.for_each(|key: Lv, value: V| {
+        let place = list::place(&key).ok_or_else(|| {
+            let key = match &key {
+                Lv::String(name) => format!("`{}`", name.to_string_lossy()),
+                other => kind_of(other).to_owned(),
+            };
+            Error::runtime(format!("{what}: write a list, {{ …, … }}; {key} is no place in one"))
+        })?;
+        if list.len() >= MAX_ENTRIES {
+            return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+        }
+        list.put(place, each(place, value)?);
+        Ok(())
+    })?;
+    list.whole(|place| Err(Error::runtime(format!("{what}: nothing stands at [{place}], and more behind it"))))
 }
 
 pub(super) fn wrong(what: &str, wanted: &str, found: &Lv) -> Error {

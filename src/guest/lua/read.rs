@@ -288,13 +288,11 @@ impl Reader {
     fn who(&mut self, mut entries: Entries) -> Result<Who> {
         entries.known("a caller", &["key", "project", "models", "metadata"])?;
         let key = entries.text("key")?.unwrap_or_default();
-        let models = match entries.sub("models")? {
-            Some(models) => list(&models, "models", |value| match value {
-                Lv::String(name) => Ok(name.to_str()?.to_owned()),
-                other => Err(wrong("models", "names", other)),
-            })?,
-            None => Vec::new(),
+        let name = |value: &Lv| match value {
+            Lv::String(name) => Ok(name.to_str()?.to_owned()),
+            other => Err(wrong("models", "names", other)),
         };
+        let models = entries.sub("models")?.map(|models| list(&models, "models", name)).transpose()?;
         let metadata = match entries.sub("metadata")? {
             Some(metadata) => self.texts(&metadata, "metadata")?,
             None => BTreeMap::new(),

@@ -84,10 +84,11 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         cx.lease.resume(spent);
         WAITS.set(Waits::Alone);
         let (began, tick) = (Instant::now(), if counts_ticks { ticker::now() } else { 0 });
+        let excused = cx.lease.excused();
         let outer = BEGAN.replace(Some(began));
         let polled = work.as_mut().poll(task);
         BEGAN.set(outer);
-        used += began.elapsed();
+        used += began.elapsed().saturating_sub(cx.lease.excused().saturating_sub(excused));
         if counts_ticks {
             ticks += ticker::now() - tick;
         }

@@ -169,7 +169,8 @@ impl Reader {
             self.left.take(4 * vector.raw_len())?;
             list(vector, "vectors", |part| {
                 let part = part.as_f64().or_else(|| part.as_integer().map(|whole| whole as f64));
-                part.map(|part| part as f32).ok_or_else(|| Error::runtime("vectors: what is no number stands in one"))
+                let part = part.filter(|part| part.is_finite()).map(|part| part as f32);
+                part.ok_or_else(|| Error::runtime("vectors: what is no number stands in one"))
             })
         })?;
         let model = self.text(&mut from, "model")?.unwrap_or_default();
@@ -455,8 +456,8 @@ fn usage(value: &Lv) -> Result<Option<Usage>> {
 fn count(from: &mut Entries, name: &str) -> Result<Option<u64>> {
     match from.number(name)? {
         None => Ok(None),
-        Some(number) if number >= 0.0 => Ok(Some(number as u64)),
-        Some(number) => Err(Error::runtime(format!("{name}: {number} is less than nothing"))),
+        Some(number) if number >= 0.0 && number.fract() == 0.0 => Ok(Some(number as u64)),
+        Some(number) => Err(Error::runtime(format!("{name}: {number} is no whole number from 0"))),
     }
 }
 

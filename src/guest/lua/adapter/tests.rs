@@ -278,6 +278,8 @@ async fn an_answer_is_what_the_script_read() {
         r#"{"blocks":[{"kind":"txt","text":"a"}]}"#,
         r#"{"blocks":[{"kind":"tool_call","name":"f"}]}"#,
         r#"{"usage":{"input":-1}}"#,
+        r#"{"usage":{"input":1.5}}"#,
+        r#"{"text":"a","blocks":{"kind":"text"}}"#,
         r#"{"texts":"a"}"#,
         "no JSON",
     ] {

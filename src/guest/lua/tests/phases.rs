@@ -270,6 +270,12 @@ fn host_functions_give_what_they_say() {
             "gw.json.encode(gw.json.decode('{\"a\":[],\"b\":{},\"c\":null,\"d\":[null]}'))",
             "{\"a\":[],\"b\":{},\"d\":[null]}",
         ),
+        // Whatever holes a list has, none of its entries is lost.
+        ("gw.json.encode({ [1] = 'a', [3] = 'z' })", "[\"a\",null,\"z\"]"),
+        ("(function() local t = { 1, 2, 3 } t[6] = 6 return gw.json.encode(t) end)()", "[1,2,3,null,null,6]"),
+        ("gw.json.encode({ 1, nil, 3 })", "[1,null,3]"),
+        ("gw.json.encode({ gw.null, { a = gw.null } })", "[null,{\"a\":null}]"),
+        ("gw.json.encode({ a = { [2] = true } })", "{\"a\":[null,true]}"),
         ("gw.re.match('(a+)(b)', 'xaab')[2]", "aa"),
         ("gw.re.test('^x', 'yx')", "false"),
         ("gw.re.find('a', 'banana')[2].first", "4"),
@@ -385,7 +391,8 @@ fn a_window_that_means_nothing_says_what_to_write() {
         ("{ limit = 1, per_s = 1, per = 'day' }", "write one"),
         ("{ limit = 1, per = 'fortnight' }", "write one of minute, hour"),
         ("{ limit = 1, per_s = 0 }", "from 0.001"),
-        ("{ limit = -1, per_s = 1 }", "is no amount"),
+        ("{ limit = -1, per_s = 1 }", "`limit` is -1, which is no whole number from 0"),
+        ("{ limit = 2.5, per = 'day' }", "`limit` is 2.5, which is no whole number"),
         ("{ limit = 1, per_s = 1, kind = 'round' }", "\"bucket\""),
         ("{ limit = 1, pers = 1 }", "did you mean `per_s`?"),
     ] {
@@ -394,6 +401,54 @@ fn a_window_that_means_nothing_says_what_to_write() {
     }
     let long = "function on_request() gw.limit.take(string.rep('k', 300), { limit = 1, per_s = 1 }) end";
     assert!(failure(long, Phase::Request).contains("1 to 256"));
+}
+
+#[test]
+fn what_would_be_rounded_or_lost_is_refused_by_its_name() {
+    let window = "{ limit = 10, per = 'day' }";
+    for (call, said) in [
+        (&*format!("gw.limit.take('k', {window}, 0.25)"), "`amount` is 0.25, which is no whole number"),
+        (&format!("gw.limit.peek('k', {window}, 0/0)"), "`amount` is NaN"),
+        (&format!("gw.limit.reserve('k', {window}, 0.5)"), "`amount` is 0.5"),
+        (&format!("gw.limit.settle(gw.limit.reserve('k', {window}, 1), 0.01)"), "`actual` is 0.01"),
+        ("gw.kv.incr('k', 1.5)", "`by` is 1.5, which is no whole number to add"),
+        ("gw.cache.incr('k', 1/0)", "`by` is inf"),
+        ("gw.cost.estimate('a/m', -1, 0)", "`input_tokens` is -1"),
+        ("gw.cost.estimate('a/m', 1, 0/0)", "`output_tokens` is NaN"),
+        ("gw.pick.weighted({ a = 1, b = 1/0 })", "the weight of `b` is inf"),
+        ("gw.pick.hash({ 'a', nil, 'b' }, 'k')", "gw.pick.hash: names: nothing stands at [2], and more behind it"),
+        ("gw.pick.hash({ a = 'b' }, 'k')", "gw.pick.hash: names: write a list, { …, … }; `a` is no place in one"),
+        ("gw.rand.int(1.5, 3)", "`first: number`, is 1.5, which does not fit"),
+        ("gw.time.date(0, 5.5)", "whole minutes"),
+        ("gw.json.encode({ [1] = 'a', [1000] = 'z' })", "with the numbers up to 1000 in it, but 2 entries, is no list"),
+        ("gw.json.encode({ 'a', b = 1 })", "both a list and names in it"),
+        ("gw.json.encode({ [1.5] = 'a' })", "a number as a name is no JSON"),
+        ("gw.trace.note({ [0] = 'a' })", "a number as a name is no JSON"),
+    ] {
+        let error = failure(&format!("function on_request()\n  local _ = {call}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:2: ") && error.contains(said), "{call}: {error}");
+    }
+    for (phase, returned, said) in [
+        (Phase::Auth, "{ key = 'k', models = { 'a', nil, 'b' } }", "models: nothing stands at [2]"),
+        (Phase::Auth, "{ key = 'k', models = { a = true } }", "models: write a list"),
+        (Phase::Route, "{ 'a/x', nil, 'b/y' }", "steps: nothing stands at [2]"),
+        (Phase::Route, "{ 'a/x', mode = 'weighted' }", "steps: write a list"),
+        (Phase::Route, "{ steps = { 'a/x' }, max_attempts = 1.5 }", "max_attempts: 1.5 is no whole number"),
+        (Phase::Request, "gw.respond(200, { [1] = 1, [50] = 2 })", "is no list"),
+        (Phase::Done, "{ field = { [1] = 1, [50] = 2 } }", "is no list"),
+    ] {
+        let error = failure(&format!("function on_{}() return {returned} end", phase.name()), phase);
+        assert!(error.contains(said), "{returned}: {error}");
+    }
+}
+
+#[test]
+fn a_caller_without_models_is_none_that_has_them_all() {
+    for (models, may) in [("nil", None), ("{}", Some(vec![])), ("{ 'a' }", Some(vec!["a".to_owned()]))] {
+        let text = format!("function on_auth() return {{ key = 'k', models = {models} }} end");
+        let Ok(Verdict::Principal(who)) = load(&text).call(Phase::Auth) else { panic!("{models}") };
+        assert_eq!(who.models, may, "{models}");
+    }
 }
 
 #[test]

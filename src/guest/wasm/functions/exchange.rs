@@ -130,7 +130,7 @@ impl Held {
         };
         let count = || {
             let window = host::limit::Window::new(written(&window))?;
-            let amount = host::limit::amount(amount as f64)?;
+            let amount = host::limit::amount("amount", amount as f64)?;
             body(&cx, &host::limit::Count { key: &key, window, amount, space: space.as_deref() })
         };
         Ok(text(count()))
@@ -192,7 +192,7 @@ impl limit::Host for Held {
 
     fn settle(&mut self, reservation: u32, actual: u64) -> Given<bool> {
         let cx = policy!(self, "limit.settle");
-        let actual = host::limit::amount(actual as f64);
+        let actual = host::limit::amount("actual", actual as f64);
         Ok(text(actual.and_then(|actual| host::limit::settle(&cx, reservation, actual))))
     }
 }

@@ -99,7 +99,9 @@ fn json(text: &str, what: &str) -> Result<Value, String> {
 }
 
 fn principal(said: wit::Principal) -> Judged {
-    Who::new(said.key, said.project, said.models, fields(said.metadata)).map(Verdict::Principal)
+    // In the contract of components an empty list says nothing.
+    let models = Some(said.models).filter(|models| !models.is_empty());
+    Who::new(said.key, said.project, models, fields(said.metadata)).map(Verdict::Principal)
 }
 
 fn fields(fields: Vec<Field>) -> BTreeMap<String, String> {
