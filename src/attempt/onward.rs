@@ -6,11 +6,13 @@
 use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
+use tokio::time::timeout_at;
 
 use super::answer::whole;
 use super::encode::{self, Dropped, Meaning};
 use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
+use crate::admit;
 use crate::body::Inbound;
 use crate::chat::{Ask, Block, Message, Role as Speaker, event};
 use crate::dialect::{Op, foreign};
@@ -109,8 +111,10 @@ async fn ask(
         ..Attempt::begin(once.target.clone(), Role::Continuation, once.began - x.started)
     };
     let mut status = None;
-    let opened = tokio::time::timeout_at(once.deadline.at, open(cx, x, rest, &mut once, &mut status)).await;
-    let opened = opened.unwrap_or_else(|_| Err(once.deadline.missed()));
+    let opened = match rest.call(x, &mut once) {
+        Ok(call) => admitted(cx, x, &call, &once, &mut status).await,
+        Err(fault) => Err(fault),
+    };
     attempt.took = once.began.elapsed();
     attempt.status = status;
     if let Err(fault) = &opened {
@@ -119,15 +123,27 @@ async fn ask(
     (Some(attempt), opened)
 }
 
-async fn open(
+/// Asks where the limits of the target let it, which are told how that ends.
+async fn admitted(
     cx: &Cx,
     x: &Subject<'_>,
-    rest: &Rest,
-    once: &mut Once,
+    call: &Call,
+    once: &Once,
     status: &mut Option<u16>,
 ) -> Result<Opening, Fault> {
-    let call = rest.call(x, once)?;
-    let sending = once.head(cx, x, &call, &mut Dropped::new(), status).await?;
+    let mut held = once.held(x, once.enter(cx, x, call).await?);
+    let opened = timeout_at(once.deadline.at, open(cx, x, call, once, status)).await;
+    match opened.unwrap_or_else(|_| Err(once.deadline.missed())) {
+        Ok(opening) => Ok(Opening { hold: held.hold.take(), ..opening }),
+        Err(fault) => {
+            admit::leave(held.hold.take(), &once.target, None);
+            Err(fault)
+        }
+    }
+}
+
+async fn open(cx: &Cx, x: &Subject<'_>, call: &Call, once: &Once, status: &mut Option<u16>) -> Result<Opening, Fault> {
+    let sending = once.head(cx, x, call, &mut Dropped::new(), status).await?;
     let Head::Upstream((response, from), meaning, sent) = sending else {
         return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
     };
@@ -148,7 +164,8 @@ async fn open(
         body = Inbound::Ready(None);
     }
     let decoder = foreign::decoder(from, &ask);
-    Ok(Opening { body, decoder, events, idle: timeouts.idle, deadline: once.deadline, name: once.target.name() })
+    let (idle, deadline, name) = (timeouts.idle, once.deadline, once.target.name());
+    Ok(Opening { body, decoder, events, idle, deadline, name, hold: None })
 }
 
 #[cfg(test)]
