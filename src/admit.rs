@@ -34,13 +34,19 @@ pub struct Admitted {
     hold: Option<Hold>,
     /// Of the target that is being tried, or that answered.
     target: Option<Hold>,
-    known: Known,
-    /// The end user, where a rule asks.
-    user: Option<String>,
+    pub asking: Asking,
     /// How the windows stood, for headers.
     pub standing: Vec<Standing>,
     /// An exhausted limit sent it to another model.
     pub routed: bool,
+}
+
+/// What the limits of a target must know of an exchange that asks it.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    known: Known,
+    /// The end user, where a rule asks.
+    user: Option<String>,
 }
 
 /// Checks the limits of an exchange and takes its estimate from all of them, or from none. Gives the plan to go on with:
@@ -74,15 +80,15 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                 x.admitted = Some(Box::new(Admitted {
                     hold: Some(hold),
                     target: None,
-                    known: expected,
-                    user,
+                    asking: Asking { known: expected, user },
                     standing,
                     routed: !admission.past.is_empty(),
                 }));
                 return Ok(admission.plan);
             }
             Err(refusal) => {
-                admission.go_on(cx, x, call, *refusal, expected, user.clone())?;
+                let asking = Asking { known: expected, user: user.clone() };
+                admission.go_on(cx, x, call, *refusal, asking)?;
             }
         }
     }
@@ -109,15 +115,7 @@ impl Admission {
     }
 
     /// What a refusal leads to: another model, where the rule names one.
-    fn go_on(
-        &mut self,
-        cx: &Cx,
-        x: &mut Exchange,
-        call: &Call,
-        refusal: Refusal,
-        known: Known,
-        user: Option<String>,
-    ) -> Result<(), Fault> {
+    fn go_on(&mut self, cx: &Cx, x: &mut Exchange, call: &Call, refusal: Refusal, asking: Asking) -> Result<(), Fault> {
         let rule = refusal.rule.clone();
         // Back where it has been, a rule that is exhausted would be out of it.
         if let Exhausted::Route(model) = &rule.exhausted
@@ -136,7 +134,7 @@ impl Admission {
         cx.state.metrics.limited(&rule.name, Decision::Refused);
         let fault = refuse::fault(&refusal);
         let standing = refusal.standing;
-        x.admitted = Some(Box::new(Admitted { hold: None, target: None, known, user, standing, routed: false }));
+        x.admitted = Some(Box::new(Admitted { hold: None, target: None, asking, standing, routed: false }));
         Err(fault)
     }
 }
@@ -165,7 +163,8 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
             (None, refusal.standing, Some(fault))
         }
     };
-    x.admitted = Some(Box::new(Admitted { hold, target: None, known, user: None, standing, routed: false }));
+    x.admitted =
+        Some(Box::new(Admitted { hold, target: None, asking: Asking { known, user: None }, standing, routed: false }));
     refused.map_or(Ok(()), Err)
 }
 
@@ -175,16 +174,16 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
 /// # Errors
 /// [`Kind::TargetLimited`]: the next target may have room.
 pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
-    let Some(admitted) = x.admitted else { return Ok(None) };
+    let Some(asking) = x.asking else { return Ok(None) };
     let rules = &cx.generation.rules;
     let led_by = led_by(cx, x, target);
     if rules.of_target.is_empty() && led_by.is_none() {
         return Ok(None);
     }
-    let estimate = admitted.known.at(Some(target));
+    let estimate = asking.known.at(Some(target));
     let name = target.name();
     let facts = Facts {
-        user: admitted.user.as_deref(),
+        user: asking.user.as_deref(),
         provider: Some(&target.provider.name),
         target: Some(&name),
         ..facts(x.principal, x.endpoint, x.peer, &call.headers, x.model)
@@ -228,6 +227,14 @@ pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
     }
 }
 
+/// The target that answered was cut, having used that, and another goes on: its limits are told, and those of the other
+/// hold from now on.
+pub fn cut(x: &mut Exchange, target: &Target, usage: &Usage) {
+    if let Some(admitted) = &mut x.admitted {
+        leave(admitted.target.take(), target, Some(usage));
+    }
+}
+
 /// Ends what the limits of a target held for an attempt that failed: charged is what it used all the same, `usage`. Its
 /// request stays counted: it was made.
 pub fn leave(hold: Option<Hold>, target: &Target, usage: Option<&Usage>) {
@@ -250,7 +257,7 @@ fn amounts(usage: Option<&Usage>, cost: Option<u64>) -> Amounts {
 pub type Spent = (Option<Usage>, Option<u64>);
 
 /// Puts what an exchange really used in the place of its estimate: `all` of it for the limits of the exchange, and for
-/// those of the target that answered what its `answer` used.
+/// those of the target that answered, or that went on at last, what its own `answer` used.
 pub fn settle(x: &mut Exchange, all: Spent, answer: Spent) {
     let Some(admitted) = x.admitted.take() else { return };
     // Refused before anybody was asked: as if it had never come.

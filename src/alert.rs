@@ -1,7 +1,8 @@
 //! Budget alerts on their way out: to the process's log, and to the webhook that the budget names.
 //!
-//! Fed by the limiter through a bounded queue, served by one task; the request path never waits for a webhook. Each alert
-//! is tried a few times and then given up, with a word in the log.
+//! Fed by the limiter through a bounded queue; the request path never waits for a webhook. Each alert is tried a few times
+//! and then given up, with a word in the log. One that its process does not live to tell is told by that process's next
+//! life, or by another that shares the budget.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -29,6 +30,12 @@ const AT_ONCE: usize = 8;
 const TRIES: u32 = 6;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// How long one process may take to tell before others that share the budget do: all tries, each as late as it may be.
+const CLAIM_SECONDS: u64 = 120;
+
+/// How often others look whether it has.
+const LOOK: Duration = Duration::from_secs(15);
+
 /// How long processes that share budgets remember what one of them told: longer than a year, the longest window.
 const TOLD_SECONDS: u64 = 400 * 86_400;
 
@@ -36,35 +43,50 @@ const TOLD_SECONDS: u64 = 400 * 86_400;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes the limiter's alerts from now on. The task ends with the runtime.
-pub fn start(limits: &Limits, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
+pub fn start(limits: &Arc<Limits>, redis: Option<Arc<Link>>, proxies: Arc<Proxies>) {
     let (sender, mut alerts) = mpsc::channel::<Alert>(QUEUE);
     limits.tell(Box::new(move |alert| {
         if sender.try_send(alert).is_err() {
             tracing::error!("a budget's alert was dropped: {QUEUE} others wait for their webhooks");
         }
     }));
+    let limits = Arc::downgrade(limits);
     tokio::spawn(async move {
         let upstream = Arc::new(Pools::new(proxies));
         let places = Arc::new(Semaphore::new(AT_ONCE));
         while let Some(alert) = alerts.recv().await {
-            if !first(redis.as_deref(), &alert).await {
-                continue;
-            }
-            say(&alert);
-            let url = alert.rule.budget.as_ref().and_then(|budget| budget.webhook.clone());
-            let Some(url) = url else { continue };
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let upstream = upstream.clone();
+            let (upstream, places, redis, limits) = (upstream.clone(), places.clone(), redis.clone(), limits.clone());
             tokio::spawn(async move {
-                if let Err(error) = deliver(upstream.as_ref(), &url, &alert).await {
-                    // The address may hold a credential.
-                    let (budget, percent) = (&alert.rule.name, alert.percent);
-                    tracing::error!(budget = %budget, percent, "the webhook was not reached: {error}");
+                tell(upstream.as_ref(), &places, redis.as_deref(), &alert).await;
+                if let Some(limits) = limits.upgrade() {
+                    limits.told(&alert);
                 }
-                drop(place);
             });
         }
     });
+}
+
+/// Tells of an alert, unless another process does.
+async fn tell(upstream: &dyn Upstream, places: &Semaphore, redis: Option<&Link>, alert: &Alert) {
+    while let Some(claim) = redis.map(|link| Claim { link, alert }) {
+        match claim.take().await {
+            Claimed::Mine => break,
+            Claimed::Told => return,
+            Claimed::Others => sleep(LOOK).await,
+        }
+    }
+    say(alert);
+    if let Some(url) = alert.rule.budget.as_ref().and_then(|budget| budget.webhook.as_ref()) {
+        let Ok(_place) = places.acquire().await else { return };
+        if let Err(error) = deliver(upstream, url, alert).await {
+            // The address may hold a credential.
+            let (budget, percent) = (&alert.rule.name, alert.percent);
+            tracing::error!(budget = %budget, percent, "the webhook was not reached: {error}");
+        }
+    }
+    if let Some(link) = redis {
+        Claim { link, alert }.keep().await;
+    }
 }
 
 /// Says it in the process's log.
@@ -82,12 +104,49 @@ fn say(alert: &Alert) {
     );
 }
 
-/// Whether no other process has told of it. When nobody can say, it is told: twice is better than never.
-async fn first(redis: Option<&Link>, alert: &Alert) -> bool {
-    let Some(link) = redis else { return true };
-    let mut command = ::redis::cmd("SET");
-    command.arg(shared::told(&link.prefix, alert)).arg(1).arg("NX").arg("EX").arg(TOLD_SECONDS);
-    !matches!(link.run(&command).await, Ok(::redis::Value::Nil))
+/// Which of the processes that share a budget tells of an alert.
+struct Claim<'a> {
+    link: &'a Link,
+    alert: &'a Alert,
+}
+
+enum Claimed {
+    /// This one does.
+    Mine,
+    /// Another one is about to.
+    Others,
+    Told,
+}
+
+impl Claim<'_> {
+    /// What is kept for an alert that was told of, and for one that is being told.
+    const TOLD: &'static str = "1";
+    const CLAIMED: &'static str = "claimed";
+
+    /// When nobody can say, it is this one's: twice is better than never.
+    async fn take(&self) -> Claimed {
+        let mut claim = ::redis::cmd("SET");
+        claim.arg(self.name()).arg(Claim::CLAIMED).arg("NX").arg("EX").arg(CLAIM_SECONDS);
+        if !matches!(self.link.run(&claim).await, Ok(::redis::Value::Nil)) {
+            return Claimed::Mine;
+        }
+        match self.link.run(::redis::cmd("GET").arg(self.name())).await {
+            Ok(::redis::Value::BulkString(kept)) if kept == Claim::TOLD.as_bytes() => Claimed::Told,
+            _ => Claimed::Others,
+        }
+    }
+
+    /// It is done, and never again.
+    async fn keep(&self) {
+        let mut keep = ::redis::cmd("SET");
+        keep.arg(self.name()).arg(Claim::TOLD).arg("EX").arg(TOLD_SECONDS);
+        // Where the server is away, somebody tells it once more.
+        let _ = self.link.run(&keep).await;
+    }
+
+    fn name(&self) -> String {
+        shared::told(&self.link.prefix, self.alert)
+    }
 }
 
 /// Posts an alert until it is taken.

@@ -9,8 +9,8 @@ pub mod tape;
 mod waiting;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
+use crate::exchange::Used;
 use crate::fault::Fault;
 use crate::json::Pieces;
 use crate::upstream;
@@ -240,22 +241,35 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Whether a request has been written out, for those who may have to say so when its sender is gone.
+/// Whether a request has been written out, and what its answer had used by then, for those who may have to say so when its
+/// sender is gone.
 #[derive(Debug, Clone, Default)]
-pub struct Sent(Arc<AtomicBool>);
+pub struct Sent(Arc<Way>);
+
+#[derive(Debug, Default)]
+struct Way {
+    noted: AtomicBool,
+    used: OnceLock<Used>,
+}
 
 impl Sent {
     pub fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.noted.store(true, Ordering::Relaxed);
     }
 
     pub fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.noted.load(Ordering::Relaxed)
     }
 
-    /// As if it had not been.
-    pub fn forget(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    /// The answer is not waited for any longer, and the provider has stated this.
+    pub fn state(&self, used: Used) {
+        let _ = self.0.used.set(used);
+    }
+
+    /// What it used, where it went out and nothing came of it: what the provider has stated, else `given_up`.
+    pub fn used(&self, given_up: Option<Used>) -> Option<Used> {
+        let stated = || self.0.used.get().copied().or(given_up);
+        self.is_noted().then(stated).flatten()
     }
 }
 

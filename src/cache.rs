@@ -67,6 +67,7 @@ pub async fn look(
     let key = key(cx, x, call, &scope, &policy, &controls);
     let frame = policy.semantic.as_ref().map(|semantic| scope.frame(semantic.same_model));
     let mut visit = Visit::new(key, partition, policy, &controls);
+    visit.since = cx.state.cache.purges();
     visit.frame = frame;
     let now = unix_ms();
     let kept = if controls.read { cx.state.cache.find(key, now) } else { None };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::admit::Admitted;
+use crate::admit::{Admitted, Asking};
 use crate::auth::Principal;
 use crate::body::Sent;
 use crate::cache::Visit;
@@ -259,6 +259,9 @@ pub struct Owned {
     principal: Option<Arc<Principal>>,
     input_estimate: u64,
     patience: Option<Duration>,
+    wishes: Option<Box<Wishes>>,
+    peer: Option<SocketAddr>,
+    asking: Option<Asking>,
     /// They see what is sent, and nothing else: the answers are another exchange's, or nobody's.
     guests: Option<Box<hook::Open>>,
 }
@@ -281,11 +284,10 @@ impl Owned {
             input_estimate: self.input_estimate,
             patience: self.patience,
             usage_cost: false,
-            wishes: None,
+            wishes: self.wishes.as_deref(),
             visit: None,
-            // The limits of single targets hold for the attempts of the exchange itself.
-            admitted: None,
-            peer: None,
+            asking: self.asking.as_ref(),
+            peer: self.peer,
             guests: self.guests.as_deref(),
             marks_prompt: false,
         }
@@ -293,13 +295,17 @@ impl Owned {
 }
 
 impl Subject<'_> {
-    /// For a copy that nobody hears: nothing of it is to be remembered for the caller.
+    /// For a copy that nobody hears: nothing of it is to be remembered for the caller, or counted against its limits.
     pub fn silent(&self) -> Owned {
-        Owned { principal: None, ..self.owned() }
+        Owned { principal: None, asking: None, ..self.owned() }
     }
 
     /// What encoders of answers need to know of it. `ask` is what the caller asked.
-    pub fn asked(&self, ask: Arc<Ask>) -> Asked {
+    pub fn asked(&self, mut ask: Arc<Ask>) -> Asked {
+        if self.usage_cost && !ask.include_usage {
+            // Who wants to read what it costs wants the chunk that says it.
+            Arc::make_mut(&mut ask).include_usage = true;
+        }
         let (id, model) = (self.id.to_owned(), self.called.to_owned());
         Asked { op: self.op, ask, model, id, now: self.started_ms / 1000 }
     }
@@ -319,6 +325,9 @@ impl Subject<'_> {
             principal: self.principal.cloned(),
             input_estimate: self.input_estimate,
             patience: self.patience,
+            wishes: self.wishes.map(|wishes| Box::new(wishes.clone())),
+            peer: self.peer,
+            asking: self.asking.cloned(),
             guests: self.guests.map(|open| Box::new(open.behind())),
         }
     }
@@ -348,8 +357,8 @@ pub struct Subject<'a> {
     /// Its business with the cache.
     pub visit: Option<&'a Visit>,
     pub peer: Option<SocketAddr>,
-    /// What it holds of limits and budgets.
-    pub admitted: Option<&'a Admitted>,
+    /// What limits of targets must know of it; None where nothing is limited.
+    pub asking: Option<&'a Asking>,
     /// What guests know and keep of it.
     pub guests: Option<&'a hook::Open>,
 }
@@ -479,7 +488,7 @@ impl Exchange {
             marks_prompt: self.marks_prompt,
             visit: self.cache.as_deref(),
             peer: self.peer,
-            admitted: self.admitted.as_deref(),
+            asking: self.admitted.as_ref().map(|admitted| &admitted.asking),
             guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })

@@ -24,6 +24,11 @@ const GUARDED: &[&str] = &["model", "models", "stream", "stream_options", "previ
 /// Room for a body that is written: most need no more, and none grows from nothing.
 const BODY_BYTES: usize = 512;
 
+/// A text without the mark that some writers of UTF-8 begin it with, as SDKs read it.
+pub fn without_mark(text: Bytes) -> Bytes {
+    if text.starts_with(b"\xef\xbb\xbf") { text.slice(3..) } else { text }
+}
+
 /// A JSON object with its top-level fields found and a list of edits to make.
 #[derive(Debug, Clone)]
 pub struct Envelope {

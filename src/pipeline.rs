@@ -8,6 +8,7 @@ mod view;
 mod wishes;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::hook;
 use crate::json::{Envelope, scan};
 use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
-use crate::settle::Settle;
+use crate::settle::{self, Settle};
 use crate::state::State;
 pub use crate::state::unix_ms;
 use crate::stream::Framing;
@@ -153,7 +154,8 @@ pub async fn run_as(cx: Cx, head: Parts, body: Inbound, id: Option<String>) -> R
         return answer(&cx, &head);
     }
     let mut settle = Settle::begin(|| begin(&cx, &head, &matched, id), cx.state.clone());
-    match stages(&cx, &mut settle, head, body, &matched).await {
+    let staged = settle::until_end(&cx.state, pin!(stages(&cx, &mut settle, head, body, &matched))).await;
+    match staged.unwrap_or_else(|| Err(settle::process_ended())) {
         Ok(Next::Attempt { call, plan }) => attempt(cx, settle, call, plan).await,
         Ok(Next::Reply(reply)) => finish(Ok(reply), settle),
         Err(fault) => finish(Err(fault), settle),

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use serde_json::json;
 use tokio::time::{Instant, Sleep};
 
-use crate::admit::headers as limits;
+use crate::admit::{self, headers as limits};
 use crate::cache::Visit;
 use crate::cost;
 use crate::cost::decimal::millis;
@@ -357,14 +357,17 @@ fn turns(relay: &mut Relay, settle: &mut Settle) {
                 if let Some(attempt) = answering {
                     attempt.fail(now, &fault);
                     attempt.part = Some(Box::new(used));
+                    let target = attempt.target.clone();
+                    admit::cut(settle, &target, &used);
                 } else if let Some(visit) = &mut settle.cache {
                     // It was another exchange's attempt; that one's part is the same.
                     visit.part = Some(used);
                 }
             }
-            Turn::Tried(attempt) => {
+            Turn::Tried(attempt, hold) => {
                 settle.note("attempt", || attempt.describe());
                 settle.attempts.push(*attempt);
+                admit::entered(settle, hold);
             }
         }
     }

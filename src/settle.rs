@@ -3,8 +3,11 @@
 //! A [`Settle`] travels with the exchange, first through the pipeline, then inside the answer's body. Dropping it
 //! settles, so it happens however the exchange ends: complete, failed, or because the client has gone.
 
+use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -111,6 +114,16 @@ impl Drop for Settle {
     }
 }
 
+/// Goes on with work until the process can wait no longer; then None. Whoever polls it does so once more at that moment.
+pub async fn until_end<T>(state: &State, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if state.ending() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
 /// Why an exchange is cut when the process can wait no longer.
 pub fn process_ended() -> Fault {
     Fault::new(Kind::Draining, "The process ended before the answer was complete.")
@@ -124,12 +137,10 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
         Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
         Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };
-    let gone = matches!(&exchange.outcome, Outcome::Failed(fault) if fault.kind == Kind::ClientGone);
-    let given_up = Used::given_up(exchange.op, exchange.input_estimate).filter(|_| gone);
+    let given_up = Used::given_up(exchange.op, exchange.input_estimate);
     for attempt in &mut exchange.attempts {
-        if attempt.sent.take().is_some_and(|sent| sent.is_noted()) {
-            attempt.unheard = given_up.map(Box::new);
-        }
+        let used = attempt.sent.take().and_then(|sent| sent.used(given_up));
+        attempt.unheard = attempt.unheard.take().or(used.filter(|_| end == End::Cancelled).map(Box::new));
     }
     let now = state.at(ended);
     exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
@@ -194,7 +205,8 @@ struct Bill {
     estimated: bool,
     /// Nano-dollars; None where a price is not known, or nothing was used.
     cost: Option<u64>,
-    /// Usage and cost without what the client got nothing of: the limits of those targets have had theirs.
+    /// Usage and cost without what the client got nothing of, and without parts that others went on from: the limits of those
+    /// targets have had theirs.
     answer: admit::Spent,
 }
 
@@ -216,10 +228,10 @@ impl Bill {
             let cost = target.and_then(|target| target.cost(&used.usage));
             bill = Bill { usage: Some(used.usage), estimated: used.estimated, cost, ..bill };
         }
+        bill.answer = (bill.usage, bill.cost);
         for cut in cuts(exchange).filter(|cut| bears || cut.went_on) {
             bill.add(cut.target, Used { usage: cut.part, estimated: true });
         }
-        bill.answer = (bill.usage, bill.cost);
         for attempt in &exchange.attempts {
             if let Some(used) = &attempt.unheard {
                 bill.add(&attempt.target, **used);

@@ -420,14 +420,14 @@ impl Relay {
         let opening = match opened {
             Ok(opening) => opening,
             Err(fault) => {
-                onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
+                onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt), None)));
                 return Err(fault);
             }
         };
         let used = self.seen.usage.take().unwrap_or_default();
         let input = if used.input > 0 { used.input } else { self.setting.input_tokens };
         onward.cut(Usage { input, output: used.output.max(self.seen.frames), ..used });
-        onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt))));
+        onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt), opening.hold)));
         self.seen.frames = 0;
         self.heard = None;
         self.unread = false;

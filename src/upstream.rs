@@ -156,14 +156,14 @@ impl Pools {
         if let Some(conn) = lane.take() {
             match conn.send(request, lane.clone()).await {
                 Err(Lost { raced: true, .. }) => {}
-                answered => return answered.map(direct).map_err(|lost| closed(lost.why)),
+                answered => return answered.map(direct).map_err(unanswered),
             }
         }
         // Boxed: dialling is rare, and its future is larger than all others of a request together.
         let connector = Connector::new(dial.clone(), self.proxies.clone());
         let io = Box::pin(connector.dial(request.uri.clone())).await;
         let io = io.map_err(|error| unreachable(&*error, dial.connect_timeout))?;
-        Conn::new(io).send(request, lane).await.map(direct).map_err(|lost| closed(lost.why))
+        Conn::new(io).send(request, lane).await.map(direct).map_err(unanswered)
     }
 
     async fn send_negotiated(&self, dial: &Arc<Dial>, request: &Outbound) -> Result<Response<Inbound>, Fault> {
@@ -218,6 +218,14 @@ fn unreachable(error: &(dyn std::error::Error + 'static), connect_timeout: Durat
         return Fault::new(Kind::ConnectTimeout, text).because(error_chain(error));
     }
     Fault::new(Kind::UpstreamUnreachable, "No connection to the provider.").because(error_chain(error))
+}
+
+fn unanswered(lost: Lost) -> Fault {
+    if lost.unread {
+        let text = format!("The provider's answer cannot be read: {}. Check what answers at its `base_url`.", lost.why);
+        return Fault::new(Kind::BadAnswer, text).because(lost.why);
+    }
+    closed(lost.why)
 }
 
 fn closed(why: String) -> Fault {

@@ -31,7 +31,7 @@ fn ask(cache: &Cache, number: u64, body: usize) {
     let body = Bytes::from(text);
     let key = Key::of([b"ask".as_slice(), &number.to_le_bytes()]);
     cache.keep_alias(Key::of([b"raw".as_slice(), &number.to_le_bytes()]), key, Duration::from_secs(3600));
-    cache.keep(Arc::new(Entry {
+    let entry = Entry {
         key,
         partition: "key:search-prod".into(),
         asked: "fast".into(),
@@ -46,7 +46,8 @@ fn ask(cache: &Cache, number: u64, body: usize) {
         cost_nano_usd: Some(1),
         stored_ms: 1,
         ttl: Duration::from_secs(3600),
-    }));
+    };
+    cache.keep(Arc::new(entry), cache.purges());
 }
 
 /// Fills a cache of this bound with distinct asks; gives the most it counted and the most the process took for it.

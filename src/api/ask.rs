@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Matched, Serve};
 use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
-use crate::json::Envelope;
+use crate::json::{Envelope, without_mark};
 use crate::pipeline::Call;
 use crate::stream::Framing;
 
@@ -40,7 +40,7 @@ const MAX_MODEL_BYTES: usize = 512;
 /// [`Kind::UnsupportedEncoding`], [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
 pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
     plain(&head.headers)?;
-    let mut call = Call::new(Envelope::read(body)?, head.headers);
+    let mut call = Call::new(Envelope::read(without_mark(body))?, head.headers);
     let envelope = &call.envelope;
     x.input_estimate = input_tokens(envelope.body().len(), envelope.files());
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)

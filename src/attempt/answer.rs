@@ -15,7 +15,7 @@ use super::Replay;
 use super::encode::{Dropped, Meaning};
 use super::once::{Known, Successors};
 use super::onward;
-use crate::body::{self, Inbound, Patience, ReadError};
+use crate::body::{self, Inbound, Patience, ReadError, Sent};
 use crate::cache::record::{self, Recorded};
 use crate::chat::event;
 use crate::chat::{Answer, Finish, Usage};
@@ -25,6 +25,7 @@ use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::{Seen, Subject, Used};
 use crate::fault::{Fault, Kind};
 use crate::hook;
+use crate::json;
 use crate::pipeline::{Call, Cx};
 use crate::reply::{Content, Reply};
 use crate::rerank::{RerankAnswer, RerankAsk};
@@ -448,13 +449,15 @@ impl Reading<'_> {
             keep_alive: None,
             // It is whole and bounded already.
             max_event_bytes: usize::MAX,
-            add_cost: None,
+            add_cost: self.cost_writer(),
             at_end: None,
             filter,
             onward: None,
             input_tokens: 0,
         };
         let mut relay = Relay::new(body::at_pace(out.into(), self.replay.pace), mode, setting);
+        // What was used is known, whether or not the caller wants a chunk that says it.
+        (relay.seen.usage, relay.seen.unstated) = (seen.usage, seen.unstated);
         commit(&mut relay, self.x.input_estimate, known).await.inspect_err(|_| {
             // All of it was made, whatever a policy has seen of it.
             known.unheard = seen.used(true, self.x.input_estimate).or(known.unheard);
@@ -497,15 +500,35 @@ impl Reading<'_> {
     }
 }
 
-/// Waits for a stream's commit point. What the upstream has said until then is paid for also where nothing comes of it.
+/// Waits for a stream's commit point. What the upstream has said until then is paid for also where nothing comes of it, and
+/// what it has stated also where nobody waits for more.
 async fn commit(relay: &mut Relay, input_estimate: u64, known: &mut Known) -> Result<(), Fault> {
-    relay.commit().await.inspect_err(|_| {
+    let waiting = Waiting { relay, input_estimate, sent: &known.sent };
+    let outcome = waiting.relay.commit().await;
+    drop(waiting);
+    outcome.inspect_err(|_| {
         known.unheard = relay.seen.first_content.and_then(|_| relay.seen.used(false, input_estimate));
     })
 }
 
 fn is_refusal(finish: Finish) -> bool {
     matches!(finish, Finish::ContentFilter | Finish::Refusal)
+}
+
+/// A stream before its commit point. Dropped there, it leaves behind what the provider has stated.
+struct Waiting<'a> {
+    relay: &'a mut Relay,
+    input_estimate: u64,
+    sent: &'a Sent,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let seen = &self.relay.seen;
+        if let Some(used) = seen.usage.and_then(|_| seen.used(false, self.input_estimate)) {
+            self.sent.state(used);
+        }
+    }
 }
 
 fn noted_embedding(answer: &EmbedAnswer) -> Seen {
@@ -523,7 +546,7 @@ pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeou
     let idle = timeouts.idle;
     let patience = || Patience { first: (sent + timeouts.head).max(Instant::now() + idle), idle };
     let patience = (!body.is_at_hand()).then(patience);
-    body.read(limit, patience).await.map_err(|error| match error {
+    body.read(limit, patience).await.map(json::without_mark).map_err(|error| match error {
         ReadError::Silent => {
             Fault::new(Kind::IdleTimeout, format!("The provider was silent for {idle:?} inside its answer."))
         }

@@ -69,9 +69,7 @@ impl Trying<'_> {
         let (ended, other) = if first_came { (first, second) } else { (second, first) };
         let (known, outcome) = came;
         if outcome.is_ok() {
-            // What it cost is not the caller's: its limits get back what they held.
-            other.once.sent.forget();
-            // Dropped here, before anything else is waited for.
+            // Dropped here, before anything else is waited for. The limits of its target are told that it was asked.
             drop((one, two));
             self.cancel(&other);
             return self.close(ended, known, outcome);
@@ -104,6 +102,8 @@ impl Trying<'_> {
         let attempt = &mut self.tried.attempts[loser.attempt];
         attempt.took = loser.once.began.elapsed();
         attempt.cancelled = true;
+        // What it cost is not the caller's.
+        attempt.sent = None;
         attempt.end(self.cx.state.now(), End::Cancelled);
         self.note_attempt(loser.attempt);
     }

@@ -34,6 +34,8 @@ pub(super) struct Known {
     pub status: Option<u16>,
     /// What it used of which the client gets nothing.
     pub unheard: Option<Used>,
+    /// Where it is noted what goes out and what the provider states.
+    pub sent: Sent,
 }
 
 /// One try: of what, with which credential, until when.
@@ -107,11 +109,9 @@ impl Once {
     /// # Errors
     /// Whatever kept the answer from being good; nothing was sent to the client.
     pub async fn run(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
-        let hold = match x.admitted {
-            Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await?,
-            None => None,
-        };
-        let mut held = Held { hold, once: self, given_up: Used::given_up(x.op, x.input_estimate) };
+        let hold = self.enter(cx, x, call).await?;
+        known.sent = self.sent.clone();
+        let mut held = self.held(x, hold);
         let sent = timeout_at(self.deadline.at, self.send(cx, x, call, known)).await;
         let sent = sent.unwrap_or_else(|_| Err(self.deadline.missed()));
         match sent.and_then(|good| self.accepted(x, good, known)) {
@@ -120,8 +120,8 @@ impl Once {
                 Ok(good)
             }
             Err(fault) => {
-                if known.unheard.is_none() && self.deadline.is_callers(&fault) && self.sent.is_noted() {
-                    known.unheard = held.given_up;
+                if known.unheard.is_none() && self.deadline.is_callers(&fault) {
+                    known.unheard = self.sent.used(held.given_up);
                 }
                 admit::leave(held.hold.take(), &self.target, known.unheard.as_ref().map(|used| &used.usage));
                 Err(fault)
@@ -136,6 +136,17 @@ impl Once {
         }
         known.unheard = good.so_far(x.input_estimate);
         Err(Fault::new(Kind::ContentPolicy, "The provider refused the content."))
+    }
+
+    /// Takes from the limits of the target what the try may use.
+    ///
+    /// # Errors
+    /// [`Kind::TargetLimited`]
+    pub(super) async fn enter(&self, cx: &Cx, x: &Subject<'_>, call: &Call) -> Result<Option<Hold>, Fault> {
+        match x.asking {
+            Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await,
+            None => Ok(None),
+        }
     }
 
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
@@ -250,8 +261,8 @@ impl Once {
 
 /// What the limits of a target hold for a try under way. One that is dropped before it ends has used what the provider
 /// was given; where that was nothing, all of it is given back.
-struct Held<'a> {
-    hold: Option<Hold>,
+pub(super) struct Held<'a> {
+    pub(super) hold: Option<Hold>,
     once: &'a Once,
     given_up: Option<Used>,
 }
@@ -259,13 +270,18 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.once.sent.is_noted() {
-            let used = self.given_up.as_ref().map(|used| &used.usage);
-            admit::leave(self.hold.take(), &self.once.target, used);
+            let used = self.once.sent.used(self.given_up);
+            admit::leave(self.hold.take(), &self.once.target, used.as_ref().map(|used| &used.usage));
         }
     }
 }
 
 impl Once {
+    /// Keeps what the limits of the target hold until the try has ended.
+    pub(super) fn held(&self, x: &Subject<'_>, hold: Option<Hold>) -> Held<'_> {
+        Held { hold, once: self, given_up: Used::given_up(x.op, x.input_estimate) }
+    }
+
     /// What the upstream says of its own limits, for the target and the credential that was used.
     fn note_allowance(&self, cx: &Cx, dialect: &dyn Dialect, headers: &HeaderMap) {
         let Some(left) = dialect::allowance(dialect, headers) else { return };

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
+use tokio::time::timeout_at;
 
 use super::adapted;
 use super::answer::whole;
 use super::encode::{self, Dropped, Meaning};
 use super::once::{Head, Once, Successors};
 use super::roster::{Places, Roster};
+use crate::admit;
 use crate::body::Inbound;
 use crate::chat::{Ask, Block, Event, Message, Role as Speaker, event};
 use crate::dialect::{Decoder, Op, foreign};
@@ -111,8 +113,10 @@ async fn ask(
         ..Attempt::begin(once.target.clone(), Role::Continuation, once.began - x.started)
     };
     let mut status = None;
-    let opened = tokio::time::timeout_at(once.deadline.at, open(cx, x, rest, &mut once, &mut status)).await;
-    let opened = opened.unwrap_or_else(|_| Err(once.deadline.missed()));
+    let opened = match rest.call(x, &mut once) {
+        Ok(call) => admitted(cx, x, &call, &once, &mut status).await,
+        Err(fault) => Err(fault),
+    };
     attempt.took = once.began.elapsed();
     attempt.status = status;
     if let Err(fault) = &opened {
@@ -121,23 +125,35 @@ async fn ask(
     (Some(attempt), opened)
 }
 
-async fn open(
+/// Asks where the limits of the target let it, which are told how that ends.
+async fn admitted(
     cx: &Cx,
     x: &Subject<'_>,
-    rest: &Rest,
-    once: &mut Once,
+    call: &Call,
+    once: &Once,
     status: &mut Option<u16>,
 ) -> Result<Opening, Fault> {
-    let call = rest.call(x, once)?;
+    let mut held = once.held(x, once.enter(cx, x, call).await?);
+    let opened = timeout_at(once.deadline.at, open(cx, x, call, once, status)).await;
+    match opened.unwrap_or_else(|_| Err(once.deadline.missed())) {
+        Ok(opening) => Ok(Opening { hold: held.hold.take(), ..opening }),
+        Err(fault) => {
+            admit::leave(held.hold.take(), &once.target, None);
+            Err(fault)
+        }
+    }
+}
+
+async fn open(cx: &Cx, x: &Subject<'_>, call: &Call, once: &Once, status: &mut Option<u16>) -> Result<Opening, Fault> {
+    let (idle, deadline, name) = (once.target.timeouts.idle, once.deadline, once.target.name());
     if let Some((face, adapter)) = adapted::by_adapter(x, &once.target) {
         once.wanted()?;
-        let attempt = adapted::Try { cx, x, call: &call, once, face, adapter };
+        let attempt = adapted::Try { cx, x, call, once, face, adapter };
         let (body, events) = attempt.rest(status).await?;
         let decoder = if events.is_empty() { x.dialect.decoder() } else { Box::new(AllSaid) };
-        let idle = once.target.timeouts.idle;
-        return Ok(Opening { body, decoder, events, idle, deadline: once.deadline, name: once.target.name() });
+        return Ok(Opening { body, decoder, events, idle, deadline, name, hold: None });
     }
-    let sending = once.head(cx, x, &call, &mut Dropped::new(), status).await?;
+    let sending = once.head(cx, x, call, &mut Dropped::new(), status).await?;
     let Head::Upstream((response, from), meaning, sent) = sending else {
         return Err(Fault::new(Kind::Internal, "An answer without an upstream cannot go on."));
     };
@@ -158,7 +174,7 @@ async fn open(
         events = event::replay(&foreign::restored(from, answer, &ask));
         (body, decoder) = (Inbound::Ready(None), Box::new(AllSaid));
     }
-    Ok(Opening { body, decoder, events, idle: timeouts.idle, deadline: once.deadline, name: once.target.name() })
+    Ok(Opening { body, decoder, events, idle, deadline, name, hold: None })
 }
 
 /// The decoder of an answer that came whole: its events are known, and nothing follows.

@@ -42,7 +42,7 @@ pub fn tap(
     let Some(visit) = visit.filter(|visit| visit.records()) else { return (body, None) };
     let (tape, reader) = Tape::of(body, visit.policy.general.max_entry_bytes);
     let hold = Arc::new(tape.hold());
-    let stream = Stream { tape, dialect, target: target.clone(), hold };
+    let stream = Stream { tape, dialect, target: target.clone(), hold, since: visit.since };
     (Inbound::Shared(reader), Some(Recorded::Stream(stream)))
 }
 
@@ -71,11 +71,10 @@ fn whole(x: &mut Exchange, state: &State, dialect: &'static dyn Dialect, target:
     let entry = Arc::new(entry);
     let is_good = matches!(x.op, Op::Embed | Op::EmbedBatch | Op::Rerank) || visit.keeps(seen.finish);
     let fits = entry.body.len() <= visit.policy.general.max_entry_bytes;
-    let is_kept = visit.write && is_good && fits;
+    let is_kept = visit.write && is_good && fits && state.cache.keep(entry.clone(), visit.since);
     if is_kept {
         semantic::keep(visit, &entry, &state.cache.vectors);
-        state.cache.keep(entry.clone());
-    } else if visit.write && is_good {
+    } else if visit.write && is_good && !fits {
         state.cache.counts.too_long.fetch_add(1, Ordering::Relaxed);
     }
     if let Role::Lead(lead) = &visit.role {

@@ -7,10 +7,11 @@
 //! target go on, each goes on for itself from there, and pays for that part alone. Nobody listens who does not
 //! want to be answered from the cache, or to have its own answer kept.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
@@ -24,7 +25,8 @@ use crate::fault::{Fault, Kind};
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
 use crate::route::Plan;
-use crate::settle::Settle;
+use crate::settle::{Settle, process_ended, until_end};
+use crate::state::State;
 use crate::state::cache::flight::Listener;
 use crate::state::cache::{Flight, Join, Landing};
 
@@ -52,27 +54,37 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
         let role = settle.cache.as_mut().map(|visit| std::mem::take(&mut visit.role)).unwrap_or_default();
         match role {
             Role::Alone => {
-                let outcome = ask(&cx, &mut settle, &call, &plan).await;
-                return (outcome, settle);
+                let asked = until_end(&cx.state, pin!(ask(&cx, &mut settle, &call, &plan))).await;
+                return (asked.unwrap_or_else(|| Err(process_ended())), settle);
             }
             Role::Lead(lead) => {
                 let flight = lead.flight().clone();
                 if let Some(visit) = &mut settle.cache {
                     visit.role = Role::Lead(lead);
                 }
-                return Led::start(flight, lead_on(cx, settle, call, plan)).await;
+                let (state, ending) = (cx.state.clone(), Arc::<Notify>::default());
+                return Led::start(flight, state, ending.clone(), lead_on(cx, settle, call, plan, ending)).await;
             }
             // Boxed, as below: who asks alone should not carry the room for listening.
-            Role::Listen(listener) => match Box::pin(listen(&cx, &mut settle, &call, &plan, listener)).await {
-                Some(outcome) => return (outcome, settle),
-                None => again(&cx, &mut settle),
-            },
+            Role::Listen(listener) => {
+                let mut listening = Box::pin(listen(&cx, &mut settle, &call, &plan, listener));
+                let heard = until_end(&cx.state, listening.as_mut()).await;
+                drop(listening);
+                match heard.unwrap_or_else(|| Some(Err(process_ended()))) {
+                    Some(outcome) => return (outcome, settle),
+                    None => again(&cx, &mut settle),
+                }
+            }
         }
     }
 }
 
-async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> Ended {
-    let outcome = ask(&cx, &mut settle, &call, &plan).await;
+async fn lead_on(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan, ending: Arc<Notify>) -> Ended {
+    let outcome = tokio::select! {
+        biased;
+        outcome = ask(&cx, &mut settle, &call, &plan) => outcome,
+        () = ending.notified() => Err(process_ended()),
+    };
     if let (Err(fault), Some(visit)) = (&outcome, &settle.cache)
         && let Role::Lead(lead) = &visit.role
     {
@@ -158,11 +170,19 @@ async fn listen(
 struct Led {
     flight: Arc<Flight>,
     task: JoinHandle<Ended>,
+    state: Arc<State>,
+    /// Tells the task that the process ends: nobody polls it then but who is told.
+    ending: Arc<Notify>,
 }
 
 impl Led {
-    fn start(flight: Arc<Flight>, attempt: impl Future<Output = Ended> + Send + 'static) -> Self {
-        Led { flight, task: tokio::spawn(attempt) }
+    fn start(
+        flight: Arc<Flight>,
+        state: Arc<State>,
+        ending: Arc<Notify>,
+        attempt: impl Future<Output = Ended> + Send + 'static,
+    ) -> Self {
+        Led { flight, task: tokio::spawn(attempt), state, ending }
     }
 }
 
@@ -170,7 +190,13 @@ impl Future for Led {
     type Output = Ended;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        match std::task::ready!(Pin::new(&mut self.task).poll(cx)) {
+        let Poll::Ready(ended) = Pin::new(&mut self.task).poll(cx) else {
+            if self.state.ending() {
+                self.ending.notify_one();
+            }
+            return Poll::Pending;
+        };
+        match ended {
             Ok(ended) => Poll::Ready(ended),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

@@ -86,6 +86,8 @@ pub struct Visit {
     pub max_age: Option<Duration>,
     /// The answer may be kept.
     pub write: bool,
+    /// How many purges there were when the ask began.
+    pub since: u64,
     pub role: Role,
     /// The stream that this exchange hears, its own or another's.
     pub stream: Option<Stream>,
@@ -124,6 +126,7 @@ impl Visit {
             policy,
             max_age: None,
             write: false,
+            since: 0,
             role: Role::Alone,
             stream: None,
             part: None,
@@ -212,8 +215,9 @@ impl Visit {
             && flight.is_none_or(|flight| flight.keep())
         {
             let entry = Arc::new(entry);
-            semantic::keep(self, &entry, &state.cache.vectors);
-            state.cache.keep(entry);
+            if state.cache.keep(entry.clone(), stream.since) {
+                semantic::keep(self, &entry, &state.cache.vectors);
+            }
         }
     }
 

@@ -35,6 +35,17 @@ impl Usage {
         self.stated_total.unwrap_or(self.input.saturating_add(self.output))
     }
 
+    /// The same where a provider has stated more than a total. A total alone is the input of an ask that has nothing written
+    /// (embeddings, rankings); of others (`writes`) it says too little, and None leaves them to an estimate.
+    pub fn parted(self, writes: bool) -> Option<Usage> {
+        match self.stated_total {
+            Some(total) if total > 0 && self.input == 0 && self.output == 0 => {
+                (!writes).then_some(Usage { input: total, ..self })
+            }
+            _ => Some(self),
+        }
+    }
+
     /// Both together: two parts of one answer.
     #[must_use]
     pub fn plus(&self, other: &Usage) -> Usage {
@@ -80,6 +91,16 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_total_alone_is_all_input_or_says_too_little() {
+        let total = Usage { stated_total: Some(5000), ..Usage::default() };
+        assert_eq!(total.parted(false).map(|usage| (usage.input, usage.output, usage.total())), Some((5000, 0, 5000)));
+        assert_eq!(total.parted(true), None);
+        for whole in [Usage::default(), Usage { input: 5000, ..total }, Usage { stated_total: Some(0), ..total }] {
+            assert_eq!((whole.parted(true), whole.parted(false)), (Some(whole), Some(whole)));
+        }
+    }
 
     #[test]
     fn a_later_report_corrects_an_earlier_one_and_nought_states_nothing() {

@@ -130,6 +130,10 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
     })?;
     state.end();
     announce.send_replace(Stage::Ending);
+    let owed = state.limits.owed();
+    if owed > 0 {
+        tracing::warn!("webhooks have not been told of {owed} budgets yet; they are once the process runs again");
+    }
     // What the workers cut is settled before the log is closed.
     wait_until(WORKERS_END, || workers.iter().all(std::thread::JoinHandle::is_finished));
     finish(shared, state, runtime, [writer, ledger]);

@@ -112,8 +112,10 @@ impl Dialect for OpenAiChat {
         Box::new(encoder::Encoder::new(asked))
     }
 
-    fn summary(&self, _op: Op, body: &[u8]) -> Result<Summary, Fault> {
-        answer::summary(body)
+    fn summary(&self, op: Op, body: &[u8]) -> Result<Summary, Fault> {
+        let writes = matches!(op, Op::Generate | Op::Complete);
+        let summary = answer::summary(body)?;
+        Ok(Summary { usage: summary.usage.and_then(|usage| usage.parted(writes)), ..summary })
     }
 
     fn sniffer(&self, _op: Op) -> Box<dyn Sniffer> {

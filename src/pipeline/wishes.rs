@@ -22,7 +22,7 @@ const FIELDS: &[&str] = &["models", "fallbacks", "provider", "disable_fallbacks"
 const PREFIX: &str = "x-portcullis-";
 
 /// What a request says about its own routing; an exchange without any has none of these.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wishes {
     pub(super) policy: Policy,
     pub session: Option<String>,

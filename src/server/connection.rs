@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -143,9 +144,15 @@ where
     }
 }
 
-/// The answer to a head that did not arrive in time. Its dialect is not known; OpenAI's error shape is the most read.
+/// What is told of a head that names no dialect; OpenAI's error shape is the most read.
+fn told(code: &str, why: &str) -> String {
+    format!(r#"{{"error":{{"message":"{why}","type":"invalid_request_error","code":"{code}"}}}}"#)
+}
+
+/// The answer to a head that did not arrive in time.
 fn request_timeout() -> String {
-    let body = r#"{"error":{"message":"The head of the request arrived too slowly; the operator sets `listen.limits.head_timeout`.","type":"invalid_request_error","code":"head_timeout"}}"#;
+    let why = "The head of the request arrived too slowly; the operator sets `listen.limits.head_timeout`.";
+    let body = told("head_timeout", why);
     let head =
         "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: ";
     format!("{head}{}\r\n\r\n{body}", body.len())
@@ -318,6 +325,16 @@ impl Activity {
         self.waits.load(Ordering::Relaxed)
     }
 
+    /// Whether the process has just begun to cut what runs; else `cx` is woken when it does.
+    fn ends(&self, ending: &mut Option<Ending>, cx: &mut Context<'_>) -> bool {
+        let called = || Box::pin(self.ending.clone().notified_owned());
+        let ends = self.h2 && ending.get_or_insert_with(called).as_mut().poll(cx).is_ready();
+        if ends {
+            *ending = None;
+        }
+        ends
+    }
+
     /// Whether it has gone on for so long.
     fn is_over(&self, since: &AtomicU64, limit: Duration) -> bool {
         let since = since.load(Ordering::Relaxed);
@@ -377,12 +394,70 @@ impl Service<Request<Incoming>> for Requests {
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             return Box::pin(std::future::ready(Ok(response)));
         }
+        if let Some((status, why)) = misdirected(&request) {
+            let body = Outbound::whole(told("invalid_request", why));
+            let mut response = Response::new(Answer::new(body, under_way));
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         boxed(|| async move {
             let (head, body) = request.into_parts();
-            let response = pipeline::run(cx, head, Inbound::Socket(body)).await;
+            let mut run = pin!(pipeline::run(cx, head, Inbound::Socket(body)));
+            let mut ending = None;
+            let response = poll_fn(|cx| match run.as_mut().poll(cx) {
+                // It knows by itself what there is to say when the process ends.
+                Poll::Pending if under_way.0.ends(&mut ending, cx) => run.as_mut().poll(cx),
+                polled => polled,
+            })
+            .await;
             Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
+}
+
+/// The status, and the reason, of a request that RFC 9112 has a server refuse, because two servers may read it differently:
+/// one that names no host, several, or what is none, and one whose body is in more than chunks.
+fn misdirected<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
+    if request.version() > Version::HTTP_11 {
+        return None;
+    }
+    let headers = request.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Some((
+            StatusCode::NOT_IMPLEMENTED,
+            "A request's `transfer-encoding` may be `chunked` and nothing else.",
+        ));
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let sound = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_host(host.as_bytes()),
+        (None, None) => request.version() < Version::HTTP_11,
+        _ => false,
+    };
+    (!sound)
+        .then_some((StatusCode::BAD_REQUEST, "A request must have one `host` header, with a host and at most a port."))
+}
+
+/// Whether it is `host` or `host:port`; an empty one is the server's own.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            if !rest[..end].iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')) {
+                return false;
+            }
+            (&[][..], &rest[end + 1..])
+        }
+        None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
+    };
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    name.iter().all(plain)
+        && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
+        && (port.is_empty() || port[0] == b':')
 }
 
 /// A future made in its box. Made before it, all of it is moved there afterwards: six kilobytes a request.
@@ -410,9 +485,12 @@ impl Drop for UnderWay {
 pub struct Answer {
     body: Outbound,
     under_way: UnderWay,
-    /// Wakes it when the process cuts what runs; made when it first has to wait, and over HTTP/2 only.
-    ending: Option<Pin<Box<OwnedNotified>>>,
+    ending: Option<Ending>,
 }
+
+/// Wakes who waits when the process cuts what runs; made when there is first something to wait for, and over HTTP/2 only: the
+/// one task of another connection is woken anyway.
+type Ending = Pin<Box<OwnedNotified>>;
 
 impl Answer {
     fn new(body: Outbound, under_way: UnderWay) -> Self {
@@ -431,21 +509,14 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let activity = &self.under_way.0;
-        if !activity.h2 {
-            activity.set_waits(polled.is_pending());
-            return polled;
+        let Answer { body, under_way, ending } = &mut *self;
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
+        match polled {
+            // It knows by itself what there is to say.
+            Poll::Pending if under_way.0.ends(ending, cx) => Pin::new(body).poll_frame(cx),
+            polled => polled,
         }
-        if polled.is_ready() {
-            return polled;
-        }
-        let called = activity.ending.clone();
-        let ending = self.ending.get_or_insert_with(|| Box::pin(called.notified_owned()));
-        ready!(ending.as_mut().poll(cx));
-        // It knows by itself what there is to say.
-        self.ending = None;
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -454,5 +525,44 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host_and_is_framed_by_chunks_alone() {
+        let status = |version: Version, headers: &[(&str, &str)]| {
+            let mut request = Request::new(());
+            *request.version_mut() = version;
+            for (name, value) in headers {
+                let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+                request.headers_mut().append(name, value.parse().expect("a value"));
+            }
+            misdirected(&request).map(|(status, _)| status.as_u16())
+        };
+        let hosts = |hosts: &[&str]| {
+            let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
+            status(Version::HTTP_11, &headers)
+        };
+        for good in ["localhost", "127.0.0.1:4100", "[::1]", "[::1]:4100", "a_b.example.com", ""] {
+            assert_eq!(hosts(&[good]), None, "{good}");
+        }
+        for bad in ["127.0.0.1:5538@evil.com", "[::1].evil.com", "[::1", "a b", "a/b", "a:b", "a:1:2", "a,b:c", "a@b"] {
+            assert_eq!(hosts(&[bad]), Some(400), "{bad}");
+        }
+        assert_eq!((hosts(&[]), hosts(&["a", "a"])), (Some(400), Some(400)));
+        assert_eq!((status(Version::HTTP_10, &[]), status(Version::HTTP_2, &[])), (None, None));
+        let coded = |codings: &[&str]| {
+            let host = [("host", "a")].into_iter();
+            let headers: Vec<_> = host.chain(codings.iter().map(|coding| ("transfer-encoding", *coding))).collect();
+            status(Version::HTTP_11, &headers)
+        };
+        assert_eq!((coded(&["chunked"]), coded(&["Chunked "])), (None, None));
+        for bad in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked, chunked"], &["identity"]] {
+            assert_eq!(coded(bad), Some(501), "{bad:?}");
+        }
     }
 }

@@ -33,6 +33,7 @@ pub struct Cache {
     shared: OnceLock<Arc<Shared>>,
     flights: Flights,
     aliases: alias::Aliases,
+    purged: purge::Purged,
     /// What answered asks are found by when they are asked in other words.
     pub vectors: index::Flat,
     pub counts: Counts,
@@ -126,14 +127,31 @@ impl Cache {
         }
     }
 
-    pub fn keep(&self, entry: Arc<Entry>) {
-        if let Some(store) = self.store.load().as_ref() {
-            self.counts.kept.fetch_add(1, Ordering::Relaxed);
-            if let Some(shared) = self.shared() {
-                shared.keep(&entry);
-            }
-            store.keep(entry);
+    /// How many purges there were: an ask that begins now remembers it.
+    pub fn purges(&self) -> u64 {
+        self.purged.count()
+    }
+
+    /// Whether a purge has taken this answer out since there were so many.
+    fn is_purged(&self, entry: &Entry, since: u64) -> bool {
+        self.purged.fits_since(since, &entry.into())
+    }
+
+    /// Keeps an answer whose ask began after so many purges. False where one of those since then has taken it out.
+    pub fn keep(&self, entry: Arc<Entry>, since: u64) -> bool {
+        let store = self.store.load();
+        let Some(store) = store.as_ref() else { return true };
+        store.keep(entry.clone());
+        // Looked at afterwards: a purge is noted before it takes out what is there.
+        if self.is_purged(&entry, since) {
+            store.forget(entry.key);
+            return false;
         }
+        self.counts.kept.fetch_add(1, Ordering::Relaxed);
+        if let Some(shared) = self.shared() {
+            shared.keep(&entry, since);
+        }
+        true
     }
 
     /// Listens to the ask under way under this key, or leads it where there is none.
@@ -151,8 +169,9 @@ impl Cache {
         self.flights.listening()
     }
 
-    /// Takes what fits out of memory; gives how many answers that were.
+    /// Takes what fits out of memory, and what of it is under way; gives how many answers lay there.
     pub fn purge(&self, purge: &Purge) -> usize {
+        self.purged.note(purge);
         let taken = |store: &Arc<Store>| match purge.only_key() {
             Some(key) => usize::from(store.forget(key)),
             None => store.purge(|entry| purge.fits(&entry.into())),

@@ -214,7 +214,7 @@ impl Metrics {
         register!("portcullis_cache_shared_writes", "Answers for the shared tier of the cache", cache_shared_writes);
         register!("portcullis_kv_shared_calls", "Calls of gw.kv on Redis", kv_shared_calls);
         register!("portcullis_ledger_dropped_rows", "Ledger rows that the disk was too slow for", ledger_dropped);
-        register!("portcullis_log_dropped_lines", "Access log lines that the sink was too slow for", log_dropped);
+        register!("portcullis_log_dropped_lines", "Access log lines that a sink did not take", log_dropped);
         register!("portcullis_limit_decisions", "Exchanges that a limit did not simply let pass", limited);
         register!("portcullis_limit_wait_seconds", "Time that limits on Redis took an exchange", limit_wait);
         Metrics {

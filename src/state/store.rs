@@ -14,6 +14,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::limit::Limits;
+use super::limit::cell::Threshold;
 use super::limit::meter::{Shape, Unit};
 use super::limit::report::Row;
 
@@ -34,7 +35,7 @@ const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS windows (
     rule TEXT NOT NULL, partition TEXT NOT NULL, unit TEXT NOT NULL, shape TEXT NOT NULL, share TEXT NOT NULL,
     cap TEXT NOT NULL, start INTEGER NOT NULL, cur TEXT NOT NULL, prev TEXT NOT NULL,
-    told INTEGER NOT NULL, told_start INTEGER NOT NULL,
+    told INTEGER NOT NULL, told_start INTEGER NOT NULL, told_cap TEXT NOT NULL DEFAULT '0',
     PRIMARY KEY (rule, partition, unit, shape, share)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (
@@ -45,8 +46,11 @@ CREATE INDEX IF NOT EXISTS ledger_time ON ledger (time);
 ";
 
 const PUT_WINDOW: &str = "INSERT OR REPLACE INTO windows
-    (rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    (rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start, told_cap)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+/// Files of before thresholds had an amount.
+const ADD_TOLD_CAP: &str = "ALTER TABLE windows ADD COLUMN told_cap TEXT NOT NULL DEFAULT '0'";
 
 const PUT_ENTRY: &str = "INSERT OR IGNORE INTO ledger
     (id, time, key, project, model, target, input, output, cost_nano_usd, status, code)
@@ -161,6 +165,9 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     }
     let all = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     all.execute_batch(TABLES)?;
+    if all.prepare("SELECT told_cap FROM windows LIMIT 0").is_err() {
+        all.execute_batch(ADD_TOLD_CAP)?;
+    }
     all.pragma_update(None, "user_version", LAYOUT)?;
     all.commit()?;
     let sound: String = connection.query_row("PRAGMA quick_check('windows')", [], |row| row.get(0))?;
@@ -171,14 +178,18 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn read(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let mut query = connection
-        .prepare("SELECT rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start FROM windows")?;
+    let mut query = connection.prepare(
+        "SELECT rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start, told_cap FROM windows",
+    )?;
     let rows = query.query_map([], |row| {
         let text = |at: usize| row.get::<_, String>(at);
         let number = |at: usize| row.get::<_, i64>(at).map(|number| u64::try_from(number).unwrap_or(0));
         let (unit, shape) = (Unit::from_name(&text(2)?), Shape::from_text(&text(3)?));
         let (cap, cur, prev) = (text(5)?.parse(), text(7)?.parse(), text(8)?.parse());
-        let (Some(unit), Some(shape), Ok(limit), Ok(cur), Ok(prev)) = (unit, shape, cap, cur, prev) else {
+        let told_cap = text(11)?.parse();
+        let (Some(unit), Some(shape), Ok(limit), Ok(cur), Ok(prev), Ok(told_cap)) =
+            (unit, shape, cap, cur, prev, told_cap)
+        else {
             let text = "a row of its table `windows` cannot be read";
             return Err(rusqlite::Error::ToSqlConversionFailure(text.into()));
         };
@@ -192,7 +203,7 @@ fn read(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
             start: number(6)?,
             cur,
             prev,
-            told: number(9)?,
+            told: Threshold { percent: number(9)?, limit: if told_cap > 0 { told_cap } else { limit } },
             told_start: number(10)?,
         })
     })?;
@@ -308,8 +319,9 @@ fn write(connection: &mut Connection, rows: &[Row], entries: &[Entry]) -> rusqli
                 signed(row.start),
                 row.cur.to_string(),
                 row.prev.to_string(),
-                signed(row.told),
+                signed(row.told.percent),
                 signed(row.told_start),
+                row.told.limit.to_string(),
             ])?;
         }
         let mut put = all.prepare_cached(PUT_ENTRY)?;

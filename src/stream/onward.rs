@@ -12,6 +12,7 @@ use crate::chat::{Delta, Event, Opened, Usage};
 use crate::dialect::Decoder;
 use crate::exchange::Attempt;
 use crate::fault::{Fault, Retry};
+use crate::state::limit::Hold;
 
 /// Something that finds an upstream to go on with.
 pub trait GoOn: Send {
@@ -32,14 +33,16 @@ pub struct Opening {
     pub deadline: Deadline,
     /// `provider/model`, for people.
     pub name: String,
+    /// What the limits of its target hold for it.
+    pub hold: Option<Hold>,
 }
 
 /// What happened to an exchange's attempts inside its stream, for the exchange to note.
 pub enum Turn {
     /// The attempt that answered so far was cut, after this much.
     Cut(Box<Fault>, Usage),
-    /// Another was made.
-    Tried(Box<Attempt>),
+    /// Another was made; the limits of its target hold that for it, where it goes on.
+    Tried(Box<Attempt>, Option<Hold>),
 }
 
 /// A stream's second chances.

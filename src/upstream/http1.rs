@@ -46,6 +46,8 @@ pub struct Conn {
 #[derive(Debug)]
 pub struct Lost {
     pub why: String,
+    /// It answered, with a head that we do not read.
+    pub unread: bool,
     /// The upstream closed a kept connection at the very moment we used it: no byte came back, so the request was not
     /// served and may be sent again.
     pub raced: bool,
@@ -85,7 +87,7 @@ impl Conn {
         let answered = std::future::poll_fn(|cx| self.poll_head(cx, &mut held, &mut heard)).await;
         let (head, first, framed) = match answered {
             Ok(answered) => answered,
-            Err(why) => return Err(Lost { why, raced: self.answered && !heard }),
+            Err((why, unread)) => return Err(Lost { why, unread, raced: self.answered && !heard }),
         };
         let mut body = Body { conn: Some(self), framing: head.framing, first, keep: head.keep, lane };
         if body.framing.is_over() {
@@ -98,19 +100,22 @@ impl Conn {
     }
 
     /// Writes and reads until a head is there: the head, the first of the body, and whether nothing came after it.
+    ///
+    /// # Errors
+    /// Why there is none, and whether it is one that we do not read.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         held: &mut Vec<u8>,
         heard: &mut bool,
-    ) -> Poll<Result<(head::Head, Bytes, bool), String>> {
+    ) -> Poll<Result<(head::Head, Bytes, bool), (String, bool)>> {
         // An upstream may answer before it has read everything, and close: what it says counts more than our failure.
         let written = self.unsent.poll(&mut self.io, cx);
         loop {
             let read = self.poll_read(cx, |bytes| {
                 *heard |= !bytes.is_empty();
                 if bytes.is_empty() {
-                    return Err("the connection closed before the answer".to_owned());
+                    return Err(("the connection closed before the answer".to_owned(), false));
                 }
                 let text = if held.is_empty() {
                     bytes
@@ -118,21 +123,22 @@ impl Conn {
                     held.extend_from_slice(bytes);
                     &held[..]
                 };
-                let Some((mut head, length)) = head::read(text).map_err(said)? else {
+                let unread = |malformed| (said(malformed), true);
+                let Some((mut head, length)) = head::read(text).map_err(unread)? else {
                     if held.is_empty() {
                         held.extend_from_slice(bytes);
                     }
                     return Ok(None);
                 };
-                let (first, taken) = head.framing.take(&text[length..]).map_err(said)?;
+                let (first, taken) = head.framing.take(&text[length..]).map_err(unread)?;
                 Ok(Some((head, first, length + taken == text.len())))
             });
             match (read, &written) {
                 (Poll::Ready(Ok(Ok(Some(answered)))), _) => return Poll::Ready(Ok(answered)),
                 (Poll::Ready(Ok(Ok(None))), _) => {}
                 (Poll::Ready(Ok(Err(why))), _) => return Poll::Ready(Err(why)),
-                (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error.to_string())),
-                (Poll::Ready(Err(error)), _) => return Poll::Ready(Err(error.to_string())),
+                (_, Poll::Ready(Err(error))) => return Poll::Ready(Err((error.to_string(), false))),
+                (Poll::Ready(Err(error)), _) => return Poll::Ready(Err((error.to_string(), false))),
                 (Poll::Pending, _) => return Poll::Pending,
             }
         }

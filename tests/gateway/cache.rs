@@ -117,6 +117,26 @@ async fn streams_are_given_at_a_pace_and_in_pieces_as_the_operator_says() {
 }
 
 #[tokio::test]
+async fn a_purge_reaches_answers_that_are_under_way() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    for stream in [false, true] {
+        let model = format!("chat/mock-fast:head=500ms,key=purged{stream}");
+        let asking = ask(&gateway, Chat, &model, stream, "Hello");
+        let purging = async {
+            mock.seen(&format!("purged{stream}"), |_| true).await;
+            gateway.admin("POST", "/admin/cache/purge?all=true").await.status()
+        };
+        let (asked, purged) = tokio::join!(asking, purging);
+        assert_eq!((cache(&asked), purged), ("miss", 200));
+        gateway.settled().await;
+        assert_eq!(cache(&ask(&gateway, Chat, &model, stream, "Hello").await), "miss", "what was purged is given");
+        gateway.settled().await;
+        assert_eq!(cache(&ask(&gateway, Chat, &model, stream, "Hello").await), "hit");
+    }
+}
+
+#[tokio::test]
 async fn a_hit_costs_nothing_and_the_saving_is_told() {
     let mock = Mock::start().await;
     let yaml = format!("{ON}prices: {{ models: {{ chat/mock-fast: {{ input: 1000, output: 1000 }} }} }}\n");

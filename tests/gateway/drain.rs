@@ -167,6 +167,49 @@ async fn streams_that_the_end_cuts_are_told_so_in_their_dialect() {
 }
 
 #[tokio::test]
+async fn who_has_no_answer_when_the_drain_ends_is_told_to_try_again_and_charged_what_was_sent() {
+    let mock = Mock::start().await;
+    for (number, cached) in ["", "cache: { exact: { ttl: 1m } }\n"].into_iter().enumerate() {
+        let limits = "limits: [{ name: q, match: { model: \"chat/q*\" }, concurrency: 1, on_exhausted: { queue: { wait: 1m } } }]\n";
+        let config = format!("drain: {{ timeout: 500ms }}\n{limits}{cached}");
+        let mut gateway = Gateway::start(&mock, &config).await;
+        let key = format!("drained{number}");
+        let mut waiting = Vec::new();
+        for (from, model) in ALL.into_iter().map(|from| (from, "x")).chain([(Chat, "q"), (Chat, "q")]) {
+            let model = format!("chat/{model}:head=30s,key={key}{}", waiting.len());
+            let mut conn = Conn::open(gateway.address).await;
+            conn.send(&request("POST", &from.path(&model, false), &[], &from.ask(&model, false, Turn::Text, "Hello")))
+                .await;
+            // The last one waits for room.
+            if waiting.len() < 5 {
+                mock.seen(&format!("{key}{}", waiting.len()), |_| true).await;
+            }
+            waiting.push((from, conn));
+        }
+        let io = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
+        let (mut client, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+        tokio::spawn(conn);
+        let body = Chat.ask(&format!("chat/x:head=30s,key={key}h2"), false, Turn::Text, "Hello");
+        let ask = Request::post("http://g/v1/chat/completions").body(Full::<Bytes>::from(body)).expect("a request");
+        let over_h2 = tokio::spawn(client.send_request(ask));
+        mock.seen(&format!("{key}h2"), |_| true).await;
+        gateway.process.signal("TERM");
+        for (at, (from, mut conn)) in waiting.into_iter().enumerate() {
+            let reply = conn.reply().await;
+            assert_eq!((reply.status(), reply.head.header("x-should-retry")), (503, Some("true")), "{at} {from:?}");
+            assert!(reply.text().contains("try again"), "{at} {from:?}: {}", reply.text());
+            let line = gateway.logged(reply.head.id()).await;
+            assert_eq!((&line["error"]["code"], &line["status"]), (&json!("draining"), &json!(503)), "{line}");
+            let sent = line["usage"]["input"].as_u64() > Some(0);
+            assert_eq!(sent, at < 5, "{at} {from:?}: {line}");
+        }
+        let response = over_h2.await.expect("no panic").expect("an answer");
+        assert_eq!(response.status(), 503);
+        assert_eq!(gateway.process.exit(SOON).await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
 async fn what_outlasts_the_drain_is_cut_and_logged_as_such() {
     let mock = Mock::start().await;
     let mut gateway = Gateway::start(&mock, "drain: { timeout: 500ms }\n").await;
@@ -186,7 +229,7 @@ async fn what_outlasts_the_drain_is_cut_and_logged_as_such() {
     text.extend(conn.rest().await.0);
     let said = Chat.read_stream(&String::from_utf8(text).expect("UTF-8"));
     assert!(said.error.is_some() && !said.done, "the stream ended as if it were whole");
-    assert!(late.try_head().await.is_none());
+    assert_eq!(late.try_head().await.map(|head| head.status), Some(503));
     let line = gateway.logged(head.id()).await;
     assert_eq!((&line["error"]["code"], &line["status"]), (&json!("draining"), &json!(503)), "{line}");
     assert!(line["usage"]["output"].as_u64() > Some(0), "{line}");

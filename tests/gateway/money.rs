@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn, frames};
 use super::support::{Gateway, Mock};
-use super::wire::Reply;
+use super::upstream::{Act, Upstream, answer};
+use super::wire::{Conn, Reply, request};
 
 /// Prices in dollars for a million tokens: 3 nano-dollars in, 7.5 out for each token, times a thousand.
 const CONFIG: &str = "
@@ -227,4 +228,121 @@ async fn a_model_without_a_price_has_no_series_of_its_cost() {
     let costs: Vec<&str> = page.lines().filter(|line| line.starts_with("portcullis_cost_usd_total")).collect();
     assert!(costs.len() == 1 && costs[0].contains("mock-fast"), "{costs:?}");
     assert!(page.contains("unheard-of"), "{page}");
+}
+
+/// Providers at an upstream that answers as the test says; a token costs a thousandth of a dollar.
+fn at(upstream: &Upstream) -> String {
+    let up = |dialect: Dialect| {
+        format!("{{ dialect: {}, base_url: 'http://{}/v1', auth: none }}", dialect.name(), upstream.address)
+    };
+    format!(
+        "providers: {{ up: {}, an: {} }}\nprices: {{ models: {{ 'up/*': {{ input: 1000, output: 1000 }}, 'an/*': {{ input: 1000, output: 1000, cache_read: 100 }} }} }}\n",
+        up(Chat),
+        up(Anthropic)
+    )
+}
+
+#[tokio::test]
+async fn what_the_provider_states_is_charged_whatever_the_caller_wants_to_hear_of_it() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|seen| {
+        let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let usage = match asked["model"].as_str() {
+            Some("total") => json!({"total_tokens": 5000}),
+            _ => json!({"prompt_tokens": 3000, "completion_tokens": 2000, "total_tokens": 5000}),
+        };
+        let message = json!({"role": "assistant", "content": "Hello there"});
+        let said = json!({
+            "id": "c", "object": "chat.completion", "created": 1, "model": "m", "usage": usage,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
+            "results": [{"index": 0, "relevance_score": 0.5}],
+        });
+        // Some servers begin with the mark of UTF-8.
+        Act::Answer(answer("application/json", format!("\u{feff}{said}").as_bytes()))
+    })
+    .await;
+    let gateway = Gateway::start(&mock, &at(&upstream)).await;
+    let charged = async |path: &str, body: Value, headers: &[(&str, &str)]| {
+        let headers = [headers, &[("content-type", "application/json")]].concat();
+        let reply = gateway.call("POST", path, &headers, format!("\u{feff}{body}")).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let line = gateway.logged(reply.head.id()).await;
+        let usage = (line["usage"]["input"].as_u64(), line["usage"]["output"].as_u64());
+        (reply.text(), usage, line["usage_estimated"] == true, line["cost_usd"].as_f64().expect("a cost"))
+    };
+    let chat =
+        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": true});
+    // A stream of an answer that came whole, with and without the chunk that says it.
+    let (text, usage, estimated, cost) = charged("/v1/chat/completions", chat("up/m"), &[]).await;
+    assert_eq!((usage, estimated, cost), ((Some(3000), Some(2000)), false, 5.0));
+    assert!(!text.contains("prompt_tokens"), "{text}");
+    let wants = [("x-portcullis-usage-cost", "true")];
+    let (text, usage, _, cost) = charged("/v1/chat/completions", chat("up/m"), &wants).await;
+    assert_eq!((usage, cost), ((Some(3000), Some(2000)), 5.0));
+    assert!(text.contains("\"prompt_tokens\":3000") && text.contains("\"cost\":5"), "{text}");
+    // A total alone.
+    let ask = json!({"model": "up/total", "input": "Hello"});
+    let (_, usage, estimated, cost) = charged("/v1/embeddings", ask, &[]).await;
+    assert_eq!((usage, estimated, cost), ((Some(5000), Some(0)), false, 5.0));
+    let ask = json!({"model": "up/total", "query": "q", "documents": ["a"]});
+    let (_, usage, estimated, cost) = charged("/v1/rerank", ask, &[]).await;
+    assert_eq!((usage, estimated, cost), ((Some(5000), Some(0)), false, 5.0));
+    for stream in [true, false] {
+        let mut ask = chat("up/total");
+        ask["stream"] = stream.into();
+        let (_, usage, estimated, cost) = charged("/v1/chat/completions", ask, &[]).await;
+        assert!(estimated && usage.0 > Some(0) && usage.1 > Some(0) && cost > 0.0, "{usage:?} for {cost}");
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_before_the_first_content_pays_what_the_provider_has_stated() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|_| {
+        let usage = json!({"input_tokens": 5000, "cache_read_input_tokens": 2000, "output_tokens": 1});
+        let message = json!({
+            "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [],
+            "stop_reason": null, "stop_sequence": null, "usage": usage,
+        });
+        let start = json!({"type": "message_start", "message": message});
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 100000\r\n\r\n";
+        Act::Answer(format!("{head}event: message_start\ndata: {start}\n\n").into_bytes())
+    })
+    .await;
+    let limits = "limits: [{ name: t, per: target, tokens: 1m / 1h }]\nstore: { path: off }\n";
+    let gateway = Gateway::start(&mock, &format!("{}{limits}", at(&upstream))).await;
+    for (number, from) in ALL.into_iter().enumerate() {
+        let id = format!("left-{number}");
+        let mut conn = Conn::open(gateway.address).await;
+        let ask = from.ask("an/m", true, Turn::Text, "Hello");
+        conn.send(&request("POST", &from.path("an/m", true), &[("x-request-id", &id)], &ask)).await;
+        while upstream.seen().len() <= number {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        // What came is read by then.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        drop(conn);
+        let line = gateway.logged_where(&id, |line| line["request_id"] == id.as_str()).await;
+        assert_eq!((&line["usage"]["input"], &line["error"]["code"]), (&json!(7000), &json!("client_gone")), "{line}");
+        let cost = line["cost_usd"].as_f64().expect("a cost");
+        assert!((cost - 5.201).abs() < 1e-9, "{line}");
+    }
+    gateway.settled().await;
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    assert_eq!(state["rules"][0]["fullest"][0]["windows"][0]["used"], 4 * 7001, "{state}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_said_to_be() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|_| {
+        let cookie = format!("set-cookie: {}\r\n", "x".repeat(10_000));
+        Act::Answer(format!("HTTP/1.1 200 OK\r\n{}", cookie.repeat(20)).into_bytes())
+    })
+    .await;
+    let gateway = Gateway::start(&mock, &at(&upstream)).await;
+    let reply = gateway.post(&Chat.path("up/m", false), Chat.ask("up/m", false, Turn::Text, "Hello")).await;
+    assert_eq!(reply.status(), 502, "{}", reply.text());
+    assert!(reply.text().contains("the head is too long"), "{}", reply.text());
 }

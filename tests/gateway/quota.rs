@@ -193,6 +193,58 @@ store: { path: off }
 }
 
 #[tokio::test]
+async fn who_goes_on_after_a_cut_and_who_is_raced_is_held_to_the_limits_of_its_target() {
+    let mock = Mock::start().await;
+    let yaml = "
+models:
+  cut: { fallback: [\"chat/mock-fast:fault=cut-mid\", responses/mock-fast], continue_on_cut: true }
+  raced: { fallback: [\"gemini/mock-fast:head=5s\", anthropic/mock-fast], hedge: { after: 50ms, budget: 100% } }
+limits:
+  - { name: first, match: { provider: chat }, tokens: 100k / 1h }
+  - { name: next, match: { provider: responses }, requests: 2 / 1h, tokens: 100k / 1h }
+  - { name: slow, match: { provider: gemini }, requests: 2 / 1h, tokens: 100k / 1h }
+store: { path: off }
+";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let asked = async |path: &str| {
+        let at = |entry: &Value| entry["target"].as_str().is_some_and(|target| target.contains(path));
+        mock.journal().await.iter().filter(|entry| at(entry)).count()
+    };
+    let used = async |name: &str, unit: &str| {
+        gateway.settled().await;
+        let state = gateway.admin("GET", "/admin/limits").await.json();
+        let rules = state["rules"].as_array().expect("a list").clone();
+        let rule = rules.into_iter().find(|rule| rule["name"] == name).expect("the rule");
+        let windows = rule["fullest"][0]["windows"].as_array().expect("a list").clone();
+        let window = windows.into_iter().find(|window| window["unit"] == unit).expect("the window");
+        assert_eq!(window["reserved"], 0, "{name}: {window}");
+        window["used"].as_u64().expect("a count")
+    };
+    let mut whole = 0;
+    for _ in 0..3 {
+        let reply = chat(&gateway, "sk-a", "cut", json!({"stream": true})).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        whole += usize::from(reply.text().contains("continued_by"));
+    }
+    assert_eq!((whole, asked("/responses").await), (2, 2), "a continuation went past its target's limit");
+    assert_eq!(used("next", "requests").await, 2);
+    // Each target has what it was asked for itself.
+    let (first, next) = (used("first", "tokens").await, used("next", "tokens").await);
+    let lines = gateway.lines(3).await;
+    let count = |line: &Value, part: &str| line["usage"][part].as_u64().expect("a count");
+    let all: u64 = lines.iter().map(|line| count(line, "input") + count(line, "output")).sum();
+    assert!(first > 0 && next > 0 && first + next <= all, "{first} and {next} of {all}");
+    for _ in 0..3 {
+        let reply = chat(&gateway, "sk-a", "raced", json!({})).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert_eq!(reply.head.header("x-portcullis-provider"), Some("anthropic"));
+    }
+    assert_eq!(asked("/models/").await, 2, "a hedge gave its target's request back");
+    assert_eq!(used("slow", "requests").await, 2);
+    assert!(used("slow", "tokens").await > 0, "the provider had the ask");
+}
+
+#[tokio::test]
 async fn a_queue_waits_for_room_in_order_and_not_for_ever() {
     let mock = Mock::start().await;
     let yaml = "limits: [{ name: one, concurrency: 1, on_exhausted: { queue: { wait: 20s, max: 5 } } }]\n";

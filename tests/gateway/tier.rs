@@ -268,6 +268,31 @@ async fn a_purge_reaches_the_server_and_every_processes_memory() {
 }
 
 #[tokio::test]
+async fn a_purge_reaches_what_another_process_is_about_to_keep() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let yaml = yaml(&redis, "", "");
+    let (one, two) = (Gateway::start(&mock, &yaml).await, Gateway::start(&mock, &yaml).await);
+    redis.linked(2, 2).await;
+    // Heard of before the answer comes, and not before it is written.
+    for wait in [200, 900] {
+        let model = format!("chat/mock-fast:head={wait}ms,key=purged{wait}");
+        let asking = ask(&one, Chat, &model, false, "x");
+        let purging = async {
+            mock.seen(&format!("purged{wait}"), |_| true).await;
+            two.admin("POST", "/admin/cache/purge?all=true").await.status()
+        };
+        let (asked, purged) = tokio::join!(asking, purging);
+        assert_eq!((cache(&asked), purged), ("miss", 200));
+        counted(&one, "portcullis_cache_answers", |answers| answers == 0.0).await;
+        sleep(Duration::from_millis(700)).await;
+        assert_eq!(redis.keys(":cache:a:"), Vec::<String>::new(), "{wait}");
+        assert_eq!(cache(&ask(&two, Chat, &model, false, "x").await), "miss");
+        counted(&two, KEPT, |kept| kept >= 1.0).await;
+        two.admin("POST", "/admin/cache/purge?all=true").await;
+    }
+}
+
+#[tokio::test]
 async fn names_under_which_something_else_has_come_to_lie_are_made_anew() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
     let one = Gateway::start(&mock, &yaml(&redis, "", "")).await;

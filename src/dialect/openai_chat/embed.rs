@@ -114,7 +114,7 @@ pub(super) fn decode_answer(body: &[u8]) -> Result<EmbedAnswer, Fault> {
     vectors.sort_by_key(|(index, _)| *index);
     let text = |value: Option<Value>| value.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
     let model = text(fields.take("model"));
-    let usage = fields.take("usage").as_ref().and_then(usage::read);
+    let usage = fields.take("usage").as_ref().and_then(usage::read_input);
     fields.take("object");
     let vectors = vectors.into_iter().map(|(_, vector)| vector).collect();
     Ok(EmbedAnswer { model, vectors, usage, source: NAME, extra: fields.rest() })

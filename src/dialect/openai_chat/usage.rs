@@ -8,8 +8,17 @@ use serde_json::{Map, Value};
 use crate::chat::Usage;
 use crate::json::scan::{Malformed, Scan};
 
-/// Reads a `usage` object; None when it is null or empty of counts.
+/// Reads a `usage` object of an answer that is written; None when it is null or empty of counts that say what was used.
 pub(super) fn read(value: &Value) -> Option<Usage> {
+    counts(value)?.parted(true)
+}
+
+/// The same of embeddings, whose total is all input: Voyage states nothing else.
+pub(super) fn read_input(value: &Value) -> Option<Usage> {
+    counts(value)?.parted(false)
+}
+
+fn counts(value: &Value) -> Option<Usage> {
     let mut stated = Stated::default();
     for (key, value) in value.as_object()? {
         match value {
@@ -22,7 +31,7 @@ pub(super) fn read(value: &Value) -> Option<Usage> {
     stated.usage()
 }
 
-/// The same off a text: relayed answers are read without building values.
+/// The counts off a text: relayed answers are read without building values. A total may stand alone.
 pub(super) fn scan(scan: &mut Scan<'_>, text: &[u8]) -> Result<Option<Usage>, Malformed> {
     let mut stated = Stated::default();
     scan.object(|scan, key| {
@@ -248,6 +257,8 @@ mod tests {
         let usage = usage.expect("usage");
         assert_eq!((usage.cache_read, usage.reasoning, usage.total()), (None, None, 3));
         assert_eq!(write(&usage), json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}));
+        let total = json!({"total_tokens": 5000});
+        assert_eq!((read(&total), read_input(&total).map(|usage| usage.input)), (None, Some(5000)));
         assert_eq!(read(&Value::Null), None);
         assert_eq!(read(&json!({})), None);
     }

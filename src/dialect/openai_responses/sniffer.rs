@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::usage::{self, Counts};
 use super::{NAME, answer};
-use crate::chat::Usage;
 use crate::dialect::{Sighting, Sniffer, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::sse::Frame;
@@ -164,7 +163,7 @@ impl ResponsesSniffer {
             sighting.id = owned(head.id);
             sighting.model = owned(head.model);
         }
-        sighting.usage = head.usage.map(Usage::from);
+        sighting.usage = head.usage.and_then(Counts::usage);
         sighting
     }
 
@@ -209,5 +208,5 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
     }
     let status = head.status.as_deref().unwrap_or("completed");
     let finish = usage::finish(status, head.reason(), head.has_calls()).0;
-    Ok(Summary { finish, id: owned(head.id), model: owned(head.model), usage: head.usage.map(Usage::from) })
+    Ok(Summary { finish, id: owned(head.id), model: owned(head.model), usage: head.usage.and_then(Counts::usage) })
 }

@@ -31,21 +31,23 @@ struct OutputDetails {
     audio_tokens: Option<u64>,
 }
 
-impl From<Counts> for Usage {
-    fn from(counts: Counts) -> Usage {
-        let input = counts.input_tokens_details.unwrap_or_default();
-        let output = counts.output_tokens_details.unwrap_or_default();
-        Usage {
-            input: counts.input_tokens.unwrap_or_default(),
+impl Counts {
+    /// What the counts mean; None where they say too little.
+    pub(super) fn usage(self) -> Option<Usage> {
+        let input = self.input_tokens_details.unwrap_or_default();
+        let output = self.output_tokens_details.unwrap_or_default();
+        let usage = Usage {
+            input: self.input_tokens.unwrap_or_default(),
             cache_read: input.cached_tokens,
             cache_write: input.cache_write_tokens,
-            output: counts.output_tokens.unwrap_or_default(),
+            output: self.output_tokens.unwrap_or_default(),
             reasoning: output.reasoning_tokens,
             input_audio: input.audio_tokens,
             output_audio: output.audio_tokens,
-            stated_total: counts.total_tokens,
+            stated_total: self.total_tokens,
             ..Usage::default()
-        }
+        };
+        usage.parted(true)
     }
 }
 
@@ -57,10 +59,10 @@ pub(super) fn tier(word: &str) -> Option<&str> {
     TIERS.contains(&word).then_some(word)
 }
 
-/// Reads `usage`; None when it is absent, null or no object.
+/// Reads `usage`; None when it is absent, null, no object, or a total alone.
 pub(super) fn decode(usage: Option<&Value>) -> Option<Usage> {
     let usage = usage.filter(|usage| usage.is_object())?;
-    Counts::deserialize(usage).ok().map(Usage::from)
+    Counts::deserialize(usage).ok().and_then(Counts::usage)
 }
 
 /// Typed clients want every part, so what is unknown is zero here.

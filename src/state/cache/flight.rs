@@ -46,6 +46,8 @@ pub struct Stream {
     pub target: Arc<Target>,
     /// Keeps the sender until the last exchange with it has settled.
     pub hold: Arc<Hold>,
+    /// How many purges there were when it was asked for.
+    pub since: u64,
 }
 
 /// What is done once for a shared stream. One of those who hear it bears its cost, the first, unless that one leaves early

@@ -1,7 +1,11 @@
 //! What an operator takes out of the cache: answers that fit everything that was said.
 //!
-//! Pure: reads and writes the words, and looks at what is told of an answer, never at the answer. The words travel to the
-//! other processes as they are.
+//! Reads and writes the words, and looks at what is told of an answer, never at the answer. The words travel to the other
+//! processes as they are. What was purged is remembered for the asks under way: their answers are of before it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use percent_encoding::percent_decode_str;
 
@@ -9,6 +13,9 @@ use super::entry::{Entry, Key};
 
 /// Shortest beginning of a key that is taken: shorter ones take out a sixteenth of everything by a slip.
 const SHORTEST_PREFIX: usize = 4;
+
+/// Purges that are remembered. An answer that was under way for more of them is not kept, whatever they took out.
+const MAX_REMEMBERED: usize = 1000;
 
 /// What a purge takes out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,9 +104,64 @@ impl Purge {
     }
 }
 
+/// The purges of this process's memory, counted.
+#[derive(Debug, Default)]
+pub(super) struct Purged {
+    count: AtomicU64,
+    /// The last of them, the newest at the end.
+    last: Mutex<VecDeque<Purge>>,
+}
+
+impl Purged {
+    /// How many there were: what an ask that begins now is to remember.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Notes a purge, before anything is taken out by it.
+    pub fn note(&self, purge: &Purge) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == MAX_REMEMBERED {
+            last.pop_front();
+        }
+        last.push_back(purge.clone());
+        self.count.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether an answer was taken out since there were so many: it was asked for before that.
+    pub fn fits_since(&self, count: u64, about: &About<'_>) -> bool {
+        // Nearly always.
+        if self.count() == count {
+            return false;
+        }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = usize::try_from(self.count().saturating_sub(count)).unwrap_or(usize::MAX);
+        missed > last.len() || last.iter().rev().take(missed).any(|purge| purge.fits(about))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_of_before_the_purges_that_came_since_its_ask() {
+        let key = Key::of([b"x".as_slice()]);
+        let about = |partition| About { key, partition, asked: "fast", provider: "openai", model: "gpt-5" };
+        let read = |query: &str| Purge::read(query).expect("is good");
+        let purged = Purged::default();
+        let before = purged.count();
+        assert!(!purged.fits_since(before, &about("key:a")));
+        purged.note(&read("partition=key:a"));
+        let between = purged.count();
+        purged.note(&read("partition=key:b"));
+        assert!(purged.fits_since(before, &about("key:a")) && purged.fits_since(before, &about("key:b")));
+        assert!(!purged.fits_since(between, &about("key:a")) && purged.fits_since(between, &about("key:b")));
+        assert!(!purged.fits_since(before, &about("key:c")));
+        // What is not remembered any more may have fitted.
+        (0..MAX_REMEMBERED).for_each(|_| purged.note(&read("model=other")));
+        assert!(purged.fits_since(between, &about("key:c")) && !purged.fits_since(between + 1, &about("key:c")));
+    }
 
     #[test]
     fn a_purge_says_what_it_takes() {

@@ -31,6 +31,9 @@ const PURGES: Duration = Duration::from_millis(500);
 /// Purges that the server keeps for others to find. Whoever was away for more of them takes everything out.
 const MAX_PURGES: usize = 1000;
 
+/// Looks for purges that one answer may cost before it is left unwritten: each finds one that has just come.
+const LOOKS: u32 = 3;
+
 /// Purges before the process began that it carries out once more: clocks differ, and twice does no harm.
 const PURGES_BEFORE_MS: u64 = 5000;
 
@@ -93,6 +96,16 @@ impl Counts {
     }
 }
 
+/// An answer to be written, and how many purges there were when it was asked for.
+type Waiting = (Arc<Entry>, u64);
+
+/// What came of writing an answer.
+enum Written {
+    Done,
+    /// There are purges that this process has not heard of.
+    Unheard,
+}
+
 /// The shared tier.
 pub struct Shared {
     link: Arc<Link>,
@@ -100,7 +113,7 @@ pub struct Shared {
     max_bytes: u64,
     /// Whether the generation in force uses it.
     used: AtomicBool,
-    waiting: mpsc::Sender<Arc<Entry>>,
+    waiting: mpsc::Sender<Waiting>,
     waiting_bytes: AtomicU64,
     /// The last write was refused.
     failing: AtomicBool,
@@ -166,27 +179,29 @@ impl Shared {
         }
     }
 
-    /// Hands an answer over to be written; never waits.
-    pub(super) fn keep(&self, entry: &Arc<Entry>) {
+    /// Hands an answer over to be written, whose ask began after so many purges; never waits.
+    pub(super) fn keep(&self, entry: &Arc<Entry>, since: u64) {
         if !self.is_used() {
             return;
         }
         let bytes = entry.body.len() as u64;
         let is_full = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES;
-        if is_full || !self.link.is_up() || self.waiting.try_send(entry.clone()).is_err() {
+        if is_full || !self.link.is_up() || self.waiting.try_send((entry.clone(), since)).is_err() {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    async fn write(&self, entry: &Entry) {
+    /// Writes an answer, unless there is a purge after the one of this name: it may have fitted.
+    async fn write(&self, entry: &Entry, purged: &str) -> Written {
         let left = entry.left(unix_ms()).map(|left| left.as_millis().max(1) as u64);
-        let (Some(left), Some(value)) = (left, value::write(entry)) else { return };
+        let (Some(left), Some(value)) = (left, value::write(entry)) else { return Written::Done };
         let told = [&entry.partition, &entry.asked, &entry.provider, &entry.model].map(String::as_str).join("\x1f");
         let mut call = self.script.prepare_invoke();
         call.key(self.name("ends")).key(self.name("about")).key(self.name("bytes")).key(self.answer(entry.key));
+        call.key(self.name("purges"));
         call.arg("put").arg(entry.key.to_string()).arg(self.name("a:"));
-        call.arg(value).arg(left).arg(self.max_bytes).arg(told);
+        call.arg(value).arg(left).arg(self.max_bytes).arg(told).arg(purged);
         let answer = self.link.script(&call).await;
         if let Err(Away::Failed(why)) = &answer {
             // One line for as long as it lasts; a server that is away has its own.
@@ -196,9 +211,13 @@ impl Shared {
         } else {
             self.failing.store(false, Ordering::Relaxed);
         }
-        let kept = matches!(answer, Ok(Value::BulkString(word)) if word == b"kept");
-        let count = if kept { &self.counts.kept } else { &self.counts.lost };
+        let word = if let Ok(Value::BulkString(word)) = answer { word } else { Vec::new() };
+        if word == b"unheard" {
+            return Written::Unheard;
+        }
+        let count = if word == b"kept" { &self.counts.kept } else { &self.counts.lost };
         count.fetch_add(1, Ordering::Relaxed);
+        Written::Done
     }
 
     /// Takes out what fits, here and in the memory of every other process, which looks for purges twice a second. Gives how
@@ -276,7 +295,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut entries: mpsc::Receiver<Arc<Entry>>) {
+    async fn run(mut self, mut entries: mpsc::Receiver<Waiting>) {
         let mut look = interval(PURGES);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -284,22 +303,43 @@ impl Keeper {
                 biased;
                 _ = look.tick() => if self.purges().await.is_none() { return },
                 entry = entries.recv() => {
-                    let Some(entry) = entry else { return };
+                    let Some((entry, since)) = entry else { return };
                     self.shared.waiting_bytes.fetch_sub(entry.body.len() as u64, Ordering::Relaxed);
-                    self.shared.write(&entry).await;
+                    if self.write(&entry, since).await.is_none() { return }
                 }
             }
         }
     }
 
+    /// Writes an answer that no purge has taken out. None when the process has ended.
+    async fn write(&mut self, entry: &Entry, since: u64) -> Option<()> {
+        for _ in 0..LOOKS {
+            if self.state.upgrade()?.cache.is_purged(entry, since) {
+                return Some(());
+            }
+            let purged = self.heard();
+            if let Written::Done = self.shared.write(entry, &purged).await {
+                return Some(());
+            }
+            self.purges().await?;
+        }
+        self.shared.counts.lost.fetch_add(1, Ordering::Relaxed);
+        Some(())
+    }
+
+    /// The last purge that was heard of, or where to begin.
+    fn heard(&mut self) -> String {
+        let first = || format!("{}-0", self.shared.link.server_time(self.began).saturating_sub(PURGES_BEFORE_MS));
+        self.purged.get_or_insert_with(first).clone()
+    }
+
     /// None when the process has ended.
     async fn purges(&mut self) -> Option<()> {
-        let link = &self.shared.link;
-        if !link.is_up() {
+        if !self.shared.link.is_up() {
             return self.state.upgrade().map(drop);
         }
-        let first = || format!("{}-0", link.server_time(self.began).saturating_sub(PURGES_BEFORE_MS));
-        let after = self.purged.get_or_insert_with(first);
+        let after = self.heard();
+        let link = &self.shared.link;
         let mut range = cmd("XRANGE");
         range.arg(self.shared.name("purges")).arg(format!("({after}")).arg("+").arg("COUNT").arg(MAX_PURGES);
         let answer = link.run(&range).await;

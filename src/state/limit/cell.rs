@@ -36,16 +36,35 @@ pub struct Slot {
     /// The limit it was last held against.
     pub limit: u64,
     pub meter: Meter,
-    /// Hundredths of the limit that were told of in the present window.
-    pub told: u64,
+    /// The highest threshold that was noted in the present window.
+    pub told: Threshold,
     /// The window that `told` is of.
     pub told_start: u64,
+    /// The one noted before, where nobody has been told of `told` yet: what a process that is started again goes on from.
+    pub owed: Option<Threshold>,
     /// What this process has of it in advance.
     pub lease: Option<Lease>,
     /// What all processes have of it together, where it is shared.
     pub heard: Option<Box<Heard>>,
     /// What of it was counted while the server was away.
     pub away: Option<Box<Apart>>,
+}
+
+/// A part of a budget that is told of when it is spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Threshold {
+    /// Hundredths of the limit.
+    pub percent: u64,
+    /// The limit that they are of.
+    pub limit: u64,
+}
+
+impl Threshold {
+    /// Whether who was told of this knows as much as of the other: a budget that was raised since has more to tell.
+    pub fn tells(self, other: Threshold) -> bool {
+        let amount = |threshold: Threshold| u128::from(threshold.limit) * u128::from(threshold.percent);
+        self.percent >= other.percent && amount(self) >= amount(other)
+    }
 }
 
 /// What the server may not know of: all that was counted since.
@@ -118,8 +137,9 @@ impl Counts {
             share,
             limit,
             meter,
-            told: 0,
+            told: Threshold::default(),
             told_start: 0,
+            owed: None,
             lease: None,
             heard: None,
             away: None,

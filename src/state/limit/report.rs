@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use serde_json::{Value, json};
 
 use super::calendar::{Calendar, Period};
-use super::cell::{Cell, Counts, Slot};
+use super::cell::{Cell, Counts, Slot, Threshold};
 use super::meter::{Meter, Shape, Unit};
 use super::rule::{Rule, Window};
 use super::shared::{Elsewhere, Found, Known};
@@ -26,7 +26,7 @@ pub struct Row {
     pub start: u64,
     pub cur: u128,
     pub prev: u128,
-    pub told: u64,
+    pub told: Threshold,
     pub told_start: u64,
 }
 
@@ -173,7 +173,7 @@ impl Limits {
                 let (cur, prev) = keep(slot);
                 let meter = &mut slot.meter;
                 (meter.cur, meter.prev) = (meter.held.max(cur), meter.held_prev.max(prev));
-                (slot.told, slot.told_start) = (0, 0);
+                (slot.told, slot.told_start, slot.owed) = (Threshold::default(), 0, None);
                 // Void: what was leased counts as used where it was taken, until this process states its counts anew.
                 (slot.lease, slot.heard, slot.away) = (None, None, None);
             }
@@ -257,7 +257,7 @@ fn write_down(cell: &Cell, counts: &Counts, rows: &mut Vec<Row>) {
             start: slot.meter.start,
             cur: slot.meter.cur - slot.meter.held,
             prev: slot.meter.prev - slot.meter.held_prev,
-            told: slot.told,
+            told: slot.owed.unwrap_or(slot.told),
             told_start: slot.told_start,
         });
     }

@@ -247,6 +247,72 @@ fn a_hard_budget_that_refuses_for_want_of_money_says_so_once() {
 }
 
 #[test]
+fn a_budget_that_is_raised_within_its_window_has_other_thresholds() {
+    let limits = Arc::new(Limits::new());
+    let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+    let tell = told.clone();
+    limits.tell(Box::new(move |alert| tell.lock().expect("unpoisoned").push((alert.percent, alert.limit))));
+    let now = NOW - NOW % 60_000;
+    let of = |limit| {
+        let mut soft = rule("b", &[(Unit::Money, Shape::Fixed(60_000), limit)]);
+        soft.hard = false;
+        soft.budget = Some(Budget { thresholds: vec![50, 80, 100], webhook: None });
+        [Arc::new(soft)]
+    };
+    let spend = |limit, times| {
+        for _ in 0..times {
+            reserve(&limits, &of(limit), "k", &ONE, now).expect("a soft budget refuses nobody").settle(&ONE, now);
+        }
+        std::mem::take(&mut *told.lock().expect("unpoisoned"))
+    };
+    assert_eq!(spend(10_000, 10), [(50, 10_000), (80, 10_000), (100, 10_000)]);
+    // What was spent is known; only what comes is new.
+    assert_eq!(spend(11_000, 1), [(100, 11_000)]);
+    assert_eq!(spend(30_000, 20), [(50, 30_000), (80, 30_000), (100, 30_000)]);
+    assert!(spend(30_000, 5).is_empty());
+    // Lowered and raised again it is the one that was told of.
+    assert!(spend(20_000, 1).is_empty());
+    assert!(spend(30_000, 1).is_empty());
+}
+
+#[test]
+fn a_threshold_is_owed_until_somebody_was_told() {
+    let limits = Arc::new(Limits::new());
+    limits.watch();
+    let told: Arc<Mutex<Vec<Alert>>> = Arc::default();
+    let tell = told.clone();
+    limits.tell(Box::new(move |alert| tell.lock().expect("unpoisoned").push(alert)));
+    let mut soft = rule("b", &[(Unit::Money, Shape::Total, 10_000)]);
+    soft.hard = false;
+    soft.budget = Some(Budget { thresholds: vec![50, 80], webhook: None });
+    let rules = [Arc::new(soft)];
+    let spend = |limits: &Arc<Limits>, times| {
+        for _ in 0..times {
+            reserve(limits, &rules, "k", &ONE, NOW).expect("a soft budget refuses nobody").settle(&ONE, NOW);
+        }
+    };
+    let written = || limits.changed().pop().map(|row| row.told.percent);
+    spend(&limits, 5);
+    assert_eq!(written(), Some(0), "nobody was told of 50 %");
+    spend(&limits, 3);
+    let rows = limits.changed();
+    let alerts = told.lock().expect("unpoisoned").clone();
+    assert_eq!(alerts.iter().map(|alert| alert.percent).collect::<Vec<_>>(), [50, 80]);
+    limits.told(&alerts[0]);
+    assert_eq!(written(), Some(50), "80 % are still owed");
+    limits.told(&alerts[1]);
+    assert_eq!(written(), Some(80));
+    // Who has died before that tells it in its next life.
+    let next = Arc::new(Limits::new());
+    let again: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let tell = again.clone();
+    next.tell(Box::new(move |alert| tell.lock().expect("unpoisoned").push(alert.percent)));
+    next.restore(rows, NOW);
+    spend(&next, 1);
+    assert_eq!(*again.lock().expect("unpoisoned"), [80]);
+}
+
+#[test]
 fn thresholds_are_told_once_a_window() {
     let limits = Arc::new(Limits::new());
     let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();

@@ -1,10 +1,10 @@
-//! Budgets that tell: which thresholds were reached, each once a window.
+//! Budgets that tell: which thresholds were reached, each once a window. Of a budget that was raised they are others.
 //!
 //! Looks at counts as they change and never changes them. Whom it tells, and how often that is tried, is `alert`'s.
 
 use std::sync::Arc;
 
-use super::cell::{Cell, Counts, Slot};
+use super::cell::{Cell, Counts, Slot, Threshold};
 use super::meter::{Shape, Unit};
 use super::rule::{Budget, Rule, Window};
 use super::shared::Spent;
@@ -45,14 +45,16 @@ impl Reached<'_> {
     /// Notes the highest threshold that was not told of yet. None when there is none.
     fn note(&self, budget: &Budget, slot: &mut Slot) -> Option<Alert> {
         if slot.told_start != self.window_start {
-            (slot.told, slot.told_start) = (0, self.window_start);
+            (slot.told, slot.told_start, slot.owed) = (Threshold::default(), self.window_start, None);
         }
+        let limit = self.limit;
         let reached = budget.thresholds.iter().copied().filter(|percent| {
-            let spent = u128::from(self.used) * 100 >= u128::from(self.limit) * u128::from(*percent);
-            *percent > slot.told && (spent || self.refuses && *percent == ALL)
+            let spent = u128::from(self.used) * 100 >= u128::from(limit) * u128::from(*percent);
+            !slot.told.tells(Threshold { percent: *percent, limit }) && (spent || self.refuses && *percent == ALL)
         });
         let percent = reached.max()?;
-        slot.told = percent;
+        slot.owed = slot.owed.or(Some(slot.told));
+        slot.told = Threshold { percent, limit };
         Some(Alert {
             rule: self.rule.clone(),
             partition: self.cell.partition.to_string(),
@@ -67,6 +69,31 @@ impl Reached<'_> {
 }
 
 impl Limits {
+    /// Windows of which something is owed: see [`Limits::told`].
+    pub fn owed(&self) -> usize {
+        let mut owed = 0;
+        self.cells.each(|cell| owed += cell.lock().slots.iter().filter(|slot| slot.owed.is_some()).count());
+        owed
+    }
+
+    /// Somebody was told of it, or it was given up. Until then it is owed: a process that is started again tells it.
+    pub fn told(&self, alert: &Alert) {
+        let Some(cell) = self.cells.find(&alert.rule.name, &alert.partition) else { return };
+        let mut counts = cell.lock();
+        let same = |slot: &&mut Slot| slot.unit == Unit::Money && slot.shape == alert.shape && slot.share.is_empty();
+        let Some(slot) = counts.slots.iter_mut().find(same) else { return };
+        if slot.told_start != alert.window_start || slot.owed.is_none() {
+            return;
+        }
+        let told = Threshold { percent: alert.percent, limit: alert.limit };
+        // A later one may still be owed.
+        slot.owed = Some(told).filter(|told| *told != slot.told);
+        drop(counts);
+        if alert.shape.lasts() {
+            self.changed_in(&cell);
+        }
+    }
+
     /// Tells of the thresholds of a budget that were reached by what was settled. Of one that is shared the background side
     /// does, which hears what all processes have settled.
     pub(super) fn watch_budget(&self, rule: &Arc<Rule>, cell: &Arc<Cell>, counts: &mut Counts, place: usize, now: u64) {
@@ -113,7 +140,8 @@ impl Limits {
         let slot = &mut counts.slots[place];
         slot.roll(now);
         if let Some(shared) = self.shared() {
-            let told = slot.told >= ALL && slot.told_start == begin(slot);
+            let all = Threshold { percent: ALL, limit: *limit };
+            let told = slot.told.tells(all) && slot.told_start == begin(slot);
             if !told && budget.thresholds.contains(&ALL) {
                 shared.spent(Spent { rule: rule.clone(), cell: cell.clone(), place, refused: *amount });
             }

@@ -1,8 +1,8 @@
 -- Keeps answers within a bound of bytes. Those whose time ends first make room.
 --
 -- KEYS: ends (sorted set: digits of a key by its end), about (hash: what is told of each, its bytes first), bytes (their
--- sum), then the answer's own key. ARGV: mode, digits, name before the digits in an answer's key, then for `put`: value,
--- milliseconds to live, bound in bytes, what is told. `drop` takes the answers out whose digits follow the name.
+-- sum), then for `put` the answer's own key and the stream of purges. ARGV: mode, digits, name before the digits in an answer's key, then for `put`: value,
+-- milliseconds to live, bound in bytes, what is told, the last purge that its writer knows. `drop` takes the answers out whose digits follow the name.
 local OVERHEAD = 400 -- what the four structures keep beside an answer's bytes; an estimate
 local MOST = 512     -- answers that one script takes out; the next one goes on
 
@@ -34,7 +34,11 @@ if mode == 'drop' then
   return dropped
 end
 
-local value, ttl, bound, told = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local value, ttl, bound, told, heard = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
+-- A purge is told of before it takes anything out: what comes after its telling must know of it.
+if redis.call('TYPE', KEYS[5]).ok == 'stream' and #redis.call('XRANGE', KEYS[5], '(' .. heard, '+', 'COUNT', 1) > 0 then
+  return 'unheard'
+end
 forget(digits)
 for _, over in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, MOST)) do forget(over) end
 -- The server may have made room by itself: without any end there is nothing to count.

@@ -194,11 +194,12 @@ fn told_of(prefix: &str, rule: &str) -> String {
     format!("{{{prefix}}}:told:{rule}:")
 }
 
-/// The name under which is kept that somebody was told of this.
+/// The name under which is kept that somebody was told of this. Of a budget that was raised in its window the thresholds are
+/// others.
 pub fn told(prefix: &str, alert: &Alert) -> String {
-    let Alert { rule, partition, percent, window_start, shape, .. } = alert;
+    let Alert { rule, partition, percent, limit, window_start, shape, .. } = alert;
     let (begin, unit, shape) = (told_of(prefix, &rule.name), Unit::Money.as_str(), shape.text());
-    format!("{begin}{partition}:{unit}:{shape}:{window_start}:{percent}")
+    format!("{begin}{partition}:{unit}:{shape}:{window_start}:{percent}/{limit}")
 }
 
 /// The partition in the rest of such a name.
