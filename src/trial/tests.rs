@@ -441,7 +441,7 @@ fn an_adapter_is_answered_by_the_target_that_it_speaks_to_wherever_it_names_its_
         &one("t.upstream('a/one'):answers(nil, { body = { says = 'one' } })
         local answer = t.chat({ model = 'a/one', text = 'x' })
         t.eq(answer.code, 'guest_failed')
-        t.contains(answer.failed, 'p.luau:9:')
+        t.contains(answer.failed, 'p.luau:10:')
         t.contains(answer.failed, 'decode: ')"),
     )
     .run(Running::default());
