@@ -81,6 +81,7 @@ pub(super) fn by_adapter<'t>(x: &Subject<'_>, target: &'t Target) -> Option<(&'t
 }
 
 /// The last answer to a request of an adapter.
+#[expect(clippy::large_enum_variant, reason = "one a try, which is taken apart at once")]
 enum Fetched {
     /// For a decoder of streams.
     Stream(Inbound),

@@ -175,7 +175,8 @@ where
     let mut next_stage = pin!(reached(shared.stage.clone(), Stage::Draining));
     let mut clock = pin!(sleep_until(activity.next_check(limits)));
     // Whom clock and stage wake. They need to be polled only once they have something to say: of the polls of a connection,
-    // several a request, nearly all are of its own bytes.
+    // several a request, nearly all are of its own bytes. From the drain on they are polled each time: whoever waits for the
+    // end while the drain is still being told is woken by that, and would not be woken again.
     let mut told: Option<Waker> = None;
     poll_fn(|cx| {
         loop {
@@ -187,7 +188,7 @@ where
             }
             let is_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             let is_called = clock.is_elapsed() || (stage < Stage::Ending && changes.has_changed().unwrap_or(true));
-            if is_told && !is_called {
+            if is_told && !is_called && stage == Stage::Serving {
                 return Poll::Pending;
             }
             if clock.as_mut().poll(cx).is_ready() {

@@ -63,6 +63,12 @@ pub struct Body {
     lane: Arc<Lane>,
 }
 
+/// A head, the first of the body, and whether nothing came after it.
+type Answered = (head::Head, Bytes, bool);
+
+/// Why there is no head, and whether one came that we do not read.
+type Unanswered = (String, bool);
+
 impl Conn {
     pub fn new(io: Io) -> Box<Self> {
         Box::new(Conn { io, unsent: Unsent::default(), answered: false })
@@ -99,16 +105,13 @@ impl Conn {
         Ok(response)
     }
 
-    /// Writes and reads until a head is there: the head, the first of the body, and whether nothing came after it.
-    ///
-    /// # Errors
-    /// Why there is none, and whether it is one that we do not read.
+    /// Writes and reads until a head is there.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
         held: &mut Vec<u8>,
         heard: &mut bool,
-    ) -> Poll<Result<(head::Head, Bytes, bool), (String, bool)>> {
+    ) -> Poll<Result<Answered, Unanswered>> {
         // An upstream may answer before it has read everything, and close: what it says counts more than our failure.
         let written = self.unsent.poll(&mut self.io, cx);
         loop {

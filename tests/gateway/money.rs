@@ -310,7 +310,7 @@ async fn who_leaves_before_the_first_content_pays_what_the_provider_has_stated()
         Act::Answer(format!("{head}event: message_start\ndata: {start}\n\n").into_bytes())
     })
     .await;
-    let limits = "limits: [{ name: t, per: target, tokens: 1m / 1h }]\nstore: { path: off }\n";
+    let limits = "limits: [{ name: t, per: target, tokens: 1M / 1h }]\nstore: { path: off }\n";
     let gateway = Gateway::start(&mock, &format!("{}{limits}", at(&upstream))).await;
     for (number, from) in ALL.into_iter().enumerate() {
         let id = format!("left-{number}");

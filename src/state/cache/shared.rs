@@ -111,6 +111,8 @@ pub struct Shared {
     link: Arc<Link>,
     script: Script,
     max_bytes: u64,
+    /// What this process signs its purges with: it has carried them out.
+    node: String,
     /// Whether the generation in force uses it.
     used: AtomicBool,
     waiting: mpsc::Sender<Waiting>,
@@ -128,6 +130,7 @@ impl Shared {
             link,
             script: Script::new(include_str!("shared/put.lua")),
             max_bytes,
+            node: format!("{:016x}", fastrand::u64(..)),
             used: AtomicBool::new(true),
             waiting,
             waiting_bytes: AtomicU64::new(0),
@@ -221,13 +224,20 @@ impl Shared {
     }
 
     /// Takes out what fits, here and in the memory of every other process, which looks for purges twice a second. Gives how
-    /// many answers lay here. `query` is what `purge` was read from.
+    /// many answers lay here. `query` is what `purge` was read from. It must have been carried out in this one's memory.
     ///
     /// # Errors
     /// The server is away; others may not have heard of the purge, or not everything is out.
     pub async fn purge(&self, purge: &Purge, query: &str) -> Result<usize, Away> {
         let mut tell = cmd("XADD");
-        tell.arg(self.name("purges")).arg("MAXLEN").arg(MAX_PURGES).arg("*").arg("query").arg(query);
+        tell.arg(self.name("purges"))
+            .arg("MAXLEN")
+            .arg(MAX_PURGES)
+            .arg("*")
+            .arg("query")
+            .arg(query)
+            .arg("by")
+            .arg(&self.node);
         self.link.run(&tell).await?;
         if let Some(key) = purge.only_key() {
             return self.drop_answers(&[key.to_string()]).await;
@@ -352,6 +362,9 @@ impl Keeper {
         }
         for (id, words) in purges {
             self.purged = Some(id);
+            if words.get(3).is_some_and(|by| *by == self.shared.node) {
+                continue;
+            }
             if let Some(purge) = words.get(1).and_then(|query| Purge::read(query).ok()) {
                 state.cache.purge(&purge);
             }
