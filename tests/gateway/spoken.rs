@@ -58,13 +58,10 @@ async fn upstream() -> Upstream {
             () if body.contains("\"cut\"") => "{\"text\":\"Once upon\"}\n",
             () if body.contains("fails") => "{\"text\":\"Once upon\"}\n{\"limited\":true}\n",
             () if body.contains("limited") => "{\"limited\":true}\n",
-            () if body.contains("slow") => {
-                std::thread::sleep(Duration::from_millis(200));
-                STREAM
-            }
             () => STREAM,
         };
-        Act::Answer(answer("application/x-ndjson", said.as_bytes()))
+        let answer = answer("application/x-ndjson", said.as_bytes());
+        if body.contains("slow") { Act::AnswerAfter(Duration::from_millis(200), answer) } else { Act::Answer(answer) }
     })
     .await
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, sleep};
 
 /// One request as it came in.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Seen {
 pub enum Act {
     /// These bytes are written; the connection stays.
     Answer(Vec<u8>),
+    /// The same after so long.
+    AnswerAfter(Duration, Vec<u8>),
     /// These bytes are written, and the connection is closed.
     AnswerAndClose(Vec<u8>),
     /// The connection is closed without a byte.
@@ -107,6 +110,13 @@ async fn serve(
         let act = act(&request);
         kept.lock().expect("no panic").push(request);
         match act {
+            Act::AnswerAfter(wait, bytes) => {
+                sleep(wait).await;
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                number += 1;
+            }
             Act::Answer(bytes) if stream.write_all(&bytes).await.is_ok() => number += 1,
             Act::AnswerAndClose(bytes) => {
                 let _ = stream.write_all(&bytes).await;
