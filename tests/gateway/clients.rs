@@ -139,8 +139,9 @@ async fn endless(events: u64) -> (std::net::SocketAddr, Arc<AtomicU64>) {
 }
 
 /// A client that does not read: the upstream stops being read, memory stays, and everything arrives once it reads on.
-/// Gives the bytes that had been taken by then, and the memory held.
-async fn stop_reading(from: Dialect, events: u64) -> (u64, u64) {
+/// Gives the bytes that had been taken by then, at most so many, and the memory held. What the kernel holds between upstream
+/// and gateway is among them: several MB where the stream began fast.
+async fn stop_reading(from: Dialect, events: u64, most: u64) -> (u64, u64) {
     let mock = Mock::start().await;
     let (address, taken) = endless(events).await;
     let yaml =
@@ -164,7 +165,7 @@ async fn stop_reading(from: Dialect, events: u64) -> (u64, u64) {
         }
     }
     let grown = gateway.process.memory().saturating_sub(before);
-    assert!(last < 8 << 20, "{last} bytes were taken for a client that reads nothing");
+    assert!(last < most, "{last} bytes were taken for a client that reads nothing");
     assert!(grown < 12 << 20, "memory grew by {grown} bytes");
     let head = conn.head().await;
     let (bytes, whole) = conn.rest().await;
@@ -181,12 +182,12 @@ async fn stop_reading(from: Dialect, events: u64) -> (u64, u64) {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_stops_the_upstream_of_a_relayed_stream() {
-    let (bytes, memory) = stop_reading(Chat, 30_000).await;
+    let (bytes, memory) = stop_reading(Chat, 30_000, 16 << 20).await;
     println!("relayed: the flow stopped after {bytes} bytes, memory had grown by {memory}");
 }
 
 #[tokio::test]
 async fn a_client_that_stops_reading_stops_the_upstream_of_a_translated_stream() {
-    let (bytes, memory) = stop_reading(Anthropic, 12_000).await;
+    let (bytes, memory) = stop_reading(Anthropic, 12_000, 8 << 20).await;
     println!("translated: the flow stopped after {bytes} bytes, memory had grown by {memory}");
 }
