@@ -54,13 +54,17 @@ pub fn start(limits: &Arc<Limits>, redis: Option<Arc<Link>>, proxies: Arc<Proxie
     tokio::spawn(async move {
         let upstream = Arc::new(Pools::new(proxies));
         let places = Arc::new(Semaphore::new(AT_ONCE));
+        // What waits for a webhook, or for another process to tell, is bounded as what waits here is.
+        let room = Arc::new(Semaphore::new(QUEUE));
         while let Some(alert) = alerts.recv().await {
+            let Ok(place) = room.clone().acquire_owned().await else { return };
             let (upstream, places, redis, limits) = (upstream.clone(), places.clone(), redis.clone(), limits.clone());
             tokio::spawn(async move {
                 tell(upstream.as_ref(), &places, redis.as_deref(), &alert).await;
                 if let Some(limits) = limits.upgrade() {
                     limits.told(&alert);
                 }
+                drop(place);
             });
         }
     });
