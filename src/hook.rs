@@ -6,6 +6,7 @@
 mod apply;
 mod breaker;
 mod inputs;
+mod open;
 mod stages;
 mod stream;
 pub mod tick;
@@ -31,10 +32,13 @@ use crate::state::guests::{Outcome, Record};
 pub use apply::Set;
 use apply::Undone;
 use breaker::{Breaker, Caller, Off};
+pub use open::{
+    Open, converse, guards_answers, hears_of_faults, identify, is_of_guest, may_name_targets, sees_answers, steers,
+    take_notes,
+};
 pub use stages::{
-    After, Answered, Edit, FailedTry, Open, answer, attempt, auth, converse, done, edited, events, fault,
-    guards_answers, hears_of_faults, identify, is_of_guest, looks_at_answer, may_name_targets, request, route as plan,
-    sees_answers, steers, take_notes,
+    After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer, request,
+    route as plan,
 };
 
 /// Every guest of a generation.

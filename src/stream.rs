@@ -7,6 +7,7 @@ mod adapted;
 pub mod onward;
 mod outbox;
 mod raw;
+mod said;
 mod setting;
 mod spoken;
 mod turns;
@@ -21,9 +22,8 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
-use crate::chat::event;
-use crate::chat::{Answer, Event, Opened, Usage};
-use crate::dialect::{Asked, Decoder, Dialect, Encoder};
+use crate::chat::{Event, Opened, Usage};
+use crate::dialect::{Decoder, Encoder};
 use crate::exchange::{Attempt, Seen};
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
@@ -33,6 +33,7 @@ use turns::Turns;
 
 pub use adapted::Adapted;
 pub use raw::Raw;
+pub use said::{Said, said};
 pub use setting::{AtEnd, CostWriter, Deadline, Filter, Flow, Framing, Setting};
 pub use spoken::Spoken;
 pub use watched::Watch;
@@ -85,54 +86,6 @@ pub struct Relay {
     turns: Turns,
     /// Its turn was over before every frame at hand was worked off.
     unread: bool,
-}
-
-/// A stream that says a whole answer at once, in the caller's dialect, as if an upstream of that dialect had sent it.
-pub fn said(answer: &Answer, asked: &Asked, framing: Framing, setting: Said) -> Relay {
-    let Said { dialect, request_id, limit, filter } = setting;
-    let mut encoder = dialect.encoder(asked);
-    let mut out = Vec::new();
-    for event in event::replay(answer) {
-        encoder.event(&event, &mut out);
-    }
-    encoder.finish(&mut out);
-    let mode = match &filter {
-        Some(_) => Mode::Translate {
-            decoder: dialect.decoder(),
-            encoder: dialect.encoder(asked),
-            events: Vec::new(),
-            watch: Some(Watch::new(false)),
-        },
-        None => Mode::Raw(Raw::new(dialect.sniffer(asked.op), false)),
-    };
-    let at = Instant::now() + limit;
-    let setting = Setting {
-        dialect,
-        called: None,
-        framing,
-        request_id,
-        idle: limit,
-        first_token: (at, limit),
-        deadline: Deadline { at, limit, kind: Kind::TotalTimeout, callers: false },
-        keep_alive: None,
-        // It is whole and bounded already.
-        max_event_bytes: usize::MAX,
-        add_cost: None,
-        at_end: None,
-        filter,
-        onward: None,
-        input_tokens: 0,
-    };
-    Relay::new(Inbound::Ready(Some(out.into())), mode, setting)
-}
-
-/// For whom [`said`] speaks, and how long it may take to be read.
-pub struct Said {
-    pub dialect: &'static dyn Dialect,
-    pub request_id: String,
-    pub limit: Duration,
-    /// Who looks at it on its way.
-    pub filter: Option<Box<dyn Filter>>,
 }
 
 impl Relay {

@@ -2,13 +2,17 @@
 //!
 //! No task drives it: whichever reader is ahead pulls, and what it got is there for the others. So the sender is held
 //! back by the fastest reader only, and it is cut off when the last reader leaves.
+//!
+//! Several readers are told of news at most once in [`PACE`], and get together what has come meanwhile: what they cost is
+//! mostly a write each for every piece.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
+use tokio::time::{Duration, Instant};
 
 use super::Inbound;
 use super::waiting::{Place, Rung, Waiting};
@@ -19,6 +23,10 @@ use crate::fault::Fault;
 
 /// What pieces are gathered in: a piece of a few hundred bytes must not keep a socket's whole buffer.
 const SEGMENT_BYTES: usize = 16 << 10;
+
+/// The shortest time between two pieces for several readers: forty a second, which nobody can read one by one. Who
+/// hears a body alone gets everything at once.
+const PACE: Duration = Duration::from_millis(25);
 
 /// A body with what came of it so far.
 #[derive(Debug)]
@@ -177,6 +185,9 @@ impl Tape {
     fn advance(&self, kept: &mut Kept) -> Option<Rung> {
         kept.source.as_ref()?;
         let pulled = kept.pull(&self.waiting.ask()?, self.max_bytes);
+        if pulled.is_ready() && kept.is_shared() {
+            self.waiting.rest_until(Instant::now() + PACE);
+        }
         pulled.is_ready().then(|| self.waiting.ring())
     }
 
@@ -193,32 +204,46 @@ impl Kept {
         }
     }
 
-    /// Takes from the sender: a piece, or its end.
+    fn is_shared(&self) -> bool {
+        self.readers > 1
+    }
+
+    /// Takes from the sender: a piece, which is all that has come where several hear it, or its end.
     fn pull(&mut self, asked: &Waker, max_bytes: usize) -> Poll<()> {
-        let Some(source) = &mut self.source else { return Poll::Ready(()) };
-        let end = match ready!(source.poll_data(&mut Context::from_waker(asked))) {
-            Some(Ok(piece)) => {
-                let bytes = self.own(&piece);
-                self.len += bytes.len();
-                self.pieces.push_back(Piece { bytes, worked: None });
-                self.forget(max_bytes);
-                return Poll::Ready(());
+        let mut came = false;
+        while let Some(source) = &mut self.source {
+            match source.poll_data(&mut Context::from_waker(asked)) {
+                Poll::Ready(Some(Ok(piece))) => self.take(&piece),
+                Poll::Ready(end) => {
+                    self.fault = source.fault();
+                    (self.source, self.end) = (None, Some(end.map_or(Ok(()), |end| end.map(drop))));
+                }
+                Poll::Pending if came => break,
+                Poll::Pending => return Poll::Pending,
             }
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
-        };
-        self.fault = source.fault();
-        (self.source, self.end) = (None, Some(end));
+            came = true;
+            if !self.is_shared() || self.segment.len() >= SEGMENT_BYTES {
+                break;
+            }
+        }
+        if !self.segment.is_empty() {
+            let bytes = self.segment.split().freeze();
+            self.len += bytes.len();
+            self.pieces.push_back(Piece { bytes, worked: None });
+            self.forget(max_bytes);
+        }
         Poll::Ready(())
     }
 
-    /// The piece in memory of the tape's own.
-    fn own(&mut self, piece: &[u8]) -> Bytes {
-        if self.segment.capacity() < piece.len() {
-            self.segment = BytesMut::with_capacity(piece.len().max(SEGMENT_BYTES));
+    /// Copies what has come into memory of the tape's own.
+    fn take(&mut self, piece: &[u8]) {
+        let len = self.segment.len() + piece.len();
+        if self.segment.capacity() < len {
+            let mut larger = BytesMut::with_capacity(len.max(SEGMENT_BYTES));
+            larger.extend_from_slice(&self.segment);
+            self.segment = larger;
         }
         self.segment.extend_from_slice(piece);
-        self.segment.split().freeze()
     }
 
     /// Lets go of the oldest pieces until the rest is within the bound. Who had not read them is lost.
@@ -563,5 +588,48 @@ mod tests {
         for (reader, task) in readers.iter_mut().zip(&tasks[1..]) {
             assert_eq!(poll(reader, task), Poll::Ready(false));
         }
+    }
+
+    /// Whether a reader is woken within a time, by a clock that the test holds.
+    async fn woken(reader: &mut Reader, within: Duration) -> Option<String> {
+        let piece = std::future::poll_fn(|cx| reader.poll_data(cx));
+        let piece = tokio::time::timeout(within, piece).await.ok()?;
+        piece.map(|piece| String::from_utf8_lossy(&piece.expect("no break")).into_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_readers_hear_together_what_comes_fast_and_one_hears_it_at_once() {
+        let (sender, source) = super::super::channel();
+        let (tape, mut first) = Tape::of(source, 1000);
+        let send = |text: &'static str| sender.send(Ok(text.into())).expect("heard");
+        let soon = Duration::from_millis(1);
+        for text in ["one", "two"] {
+            send(text);
+            assert_eq!(woken(&mut first, soon).await.as_deref(), Some(text), "it is alone");
+        }
+        let mut second = tape.join().expect("joins");
+        assert_eq!(woken(&mut second, soon).await.as_deref(), Some("one"));
+        assert_eq!(woken(&mut second, soon).await.as_deref(), Some("two"));
+        assert_eq!(woken(&mut second, soon).await, None);
+        // What was long not said is told at once, and begins a rest.
+        send("three");
+        assert_eq!(woken(&mut second, soon).await.as_deref(), Some("three"));
+        assert_eq!(woken(&mut first, soon).await.as_deref(), Some("three"));
+        assert_eq!(woken(&mut first, soon).await, None);
+        send("four ");
+        assert_eq!(woken(&mut first, PACE / 2).await, None);
+        send("five");
+        assert_eq!(woken(&mut first, PACE).await.as_deref(), Some("four five"));
+        assert_eq!(woken(&mut second, soon).await.as_deref(), Some("four five"));
+        // Who is left alone has no rest to wait for but the one that has begun; the end comes with what was before it.
+        drop(second);
+        assert_eq!(woken(&mut first, soon).await, None);
+        send("six");
+        assert_eq!(woken(&mut first, PACE).await.as_deref(), Some("six"));
+        send("seven");
+        assert_eq!(woken(&mut first, soon).await.as_deref(), Some("seven"));
+        drop(sender);
+        assert_eq!(read(&mut first), (String::new(), Some(Ok(()))));
+        assert_eq!(tape.whole().as_deref(), Some(&b"onetwothreefour fivesixseven"[..]));
     }
 }

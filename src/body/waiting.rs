@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
 use smallvec::SmallVec;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
 
 use super::bell::Group;
 
@@ -22,6 +24,10 @@ pub(super) struct Waiting {
 struct Inner {
     /// The sender was asked and will ring.
     asked: bool,
+    /// Nobody is woken by the sender before then.
+    rests_until: Option<Instant>,
+    /// The sender has rung, and those who wait will hear of it when the rest is over.
+    is_late: bool,
     groups: SmallVec<[Group; 2]>,
 }
 
@@ -88,10 +94,15 @@ impl Waiting {
         true
     }
 
+    /// What the sender has for them until then is told then.
+    pub fn rest_until(&self, end: Instant) {
+        self.lock().rests_until = Some(end);
+    }
+
     /// There is news: all who wait are to be woken, and the sender has to be asked again.
     pub fn ring(&self) -> Rung {
         let mut inner = self.lock();
-        inner.asked = false;
+        (inner.asked, inner.is_late) = (false, false);
         self.round.fetch_add(1, Ordering::Release);
         Rung(inner.groups.iter_mut().map(Group::take).collect())
     }
@@ -99,6 +110,29 @@ impl Waiting {
 
 impl Wake for Waiting {
     fn wake(self: Arc<Self>) {
-        drop(self.ring());
+        let mut inner = self.lock();
+        if inner.is_late {
+            return;
+        }
+        let end = inner.rests_until.take().filter(|end| *end > Instant::now());
+        let rest = end.zip(Handle::try_current().ok());
+        inner.is_late = rest.is_some();
+        drop(inner);
+        let later = Later(self);
+        if let Some((end, runtime)) = rest {
+            runtime.spawn(async move {
+                sleep_until(end).await;
+                drop(later);
+            });
+        }
+    }
+}
+
+/// Rings when it is dropped: also where the runtime ends that should have waited with it.
+struct Later(Arc<Waiting>);
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        drop(self.0.ring());
     }
 }

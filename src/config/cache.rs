@@ -92,7 +92,7 @@ pub struct ExactCache {
     pub ignore: Vec<String>,
     /// Ends of an answer with which it is kept.
     pub finishes: Vec<CacheFinish>,
-    /// Whether identical requests at the same time share one upstream call.
+    /// Whether identical requests at the same time share one upstream call. A stream that several hear comes to them at most forty times a second.
     pub single_flight: bool,
     /// How answers are given again as streams.
     pub replay: Replay,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::body;
 use crate::chat::Ask;
-use crate::dialect::{self, Op};
+use crate::dialect::{self, Asked, Op};
 
 /// What the client of another dialect is sent when the connection breaks after these bytes, and how it ended.
 async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), Kind>) {
