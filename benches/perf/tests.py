@@ -120,6 +120,11 @@ class Bars(unittest.TestCase):
         results = [block("separate", chunk(20.0), chunk(30.0)), block("coalesce", chunk(20.0), chunk(12.0))]
         self.assertEqual(verdict(results, "64 identical streams: CPU, of 64 separate")[3], "0.40 ×")
 
+    def test_a_plugin_is_judged_by_what_it_costs_more_than_a_translation_that_is_built_in(self):
+        chunk = lambda cpu: turn(cpu_us_per_chunk=cpu)
+        results = [block("wasm-sse", chunk(20.0), chunk(32.0)), block("sse-o2a", chunk(18.0), chunk(27.0))]
+        self.assertEqual(verdict(results, "Wasm adapter: CPU per stream event over a built-in translation")[3:], ["3.00 µs", "–", "held"])
+
     def test_two_workers_are_judged_by_cpu_time_where_they_have_no_cores(self):
         pair = (turn(ok=100, cpu=20.0), turn(ok=150, cpu=22.0))
         self.assertEqual(verdict([block("two-workers", *pair)], "two workers over one")[3:], ["1.82 ×", "–", "held"])
