@@ -1,7 +1,7 @@
 //! Giving way inside a stream: guests may have much to do with what came in one read, and others have requests on the
 //! same worker.
 //!
-//! Costs a look at the clock where guests are asked, and nothing where they are not.
+//! Costs a look at the clock for every further piece of a turn that has several, and nothing where guests are not asked.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,10 +10,16 @@ use tokio::time::Instant;
 
 use crate::host::ticker::TURN;
 
+/// Looks of a turn that begins after a rest before one at the clock: most are one piece, which is worked off in any case,
+/// and the look at whether there is another.
+const UNTIMED: u8 = 2;
+
 /// The turns of one stream.
 #[derive(Default)]
 pub(super) struct Turns {
-    /// When the present one began.
+    /// Looks of the present one, as far as they are untimed.
+    looks: u8,
+    /// Since when it is timed.
     began: Option<Instant>,
     /// Others have theirs.
     pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -22,7 +28,17 @@ pub(super) struct Turns {
 impl Turns {
     /// Whether the present turn is over; the first look begins it.
     pub fn is_over(&mut self) -> bool {
-        self.began.get_or_insert_with(Instant::now).elapsed() >= TURN
+        match self.began {
+            Some(began) => began.elapsed() >= TURN,
+            None if self.looks < UNTIMED => {
+                self.looks += 1;
+                false
+            }
+            None => {
+                self.began = Some(Instant::now());
+                false
+            }
+        }
     }
 
     /// Ready at once within a turn, else when others have had theirs.
@@ -40,6 +56,6 @@ impl Turns {
 
     /// The stream waits: what it does next is a new turn.
     pub fn rest(&mut self) {
-        self.began = None;
+        (self.looks, self.began) = (0, None);
     }
 }

@@ -82,8 +82,14 @@ impl<R: Reader> Decoding<R> {
 
     /// Works off the whole pieces at hand.
     async fn pieces(&mut self, desk: &Desk) -> Result<(), Fault> {
-        let mut began = Instant::now();
+        // Timed from the second piece on: mostly there is one, and the clock is not looked at.
+        let (mut is_first, mut began) = (true, None);
         while let Some(piece) = self.cutter.next()? {
+            // A guest that needs less than a turn for each piece never gives way by itself.
+            if !std::mem::take(&mut is_first) && began.get_or_insert_with(Instant::now).elapsed() >= ticker::TURN {
+                tokio::task::yield_now().await;
+                began = Some(Instant::now());
+            }
             self.told.said = 0;
             self.reader.push(piece, &mut self.told).await?;
             if self.told.assembler.is_finished() {
@@ -91,11 +97,6 @@ impl<R: Reader> Decoding<R> {
             }
             if self.told.events.len() >= MAX_HELD {
                 desk.part(&mut self.told.events).await;
-            }
-            // A guest that needs less than a turn for each piece never gives way by itself.
-            if began.elapsed() >= ticker::TURN {
-                tokio::task::yield_now().await;
-                began = Instant::now();
             }
         }
         Ok(())

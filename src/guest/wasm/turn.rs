@@ -83,14 +83,15 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         let spent = before + used.max(Duration::from_millis(ticks));
         cx.lease.resume(spent);
         WAITS.set(Waits::Alone);
-        let (began, tick) = (Instant::now(), if counts_ticks { ticker::now() } else { 0 });
+        let (began, tick) = (Instant::now(), ticker::tick_now());
         let excused = cx.lease.excused();
         let outer = BEGAN.replace(Some(began));
         let polled = work.as_mut().poll(task);
         BEGAN.set(outer);
-        used += began.elapsed().saturating_sub(cx.lease.excused().saturating_sub(excused));
-        if counts_ticks {
-            ticks += ticker::now() - tick;
+        let took = began.elapsed();
+        used += took.saturating_sub(cx.lease.excused().saturating_sub(excused));
+        if counts_ticks && took.is_zero() {
+            ticks += ticker::tick_now().saturating_sub(tick);
         }
         cx.lease.pause();
         if polled.is_pending() && WAITS.get() == Waits::Alone {
