@@ -122,11 +122,7 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
             let admin = Admin { shared: shared.clone(), reloader: reloader.clone(), token };
             tokio::spawn(admin::serve(Arc::new(admin), listener));
         }
-        let status = run_until_told(signals, &reloader, &shared, &announce, config.drain.timeout.into()).await;
-        if let Some(limits) = state.limits.shared() {
-            limits.close().await;
-        }
-        status
+        run_until_told(signals, &reloader, &shared, &announce, config.drain.timeout.into()).await
     })?;
     state.end();
     announce.send_replace(Stage::Ending);
@@ -134,8 +130,11 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
     if owed > 0 {
         tracing::warn!("webhooks have not been told of {owed} budgets yet; they are once the process runs again");
     }
-    // What the workers cut is settled before the log is closed.
+    // What the workers cut is settled before others are told what is counted, and before the log is closed.
     wait_until(WORKERS_END, || workers.iter().all(std::thread::JoinHandle::is_finished));
+    if let Some(limits) = state.limits.shared() {
+        runtime.block_on(limits.close());
+    }
     finish(shared, state, runtime, [writer, ledger]);
     Ok(status)
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::redis::Redis;
 use super::support::{Gateway, Mock, SOON, together};
-use super::wire::Reply;
+use super::wire::{Conn, Reply, request};
 
 /// The configuration that shares limits by this server.
 fn yaml(redis: &Redis, away: &str, limits: &str) -> String {
@@ -421,4 +421,57 @@ async fn what_was_counted_after_a_reset_stays_when_redis_is_lost_before_it_was_h
     }
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(admitted(&together((0..45).map(|_| ask(&two))).await), 25);
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_server_is_asked_holds_nothing() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let limits =
+        "{ name: f, requests: 4 / 1h }, { name: b, requests: 4 / 1h, algorithm: bucket }, { name: c, concurrency: 4 }";
+    let gateway = Gateway::start(&mock, &yaml(&redis, "closed", limits).replace("250ms", "5s")).await;
+    redis.linked(1, 1).await;
+    redis.cli(&["CLIENT", "PAUSE", "400", "ALL"]);
+    let mut leaving = Vec::new();
+    for _ in 0..4 {
+        let mut conn = Conn::open(gateway.address).await;
+        let body = json!({"model": "chat/mock-fast", "messages": [{"role": "user", "content": "Hello"}]});
+        conn.send(&request("POST", "/v1/chat/completions", &[], body.to_string().as_bytes())).await;
+        leaving.push(conn);
+    }
+    sleep(Duration::from_millis(100)).await;
+    drop(leaving);
+    sleep(Duration::from_millis(600)).await;
+    assert_eq!(admitted(&together((0..4).map(|_| ask(&gateway))).await), 4);
+}
+
+/// What processes have of a window, by the fields and values of its hash.
+fn taken(hash: &str) -> u64 {
+    let words: Vec<&str> = hash.lines().collect();
+    let of_processes = words.chunks_exact(2).filter(|pair| pair[0].starts_with("n:"));
+    of_processes
+        .map(|pair| pair[1].split('|').next().and_then(|count| count.parse::<u64>().ok()).expect("a count"))
+        .sum()
+}
+
+#[tokio::test]
+async fn what_the_end_of_a_process_cuts_is_settled_on_the_server_too() {
+    let (mock, redis) = (Mock::start().await, Redis::start().await);
+    let config = yaml(&redis, "closed", "{ name: t, tokens: 100k / 1h, algorithm: fixed }");
+    let mut gateway = Gateway::start(&mock, &format!("drain: {{ timeout: 200ms }}\n{config}")).await;
+    redis.linked(1, 1).await;
+    let mut waiting = Vec::new();
+    for at in 0..3 {
+        let mut conn = Conn::open(gateway.address).await;
+        let model = format!("chat/x:head=30s,key=ended{at}");
+        let body = json!({"model": model, "max_tokens": 1000, "messages": [{"role": "user", "content": "Hello"}]});
+        conn.send(&request("POST", "/v1/chat/completions", &[], body.to_string().as_bytes())).await;
+        mock.seen(&format!("ended{at}"), |_| true).await;
+        waiting.push(conn);
+    }
+    let held = || redis.keys(":limit:t:").iter().map(|key| taken(&redis.cli(&["HGETALL", key]))).sum::<u64>();
+    assert!(held() > 3000, "{}", held());
+    gateway.process.signal("TERM");
+    assert_eq!(gateway.process.exit(SOON).await.code(), Some(0));
+    let left = held();
+    assert!((1..300).contains(&left), "what was sent is charged and nothing else: {left}");
 }

@@ -148,7 +148,7 @@ impl Shared {
     /// # Errors
     /// As [`Limits::reserve`]; with `away` set where the policy refuses.
     pub async fn reserve(
-        &self,
+        self: &Arc<Self>,
         limits: &Arc<Limits>,
         charges: &[Charge<'_>],
         estimate: &Estimate,
@@ -162,6 +162,31 @@ impl Shared {
         {
             return Ok(hold);
         }
+        // Who leaves meanwhile does not know whether the server has counted it. The task does: what it is given then is
+        // dropped, and so given back.
+        let parts = charges.iter().map(|charge| (charge.rule.clone(), charge.cell.clone(), charge.share));
+        let parts: SmallVec<[_; 6]> = parts.collect();
+        let (shared, all, sought) = (self.clone(), limits.clone(), *estimate);
+        let reserving = tokio::spawn(async move {
+            let charges = parts.iter().map(|(rule, cell, share)| Charge { rule, cell: cell.clone(), share: *share });
+            let charges: SmallVec<[_; 6]> = charges.collect();
+            shared.reserve_there(&all, &charges, &sought, now).await
+        });
+        reserving.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends.
+            Err(_) => Err(limits.refuse(charges, estimate)),
+        })
+    }
+
+    /// The same of charges of which nothing is leased. Not to be left before it has ended.
+    async fn reserve_there(
+        &self,
+        limits: &Arc<Limits>,
+        charges: &[Charge<'_>],
+        estimate: &Estimate,
+        now: u64,
+    ) -> Result<Hold, Box<Refusal>> {
         let windows = charges.iter().flat_map(|charge| &charge.rule.windows);
         let mut wants: SmallVec<[Want; 8]> = windows.map(|window| estimate.of(window.unit)).collect();
         // Shares are kept among the callers of this process.
