@@ -2,7 +2,8 @@
 //!
 //! Static vectors take "the capital of France" and "the capital of Germany" for nearly the same, and "from Paris to Rome"
 //! and "from Rome to Paris" for quite. Two texts whose guards do not agree are never the same ask. A name without a capital
-//! is a word like any other here; in scripts without capitals every word counts. Pure.
+//! is a word like any other here, but for days; in scripts without capitals every word counts. Of contraries the common
+//! ones of English are known. Pure.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -147,6 +148,130 @@ const NEGATIONS: &[&str] = &[
     "sans",
     "nunca",
     "sin",
+    "hardly",
+    "barely",
+    "rarely",
+    "seldom",
+    "keiner",
+    "keinem",
+    "niemals",
+    "aucun",
+    "aucune",
+    "rien",
+    "nada",
+    "não",
+    "nao",
+    "nem",
+    "sem",
+    "non",
+    "senza",
+    "niet",
+    "geen",
+    "zonder",
+    "inte",
+    "utan",
+    "ikke",
+    "uden",
+    "uten",
+    "bez",
+    "не",
+    "нет",
+    "ни",
+    "без",
+    "нельзя",
+    "никогда",
+];
+
+/// Words whose contrary has nearly the same vector; of a pair of which one is everywhere, the other. Also what numbers say
+/// in other words, and days. Each must stand in the other text, too.
+const CONTRARIES: &[&str] = &[
+    "above",
+    "after",
+    "allowed",
+    "always",
+    "ascending",
+    "before",
+    "below",
+    "best",
+    "buy",
+    "cold",
+    "cheapest",
+    "close",
+    "decrease",
+    "descending",
+    "disable",
+    "down",
+    "enable",
+    "encode",
+    "decode",
+    "encrypt",
+    "decrypt",
+    "exclusive",
+    "expensive",
+    "fail",
+    "false",
+    "fewer",
+    "first",
+    "forbidden",
+    "highest",
+    "hot",
+    "illegal",
+    "impossible",
+    "inclusive",
+    "increase",
+    "invalid",
+    "last",
+    "least",
+    "left",
+    "legal",
+    "less",
+    "longest",
+    "lose",
+    "lowest",
+    "max",
+    "maximum",
+    "min",
+    "minimum",
+    "more",
+    "most",
+    "newest",
+    "off",
+    "oldest",
+    "optional",
+    "over",
+    "permitted",
+    "possible",
+    "prohibited",
+    "reject",
+    "required",
+    "right",
+    "second",
+    "sell",
+    "shortest",
+    "start",
+    "stop",
+    "third",
+    "true",
+    "under",
+    "unsafe",
+    "up",
+    "upgrade",
+    "downgrade",
+    "valid",
+    "win",
+    "worst",
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+    "today",
+    "tomorrow",
+    "yesterday",
+    "можно",
+    "да",
 ];
 
 /// Words that stand between a negation and what it denies.
@@ -256,7 +381,11 @@ fn words(text: &str) -> Vec<Box<str>> {
             // One word for all of them: "do not" and "don't" ask for the same.
             words.push("!".into());
             (denies, counts) = (true, false);
-        } else if is_name(word, &bare, begins) || has_no_case(word) || is_symbol(&bare) {
+        } else if is_name(word, &bare, begins)
+            || has_no_case(word)
+            || is_symbol(&bare)
+            || CONTRARIES.contains(&bare.as_str())
+        {
             let kept: String = lower.chars().filter(|c| c.is_alphanumeric() || matches!(c, '+' | '#')).collect();
             words.push(kept.trim_end_matches('s').into());
             (denies, counts) = (false, false);
@@ -307,9 +436,8 @@ fn has_code(word: &str) -> bool {
 }
 
 fn is_name(word: &str, bare: &str, begins: bool) -> bool {
-    let mut letters = word.chars().filter(|c| c.is_alphabetic());
-    let upper = letters.next().is_some_and(char::is_uppercase);
-    if !upper || bare == "i" {
+    // Wherever it stands: iPhone, macOS.
+    if bare == "i" || !word.chars().any(char::is_uppercase) {
         return false;
     }
     // A sentence begins with a capital whatever its first word is; so does "I'm".
@@ -345,6 +473,18 @@ mod tests {
             ("Sort a list in C", "Sort a list in C++"),
             ("告诉我 巴黎 的天气", "告诉我 北京 的天气"),
             ("ما هي عاصمة فرنسا", "ما هي عاصمة ألمانيا"),
+            ("Это можно есть?", "Это нельзя есть?"),
+            ("o que posso comer", "o que posso comer sem sal"),
+            ("vad kan jag äta", "vad kan jag inte äta"),
+            ("is it legal to do so", "is it illegal to do so"),
+            ("the first one", "the second one"),
+            ("at least 5 of them", "at most 5 of them"),
+            ("what is the iPhone price", "what is the iPad price"),
+            ("how to turn it on", "how to turn it off"),
+            ("when to buy shares", "when to sell shares"),
+            ("increase it by 5", "decrease it by 5"),
+            ("before noon", "after noon"),
+            ("the weather on monday", "the weather on tuesday"),
         ] {
             assert!(!of(one).agrees(&of(other)), "{one} | {other}");
         }
