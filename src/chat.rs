@@ -266,6 +266,20 @@ pub struct ToolCall {
     pub signature: Option<String>,
 }
 
+/// A custom tool for targets that know functions alone: its description, with the grammar that nobody else holds the model
+/// to, and the schema of the one parameter that [`free_text`] reads.
+pub fn as_function(description: Option<&str>, format: Option<&Value>) -> (Option<String>, Value) {
+    let format = format.filter(|format| format.get("type").is_some_and(|kind| kind == "grammar"));
+    let grammar = format.map(|format| format!("The input must follow this grammar: {format}"));
+    let said: Vec<&str> = description.into_iter().chain(grammar.as_deref()).filter(|text| !text.is_empty()).collect();
+    let parameters = serde_json::json!({
+        "type": "object",
+        "properties": { "input": { "type": "string", "description": "The whole input of the tool, as free text." } },
+        "required": ["input"],
+    });
+    ((!said.is_empty()).then(|| said.join("\n")), parameters)
+}
+
 /// The free text of a custom tool's call whose target knew the tool as a function with one parameter:
 /// `{"input": "…"}`. A model that did not keep to that gets its own words through.
 pub fn free_text(arguments: &str) -> String {

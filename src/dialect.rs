@@ -40,6 +40,13 @@ pub fn find(name: &str) -> Option<&'static dyn Dialect> {
     DIALECTS.iter().copied().find(|dialect| dialect.name() == name)
 }
 
+/// FNV-1a over some texts, for ids that are made up: stable over versions of the gateway, unlike the standard library's
+/// hasher.
+pub(crate) fn stable_hash(texts: &[&str]) -> u64 {
+    let bytes = texts.iter().flat_map(|text| text.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// What a request wants done. Together with the dialect it names a wire form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -84,6 +91,10 @@ pub struct RawAsk<'a> {
 pub struct Quirks {
     /// OpenAI chat: spells the output bound `max_completion_tokens`; the rest of the field knows only `max_tokens`.
     pub max_completion_tokens: bool,
+    /// OpenAI chat: knows tools of free text (`type: custom`) and the choice of some tools (`allowed_tools`).
+    pub custom_tools: bool,
+    /// OpenAI chat: takes ids of tool calls of nine letters and digits only; others are respelt, in relayed bodies too.
+    pub short_call_ids: bool,
     /// OpenAI chat: accepts `stream_options.include_usage`.
     pub stream_usage: bool,
     /// OpenAI chat: knows the role `developer`.
@@ -106,6 +117,8 @@ impl Quirks {
     /// A plain, compatible server that follows its dialect.
     pub const NONE: Quirks = Quirks {
         max_completion_tokens: false,
+        custom_tools: false,
+        short_call_ids: false,
         stream_usage: true,
         developer_role: false,
         reasoning: ReasoningStyle::Effort,

@@ -181,6 +181,10 @@ impl JsonSchema for AuthScheme {
 pub struct QuirkOverrides {
     /// The output bound is spelt `max_completion_tokens`, not `max_tokens`.
     pub max_completion_tokens: Option<bool>,
+    /// Tools of free text (`type: custom`) and `allowed_tools` are known; without it such a tool becomes a function.
+    pub custom_tools: Option<bool>,
+    /// Ids of tool calls must be nine letters and digits; others are respelt.
+    pub short_call_ids: Option<bool>,
     /// `stream_options.include_usage` is accepted.
     pub stream_usage: Option<bool>,
     /// The role `developer` is known.

@@ -5,6 +5,7 @@
 
 mod answer;
 mod ask;
+mod call_id;
 mod calls;
 mod citations;
 mod complete;
@@ -72,6 +73,9 @@ impl Dialect for OpenAiChat {
         let generates = envelope.raw("messages").is_some() || envelope.raw("prompt").is_some();
         if generates && quirks.stream_usage && envelope.bool("stream") == Some(true) {
             include_usage(envelope);
+        }
+        if quirks.short_call_ids {
+            call_id::respell(envelope);
         }
     }
 

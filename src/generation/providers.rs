@@ -371,6 +371,8 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
     };
     Quirks {
         max_completion_tokens: own.max_completion_tokens.unwrap_or(row.max_completion_tokens),
+        custom_tools: own.custom_tools.unwrap_or(row.custom_tools),
+        short_call_ids: own.short_call_ids.unwrap_or(row.short_call_ids),
         stream_usage: own.stream_usage.unwrap_or(row.stream_usage),
         developer_role: own.developer_role.unwrap_or(row.developer_role),
         reasoning: own.reasoning.map_or(row.reasoning, reasoning),

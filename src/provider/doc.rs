@@ -101,6 +101,8 @@ fn departures(quirks: &Quirks) -> String {
         }
     };
     say(quirks.max_completion_tokens, "`max_completion_tokens`");
+    say(quirks.custom_tools, "tools of free text");
+    say(quirks.short_call_ids, "ids of tool calls of nine letters and digits");
     say(quirks.developer_role, "role `developer`");
     say(!quirks.stream_usage, "no `stream_options`");
     say(!quirks.json_schema, "JSON mode without schemas");

@@ -58,6 +58,7 @@ const fn at(dialect: &'static str, base_url: &'static str) -> Elsewhere {
 const OPENAI: Quirks = Quirks {
     // `max_tokens` is refused by its reasoning models.
     max_completion_tokens: true,
+    custom_tools: true,
     developer_role: true,
     ..Quirks::NONE
 };
@@ -124,6 +125,8 @@ pub const PROVIDERS: &[Row] = &[
     },
     Row {
         quirks: Quirks {
+            // Others are a 400, also in results.
+            short_call_ids: true,
             // Streams state usage in their last chunk without being asked; unknown fields are a 422.
             stream_usage: false,
             // Only some models can be asked, and only for `none` or `high`.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::dialect::Quirks;
 
 fn env<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
     |name| set.iter().find(|(var, _)| *var == name).map(|(_, value)| (*value).to_owned())
@@ -229,4 +230,17 @@ fn each_dialect_has_its_address_and_its_way_to_send_the_key() {
     assert!(perplexity.quirks_for("openai_chat").refuses.contains(&"tools"));
     assert!(perplexity.quirks_for("openai_responses").refuses.is_empty());
     assert!(find("no-such").is_none());
+}
+
+#[test]
+fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids() {
+    let of = |takes: fn(&Quirks) -> bool| -> Vec<&str> {
+        PROVIDERS
+            .iter()
+            .filter(|row| row.dialects.contains(&"openai_chat") && takes(&row.quirks_for("openai_chat")))
+            .map(|row| row.name)
+            .collect()
+    };
+    assert_eq!(of(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
+    assert_eq!(of(|quirks| quirks.short_call_ids), ["mistral"]);
 }

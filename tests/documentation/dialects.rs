@@ -17,7 +17,9 @@ const PAGE: &str = "src/dialect/README.md";
 /// A model of each dialect's own maker, with the quirks of its endpoint.
 fn setting(dialect: &str) -> (&'static str, Quirks) {
     match dialect {
-        "openai_chat" => ("gpt-5", Quirks { max_completion_tokens: true, developer_role: true, ..Quirks::NONE }),
+        "openai_chat" => {
+            ("gpt-5", Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE })
+        }
         "openai_responses" => ("gpt-5", Quirks::NONE),
         "anthropic" => ("claude-sonnet-4-5", Quirks::NONE),
         _ => ("gemini-2.5-flash", Quirks::NONE),

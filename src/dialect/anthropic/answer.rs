@@ -90,10 +90,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     let own = answer.source == NAME;
     let empty = Choice::default();
     let choice = answer.choices.iter().find(|choice| choice.index == 0).or(answer.choices.first()).unwrap_or(&empty);
-    let mut content = Vec::new();
-    for (index, block) in choice.blocks.iter().enumerate() {
-        encode_block(block, index, answer.source, asked, &mut content);
-    }
+    let content = content(&choice.blocks, answer.source, asked);
     let seen = stop::Seen {
         calls: choice.blocks.iter().any(|block| matches!(block.content, Content::ToolCall(_))),
         refusal: choice.blocks.iter().any(|block| matches!(block.content, Content::Refusal(_))),
@@ -146,30 +143,47 @@ fn after_text(out: &[Value]) -> bool {
     out.last().is_some_and(|block| block["type"] == "text")
 }
 
-fn encode_block(block: &Block, index: usize, source: &str, asked: &Asked, out: &mut Vec<Value>) {
+fn content(blocks: &[Block], source: &str, asked: &Asked) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut held = Vec::new();
+    for (index, block) in blocks.iter().enumerate() {
+        let written = encode_block(block, index, source, asked);
+        match &block.content {
+            Content::Reasoning(reasoning) if carry::trails(reasoning, source, after_text(&out)) => held.extend(written),
+            _ if written.is_empty() => {}
+            _ => {
+                out.append(&mut held);
+                out.extend(written);
+            }
+        }
+    }
+    out
+}
+
+fn encode_block(block: &Block, index: usize, source: &str, asked: &Asked) -> Vec<Value> {
+    let mut before = None;
     let value = match &block.content {
         Content::Text { text, citations } => {
             let citations: Vec<Value> = citations.iter().filter_map(cite::for_client).collect();
             text_block(text, citations)
         }
         Content::Refusal(text) | Content::Audio { transcript: Some(text), .. } => text_block(text, Vec::new()),
-        Content::Reasoning(reasoning) if carry::trails(reasoning, source, after_text(out)) => return,
-        Content::Reasoning(reasoning) => return out.extend(carry::blocks(reasoning, source)),
+        Content::Reasoning(reasoning) => return carry::blocks(reasoning, source),
         Content::ToolCall(call) => {
-            out.extend(call.signature.as_deref().map(|signature| carry::call_block(signature, source)));
+            before = call.signature.as_deref().map(|signature| carry::call_block(signature, source));
             let id = call_id(call, index, asked);
             Some(json!({"type": "tool_use", "id": id, "name": call.name, "input": calls::input(call)}))
         }
         Content::Other(value) if source == NAME => Some(value.clone()),
         _ => None,
     };
-    let Some(mut value) = value else { return };
+    let Some(mut value) = value else { return Vec::new() };
     if source == NAME
         && let Some(fields) = value.as_object_mut()
     {
         fields.extend(block.extra.clone());
     }
-    out.push(value);
+    before.into_iter().chain([value]).collect()
 }
 
 fn text_block(text: &str, citations: Vec<Value>) -> Option<Value> {

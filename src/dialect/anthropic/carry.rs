@@ -74,7 +74,8 @@ pub fn redacted(data: &str) -> Value {
 }
 
 /// Whether a reasoning block is nothing but foreign opaque data behind text (Gemini signs the end of its answers). It is
-/// not shown: agents take the last block of a turn for its answer, and no provider insists on having it back.
+/// shown only once something follows: agents take the last block of a turn for its answer, and no provider insists on
+/// having back what stands at the end.
 pub fn trails(reasoning: &Reasoning, source: &str, after_text: bool) -> bool {
     after_text && source != NAME && visible(reasoning).is_empty()
 }

@@ -33,6 +33,8 @@ pub struct Writer {
     tier: Option<String>,
     /// The last block written was text.
     after_text: bool,
+    /// Seals alone after that text, which are shown once something follows; see `carry::trails`.
+    held: Vec<Thought>,
     seen: stop::Seen,
     finish: Option<(Finish, Option<String>, Option<String>)>,
     /// `message_delta` has been written.
@@ -82,12 +84,24 @@ impl Writer {
             usage: None,
             tier: None,
             after_text: false,
+            held: Vec::new(),
             seen: stop::Seen::default(),
             finish: None,
             summed: false,
             ended: false,
             continued: Vec::new(),
         }
+    }
+}
+
+/// Whether a text or a thought that has not begun begins with this.
+fn begins_block(delta: &Delta) -> bool {
+    match delta {
+        Delta::Text(text) | Delta::Refusal(text) | Delta::Reasoning(text) | Delta::Summary { text, .. } => {
+            !text.is_empty()
+        }
+        Delta::Citation(_) => true,
+        Delta::Signature(_) | Delta::Encrypted(_) | Delta::Arguments(_) | Delta::Logprobs(_) => false,
     }
 }
 
@@ -250,7 +264,16 @@ impl Writer {
         self.live = Some((index, live));
     }
 
+    /// Something follows the seals behind the last text.
+    fn release(&mut self, out: &mut Vec<u8>) {
+        for thought in std::mem::take(&mut self.held) {
+            thought.close(self.source, &mut self.frames, out);
+            self.after_text = false;
+        }
+    }
+
     fn begin_call(&mut self, index: u32, call: &ToolCall, out: &mut Vec<u8>) -> Input {
+        self.release(out);
         self.seen.calls = true;
         if let Some(signature) = &call.signature {
             self.frames.whole(&carry::call_block(signature, self.source), out);
@@ -264,6 +287,9 @@ impl Writer {
     }
 
     fn grow(&mut self, delta: &Delta, out: &mut Vec<u8>) {
+        if !self.held.is_empty() && begins_block(delta) {
+            self.release(out);
+        }
         match (self.live.as_mut().map(|(_, live)| live), delta) {
             (Some(Live::Text(text)), delta) => text.grow(delta, &self.frames, out),
             (Some(Live::Thought(thought)), delta) => thought.grow(delta, &self.frames, out),
@@ -279,11 +305,12 @@ impl Writer {
                 self.after_text |= text.begun();
                 return text.close(&mut self.frames, out);
             }
-            // A seal alone after the words; see `carry::trails`.
-            Live::Thought(thought) if self.after_text && self.source != NAME && !thought.begun() => return,
+            Live::Thought(thought) if self.after_text && self.source != NAME && !thought.begun() => {
+                return self.held.push(thought);
+            }
             Live::Thought(thought) => thought.close(self.source, &mut self.frames, out),
             Live::Call(input) => input.close(&mut self.frames, out),
-            Live::Done => {}
+            Live::Done => return,
         }
         self.after_text = false;
     }
@@ -292,9 +319,11 @@ impl Writer {
     fn whole(&mut self, block: &Block, out: &mut Vec<u8>) {
         match &block.content {
             Content::Text { text, .. } | Content::Audio { transcript: Some(text), .. } if !text.is_empty() => {
+                self.release(out);
                 self.frames.open(&json!({"type": "text", "text": ""}), out);
                 self.frames.text(text, out);
                 self.frames.stop(out);
+                self.after_text = true;
             }
             Content::Other(value) if self.source == NAME => self.other(value, out),
             _ => {}

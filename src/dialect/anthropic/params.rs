@@ -10,7 +10,7 @@ use super::models::{self, Model};
 use super::prompt::{self, cache_control, shortest};
 use super::wire::Object;
 use super::{NAME, schema, thinking};
-use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice};
+use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice, as_function};
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
 use crate::json;
@@ -179,17 +179,10 @@ fn function(tool: &Tool, name: &str, own: bool, model: &Model, to: &mut Encoding
     value
 }
 
-/// A free-text tool as a function of one string; its grammar, which cannot be enforced, goes to the description.
+/// A free-text tool as a function of one string.
 fn custom(name: &str, description: Option<&str>, format: Option<&Value>) -> Value {
-    let mut text = description.unwrap_or_default().to_owned();
-    if let Some(format) = format.filter(|format| format.get("type").is_some_and(|kind| kind == "grammar")) {
-        text.push_str(&format!("\nThe input must follow this grammar: {format}"));
-    }
-    json!({
-        "name": name,
-        "description": text,
-        "input_schema": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]},
-    })
+    let (description, parameters) = as_function(description, format);
+    json!({ "name": name, "description": description.unwrap_or_default(), "input_schema": parameters })
 }
 
 fn tool_choice(ask: &Ask, model: &Model, to: &mut Encoding<'_>) -> Option<Value> {

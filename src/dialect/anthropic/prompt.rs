@@ -16,6 +16,9 @@ use crate::chat::{
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
 
+/// Why reasoning is left out.
+const UNSIGNED: &str = "Anthropic takes back only reasoning that it signed";
+
 /// `system` and `messages`.
 pub struct Prompt {
     pub system: Vec<Value>,
@@ -182,12 +185,14 @@ impl Writer<'_, '_> {
         let text = carry::visible(reasoning);
         match (signature, encrypted) {
             (Some(signature), None) => vec![carry::thinking(&text, signature)],
-            // Dialects with one opaque field hold a signature in it. Redacted thinking never has text beside it.
-            (None, Some(signature)) if !text.is_empty() => vec![carry::thinking(&text, signature)],
-            (None, Some(data)) => vec![carry::redacted(data)],
+            (None, Some(data)) => {
+                // Clients that keep no part without text hang it on the thinking before, whose signature is gone then.
+                self.to.drop_if(!text.is_empty(), "messages.reasoning", UNSIGNED);
+                vec![carry::redacted(data)]
+            }
             (Some(signature), Some(data)) => vec![carry::thinking(&text, signature), carry::redacted(data)],
             (None, None) => {
-                self.to.dropped.push(("messages.reasoning", "Anthropic takes back only reasoning that it signed"));
+                self.to.dropped.push(("messages.reasoning", UNSIGNED));
                 Vec::new()
             }
         }

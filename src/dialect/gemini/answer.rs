@@ -256,20 +256,12 @@ fn write_reasoning(reasoning: &Reasoning, source: &str, parts: &mut Parts) {
     let held = signature::for_reader(reasoning, source);
     let text = if reasoning.text.is_empty() { reasoning.summary.join("\n\n") } else { reasoning.text.clone() };
     if text.is_empty() && signature::for_provider(reasoning, source).is_none() {
-        // Foreign and without text: a thought of its own, or it would hang on a part that it does not belong to.
         if let Some(held) = held {
-            parts.push(thought(String::new(), Some(held)));
+            parts.sealed(held);
         }
         return;
     }
     parts.reasoning(text, held);
-}
-
-pub fn thought(text: String, signature: Option<String>) -> Object {
-    let mut part = field::object("text", text);
-    part.insert("thought".into(), true.into());
-    put(&mut part, "thoughtSignature", signature);
-    part
 }
 
 /// A call as a Gemini client gets it: ids that we made for other dialects stay with us.

@@ -152,7 +152,9 @@ fn read_part(part: Part, gather: &mut Gather, calls: &mut Calls) {
     match part.piece {
         Piece::Call { id, name, arguments } => {
             let id = calls.made(id, &name, &arguments);
-            let signature = part.signature.as_deref().map(super::signature::read_call);
+            let held = part.signature.as_deref().map(super::signature::read_call);
+            let (before, signature) = held.unwrap_or_default();
+            gather.carriers(before);
             let call = ToolCall { id, name, arguments, signature, ..ToolCall::default() };
             gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
         }

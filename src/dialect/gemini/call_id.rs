@@ -3,19 +3,14 @@
 //! Made of what the call is and where it stands, so the same conversation gives the same ids (and the same prompt-cache
 //! prefix) every time. Never sent to Gemini as its own: [`own`] tells them from ids that somebody really gave.
 
+use crate::dialect::stable_hash;
+
 const PREFIX: &str = "call_gm";
 
 /// An id of at most 40 letters (OpenAI's limit) out of `[a-z0-9_]` (Anthropic's). `seed` tells answers apart, `index`
 /// the calls of one answer.
 pub fn make(seed: &[&str], index: usize) -> String {
-    // FNV-1a: stable over versions of the gateway, unlike the standard library's hasher.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for piece in seed {
-        for byte in piece.bytes().chain([0xff]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    format!("{PREFIX}{hash:016x}_{index}")
+    format!("{PREFIX}{:016x}_{index}", stable_hash(seed))
 }
 
 /// Whether the provider or the client gave this id, as against [`make`].

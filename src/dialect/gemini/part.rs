@@ -135,18 +135,24 @@ impl Gather {
 
     /// Adds a part that is neither a call, in pieces or whole, nor a response.
     pub fn part(&mut self, piece: Piece, signature: Option<String>, extra: Object) {
-        let reasoning = signature.as_deref().map(|wire| self.reasoning(wire));
+        let mut reasoning = signature.as_deref().map(|wire| self.reasoning(wire)).unwrap_or_default();
         match piece {
-            Piece::Thought(text) => self.thought(text, reasoning),
+            Piece::Thought(text) => {
+                let of_text = reasoning.pop();
+                self.carriers(reasoning);
+                self.thought(text, of_text);
+            }
             Piece::Text(text) => {
-                let signed = reasoning.is_some();
-                self.carrier(reasoning);
+                // Gemini signs the whole of a text, or its last piece; what we hang on one hangs on its first.
+                let is_ours = |reasoning: &Reasoning| !reasoning.origin.is_empty() && reasoning.origin != super::NAME;
+                let open = reasoning.iter().all(is_ours);
+                self.carriers(reasoning);
                 if !text.is_empty() {
-                    self.text(text, extra, !signed);
+                    self.text(text, extra, open);
                 }
             }
             Piece::Whole(content) => {
-                self.carrier(reasoning);
+                self.carriers(reasoning);
                 self.block(Block { content, cache: None, extra });
             }
             Piece::Call { .. } | Piece::Fragment(_) | Piece::Response { .. } => {}
@@ -158,18 +164,16 @@ impl Gather {
         self.blocks.push(block);
     }
 
-    fn reasoning(&self, wire: &str) -> Reasoning {
+    fn reasoning(&self, wire: &str) -> Vec<Reasoning> {
         match self.unseals {
             true => signature::read(wire),
-            false => Reasoning { signature: Some(wire.to_owned()), ..Reasoning::default() },
+            false => vec![Reasoning { signature: Some(wire.to_owned()), ..Reasoning::default() }],
         }
     }
 
-    /// The reasoning block that holds the signature of the part after it.
-    fn carrier(&mut self, reasoning: Option<Reasoning>) {
-        if let Some(reasoning) = reasoning {
-            self.block(Block::new(Content::Reasoning(reasoning)));
-        }
+    /// The reasoning blocks that hold the signature of the part after them.
+    pub fn carriers(&mut self, reasoning: Vec<Reasoning>) {
+        reasoning.into_iter().for_each(|reasoning| self.block(Block::new(Content::Reasoning(reasoning))));
     }
 
     fn thought(&mut self, text: String, signed: Option<Reasoning>) {
@@ -208,19 +212,42 @@ impl Gather {
 #[derive(Debug, Default)]
 pub struct Parts {
     parts: Vec<Value>,
-    waiting: Option<String>,
+    waiting: Option<Waiting>,
+}
+
+/// A signature without a part of its own.
+#[derive(Debug)]
+enum Waiting {
+    /// Gemini's own; on a call it would be taken for the call's.
+    Own(String),
+    /// Another provider's, sealed.
+    Sealed(String),
+}
+
+impl Waiting {
+    /// The part that it is where nothing fits.
+    fn alone(self) -> Value {
+        Value::Object(match self {
+            Waiting::Own(signature) => carrier(signature),
+            Waiting::Sealed(signature) => thought(String::new(), Some(signature)),
+        })
+    }
 }
 
 impl Parts {
     pub fn push(&mut self, mut part: Object) {
-        if let Some(signature) = self.waiting.take() {
-            let takes_one = !["thought", "thoughtSignature", "functionCall", "functionResponse"]
-                .iter()
-                .any(|name| part.contains_key(*name));
-            if takes_one {
-                part.insert("thoughtSignature".into(), signature.into());
-            } else {
-                self.parts.push(Value::Object(carrier(signature)));
+        if let Some(waiting) = self.waiting.take() {
+            let takes = |names: &[&str]| !names.iter().any(|name| part.contains_key(*name));
+            match waiting {
+                Waiting::Own(signature)
+                    if takes(&["thought", "thoughtSignature", "functionCall", "functionResponse"]) =>
+                {
+                    part.insert("thoughtSignature".into(), signature.into());
+                }
+                Waiting::Sealed(signature) if takes(&["thought", "thoughtSignature"]) => {
+                    part.insert("thoughtSignature".into(), signature.into());
+                }
+                waiting => self.parts.push(waiting.alone()),
             }
         }
         self.parts.push(Value::Object(part));
@@ -229,23 +256,42 @@ impl Parts {
     /// Adds reasoning: thought text with its signature, or a signature for the part that follows.
     pub fn reasoning(&mut self, text: String, signature: Option<String>) {
         if !text.is_empty() {
-            let mut part = field::object("text", text);
-            part.insert("thought".into(), true.into());
-            put(&mut part, "thoughtSignature", signature);
-            self.push(part);
+            self.push(thought(text, signature));
         } else if let Some(signature) = signature
-            && let Some(before) = self.waiting.replace(signature)
+            && let Some(before) = self.waiting.replace(Waiting::Own(signature))
         {
-            self.parts.push(Value::Object(carrier(before)));
+            self.parts.push(before.alone());
         }
     }
 
+    /// Adds another provider's reasoning without text, as [`signature::for_reader`] gives it.
+    pub fn sealed(&mut self, signature: String) {
+        let signature = match self.waiting.take() {
+            Some(Waiting::Sealed(before)) => signature::together(&before, &signature),
+            before => {
+                self.parts.extend(before.map(Waiting::alone));
+                signature
+            }
+        };
+        self.waiting = Some(Waiting::Sealed(signature));
+    }
+
+    /// The parts that need not wait for others.
+    pub fn ready(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.parts)
+    }
+
     pub fn done(mut self) -> Vec<Value> {
-        if let Some(signature) = self.waiting.take() {
-            self.parts.push(Value::Object(carrier(signature)));
-        }
+        self.parts.extend(self.waiting.map(Waiting::alone));
         self.parts
     }
+}
+
+pub fn thought(text: String, signature: Option<String>) -> Object {
+    let mut part = field::object("text", text);
+    part.insert("thought".into(), true.into());
+    put(&mut part, "thoughtSignature", signature);
+    part
 }
 
 /// A part that is there for its signature alone, as Gemini ends streams.

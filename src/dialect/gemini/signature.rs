@@ -9,6 +9,9 @@
 //!
 //! That keeps the pairing through every client dialect that returns reasoning in place, and never invents one.
 //!
+//! Reasoning of other providers that has no text goes to Gemini clients on the part that follows, a call as well: Vercel's
+//! SDK drops a thought without text, or gives its signature to the part before. Several stretches share one signature.
+//!
 //! The field is bytes in base64, and SDKs decode and encode it again (in the URL-safe alphabet), so what other dialects
 //! made is sealed first and put into base64 on top.
 
@@ -28,33 +31,51 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Marks sealed encrypted reasoning, as against a sealed signature; the item's id follows on its own line.
 const ENCRYPTED: &str = "encrypted\n";
 
+/// Ends the origin of a sealed signature of reasoning: a call, on which it may ride, has one of its own else.
+const OF_REASONING: &str = "+reasoning";
+
+/// Between stretches of reasoning that ride on one part.
+const NEXT: char = '\u{1e}';
+
 /// Documented stand-in for calls that another model made: Gemini 3 refuses a turn whose first call has no signature.
 pub const STAND_IN: &str = "skip_thought_signature_validator";
 
-/// Reasoning without text that carries what a `thoughtSignature` holds.
-pub fn read(wire: &str) -> Reasoning {
-    let own = || Reasoning { signature: Some(wire.to_owned()), origin: NAME.to_owned(), ..Reasoning::default() };
-    let Some(text) = sealed(wire) else { return own() };
+/// Reasoning without text that carries what a `thoughtSignature` holds, at least one stretch.
+pub fn read(wire: &str) -> Vec<Reasoning> {
+    let sealed = sealed(wire).and_then(|text| text.split(NEXT).map(stretch).collect());
+    sealed.unwrap_or_else(|| {
+        vec![Reasoning { signature: Some(wire.to_owned()), origin: NAME.to_owned(), ..Reasoning::default() }]
+    })
+}
+
+/// One stretch that we sealed.
+fn stretch(text: &str) -> Option<Reasoning> {
     if let Some((id, opaque)) = text.strip_prefix(ENCRYPTED).and_then(|rest| rest.split_once('\n')) {
-        let Some((origin, data)) = unseal(opaque) else { return own() };
-        return Reasoning {
+        let (origin, data) = unseal(opaque)?;
+        return Some(Reasoning {
             encrypted: Some(data.to_owned()),
             id: (!id.is_empty()).then(|| id.to_owned()),
             origin: origin.to_owned(),
             ..Reasoning::default()
-        };
+        });
     }
-    match unseal(&text) {
-        Some((origin, signature)) => {
-            Reasoning { signature: Some(signature.to_owned()), origin: origin.to_owned(), ..Reasoning::default() }
-        }
-        None => own(),
-    }
+    let (origin, signature) = unseal(text)?;
+    let origin = origin.strip_suffix(OF_REASONING).unwrap_or(origin).to_owned();
+    Some(Reasoning { signature: Some(signature.to_owned()), origin, ..Reasoning::default() })
 }
 
-/// A call's signature as the neutral form keeps it: bare when it is Gemini's own, sealed otherwise.
-pub fn read_call(wire: &str) -> String {
-    sealed(wire).filter(|text| unseal(text).is_some()).unwrap_or_else(|| wire.to_owned())
+/// What a call's `thoughtSignature` holds: the reasoning before the call, and the call's own signature as the neutral form
+/// keeps it, bare when it is Gemini's own, sealed otherwise.
+pub fn read_call(wire: &str) -> (Vec<Reasoning>, Option<String>) {
+    let Some(text) = sealed(wire) else { return (Vec::new(), Some(wire.to_owned())) };
+    let of_reasoning = match unseal(&text) {
+        Some((origin, _)) => origin.ends_with(OF_REASONING),
+        None => text.starts_with(ENCRYPTED),
+    };
+    match of_reasoning {
+        true => (read(wire), None),
+        false => (Vec::new(), Some(if unseal(&text).is_some() { text } else { wire.to_owned() })),
+    }
 }
 
 /// What we sealed ourselves, out of its base64. A cheap look at the beginning spares the provider's own.
@@ -91,7 +112,14 @@ pub fn for_reader(reasoning: &Reasoning, source: &str) -> Option<String> {
         let id = reasoning.id.as_deref().unwrap_or_default();
         return Some(BASE64.encode(format!("{ENCRYPTED}{id}\n{}", seal(origin, data))));
     }
-    reasoning.signature.as_ref().map(|signature| BASE64.encode(for_client(signature, origin, NAME)))
+    let signature = reasoning.signature.as_ref()?;
+    Some(BASE64.encode(seal(&format!("{origin}{OF_REASONING}"), signature)))
+}
+
+/// Two signatures of [`for_reader`], neither Gemini's own, in one.
+pub fn together(first: &str, next: &str) -> String {
+    let text = |wire: &str| BASE64.decode(wire).unwrap_or_default();
+    BASE64.encode([text(first), NEXT.to_string().into_bytes(), text(next)].concat())
 }
 
 /// For answers: a call's signature for a Gemini client.
@@ -116,8 +144,8 @@ mod tests {
             Reasoning { signature: Some("Er?>~UB+/==".into()), origin: "anthropic".into(), ..Reasoning::default() };
         let wire = for_reader(&made, "anthropic").expect("a signature");
         assert!(BASE64.decode(&wire).is_ok(), "SDKs refuse what is no base64");
-        assert_eq!(read(&url_safe(&wire)), made);
-        assert_eq!(for_provider(&read(&wire), NAME), None, "Gemini refuses what it did not make");
+        assert_eq!(read(&url_safe(&wire)), [made]);
+        assert_eq!(for_provider(&read(&wire)[0], NAME), None, "Gemini refuses what it did not make");
     }
 
     #[test]
@@ -128,19 +156,36 @@ mod tests {
             origin: "openai_responses".into(),
             ..Reasoning::default()
         };
-        assert_eq!(read(&for_reader(&made, "openai_responses").expect("a signature")), made);
+        assert_eq!(read(&for_reader(&made, "openai_responses").expect("a signature")), [made]);
+    }
+
+    #[test]
+    fn reasoning_that_rides_on_a_call_is_told_from_the_calls_own_signature() {
+        let made = |origin: &str, signature: Option<&str>, encrypted: Option<&str>| Reasoning {
+            signature: signature.map(str::to_owned),
+            encrypted: encrypted.map(str::to_owned),
+            origin: origin.into(),
+            ..Reasoning::default()
+        };
+        let (signed, redacted) = (made("anthropic", Some("EqQB"), None), made("anthropic", None, Some("EmwK")));
+        let wire = |reasoning: &Reasoning| for_reader(reasoning, "anthropic").expect("a signature");
+        let both = together(&wire(&redacted), &wire(&signed));
+        assert_eq!(read_call(&wire(&signed)), (vec![signed.clone()], None));
+        assert_eq!(read_call(&both), (vec![redacted, signed], None));
+        let own = call_for_reader("xyz", "openai_chat");
+        assert_eq!(read_call(&own), (Vec::new(), Some(seal("openai_chat", "xyz"))));
+        assert_eq!(read_call("CqQB"), (Vec::new(), Some("CqQB".to_owned())));
     }
 
     #[test]
     fn its_own_signature_stays_bare_also_when_it_was_held_elsewhere() {
-        let own = read("CqQBAXLI2nw=");
+        let [own] = &read("CqQBAXLI2nw=")[..] else { panic!("one stretch") };
         assert_eq!((own.signature.as_deref(), own.origin.as_str()), (Some("CqQBAXLI2nw="), NAME));
-        assert_eq!(for_reader(&own, NAME).as_deref(), Some("CqQBAXLI2nw="));
+        assert_eq!(for_reader(own, NAME).as_deref(), Some("CqQBAXLI2nw="));
         let held = Reasoning { signature: Some(seal(NAME, "CqQB")), ..Reasoning::default() };
         assert_eq!(for_provider(&held, "anthropic").as_deref(), Some("CqQB"));
         let held = Reasoning { encrypted: Some(seal(NAME, "CqQB")), ..Reasoning::default() };
         assert_eq!(for_provider(&held, "openai_responses").as_deref(), Some("CqQB"));
         assert_eq!(call_for_reader("CqQB", NAME), "CqQB");
-        assert_eq!(read_call(&call_for_reader("xyz", "other")), seal("other", "xyz"));
     }
 }

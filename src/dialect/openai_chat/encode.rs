@@ -76,7 +76,8 @@ fn prefill(ask: &Ask, how: Prefill, body: &mut Map<String, Value>) {
     last.insert(mark.into(), true.into());
 }
 
-/// Whether the target is OpenAI's own endpoint (or Azure's): nobody else spells the output bound that way only.
+/// Whether the target follows OpenAI's own endpoint in its newer parameters, as one that knows the output bound by its newer
+/// name does. Says nothing of tools.
 pub(super) fn is_openai(quirks: &Quirks) -> bool {
     quirks.max_completion_tokens
 }

@@ -3,12 +3,14 @@
 //! Tool results leave their user turn and go before everything else of it, because they must follow the calls at once.
 //! What the target cannot hold is noted; a document or image that it cannot read is refused, never lost.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
-use super::NAME;
 use super::reasoning::{self, To};
 use super::tools::{disguises_custom, write_cache};
 use super::turns::PART;
+use super::{NAME, call_id};
 use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
@@ -125,7 +127,7 @@ impl Writer<'_, '_, '_> {
         let content = self.content(parts, !self.own);
         let mut message = Map::new();
         message.insert("role".into(), "tool".into());
-        message.insert("tool_call_id".into(), result.id.as_str().into());
+        message.insert("tool_call_id".into(), self.id(&result.id).into());
         message.insert("content".into(), content);
         if self.own {
             message.extend(result.name.as_ref().map(|name| ("name".to_owned(), name.as_str().into())));
@@ -208,13 +210,19 @@ impl Writer<'_, '_, '_> {
         }
     }
 
+    /// A call's id as the target takes it.
+    fn id<'i>(&self, id: &'i str) -> Cow<'i, str> {
+        if self.to.quirks.short_call_ids { call_id::short(id) } else { Cow::Borrowed(id) }
+    }
+
     fn call(&self, call: &ToolCall) -> Value {
         let disguised = call.custom && disguises_custom(self.ask, self.to);
+        let id = self.id(&call.id);
         let mut value = match (call.custom, disguised) {
-            (true, false) => json!({ "id": call.id, "type": "custom",
+            (true, false) => json!({ "id": id, "type": "custom",
                                      "custom": { "name": call.name, "input": call.arguments } }),
-            (true, true) => function_call(&call.id, &call.name, &json!({ "input": call.arguments }).to_string()),
-            (false, _) => function_call(&call.id, &call.name, &call.arguments),
+            (true, true) => function_call(&id, &call.name, &json!({ "input": call.arguments }).to_string()),
+            (false, _) => function_call(&id, &call.name, &call.arguments),
         };
         let signature = call.signature.as_deref().and_then(|opaque| for_target(opaque, self.ask.source, NAME));
         if let (Some(signature), Value::Object(value)) = (signature, &mut value) {

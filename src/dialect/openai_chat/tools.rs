@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::NAME;
 use super::fields::{Fields, invalid};
-use crate::chat::{Ask, CacheMark, Tool, ToolCall, ToolChoice};
+use crate::chat::{Ask, CacheMark, Tool, ToolCall, ToolChoice, as_function};
 use crate::dialect::Encoding;
 use crate::fault::Fault;
 
@@ -130,9 +130,9 @@ pub(super) fn write_cache(mark: &CacheMark) -> Value {
     }
 }
 
-/// Whether a custom tool must be disguised as a function with one string argument `input`: only OpenAI has them.
+/// Whether a custom tool must be disguised as a function with one string argument `input`.
 pub(super) fn disguises_custom(ask: &Ask, to: &Encoding<'_>) -> bool {
-    ask.source != NAME && !super::encode::is_openai(to.quirks)
+    ask.source != NAME && !to.quirks.custom_tools
 }
 
 /// Whether the client knows this call's tool as one of free text, and the target knew it as a function.
@@ -143,7 +143,7 @@ pub(super) fn was_disguised(ask: &Ask, call: &ToolCall) -> bool {
 /// Writes `tools`, `tool_choice` and `parallel_tool_calls`.
 pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
     let own = ask.source == NAME;
-    let native_allowed = own || super::encode::is_openai(to.quirks);
+    let native_allowed = own || to.quirks.custom_tools;
     let only = match &ask.tool_choice {
         Some(ToolChoice::Allowed { names, .. }) if !native_allowed => Some(names),
         _ => None,
@@ -202,13 +202,12 @@ fn write_tool(tool: &Tool, ask: &Ask, to: &mut Encoding<'_>) -> Option<Value> {
             tool.extend(cache.map(|mark| ("cache_control".to_owned(), write_cache(mark))));
             Some(Value::Object(tool))
         }
-        Tool::Custom { name, description, .. } if disguises_custom(ask, to) => {
+        Tool::Custom { name, description, format } if disguises_custom(ask, to) => {
             to.drop_if(true, "tools.custom", "the target has only functions; the tool became one with an `input`");
-            let parameters = json!({ "type": "object", "properties": { "input": { "type": "string" } },
-                                     "required": ["input"] });
+            let (description, parameters) = as_function(description.as_deref(), format.as_ref());
             let mut function = Map::new();
             function.insert("name".into(), name.as_str().into());
-            function.extend(description.as_ref().map(|text| ("description".to_owned(), text.as_str().into())));
+            function.extend(description.map(|text| ("description".to_owned(), text.into())));
             function.insert("parameters".into(), parameters);
             Some(json!({ "type": "function", "function": function }))
         }

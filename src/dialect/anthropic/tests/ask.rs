@@ -213,3 +213,19 @@ fn foreign_reasoning_comes_back_from_an_anthropic_client_as_it_was() {
         }
     }
 }
+
+#[test]
+fn redacted_data_never_goes_out_as_the_signature_of_a_text() {
+    // As Vercel's SDK gives back a thought without text: on the one before, in place of its signature.
+    let encrypted = Some("EmwK".to_owned());
+    let reasoning =
+        Reasoning { text: "Let me think".into(), encrypted, origin: "anthropic".into(), ..Reasoning::default() };
+    let blocks = vec![crate::chat::Block::new(Content::Reasoning(reasoning)), crate::chat::Block::text("x")];
+    let messages = vec![crate::chat::Message::new(Role::Assistant, blocks)];
+    let ask = Ask { model: "m".into(), messages, source: "gemini", ..Ask::default() };
+    let mut to = Encoding::new("claude-sonnet-4-5", &Quirks::NONE);
+    let body = json(&Anthropic.encode_ask(&ask, &mut to).expect("encodes"));
+    assert_eq!(body["messages"][0]["content"][0], json!({"type": "redacted_thinking", "data": "EmwK"}));
+    assert!(!body.to_string().contains("Let me think"), "{body}");
+    assert_eq!(to.dropped[0].0, "messages.reasoning");
+}

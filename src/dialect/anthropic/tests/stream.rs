@@ -332,6 +332,29 @@ fn a_foreign_answer_means_the_same_streamed_and_whole() {
 }
 
 #[test]
+fn encrypted_reasoning_right_after_a_text_is_shown_once_something_follows() {
+    let sealed =
+        |data: &str| Block::new(Content::Reasoning(Reasoning { encrypted: Some(data.into()), ..Reasoning::default() }));
+    let call = Block::new(Content::ToolCall(ToolCall { id: "c".into(), name: "f".into(), ..ToolCall::default() }));
+    let kinds = |blocks: Vec<Block>| {
+        let choice = Choice { blocks, finish: Some(Finish::Stop), ..Choice::default() };
+        let answer = Answer { choices: vec![choice], source: "openai_responses", ..Answer::default() };
+        let whole = json(&Anthropic.encode_answer(&answer, &asked()));
+        let streamed = collect(read(&[write(&replay(&answer)).as_bytes()]).0);
+        assert_eq!(json(&Anthropic.encode_answer(&streamed, &asked()))["content"], whole["content"]);
+        let kinds = whole["content"].as_array().expect("list").iter().map(|block| block["type"].to_string());
+        kinds.collect::<Vec<_>>().join(" ").replace('"', "")
+    };
+    let (text, more) = (Block::text("Look."), Block::text("Well."));
+    let (one, two) = (sealed("gAAAA1"), sealed("gAAAA2"));
+    let last = kinds(vec![text.clone(), one.clone(), two.clone(), call.clone()]);
+    assert_eq!(last, "text redacted_thinking redacted_thinking tool_use");
+    assert_eq!(kinds(vec![text.clone(), one.clone(), more, two.clone()]), "text redacted_thinking text");
+    assert_eq!(kinds(vec![text, one, Block::text("")]), "text");
+    assert_eq!(kinds(vec![call, two]), "tool_use redacted_thinking");
+}
+
+#[test]
 fn the_input_count_stands_at_the_start_when_it_is_known_by_then() {
     let (events, _) = read(&[&fixture("streams/cache.sse")]);
     let text = write(&events);

@@ -1,4 +1,7 @@
 //! Writing an ask from any dialect. Never sends what Gemini did not make: foreign signatures, ids it would not know.
+//!
+//! Without ids Gemini tells results apart by their place alone, so they go out in the order of the calls of the turn that
+//! they answer, one for each.
 
 use std::collections::HashMap;
 
@@ -13,6 +16,10 @@ use crate::dialect::gemini::part::{self, Parts};
 use crate::dialect::gemini::{NAME, call_id, media, signature};
 use crate::fault::{Fault, Kind};
 use crate::json;
+
+/// What stands for a result that the caller left out where it gave others: Gemini counts as many results as calls, and
+/// would take the next one for it.
+const NO_RESULT: &str = "There is no result of this call.";
 
 /// Why a block is left out.
 const UNKNOWN_BLOCK: &str = "a block that only its own provider understands";
@@ -35,9 +42,9 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     note_dropped(ask, to);
-    let mut turns = Turns { source: ask.source, to, names: HashMap::new(), contents: Vec::new() };
-    for message in &ask.messages {
-        turns.message(message)?;
+    let mut turns = Turns { source: ask.source, to, names: HashMap::new(), open: Vec::new(), contents: Vec::new() };
+    for run in ask.messages.chunk_by(|one, next| is_models(one) == is_models(next)) {
+        turns.run(run)?;
     }
     let mut contents = turns.finish();
     let mut system = system_parts(ask)?;
@@ -148,32 +155,67 @@ fn media_part(from: &Media, fallback: Option<&str>, name: Option<&str>, source: 
     }
 }
 
+fn is_models(message: &Message) -> bool {
+    message.role == Role::Assistant
+}
+
 /// Turns of the conversation, neighbours of one role merged.
 struct Turns<'a, 'b, 'c> {
     source: &'static str,
     to: &'b mut Encoding<'c>,
     /// Names of the calls so far by id: a response must name its function, and most dialects only give the id.
     names: HashMap<&'a str, &'a str>,
+    /// Calls of the model's turn that was written last.
+    open: Vec<&'a ToolCall>,
     contents: Vec<(&'static str, Parts)>,
 }
 
 impl<'a> Turns<'a, '_, '_> {
-    fn message(&mut self, message: &'a Message) -> Result<(), Fault> {
+    /// Messages that together are one turn.
+    fn run(&mut self, messages: &'a [Message]) -> Result<(), Fault> {
         // Gemini has no instructions inside a conversation: they are said by the user, at their place.
-        let role = if message.role == Role::Assistant { "model" } else { "user" };
-        // Responses must come first in the turn after their calls.
-        let is_result = |block: &&Block| matches!(block.content, Content::ToolResult(_));
-        let results = message.blocks.iter().filter(is_result);
-        for block in results.chain(message.blocks.iter().filter(|block| !is_result(block))) {
+        let role = if messages.first().is_some_and(is_models) { "model" } else { "user" };
+        let mut results = Vec::new();
+        for block in messages.iter().flat_map(|message| &message.blocks) {
+            if let Content::ToolResult(result) = &block.content {
+                results.push(result);
+            }
+        }
+        // Results must come first in the turn after their calls.
+        self.results(results)?;
+        for block in messages.iter().flat_map(|message| &message.blocks) {
             self.block(role, block)?;
         }
         Ok(())
     }
 
+    /// The results of one turn. Its own callers have paired theirs themselves.
+    fn results(&mut self, mut results: Vec<&'a ToolResult>) -> Result<(), Fault> {
+        let calls = std::mem::take(&mut self.open);
+        if self.source != NAME {
+            let mut answers = Vec::with_capacity(calls.len());
+            for call in calls {
+                let at = results.iter().position(|result| result.id == call.id);
+                answers.push((call, at.map(|at| results.remove(at))));
+            }
+            if answers.iter().any(|(_, answer)| answer.is_some()) {
+                for (call, answer) in answers {
+                    match answer {
+                        Some(result) => self.result(result)?,
+                        None => self.response(&call.id, &call.name, field::object("error", NO_RESULT), Vec::new()),
+                    }
+                }
+            }
+        }
+        // What answers no call of the turn before; Gemini judges it.
+        results.into_iter().try_for_each(|result| self.result(result))
+    }
+
     fn block(&mut self, role: &'static str, block: &'a Block) -> Result<(), Fault> {
         match &block.content {
             Content::ToolCall(call) => self.call(role, call, block),
-            Content::ToolResult(result) => self.result(result)?,
+            // Written before everything else of the turn.
+            Content::ToolResult(_) => {}
             Content::Reasoning(reasoning) => self.reasoning(role, reasoning),
             Content::Other(_) if self.source != NAME => {
                 self.to.drop_if(true, "messages.content", UNKNOWN_BLOCK);
@@ -197,6 +239,7 @@ impl<'a> Turns<'a, '_, '_> {
 
     fn call(&mut self, role: &'static str, call: &'a ToolCall, block: &Block) {
         self.names.insert(&call.id, &call.name);
+        self.open.push(call);
         let mut part = part::call(call, Some(call.id.as_str()).filter(|id| call_id::own(id)));
         let signature = call.signature.as_deref().and_then(|held| for_target(held, self.source, NAME));
         put(&mut part, "thoughtSignature", signature);
@@ -222,11 +265,6 @@ impl<'a> Turns<'a, '_, '_> {
 
     fn result(&mut self, result: &'a ToolResult) -> Result<(), Fault> {
         let name = self.names.get(result.id.as_str()).copied().or(result.name.as_deref());
-        let mut inner = Object::new();
-        put(&mut inner, "id", Some(result.id.as_str()).filter(|id| call_id::own(id)));
-        // A result without its call in the history still needs some name; Gemini then judges the conversation.
-        inner.insert("name".into(), name.unwrap_or("unknown_function").into());
-        inner.insert("response".into(), response(result).into());
         let mut beside = Vec::new();
         for block in result.content.iter().filter(|block| !matches!(block.content, Content::Text { .. })) {
             let part = shared(block, self.source)?;
@@ -234,6 +272,16 @@ impl<'a> Turns<'a, '_, '_> {
             self.to.drop_if(lost, "messages.content", UNKNOWN_BLOCK);
             beside.extend(part);
         }
+        // A result without its call in the history still needs some name; Gemini then judges the conversation.
+        self.response(&result.id, name.unwrap_or("unknown_function"), response(result), beside);
+        Ok(())
+    }
+
+    fn response(&mut self, id: &str, name: &str, response: Object, mut beside: Vec<Object>) {
+        let mut inner = Object::new();
+        put(&mut inner, "id", Some(id).filter(|id| call_id::own(id)));
+        inner.insert("name".into(), name.into());
+        inner.insert("response".into(), response.into());
         // From 3 on media ride inside the response; before, they stand beside it in the same turn.
         if !beside.is_empty() && config::wants_signatures(self.to.model) {
             inner.insert("parts".into(), std::mem::take(&mut beside).into_iter().map(Value::Object).collect());
@@ -241,7 +289,6 @@ impl<'a> Turns<'a, '_, '_> {
         let parts = self.parts("user");
         parts.push(field::object("functionResponse", inner));
         beside.into_iter().for_each(|part| parts.push(part));
-        Ok(())
     }
 
     fn finish(self) -> Vec<Value> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::chat::{Ask, Tool, ToolChoice};
+use crate::chat::{Ask, Tool, ToolChoice, as_function};
 use crate::dialect::Encoding;
 use crate::dialect::gemini::field::{self, Object, put, take, take_list, take_object, take_string};
 use crate::dialect::gemini::{NAME, schema};
@@ -90,8 +90,7 @@ pub fn encode(tools: &[Tool], source: &str, to: &mut Encoding<'_>) -> Vec<Value>
                 declarations.push(Value::Object(declaration));
             }
             Tool::Custom { name, description, format } => {
-                to.drop_if(format.is_some(), "tools.format", "Gemini has no grammars for tools");
-                declarations.push(free_text(name, description.as_deref()));
+                declarations.push(free_text(name, description.as_deref(), format.as_ref()));
             }
             Tool::Hosted(tool) if source == NAME => hosted.push(tool.clone()),
             Tool::Hosted(_) => to.drop_if(true, "tools", "a tool that only another provider runs"),
@@ -106,14 +105,10 @@ pub fn encode(tools: &[Tool], source: &str, to: &mut Encoding<'_>) -> Vec<Value>
 }
 
 /// A free-text tool as a function with one string parameter.
-fn free_text(name: &str, description: Option<&str>) -> Value {
+fn free_text(name: &str, description: Option<&str>, format: Option<&Value>) -> Value {
+    let (description, parameters) = as_function(description, format);
     let mut declaration = field::object("name", name);
     put(&mut declaration, "description", description);
-    let parameters = serde_json::json!({
-        "type": "object",
-        "properties": { "input": { "type": "string", "description": "The whole input of the tool, as free text." } },
-        "required": ["input"],
-    });
     declaration.insert("parametersJsonSchema".into(), parameters);
     Value::Object(declaration)
 }

@@ -25,6 +25,8 @@ pub struct ResponseEncoder {
 struct Choice {
     index: u32,
     open: Vec<(u32, Open)>,
+    /// Holds a signature until the part that it rides on.
+    parts: Parts,
     finish: Option<(Finish, Option<String>)>,
     /// Fields of the candidate that the last frame carries.
     annotations: Object,
@@ -81,16 +83,13 @@ impl ResponseEncoder {
     }
 
     fn whole(&mut self, choice: u32, block: &Block, out: &mut Vec<u8>) {
-        let mut parts = Parts::default();
-        answer::write_block(block, self.start.source, &mut parts);
+        let source = self.start.source;
+        let state = self.choice(choice);
+        answer::write_block(block, source, &mut state.parts);
         if let Content::Text { citations, .. } = &block.content {
-            let source = self.start.source;
-            let annotations = &mut self.choice(choice).annotations;
-            citations.iter().for_each(|citation| grounding::tell(annotations, citation, source));
+            citations.iter().for_each(|citation| grounding::tell(&mut state.annotations, citation, source));
         }
-        for part in parts.done() {
-            self.part(choice, part, Object::new(), out);
-        }
+        self.ready(choice, out);
     }
 
     fn delta(&mut self, choice: u32, index: u32, delta: &Delta, out: &mut Vec<u8>) {
@@ -102,12 +101,12 @@ impl ResponseEncoder {
         if let Delta::Logprobs(entries) = delta {
             let mut candidate = Object::new();
             put(&mut candidate, "logprobsResult", logprobs::write(entries));
-            return self.part(choice, text(""), candidate, out);
+            return self.part_frame(choice, Value::Object(text("")), candidate, out);
         }
         let Some((_, open)) = state.open.iter_mut().find(|(known, _)| *known == index) else { return };
         let thought = match (open, delta) {
             (Open::Text, Delta::Text(more) | Delta::Refusal(more)) if !more.is_empty() => {
-                return self.part(choice, text(more), Object::new(), out);
+                return self.part(choice, text(more), out);
             }
             (Open::Reasoning { waiting, .. }, Delta::Reasoning(more)) if !more.is_empty() => {
                 std::mem::replace(waiting, more.clone())
@@ -128,7 +127,7 @@ impl ResponseEncoder {
             _ => return,
         };
         if !thought.is_empty() {
-            self.part(choice, Value::Object(answer::thought(thought, None)), Object::new(), out);
+            self.part(choice, part::thought(thought, None), out);
         }
     }
 
@@ -145,15 +144,27 @@ impl ResponseEncoder {
                     None if waiting.is_empty() => return,
                     // Without text and its own it belongs to the part that follows, as Gemini sends it.
                     Some(held) if waiting.is_empty() && own => part::carrier(held),
-                    held => answer::thought(waiting, held),
+                    Some(held) if waiting.is_empty() => return state.parts.sealed(held),
+                    held => part::thought(waiting, held),
                 }
             }
         };
-        self.part(choice, Value::Object(part), Object::new(), out);
+        self.part(choice, part, out);
+    }
+
+    fn part(&mut self, choice: u32, part: Object, out: &mut Vec<u8>) {
+        self.choice(choice).parts.push(part);
+        self.ready(choice, out);
+    }
+
+    fn ready(&mut self, choice: u32, out: &mut Vec<u8>) {
+        for part in self.choice(choice).parts.ready() {
+            self.part_frame(choice, part, Object::new(), out);
+        }
     }
 
     /// One frame with one part of one candidate.
-    fn part(&mut self, choice: u32, part: Value, more: Object, out: &mut Vec<u8>) {
+    fn part_frame(&mut self, choice: u32, part: Value, more: Object, out: &mut Vec<u8>) {
         let mut candidate = field::object("content", content(part));
         candidate.insert("index".into(), choice.into());
         candidate.extend(more);
@@ -171,8 +182,8 @@ impl ResponseEncoder {
     }
 }
 
-fn text(text: &str) -> Value {
-    Value::Object(field::object("text", text))
+fn text(text: &str) -> Object {
+    field::object("text", text)
 }
 
 fn content(part: Value) -> Object {
@@ -201,11 +212,18 @@ impl Encoder for ResponseEncoder {
         if self.choices.is_empty() {
             self.choice(0);
         }
+        for at in 0..self.choices.len() {
+            let choice = &mut self.choices[at];
+            let (index, parts) = (choice.index, std::mem::take(&mut choice.parts));
+            for part in parts.done() {
+                self.part_frame(index, part, Object::new(), out);
+            }
+        }
         let own = self.start.source == super::NAME;
         let continued = (!self.continued.is_empty()).then(|| format!("Continued by {}.", self.continued.join(", ")));
         let candidates = std::mem::take(&mut self.choices).into_iter().map(|choice| {
             // SDKs count a chunk without parts as a failed turn, so the last one has an empty text as Gemini's do.
-            let mut candidate = field::object("content", content(text("")));
+            let mut candidate = field::object("content", content(Value::Object(text(""))));
             let reason = choice
                 .finish
                 .as_ref()

@@ -8,6 +8,7 @@ use crate::chat::{
     CacheMark, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Tool, ToolCall, ToolChoice,
     ToolResult,
 };
+use crate::dialect::gemini::call_id;
 use crate::fault::Kind;
 
 const SIGNATURE: &str = "CiQBcsjafM8h2Xw/9Q+zLk0mVbA==";
@@ -174,13 +175,66 @@ fn parallel_results_share_one_turn_and_find_their_functions_names() {
                 {"functionCall": {"id": "call_2", "name": "g", "args": {}}},
             ]},
             {"role": "user", "parts": [
-                {"functionResponse": {"id": "call_2", "name": "g", "response": {"result": "plain"}}},
                 {"functionResponse": {"id": "call_1", "name": "f", "response": {"ok": true}}},
+                {"functionResponse": {"id": "call_2", "name": "g", "response": {"result": "plain"}}},
                 {"text": "and?"},
                 {"text": "Hurry."},
             ]},
         ])
     );
+}
+
+/// Clients of every other dialect, who all match results by id and are free in their order.
+#[test]
+fn results_go_out_in_the_order_of_their_calls_one_for_each() {
+    let ids = [call_id::make(&["resp"], 0), call_id::make(&["resp"], 1)];
+    let [one, two] = &ids;
+    let chat = |results: &[(&String, &str)]| {
+        let results = results.iter().map(|(id, text)| value!({"role": "tool", "tool_call_id": id, "content": text}));
+        let call = |id: &String| value!({"id": id, "type": "function", "function": {"name": "w", "arguments": "{}"}});
+        let mut messages = vec![
+            value!({"role": "user", "content": "x"}),
+            value!({"role": "assistant", "tool_calls": [call(one), call(two)]}),
+        ];
+        messages.extend(results);
+        ("openai_chat", value!({"model": "m", "messages": messages}))
+    };
+    let responses = |results: &[(&String, &str)]| {
+        let results =
+            results.iter().map(|(id, text)| value!({"type": "function_call_output", "call_id": id, "output": text}));
+        let call = |id: &String| value!({"type": "function_call", "call_id": id, "name": "w", "arguments": "{}"});
+        let input: Vec<Value> =
+            [value!({"role": "user", "content": "x"}), call(one), call(two)].into_iter().chain(results).collect();
+        ("openai_responses", value!({"model": "m", "input": input}))
+    };
+    let claude = |results: &[(&String, &str)]| {
+        let results =
+            results.iter().map(|(id, text)| value!({"type": "tool_result", "tool_use_id": id, "content": text}));
+        let call = |id: &String| value!({"type": "tool_use", "id": id, "name": "w", "input": {}});
+        (
+            "anthropic",
+            value!({"model": "m", "max_tokens": 9, "messages": [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": [call(one), call(two)]},
+                {"role": "user", "content": results.collect::<Vec<_>>()},
+            ]}),
+        )
+    };
+    let said = |(source, body): (&str, Value)| -> Vec<String> {
+        let body = body.to_string();
+        let raw = RawAsk { op: Op::Generate, body: body.as_bytes(), model: None, stream: false };
+        let ask = crate::dialect::find(source).expect("built in").decode_ask(&raw).expect("decodes");
+        let (body, _) = encoded(&ask, "gemini-2.5-flash");
+        let parts = body["contents"][2]["parts"].as_array().expect("parts").iter();
+        parts.map(|part| part["functionResponse"]["response"].to_string()).collect()
+    };
+    let (first, second) = (r#"{"result":"one"}"#, r#"{"result":"two"}"#);
+    let none = r#"{"error":"There is no result of this call."}"#;
+    for form in [&chat as &dyn Fn(&[(&String, &str)]) -> (&'static str, Value), &responses, &claude] {
+        assert_eq!(said(form(&[(two, "two"), (one, "one")])), [first, second]);
+        assert_eq!(said(form(&[(two, "two")])), [none, second]);
+        assert_eq!(said(form(&[(one, "one")])), [first, none]);
+    }
 }
 
 #[test]
@@ -290,6 +344,7 @@ fn parameters_of_another_dialect_are_translated_or_noted() {
     let declarations = &body["tools"][0]["functionDeclarations"];
     assert_eq!(declarations[0], value!({"name": "f", "description": "does", "parametersJsonSchema": sent}));
     assert_eq!(declarations[1]["parametersJsonSchema"]["required"], value!(["input"]));
+    assert_eq!(declarations[1]["description"], "The input must follow this grammar: {\"type\":\"grammar\"}");
     assert_eq!(
         body["toolConfig"],
         value!({"functionCallingConfig": {"mode": "VALIDATED", "allowedFunctionNames": ["f"]}})
@@ -302,7 +357,7 @@ fn parameters_of_another_dialect_are_translated_or_noted() {
     );
     assert_eq!(body["serviceTier"], "flex");
     assert!(body.get("stream").is_none() && body.get("model").is_none());
-    for field in ["logit_bias", "parallel_tool_calls", "user", "store", "cache_control", "tools.format", "tools"] {
+    for field in ["logit_bias", "parallel_tool_calls", "user", "store", "cache_control", "tools"] {
         assert!(dropped.contains(&field), "{field} in {dropped:?}");
     }
 }

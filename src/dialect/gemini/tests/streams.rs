@@ -319,6 +319,51 @@ fn a_foreign_signature_follows_the_thoughts_and_joins_them_again() {
     }
 }
 
+#[test]
+fn foreign_reasoning_without_text_rides_on_what_follows_and_comes_back_from_there() {
+    let reasoning = |signature: Option<&str>, encrypted: Option<&str>| {
+        Block::new(Content::Reasoning(crate::chat::Reasoning {
+            signature: signature.map(str::to_owned),
+            encrypted: encrypted.map(str::to_owned),
+            origin: "anthropic".into(),
+            ..Default::default()
+        }))
+    };
+    let call = Block::new(Content::ToolCall(ToolCall {
+        id: "toolu_1".into(),
+        name: "f".into(),
+        arguments: "{}".into(),
+        ..ToolCall::default()
+    }));
+    let blocks = vec![
+        reasoning(Some("EqQB"), None),
+        Block::text("Look."),
+        reasoning(None, Some("EmwK")),
+        reasoning(Some("EqQC"), None),
+        call,
+        reasoning(None, Some("EmwL")),
+    ];
+    let choice = crate::chat::Choice { blocks: blocks.clone(), finish: Some(Finish::Stop), ..Default::default() };
+    let answer = Answer { choices: vec![choice], source: "anthropic", ..Answer::default() };
+    let whole = json(&Gemini.encode_answer(&answer, &asked()));
+    let whole = whole["candidates"][0]["content"]["parts"].as_array().expect("parts").clone();
+    let streamed = frames(&written(&replay(&answer)));
+    let streamed = streamed.iter().map(|frame| frame["candidates"][0]["content"]["parts"][0].clone());
+    for mut parts in [whole, streamed.collect::<Vec<_>>()] {
+        parts.retain(|part| part["text"] != "" || part.get("thoughtSignature").is_some());
+        let said: Vec<&Value> = parts.iter().map(|part| &part["text"]).collect();
+        assert_eq!(
+            (said.len(), said[0], said[2]),
+            (3, &serde_json::json!("Look."), &serde_json::json!("")),
+            "{parts:?}"
+        );
+        assert!(parts[1]["functionCall"].is_object() && parts[2]["thought"] == true, "{parts:?}");
+        let body = serde_json::json!({"contents": [{"role": "model", "parts": parts}]}).to_string();
+        let ask = decoded(Op::Generate, body.as_bytes());
+        assert_eq!(ask.messages[0].blocks, blocks);
+    }
+}
+
 fn sniffed(stream: &[u8]) -> (Box<dyn Sniffer>, Vec<crate::dialect::Sighting>) {
     let (mut sniffer, mut scanner, mut sightings) = (Gemini.sniffer(Op::Generate), Scanner::new(), Vec::new());
     scanner.push(Bytes::copy_from_slice(stream));

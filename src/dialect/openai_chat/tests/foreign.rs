@@ -7,7 +7,7 @@ use crate::chat::{
 };
 use crate::fault::Kind;
 
-const OPENAI: Quirks = Quirks { max_completion_tokens: true, developer_role: true, ..Quirks::NONE };
+const OPENAI: Quirks = Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE };
 
 fn foreign() -> Ask {
     let call = ToolCall { id: "toolu_1".into(), name: "f".into(), ..ToolCall::default() };
@@ -199,7 +199,9 @@ fn allowed_tools_become_a_shorter_list_where_the_choice_is_unknown() {
     let (body, _) = written(&ask, &Quirks::NONE);
     let names: Vec<_> = body["tools"].as_array().expect("tools").iter().map(|tool| &tool["function"]["name"]).collect();
     assert_eq!(names, [&json!("b"), &json!("patch")]);
-    assert_eq!(body["tools"][1]["function"]["parameters"]["required"], json!(["input"]), "disguised as a function");
+    let disguised = &body["tools"][1]["function"];
+    assert_eq!(disguised["parameters"]["required"], json!(["input"]), "disguised as a function");
+    assert!(disguised["description"].as_str().is_some_and(|text| text.contains(r#""definition":"x""#)), "{disguised}");
     assert_eq!((&body["tool_choice"], &body["parallel_tool_calls"]), (&json!("required"), &json!(false)));
     let (body, dropped) = written(&ask, &OPENAI);
     assert_eq!(body["tools"][2]["custom"]["format"]["grammar"], json!({"syntax": "lark", "definition": "x"}));
@@ -208,6 +210,55 @@ fn allowed_tools_become_a_shorter_list_where_the_choice_is_unknown() {
         json!({"type": "custom", "custom": {"name": "patch"}})
     );
     assert!(dropped.contains(&"tools"));
+}
+
+#[test]
+fn tools_of_free_text_go_to_those_who_know_them_and_to_others_as_functions_with_their_grammar() {
+    let format = json!({"type": "grammar", "syntax": "lark", "definition": "start: x"});
+    let call = ToolCall { id: "call_1".into(), name: "patch".into(), custom: true, ..ToolCall::default() };
+    let ask = Ask {
+        tools: vec![Tool::Custom { name: "patch".into(), description: Some("D".into()), format: Some(format) }],
+        tool_choice: Some(ToolChoice::Named("patch".into())),
+        messages: vec![Message::new(Role::Assistant, vec![Block::new(Content::ToolCall(call))])],
+        source: "openai_responses",
+        ..Ask::default()
+    };
+    // As Groq, Cerebras and xAI: the bound is spelt as at OpenAI, and tools are functions.
+    let newer = Quirks { max_completion_tokens: true, ..Quirks::NONE };
+    for (quirks, knows) in [(OPENAI, true), (newer, false), (Quirks::NONE, false)] {
+        let (body, _) = written(&ask, &quirks);
+        let kind = if knows { "custom" } else { "function" };
+        let call = &body["messages"][0]["tool_calls"][0];
+        assert_eq!((&body["tools"][0]["type"], &body["tool_choice"]["type"]), (&json!(kind), &json!(kind)));
+        assert_eq!(call["type"], kind);
+        let said = body["tools"][0][kind]["description"].as_str().unwrap_or_default();
+        assert_eq!((said.starts_with('D'), said.contains("start: x")), (true, !knows), "{said}");
+    }
+}
+
+#[test]
+fn ids_of_calls_are_respelt_for_mistral_alike_in_call_and_result_whether_translated_or_relayed() {
+    let quirks = Quirks { short_call_ids: true, ..Quirks::NONE };
+    let (body, _) = written(&foreign(), &quirks);
+    let messages = body["messages"].as_array().expect("messages");
+    let called = messages.iter().find_map(|message| message.get("tool_calls")).expect("a call")[0]["id"].clone();
+    let answered = messages.iter().find_map(|message| message.get("tool_call_id")).expect("a result");
+    assert_eq!((&called, called.as_str().map(str::len)), (answered, Some(9)));
+
+    let relayed = |body: &str, quirks: &Quirks| {
+        let mut envelope = Envelope::read(bytes::Bytes::copy_from_slice(body.as_bytes())).expect("an object");
+        OpenAiChat.splice(&mut envelope, "m", quirks);
+        String::from_utf8(envelope.pieces().concat()).expect("UTF-8")
+    };
+    let body = |id: &str, own: &str| {
+        format!(
+            r#"{{"model":"m","messages":[{{"role":"user","content":"a tool_call", "n": 1.50}},{{ "role":"assistant", "tool_calls":[{{"id":{id},"x": 1e3}},{{"id":"{own}"}}]}},{{"tool_call_id": {id}}},{{"tool_call_id": "{own}"}}], "y": 2.0}}"#
+        )
+    };
+    let (ours, fits) = (body(r#""toolu_1""#, "x7Jk29QpZ"), body(r#""x7Jk29QpA""#, "x7Jk29QpZ"));
+    assert_eq!(relayed(&ours, &quirks), body(&called.to_string(), "x7Jk29QpZ"));
+    assert_eq!(relayed(&fits, &quirks), fits);
+    assert_eq!(relayed(&ours, &Quirks::NONE), ours);
 }
 
 #[test]
