@@ -181,7 +181,7 @@ impl Writer<'_, '_, '_> {
     /// Only servers that show reasoning in this form take it back; strict ones refuse a message with it.
     fn thoughts(&mut self, thoughts: &[&Reasoning], unknown: Vec<Value>, fields: &mut Vec<(&'static str, Value)>) {
         let style = self.to.quirks.reasoning;
-        let refused = self.to.quirks.refuses.contains(&"reasoning_content");
+        let refused = !self.to.quirks.refuses_thoughts.is_empty();
         let shows = !matches!(style, ReasoningStyle::Effort | ReasoningStyle::None);
         if refused || !(self.own || shows) {
             let present = !thoughts.is_empty();
@@ -216,7 +216,9 @@ impl Writer<'_, '_, '_> {
             (true, true) => function_call(&call.id, &call.name, &json!({ "input": call.arguments }).to_string()),
             (false, _) => function_call(&call.id, &call.name, &call.arguments),
         };
-        let signature = call.signature.as_deref().and_then(|opaque| for_target(opaque, self.ask.source, NAME));
+        let signature =
+            call.signature.as_deref().filter(|_| !self.to.quirks.refuses_thoughts.contains(&"extra_content"));
+        let signature = signature.and_then(|opaque| for_target(opaque, self.ask.source, NAME));
         if let (Some(signature), Value::Object(value)) = (signature, &mut value) {
             value.insert("extra_content".into(), json!({ "google": { "thought_signature": signature } }));
         }
@@ -232,6 +234,9 @@ impl Writer<'_, '_, '_> {
         message.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
         if let Some(from) = from.filter(|_| self.own) {
             add_unknown(&mut message, &from.extra);
+            message.retain(|key, _| {
+                from.role != Role::Assistant || !self.to.quirks.refuses_thoughts.contains(&key.as_str())
+            });
         }
         self.out.push(Value::Object(message));
     }
