@@ -13,6 +13,7 @@ use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
+use crate::dialect::foreign::FAILED;
 use crate::dialect::{Encoding, ReasoningStyle};
 use crate::fault::{Fault, Kind};
 
@@ -100,7 +101,6 @@ impl Writer<'_, '_, '_> {
     }
 
     fn tool_result(&mut self, result: &ToolResult, block: &Block, pictures: &mut Vec<Value>) -> Result<(), Fault> {
-        self.to.drop_if(result.is_error == Some(true), "tool_result.is_error", "tool messages carry no error mark");
         let mut parts = Vec::new();
         let mut follow = false;
         for inner in &result.content {
@@ -116,6 +116,9 @@ impl Writer<'_, '_, '_> {
         }
         if follow && parts.is_empty() {
             parts.push(text_part(IMAGES_FOLLOW));
+        }
+        if result.is_error == Some(true) {
+            parts.insert(0, text_part(FAILED));
         }
         if let (Some(mark), true, Some(Value::Object(last))) =
             (&block.cache, self.to.quirks.cache_control, parts.last_mut())
