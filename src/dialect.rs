@@ -111,6 +111,9 @@ pub struct Quirks {
     pub prefill: Prefill,
     /// Top-level parameters that the provider refuses; dropped when translating.
     pub refuses: &'static [&'static str],
+    /// OpenAI chat: those of [`THOUGHTS`](crate::json::THOUGHTS) that the provider refuses in the assistant's turns. A history that holds
+    /// one is translated also from its own dialect, and goes without reasoning.
+    pub refuses_thoughts: &'static [&'static str],
 }
 
 impl Quirks {
@@ -127,6 +130,7 @@ impl Quirks {
         flat_content: false,
         prefill: Prefill::None,
         refuses: &[],
+        refuses_thoughts: &[],
     };
 }
 
@@ -325,9 +329,10 @@ pub trait Dialect: Send + Sync {
         None
     }
 
-    /// Whether a client's body holds opaque values that another provider made and we sealed. It must not be relayed as
-    /// it stands: this dialect's provider would refuse them. A false alarm only costs a translation.
-    fn holds_sealed(&self, envelope: &Envelope) -> bool {
+    /// Whether a client's body holds what a provider of this dialect with these quirks would refuse: opaque values that
+    /// another one made and we sealed, or fields that only others know. It must not be relayed as it stands. A false alarm
+    /// only costs a translation.
+    fn holds_foreign(&self, envelope: &Envelope, _quirks: &Quirks) -> bool {
         envelope.holds_sealed()
     }
 

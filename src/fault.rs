@@ -176,6 +176,14 @@ faults! {
     Internal "internal_error" 500 Gateway Never "server_error" "api_error" "INTERNAL" "This is a fault of the gateway; report it with the x-request-id.";
 }
 
+/// The types of an upstream's 409, which is a [`Kind::UpstreamError`]: asked once more it may do.
+const CONFLICT: Row = Row {
+    openai: "invalid_request_error",
+    anthropic: "invalid_request_error",
+    gemini: "ABORTED",
+    ..FAULTS[Kind::UpstreamError as usize]
+};
+
 impl Kind {
     /// The kind's row of [`FAULTS`].
     pub fn row(self) -> &'static Row {
@@ -226,6 +234,8 @@ pub struct Refusal {
     pub body: Bytes,
     /// How long to wait, where the body says so.
     pub retry_after: Option<Duration>,
+    /// Its `x-should-retry`, which official SDKs obey.
+    pub should_retry: Option<bool>,
     /// The upstream's own request id, for its support.
     pub request_id: Option<String>,
 }
@@ -300,10 +310,16 @@ impl Fault {
         self.kind.row().code
     }
 
-    /// The row whose types callers see: the kind's own, or of what a policy says the one that its status is of.
+    /// The row whose types callers see: the kind's own, or of what a policy or an upstream says the one that its status is
+    /// of.
     pub fn class(&self) -> &'static Row {
         let kind = match self.own.as_ref().and_then(|own| own.status) {
-            None => self.kind,
+            None => match (self.kind, self.refusal.as_deref().map(|refusal| refusal.status)) {
+                (Kind::UpstreamError, Some(408 | 504)) => Kind::TotalTimeout,
+                (Kind::UpstreamError, Some(409)) => return &CONFLICT,
+                (Kind::UpstreamRejected, Some(413)) => Kind::BodyTooLarge,
+                _ => self.kind,
+            },
             Some(429) => Kind::LimitExceeded,
             Some(503 | 529) => Kind::Overloaded,
             Some(408 | 504) => Kind::TotalTimeout,
@@ -364,8 +380,13 @@ impl Fault {
         }
     }
 
-    /// Whether the caller's SDK should try again by itself (`x-should-retry`).
+    /// Whether the caller's SDK should try again by itself (`x-should-retry`): as the upstream said, where the fault is its
+    /// answer to the caller.
     pub fn should_retry(&self) -> bool {
+        let said = self.refusal.as_deref().and_then(|refusal| refusal.should_retry);
+        if let Some(said) = said.filter(|_| self.own.is_none() && self.kind != Kind::UpstreamCredential) {
+            return said;
+        }
         let room = matches!(self.kind, Kind::LimitExceeded | Kind::TargetLimited | Kind::LimitsUnavailable)
             && self.retry_after.is_some();
         let soon = matches!(self.kind, Kind::Draining | Kind::NoTarget | Kind::TargetUnavailable);
@@ -425,6 +446,41 @@ mod tests {
             fault.own = Some(Box::new(Own { code: "mine".into(), status: Some(status) }));
             let row = fault.class();
             assert_eq!((row.openai, row.anthropic, row.gemini), (openai, anthropic, gemini), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_upstreams_word_on_another_try_is_the_callers() {
+        let fault = |kind: Kind, status: u16, should_retry: Option<bool>| {
+            Fault::new(kind, "no").refusal(Refusal { status, should_retry, ..Refusal::default() })
+        };
+        for (kind, status, ours) in [
+            (Kind::UpstreamError, 500, true),
+            (Kind::RateLimited, 429, true),
+            (Kind::UpstreamRejected, 400, false),
+            (Kind::QuotaExceeded, 429, false),
+        ] {
+            assert_eq!(fault(kind, status, None).should_retry(), ours, "{status}");
+            assert!(fault(kind, status, Some(true)).should_retry(), "{status}");
+            assert!(!fault(kind, status, Some(false)).should_retry(), "{status}");
+        }
+        assert!(!fault(Kind::UpstreamCredential, 401, Some(true)).should_retry(), "the key was ours");
+    }
+
+    #[test]
+    fn what_an_upstream_answers_has_the_class_of_its_status() {
+        for (kind, status, openai, anthropic, gemini) in [
+            (Kind::UpstreamError, 500, "server_error", "api_error", "INTERNAL"),
+            (Kind::UpstreamError, 504, "server_error", "timeout_error", "DEADLINE_EXCEEDED"),
+            (Kind::UpstreamError, 408, "server_error", "timeout_error", "DEADLINE_EXCEEDED"),
+            (Kind::UpstreamError, 409, "invalid_request_error", "invalid_request_error", "ABORTED"),
+            (Kind::UpstreamRejected, 413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+            (Kind::ContextLength, 413, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
+        ] {
+            let fault = Fault::new(kind, "no").refusal(Refusal { status, ..Refusal::default() });
+            let row = fault.class();
+            assert_eq!((row.openai, row.anthropic, row.gemini), (openai, anthropic, gemini), "{status}");
+            assert_eq!(fault.code(), kind.row().code, "{status}");
         }
     }
 

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use crate::fault::{Fault, Kind};
+pub use scan::THOUGHTS;
 use scan::{Files, Noticed};
 
 /// Top-level keys that decide what is authorised, sent and charged. They may stand in exactly this spelling only.
@@ -119,6 +120,12 @@ impl Envelope {
     /// Whether a string anywhere in the body begins like those that this gateway seals.
     pub fn holds_sealed(&self) -> bool {
         self.noticed.sealed
+    }
+
+    /// Whether a message of a chat has a field of one of these names, which are of [`THOUGHTS`].
+    pub fn holds_thoughts(&self, names: &[&str]) -> bool {
+        let messages = if self.noticed.thoughts && !names.is_empty() { self.raw("messages") } else { None };
+        messages.is_some_and(|messages| names.iter().any(|name| scan::has_key(messages, name)))
     }
 
     /// Values that stand within the top-level fields.

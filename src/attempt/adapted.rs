@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 use tokio::time::{Instant, sleep};
 
 use super::Replay;
-use super::answer::{self, Good, Reading};
+use super::answer::{self, Good, Reading, should_retry};
 use super::encode::{self, Dropped, Meaning};
 use super::once::{self, Known, MAX_ERROR_BYTES, Once};
 use super::{estimated_count, retry_after};
@@ -433,6 +433,7 @@ async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target
     // The status is a fact; the guest reads words.
     said.status = head.status.as_u16();
     said.body = bytes;
+    said.should_retry = should_retry(&head.headers);
     let wait = wait.or(said.retry_after);
     refusal::fault(said, wait)
 }

@@ -591,9 +591,30 @@ pub fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
+/// Whether the upstream wants its callers to try again: `x-should-retry`.
+pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
+    match headers.get("x-should-retry")?.as_bytes() {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_plain_word_says_whether_to_try_again() {
+        let said = |value: &'static str| {
+            should_retry(&HeaderMap::from_iter([(
+                "x-should-retry".parse().expect("a name"),
+                value.parse().expect("a value"),
+            )]))
+        };
+        assert_eq!((said("true"), said("false"), said("maybe")), (Some(true), Some(false), None));
+        assert_eq!(should_retry(&HeaderMap::new()), None);
+    }
 
     fn wait(name: &'static str, value: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();

@@ -67,7 +67,7 @@ pub(super) fn prepare<'t>(
 ) -> Result<(&'t Face, Prepared), Fault> {
     let face = target.face_for(x.dialect, x.op).ok_or_else(|| unserved(x, target))?;
     let same = face.dialect == x.dialect && !call.is_rewritten;
-    let relayed = match same && !face.dialect.holds_sealed(&call.envelope) {
+    let relayed = match same && !face.dialect.holds_foreign(&call.envelope, &face.quirks) {
         true => address(face, target, key, x.op, x.stream)?,
         false => None,
     };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Replay;
 use super::adapted;
-use super::answer::{Good, Reading, retry_after};
+use super::answer::{Good, Reading, retry_after, should_retry};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience, Sent};
@@ -327,6 +327,7 @@ pub(super) async fn refused(response: Response<Inbound>, dialect: &'static dyn D
         .find_map(|name| head.headers.get(*name))
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
+    refusal.should_retry = should_retry(&head.headers);
     let wait = wait.or(refusal.retry_after);
     refusal::fault(refusal, wait)
 }

@@ -345,6 +345,17 @@ async fn with_nothing_untried_left_the_target_that_is_ready_first_gets_its_secon
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_upstream_says_of_another_try_goes_with_its_refusal() {
+    for (header, expected) in [("true", true), ("false", false), ("perhaps", false)] {
+        let refusal = Act::Say(400, vec![("x-should-retry", header)], json!({"error": {"message": "no"}}).to_string());
+        let bed = Bed::new(&[("a", vec![refusal])]);
+        let (outcome, _) = bed.ask(&bed.plan(&["a"], Retry::default())).await;
+        let fault = outcome.map(|_| ()).expect_err("refused");
+        assert_eq!((fault.kind, fault.should_retry()), (Kind::UpstreamRejected, expected), "{header}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_place_is_waited_for_only_where_no_other_target_is_left() {
     let bed = Bed::new(&[("a", vec![late(MS(300), good("first"))])]);
     let queue = crate::state::health::QueueSettings { size: 4, wait: MS(2000) };

@@ -199,6 +199,8 @@ pub struct QuirkOverrides {
     pub flat_content: Option<bool>,
     /// How a last turn of the assistant is marked for the model to go on from: `none`, `plain`, `prefix`, `partial` or `continue`.
     pub prefill: Option<Prefill>,
+    /// Turns of the assistant may carry `reasoning_content`, `reasoning`, `reasoning_details` and `extra_content`; where they may not, they go without.
+    pub thoughts: Option<bool>,
 }
 
 /// How an upstream of the `openai_chat` dialect lets a model go on from a last turn of its own.

@@ -37,6 +37,9 @@ pub fn told<'a>(target: &dyn Dialect, ask: &'a Ask, to: &mut Encoding<'_>) -> Re
     Ok(ask)
 }
 
+/// Goes before what a tool answered when it failed, for targets without a field for it.
+pub const FAILED: &str = "The tool failed:";
+
 /// The fault of a tool that must be had and cannot be.
 pub fn no_tool(what: &str, param: &'static str) -> Fault {
     Fault::new(Kind::UnsupportedFeature, format!("{what} cannot be called by this target.")).param(param)

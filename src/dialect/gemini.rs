@@ -54,7 +54,7 @@ impl Dialect for Gemini {
         b"\n\n"
     }
 
-    fn holds_sealed(&self, envelope: &Envelope) -> bool {
+    fn holds_foreign(&self, envelope: &Envelope, _quirks: &Quirks) -> bool {
         let body = envelope.body();
         // Signatures are base64 here: the beginnings of the two sealed forms, see `signature`.
         ["\"cG9ydGN1bGxpcy", "\"ZW5jcnlwdGVkC"].iter().any(|mark| memmem::find(body, mark.as_bytes()).is_some())

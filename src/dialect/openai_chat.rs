@@ -68,6 +68,10 @@ impl Dialect for OpenAiChat {
         Some(path.to_owned())
     }
 
+    fn holds_foreign(&self, envelope: &Envelope, quirks: &Quirks) -> bool {
+        envelope.holds_sealed() || envelope.holds_thoughts(quirks.refuses_thoughts)
+    }
+
     fn splice(&self, envelope: &mut Envelope, model: &str, quirks: &Quirks) {
         envelope.set_str("model", model);
         let generates = envelope.raw("messages").is_some() || envelope.raw("prompt").is_some();

@@ -26,6 +26,9 @@ use Says::{Begins, Code, Words};
 const CONTEXT: &[u16] = &[200, 400, 413, 422, 429, 500];
 const POLICY: &[u16] = &[200, 400, 403, 422];
 const QUOTA: &[u16] = &[200, 400, 403, 429];
+const SUSPENDED: &[u16] = &[412];
+const FORBIDDEN: &[u16] = &[200, 400];
+const MISCALLED: &[u16] = &[200, 400];
 const CREDENTIAL: &[u16] = &[200, 400, 403];
 const MODEL: &[u16] = &[200, 400, 422];
 const BUSY: &[u16] = &[200, 429, 498, 500];
@@ -63,6 +66,10 @@ const WORDINGS: &[(Kind, &[u16], Says)] = &[
     (Kind::ContextLength, CONTEXT, Words(&["`inputs` tokens + `max_new_tokens` must be <="])),
     // xAI: "This model's maximum prompt length is 131072 but the request contains 180000 tokens."
     (Kind::ContextLength, CONTEXT, Words(&["maximum prompt length is", "the request contains"])),
+    // Moonshot: "Invalid request: Your request exceeded model token limit: 262144 (requested: 269030)"
+    (Kind::ContextLength, CONTEXT, Words(&["exceeded model token limit:", "requested:"])),
+    // Fireworks: "The prompt is too long: 140000, model maximum context length: 131071"
+    (Kind::ContextLength, CONTEXT, Words(&["prompt is too long:", "model maximum context length:"])),
     // OpenAI: safety refusals of images and of reasoning models.
     (Kind::ContentPolicy, POLICY, Code("content_policy_violation")),
     (Kind::ContentPolicy, POLICY, Code("invalid_prompt")),
@@ -100,6 +107,12 @@ const WORDINGS: &[(Kind, &[u16], Says)] = &[
     (Kind::QuotaExceeded, QUOTA, Words(&["using a trial key", "api calls / month"])),
     // OpenRouter.
     (Kind::QuotaExceeded, QUOTA, Begins("rate limit exceeded: free-models-per-day", "")),
+    // Moonshot.
+    (Kind::QuotaExceeded, QUOTA, Code("exceeded_current_quota_error")),
+    // Z.AI, code 1113.
+    (Kind::QuotaExceeded, QUOTA, Words(&["insufficient balance or no resource package"])),
+    // Fireworks: "Account … is suspended, possibly due to reaching the monthly spending limit …"
+    (Kind::QuotaExceeded, SUSPENDED, Begins("account ", " is suspended")),
     // OpenAI and compatible servers.
     (Kind::UpstreamCredential, CREDENTIAL, Code("invalid_api_key")),
     (Kind::UpstreamCredential, CREDENTIAL, Begins("incorrect api key provided", "")),
@@ -112,6 +125,10 @@ const WORDINGS: &[(Kind, &[u16], Says)] = &[
     (Kind::UpstreamCredential, CREDENTIAL, Words(&["the security token included in the request is"])),
     // Groq.
     (Kind::UpstreamCredential, CREDENTIAL, Code("organization_restricted")),
+    // Gemini: the gateway stands where it does not serve.
+    (Kind::UpstreamForbidden, FORBIDDEN, Begins("user location is not supported", "")),
+    // Groq: the model wrote a call that cannot be read; asked once more it may not.
+    (Kind::UpstreamError, MISCALLED, Code("tool_use_failed")),
     // Models under a status that says something else.
     (Kind::UpstreamNotFound, MODEL, Code("model_not_found")),
     // Mistral, OpenRouter, DeepSeek, Bedrock.

@@ -13,6 +13,7 @@ use crate::cost::ModelCard;
 use crate::dialect::adapter::TAUGHT;
 use crate::dialect::{self, Dialect, Prefill, Quirks, ReasoningStyle};
 use crate::guest::adapter::{AuthKind, Model};
+use crate::json::THOUGHTS;
 use crate::provider::{self, AuthScheme, Row};
 use crate::route::{Auth, Face, Key, Overrides, Probe, Probed, Provider, Secret, Tags, Timeouts};
 use crate::state::health::{Adaptive, Breaker, QueueSettings, Settings};
@@ -381,6 +382,11 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
         flat_content: own.flat_content.unwrap_or(row.flat_content),
         prefill: own.prefill.map_or(row.prefill, prefill),
         refuses: row.refuses,
+        refuses_thoughts: match own.thoughts {
+            Some(true) => &[],
+            Some(false) => THOUGHTS,
+            None => row.refuses_thoughts,
+        },
     }
 }
 

@@ -17,6 +17,9 @@ const MAX_DEPTH: u32 = 128;
 /// What strings begin with that this gateway made for another provider's eyes.
 const SEALS: [&[u8]; 2] = [b"portcullis.", b"portcullis-call."];
 
+/// Fields in which turns of a chat carry what a model thought, or what its provider sealed.
+pub const THOUGHTS: &[&str] = &["reasoning_content", "reasoning", "reasoning_details", "extra_content"];
+
 /// Base64 shorter than this is more likely to be something else than a file, and counts for little.
 const LEAST_FILE_BYTES: usize = 256;
 
@@ -31,6 +34,8 @@ const MAX_URL_HEAD_BYTES: usize = 256;
 pub struct Noticed {
     /// A string begins like those that this gateway seals.
     pub sealed: bool,
+    /// A string is one of [`THOUGHTS`], be it a key or not.
+    pub thoughts: bool,
     pub files: Files,
     /// Values within others: what it takes to hold the text decoded goes by their number.
     pub values: u64,
@@ -305,7 +310,7 @@ impl<'a> Scan<'a> {
             let length = found.trailing_zeros() as usize;
             if block.get(length) == Some(&b'"') {
                 self.foreign |= seen.to_bitmask() != 0;
-                self.noticed.sealed |= is_sealed(&self.text[from..from + length]);
+                self.notice_word(from..from + length);
                 self.at = from + length + 1;
                 return Ok(from..from + length);
             }
@@ -321,9 +326,19 @@ impl<'a> Scan<'a> {
         let string = &self.text[from..to];
         match string.first() {
             Some(b'd') if string.len() >= LEAST_FILE_BYTES => self.notice_file(url_data(string)),
-            _ => self.noticed.sealed |= is_sealed(string),
+            _ => self.notice_word(from..to),
         }
         Ok(from..to)
+    }
+
+    #[inline]
+    fn notice_word(&mut self, at: Range<usize>) {
+        let string = &self.text[at];
+        match string.first() {
+            Some(b'p') => self.noticed.sealed |= is_sealed(string),
+            Some(b'r' | b'e') => self.noticed.thoughts |= THOUGHTS.iter().any(|name| string == name.as_bytes()),
+            _ => {}
+        }
     }
 
     fn notice_file(&mut self, bytes: usize) {
@@ -453,7 +468,15 @@ impl Open {
 /// Whether a string begins like those that this gateway seals.
 #[inline]
 fn is_sealed(string: &[u8]) -> bool {
-    string.first() == Some(&b'p') && SEALS.iter().any(|seal| string.starts_with(seal))
+    SEALS.iter().any(|seal| string.starts_with(seal))
+}
+
+/// Whether a key of this name stands in sound JSON, however deep.
+pub fn has_key(json: &[u8], name: &str) -> bool {
+    let quoted = format!("\"{name}\"");
+    // Quotes within strings are escaped, so what is found is a whole string; before a colon it is a key.
+    memchr::memmem::find_iter(json, quoted.as_bytes())
+        .any(|at| json[at + quoted.len()..].trim_ascii_start().first() == Some(&b':'))
 }
 
 /// Length of the base64 in a data URL (RFC 2397); 0 for any other text.
@@ -621,6 +644,21 @@ mod tests {
         assert_eq!(sealed(r#"{"a":"portcullis-call.x"}"#), Ok(true));
         assert_eq!(sealed(r#"{"a":"the portcullis.x", "portcullis":1}"#), Ok(false));
     }
+
+    #[test]
+    fn fields_of_thoughts_are_noticed_and_told_from_texts_about_them() {
+        let noticed =
+            |text: &str| object(text.as_bytes(), |scan, _| scan.skip().map(drop)).expect("an object").thoughts;
+        for name in THOUGHTS {
+            let field = format!(r#"{{"a":[{{"{name}" : "x"}}]}}"#);
+            assert!(noticed(&field) && has_key(field.as_bytes(), name), "{name}");
+            let word = format!(r#"{{"a":["{name}"]}}"#);
+            assert!(!has_key(word.as_bytes(), name), "{name}");
+            let text = format!(r#"{{"a":"it says \"{name}\": 1, {name}"}}"#);
+            assert!(!noticed(&text) && !has_key(text.as_bytes(), name), "{name}");
+        }
+    }
+
     #[test]
     fn files_are_told_from_texts_about_them() {
         let base64 = "A".repeat(1000);

@@ -119,12 +119,14 @@ fn departures(quirks: &Quirks) -> String {
     if quirks.reasoning != plain.reasoning {
         said.push(reasoning(quirks.reasoning).to_owned());
     }
-    if !quirks.refuses.is_empty() {
-        said.push(format!(
-            "refuses {}",
-            quirks.refuses.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-        ));
-    }
+    let mut names = |verb: &str, names: &[&str]| {
+        if !names.is_empty() {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            said.push(format!("{verb} {}", names.join(", ")));
+        }
+    };
+    names("refuses", quirks.refuses);
+    names("in turns refuses", quirks.refuses_thoughts);
     said.join("; ")
 }
 

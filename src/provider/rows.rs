@@ -6,6 +6,7 @@
 use super::AuthScheme::{self, Bearer};
 use super::{Elsewhere, EnvBase, Field, Row};
 use crate::dialect::{Prefill, Quirks, ReasoningStyle};
+use crate::json::THOUGHTS;
 
 const CHAT: &str = "openai_chat";
 const RESPONSES: &str = "openai_responses";
@@ -60,8 +61,12 @@ const OPENAI: Quirks = Quirks {
     max_completion_tokens: true,
     custom_tools: true,
     developer_role: true,
+    refuses_thoughts: THOUGHTS,
     ..Quirks::NONE
 };
+
+/// What hosts refuse that show reasoning as `reasoning`, and take that back.
+const OTHERS_THOUGHTS: &[&str] = &["reasoning_content", "reasoning_details", "extra_content"];
 
 /// Servers built on an inference engine that switches reasoning in the chat template.
 const TEMPLATE: Quirks = Quirks { reasoning: ReasoningStyle::Template, ..Quirks::NONE };
@@ -147,6 +152,7 @@ pub const PROVIDERS: &[Row] = &[
                 "safety_identifier",
                 "web_search_options",
             ],
+            refuses_thoughts: THOUGHTS,
             ..Quirks::NONE
         },
         owns: &[
@@ -464,6 +470,7 @@ pub const PROVIDERS: &[Row] = &[
             max_completion_tokens: true,
             // Each is a 400, as its compatibility guide says.
             refuses: &["logprobs", "top_logprobs", "logit_bias"],
+            refuses_thoughts: OTHERS_THOUGHTS,
             ..Quirks::NONE
         },
         ..plain("groq", "Groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"])
@@ -481,6 +488,7 @@ pub const PROVIDERS: &[Row] = &[
             flat_content: true,
             // Each is a 400.
             refuses: &["frequency_penalty", "presence_penalty", "logit_bias"],
+            refuses_thoughts: OTHERS_THOUGHTS,
             ..Quirks::NONE
         },
         ..plain("cerebras", "Cerebras", "https://api.cerebras.ai/v1", &["CEREBRAS_API_KEY"])
@@ -582,7 +590,7 @@ pub const PROVIDERS: &[Row] = &[
         // Answers from inside this process: there is nothing to connect to and nothing to pay.
         base_url: None,
         auth: AuthScheme::None,
-        quirks: OPENAI,
+        quirks: Quirks { refuses_thoughts: &[], ..OPENAI },
         owns: &["mock"],
         ..local("mock", "Built-in mock", "", &[])
     },

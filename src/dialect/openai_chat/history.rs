@@ -15,6 +15,7 @@ use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
+use crate::dialect::foreign::FAILED;
 use crate::dialect::{Encoding, ReasoningStyle};
 use crate::fault::{Fault, Kind};
 
@@ -102,7 +103,6 @@ impl Writer<'_, '_, '_> {
     }
 
     fn tool_result(&mut self, result: &ToolResult, block: &Block, pictures: &mut Vec<Value>) -> Result<(), Fault> {
-        self.to.drop_if(result.is_error == Some(true), "tool_result.is_error", "tool messages carry no error mark");
         let mut parts = Vec::new();
         let mut follow = false;
         for inner in &result.content {
@@ -118,6 +118,9 @@ impl Writer<'_, '_, '_> {
         }
         if follow && parts.is_empty() {
             parts.push(text_part(IMAGES_FOLLOW));
+        }
+        if result.is_error == Some(true) {
+            parts.insert(0, text_part(FAILED));
         }
         if let (Some(mark), true, Some(Value::Object(last))) =
             (&block.cache, self.to.quirks.cache_control, parts.last_mut())
@@ -183,7 +186,7 @@ impl Writer<'_, '_, '_> {
     /// Only servers that show reasoning in this form take it back; strict ones refuse a message with it.
     fn thoughts(&mut self, thoughts: &[&Reasoning], unknown: Vec<Value>, fields: &mut Vec<(&'static str, Value)>) {
         let style = self.to.quirks.reasoning;
-        let refused = self.to.quirks.refuses.contains(&"reasoning_content");
+        let refused = !self.to.quirks.refuses_thoughts.is_empty();
         let shows = !matches!(style, ReasoningStyle::Effort | ReasoningStyle::None);
         if refused || !(self.own || shows) {
             let present = !thoughts.is_empty();
@@ -224,7 +227,9 @@ impl Writer<'_, '_, '_> {
             (true, true) => function_call(&id, &call.name, &json!({ "input": call.arguments }).to_string()),
             (false, _) => function_call(&id, &call.name, &call.arguments),
         };
-        let signature = call.signature.as_deref().and_then(|opaque| for_target(opaque, self.ask.source, NAME));
+        let signature =
+            call.signature.as_deref().filter(|_| !self.to.quirks.refuses_thoughts.contains(&"extra_content"));
+        let signature = signature.and_then(|opaque| for_target(opaque, self.ask.source, NAME));
         if let (Some(signature), Value::Object(value)) = (signature, &mut value) {
             value.insert("extra_content".into(), json!({ "google": { "thought_signature": signature } }));
         }
@@ -240,6 +245,9 @@ impl Writer<'_, '_, '_> {
         message.extend(fields.into_iter().map(|(key, value)| (key.to_owned(), value)));
         if let Some(from) = from.filter(|_| self.own) {
             add_unknown(&mut message, &from.extra);
+            message.retain(|key, _| {
+                from.role != Role::Assistant || !self.to.quirks.refuses_thoughts.contains(&key.as_str())
+            });
         }
         self.out.push(Value::Object(message));
     }

@@ -13,6 +13,7 @@ use super::{NAME, looks_reasoning, usage};
 use crate::chat::reasoning::for_target;
 use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
 use crate::dialect::Encoding;
+use crate::dialect::foreign::FAILED;
 use crate::fault::{Fault, Kind};
 use crate::json;
 
@@ -386,11 +387,6 @@ impl<'a> Items<'a> {
     }
 
     fn result(&self, result: &ToolResult, block: &Block, to: &mut Encoding<'_>) -> Value {
-        to.drop_if(
-            result.is_error == Some(true),
-            "tool_result.is_error",
-            "the Responses form has no mark for failed tools",
-        );
         let custom = result.custom || self.custom.contains(result.id.as_str());
         let kind = if custom { "custom_tool_call_output" } else { "function_call_output" };
         let mut item = Map::new();
@@ -398,7 +394,11 @@ impl<'a> Items<'a> {
         item.insert("call_id".to_owned(), result.id.as_str().into());
         let unknown = |block: &Block| matches!(&block.content, Content::Other(_)) && !self.own;
         to.drop_if(result.content.iter().any(unknown), "messages.content", NO_PART);
-        item.insert("output".to_owned(), self.output(&result.content));
+        let output = match result.is_error {
+            Some(true) => self.output(&[&[Block::text(FAILED)], result.content.as_slice()].concat()),
+            _ => self.output(&result.content),
+        };
+        item.insert("output".to_owned(), output);
         self.finish(item, block)
     }
 

@@ -197,3 +197,52 @@ fn usage_is_asked_for_whatever_the_options_say() {
         assert_eq!((&options["include_usage"], options.len()), (&json!(true), kept + 1), "{body}");
     }
 }
+
+#[test]
+fn reasoning_in_turns_goes_only_to_providers_that_know_its_fields() {
+    let row = |name: &str| crate::provider::find(name).expect("a row").quirks;
+    let told = |body: &Value, quirks: &Quirks| {
+        let envelope = Envelope::read(Bytes::from(body.to_string())).expect("an object");
+        OpenAiChat.holds_foreign(&envelope, quirks).then(|| {
+            let ask = ask_of(body, Op::Generate).expect("reads");
+            let written = OpenAiChat.encode_ask(&ask, &mut Encoding::new("m", quirks)).expect("writes");
+            serde_json::from_slice::<Value>(&written).expect("JSON")["messages"].clone()
+        })
+    };
+    let call = json!({"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let body = |thoughts: Value, sealed: Value| {
+        let mut turn = json!({"role": "assistant", "content": "Let me see.", "tool_calls": [call]});
+        turn.as_object_mut().expect("a turn").extend(thoughts.as_object().expect("fields").clone());
+        turn["tool_calls"][0].as_object_mut().expect("a call").extend(sealed.as_object().expect("fields").clone());
+        let result = json!({"role": "tool", "tool_call_id": "call00001", "content": "\"reasoning\": 1"});
+        json!({"model": "a", "messages": [{"role": "user", "content": "reasoning"}, turn, result]})
+    };
+    let plain = body(json!({}), json!({}));
+    let signed = json!({"extra_content": {"google": {"thought_signature": "c2ln"}}});
+    for (thoughts, sealed) in [
+        (json!({"reasoning_content": "Hm."}), json!({})),
+        (json!({"reasoning_content": null}), json!({})),
+        (json!({"reasoning_content": "Hm.", "reasoning": "Hm."}), signed.clone()),
+        (json!({"reasoning_details": [{"type": "reasoning.text", "text": "Hm.", "signature": "SIGOR=="}]}), json!({})),
+        (json!({"reasoning_details": [{"type": "reasoning.odd"}]}), json!({})),
+        (json!({}), signed.clone()),
+        (signed, json!({})),
+    ] {
+        let body = body(thoughts, sealed);
+        for name in ["openai", "azure", "azure_v1", "groq", "cerebras", "mistral"] {
+            assert_eq!(told(&body, &row(name)).as_ref(), Some(&plain["messages"]), "{name}: {body}");
+        }
+        for name in ["deepseek", "openrouter", "vllm", "mock"] {
+            assert_eq!(told(&body, &row(name)), None, "{name}: {body}");
+        }
+        assert_eq!(told(&body, &Quirks::NONE), None, "{body}");
+    }
+    let bare = body(json!({"reasoning": "Hm."}), json!({}));
+    assert!(told(&bare, &row("mistral")).is_some());
+    assert_eq!(told(&bare, &row("groq")), None, "it shows reasoning under this name itself");
+    let mut asks = plain.clone();
+    asks["reasoning"] = json!({"effort": "low"});
+    for body in [&plain, &asks] {
+        assert_eq!(told(body, &row("openai")), None, "nothing in its turns is foreign: {body}");
+    }
+}

@@ -60,13 +60,13 @@ fn turns_of_another_dialect_become_messages() {
             {"role": "user", "content": "go"},
             {"role": "assistant", "content": "Looking.", "tool_calls": [
                 {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
-            {"role": "tool", "tool_call_id": "toolu_1", "content": "The images of this result follow in the next message."},
+            {"role": "tool", "tool_call_id": "toolu_1", "content": "The tool failed:\n\nThe images of this result follow in the next message."},
             {"role": "user", "content": [
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
                 {"type": "text", "text": "and?"}]}],
             "max_completion_tokens": 100})
     );
-    assert_eq!(dropped, ["cache_control", "messages.reasoning", "tool_result.is_error"]);
+    assert_eq!(dropped, ["cache_control", "messages.reasoning"]);
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn a_text_document_of_a_tool_is_said_in_its_answer() {
         }),
     ];
     let (body, _) = written(&ask, &OPENAI);
-    assert_eq!(body["messages"][3]["content"], "Day 1: rain.\n\nt.csv:\n\na,b\n1,2\n");
+    assert_eq!(body["messages"][3]["content"], "The tool failed:\n\nDay 1: rain.\n\nt.csv:\n\na,b\n1,2\n");
     assert_eq!(body["messages"][4], json!({"role": "user", "content": "and?"}));
 }
 
