@@ -6,8 +6,10 @@
 mod twice;
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use wide::u8x16;
+use fearless_simd::prelude::*;
+use fearless_simd::{Level, Simd, dispatch, u8x16, u8x64};
 
 pub use twice::has_each_key_once;
 
@@ -25,6 +27,9 @@ const LEAST_FILE_BYTES: usize = 256;
 
 /// Bytes within which most strings end.
 const NEAR: usize = 32;
+
+/// The widest vectors that this processor has: long strings are searched with them.
+static LEVEL: LazyLock<Level> = LazyLock::new(Level::new);
 
 /// Longest head of a data URL: media type and parameters.
 const MAX_URL_HEAD_BYTES: usize = 256;
@@ -299,17 +304,9 @@ impl<'a> Scan<'a> {
         let from = self.at + 1;
         // Keys and words end within a few bytes, and have no escapes.
         if let Some(block) = self.text[from..].first_chunk::<NEAR>() {
-            let (halves, _) = block.as_chunks::<16>();
-            let mut seen = u8x16::new(halves[0]);
-            let mut found = marks(seen);
-            if found == 0 {
-                let second = u8x16::new(halves[1]);
-                found = marks(second) << 16;
-                seen |= second;
-            }
-            let length = found.trailing_zeros() as usize;
+            let (length, foreign) = dispatch!(Level::baseline(), simd => near(simd, block));
             if block.get(length) == Some(&b'"') {
-                self.foreign |= seen.to_bitmask() != 0;
+                self.foreign |= foreign;
                 self.notice_word(from..from + length);
                 self.at = from + length + 1;
                 return Ok(from..from + length);
@@ -348,51 +345,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The closing quote of a string. Prompts are long and full of escapes, so whole blocks are searched at once and
-    /// what was found in one is not searched for again after an escape.
+    /// The closing quote of a string.
     fn end(&mut self, from: usize) -> Result<usize, Malformed> {
-        let (blocks, rest) = self.text[from..].as_chunks::<BLOCK>();
-        // Behind the text there is nothing that ends a string.
-        let mut last = [b' '; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        let mut seen = u8x16::splat(0);
-        // 1 where the last byte of the block before escapes the first of the next.
-        let mut carried = 0;
-        for (number, block) in blocks.iter().chain([&last]).enumerate() {
-            let start = from + number * BLOCK;
-            let mut marks = marks_of_block(block, &mut seen) & !carried;
-            carried = 0;
-            while marks != 0 {
-                let bit = marks.trailing_zeros() as usize;
-                match block[bit % BLOCK] {
-                    b'\\' => {
-                        self.escaped(start + bit + 1)?;
-                        // What is escaped is no mark.
-                        marks &= (marks - 1) & !(2 << bit);
-                        carried = u64::from(bit == BLOCK - 1);
-                    }
-                    b'"' => {
-                        self.foreign |= seen.to_bitmask() != 0;
-                        return Ok(start + bit);
-                    }
-                    _ => return Err(Malformed),
-                }
-            }
-        }
-        Err(Malformed)
-    }
-
-    /// Whether what stands here may stand behind a backslash.
-    #[inline]
-    fn escaped(&self, at: usize) -> Result<(), Malformed> {
-        match self.text.get(at) {
-            Some(letter) if LETTERS[usize::from(*letter)] => Ok(()),
-            Some(b'u') => {
-                let digits = self.text.get(at + 1..at + 5).ok_or(Malformed)?;
-                if digits.iter().all(u8::is_ascii_hexdigit) { Ok(()) } else { Err(Malformed) }
-            }
-            _ => Err(Malformed),
-        }
+        let (end, foreign) = dispatch!(*LEVEL, simd => far(simd, self.text, from)).ok_or(Malformed)?;
+        self.foreign |= foreign;
+        Ok(end)
     }
 
     fn number(&mut self) -> Result<(), Malformed> {
@@ -498,35 +455,119 @@ const LETTERS: [bool; 256] = {
     letters
 };
 
+/// Whether what stands here may stand behind a backslash.
+#[inline]
+fn may_be_escaped(text: &[u8], at: usize) -> bool {
+    match text.get(at) {
+        Some(letter) if LETTERS[usize::from(*letter)] => true,
+        Some(b'u') => text.get(at + 1..at + 5).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)),
+        _ => false,
+    }
+}
+
 /// Whether a text stands in a JSON string as it is, without escapes.
 pub fn is_plain(text: &str) -> bool {
     let (blocks, rest) = text.as_bytes().as_chunks::<16>();
     let mut last = [b' '; 16];
     last[..rest.len()].copy_from_slice(rest);
-    blocks.iter().chain([&last]).all(|block| marks(u8x16::new(*block)) == 0)
+    let plain = |block| dispatch!(Level::baseline(), simd => marks(simd, u8x16::from_slice(simd, block)) == 0);
+    blocks.iter().chain([&last]).all(|block| plain(&block[..]))
+}
+
+/// Where bytes are that mean anything inside of a string, a bit each: quotes, backslashes, control characters.
+#[inline(always)]
+fn marks<S: Simd, V: SimdInt<S, Element = u8>>(simd: S, bytes: V) -> u64 {
+    let is = |byte| bytes.simd_eq(V::splat(simd, byte));
+    (is(b'"') | is(b'\\') | bytes.simd_lt(V::splat(simd, b' '))).to_bitmask()
+}
+
+/// Whether one of the bytes is not ASCII.
+#[inline(always)]
+fn has_foreign<S: Simd, V: SimdInt<S, Element = u8>>(simd: S, bytes: V) -> bool {
+    bytes.simd_ge(V::splat(simd, 0x80)).any_true()
+}
+
+/// How far it is to the first mark, and whether anything up to the end of its half is not ASCII.
+#[inline(always)]
+fn near<S: Simd>(simd: S, block: &[u8; NEAR]) -> (usize, bool) {
+    let (first, second) = block.split_at(NEAR / 2);
+    let mut seen = u8x16::from_slice(simd, first);
+    let mut found = marks(simd, seen);
+    if found == 0 {
+        let second = u8x16::from_slice(simd, second);
+        found = marks(simd, second) << (NEAR / 2);
+        seen |= second;
+    }
+    (found.trailing_zeros() as usize, has_foreign(simd, seen))
 }
 
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
 const BLOCK: usize = 64;
 
-/// Where bytes are that mean anything inside of a string, a bit each: quotes, backslashes, control characters.
-#[inline]
-fn marks(bytes: u8x16) -> u32 {
-    let found = bytes.simd_eq(u8x16::splat(b'"'))
-        | bytes.simd_eq(u8x16::splat(b'\\'))
-        | bytes.simd_eq(bytes.min(u8x16::splat(b' ' - 1)));
-    found.to_bitmask()
+/// The closing quote of a string of any length, and whether a byte up to the end of its block is not ASCII. None where
+/// there is none, or something before it that JSON has no place for.
+///
+/// Prompts are long and full of escapes. All of a block are told apart by arithmetic: where they stand is different each
+/// time, so that a branch for each is guessed wrong half the time.
+#[inline(always)]
+fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<(usize, bool)> {
+    let (blocks, rest) = text[from..].as_chunks::<BLOCK>();
+    // Behind the text there is nothing that ends a string.
+    let mut last = [b' '; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut seen = u8x64::splat(simd, 0);
+    let mut carried = 0;
+    for (number, block) in blocks.iter().chain([&last]).enumerate() {
+        let bytes = u8x64::from_slice(simd, block);
+        seen |= bytes;
+        let marks = marks(simd, bytes);
+        if marks | carried == 0 {
+            continue;
+        }
+        let start = from + number * BLOCK;
+        let is = |byte| bytes.simd_eq(u8x64::splat(simd, byte));
+        let backslashes = is(b'\\').to_bitmask();
+        let escaped = escaped(backslashes, &mut carried);
+        // The first of these is the closing quote, or a control character.
+        let ends = marks & !backslashes & !escaped;
+        let before = ends.wrapping_sub(1) & !ends;
+        // Nearly all that is escaped in prose and code; what else it may be, is looked at one by one.
+        let usual = || (is(b'"') | is(b'\\') | is(b'n') | is(b't') | is(b'r')).to_bitmask();
+        let inside = escaped & before;
+        if inside != 0 && !each_bit(inside & !usual(), |bit| may_be_escaped(text, start + bit)) {
+            return None;
+        }
+        if ends != 0 {
+            let bit = ends.trailing_zeros() as usize;
+            return (block[bit % BLOCK] == b'"').then(|| (start + bit, has_foreign(simd, seen)));
+        }
+    }
+    None
 }
 
-/// The marks of a whole block. What the block holds is noted in `seen`.
+/// Which bytes of a block are escaped by the backslashes in it, and by one at the end of the block before, which is what
+/// `carried` is 1 for. Of backslashes in a row every other one escapes: adding where a row begins carries to its end, and
+/// whether that is an odd place or an even one tells which. The way of simdjson.
+#[inline(always)]
+fn escaped(backslashes: u64, carried: &mut u64) -> u64 {
+    const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
+    let begun = backslashes & !*carried;
+    let escaping = ((begun << 1 | ODD).wrapping_sub(begun)) ^ ODD;
+    let escaped = escaping ^ (backslashes | *carried);
+    *carried = (escaping & backslashes) >> (BLOCK - 1);
+    escaped
+}
+
+/// Whether it holds for each bit that is set.
 #[inline]
-fn marks_of_block(block: &[u8; BLOCK], seen: &mut u8x16) -> u64 {
-    let (quarters, _) = block.as_chunks::<16>();
-    quarters.iter().rev().fold(0, |mask, quarter| {
-        let bytes = u8x16::new(*quarter);
-        *seen |= bytes;
-        mask << 16 | u64::from(marks(bytes))
-    })
+fn each_bit(mut bits: u64, holds: impl Fn(usize) -> bool) -> bool {
+    while bits != 0 {
+        if !holds(bits.trailing_zeros() as usize) {
+            return false;
+        }
+        bits &= bits - 1;
+    }
+    true
 }
 
 #[cfg(test)]
@@ -614,6 +655,7 @@ mod tests {
     #[test]
     fn the_judgement_is_serde_jsons_across_blocks() {
         const LETTERS: &[u8] = b"\\\"nx\n";
+        let before_text = b"{\"a\":\"".len();
         let mut text = [0; 6];
         for number in 0..LETTERS.len().pow(6) {
             let mut rest = number;
@@ -625,6 +667,9 @@ mod tests {
                 let whole = [b"{\"a\":\"", "x".repeat(before).as_bytes(), &text, b"\"}"].concat();
                 let theirs = serde_json::from_slice::<serde::de::IgnoredAny>(&whole).is_ok();
                 assert_eq!(is_object(&whole), theirs, "{}", String::from_utf8_lossy(&whole));
+                // With the narrowest vectors as with the widest.
+                let found = |level| dispatch!(level, simd => far(simd, &whole, before_text));
+                assert_eq!(found(Level::baseline()), found(*LEVEL), "{}", String::from_utf8_lossy(&whole));
             }
         }
     }
