@@ -15,6 +15,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::auth::Principal;
+use crate::boxed::boxed;
 use crate::chat::Usage;
 use crate::exchange::{Exchange, Outcome, Subject};
 use crate::fault::{Fault, Kind};
@@ -44,7 +45,8 @@ pub struct Admitted {
 /// What the limits of a target must know of an exchange that asks it.
 #[derive(Debug, Clone)]
 pub struct Asking {
-    known: Known,
+    /// None where no limit of the exchange's own wanted it yet.
+    known: Option<Known>,
     /// The end user, where a rule asks.
     user: Option<String>,
 }
@@ -60,16 +62,34 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
         return Ok(plan);
     }
     let user = rules.wants_user.then(|| estimate::user(call)).flatten();
+    if rules.of_exchange.iter().any(|rule| rule.applies(&told(x, call, &x.model, user.as_deref()))) {
+        // Boxed, as it is in use for some and waits for few of these.
+        return boxed(|| hold(cx, x, call, plan, user)).await;
+    }
+    // None is for this exchange. Those of targets may be, and those of other models that the caller names.
+    let names_others = x.wishes.as_ref().is_some_and(|wishes| !wishes.others().is_empty());
+    if names_others || !rules.of_target.is_empty() {
+        let asking = Asking { known: None, user };
+        x.admitted = Some(Box::new(Admitted { hold: None, target: None, asking, standing: Vec::new(), routed: false }));
+    }
+    Ok(plan)
+}
+
+/// What an exchange's limits look at, with the model that they are those of.
+fn told<'a>(x: &'a Exchange, call: &'a Call, model: &'a str, user: Option<&'a str>) -> Facts<'a> {
+    Facts { user, ..facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, model) }
+}
+
+/// As [`admit`], where there are limits.
+async fn hold(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan, user: Option<String>) -> Result<Plan, Fault> {
     let mut admission = Admission { plan, models: vec![x.model.clone()], past: SmallVec::new() };
-    let expected = Known::read(x, call, rules.wants_tokens);
+    let expected = Known::read(x.op, call, cx.generation.rules.wants_tokens);
     loop {
         // Where none of the model's targets takes requests, a policy may name another; until then they have the price.
         let first = admission.plan.targets.first().cloned();
         let first = first.or_else(|| cx.generation.targets(admission.model()).ok()?.into_iter().next());
         let estimate = expected.at(first.as_deref());
-        let known = facts(x.principal.as_ref(), x.endpoint, x.peer, &call.headers, admission.model());
-        let facts = Facts { user: user.as_deref(), ..known };
-        let charges = admission.charges(cx, &facts, unix_ms());
+        let charges = admission.charges(cx, &told(x, call, admission.model(), user.as_deref()), unix_ms());
         priced(&charges, &estimate, admission.model())?;
         match wait::reserve(cx, &charges, &estimate).await {
             Ok((hold, waited)) => {
@@ -80,14 +100,14 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
                 x.admitted = Some(Box::new(Admitted {
                     hold: Some(hold),
                     target: None,
-                    asking: Asking { known: expected, user },
+                    asking: Asking { known: Some(expected), user },
                     standing,
                     routed: !admission.past.is_empty(),
                 }));
                 return Ok(admission.plan);
             }
             Err(refusal) => {
-                let asking = Asking { known: expected, user: user.clone() };
+                let asking = Asking { known: Some(expected), user: user.clone() };
                 admission.go_on(cx, x, call, *refusal, asking)?;
             }
         }
@@ -163,24 +183,23 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
             (None, refusal.standing, Some(fault))
         }
     };
-    x.admitted =
-        Some(Box::new(Admitted { hold, target: None, asking: Asking { known, user: None }, standing, routed: false }));
+    let asking = Asking { known: Some(known), user: None };
+    x.admitted = Some(Box::new(Admitted { hold, target: None, asking, standing, routed: false }));
     refused.map_or(Ok(()), Err)
 }
 
-/// Checks the limits of a target that is about to be tried, and takes the estimate from them. Where another model that the
-/// caller named leads to it, the limits of that model are among them.
+/// What the limits of a target that is about to be tried are to be asked for. Where another model that the caller named leads
+/// to it, the limits of that model are among them. None where no limit is for it.
 ///
 /// # Errors
 /// [`Kind::TargetLimited`]: the next target may have room.
-pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Hold>, Fault> {
+pub fn due<'a>(cx: &'a Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Result<Option<Due<'a>>, Fault> {
     let Some(asking) = x.asking else { return Ok(None) };
     let rules = &cx.generation.rules;
     let led_by = led_by(cx, x, target);
     if rules.of_target.is_empty() && led_by.is_none() {
         return Ok(None);
     }
-    let estimate = asking.known.at(Some(target));
     let name = target.name();
     let facts = Facts {
         user: asking.user.as_deref(),
@@ -199,9 +218,25 @@ pub async fn enter(cx: &Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Re
     if charges.is_empty() {
         return Ok(None);
     }
+    let known = asking.known.unwrap_or_else(|| Known::read(x.op, call, rules.wants_tokens));
+    let estimate = known.at(Some(target));
     // Another target may have a price.
     priced(&charges, &estimate, &name).map_err(|fault| Fault { kind: Kind::TargetLimited, ..fault })?;
-    wait::once(cx, &charges, &estimate).await.map(Some).map_err(|refusal| {
+    Ok(Some(Due { charges, estimate }))
+}
+
+/// What limits are asked for.
+pub struct Due<'a> {
+    charges: SmallVec<[Charge<'a>; 6]>,
+    estimate: Estimate,
+}
+
+/// Takes what is due from the limits of a target.
+///
+/// # Errors
+/// [`Kind::TargetLimited`]: the next target may have room.
+pub async fn enter(cx: &Cx, due: Due<'_>) -> Result<Hold, Fault> {
+    wait::once(cx, &due.charges, &due.estimate).await.map_err(|refusal| {
         cx.state.metrics.limited(&refusal.rule.name, Decision::Refused);
         refuse::target(&refusal)
     })

@@ -8,7 +8,8 @@
 //!                       table  only   → plan   send, judge connections commit    headers once
 //! ```
 //!
-//! * [`server`] accepts: TLS, HTTP/1.1 and HTTP/2, clocks for slow clients, the drain.
+//! * [`server`] accepts: TLS, HTTP/1.1 and HTTP/2, clocks for slow clients, the drain. What it and [`upstream`] write goes out by
+//!   [`defer`], behind whatever is ready.
 //! * [`pipeline`] calls every stage by name, in order; the page to read first.
 //! * [`api`] is the table of paths; [`exchange`] the value that travels.
 //! * [`auth`] names the caller from the head; [`admit`] holds it to its limits; [`route`] turns a model name into targets; [`attempt`] tries them, and is
@@ -40,11 +41,13 @@ pub mod api;
 pub mod attempt;
 pub mod auth;
 pub mod body;
+pub mod boxed;
 pub mod cache;
 pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod cost;
+pub mod defer;
 pub mod dialect;
 pub mod embed;
 pub mod exchange;

@@ -20,6 +20,7 @@ use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
 use crate::auth::Principal;
 use crate::body::{Inbound, ReadError};
+use crate::boxed::boxed;
 use crate::cache;
 use crate::chat::Ask;
 use crate::dialect::{Dialect, Op, RawAsk};
@@ -220,7 +221,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let admitted = match cx.generation.rules.is_empty() {
         true => None,
-        false => Some(Box::pin(admitted(cx, x, &call)).await?),
+        false => Some(admitted(cx, x, &call).await?),
     };
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
@@ -230,7 +231,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     let admitted = match admitted {
         Some((model, _)) if model != x.model => {
             x.admitted = None;
-            Some(Box::pin(self::admitted(cx, x, &call)).await?)
+            Some(self::admitted(cx, x, &call).await?)
         }
         admitted => admitted,
     };
@@ -241,14 +242,13 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     if cx.generation.cache.is_some() || cache::is_named(&call) {
         // Nobody else holds it by now, unless a policy's machine is late in letting go; then what policies made of the
         // ask must come along.
-        let mut own = Arc::unwrap_or_clone(call);
-        let said = cache::take(&mut own)?;
+        let own = Arc::make_mut(&mut call);
+        let said = cache::take(own)?;
         // A policy that looks at answers must see every one: what was kept has not passed it.
         let apart = elsewhere || hook::sees_answers(x);
-        if let Some(reply) = cache::look(cx, x, &mut own, said.as_deref(), apart).await? {
+        if let Some(reply) = cache::look(cx, x, own, said.as_deref(), apart).await? {
             return Ok(Next::Reply(reply));
         }
-        call = Arc::new(own);
     }
     let mut plan = match admitted {
         Some((_, plan)) => plan,
@@ -279,7 +279,7 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
         return finish(outcome, settle);
     };
     let late = Late::head(&settle);
-    let mut attempt = Box::pin(cache::serve::run(cx, settle, call, plan));
+    let mut attempt = boxed(|| cache::serve::run(cx, settle, call, plan));
     match timeout(after, &mut attempt).await {
         Ok((outcome, settle)) => finish(outcome, settle),
         Err(_) => late.respond(attempt, after),

@@ -155,7 +155,8 @@ pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Out
 
 /// The headers that every answer of an exchange carries.
 fn annotate(headers: &mut HeaderMap, exchange: &Exchange) {
-    if exchange.admitted.is_some() || exchange.cache.is_some() {
+    let has_limits = exchange.admitted.as_ref().is_some_and(|admitted| !admitted.standing.is_empty());
+    if has_limits || exchange.cache.is_some() {
         headers.reserve(HEADERS + MORE_HEADERS);
     }
     identify(headers, exchange.dialect, &exchange.id, &exchange.request_id);

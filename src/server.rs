@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::body::bell;
+use crate::defer;
 use crate::generation::Generation;
 use crate::guest;
 use crate::state::State;
@@ -112,7 +113,7 @@ async fn accept(shared: Shared, listener: TcpListener) {
         }
     };
     bell::hang();
-    wire::write_for_all();
+    defer::write_for_all();
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
     let mut stage = shared.stage.clone();
     let mine = Arc::new(AtomicUsize::new(0));

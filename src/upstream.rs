@@ -4,7 +4,6 @@
 //! into the keep-alive race, because no attempt was made as far as the upstream knows.
 
 mod connect;
-pub mod defer;
 mod headers;
 mod http1;
 mod lane;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::chat::Usage;
 use crate::dialect::Op;
-use crate::exchange::{Exchange, input_tokens};
+use crate::exchange::input_tokens;
 use crate::pipeline::Call;
 use crate::route::{Overrides, Target};
 use crate::state::limit::{Amounts, Estimate};
@@ -38,11 +38,11 @@ pub(super) struct Known {
 
 impl Known {
     /// Reads an ask. Without `tokens` only the request is counted; counting tokens costs none.
-    pub fn read(x: &Exchange, call: &Call, tokens: bool) -> Self {
-        if !tokens || x.op == Op::CountTokens {
+    pub fn read(op: Op, call: &Call, tokens: bool) -> Self {
+        if !tokens || op == Op::CountTokens {
             return Known::default();
         }
-        let generates = matches!(x.op, Op::Generate | Op::Complete);
+        let generates = matches!(op, Op::Generate | Op::Complete);
         let (bound, choices) = if generates { output(call) } else { (None, 1) };
         let envelope = &call.envelope;
         Known { input: input_tokens(envelope.body().len(), envelope.files()), generates, bound, choices }

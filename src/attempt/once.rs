@@ -13,6 +13,7 @@ use super::answer::{Good, Reading, retry_after, should_retry};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience, Sent};
+use crate::boxed::boxed;
 use crate::dialect::{self, Dialect, refusal};
 use crate::exchange::{Subject, Used};
 use crate::fault::{Fault, Kind};
@@ -143,8 +144,8 @@ impl Once {
     /// # Errors
     /// [`Kind::TargetLimited`]
     pub(super) async fn enter(&self, cx: &Cx, x: &Subject<'_>, call: &Call) -> Result<Option<Hold>, Fault> {
-        match x.asking {
-            Some(_) => Box::pin(admit::enter(cx, x, call, &self.target)).await,
+        match admit::due(cx, x, call, &self.target)? {
+            Some(due) => boxed(|| admit::enter(cx, due)).await.map(Some),
             None => Ok(None),
         }
     }
@@ -152,7 +153,8 @@ impl Once {
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
             self.wanted()?;
-            let good = Box::pin(adapted::Try { cx, x, call, once: self, face, adapter }.run(known)).await?;
+            let tried = adapted::Try { cx, x, call, once: self, face, adapter };
+            let good = boxed(|| tried.run(known)).await?;
             return self.shown(cx, x, call, good, known).await;
         }
         let mut dropped = Dropped::new();

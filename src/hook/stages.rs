@@ -16,6 +16,7 @@ use super::open::{Open, allow, open, take_notes};
 use super::stream::Sieve;
 use super::world::Held;
 use crate::auth::Principal;
+use crate::boxed::boxed;
 use crate::exchange::{Exchange, Subject};
 use crate::fault::{Fault, Kind};
 use crate::guest::StreamMode;
@@ -36,7 +37,7 @@ pub async fn auth(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal
     if open(x, Phase::Auth).is_none() {
         return Ok(None);
     }
-    Box::pin(named(x, head)).await
+    boxed(|| named(x, head)).await
 }
 
 async fn named(x: &mut Exchange, head: &Parts) -> Result<Option<Arc<Principal>>, Fault> {
@@ -82,7 +83,7 @@ pub async fn request(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<
         return Ok(None);
     }
     allow(x, cx.generation.total);
-    Box::pin(requested(cx, x, call)).await
+    boxed(|| requested(cx, x, call)).await
 }
 
 async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Option<Reply>, Fault> {
@@ -144,7 +145,7 @@ pub async fn route(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan)
     if open(x, Phase::Route).is_none() {
         return Ok(None);
     }
-    Box::pin(routed(cx, x, call, plan)).await
+    boxed(|| routed(cx, x, call, plan)).await
 }
 
 async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) -> Result<Option<Reply>, Fault> {
@@ -221,7 +222,7 @@ pub fn edited(x: &Subject<'_>, call: &Call, edits: &[Edit]) -> Result<Option<Box
 /// A guest failed where that refuses.
 pub async fn attempt(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Option<Tuned>, Fault> {
     match shown_again(x, Phase::Attempt) {
-        Some(_) => Box::pin(tuned(x, target, number)).await,
+        Some(_) => boxed(|| tuned(x, target, number)).await,
         None => Ok(None),
     }
 }
@@ -294,7 +295,7 @@ pub async fn fault(
     failed: FailedTry<'_>,
 ) -> Result<Option<After>, Fault> {
     match shown_again(x, Phase::Fault) {
-        Some(_) => Box::pin(failing(cx, x, call, plan, failed)).await,
+        Some(_) => boxed(|| failing(cx, x, call, plan, failed)).await,
         None => Ok(None),
     }
 }
@@ -379,7 +380,7 @@ pub async fn answer(
     reply: &mut Reply,
 ) -> Result<bool, Fault> {
     let Some((_, request)) = shown_again(x, Phase::Answer) else { return Ok(false) };
-    Box::pin(judged(cx, x, call, request.clone(), answered, reply, Vec::new())).await
+    boxed(|| judged(cx, x, call, request.clone(), answered, reply, Vec::new())).await
 }
 
 /// What a guest says in place of an answer, as the others want it: it passes `on_answer` of all but the one that said it.

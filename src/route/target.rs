@@ -278,6 +278,6 @@ impl Target {
 
     /// `provider/model`.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.provider.name, self.model)
+        [&self.provider.name, "/", &self.model].concat()
     }
 }

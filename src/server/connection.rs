@@ -6,9 +6,9 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use super::wire::Wire;
 use super::{Shared, Stage};
 use crate::body::Inbound;
+use crate::boxed::boxed;
 use crate::pipeline::{self, Cx};
 use crate::reply::Outbound;
 use crate::upstream::Upstream;
@@ -219,6 +220,7 @@ where
                 } else {
                     stage = Stage::Ending;
                     activity.ending.notify_waiters();
+                    activity.call.made.store(true, Ordering::Relaxed);
                 }
                 continue;
             }
@@ -254,6 +256,41 @@ pub(super) struct Activity {
     hurries: AtomicBool,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
+    call: Arc<Call>,
+}
+
+/// Whether the exchange of HTTP/1.1 that is under way was called. Its connection's task is woken for other things too, by
+/// hyper for each body that has been read to its end; without this each of these would go through all stages down to the
+/// one that waits.
+#[derive(Debug, Default)]
+struct Call {
+    made: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Call {
+    /// Whether it was called since it was asked last; from now on `cx` is woken when it is.
+    fn take(&self, cx: &Context<'_>) -> bool {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *task {
+            Some(task) => task.clone_from(cx.waker()),
+            task => *task = Some(cx.waker().clone()),
+        }
+        self.made.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.made.store(true, Ordering::Release);
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.wake_by_ref();
+        }
+    }
 }
 
 enum Verdict {
@@ -278,6 +315,7 @@ impl Activity {
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
             ending: Arc::default(),
+            call: Arc::default(),
         }
     }
 
@@ -405,13 +443,24 @@ impl Service<Request<Incoming>> for Requests {
         boxed(|| async move {
             let (head, body) = request.into_parts();
             let mut run = pin!(pipeline::run(cx, head, Inbound::Socket(body)));
-            let mut ending = None;
-            let response = poll_fn(|cx| match run.as_mut().poll(cx) {
-                // It knows by itself what there is to say when the process ends.
-                Poll::Pending if under_way.0.ends(&mut ending, cx) => run.as_mut().poll(cx),
-                polled => polled,
-            })
-            .await;
+            let activity = &under_way.0;
+            let response = if activity.h2 {
+                let mut ending = None;
+                poll_fn(|cx| match run.as_mut().poll(cx) {
+                    // It knows by itself what there is to say when the process ends.
+                    Poll::Pending if activity.ends(&mut ending, cx) => run.as_mut().poll(cx),
+                    polled => polled,
+                })
+                .await
+            } else {
+                activity.call.made.store(true, Ordering::Relaxed);
+                let waker = Waker::from(activity.call.clone());
+                poll_fn(|cx| match activity.call.take(cx) {
+                    true => run.as_mut().poll(&mut Context::from_waker(&waker)),
+                    false => Poll::Pending,
+                })
+                .await
+            };
             Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
@@ -459,11 +508,6 @@ fn is_host(host: &[u8]) -> bool {
     name.iter().all(plain)
         && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
         && (port.is_empty() || port[0] == b':')
-}
-
-/// A future made in its box. Made before it, all of it is moved there afterwards: six kilobytes a request.
-fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
-    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 /// A request that has begun and whose answer has not ended.

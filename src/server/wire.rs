@@ -1,78 +1,17 @@
-//! A client's stream, written to behind whatever is ready.
+//! A client's stream, written to [behind whatever is ready](crate::defer).
 //!
-//! A worker that writes the moment it has something finds its peer asleep each time and wakes it, which costs as much as
-//! the rest of a write. What a connection writes therefore lies with its worker until the tasks that are ready have run;
-//! then a task of the worker's own writes for all of them, so that none has to be polled once more for it. A lone answer
-//! finds nobody before it and loses nothing. Order is kept, and what a client does not take at once is held for it alone,
-//! which holds its connection back.
+//! Order is kept, and what a client does not take at once is held for it alone, which holds its connection back.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem::take;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::coop::unconstrained;
 
 use super::connection::Activity;
-
-/// Most bytes of one connection that lie with its worker: they are copied, and held when the client does not take them.
-/// Longer writes cost more than waking somebody does.
-const MAX_BYTES_EACH: usize = 16 << 10;
-
-/// Most bytes of all connections that lie with a worker; beyond it they write for themselves.
-const MAX_BYTES_OF_ALL: usize = 1 << 20;
-
-/// Memory that a worker keeps for them when they have gone out.
-const KEPT_BYTES: usize = 128 << 10;
-
-thread_local! {
-    static LEFT: RefCell<Left> = RefCell::default();
-}
-
-/// What the connections of a worker have left with it since it wrote last.
-#[derive(Default)]
-struct Left {
-    bytes: Vec<u8>,
-    /// Whose they are, in order, and where each one's end.
-    parts: Vec<(Arc<dyn Part>, usize)>,
-    /// The task that writes; None on threads without one, where connections write for themselves.
-    task: Option<Waker>,
-}
-
-/// One who left something with its worker.
-trait Part: Send + Sync {
-    fn write(&self, bytes: &[u8], cx: &mut Context<'_>);
-}
-
-/// Begins to write for the connections of this thread, in whose runtime it must be called.
-pub(super) fn write_for_all() {
-    LEFT.take();
-    // Ends with the runtime. It writes for many, and none of them has more than its share.
-    tokio::spawn(unconstrained(poll_fn(|cx| {
-        write_left(cx);
-        Poll::<()>::Pending
-    })));
-}
-
-fn write_left(cx: &mut Context<'_>) {
-    let (mut bytes, mut parts) = LEFT.with_borrow_mut(|left| {
-        left.task.get_or_insert_with(|| cx.waker().clone());
-        (take(&mut left.bytes), take(&mut left.parts))
-    });
-    let mut from = 0;
-    for (part, to) in parts.drain(..) {
-        part.write(&bytes[from..to], cx);
-        from = to;
-    }
-    bytes.clear();
-    bytes.shrink_to(KEPT_BYTES);
-    LEFT.with_borrow_mut(|left| (left.bytes, left.parts) = (bytes, parts));
-}
+use crate::defer::{self, MAX_BYTES_EACH, Writer};
 
 /// A client's stream.
 pub(super) struct Wire<S>(Arc<Mutex<End<S>>>);
@@ -107,23 +46,7 @@ fn lock<S>(end: &Mutex<End<S>>) -> MutexGuard<'_, End<S>> {
     end.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S: AsyncWrite + Unpin + Send + 'static> Wire<S> {
-    /// Leaves a write with the worker. False where there is none, or no room.
-    fn leave(&self, bufs: &[IoSlice<'_>], len: usize) -> bool {
-        LEFT.with_borrow_mut(|left| {
-            let has_room = left.bytes.len() + len <= MAX_BYTES_OF_ALL;
-            let Some(task) = left.task.as_ref().filter(|_| has_room) else { return false };
-            if left.parts.is_empty() {
-                task.wake_by_ref();
-            }
-            bufs.iter().for_each(|buf| left.bytes.extend_from_slice(buf));
-            left.parts.push((self.0.clone(), left.bytes.len()));
-            true
-        })
-    }
-}
-
-impl<S: AsyncWrite + Unpin + Send> Part for Mutex<End<S>> {
+impl<S: AsyncWrite + Unpin + Send> Writer for Mutex<End<S>> {
     fn write(&self, bytes: &[u8], cx: &mut Context<'_>) {
         let mut end = lock(self);
         end.left -= bytes.len();
@@ -239,7 +162,7 @@ impl<S: AsyncWrite + Unpin + Send + 'static> AsyncWrite for Wire<S> {
         let len: usize = bufs.iter().map(|buf| buf.len()).sum();
         let may_wait = end.left + len <= MAX_BYTES_EACH;
         // A stream's first token is what somebody waits for; what follows it comes at its own pace.
-        if !end.activity.take_hurry() && may_wait && self.leave(bufs, len) {
+        if !end.activity.take_hurry() && may_wait && defer::leave(|| self.0.clone(), bufs) {
             end.left += len;
             end.know(cx);
             return Poll::Ready(Ok(len));
@@ -275,6 +198,8 @@ impl<S: AsyncWrite + Unpin + Send + 'static> AsyncWrite for Wire<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::task::yield_now;
 
@@ -282,7 +207,7 @@ mod tests {
 
     /// A wire on a worker that writes for all, and the client's end of it.
     async fn wire(room: usize) -> (Wire<DuplexStream>, DuplexStream) {
-        write_for_all();
+        defer::write_for_all();
         yield_now().await;
         let (ours, theirs) = duplex(room);
         (Wire::new(ours, Arc::new(Activity::new(false))), theirs)

@@ -254,6 +254,12 @@ pub struct Io {
 }
 
 impl Io {
+    /// A connection within the process.
+    #[cfg(test)]
+    pub fn within(stream: DuplexStream) -> Self {
+        Io { stream: Stream::Duplex(stream), proxied: false, trail: Trail::default() }
+    }
+
     /// Whether a proxy reads the request's address.
     pub fn is_proxied(&self) -> bool {
         self.proxied

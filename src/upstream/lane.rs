@@ -33,7 +33,7 @@ impl Lane {
     /// A connection that is still good. The one used last is the least likely to be closed, and its memory is warm.
     pub fn take(&self) -> Option<Box<Conn>> {
         loop {
-            let (_, mut conn) = self.idle().conns.pop()?;
+            let (_, conn) = self.idle().conns.pop()?;
             if conn.is_quiet() {
                 return Some(conn);
             }

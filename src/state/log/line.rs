@@ -182,7 +182,8 @@ fn usage(out: &mut Vec<u8>, usage: Usage) {
     counts.close();
 }
 
-/// A JSON object under way. Every member begins with a comma; the first one's becomes the opening brace.
+/// A JSON object under way. Every member begins with a comma; the first one's becomes the opening brace. Its members are
+/// written by calls: a line runs once a request, and inlined it is twelve kilobytes of code that no cache holds by then.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
     from: usize,
@@ -210,7 +211,7 @@ impl<'a> Object<'a> {
     }
 
     /// A word of ours, which needs no escaping.
-    #[inline(always)]
+    #[inline(never)]
     fn word(&mut self, name: &'static str, word: &str) {
         debug_assert!(is_plain(word));
         self.with(name, |out| {
@@ -228,22 +229,22 @@ impl<'a> Object<'a> {
         });
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn text(&mut self, name: &'static str, value: &str) {
         self.with(name, |out| quoted(out, value));
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn text_or_null(&mut self, name: &'static str, value: Option<&str>) {
         self.optional(name, value, quoted);
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn number(&mut self, name: &'static str, value: u64) {
         self.with(name, |out| digits(out, value));
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn flag(&mut self, name: &'static str, value: bool) {
         self.with(name, |out| out.extend_from_slice(if value { b"true" } else { b"false" }));
     }
