@@ -13,12 +13,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
+/// What the list was made for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
 fn main() {
     println!("cargo:rerun-if-changed=benches/layout");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/layout");
-    let functions = folder.join("functions");
+    let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let functions = Path::new(&root).join("benches/layout/functions");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
-    if !is("TARGET", "x86_64-unknown-linux-gnu") || !is("PROFILE", "release") || !functions.exists() {
+    if !is("TARGET", TARGET) || !is("PROFILE", "release") || !functions.exists() {
         return;
     }
     // Functions that are not there any more are no mistake.
@@ -35,13 +38,14 @@ fn linker_takes(arg: &str) -> bool {
     let linker = env::var("RUSTC_LINKER").map(|linker| format!("-Clinker={linker}")).ok();
     let mut rustc = Command::new(env::var("RUSTC").unwrap_or_else(|_| "rustc".into()));
     rustc.args(flags.split('\x1f').filter(|flag| !flag.is_empty())).args(linker);
-    rustc.args(["-", "--crate-type=bin", "--crate-name=probe", &format!("-Clink-arg={arg}"), "-o"]).arg(&out);
-    let run = || -> std::io::Result<bool> {
+    rustc.args(["-", "--target", TARGET, "--crate-type=bin", "--crate-name=probe"]);
+    rustc.arg(format!("-Clink-arg={arg}")).arg("-o").arg(&out);
+    let mut run = || -> std::io::Result<bool> {
         let mut child = rustc.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(b"fn main() {}"))?;
         Ok(child.wait()?.success())
     };
-    let takes = { run }().unwrap_or(false);
+    let takes = run().unwrap_or(false);
     let _ = fs::remove_file(out);
     takes
 }
