@@ -62,7 +62,8 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
         return Ok(plan);
     }
     let user = rules.wants_user.then(|| estimate::user(call)).flatten();
-    if rules.of_exchange.iter().any(|rule| rule.applies(&told(x, call, &x.model, user.as_deref()))) {
+    let facts = told(x, call, &x.model, user.as_deref());
+    if rules.of_exchange.iter().any(|rule| rule.applies(&facts)) {
         // Boxed, as it is in use for some and waits for few of these.
         return boxed(|| hold(cx, x, call, plan, user)).await;
     }

@@ -6,9 +6,9 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::nudge::Nudge;
 use super::wire::Wire;
 use super::{Shared, Stage};
 use crate::body::Inbound;
@@ -220,7 +221,7 @@ where
                 } else {
                     stage = Stage::Ending;
                     activity.ending.notify_waiters();
-                    activity.call.made.store(true, Ordering::Relaxed);
+                    activity.nudge.note();
                 }
                 continue;
             }
@@ -256,41 +257,7 @@ pub(super) struct Activity {
     hurries: AtomicBool,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
-    call: Arc<Call>,
-}
-
-/// Whether the exchange of HTTP/1.1 that is under way was called. Its connection's task is woken for other things too, by
-/// hyper for each body that has been read to its end; without this each of these would go through all stages down to the
-/// one that waits.
-#[derive(Debug, Default)]
-struct Call {
-    made: AtomicBool,
-    task: Mutex<Option<Waker>>,
-}
-
-impl Call {
-    /// Whether it was called since it was asked last; from now on `cx` is woken when it is.
-    fn take(&self, cx: &Context<'_>) -> bool {
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *task {
-            Some(task) => task.clone_from(cx.waker()),
-            task => *task = Some(cx.waker().clone()),
-        }
-        self.made.swap(false, Ordering::AcqRel)
-    }
-}
-
-impl Wake for Call {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.made.store(true, Ordering::Release);
-        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
-            task.wake_by_ref();
-        }
-    }
+    nudge: Arc<Nudge>,
 }
 
 enum Verdict {
@@ -315,7 +282,7 @@ impl Activity {
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
             ending: Arc::default(),
-            call: Arc::default(),
+            nudge: Arc::default(),
         }
     }
 
@@ -453,9 +420,9 @@ impl Service<Request<Incoming>> for Requests {
                 })
                 .await
             } else {
-                activity.call.made.store(true, Ordering::Relaxed);
-                let waker = Waker::from(activity.call.clone());
-                poll_fn(|cx| match activity.call.take(cx) {
+                activity.nudge.note();
+                let waker = Waker::from(activity.nudge.clone());
+                poll_fn(|cx| match activity.nudge.take(cx) {
                     true => run.as_mut().poll(&mut Context::from_waker(&waker)),
                     false => Poll::Pending,
                 })
