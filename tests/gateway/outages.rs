@@ -1,7 +1,6 @@
 //! Redis killed, paused, emptied and cut off in the middle of load: limits do as configured, nobody waits longer than the
 //! time budget, and the counts are right afterwards.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -66,12 +65,6 @@ async fn under_load(gateway: &Gateway, happens: impl AsyncFnOnce()) -> (usize, V
     tokio::join!(load(gateway, &stop), meanwhile).0
 }
 
-/// Signals the server by name: STOP cuts it off without a word, as a lost network does.
-fn signal(redis: &Redis, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &redis.pid().to_string()]).status();
-    assert!(sent.expect("kill").success());
-}
-
 #[tokio::test]
 async fn whatever_happens_to_redis_nobody_waits_beyond_the_budget_and_counts_are_right_afterwards() {
     let (mock, mut redis) = (Mock::start().await, Redis::start().await);
@@ -88,9 +81,9 @@ async fn whatever_happens_to_redis_nobody_waits_beyond_the_budget_and_counts_are
             "flush" => under_load(&gateway, async || drop(redis.cli(&["FLUSHALL"]))).await,
             "partition" => {
                 let cut = async || {
-                    signal(&redis, "STOP");
+                    redis.signal("STOP");
                     sleep(Duration::from_millis(700)).await;
-                    signal(&redis, "CONT");
+                    redis.signal("CONT");
                 };
                 under_load(&gateway, cut).await
             }
@@ -130,9 +123,9 @@ async fn a_closed_limit_is_refused_while_redis_is_away_and_an_open_one_is_none()
         let before = together((0..5).map(|_| status(&gateway))).await;
         assert_eq!(before, [200; 5], "{away}");
         assert_eq!(status(&gateway).await, 429, "{away}");
-        signal(&redis, "STOP");
+        redis.signal("STOP");
         let during = together((0..6).map(|_| status(&gateway))).await;
-        signal(&redis, "CONT");
+        redis.signal("CONT");
         assert_eq!(during, [status_away; 6], "{away}");
     }
 }

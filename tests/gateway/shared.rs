@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::redis::Redis;
+use super::redis::{Redis, counted};
 use super::support::{Gateway, Mock, SOON, together};
 use super::wire::{Conn, Reply, request};
 
@@ -92,9 +92,7 @@ async fn answers_say_how_many_share() {
     for gateway in [&two, &one, &two] {
         assert_eq!(ask(gateway).await.status(), 200);
     }
-    assert!(
-        std::process::Command::new("kill").args(["-STOP", &redis.pid().to_string()]).status().expect("kill").success()
-    );
+    redis.signal("STOP");
     let replies = together((0..40).map(|at| ask(if at % 2 == 0 { &one } else { &two }))).await;
     assert_eq!(admitted(&replies), 17, "each has half of it, and they have used three");
 }
@@ -399,13 +397,9 @@ async fn what_was_counted_after_a_reset_stays_when_redis_is_lost_before_it_was_h
     assert_eq!(admitted(&together((0..8).map(|at| ask(if at % 2 == 0 { &one } else { &two }))).await), 8);
     assert_eq!(one.admin("POST", "/admin/limits/reset?rule=r").await.status(), 200);
     assert_eq!(admitted(&together((0..10).map(|_| ask(&two))).await), 10);
-    let signal = |name: &str| {
-        let pid = redis.pid().to_string();
-        assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
-    };
-    signal("-STOP");
+    redis.signal("STOP");
     assert_eq!(admitted(&together((0..5).map(|_| ask(&two))).await), 5, "its part of twenty has room");
-    signal("-CONT");
+    redis.signal("CONT");
     // Up again, and stated anew.
     let counted = || {
         let key = redis.keys(":limit:r:").pop().unwrap_or_default();
@@ -428,9 +422,9 @@ async fn who_leaves_while_the_server_is_asked_holds_nothing() {
     let (mock, redis) = (Mock::start().await, Redis::start().await);
     let limits =
         "{ name: f, requests: 4 / 1h }, { name: b, requests: 4 / 1h, algorithm: bucket }, { name: c, concurrency: 4 }";
-    let gateway = Gateway::start(&mock, &yaml(&redis, "closed", limits).replace("250ms", "5s")).await;
+    let gateway = Gateway::start(&mock, &yaml(&redis, "closed", limits).replace("250ms", "30s")).await;
     redis.linked(1, 1).await;
-    redis.cli(&["CLIENT", "PAUSE", "400", "ALL"]);
+    redis.signal("STOP");
     let mut leaving = Vec::new();
     for _ in 0..4 {
         let mut conn = Conn::open(gateway.address).await;
@@ -438,10 +432,28 @@ async fn who_leaves_while_the_server_is_asked_holds_nothing() {
         conn.send(&request("POST", "/v1/chat/completions", &[], body.to_string().as_bytes())).await;
         leaving.push(conn);
     }
-    sleep(Duration::from_millis(100)).await;
+    counted(&gateway, "portcullis_in_flight", |value| value == 4.0).await;
     drop(leaving);
-    sleep(Duration::from_millis(600)).await;
+    gateway.settled().await;
+    redis.signal("CONT");
+    // What the server gives them all the same goes back, of each at its own time: nothing is held once that is so for long.
+    let held = || {
+        let keys = redis.keys(":limit:");
+        keys.len() < 3 || keys.iter().map(|key| redis.cli(&["HGETALL", key])).any(|hash| taken(&hash) + debt(&hash) > 0)
+    };
+    let (deadline, mut free) = (Instant::now() + SOON, 0);
+    while free < 8 {
+        assert!(Instant::now() < deadline, "they hold something still");
+        sleep(Duration::from_millis(20)).await;
+        free = if held() { 0 } else { free + 1 };
+    }
     assert_eq!(admitted(&together((0..4).map(|_| ask(&gateway))).await), 4);
+}
+
+/// What all have of a bucket, by the fields and values of its hash.
+fn debt(hash: &str) -> u64 {
+    let debt = hash.strip_prefix("d\n").and_then(|rest| rest.lines().next());
+    debt.map_or(0, |debt| debt.parse::<f64>().expect("a number").round() as u64)
 }
 
 /// What processes have of a window, by the fields and values of its hash.

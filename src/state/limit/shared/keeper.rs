@@ -132,11 +132,11 @@ impl Keeper {
         let mut count = 0;
         for correction in &batch {
             let counts = correction.cell.lock();
-            // A statement that was sent after it holds it already.
-            if counts.stated >= correction.number {
+            let slot = &counts.slots[correction.place];
+            // A statement that was sent after it holds it already; of a bucket nothing is stated, as it is one for all.
+            if counts.stated >= correction.number && !matches!(slot.shape, Shape::Bucket(_)) {
                 continue;
             }
-            let slot = &counts.slots[correction.place];
             let window = Window { unit: slot.unit, shape: slot.shape, limit: slot.limit };
             drop(counts);
             call.key(self.shared.key(&correction.cell, window.unit, window.shape));
