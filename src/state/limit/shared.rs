@@ -474,8 +474,7 @@ impl Said {
         };
         let Some(nodes) = parts.next() else { return Some(Said::Done) };
         let nodes = String::from_redis_value(nodes).ok()?.parse().ok();
-        let texts = Vec::<String>::from_redis_value(parts.next()?).ok()?;
-        let numbers: Vec<u64> = texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
+        let numbers = Vec::<u64>::from_redis_value(parts.next()?).ok()?;
         let resets = Reset::read(parts.next()?)?;
         let windows = numbers.chunks_exact(6).map(|window| There {
             used: window[0],
