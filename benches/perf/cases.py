@@ -64,6 +64,13 @@ def steady(rate, most=256):
 # Tails need more turns than means: a burst of a neighbour spoils the 99th percentile of the one turn that it hits.
 TAIL = {"options": steady(1000), "secs": 3, "turns": "ABBAABBA"}
 SSE = streams(50, "mock-c64-d10", 64)
+
+
+def full(form="mock"):
+    """Streams as fast as they come: the core never sleeps between two chunks, as in `raw`."""
+    return streams(50, f"{form}-c64", 64, think=0)
+
+
 BURST = streams(64, "mock-c64-d10", 64, think=0)
 # Each stream says twenty chunks, one a second; they begin over ten seconds.
 OPEN_CHUNKS, OPEN_RAMP = 20, 10_000
@@ -81,11 +88,13 @@ ROWS = [
     Case("raw-100k", "P1", "raw, whole, 100 KB ask", options=["--pad", "100000"]),
     Case("raw-10m", "P6", "raw, whole, 10 MB ask, 4 at once", options=["--pad", "10000000", "--conc", "4"]),
     Case("sse", "P2", "raw stream", options=SSE, kind="chunk"),
+    Case("sse-full", "P2", "raw stream, as fast as it comes", options=full(), kind="chunk"),
     Case("rate", "P3", "raw, whole, 1,000 a second", **TAIL),
     Case("a2o", "P4", "anthropic in, openai out", path=ANTHROPIC, options=["--form", "anthropic"]),
     Case("o2a", "P4", "openai in, anthropic out", options=["--model", "claude"]),
     Case("sse-a2o", "P4", "stream, anthropic in, openai out", path=ANTHROPIC, kind="chunk", options=[*SSE, "--form", "anthropic"]),
     Case("sse-o2a", "P4", "stream, openai in, anthropic out", options=streams(50, "claude-c64-d10", 64), kind="chunk"),
+    Case("sse-o2a-full", "P4", "the same, as fast as it comes", options=full("claude"), kind="chunk"),
     Case("mem-1k", "P5", "1,000 open slow streams", options=slow(1000, 2000), kind="memory", secs=9, turns="AB"),
     Case("mem-10k", "P5", f"{MANY:,} open slow streams", options=slow(MANY, 8000), kind="memory", secs=36, turns="AB"),
     Case("streams-10k", "P5", f"{MANY:,} streams of {OPEN_CHUNKS} chunks, one a second", options=OPEN, kind="memory", secs=58, turns="AB"),
@@ -95,11 +104,14 @@ ROWS = [
     Case("with-lua", "P8", "a Lua policy that reads six fields and plans", entry="portcullis+lua", against="portcullis"),
     Case("with-three", "P9", "a Lua policy with three hooks and six host calls", entry="portcullis+three", against="portcullis"),
     Case("with-event", "P10", "streams, a Lua policy called at every event", options=SSE, kind="chunk", entry="portcullis+event", against="portcullis"),
+    Case("with-event-full", "P10", "the same, as fast as they come", options=full(), kind="chunk", entry="portcullis+event", against="portcullis"),
     Case("with-eventless", "P10", "streams, a Lua policy that looks at requests only", options=SSE, kind="chunk", entry="portcullis+eventless", against="portcullis"),
     Case("with-wasm", "with", "a policy in a plugin, called at its six phases", entry="portcullis+wasm", against="portcullis"),
     Case("wasm-request", "P12", "an adapter in a plugin (Cohere)", options=["--model", "cohere"], entry="portcullis+adapters", other=(COHERE, [])),
     Case("wasm-sse", "P12", "stream through it", options=streams(50, "cohere-c64-d10", 64), kind="chunk", entry="portcullis+adapters",
          other=(COHERE, [*SSE, "--form", "cohere"])),
+    Case("wasm-sse-full", "P12", "the same, as fast as it comes", options=full("cohere"), kind="chunk", entry="portcullis+adapters",
+         other=(COHERE, [*full(), "--form", "cohere"])),
     Case("lua-request", "adapter", "an adapter in Lua (Ollama)", options=["--model", "ollama"], entry="portcullis+adapters", other=(OLLAMA, [])),
     Case("lua-sse", "adapter", "stream through it", options=streams(50, "ollama-c64-d10", 64), kind="chunk", entry="portcullis+adapters",
          other=(OLLAMA, [*SSE, "--form", "ollama"])),
