@@ -19,6 +19,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod words;
 
 pub use compiled::Compiled;
 pub use engine::Machine;

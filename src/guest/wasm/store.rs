@@ -11,6 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::Machine;
 use super::turn;
+use super::words::LastWords;
 use crate::guest::Subject;
 use crate::guest::pool::MAX_CALLS;
 use crate::host::{Cx, ticker};
@@ -52,6 +53,8 @@ pub struct Held {
     calls: u32,
     /// An empty context, without files, network or environment; made when a component first asks for WASI.
     wasi: Option<Box<WasiCtx>>,
+    /// What it has written in the present call.
+    words: LastWords,
     table: ResourceTable,
 }
 
@@ -60,7 +63,8 @@ impl Held {
     pub fn store(machine: &Machine, max_memory: usize) -> Store<Held> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_WASI_ENTRIES);
-        let held = Held { max_memory, memory: 0, starved: false, call: None, calls: 0, wasi: None, table };
+        let words = LastWords::default();
+        let held = Held { max_memory, memory: 0, starved: false, call: None, calls: 0, wasi: None, words, table };
         let mut store = Store::new(&machine.engine, held);
         store.set_max_component_handles(MAX_HANDLES);
         store.limiter(|held| held);
@@ -92,6 +96,7 @@ impl Held {
     pub fn enter(store: &mut Store<Held>, cx: Arc<Cx>, subject: Subject) {
         let held = store.data_mut();
         held.starved = false;
+        held.words.forget();
         let output = cx.lease.budget().output;
         held.calls = held.calls.wrapping_add(1);
         held.call = Some(Call { number: held.calls, cx, subject });
@@ -104,15 +109,22 @@ impl Held {
         self.call.as_ref().map(|call| &call.cx)
     }
 
+    /// The end of what it has written in this call, on one line.
+    pub fn last_words(&self) -> Option<String> {
+        self.words.text()
+    }
+
     /// Which call this is, of those that its instance has served.
     pub fn number(&self) -> u32 {
         self.calls
     }
 }
 
-/// WASI with nothing behind it. A socket that cannot reach anybody is still a descriptor of this process: there is none.
-fn nothing() -> WasiCtx {
-    WasiCtx::builder().allow_tcp(false).allow_udp(false).max_random_size(MAX_RANDOM_BYTES).build()
+/// WASI with nothing behind it but who keeps its last words. A socket that cannot reach anybody is still a descriptor of this process: there is none.
+fn nothing(words: &LastWords) -> WasiCtx {
+    let mut context = WasiCtx::builder();
+    context.allow_tcp(false).allow_udp(false).max_random_size(MAX_RANDOM_BYTES);
+    context.stdout(words.clone()).stderr(words.clone()).build()
 }
 
 impl ResourceLimiter for Held {
@@ -136,7 +148,7 @@ impl ResourceLimiter for Held {
 impl WasiView for Held {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         // Its random seeds and boxes are a microsecond that most calls of most components never need.
-        let ctx = self.wasi.get_or_insert_with(|| Box::new(nothing()));
+        let ctx = self.wasi.get_or_insert_with(|| Box::new(nothing(&self.words)));
         WasiCtxView { ctx, table: &mut self.table }
     }
 }

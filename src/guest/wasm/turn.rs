@@ -144,7 +144,12 @@ pub fn broke(cx: &Cx, held: &Held, error: &Error) -> Failed {
     if why.contains("fuel allocated for hostcalls") {
         cx.lease.kill(Killed::Output);
     }
-    Failed { killed: cx.lease.killed(), message: why }
+    // What a language says before it gives up: the engine only sees that it did.
+    let message = match held.last_words() {
+        Some(words) => format!("{why}; it wrote last: {words}"),
+        None => why,
+    };
+    Failed { killed: cx.lease.killed(), message }
 }
 
 /// What a call used.
