@@ -37,7 +37,8 @@ pub use open::{
     take_notes,
 };
 pub use stages::{
-    After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer, request,
+    After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer, looks_at_faults,
+    request,
     route as plan,
 };
 
@@ -63,6 +64,8 @@ pub struct Hook {
     share: u16,
     record: OnceLock<Arc<Record>>,
     breaker: Breaker,
+    /// Its place among the hooks.
+    place: usize,
     /// It is never switched off: see [`Hooks::stay_on`].
     stays_on: bool,
 }
@@ -87,6 +90,7 @@ impl Hooks {
     pub fn new(mut list: Vec<Hook>) -> Self {
         // Stable: of the same priority, the operator's order.
         list.sort_by_key(|hook| std::cmp::Reverse(hook.priority));
+        list.iter_mut().enumerate().for_each(|(place, hook)| hook.place = place);
         let phases = list.iter().fold(Phases::NONE, |set, hook| set.with(hook.phases()));
         Hooks { list, phases }
     }
@@ -154,6 +158,7 @@ impl Hook {
             share,
             record: OnceLock::new(),
             breaker: Breaker::default(),
+            place: 0,
             stays_on: false,
         }
     }
@@ -226,6 +231,7 @@ impl Hook {
         if self.is_off_for(visit, world.state()) {
             return self.off(phase, visit, world.state());
         }
+        self.called(visit);
         let saw = visit.traced.then(|| subject.brief());
         let cx = self.cx(phase, visit, world);
         let (outcome, used) = self.engine.begin(cx, subject).end().await;
@@ -255,6 +261,13 @@ impl Hook {
         let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
         ear.left_alone = killed && (self.shadow || !self.closed(phase));
         Ok((self.judge(phase, visit, state, saw, outcome, used)?, event))
+    }
+
+    /// It is called for an exchange, or looks at its stream.
+    fn called(&self, visit: &Visit) {
+        if visit.first_call_of(self.place, &self.guest.name) {
+            self.breaker.called();
+        }
     }
 
     fn off(&self, phase: Phase, visit: &Visit, state: &State) -> Result<Verdict, Fault> {
@@ -334,7 +347,7 @@ impl Hook {
         if !first || self.stays_on {
             return;
         }
-        if let Some(off) = self.breaker.failed(record, Caller::of(visit), state.now()) {
+        if let Some(off) = self.breaker.failed(Caller::of(visit), state.now()) {
             record.switched_off.fetch_add(1, Relaxed);
             let whom = match off {
                 Off::All => "",

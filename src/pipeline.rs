@@ -187,6 +187,7 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Some(principal) => principal,
         None => generation.keys.check(&head.headers, &head.uri, x.started_ms / 1000)?,
     });
+    hook::identify(x);
     if asked && x.principal.as_ref().is_some_and(|principal| principal.trace || generation.keys.is_open()) {
         x.trace.get_or_insert_default().answered = true;
     }
@@ -200,7 +201,6 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
             let bytes = read(x, &mut body, generation.limits).await?;
-            hook::identify(x);
             Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
             return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }

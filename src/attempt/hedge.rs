@@ -34,7 +34,7 @@ impl Trying<'_> {
         if first {
             self.cx.state.hedges.bucket(self.x.model).earn(hedge.budget);
         }
-        if !first || self.roster.untried().is_none() || self.plan.rules.retry.max_attempts < 2 {
+        if !first || self.roster.untried().is_none() || self.retry.max_attempts < 2 {
             return None;
         }
         let share = match hedge.after {

@@ -136,7 +136,7 @@ impl Once {
             return Ok(good);
         }
         known.unheard = good.so_far(x.input_estimate);
-        Err(Fault::new(Kind::ContentPolicy, "The provider refused the content."))
+        Err(refused_by_answer())
     }
 
     /// Takes from the limits of the target what the try may use.
@@ -314,6 +314,11 @@ pub(super) fn late(fault: Fault, streams: bool) -> Fault {
         Kind::HeadTimeout if streams => Fault { kind: Kind::FirstTokenTimeout, ..fault },
         _ => fault,
     }
+}
+
+/// The fault of an answer that is nothing but the word that the provider refuses the content.
+pub(super) fn refused_by_answer() -> Fault {
+    Fault::new(Kind::ContentPolicy, "The provider refused the content.")
 }
 
 /// Reads an error answer.

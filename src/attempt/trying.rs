@@ -11,14 +11,15 @@ use tokio::time::{Instant, sleep};
 
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
-use super::once::{Known, Once, Successors};
+use super::once::{Known, Once, Successors, refused_by_answer};
 use super::roster::{Places, Roster, sooner};
+use crate::admit;
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
 use crate::hook::{self, After};
 use crate::pipeline::{self, Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Plan, Target};
+use crate::route::{Plan, Retry, Target};
 use crate::state::health::{Refused, Standing};
 
 /// One exchange being tried.
@@ -29,6 +30,8 @@ pub(super) struct Trying<'a> {
     pub(super) plan: &'a Plan,
     pub(super) tried: Tried<'a>,
     pub(super) roster: Roster,
+    /// The plan's, or what a guest's later plan makes of them.
+    pub(super) retry: Retry,
     /// All waits so far.
     waited: Duration,
     /// A chain of its own has taken over.
@@ -43,6 +46,8 @@ pub(super) struct Trying<'a> {
 pub(super) struct Failed {
     pub started: Started,
     pub fault: Fault,
+    /// The answer by which the provider refuses, as long as it may still be what the caller gets.
+    pub refusal: Option<Box<Good>>,
 }
 
 /// What a guest wants after a failed try.
@@ -64,7 +69,8 @@ impl<'a> Trying<'a> {
     pub fn new(cx: &'a Cx, x: Subject<'a>, tried: Tried<'a>, call: &'a Arc<Call>, plan: &'a Plan) -> Self {
         let targets = if plan.rules.fallbacks { plan.targets.len() } else { 1 };
         let roster = Roster::new(plan.targets.iter().take(targets));
-        Trying { cx, x, call, plan, tried, roster, waited: Duration::ZERO, chained: false, told: false, refused: None }
+        let (retry, waited) = (plan.rules.retry, Duration::ZERO);
+        Trying { cx, x, call, plan, tried, roster, retry, waited, chained: false, told: false, refused: None }
     }
 
     /// Tries until an answer is good or nothing is left to try.
@@ -102,11 +108,20 @@ impl<'a> Trying<'a> {
                     self.close(started, known, outcome)
                 }
             };
-            let Failed { started: failed, fault } = match outcome {
+            let Failed { started: failed, fault, refusal } = match outcome {
                 Ok(good) => return Ok(good),
                 Err(failed) => *failed,
             };
-            (next, role, waited) = match self.guests_want(&failed, &fault).await? {
+            let wanted = self.guests_want(&failed, &fault).await;
+            if let Some(good) = refusal {
+                // Nobody knows better: it is an answer like any other.
+                if matches!(wanted, Ok(None | Some(Wanted::On(None, ..)))) {
+                    self.take(failed.attempt, Instant::now());
+                    return Ok(good);
+                }
+                self.turn_down(&failed, *good, &fault);
+            }
+            (next, role, waited) = match wanted? {
                 Some(Wanted::Reply(reply)) => return Ok(Box::new(Good::new(*reply))),
                 Some(Wanted::On(next, role, waited)) => (next, role, waited),
                 None => self.after(&failed, &fault),
@@ -180,21 +195,39 @@ impl<'a> Trying<'a> {
         (attempt.status, attempt.unheard) = (known.status, known.unheard.map(Box::new));
         attempt.sent = None;
         match outcome {
+            Ok(good) if hook::looks_at_faults(&self.x) && good.refuses() => {
+                Err(Box::new(Failed { started, fault: refused_by_answer(), refusal: Some(good) }))
+            }
             Ok(good) => {
-                if self.x.stream
-                    && let Some(flight) = &mut attempt.flight
-                {
-                    flight.first_content(now);
-                }
-                self.note_attempt(started.attempt);
+                self.take(started.attempt, ended);
                 Ok(good)
             }
             Err(fault) => {
                 attempt.fail(now, &fault);
                 self.note_attempt(started.attempt);
-                Err(Box::new(Failed { started, fault }))
+                Err(Box::new(Failed { started, fault, refusal: None }))
             }
         }
+    }
+
+    /// Notes that a try has given the answer.
+    fn take(&mut self, attempt: usize, now: Instant) {
+        if self.x.stream
+            && let Some(flight) = &mut self.tried.attempts[attempt].flight
+        {
+            flight.first_content(self.cx.state.at(now));
+        }
+        self.note_attempt(attempt);
+    }
+
+    /// Notes that an answer by which a provider refuses is not what the caller gets. It is paid for all the same.
+    fn turn_down(&mut self, failed: &Started, mut good: Good, fault: &Fault) {
+        let unheard = good.so_far(self.x.input_estimate);
+        admit::leave(good.hold.take(), &failed.once.target, unheard.as_ref().map(|used| &used.usage));
+        let attempt = &mut self.tried.attempts[failed.attempt];
+        attempt.unheard = unheard.map(Box::new);
+        attempt.fail(self.cx.state.now(), fault);
+        self.note_attempt(failed.attempt);
     }
 
     /// What a guest wants after a failed try, within the bounds of the exchange; None leaves it to the rules.
@@ -202,11 +235,10 @@ impl<'a> Trying<'a> {
     /// # Errors
     /// It refused.
     async fn guests_want(&mut self, failed: &Started, fault: &Fault) -> Result<Option<Wanted>, Fault> {
-        let rules = &self.plan.rules.retry;
-        let attempts = self.tried.attempts.len() as u32;
-        if self.x.guests.is_none() || attempts >= rules.max_attempts {
+        if self.x.guests.is_none() {
             return Ok(None);
         }
+        let attempts = self.tried.attempts.len() as u32;
         let target = &failed.once.target;
         let left = (self.x.started + self.patience(target)).saturating_duration_since(Instant::now());
         let described = hook::FailedTry {
@@ -220,8 +252,15 @@ impl<'a> Trying<'a> {
         let Some(after) = hook::fault(self.cx, &self.x, self.call, self.plan, described).await? else {
             return Ok(None);
         };
-        // A wait that does not fit is never begun.
-        if matches!(after, After::Same(wait) if self.waited + wait > rules.max_wait || wait >= left) {
+        if let After::Plan(plan) = &after {
+            self.retry = plan.rules.retry;
+        }
+        let goes_on = matches!(after, After::Same(_) | After::Next | After::Plan(_));
+        // No try is begun for which no more are allowed or no time is left, nor a wait that does not fit.
+        let spent = attempts >= self.retry.max_attempts || left.is_zero();
+        if goes_on && spent
+            || matches!(after, After::Same(wait) if self.waited + wait > self.retry.max_wait || wait >= left)
+        {
             return Ok(None);
         }
         self.mark(failed, fault);
@@ -254,6 +293,7 @@ impl<'a> Trying<'a> {
         let described = hook::FailedTry { fault, target: &target, number, took, left, remaining };
         Ok(match hook::fault(self.cx, &self.x, self.call, self.plan, described).await? {
             Some(After::Plan(plan)) => {
+                self.retry = plan.rules.retry;
                 self.roster = Roster::new(&plan.targets);
                 self.chained = true;
                 Some(Wanted::On(self.roster.untried(), Role::First, Duration::ZERO))
@@ -273,7 +313,7 @@ impl<'a> Trying<'a> {
     /// Where to go after a failed try: a place in the roster, as what, after which wait.
     fn after(&mut self, failed: &Started, fault: &Fault) -> (Option<usize>, Role, Duration) {
         let now = Instant::now();
-        let rules = &self.plan.rules.retry;
+        let rules = self.retry;
         let at = failed.at;
         let dice = fastrand::f64();
         let of_target = self.roster.tries(at);
@@ -293,7 +333,7 @@ impl<'a> Trying<'a> {
             elsewhere: elsewhere.map(|(_, wait)| wait),
             dice,
         };
-        let decision = decide::next(fault, &tally, rules);
+        let decision = decide::next(fault, &tally, &rules);
         self.tried.note("retry", || decision.describe());
         match decision {
             Decision::Stop => (None, Role::Next, Duration::ZERO),
@@ -313,7 +353,7 @@ impl<'a> Trying<'a> {
     pub(super) fn mark(&mut self, failed: &Started, fault: &Fault) -> Option<Duration> {
         let at = failed.at;
         let stated = fault.retry_after.or_else(|| self.cooling(at));
-        let backoff = || decide::backoff(self.roster.tries(at), 1.0, &self.plan.rules.retry);
+        let backoff = || decide::backoff(self.roster.tries(at), 1.0, &self.retry);
         let ready = Instant::now() + stated.unwrap_or_else(backoff);
         self.roster.failed(at, failed.once.key, fault, ready);
         stated

@@ -292,7 +292,8 @@ fn header(text: &str) -> Option<(&str, usize)> {
         return None;
     }
     let inside = &text[start + HEADER.len()..];
-    Some((&inside[..inside.find("\n]]")?], before.lines().count()))
+    // Of a file with line ends of Windows the last one is cut in two.
+    Some((inside[..inside.find("\n]]")?].trim_end_matches('\r'), before.lines().count()))
 }
 
 /// `above` is the number of lines above the text in its file.
@@ -329,6 +330,9 @@ mod tests {
             (manifest.version.as_deref(), manifest.guard, manifest.stream),
             (Some("1.2"), true, StreamMode::Event)
         );
+        let of_windows = text.replace('\n', "\r\n");
+        let (inside, above) = header(&of_windows).expect("a header");
+        assert_eq!(super::manifest(inside, "p.luau", above).expect("reads").version.as_deref(), Some("1.2"));
         assert!(header("local x = 1\n--[[manifest\n]]").is_none());
     }
 

@@ -67,7 +67,10 @@ fn wrong(why: impl Into<String>) -> Undone {
 ///
 /// # Errors
 /// It cannot be done; the ask stays as it was.
-pub(super) fn to_call(x: &mut Exchange, call: &Arc<Call>, patch: Patch) -> Result<Call, Undone> {
+pub(super) fn to_call(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, patch: Patch) -> Result<Call, Undone> {
+    if let Some(model) = &patch.model {
+        cx.generation.tree(model).map_err(|fault| wrong(fault.message))?;
+    }
     let mut envelope = call.envelope.clone();
     if patch.edits_text() {
         converse(&x.split().0, call, &patch, &mut envelope)?;
@@ -335,7 +338,10 @@ fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Resul
 }
 
 /// An answer that says this, in the caller's dialect, as a stream where one was asked for.
-async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String, by: usize) -> Result<Reply, Fault> {
+async fn say(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, text: String, by: usize) -> Result<Reply, Undone> {
+    if !matches!(x.op, Op::Generate | Op::Complete) {
+        return Err(wrong(format!("an ask of `{}` wants no words; answer it by gw.respond", x.op.as_str())));
+    }
     let ask = call.ask(x.dialect, x.op)?;
     let asked = x.asked(ask);
     let choice = Choice { blocks: vec![Block::text(text)], finish: Some(Finish::Stop), ..Choice::default() };

@@ -100,7 +100,7 @@ async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Op
         take_notes(x);
         match verdict? {
             Verdict::Patch(patch) => {
-                let patched = apply::to_call(x, call, *patch);
+                let patched = apply::to_call(cx, x, call, *patch);
                 if let Some(patched) = hook.done(Phase::Request, &visit, &cx.state, patched)? {
                     *call = Arc::new(patched);
                 }
@@ -281,6 +281,11 @@ pub struct FailedTry<'a> {
     pub left: Duration,
     /// Targets of the plan that were not asked yet.
     pub remaining: usize,
+}
+
+/// Whether a guest listens to failed tries.
+pub fn looks_at_faults(x: &Subject<'_>) -> bool {
+    shown_again(x, Phase::Fault).is_some_and(|(open, _)| open.wanting(Phase::Fault, x.model).next().is_some())
 }
 
 /// `on_fault`: what a guest wants now; None leaves it to the plan.

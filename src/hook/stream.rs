@@ -127,7 +127,7 @@ impl Sieve {
                 (_, Some(coalesce)) => (coalesce.events, coalesce.ms.map(Duration::from_millis)),
                 (_, None) => (1, None),
             };
-            hooks.all()[at].breaker.stream();
+            hooks.all()[at].called(&visit);
             Guest { at, shadow: hooks.all()[at].shadow, events, wait, held: Vec::new(), ear: Ear::default() }
         });
         let guests: Vec<Guest> = guests.collect();

@@ -112,9 +112,13 @@ pub fn find(pattern: &str, text: &str, max: usize) -> Result<Vec<Found>, HostErr
 /// The text with every match replaced, and their number.
 ///
 /// # Errors
-/// As [`test`], and when the result would be too long.
+/// As [`test`], when `with` names a group that the pattern does not have, and when the result would be too long.
 pub fn replace(pattern: &str, text: &str, with: &str) -> Result<(String, usize), HostError> {
     let pattern = compiled(pattern, text)?;
+    if let Some(name) = unknown_group(&pattern, with) {
+        let text = format!("the pattern has no group `{name}`; write `${{1}}` where letters or digits follow, `$$` for a dollar");
+        return Err(HostError(text));
+    }
     let mut out = String::with_capacity(text.len());
     let (mut from, mut count) = (0, 0);
     for groups in pattern.captures_iter(text) {
@@ -131,9 +135,42 @@ pub fn replace(pattern: &str, text: &str, with: &str) -> Result<(String, usize),
     Ok((out, count))
 }
 
+/// The first group named in a replacement that the pattern does not have: it would silently be nothing. Names are as long as
+/// they can be, as in the expansion itself.
+fn unknown_group<'a>(pattern: &Regex, with: &'a str) -> Option<&'a str> {
+    let mut rest = with;
+    loop {
+        rest = &rest[rest.find('$')? + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            rest = after;
+            continue;
+        }
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = match rest.strip_prefix('{') {
+            Some(inside) => &inside[..inside.find('}')?],
+            None => &rest[..rest.find(|c| !is_of_name(c)).unwrap_or(rest.len())],
+        };
+        let is_there = match name.parse::<usize>() {
+            Ok(number) => number < pattern.captures_len(),
+            Err(_) => name.is_empty() || pattern.capture_names().flatten().any(|known| known == name),
+        };
+        if !is_there {
+            return Some(name);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_that_is_not_there_is_no_empty_text() {
+        for with in ["$1x", "$2", "${name}", "a$1_"] {
+            let error = replace("(a)", "a", with).expect_err(with);
+            assert!(error.0.contains("no group"), "{with}: {error:?}");
+        }
+    }
 
     #[test]
     fn matches_are_found_and_replaced() {
@@ -142,6 +179,8 @@ mod tests {
         assert_eq!(find("a", "banana", 2), Ok(vec![Found { first: 1, end: 2 }, Found { first: 3, end: 4 }]));
         assert_eq!(replace(r"(\d)", "a1b2", "<$1>"), Ok(("a<1>b<2>".into(), 2)));
         assert_eq!(replace("", "ab", "-"), Ok(("-a-b-".into(), 3)));
+        assert_eq!(replace("(a)", "aa", "${1}x$$ $"), Ok(("ax$ $ax$ $".into(), 2)));
+        assert_eq!(replace("(?P<n>a)", "a", "${n}$n-"), Ok(("aa-".into(), 1)));
     }
 
     #[test]

@@ -66,7 +66,7 @@ functions! {
     "re.test" ALL, "(pattern: string, text: string) -> boolean", "Whether the pattern is found. Patterns are RE2-like and take time that grows with the text alone.";
     "re.match" ALL, "(pattern: string, text: string) -> { string }?", "The first match: [1] all of it, then its groups (`\"\"` for those that took no part). Nil without a match.";
     "re.find" ALL, "(pattern: string, text: string, max: number?) -> { { first: number, last: number, text: string } }", "Where the pattern is found, without overlaps: byte positions as `string.sub` takes them. At most `max`, 1000 when not given.";
-    "re.replace" ALL, "(pattern: string, text: string, with: string) -> (string, number)", "The text with every match replaced, and how many there were. `$1` in `with` is a group, `$$` a dollar.";
+    "re.replace" ALL, "(pattern: string, text: string, with: string) -> (string, number)", "The text with every match replaced, and how many there were. `$1` in `with` is a group (`${1}` where letters or digits follow), `$$` a dollar.";
     "hash.sha256" ALL, "(text: string) -> string", "SHA-256 as 64 hexadecimal digits.";
     "hash.hmac_sha256" ALL, "(key: string | Secret, text: string) -> string", "HMAC-SHA-256 as 64 hexadecimal digits.";
     "hash.base64" ALL, "(text: string) -> string", "Base64 of the bytes.";

@@ -34,6 +34,9 @@ pub struct Visit {
     spent: AtomicU64,
     kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
     notes: Mutex<Vec<Note>>,
+    /// Guests that were called in it: a bit for each of the first, by their places among the hooks, and the others.
+    called: AtomicU64,
+    called_late: Mutex<Vec<Arc<str>>>,
     /// Guests that failed in it.
     failed: Mutex<Vec<Arc<str>>>,
     /// Why the ask cannot be read, where a guest wanted to.
@@ -104,6 +107,8 @@ impl Visit {
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
             notes: Mutex::default(),
+            called: AtomicU64::new(0),
+            called_late: Mutex::default(),
             failed: Mutex::default(),
             unreadable: OnceLock::new(),
             changed: Mutex::default(),
@@ -158,6 +163,14 @@ impl Visit {
     pub fn deadline(&self) -> Option<(Instant, Duration)> {
         let total = Duration::from_millis(self.total_ms.load(Relaxed));
         Some((self.started.checked_add(total)?, total))
+    }
+
+    /// Notes that a guest is called, which has this place among the hooks. True for the first time.
+    pub fn first_call_of(&self, place: usize, guest: &Arc<str>) -> bool {
+        match 1_u64.checked_shl(u32::try_from(place).unwrap_or(u32::MAX)) {
+            Some(bit) => self.called.fetch_or(bit, Relaxed) & bit == 0,
+            None => enlist(&self.called_late, guest),
+        }
     }
 
     /// Notes that a guest failed. True for the first time.

@@ -46,12 +46,38 @@ pub struct Noticed {
     pub values: u64,
 }
 
-/// Files that stand in a text as base64, in a data URL or in a field called `data`.
+/// Files that stand in a text as base64, in a data URL or in a field called `data`, and those it names by a URL.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Files {
     pub count: u64,
-    /// Length of their base64 altogether.
+    /// Length of the base64 altogether.
     pub bytes: u64,
+}
+
+/// What the key read last says of a string behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// It may be the bytes of a file.
+    Data,
+    /// It may be where a file lies.
+    Link,
+    /// Nothing, but a `url` beside it is where a file lies.
+    Beside,
+    Other,
+}
+
+impl Of {
+    /// The same of the key that follows. URLs of other things, such as sources of an answer, do not stand under these names.
+    #[inline]
+    fn then(self, key: &[u8]) -> Of {
+        match (key, self) {
+            (b"data", _) => Of::Data,
+            (b"image_url" | b"file_url" | b"fileUri" | b"file_uri", _) => Of::Link,
+            (b"url" | b"file_id", Of::Link | Of::Beside) => Of::Link,
+            (b"source", _) | (b"type" | b"detail", Of::Link | Of::Beside) => Of::Beside,
+            _ => Of::Other,
+        }
+    }
 }
 
 /// It is not JSON. Whoever wants to know why asks a parser that can tell.
@@ -69,7 +95,7 @@ pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
 ) -> Result<Noticed, Malformed> {
-    let mut scan = Scan { text, at: 0, foreign: false, of_data: false, noticed: Noticed::default() };
+    let mut scan = Scan { text, at: 0, foreign: false, of: Of::Other, noticed: Noticed::default() };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
@@ -87,8 +113,7 @@ pub struct Scan<'a> {
     at: usize,
     /// A string had bytes that are not ASCII.
     foreign: bool,
-    /// The key read last is `data`.
-    of_data: bool,
+    of: Of,
     noticed: Noticed,
 }
 
@@ -225,7 +250,7 @@ impl<'a> Scan<'a> {
     #[inline]
     fn key(&mut self) -> Result<Range<usize>, Malformed> {
         let key = self.string()?;
-        self.of_data = &self.text[key.clone()] == b"data";
+        self.of = self.of.then(&self.text[key.clone()]);
         self.space();
         if self.peek() != Some(b':') {
             return Err(Malformed);
@@ -247,8 +272,10 @@ impl<'a> Scan<'a> {
         match self.peek() {
             Some(b'"') => {
                 let at = self.string()?;
-                if self.of_data && !self.text[at.clone()].starts_with(b"data:") {
-                    self.notice_file(at.len());
+                match self.of {
+                    Of::Data if !self.text[at.clone()].starts_with(b"data:") => self.notice_file(at.len()),
+                    Of::Link => self.noticed.files.count += u64::from(is_link(&self.text[at])),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -420,6 +447,11 @@ impl Open {
     fn close(&self) -> u8 {
         if self.is_object() { b'}' } else { b']' }
     }
+}
+
+/// Whether a string says where a file lies, and is not the file itself.
+fn is_link(string: &[u8]) -> bool {
+    [b"http".as_slice(), b"gs://", b"file"].iter().any(|begin| string.starts_with(begin))
 }
 
 /// Whether a string begins like those that this gateway seals.
@@ -718,9 +750,21 @@ mod tests {
             assert_eq!(files(&text), one, "{}", &text[..60]);
         }
         for text in [
+            r#"{"a":[{"type":"image_url","image_url":{"url":"https://a.b/c.png","detail":"low"}}]}"#,
+            r#"{"a":[{"type":"image_url","image_url":{"detail":"low","url":"https://a.b/c.png"}}]}"#,
+            r#"{"a":[{"type":"input_image","image_url":"https://a.b/c.png"}]}"#,
+            r#"{"a":[{"type":"image","source":{"type":"url","url":"https://a.b/c.png"}}]}"#,
+            r#"{"a":[{"type":"image","source":{"type":"file","file_id":"file_1"}}]}"#,
+            r#"{"a":[{"fileData":{"mimeType":"video/mp4","fileUri":"gs://a/b.mp4"}}]}"#,
+        ] {
+            assert_eq!(files(text), Files { count: 1, bytes: 0 }, "{text}");
+        }
+        for text in [
             format!(r#"{{"a":"it says \"data\":\"{base64}\" and data:image/png;base64,{base64}"}}"#),
             format!(r#"{{"a":"data: {base64}","data":{{"text":"{base64}"}}}}"#),
             r#"{"data":"short"}"#.to_owned(),
+            r#"{"a":[{"type":"url_citation","url":"https://a.b"}],"b":{"url":"https://a.b"}}"#.to_owned(),
+            r#"{"properties":{"image_url":{"type":"string","description":"https://a.b"},"source":{"type":"string"}}}"#.to_owned(),
         ] {
             assert_eq!(files(&text), Files::default(), "{}", &text[..16]);
         }

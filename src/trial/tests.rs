@@ -458,3 +458,79 @@ fn a_stream_states_the_usage_that_the_test_gave_it() {
         t.near(answer.cost, 0.0012, 0.0000001)";
     passes(IDLE, body);
 }
+
+#[test]
+fn a_refusal_by_an_answer_is_a_failed_try_for_policies_and_stays_the_answer_where_they_know_no_better() {
+    let policy = "--[[manifest\nversion = '1'\n]]\n\
+        function on_fault(f)\n\
+          if f.kind ~= 'content_policy' then return nil end\n\
+          local wants = f:request():header('x-wants')\n\
+          if wants == 'other' then return { 'b/m' } end\n\
+          if wants == 'no' then return gw.reject('not_here', 'Not here.', 422) end\n\
+          return nil\n\
+        end\n\
+        function on_done(done) return { attempts = done.attempts, cost = done.cost } end\n";
+    let body = "for _, dialect in { 'openai_chat', 'openai_responses', 'anthropic', 'gemini' } do
+        for _, stream in { false, true } do
+          for _, finish in { 'content_filter', 'refusal' } do
+            local what = `{dialect} {stream} {finish}`
+            local function ask(wants)
+              t.upstream('a/m'):answers('', { finish = finish })
+              t.upstream('b/m'):answers('Well.')
+              return t.chat({ model = 'a/m', text = 'x', dialect = dialect, stream = stream, headers = { ['x-wants'] = wants } })
+            end
+            local other = ask('other')
+            t.eq({ other.status, other.text, other.target, #other.sent }, { 200, 'Well.', 'b/m', 2 }, what)
+            local no = ask('no')
+            t.eq({ no.status, no.own_code, #no.sent }, { 422, 'not_here', 1 }, what)
+            local left = ask('nothing')
+            t.eq({ left.status, left.target, #left.sent }, { 200, 'a/m', 1 }, what)
+            t.eq(left.record.policy.attempts, 1, what)
+          end
+        end
+      end";
+    holds(policy, body);
+}
+
+#[test]
+fn policies_are_asked_after_the_last_try_that_is_allowed_and_may_allow_more() {
+    let ten = "local names = { 'a/m' } for at = 1, 9 do table.insert(names, `p{at}/m`) end
+        for _, name in names do t.upstream(name):fails({ status = 429 }) end
+        t.model('smart', names)
+        local answer = t.chat({ model = 'smart', text = 'x' })\n";
+    let apology = "function on_fault(f) if f.number == 5 then return gw.say('Nobody.') end end\n";
+    holds(apology, &format!("{ten} t.eq({{ answer.status, answer.text, #answer.sent }}, {{ 200, 'Nobody.', 5 }})"));
+    for (most, tries) in [(9, 9), (2, 2), (1, 1)] {
+        let plan = format!(
+            "function on_fault(f) if f.number == 1 then return {{ steps = {{ 'p1/m', 'p2/m', 'p3/m', 'p4/m', 'p5/m', \
+             'p6/m', 'p7/m', 'p8/m', 'p9/m' }}, max_attempts = {most} }} end end\n"
+        );
+        holds(&plan, &format!("{ten} t.eq({{ answer.status, #answer.sent }}, {{ 429, {tries} }})"));
+    }
+    // Nor can it go on without end, or without time.
+    let on = "function on_fault(f) return { steps = { 'b/m' } } end\n";
+    holds(on, &format!("{ten} t.eq({{ answer.status, #answer.sent }}, {{ 429, 5 }})"));
+}
+
+#[test]
+fn what_a_policy_says_where_no_words_are_asked_for_is_its_failure() {
+    let says = "function on_request(req) return gw.say('Hello') end\n\
+        function on_done(done) return { key = done.key } end\n";
+    let body = "t.key({ name = 'ann' }) t.upstream('a/m'):sends('{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[0.5]}],\
+        \"model\":\"m\",\"usage\":{\"prompt_tokens\":1,\"total_tokens\":1}}')
+        local answer = t.send({ path = '/v1/embeddings', body = { model = 'a/m', input = 'x' } })
+        t.eq(answer.status, 200)
+        t.contains(answer.failed, 'wants no words')
+        local counted = t.send({ path = '/v1/messages/count_tokens', dialect = 'anthropic',
+          body = { model = 'a/m', messages = { { role = 'user', content = 'x' } } } })
+        t.contains(counted.failed, 'wants no words')
+        local broken = t.send({ path = '/v1/chat/completions', body = '{bad' })
+        t.eq({ broken.status, broken.record.policy.key }, { 400, 'ann' })";
+    holds(says, body);
+    let model = "function on_request(req) return { model = 'smrat' } end\n";
+    let unknown = "t.model('smart', { 'a/m', 'b/m' })
+        local answer = t.chat({ model = 'smart', text = 'x' })
+        t.eq({ answer.status, answer.target }, { 200, 'a/m' })
+        t.contains(answer.failed, 'No model is called `smrat`')";
+    holds(model, unknown);
+}
