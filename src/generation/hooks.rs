@@ -156,6 +156,9 @@ impl Draft {
                 "hooks.{name}: has on_tick, but its manifest says no `tick`, so it never runs; add tick = \"30s\""
             ));
         }
+        if !engine.phases().has(Phase::Tick) && manifest.tick().is_some() {
+            warnings.push(format!("hooks.{name}: its manifest says `tick`, but it has no on_tick"));
+        }
         match (reads_streams, manifest.stream) {
             (true, guest::StreamMode::None) => warnings.push(format!(
                 "hooks.{name}: has on_event, but its manifest says no `stream`, so it sees none; add stream = \"event\""

@@ -114,6 +114,9 @@ impl Verdict {
                 if patch.model.as_deref() == Some("") {
                     return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
                 }
+                if patch.body.is_some() && patch.edits_text() {
+                    return Err("patch: `body` is the whole answer; give that, or `text` and `texts`".to_owned());
+                }
                 are_params(&patch.params)?;
             }
             Verdict::Reject(reject) => shorten(&mut reject.message),

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{Hook, inputs};
@@ -311,7 +313,7 @@ pub(super) async fn respond(
     let mut reply = match respond.body {
         Body::Say(text) => say(cx, x, call, text, by).await?,
         Body::Json(value) => Reply::json(status, value.to_string()),
-        Body::Raw(text) => Reply::json(status, text),
+        Body::Raw(text) => written(status, text),
     };
     if !reply.is_stream() {
         reply.status = status;
@@ -320,6 +322,16 @@ pub(super) async fn respond(
         set_header(&mut reply.headers, name, Some(value))?;
     }
     Ok(reply)
+}
+
+/// An answer of this text, which says itself whether it is JSON.
+fn written(status: StatusCode, text: String) -> Reply {
+    let is_json = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+    let mut reply = Reply::json(status, text);
+    if !is_json {
+        reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    }
+    reply
 }
 
 fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Result<(), Undone> {

@@ -31,8 +31,27 @@ pub struct Assembler {
     blocks: Blocks,
     /// Choices with tool calls.
     calling: Vec<u32>,
+    /// Calls that are open, with their arguments so far.
+    open: Vec<Said>,
+    /// What was said in the middle of a call's arguments, with its choice: said when the call is over, as no encoder can say
+    /// both side by side.
+    held: Vec<(u32, Step)>,
     /// How choices ended, told when the stream is at its end: what is said after a finish is still said before it.
     ends: Vec<End>,
+}
+
+/// The arguments of a call so far.
+#[derive(Debug)]
+struct Said {
+    choice: u32,
+    key: u64,
+    arguments: String,
+}
+
+impl Said {
+    fn is_whole(&self) -> bool {
+        serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_ok()
+    }
 }
 
 /// How a choice ended.
@@ -54,6 +73,8 @@ impl Assembler {
             choices: vec![0],
             calls: 0,
             calling: Vec::new(),
+            open: Vec::new(),
+            held: Vec::new(),
             blocks: Blocks::default(),
             ends: Vec::new(),
         }
@@ -71,7 +92,52 @@ impl Assembler {
         if !self.started && step != Step::Ping {
             self.start(String::new(), String::new(), out);
         }
+        match step {
+            Step::Text(text) | Step::Reasoning(text) | Step::Refusal(text) if text.is_empty() => Ok(()),
+            Step::Text(_) | Step::Reasoning(_) | Step::Signature(_) | Step::Refusal(_) | Step::Citation(_) => {
+                if self.open.iter().any(|call| call.choice == self.choice && !call.is_whole()) {
+                    self.held.push((self.choice, step));
+                    return Ok(());
+                }
+                self.said(step, out)
+            }
+            Step::Call { .. } => {
+                self.let_go(Some(self.choice), out)?;
+                self.said(step, out)
+            }
+            _ => self.said(step, out),
+        }
+    }
+
+    /// Says what was held back in a choice, or in all of them: its calls are over.
+    fn let_go(&mut self, of: Option<u32>, out: &mut Vec<Event>) -> Result<(), Fault> {
+        let now = self.choice;
+        for (choice, step) in std::mem::take(&mut self.held) {
+            if of.is_none_or(|of| of == choice) {
+                self.choice = choice;
+                self.said(step, out)?;
+            } else {
+                self.held.push((choice, step));
+            }
+        }
+        self.choice = now;
+        Ok(())
+    }
+
+    /// Makes events of a step at its turn.
+    fn said(&mut self, step: Step, out: &mut Vec<Event>) -> Result<(), Fault> {
         let choice = self.choice;
+        if !matches!(
+            step,
+            Step::Call { .. }
+                | Step::Arguments { .. }
+                | Step::Choice(_)
+                | Step::Usage(_)
+                | Step::Ping
+                | Step::Finish { .. }
+        ) {
+            self.open.retain(|call| call.choice != choice);
+        }
         let mut delta = |blocks: &mut Blocks, kind: Opened, delta: Delta| {
             let index = blocks.running(choice, kind, out);
             out.push(Event::Delta { choice, index, delta });
@@ -91,8 +157,12 @@ impl Assembler {
             Step::Call { key, id, name } => self.call(key, id, name, out)?,
             Step::Arguments { key, text } => {
                 let index = self.blocks.call(choice, key).ok_or_else(|| {
-                    Fault::new(Kind::BadAnswer, format!("Arguments came for the tool call {key}, which never began."))
+                    let why = format!("Arguments came for the tool call {key}, which never began or was over.");
+                    Fault::new(Kind::BadAnswer, why)
                 })?;
+                if let Some(call) = self.open.iter_mut().find(|call| call.choice == choice && call.key == key) {
+                    call.arguments.push_str(&text);
+                }
                 out.push(Event::Delta { choice, index, delta: Delta::Arguments(text) });
             }
             // The first counts.
@@ -113,6 +183,8 @@ impl Assembler {
 
     /// Closes what is open, and tells how choices ended: the stream is at its end.
     pub fn close(&mut self, out: &mut Vec<Event>) {
+        // Nothing that is held back can be refused.
+        let _ = self.let_go(None, out);
         self.blocks.close_all(out);
         for End { choice, reason, native, stop_sequence } in self.ends.drain(..) {
             let called = self.calling.contains(&choice);
@@ -146,6 +218,8 @@ impl Assembler {
         if !self.calling.contains(&self.choice) {
             self.calling.push(self.choice);
         }
+        self.open.retain(|call| call.choice != self.choice || call.key != key);
+        self.open.push(Said { choice: self.choice, key, arguments: String::new() });
         self.blocks.open_call(self.choice, key, ToolCall { id, name, ..ToolCall::default() }, out);
         Ok(())
     }
@@ -238,6 +312,42 @@ mod tests {
         assert_eq!((opened, closed), (3, 3));
         assert_eq!(answer.text(), "ab");
         assert_eq!(answer.choices[0].blocks.len(), 3);
+    }
+
+    #[test]
+    fn what_is_said_in_the_middle_of_arguments_comes_after_the_call() {
+        let arguments = |text: &str| Step::Arguments { key: 1, text: text.into() };
+        for (between, said) in [("", ""), ("Now.", "Now.")] {
+            let (events, answer) = assembled(vec![
+                call(1, "c1"),
+                arguments("{\"x\""),
+                Step::Text(between.into()),
+                arguments(":1}"),
+                finish(Finish::Stop),
+            ]);
+            let Content::ToolCall(call) = &answer.choices[0].blocks[0].content else { panic!("{answer:?}") };
+            assert_eq!((call.arguments.as_str(), answer.text()), ("{\"x\":1}", said.to_owned()));
+            let opened = events.iter().filter(|event| matches!(event, Event::Open { .. })).count();
+            assert_eq!(opened, 1 + usize::from(!said.is_empty()), "{events:?}");
+        }
+        // Where the arguments are whole it is said at once, and before the next call.
+        let (events, _) = assembled(vec![
+            call(1, "c1"),
+            arguments("{}"),
+            Step::Text("a".into()),
+            call(2, "c2"),
+            Step::Text("b".into()),
+            call(3, "c3"),
+        ]);
+        let kinds: Vec<&str> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Open { block: Opened::ToolCall(_), .. } => Some("call"),
+                Event::Open { .. } => Some("text"),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(kinds, ["call", "text", "call", "text", "call"]);
     }
 
     #[test]

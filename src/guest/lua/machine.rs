@@ -368,6 +368,13 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
         };
     }
     misspelt(&hooks, &recipe.bundle.main.label)?;
+    for name in Phase::ALL.map(function_name) {
+        if hooks.raw_get::<Lv>(name.as_str())?.is_nil() && !env.raw_get::<Lv>(name.as_str())?.is_nil() {
+            let label = &recipe.bundle.main.label;
+            let text = format!("{label}: returns a table without `{name}`, so that the global of this name would never run");
+            return Err(Error::runtime(text));
+        }
+    }
     if functions[1..].iter().all(Option::is_none) {
         let text = format!("{}: has no `on_` function, so it would never run", recipe.bundle.main.label);
         return Err(Error::runtime(text));

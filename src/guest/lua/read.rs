@@ -97,8 +97,11 @@ fn told(text: &str) -> Cow<'_, str> {
                       all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
         return format!("{text}: {advice}").into();
     }
-    if let Some((before, after)) = text.split_once("error converting Lua string to &str") {
-        return format!("{before}a text that is no UTF-8 stands where one should{after}").into();
+    if text.contains("expected userdata of type 'Context'") {
+        return "get and set are methods of ctx; write ctx:get(\"name\") and ctx:set(\"name\", value)".into();
+    }
+    if let Some((before, after)) = text.split_once("error converting Lua ") {
+        return misplaced(before, after).unwrap_or_else(|| text.into());
     }
     let method = text.split_once("attempt to call an unknown method '").and_then(|(_, rest)| rest.split('\'').next());
     if let Some(meant) = method.and_then(views::instead_of) {
@@ -111,6 +114,24 @@ fn told(text: &str) -> Cow<'_, str> {
         "nil" => "error() was given nothing; give it a text".into(),
         _ => text.into(),
     }
+}
+
+/// What the engine says of a value that is of another kind than is wanted, in words.
+fn misplaced<'a>(before: &str, after: &str) -> Option<Cow<'a, str>> {
+    let (found, wanted) = after.split_once(" to ")?;
+    let end = wanted.find(|c: char| !c.is_ascii_alphanumeric() && c != '&').unwrap_or(wanted.len());
+    let (wanted, rest) = wanted.split_at(end);
+    let wanted = match wanted {
+        "&str" | "String" if found == "string" => {
+            return Some(format!("{before}a text that is no UTF-8 stands where one should{rest}").into());
+        }
+        "String" | "&str" | "LuaString" => "a text",
+        "f64" | "i64" | "u64" | "u32" | "usize" => "a number",
+        "table" | "Table" => "a table",
+        "bool" | "boolean" => "true or false",
+        _ => return None,
+    };
+    Some(format!("{before}{found} stands where {wanted} should").into())
 }
 
 /// The line at which an error was thrown, as `file:line`, where it knows one.
@@ -195,6 +216,11 @@ impl Reader {
             return self.reject(&inner).map(Verdict::Reject);
         }
         if let Some(inner) = entries.sub("stop")? {
+            if phase == Phase::Fault && !inner.is_empty() {
+                let text = "on_fault: a stop says nothing to the caller, who hears of the failure; to say something \
+                            else return gw.reject(…)";
+                return Err(Error::runtime(text));
+            }
             return self.stop(&inner);
         }
         if let Some(inner) = entries.sub("same")? {

@@ -53,7 +53,7 @@ impl View for Done {
         ("first_token_ms", "number?", "Until the first content of a stream."),
         ("bytes_in", "number", "Length of the request's body."),
         ("bytes_out", "number", "Length of the answer's body."),
-        ("key", "string?", "Name of the caller's key."),
+        ("key", "string?", "Name of the caller's key; `anyone` where the gateway has no keys."),
         ("project", "string?", "Project of the caller's key."),
     ];
     const METHODS: &'static [Row] = &[];

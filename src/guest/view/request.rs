@@ -121,7 +121,7 @@ impl View for Request {
         ("bytes", "number", "Length of the body."),
         ("message_count", "number", "Turns of the conversation, as the body lists them."),
         ("tool_count", "number", "Tools offered to the model."),
-        ("key", "string?", "Name of the caller's key."),
+        ("key", "string?", "Name of the caller's key; `anyone` where the gateway has no keys."),
         ("project", "string?", "Project of the caller's key."),
         ("peer", "string?", "The caller's address."),
         ("attempts", "number", "Targets in the plan; 0 before there is one."),

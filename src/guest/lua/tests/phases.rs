@@ -183,6 +183,21 @@ fn what_is_decoded_is_what_it_was() {
 }
 
 #[test]
+fn a_wrong_use_of_ctx_is_told_in_words_of_the_guide() {
+    for (body, expected) in [
+        ("ctx.get('a')", "write ctx:get(\"name\")"),
+        ("ctx:set(nil, 1)", "nil stands where a text should"),
+        ("gw.pick.weighted({ a = 'x' })", "string stands where a number should"),
+    ] {
+        let error = failure(&format!("function on_request(req, ctx)\n  {body}\nend"), Phase::Request);
+        assert!(error.contains(expected), "{body}: {error}");
+    }
+    let text = "function on_request() end\nreturn { on_done = function() end }";
+    let error = try_load(text, crate::guest::stand::unhurried(), json!({})).err().expect("is not taken");
+    assert!(error.contains("the global of this name would never run"), "{error}");
+}
+
+#[test]
 fn small_slips_are_told_in_words_of_the_guide() {
     let long = "string.rep('x', 300)";
     for (phase, body, expected) in [
@@ -193,6 +208,8 @@ fn small_slips_are_told_in_words_of_the_guide() {
         (Phase::Request, "return { model = '\\255' }", "a text that is no UTF-8 stands where one should"),
         (Phase::Route, "return { '\\255' }", "a text that is no UTF-8 stands where one should"),
         (Phase::Route, "return { 'fast', 12 }", "steps: a number stands where names or tables should"),
+        (Phase::Fault, "return gw.stop({ message = 'x' })", "a stop says nothing to the caller"),
+        (Phase::Answer, "return { body = 'x', text = 'y' }", "`body` is the whole answer"),
         (Phase::Route, "return { true }", "steps: a boolean stands where names or tables should"),
     ] {
         let error = failure(&format!("function on_{}()\n  {body}\nend", phase.name()), phase);
