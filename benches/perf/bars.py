@@ -83,6 +83,7 @@ REQUEST, CHUNK = "cpu_us_per_request", "cpu_us_per_chunk"
 
 BARS = [
     Bar("P1", "raw, 0.2 KB ask: CPU per request", 1.35, "×", ratio("raw", REQUEST)),
+    Bar("P1", "the same with two limits", 1.35, "×", ratio("raw-limited", REQUEST)),
     Bar("P1", "raw, 100 KB ask: CPU per request", 1.35, "×", ratio("raw-100k", REQUEST)),
     Bar("P2", "raw stream: CPU per chunk", 1.15, "×", ratio("sse", CHUNK)),
     Bar("P2", "the same as fast as it comes", 1.15, "×", ratio("sse-full", CHUNK)),

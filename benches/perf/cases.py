@@ -84,6 +84,7 @@ CONTROL = [
 
 ROWS = [
     Case("raw", "P1", "raw, whole, 0.2 KB ask"),
+    Case("raw-limited", "P1", "the same with two limits", entry="portcullis+two-rules"),
     Case("raw-even", "P1", "the same, 10,000 a second on both sides", options=steady(10_000)),
     Case("raw-100k", "P1", "raw, whole, 100 KB ask", options=["--pad", "100000"]),
     Case("raw-10m", "P6", "raw, whole, 10 MB ask, 4 at once", options=["--pad", "10000000", "--conc", "4"]),
