@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::body::Outgoing;
 use crate::cost::nano_to_decimal;
+use crate::host::log::in_line;
 use crate::state::limit::{Alert, Limits, shared};
 use crate::state::redis::Link;
 use crate::upstream::{Dial, Outbound, Pools, Proxies, Proxy, Upstream, Wire};
@@ -99,7 +100,7 @@ fn say(alert: &Alert) {
     let refuses = if alert.refuses { "; it refuses: what is left is too little" } else { "" };
     tracing::warn!(
         budget = %alert.rule.name,
-        partition = %alert.partition,
+        partition = %in_line(&alert.partition),
         window = %alert.shape.words(),
         spent_usd = %spent,
         limit_usd = %limit,

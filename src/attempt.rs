@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::admit;
 use crate::body::{Inbound, Outgoing};
@@ -95,7 +95,9 @@ pub async fn hear(cx: &Cx, x: &mut Exchange, call: &Call, heard: Heard) -> Resul
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(form));
     let reading =
         Reading { x: &subject, call, target: &target, from: dialect, asked, sent: now, deadline, after, replay };
-    let mut good = reading.read(cx, response, &mut Known::default()).await?;
+    let mut known = Known::default();
+    let read = timeout_at(deadline.at, reading.read(cx, response, &mut known)).await;
+    let mut good = read.unwrap_or_else(|_| Err(deadline.missed()))?;
     // Who gave the answer was judged where it was asked for.
     good.calls = None;
     Ok(take(cx, x, good))

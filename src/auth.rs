@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use http::{HeaderMap, HeaderName, Uri};
 
 use crate::fault::{Fault, Kind};
@@ -37,6 +38,8 @@ pub struct Principal {
     pub priority: u8,
     /// It may ask for the decision trace.
     pub trace: bool,
+    /// It is everybody, as there are no keys.
+    pub is_anyone: bool,
 }
 
 impl Principal {
@@ -87,14 +90,26 @@ impl Keys {
         self.anyone.is_some()
     }
 
-    pub fn add(&mut self, key: &str, principal: Principal) {
-        let digest = self.digest(key);
-        self.principals.insert(digest, Arc::new(principal));
+    /// Adds a key.
+    ///
+    /// # Errors
+    /// The name of another that is the same key: who presents it could be either.
+    pub fn add(&mut self, key: &str, principal: Principal) -> Result<(), String> {
+        self.add_hashed(self.digest(key), principal)
     }
 
     /// Adds a key known only by its hash under the pepper.
-    pub fn add_hashed(&mut self, digest: [u8; 32], principal: Principal) {
-        self.principals.insert(digest, Arc::new(principal));
+    ///
+    /// # Errors
+    /// As [`Keys::add`].
+    pub fn add_hashed(&mut self, digest: [u8; 32], principal: Principal) -> Result<(), String> {
+        match self.principals.entry(digest) {
+            Entry::Occupied(known) => Err(known.get().key.clone()),
+            Entry::Vacant(place) => {
+                place.insert(Arc::new(principal));
+                Ok(())
+            }
+        }
     }
 
     /// The hash under which a key is known.
@@ -180,8 +195,8 @@ mod tests {
     fn keys() -> Keys {
         let headers = ["authorization", "x-api-key"].map(HeaderName::from_static).to_vec();
         let mut keys = Keys::new(None, headers);
-        keys.add("sk-one", principal("one"));
-        keys.add("sk-old", Principal { expires: Some(100), ..principal("old") });
+        keys.add("sk-one", principal("one")).expect("is new");
+        keys.add("sk-old", Principal { expires: Some(100), ..principal("old") }).expect("is new");
         keys
     }
 
@@ -192,6 +207,15 @@ mod tests {
         }
         let uri = format!("/v1/models?{}", query.unwrap_or_default()).parse().expect("a URI");
         keys().check(&headers, &uri, 200).map(|principal| principal.key.clone()).map_err(|fault| fault.kind)
+    }
+
+    #[test]
+    fn one_key_is_of_one_caller() {
+        let mut keys = Keys::new(None, vec![]);
+        keys.add("sk-one", principal("one")).expect("is new");
+        assert_eq!(keys.add("sk-one", principal("two")), Err("one".to_owned()));
+        let digest = keys.digest("sk-one");
+        assert_eq!(keys.add_hashed(digest, principal("three")), Err("one".to_owned()));
     }
 
     #[test]

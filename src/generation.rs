@@ -427,22 +427,27 @@ fn keys(config: &Config) -> Result<Keys, String> {
             priority: key.priority,
             trace: key.trace,
             expires: key.expires.as_ref().map(|expiry| u64::try_from(expiry.unix()).unwrap_or(0)),
+            is_anyone: false,
         };
-        match (&key.key, &key.hash) {
+        let added = match (&key.key, &key.hash) {
             (Some(secret), _) => keys.add(secret.expose(), principal),
             (None, Some(hash)) => {
                 let digest = auth::parse_hash(hash.expose())
                     .ok_or_else(|| format!("keys: the hash of `{}` is not hmac-sha256: and 64 digits", key.name))?;
-                keys.add_hashed(digest, principal);
+                keys.add_hashed(digest, principal)
             }
             // Its variable or file is empty: the loader has warned, and nobody can present it.
-            (None, None) => {}
-        }
+            (None, None) => Ok(()),
+        };
+        added.map_err(|other| {
+            let name = &key.name;
+            format!("keys: `{name}` is the same key as `{other}`, so the caller cannot be told; give each its own")
+        })?;
     }
     if config.keys.is_empty() {
         // Behind an address that others reach names are whatever they call it; on loopback they are known.
         let names = if config.auth.open { Names::Any } else { Names::Local };
-        keys.open(Principal { key: "anyone".into(), trace: true, ..Principal::default() }, names);
+        keys.open(Principal { key: "anyone".into(), trace: true, is_anyone: true, ..Principal::default() }, names);
     }
     Ok(keys)
 }

@@ -350,7 +350,7 @@ impl Hook {
             record.switched_off.fetch_add(1, Relaxed);
             let whom = match off {
                 Off::All => "",
-                Off::One => ", for the one caller whose exchanges these were",
+                Off::Callers => ", for those whose exchanges these were",
             };
             tracing::error!("{} is switched off for {:?}{whom}: it failed too often", self.guest.name, breaker::OFF);
         }

@@ -72,11 +72,20 @@ const MAX_SHOWN_CHARS: usize = 64;
 /// Keys that are compared one with another; more are put into a set.
 const FEW_KEYS: usize = 32;
 
+/// A key without its case, as parsers fold it that know none: Go's takes two letters beyond ASCII for `s` and `k`.
+fn folded(key: &[u8]) -> Cow<'_, [u8]> {
+    if key.is_ascii() && !key.iter().any(u8::is_ascii_uppercase) {
+        return Cow::Borrowed(key);
+    }
+    let text = String::from_utf8_lossy(key).replace('\u{17f}', "s").replace('\u{212a}', "k");
+    Cow::Owned(text.to_ascii_lowercase().into_bytes())
+}
+
 /// A key that stands twice, in whatever casing: one parser takes the first, another the last, and a third knows no case.
 fn repeated<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Option<&'a [u8]> {
-    if keys.clone().nth(FEW_KEYS).is_some() {
+    if keys.clone().nth(FEW_KEYS).is_some() || !keys.clone().all(<[u8]>::is_ascii) {
         let mut seen = HashSet::new();
-        return keys.into_iter().find(|key| !seen.insert(key.to_ascii_lowercase()));
+        return keys.into_iter().find(|key| !seen.insert(folded(key)));
     }
     let before = keys.clone();
     let is_there = |(at, key): &(usize, &[u8])| before.clone().take(*at).any(|known| known.eq_ignore_ascii_case(key));
@@ -103,7 +112,11 @@ impl Envelope {
         }
         let keys = || fields.iter().map(|field| field.key.bytes(&body));
         let odd = |key: &&[u8]| {
-            GUARDED.iter().any(|guarded| key.eq_ignore_ascii_case(guarded.as_bytes()) && *key != guarded.as_bytes())
+            let is_of = |guarded: &[u8]| match key.is_ascii() {
+                true => key.eq_ignore_ascii_case(guarded),
+                false => *folded(key) == *guarded,
+            };
+            GUARDED.iter().any(|guarded| is_of(guarded.as_bytes()) && *key != guarded.as_bytes())
         };
         if let Some(key) = keys().find(odd).or_else(|| repeated(keys())) {
             let name: String = String::from_utf8_lossy(key).chars().take(MAX_SHOWN_CHARS).collect();
@@ -370,6 +383,9 @@ mod tests {
             r#"{"stream":true,"stream":false}"#,
             r#"{"model":"a","messages":[],"messages":[1]}"#,
             r#"{"messages":[],"Messages":[1]}"#,
+            // What Go's parser takes for `messages` and `stream`.
+            "{\"messages\":[],\"me\u{17f}\u{17f}ages\":[1]}",
+            "{\"\u{17f}tream\":true}",
         ] {
             let fault = Envelope::read(Bytes::from_static(text.as_bytes())).expect_err(text);
             assert_eq!(fault.kind, Kind::AmbiguousRequest, "{text}");

@@ -230,7 +230,7 @@ impl Relay {
         }
         if self.unread {
             ready!(self.turns.poll(cx));
-            return Poll::Ready(self.frames().map(|()| Step::Worked));
+            return Poll::Ready(self.frames().and_then(|()| self.end_mark(cx)).map(|()| Step::Worked));
         }
         let worked = match self.body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {

@@ -16,7 +16,7 @@ use http::uri::Scheme;
 use http::{Method, Request, Response, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::body::{Inbound, Outgoing, error_chain};
 use crate::fault::{Fault, Kind};
@@ -31,6 +31,10 @@ use lane::Lane;
 /// with shorter ones (Node closes after 5 s) are covered by the replay of [`Pools::send`].
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
+/// How soon after a request a kept connection must have ended for the two to have crossed each other. A server that had begun
+/// to serve it may end later; what it did is not to be done twice.
+const RACE: Duration = Duration::from_secs(1);
+
 /// Idle connections kept for one address. Enough for the bursts of one worker; more would only age.
 const POOL_MAX_IDLE: usize = 1024;
 
@@ -44,6 +48,14 @@ pub struct Dial {
     /// HTTP/2 is not offered (`http2: false`).
     pub http1_only: bool,
     pub proxy: Proxy,
+}
+
+impl Dial {
+    /// Whether an upstream is spoken to in HTTP/1.1 whatever it offers: it is then offered nothing else.
+    fn speaks_http1(&self, uri: &Uri) -> bool {
+        let negotiated = self.wire == Wire::Network && uri.scheme() == Some(&Scheme::HTTPS) && !self.http1_only;
+        !self.http2_only && !negotiated
+    }
 }
 
 /// The proxy that an upstream is reached through.
@@ -153,8 +165,9 @@ impl Pools {
     async fn send_http1(&self, dial: &Arc<Dial>, request: &Outbound) -> Result<Response<Inbound>, Fault> {
         let lane = self.lane(dial, &request.uri);
         if let Some(conn) = lane.take() {
+            let began = Instant::now();
             match conn.send(request, lane.clone()).await {
-                Err(Lost { raced: true, .. }) => {}
+                Err(Lost { raced: true, .. }) if began.elapsed() < RACE => {}
                 answered => return answered.map(direct).map_err(unanswered),
             }
         }
@@ -174,8 +187,9 @@ impl Pools {
             outgoing.headers_mut().clone_from(&request.headers);
             client.request(outgoing).await.map(|response| response.map(Inbound::Socket))
         };
+        let began = Instant::now();
         let answered = match once().await {
-            Err(error) if connect::fell_into_race(&error) => once().await,
+            Err(error) if began.elapsed() < RACE && connect::fell_into_race(&error) => once().await,
             other => other,
         };
         answered.map_err(|error| match error.is_connect() {
@@ -188,7 +202,7 @@ impl Pools {
 impl Upstream for Pools {
     fn send<'a>(&'a self, dial: &'a Arc<Dial>, request: Box<Outbound>, head_timeout: Duration) -> Sending<'a> {
         Box::pin(async move {
-            let answered = if speaks_http1(dial, &request.uri) {
+            let answered = if dial.speaks_http1(&request.uri) {
                 timeout(head_timeout, self.send_http1(dial, &request)).await
             } else {
                 timeout(head_timeout, Box::pin(self.send_negotiated(dial, &request))).await
@@ -199,12 +213,6 @@ impl Upstream for Pools {
             })
         })
     }
-}
-
-/// Whether the upstream is spoken to in HTTP/1.1 whatever it offers.
-fn speaks_http1(dial: &Dial, uri: &Uri) -> bool {
-    let negotiated = dial.wire == Wire::Network && uri.scheme() == Some(&Scheme::HTTPS) && !dial.http1_only;
-    !dial.http2_only && !negotiated
 }
 
 fn direct(response: Response<Body>) -> Response<Inbound> {

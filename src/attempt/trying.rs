@@ -14,6 +14,7 @@ use super::decide::{self, Decision, Tally};
 use super::once::{Known, Once, Successors, refused_by_answer};
 use super::roster::{Places, Roster, sooner};
 use crate::admit;
+use crate::chat::Usage;
 use crate::exchange::{Attempt, Role, Subject, Tried};
 use crate::fault::{Fault, Kind};
 use crate::hook::{self, After};
@@ -47,7 +48,30 @@ pub(super) struct Failed {
     pub started: Started,
     pub fault: Fault,
     /// The answer by which the provider refuses, as long as it may still be what the caller gets.
-    pub refusal: Option<Box<Good>>,
+    pub refusal: Option<Refusal>,
+}
+
+/// An answer by which a provider refuses, until somebody decides whether it is what the caller gets. It is paid for all the
+/// same, also if nobody ever does: the limits of its target are told when it is dropped.
+pub(super) struct Refusal {
+    good: Option<Box<Good>>,
+    target: Arc<Target>,
+    usage: Option<Usage>,
+}
+
+impl Refusal {
+    /// It is what the caller gets.
+    fn answer(mut self) -> Option<Box<Good>> {
+        self.good.take()
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        if let Some(good) = &mut self.good {
+            admit::leave(good.hold.take(), &self.target, self.usage.as_ref());
+        }
+    }
 }
 
 /// What a guest wants after a failed try.
@@ -113,13 +137,16 @@ impl<'a> Trying<'a> {
                 Err(failed) => *failed,
             };
             let wanted = self.guests_want(&failed, &fault).await;
-            if let Some(good) = refusal {
+            if let Some(refusal) = refusal {
                 // Nobody knows better: it is an answer like any other.
-                if matches!(wanted, Ok(None | Some(Wanted::On(None, ..)))) {
+                if matches!(wanted, Ok(None | Some(Wanted::On(None, ..))))
+                    && let Some(good) = refusal.answer()
+                {
                     self.take(failed.attempt, Instant::now());
                     return Ok(good);
                 }
-                self.turn_down(&failed, *good, &fault);
+                self.tried.attempts[failed.attempt].fail(self.cx.state.now(), &fault);
+                self.note_attempt(failed.attempt);
             }
             (next, role, waited) = match wanted? {
                 Some(Wanted::Reply(reply)) => return Ok(Box::new(Good::new(*reply))),
@@ -143,8 +170,8 @@ impl<'a> Trying<'a> {
             && self.roster.untried().is_none()
             && let Some(full) = self.roster.full()
         {
-            let target = self.roster.target(full);
-            let left = (self.x.started + target.timeouts.total).saturating_duration_since(Instant::now());
+            let patience = self.patience(self.roster.target(full));
+            let left = (self.x.started + patience).saturating_duration_since(Instant::now());
             at = full;
             let priority = self.x.principal.map_or(0, |principal| principal.priority);
             taken = self.roster.enter(full, &self.cx.state, priority, left).await;
@@ -196,7 +223,12 @@ impl<'a> Trying<'a> {
         attempt.sent = None;
         match outcome {
             Ok(good) if hook::looks_at_faults(&self.x) && good.refuses() => {
-                Err(Box::new(Failed { started, fault: refused_by_answer(), refusal: Some(good) }))
+                // Known from now on: whoever decides may take a while, and the client may leave meanwhile.
+                let used = good.so_far(self.x.input_estimate);
+                let (target, usage) = (started.once.target.clone(), used.as_ref().map(|used| used.usage));
+                attempt.unheard = used.map(Box::new);
+                let refusal = Some(Refusal { good: Some(good), target, usage });
+                Err(Box::new(Failed { started, fault: refused_by_answer(), refusal }))
             }
             Ok(good) => {
                 self.take(started.attempt, ended);
@@ -212,22 +244,13 @@ impl<'a> Trying<'a> {
 
     /// Notes that a try has given the answer.
     fn take(&mut self, attempt: usize, now: Instant) {
+        self.tried.attempts[attempt].unheard = None;
         if self.x.stream
             && let Some(flight) = &mut self.tried.attempts[attempt].flight
         {
             flight.first_content(self.cx.state.at(now));
         }
         self.note_attempt(attempt);
-    }
-
-    /// Notes that an answer by which a provider refuses is not what the caller gets. It is paid for all the same.
-    fn turn_down(&mut self, failed: &Started, mut good: Good, fault: &Fault) {
-        let unheard = good.so_far(self.x.input_estimate);
-        admit::leave(good.hold.take(), &failed.once.target, unheard.as_ref().map(|used| &used.usage));
-        let attempt = &mut self.tried.attempts[failed.attempt];
-        attempt.unheard = unheard.map(Box::new);
-        attempt.fail(self.cx.state.now(), fault);
-        self.note_attempt(failed.attempt);
     }
 
     /// What a guest wants after a failed try, within the bounds of the exchange; None leaves it to the rules.

@@ -23,6 +23,9 @@ enum Says {
 use Says::{Begins, Code, Words};
 
 /// Statuses under which a meaning comes. 200 stands for an error inside a stream.
+/// Longest wait that is taken over from a provider: what is longer says that it will not do, and clocks have an end.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
+
 const CONTEXT: &[u16] = &[200, 400, 413, 422, 429, 500];
 const POLICY: &[u16] = &[200, 400, 403, 422];
 const QUOTA: &[u16] = &[200, 400, 403, 429];
@@ -196,7 +199,8 @@ pub fn fault(refusal: Refusal, retry_after: Option<Duration>) -> Fault {
         "" => format!("The provider answered {} without a message.", refusal.status),
         message => message.to_owned(),
     };
-    let mut fault = Fault::new(kind, message).retry_after(retry_after.or(refusal.retry_after));
+    let wait = retry_after.or(refusal.retry_after).map(|wait| wait.min(MAX_WAIT));
+    let mut fault = Fault::new(kind, message).retry_after(wait);
     fault.param.clone_from(&refusal.param);
     fault.refusal(refusal)
 }
@@ -238,6 +242,14 @@ mod tests {
         };
         let dialect = dialect::find(case["dialect"].as_str().expect("a dialect")).expect("one of ours");
         dialect.decode_error(status, &Bytes::from(body))
+    }
+
+    #[test]
+    fn a_wait_that_no_clock_holds_is_cut() {
+        for wait in [Duration::MAX, Duration::from_secs(1 << 40)] {
+            let refusal = Refusal { status: 429, ..Refusal::default() };
+            assert_eq!(fault(refusal, Some(wait)).retry_after, Some(MAX_WAIT));
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Switches a policy off that fails exchange after exchange.
 //!
 //! An exchange counts once, however often a policy fails in it, and a policy stays on while most of its exchanges go well.
-//! Where all that failed are one caller's, it is switched off for that caller alone: nobody can take a policy away from
+//! Where all that failed are one caller's or two, it is switched off for them alone: nobody can take a policy away from
 //! others. Counts are looked at when it fails and at no other time.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use crate::host::Visit;
 use crate::state::health::Millis;
@@ -18,13 +21,14 @@ const FAILURES: u64 = 10;
 const WINDOW_MS: u64 = 60_000;
 pub(super) const OFF: Duration = Duration::from_secs(30);
 
+/// So many callers in whose exchanges it fails make it the policy's own fault. Two are easily one: a key and an address.
+const MANY: usize = 3;
+
 /// One guest's breaker. Times are those of the state's clock.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    /// Until when it is off; zero when it never was.
+    /// Until when it is off for somebody; zero when it never was.
     until: AtomicU64,
-    /// For whom it is off; zero for everybody.
-    whom: AtomicU64,
     /// Exchanges in which it was called, in however many phases.
     exchanges: AtomicU64,
     window: Mutex<Window>,
@@ -35,28 +39,37 @@ struct Window {
     began: Millis,
     /// Exchanges in which it failed.
     failed: u64,
-    /// Whose the first of them was, and whether there were others'.
-    caller: Caller,
-    several: bool,
+    /// Whose they were, up to [`MANY`].
+    callers: SmallVec<[Caller; MANY]>,
     /// Exchanges before the first of them.
     at_begin: u64,
     /// When the window before began, and after how many exchanges: what the traffic is when a window has only just begun.
     before: (Millis, u64),
+    /// For whom it is off, and until when; None for everybody.
+    off: SmallVec<[(Option<Caller>, Millis); MANY]>,
 }
 
-/// Whose exchange it is, as a number that is never zero.
+/// Whose exchange it is, as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Caller(u64);
 
 impl Caller {
-    /// The key's name, or where there is none the address that the request came from.
+    /// The key's name, or where everybody is the same or nobody known yet the address that the request came from.
     pub fn of(visit: &Visit) -> Self {
         let mut hasher = DefaultHasher::new();
         match visit.principal() {
-            Some(principal) if !principal.key.is_empty() => principal.key.hash(&mut hasher),
-            _ => visit.peer.map(|peer| peer.ip()).hash(&mut hasher),
+            Some(principal) if !principal.key.is_empty() && !principal.is_anyone => principal.key.hash(&mut hasher),
+            _ => visit.peer.map(|peer| network(peer.ip())).hash(&mut hasher),
         }
-        Caller(hasher.finish().max(1))
+        Caller(hasher.finish())
+    }
+}
+
+/// What one client has of addresses: of IPv6 as many as it likes of a network.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
     }
 }
 
@@ -64,7 +77,8 @@ impl Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Off {
     All,
-    One,
+    /// The few in whose exchanges it failed.
+    Callers,
 }
 
 impl Breaker {
@@ -75,8 +89,16 @@ impl Breaker {
     }
 
     /// Whether it is off for this caller.
-    pub fn is_off_for(&self, caller: impl FnOnce() -> Caller, now: impl FnOnce() -> Millis) -> bool {
-        self.is_off(now) && matches!(self.whom.load(Relaxed), whom if whom == 0 || whom == caller().0)
+    pub fn is_off_for(&self, caller: impl FnOnce() -> Caller, now: impl Fn() -> Millis) -> bool {
+        self.is_off(&now) && {
+            let (caller, now) = (caller(), now());
+            let is_meant = |whom: &Option<Caller>| whom.is_none_or(|whom| whom == caller);
+            self.lock().off.iter().any(|(whom, until)| now < *until && is_meant(whom))
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It is called in another exchange.
@@ -87,26 +109,33 @@ impl Breaker {
     /// Notes that it failed in another exchange, in which it was called. Says for whom it is off when it was one too many.
     pub fn failed(&self, caller: Caller, now: Millis) -> Option<Off> {
         let exchanges = self.exchanges.load(Relaxed);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.lock();
         if window.failed == 0 || now.saturating_sub(window.began) > WINDOW_MS {
             let before = (window.began, window.at_begin);
-            let at_begin = exchanges.saturating_sub(1);
-            *window = Window { began: now, failed: 0, caller, several: false, at_begin, before };
+            let (at_begin, off) = (exchanges.saturating_sub(1), std::mem::take(&mut window.off));
+            *window = Window { began: now, failed: 0, callers: SmallVec::new(), at_begin, before, off };
         }
         window.failed += 1;
-        window.several |= window.caller != caller;
+        if window.callers.len() < MANY && !window.callers.contains(&caller) {
+            window.callers.push(caller);
+        }
         let failed = window.failed;
         if failed < FAILURES || failed * 2 < window.exchanges(exchanges, now) {
             return None;
         }
         window.failed = 0;
-        // While it is off for one, others that fail make it a matter of all.
-        let off = match window.several || self.is_off(|| now) {
+        let until = now + OFF.as_millis() as u64;
+        window.off.retain(|(_, until)| now < *until);
+        let callers = std::mem::take(&mut window.callers);
+        let off = match window.off.len() + callers.len() >= MANY {
             true => Off::All,
-            false => Off::One,
+            false => Off::Callers,
         };
-        self.whom.store(if off == Off::All { 0 } else { caller.0 }, Relaxed);
-        self.until.store(now + OFF.as_millis() as u64, Relaxed);
+        match off {
+            Off::All => window.off.push((None, until)),
+            Off::Callers => window.off.extend(callers.into_iter().map(|caller| (Some(caller), until))),
+        }
+        self.until.store(until, Relaxed);
         Some(off)
     }
 }
@@ -134,9 +163,9 @@ mod tests {
             (0..count).for_each(|_| self.0.called());
         }
 
-        /// Of two callers in turns.
+        /// Of several callers in turns.
         fn bad(&self, count: u32, now: Millis) -> bool {
-            let ends: Vec<_> = (0..count).filter_map(|at| self.bad_of(u64::from(at % 2) + 1, now)).collect();
+            let ends: Vec<_> = (0..count).filter_map(|at| self.bad_of(u64::from(at % 4) + 1, now)).collect();
             !ends.is_empty()
         }
 
@@ -164,16 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_switches_it_off_for_nobody_else() {
+    fn one_caller_switches_it_off_for_nobody_else_and_neither_do_two() {
         let bench = Bench::default();
-        let ends: Vec<_> = (0..10).filter_map(|_| bench.bad_of(1, 100_000)).collect();
-        assert_eq!(ends, [Off::One]);
-        let off_for = |caller| bench.0.is_off_for(|| Caller(caller), || 100_001);
-        assert!(off_for(1) && !off_for(2));
-        // Now that it fails for another one as well, it is the policy's own fault.
-        let ends: Vec<_> = (0..10).filter_map(|_| bench.bad_of(2, 101_000)).collect();
-        assert_eq!(ends, [Off::All]);
-        assert!(off_for(1) && off_for(2) && off_for(3));
+        let ends = |callers: &[u64], now| -> Vec<Off> {
+            (0..10).filter_map(|at| bench.bad_of(callers[at % callers.len()], now)).collect()
+        };
+        let off_for = |caller, now| bench.0.is_off_for(|| Caller(caller), || now);
+        assert_eq!(ends(&[1], 100_000), [Off::Callers]);
+        assert!(off_for(1, 100_001) && !off_for(2, 100_001));
+        // A key, and the address that it comes from.
+        assert_eq!(ends(&[1, 2], 200_000), [Off::Callers]);
+        assert!(off_for(1, 200_001) && off_for(2, 200_001) && !off_for(3, 200_001));
+        // Now that it fails for a third one as well, it is the policy's own fault.
+        assert_eq!(ends(&[3], 201_000), [Off::All]);
+        assert!(off_for(1, 201_001) && off_for(3, 201_001) && off_for(4, 201_001));
+        assert!(!off_for(4, 231_001));
     }
 
     #[test]

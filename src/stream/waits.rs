@@ -11,6 +11,9 @@ use super::{Framing, Mode, Relay, SEQUEL, Step};
 use crate::body::Inbound;
 use crate::fault::{Fault, Kind};
 
+/// When to look again where no clock runs.
+const FAR: Duration = Duration::from_secs(60);
+
 impl Relay {
     /// Waits for the next deadline: a fault when the upstream missed one, silence when the client should hear something.
     pub(super) fn poll_deadlines(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
@@ -47,19 +50,23 @@ impl Relay {
                 return Poll::Ready(Ok(Step::Silence));
             }
             let upstream = match self.seen.first_content {
-                None => self.setting.first_token.0,
-                Some(_) => waiting + self.idle(),
+                // Whoever is asked to go on has clocks of its own.
+                _ if self.is_going_on() => now + FAR,
+                None => self.setting.first_token.0.min(self.setting.deadline.at),
+                Some(_) => (waiting + self.idle()).min(self.setting.deadline.at),
             };
-            let next = upstream
-                .min(self.setting.deadline.at)
-                .min(keep_alive.unwrap_or(upstream))
-                .min(held.unwrap_or(upstream));
+            let next = upstream.min(keep_alive.unwrap_or(upstream)).min(held.unwrap_or(upstream));
             // A timer that rings too early only costs another round; moving it with every chunk would cost more.
             if self.timer.is_elapsed() || self.timer.deadline() > next {
                 self.timer.as_mut().reset(next);
             }
             ready!(self.timer.as_mut().poll(cx));
         }
+    }
+
+    /// Whether another upstream is being asked to go on.
+    fn is_going_on(&self) -> bool {
+        self.setting.onward.as_ref().is_some_and(|onward| onward.going.is_some())
     }
 
     /// When a comment is due. Before the commit nothing may be sent, and a JSON array has no comments.
@@ -87,6 +94,10 @@ impl Relay {
 
     fn overdue(&self, now: Instant, waiting: Instant) -> Option<Fault> {
         let setting = &self.setting;
+        // The clocks are those of an upstream that is given up already.
+        if self.is_going_on() {
+            return None;
+        }
         if now >= setting.deadline.at {
             return Some(setting.deadline.missed());
         }

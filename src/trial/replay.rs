@@ -219,7 +219,7 @@ impl Player {
             let (key, project, metadata) = caller.clone();
             let credential = format!("replay-{}", credentials.len());
             let may = known(&key).unwrap_or_default();
-            keys.add(&credential, Principal { key, project, metadata, expires: None, trace: false, ..may });
+            keys.add(&credential, Principal { key, project, metadata, expires: None, trace: false, ..may })?;
             credentials.insert(caller, credential);
         }
         generation.keys = keys;

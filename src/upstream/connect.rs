@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Extensions, Uri};
+use http::{Extensions, HeaderValue, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -129,38 +129,41 @@ impl Connector {
     }
 
     async fn connect(&self, uri: Uri) -> Result<Io, BoxError> {
-        let (stream, proxied) = match &self.dial.wire {
-            Wire::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), false),
+        let (stream, proxy) = match &self.dial.wire {
+            Wire::Unix(path) => (Stream::Unix(UnixStream::connect(path).await?), None),
             Wire::Mock => {
                 let (near, far) = tokio::io::duplex(MOCK_BUFFER);
                 tokio::spawn(mock::connection(far, self.proxies.mock.clone()));
-                (Stream::Duplex(near), false)
+                (Stream::Duplex(near), None)
             }
             Wire::Network => self.network(&uri).await?,
             Wire::Address(address) => {
                 let tcp = TcpStream::connect(address).await?;
                 tcp.set_nodelay(true)?;
-                (self.secured(&uri, tcp).await?, false)
+                (self.secured(&uri, tcp).await?, None)
             }
         };
-        Ok(Io { stream, proxied, trail: Trail::default() })
+        Ok(Io { stream, proxy, trail: Trail::default() })
     }
 
-    async fn network(&self, uri: &Uri) -> Result<(Stream, bool), BoxError> {
+    async fn network(&self, uri: &Uri) -> Result<(Stream, Option<Hop>), BoxError> {
         let tls = uri.scheme_str() == Some("https");
         let mut http = self.http.clone();
-        let (tcp, proxied) = match self.proxies.intercept(&self.dial, uri) {
-            None => (http.call(uri.clone()).await?, false),
+        let (tcp, hop) = match self.proxies.intercept(&self.dial, uri) {
+            None => (http.call(uri.clone()).await?, None),
             Some(proxy) if tls => {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
                 if let Some(auth) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
-                (tunnel.call(uri.clone()).await?, false)
+                (tunnel.call(uri.clone()).await?, None)
             }
-            Some(proxy) => (http.call(proxy.uri().clone()).await?, true),
+            Some(proxy) => {
+                let hop = Hop { auth: proxy.basic_auth().cloned() };
+                (http.call(proxy.uri().clone()).await?, Some(hop))
+            }
         };
-        Ok((self.secured(uri, tcp.into_inner()).await?, proxied))
+        Ok((self.secured(uri, tcp.into_inner()).await?, hop))
     }
 
     /// The connection, under TLS where the URI asks for it.
@@ -170,8 +173,8 @@ impl Connector {
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())?;
-        let connector =
-            TlsConnector::from(if self.dial.http1_only { self.proxies.tls()?.http1 } else { self.proxies.tls()?.any });
+        let tls = self.proxies.tls()?;
+        let connector = TlsConnector::from(if self.dial.speaks_http1(uri) { tls.http1 } else { tls.any });
         Ok(Stream::Tls(Box::new(connector.connect(name, tcp).await?)))
     }
 }
@@ -249,20 +252,27 @@ impl Trail {
 /// A connected stream of any wire.
 pub struct Io {
     stream: Stream,
-    proxied: bool,
+    proxy: Option<Hop>,
     trail: Trail,
+}
+
+/// A proxy that passes plain requests on.
+#[derive(Debug)]
+pub struct Hop {
+    /// What it knows us by.
+    pub auth: Option<HeaderValue>,
 }
 
 impl Io {
     /// A connection within the process.
     #[cfg(test)]
     pub fn within(stream: DuplexStream) -> Self {
-        Io { stream: Stream::Duplex(stream), proxied: false, trail: Trail::default() }
+        Io { stream: Stream::Duplex(stream), proxy: None, trail: Trail::default() }
     }
 
     /// Whether a proxy reads the request's address.
-    pub fn is_proxied(&self) -> bool {
-        self.proxied
+    pub fn proxy(&self) -> Option<&Hop> {
+        self.proxy.as_ref()
     }
 }
 
@@ -331,7 +341,7 @@ impl AsyncWrite for Io {
 
 impl Connection for Io {
     fn connected(&self) -> Connected {
-        let connected = Connected::new().proxy(self.proxied).extra(self.trail.clone());
+        let connected = Connected::new().proxy(self.proxy.is_some()).extra(self.trail.clone());
         match &self.stream {
             Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => connected.negotiated_h2(),
             _ => connected,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use http::Response;
+use http::{Method, Response};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +38,8 @@ pub struct Conn {
     line: Arc<Mutex<Line>>,
     /// An earlier request was answered on it.
     answered: bool,
+    /// The present request is a HEAD, whose answer has no body whatever its head says.
+    of_head: bool,
 }
 
 /// A connection's socket, to which its request is written by whoever waits for the answer or by the worker. The lock is
@@ -77,7 +79,11 @@ type Unanswered = (String, bool);
 
 impl Conn {
     pub fn new(io: Io) -> Box<Self> {
-        Box::new(Conn { line: Arc::new(Mutex::new(Line { io, unsent: Unsent::default() })), answered: false })
+        Box::new(Conn {
+            line: Arc::new(Mutex::new(Line { io, unsent: Unsent::default() })),
+            answered: false,
+            of_head: false,
+        })
     }
 
     /// Whether the connection is as it was left. Anything that comes in between, an end most of all, ends its use.
@@ -91,7 +97,8 @@ impl Conn {
     ///
     /// # Errors
     /// [`Lost`] when none came.
-    pub async fn send(self: Box<Self>, request: &Outbound, lane: Arc<Lane>) -> Result<Response<Body>, Lost> {
+    pub async fn send(mut self: Box<Self>, request: &Outbound, lane: Arc<Lane>) -> Result<Response<Body>, Lost> {
+        self.of_head = request.method == Method::HEAD;
         self.begin(request);
         // A head that comes in pieces; mostly it does not.
         let mut held = Vec::new();
@@ -113,7 +120,7 @@ impl Conn {
 
     fn begin(&self, request: &Outbound) {
         let mut line = self.line();
-        line.unsent = Unsent::of(head::write(request, line.io.is_proxied()), request);
+        line.unsent = Unsent::of(head::write(request, line.io.proxy()), request);
     }
 
     /// Writes and reads until a head is there.
@@ -139,7 +146,7 @@ impl Conn {
                     &held[..]
                 };
                 let unread = |malformed| (said(malformed), true);
-                let Some((mut head, length)) = head::read(text).map_err(unread)? else {
+                let Some((mut head, length)) = head::read(text, self.of_head).map_err(unread)? else {
                     if held.is_empty() {
                         held.extend_from_slice(bytes);
                     }

@@ -139,6 +139,36 @@ async fn tls_upstreams_are_checked_and_spoken_to_in_the_best_protocol_they_offer
 }
 
 #[tokio::test]
+async fn hosts_that_offer_http2_are_heard_by_policies_too() {
+    let (address, seen) = tls_server(&["h2", "http/1.1"]).await;
+    let mut gateway = Gateway::unstarted(Folder::new(), None);
+    let policy = format!(
+        "function on_request(req)
+           local answer = gw.http.fetch({{ url = 'https://localhost:{port}/keys', method = req:header('x-method') }})
+           return gw.say(answer.status .. ' ' .. #answer.body)
+         end",
+        port = address.port()
+    );
+    std::fs::create_dir_all(gateway.folder.path("scripts")).expect("a folder");
+    gateway.folder.write("scripts/asks.luau", &policy);
+    let path = gateway.configure(&format!(
+        "hooks: [{{ lua: asks, grants: {{ http: ['localhost:{}'], private_addresses: true }}, budget: {{ cpu: 1s, total: 5s }} }}]\n\
+         providers: {{ far: {{ dialect: openai_chat, base_url: 'http://127.0.0.1:9/v1', auth: none }} }}\n",
+        address.port()
+    ));
+    let mut command = portcullis();
+    command.args(["serve", "--config"]).arg(path).env("SSL_CERT_FILE", fixture("ca.crt"));
+    gateway.spawn(&mut command).await;
+    for (method, length) in [("GET", ANSWER.len()), ("HEAD", 0)] {
+        let body = Chat.ask("far/m", false, Turn::Text, "Hello");
+        let reply = gateway.call("POST", "/v1/chat/completions", &[("x-method", method)], body).await;
+        assert!(reply.text().contains(&format!("\"200 {length}\"")), "{method}: {}", reply.text());
+    }
+    let versions: Vec<Version> = seen.lock().expect("no panic").iter().map(|seen| seen.0).collect();
+    assert_eq!(versions, [Version::HTTP_11; 2]);
+}
+
+#[tokio::test]
 async fn a_plain_upstream_can_be_spoken_to_in_http2() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -212,6 +242,7 @@ providers:
     assert_eq!(ask(&gateway, "plain/mock-fast").await.status(), 200);
     let lines = take();
     assert!(lines[0].starts_with(&format!("POST http://{mock}/v1/chat/completions HTTP/1.1")), "{lines:?}");
+    assert!(lines[0].contains("Basic dXNlcjpwYXNz"), "{lines:?}");
     let reply = ask(&gateway, "secure/m").await;
     assert_eq!(reply.status(), 200, "{}", reply.text());
     let lines = take();

@@ -13,6 +13,7 @@ use httparse::{ParserConfig, Status};
 use super::framing::{Framing, Malformed};
 use crate::cost::decimal::digits;
 use crate::upstream::Outbound;
+use crate::upstream::connect::Hop;
 
 /// Longest head of an answer. Cookies and policies of the big providers' front ends come to a few KB.
 pub const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -25,28 +26,31 @@ thread_local! {
     static DRAFT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(1024));
 }
 
-/// The head of a request. `absolute` names the whole address in its first line, as proxies want it.
-pub fn write(request: &Outbound, absolute: bool) -> Bytes {
+/// The head of a request. A proxy wants the whole address in its first line, and may want to know who asks.
+pub fn write(request: &Outbound, proxy: Option<&Hop>) -> Bytes {
     DRAFT.with_borrow_mut(|draft| {
         draft.clear();
-        fill(draft, request, absolute);
+        fill(draft, request, proxy);
         Bytes::copy_from_slice(draft)
     })
 }
 
-fn fill(head: &mut Vec<u8>, request: &Outbound, absolute: bool) {
+fn fill(head: &mut Vec<u8>, request: &Outbound, proxy: Option<&Hop>) {
     let Outbound { method, uri, headers, body, .. } = request;
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
     put(&[method.as_str().as_bytes(), b" "]);
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     // What stands before an `@` is a credential and no part of the host.
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if absolute {
+    if proxy.is_some() {
         put(&[uri.scheme_str().unwrap_or("http").as_bytes(), b"://", host.as_bytes()]);
     }
     put(&[uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes(), b" HTTP/1.1\r\n"]);
     if !headers.contains_key(HOST) {
         put(&[b"host: ", host.strip_suffix(":80").unwrap_or(host).as_bytes(), b"\r\n"]);
+    }
+    if let Some(auth) = proxy.and_then(|proxy| proxy.auth.as_ref()) {
+        put(&[b"proxy-authorization: ", auth.as_bytes(), b"\r\n"]);
     }
     put(&[headers.lines()]);
     let length = body.len();
@@ -68,11 +72,11 @@ pub struct Head {
     pub keep: bool,
 }
 
-/// Reads a head, if it is whole: the head and its length. Notices that others follow (1xx) are passed over.
+/// Reads a head, if it is whole: the head and its length. An answer to a HEAD ends with it. Notices that others follow (1xx) are passed over.
 ///
 /// # Errors
 /// [`Malformed`] when the bytes are no HTTP/1.1 answer, or one that could be framed in two ways.
-pub fn read(bytes: &[u8]) -> Result<Option<(Head, usize)>, Malformed> {
+pub fn read(bytes: &[u8], of_head: bool) -> Result<Option<(Head, usize)>, Malformed> {
     let mut from = 0;
     loop {
         let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
@@ -89,12 +93,15 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Head, usize)>, Malformed> {
         match parsed.code {
             Some(101) => return Err(Malformed("the provider wants another protocol")),
             Some(100..200) => from += length,
-            _ => return made(&parsed, &bytes[from..from + length]).map(|head| Some((head, from + length))),
+            _ => {
+                let head = made(&parsed, &bytes[from..from + length], of_head)?;
+                return Ok(Some((head, from + length)));
+            }
         }
     }
 }
 
-fn made(parsed: &httparse::Response<'_, '_>, text: &[u8]) -> Result<Head, Malformed> {
+fn made(parsed: &httparse::Response<'_, '_>, text: &[u8], of_head: bool) -> Result<Head, Malformed> {
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Malformed("the status is no number"))?;
     // One copy for all values, which are slices of it.
@@ -112,7 +119,7 @@ fn made(parsed: &httparse::Response<'_, '_>, text: &[u8]) -> Result<Head, Malfor
         values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
     };
     let lasting = if parsed.version == Some(1) { !asks_for("close") } else { asks_for("keep-alive") };
-    let framing = framing(status, &headers)?;
+    let framing = if of_head { Framing::Length(0) } else { framing(status, &headers)? };
     // Two statements of length: the chunks count, but nothing after them is trusted.
     let twice = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
     let keep = lasting && !twice && !matches!(framing, Framing::Close);
@@ -151,7 +158,7 @@ mod tests {
     use crate::upstream::Headers;
 
     fn whole(text: &str) -> Head {
-        let (head, length) = read(text.as_bytes()).expect("is sound").expect("is whole");
+        let (head, length) = read(text.as_bytes(), false).expect("is sound").expect("is whole");
         assert_eq!(length, text.len());
         head
     }
@@ -166,23 +173,26 @@ mod tests {
             target: None,
         };
         request.headers.edit().insert("accept", HeaderValue::from_static("*/*"));
-        let head = write(&request, false);
+        let head = write(&request, None);
         assert_eq!(head, "POST /v1/x?y=1 HTTP/1.1\r\nhost: host\r\naccept: */*\r\ncontent-length: 2\r\n\r\n");
         request.body = Outgoing::default();
         request.headers.edit().insert("host", HeaderValue::from_static("other"));
-        let head = write(&request, true);
+        let head = write(&request, Some(&Hop { auth: None }));
         let expected =
             "POST http://host:80/v1/x?y=1 HTTP/1.1\r\naccept: */*\r\nhost: other\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(head, expected);
+        let known = Hop { auth: Some(HeaderValue::from_static("Basic dTpw")) };
+        let head = String::from_utf8_lossy(&write(&request, Some(&known))).into_owned();
+        assert!(head.contains("\r\nproxy-authorization: Basic dTpw\r\n"), "{head}");
         request.method = Method::GET;
-        assert!(!String::from_utf8_lossy(&write(&request, false)).contains("content-length"));
+        assert!(!String::from_utf8_lossy(&write(&request, None)).contains("content-length"));
     }
 
     #[test]
     fn a_head_is_read_once_it_is_whole() {
         let text = "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\ncontent-length: 7\r\n\r\n";
         for end in 0..text.len() {
-            assert!(read(&text.as_bytes()[..end]).expect("is sound").is_none(), "{end}");
+            assert!(read(&text.as_bytes()[..end], false).expect("is sound").is_none(), "{end}");
         }
         let head = whole(text);
         assert_eq!(head.headers["content-type"], "a/b");
@@ -190,10 +200,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_a_head_ends_with_it() {
+        for length in ["content-length: 7", "transfer-encoding: chunked", "x: y"] {
+            let text = format!("HTTP/1.1 200 OK\r\n{length}\r\n\r\n");
+            let (head, _) = read(text.as_bytes(), true).expect("is sound").expect("is whole");
+            assert_eq!((head.framing.left(), head.keep), (Some(0), true), "{length}");
+        }
+    }
+
+    #[test]
     fn notices_before_the_answer_are_passed_over() {
         let head = whole("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 204 No\r\n\r\n");
         assert_eq!((head.status.as_u16(), head.framing.left()), (204, Some(0)));
-        assert!(read(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2").expect("is sound").is_none());
+        assert!(read(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", false).expect("is sound").is_none());
     }
 
     #[test]
@@ -224,9 +243,9 @@ mod tests {
             "HTTP/2 200 OK\r\n\r\n",
             "SSH-2.0-x\r\n",
         ] {
-            assert!(read(text.as_bytes()).is_err(), "{text}");
+            assert!(read(text.as_bytes(), false).is_err(), "{text}");
         }
         let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES));
-        assert!(read(long.as_bytes()).is_err());
+        assert!(read(long.as_bytes(), false).is_err());
     }
 }
