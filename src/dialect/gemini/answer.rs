@@ -1,5 +1,6 @@
 //! A whole `GenerateContentResponse`, both directions. Never waits for a stream: `stream` has its own way.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::field::{self, Object, put, take, take_list, take_object, take_string, take_uint};
@@ -9,13 +10,15 @@ use super::{NAME, call_id, error, finish, grounding, logprobs, media, signature,
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
 use crate::dialect::Asked;
 use crate::fault::{Fault, Kind};
-use crate::json;
+use crate::json::exact;
 
 /// Fields of a candidate that say where its text comes from. Each rides as one citation on the last text block.
 pub const ANNOTATIONS: &[&str] = &["citationMetadata", "groundingMetadata", "urlContextMetadata"];
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
-    let mut body: Object = serde_json::from_slice(body).map_err(|error| bad().because(error))?;
+    let raw = body;
+    let mut body: Object = serde_json::from_slice(raw).map_err(|error| bad().because(error))?;
+    keep_arguments(&mut body, raw);
     // Proxies in front of the provider report errors with status 200.
     if let Some(error) = body.get("error").filter(|error| error.is_object()) {
         return Err(error::in_stream(error));
@@ -62,6 +65,33 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
 
 fn bad() -> Fault {
     Fault::new(Kind::BadAnswer, "The provider's answer is not a GenerateContentResponse.")
+/// Arguments keep their numbers, also those that a tree would change. `raw` is what the response was read from.
+pub fn keep_arguments(response: &mut Object, raw: &[u8]) {
+    #[derive(Deserialize)]
+    struct Response<'a> {
+        #[serde(borrow)]
+        candidates: Vec<Candidate<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Candidate<'a> {
+        #[serde(borrow, default)]
+        content: Option<part::Written<'a>>,
+    }
+    if exact::holds(raw) {
+        return;
+    }
+    let (Some(Value::Array(candidates)), Ok(raw)) =
+        (response.get_mut("candidates"), serde_json::from_slice::<Response<'_>>(raw))
+    else {
+        return;
+    };
+    for (candidate, raw) in candidates.iter_mut().zip(raw.candidates) {
+        if let (Some(content), Some(raw)) = (candidate.get_mut("content"), raw.content) {
+            part::spell(content, &raw);
+        }
+    }
+}
+
 }
 
 /// The choice that stands for an answer without candidates.
@@ -172,7 +202,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     }
     put(&mut body, "usageMetadata", answer.usage.as_ref().map(|counts| usage::write(counts, extra("usageMetadata"))));
     envelope(&mut body, &answer.model, &answer.id, answer.created, asked);
-    json::written(&body)
+    exact::written(body)
 }
 
 /// What every response of an answer says of itself.

@@ -68,6 +68,9 @@ impl Decoder for ResponseDecoder {
             other => other,
         };
         let Value::Object(mut response) = value else { return Err(bad()) };
+        if frame.contains(b"unction") {
+            answer::keep_arguments(&mut response, data);
+        }
         if let Some(error) = take(&mut response, "error") {
             self.failed = true;
             out.push(Event::Fault(error::in_stream(&error)));

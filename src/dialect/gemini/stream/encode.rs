@@ -10,6 +10,7 @@ use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
 use crate::dialect::gemini::{answer, finish, grounding, logprobs, signature, usage};
 use crate::dialect::{Asked, Encoder};
+use crate::json::exact;
 
 /// Writes frames for a Gemini client. Finish reasons and usage ride on one last frame.
 pub struct ResponseEncoder {
@@ -176,8 +177,7 @@ impl ResponseEncoder {
         put(&mut body, "usageMetadata", self.usage.as_ref().map(|counts| usage::write(counts, None)));
         answer::envelope(&mut body, &self.start.model, &self.start.id, self.start.created, &self.asked);
         out.extend_from_slice(b"data: ");
-        // Writing to a vector cannot fail, and the keys are strings.
-        let _ = serde_json::to_writer(&mut *out, &body);
+        out.extend_from_slice(&exact::written(body));
         out.extend_from_slice(b"\r\n\r\n");
     }
 }
