@@ -229,7 +229,8 @@ fn write_candidate(choice: &Choice, source: &str, rest: Option<&Map<String, Valu
     content.insert("role".into(), "model".into());
     let mut candidate = field::object("content", content);
     let native = choice.native_finish.as_deref().filter(|_| source == NAME);
-    put(&mut candidate, "finishReason", choice.finish.map(|reason| finish::write(reason, native)));
+    let refused = choice.blocks.iter().any(|block| matches!(block.content, Content::Refusal(_)));
+    put(&mut candidate, "finishReason", choice.finish.map(|reason| finish::write(finish::of(reason, refused), native)));
     candidate.insert("index".into(), choice.index.into());
     candidate.extend(annotations);
     let entries = choice.logprobs.as_ref().and_then(|value| value.get("content")).and_then(Value::as_array);

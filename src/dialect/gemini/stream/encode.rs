@@ -29,6 +29,8 @@ struct Choice {
     /// Holds a signature until the part that it rides on.
     parts: Parts,
     finish: Option<(Finish, Option<String>)>,
+    /// A refusal went by.
+    refused: bool,
     /// Fields of the candidate that the last frame carries.
     annotations: Object,
 }
@@ -72,7 +74,11 @@ impl ResponseEncoder {
 
     fn open(&mut self, choice: u32, index: u32, block: &Opened, out: &mut Vec<u8>) {
         let opened = match block {
-            Opened::Text | Opened::Refusal => Open::Text,
+            Opened::Text => Open::Text,
+            Opened::Refusal => {
+                self.choice(choice).refused = true;
+                Open::Text
+            }
             Opened::Reasoning { id, encrypted } => {
                 let opaque = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
                 Open::Reasoning { opaque, part: 0, waiting: String::new() }
@@ -224,10 +230,9 @@ impl Encoder for ResponseEncoder {
         let candidates = std::mem::take(&mut self.choices).into_iter().map(|choice| {
             // SDKs count a chunk without parts as a failed turn, so the last one has an empty text as Gemini's do.
             let mut candidate = field::object("content", content(Value::Object(text(""))));
-            let reason = choice
-                .finish
-                .as_ref()
-                .map(|(reason, native)| finish::write(*reason, native.as_deref().filter(|_| own)).to_owned());
+            let reason = choice.finish.as_ref().map(|(reason, native)| {
+                finish::write(finish::of(*reason, choice.refused), native.as_deref().filter(|_| own)).to_owned()
+            });
             put(&mut candidate, "finishReason", reason);
             put(&mut candidate, "finishMessage", continued.as_deref());
             candidate.insert("index".into(), choice.index.into());
