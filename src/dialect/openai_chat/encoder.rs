@@ -423,6 +423,10 @@ impl dialect::Encoder for Encoder {
             Event::Finish { .. } => {}
             other => self.event(other, &mut Vec::new()),
         }
+            Event::Tier(tier) => {
+                self.start.service_tier = Some(tier.clone());
+                self.before.clear();
+            }
     }
 
     fn introduced(&mut self, choice: u32) {

@@ -147,6 +147,7 @@ impl Encoder for ResponsesEncoder {
         if self.failed {
             return;
         }
+            Event::Tier(tier) => self.start.get_or_insert_default().service_tier = Some(tier.clone()),
         self.ensure_begun(out);
         self.close_all(out);
         let (status, _) = usage::status(self.finish, self.refused);

@@ -209,8 +209,8 @@ impl Encoder for ResponseEncoder {
                 self.choice(*choice).finish = Some((*reason, native.clone()));
             }
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
-            // The error frame is `encode_stream_error`'s.
-            Event::Ping | Event::Fault(_) => {}
+            // No frame names a tier. The error frame is `encode_stream_error`'s.
+            Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
         }
     }
 
