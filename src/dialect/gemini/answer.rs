@@ -8,7 +8,7 @@ use super::part::{self, Gather, Parts, Piece};
 use super::partial::Joiner;
 use super::{NAME, call_id, error, finish, grounding, logprobs, media, signature, usage};
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
-use crate::dialect::Asked;
+use crate::dialect::{self, Asked};
 use crate::fault::{Fault, Kind};
 use crate::json::exact;
 
@@ -41,10 +41,12 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
             answer.extra.insert("usageMetadata".into(), rest.into());
         }
     }
+    // Calls without an id get one that no other answer has.
+    let seed = if answer.id.is_empty() { dialect::fresh_seed() } else { answer.id.clone() };
     let mut rests = Vec::new();
     for (position, value) in take_list(&mut body, "candidates").into_iter().enumerate() {
         let Value::Object(value) = value else { return Err(bad()) };
-        let (choice, rest) = candidate(value, position, &answer);
+        let (choice, rest) = candidate(value, position, &seed);
         answer.choices.push(choice);
         rests.push(rest);
     }
@@ -63,8 +65,6 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     Ok(answer)
 }
 
-fn bad() -> Fault {
-    Fault::new(Kind::BadAnswer, "The provider's answer is not a GenerateContentResponse.")
 /// Arguments keep their numbers, also those that a tree would change. `raw` is what the response was read from.
 pub fn keep_arguments(response: &mut Object, raw: &[u8]) {
     #[derive(Deserialize)]
@@ -92,6 +92,8 @@ pub fn keep_arguments(response: &mut Object, raw: &[u8]) {
     }
 }
 
+fn bad() -> Fault {
+    Fault::new(Kind::BadAnswer, "The provider's answer is not a GenerateContentResponse.")
 }
 
 /// The choice that stands for an answer without candidates.
@@ -106,7 +108,7 @@ fn undone(choice: &Choice) -> Option<Fault> {
     finish::fault(choice.finish?, native, !choice.blocks.is_empty())
 }
 
-fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice, Object) {
+fn candidate(mut candidate: Object, position: usize, seed: &str) -> (Choice, Object) {
     let index = take_uint(&mut candidate, "index").and_then(|index| u32::try_from(index).ok());
     let index = index.unwrap_or(position as u32);
     let mut content = take_object(&mut candidate, "content").unwrap_or_default();
@@ -115,7 +117,7 @@ fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice
     for part in Joiner::joined(take_list(&mut content, "parts").into_iter().filter_map(part::read)) {
         match part.piece {
             Piece::Call { id, name, arguments } => {
-                let call = tool_call(id, name, arguments, part.signature, (&answer.id, index, calls));
+                let call = tool_call(id, name, arguments, part.signature, (seed, index, calls));
                 calls += 1;
                 gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
             }
@@ -137,7 +139,7 @@ fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice
     (choice, candidate)
 }
 
-/// A call of an answer. `place`: the answer's id, the choice, and how many calls came before in it.
+/// A call of an answer. `place`: what tells the answer from others, the choice, and how many calls came before in it.
 pub fn tool_call(
     id: Option<String>,
     name: String,
@@ -145,13 +147,8 @@ pub fn tool_call(
     signature: Option<String>,
     place: (&str, u32, usize),
 ) -> ToolCall {
-    let (answer, choice, calls) = place;
-    let id = id.unwrap_or_else(|| {
-        let choice = choice.to_string();
-        // Without an answer id the call itself has to tell answers apart.
-        let seed: &[&str] = if answer.is_empty() { &[&name, &arguments, &choice] } else { &[answer, &choice] };
-        call_id::make(seed, calls)
-    });
+    let (seed, choice, calls) = place;
+    let id = id.unwrap_or_else(|| call_id::make(&[seed, &choice.to_string()], calls));
     ToolCall { id, name, arguments, signature, ..ToolCall::default() }
 }
 

@@ -427,3 +427,20 @@ fn a_refusal_ends_in_safety() {
         assert_eq!(whole["candidates"][0]["finishReason"], "SAFETY");
     }
 }
+
+#[test]
+fn calls_of_two_answers_without_any_ids_are_told_apart() {
+    let body = value!({"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}]});
+    let frame = format!("data: {body}\n\n");
+    let mut ids = std::collections::HashSet::new();
+    for answer in [
+        Gemini.decode_answer(body.to_string().as_bytes()).expect("decodes"),
+        Gemini.decode_answer(body.to_string().as_bytes()).expect("decodes"),
+        collected(read(frame.as_bytes(), usize::MAX).0),
+        collected(read(frame.as_bytes(), usize::MAX).0),
+    ] {
+        assert_eq!(answer.id, "");
+        let Content::ToolCall(call) = &answer.choices[0].blocks[0].content else { panic!("a call") };
+        assert!(!crate::dialect::gemini::call_id::own(&call.id) && ids.insert(call.id.clone()), "{}", call.id);
+    }
+}
