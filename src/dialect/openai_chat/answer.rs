@@ -273,6 +273,7 @@ pub(super) fn audio(block: &Block) -> Value {
 
 /// What a relayed answer says of itself. Nothing is built but what is kept: this is on the way of every answer.
 pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
+/// A spoken answer of this dialect's own.
     let mut summary = Summary::default();
     let (mut failed, mut word) = (false, None);
     let read = scan::object(body, |scan, key| {
@@ -283,6 +284,24 @@ pub(super) fn summary(body: &[u8]) -> Result<Summary, Fault> {
             b"choices" => finish_word(scan, body, &mut word, &mut failed)?,
             b"error" => failed |= &body[scan.skip()?] != b"null",
             b"object" => failed |= &body[scan.skip()?] == br#""error""#,
+/// The id of a spoken answer that another dialect gave; there it has none.
+pub(super) fn audio_id(exchange: &str, choice: u32) -> String {
+    format!("audio_{exchange}_{choice}")
+}
+
+/// Two pieces of base64 as one.
+pub(super) fn joined_base64(first: &str, second: &str) -> String {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    // Whole groups may stand side by side, and what is no base64 cannot be made any.
+    let bytes =
+        first.ends_with('=').then(|| BASE64_STANDARD.decode(first).ok().zip(BASE64_STANDARD.decode(second).ok()));
+    match bytes.flatten() {
+        Some((first, second)) => BASE64_STANDARD.encode([first, second].concat()),
+        None => [first, second].concat(),
+    }
+}
+
             _ => {
                 scan.skip()?;
             }

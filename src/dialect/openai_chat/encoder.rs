@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::reasoning::{self, To};
-use super::{answer, citations, finish, tools, usage};
+use super::{NAME, answer, citations, finish, tools, usage};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage, free_text};
 use crate::dialect::{self, Asked, Op};
 use crate::json;
@@ -39,6 +39,8 @@ struct Lane {
     calls: usize,
     details: usize,
     annotations: usize,
+    /// Sound of another dialect was sent.
+    sounded: bool,
     open: Vec<(u32, Open)>,
 }
 
@@ -248,7 +250,18 @@ impl Encoder {
                     self.send(at, json!({ "images": [image] }), out);
                 }
             }
-            Content::Audio { .. } => self.send(at, json!({ "audio": answer::audio(block) }), out),
+            Content::Audio { .. } if self.start.source == NAME => {
+                self.send(at, json!({ "audio": answer::audio(block) }), out);
+            }
+            Content::Audio { data, transcript, .. } => {
+                let mut audio = Map::new();
+                if !std::mem::replace(&mut self.lanes[at].sounded, true) {
+                    audio.insert("id".into(), answer::audio_id(&self.asked.id, self.lanes[at].choice).into());
+                }
+                audio.insert("data".into(), data.as_str().into());
+                audio.extend(transcript.as_deref().map(|words| ("transcript".to_owned(), words.into())));
+                self.send(at, json!({ "audio": audio }), out);
+            }
             // Only the source dialect has a place for the rest.
             _ => {}
         }
@@ -383,6 +396,11 @@ impl Lane {
     }
 }
 
+        if self.lanes[at].sounded {
+            // It is kept nowhere, so nobody can refer to it from the beginning.
+            let expired = self.start.created.unwrap_or(self.asked.now);
+            self.send(at, json!({ "audio": { "expires_at": expired } }), out);
+        }
 impl dialect::Encoder for Encoder {
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
         match event {
