@@ -300,6 +300,14 @@ impl Blocks {
         }
     }
 
+    /// The index of the text that is open, if one is.
+    pub fn open_text(&mut self, choice: u32) -> Option<u32> {
+        match &self.choice(choice).running {
+            Some((index, Opened::Text)) => Some(*index),
+            _ => None,
+        }
+    }
+
     /// The index of the tool call that the dialect counts as `key`, if it is open.
     pub fn call(&mut self, choice: u32, key: u64) -> Option<u32> {
         self.choice(choice).calls.iter().find(|(known, _)| *known == key).map(|(_, index)| *index)

@@ -256,6 +256,7 @@ fn requests_of_this_dialect_are_written_as_they_were_read() {
     }
 }
 
+mod answers;
 mod asks;
 mod faults;
 mod foreign;
