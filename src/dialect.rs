@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod relayed;
 pub mod told;
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,6 +46,12 @@ pub fn find(name: &str) -> Option<&'static dyn Dialect> {
 pub(crate) fn stable_hash(texts: &[&str]) -> u64 {
     let bytes = texts.iter().flat_map(|text| text.bytes().chain([0xff]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What tells an answer from all others, for ids that are made up where the upstream gave none to go by.
+pub(crate) fn fresh_seed() -> String {
+    // Each of them hashes differently.
+    format!("{:016x}", RandomState::new().hash_one("answer"))
 }
 
 /// What a request wants done. Together with the dialect it names a wire form.

@@ -3,6 +3,7 @@
 //! Never builds a tree: values stay as the bytes the client sent, so number spelling, key order and unknown fields
 //! survive. Refuses what two parsers could read in two ways.
 
+pub mod exact;
 pub mod scan;
 
 use std::borrow::Cow;

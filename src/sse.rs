@@ -36,6 +36,8 @@ pub struct Scanner {
     line_start: bool,
     /// The last byte searched was a CR that already ended its line: an LF right after belongs to it.
     after_cr: bool,
+    /// The last line that was ended was ended with CRLF.
+    crlf: bool,
     started: bool,
 }
 
@@ -56,6 +58,7 @@ impl Scanner {
             searched: 0,
             line_start: true,
             after_cr: false,
+            crlf: false,
             started: false,
         }
     }
@@ -161,7 +164,8 @@ impl Scanner {
         while at < bytes.len() {
             if self.after_cr {
                 self.after_cr = false;
-                if bytes[at] == b'\n' {
+                self.crlf = bytes[at] == b'\n';
+                if self.crlf {
                     at += 1;
                     continue;
                 }
@@ -173,13 +177,20 @@ impl Scanner {
             };
             let empty = offset == 0 && self.line_start;
             at += offset;
-            if bytes[at] == b'\r' {
-                // The frame may end here although an LF can still follow: waiting for it would delay the event.
-                if bytes.get(at + 1) == Some(&b'\n') {
+            match (bytes[at], bytes.get(at + 1)) {
+                (b'\r', Some(b'\n')) => {
+                    self.crlf = true;
                     at += 1;
-                } else {
-                    self.after_cr = at + 1 == bytes.len();
                 }
+                // The LF is on its way. Without it the frame would leave it to the next one, and one of the two may not
+                // go on to the client.
+                (b'\r', None) if empty && self.crlf => {
+                    self.searched = at;
+                    return None;
+                }
+                // Elsewhere the frame may end here although an LF can still follow: waiting for it would delay the event.
+                (b'\r', None) => self.after_cr = true,
+                _ => self.crlf = false,
             }
             at += 1;
             self.line_start = true;
@@ -363,13 +374,46 @@ mod tests {
 
     #[test]
     fn a_frame_comes_out_as_soon_as_its_empty_line_is_there() {
+        for end in ["\r\r", "\n\n", "\r\n\r\n", "\n\r"] {
+            let mut scanner = Scanner::new();
+            let text = format!("data: 1{end}");
+            scanner.push(Bytes::from(text.clone()));
+            assert_eq!(scanner.frame().expect("bounded").as_deref(), Some(text.as_bytes()), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_ends_where_its_event_does_at_every_split() {
+        for end in ["\n", "\r\n", "\r"] {
+            let frames = ["event: x", "data: 2", "data: 3"].map(|line| format!("{line}{end}data: 1{end}{end}"));
+            let text = frames.concat();
+            for size in 1..=text.len() {
+                for first in 0..size {
+                    let mut scanner = Scanner::new();
+                    let mut cut = Vec::new();
+                    let (head, rest) = text.as_bytes().split_at(first);
+                    for piece in std::iter::once(head).chain(rest.chunks(size)) {
+                        scanner.push(Bytes::copy_from_slice(piece));
+                        while let Some(frame) = scanner.frame().expect("bounded") {
+                            cut.push(String::from_utf8(frame.to_vec()).expect("text"));
+                        }
+                    }
+                    assert_eq!((cut.as_slice(), scanner.rest()), (&frames[..], None), "{end:?} {first} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_lf_that_never_comes_costs_no_event() {
         let mut scanner = Scanner::new();
         scanner.push(Bytes::from_static(b"data: 1\r\n\r"));
-        assert_eq!(scanner.frame().expect("bounded").as_deref(), Some(&b"data: 1\r\n\r"[..]));
-        scanner.push(Bytes::from_static(b"\ndata: 2\r\n\r\n"));
-        let frame = scanner.frame().expect("bounded").expect("second frame");
-        assert_eq!(Frame(&frame).data().as_ref(), b"2");
         assert!(scanner.frame().expect("bounded").is_none());
+        scanner.push(Bytes::from_static(b"data: 2\r\n\r"));
+        let frame = scanner.frame().expect("bounded").expect("the first");
+        assert_eq!(frame.as_ref(), b"data: 1\r\n\r");
+        assert!(scanner.frame().expect("bounded").is_none());
+        assert_eq!(scanner.rest().as_deref(), Some(&b"data: 2\r\n\r"[..]));
     }
 
     #[test]

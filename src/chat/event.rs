@@ -2,8 +2,8 @@
 //!
 //! Invariants that decoders keep and encoders rely on: `Start` comes first and once; every `Delta` falls between the
 //! `Open` and `Close` of its (choice, index); within one choice at most one block is open unless both are tool calls;
-//! block indices of a choice count up from 0; `Finish` comes once a choice, after its blocks are closed. `Usage` may
-//! come anywhere after `Start`, the later one counts. A decoder's `finish` closes what a terse dialect left open.
+//! block indices of a choice count up from 0; `Finish` comes once a choice, after its blocks are closed. `Usage` and
+//! `Tier` may come anywhere after `Start`, the later one counts. A decoder's `finish` closes what a terse dialect left open.
 
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub enum Event {
         stop_sequence: Option<String>,
     },
     Usage(Usage),
+    /// The service tier that the provider served on, where it is known at the end only.
+    Tier(String),
     /// The upstream is alive but has nothing to say.
     Ping,
     /// The upstream reported an error inside the stream. Nothing follows.
@@ -138,6 +140,7 @@ impl Collector {
                 choice.stop_sequence = stop_sequence;
             }
             Event::Usage(usage) => self.answer.usage.get_or_insert_default().update(&usage),
+            Event::Tier(tier) => self.answer.service_tier = Some(tier),
             Event::Close { .. } | Event::Ping => {}
             Event::Fault(fault) => return Err(fault),
         }
@@ -294,6 +297,14 @@ impl Blocks {
                 out.push(Event::Open { choice, index, block: kind });
                 index
             }
+        }
+    }
+
+    /// The index of the text that is open, if one is.
+    pub fn open_text(&mut self, choice: u32) -> Option<u32> {
+        match &self.choice(choice).running {
+            Some((index, Opened::Text)) => Some(*index),
+            _ => None,
         }
     }
 

@@ -246,6 +246,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_without_the_usage_are_whole_events_wherever_the_pieces_are_cut() {
+        for end in ["\n", "\r\n", "\r"] {
+            let stream = |frames: &[&str]| frames.iter().map(|frame| format!("{frame}{end}{end}")).collect::<String>();
+            let (all_of, shown) = (stream(&[ROLE, TEXT, STOP, USED, DONE]), stream(&[ROLE, TEXT, STOP, DONE]));
+            for at in 0..all_of.len() {
+                let (stretches, fault) = all(relayed(), &[&all_of.as_bytes()[..at], &all_of.as_bytes()[at..]]);
+                assert!(fault.is_none());
+                assert_eq!(text(&stretches), all_of, "{end:?} cut at {at}");
+                let is_usage = |stretch: &Stretch| stretch.told.as_ref().is_some_and(|told| told.only_usage);
+                let left: Vec<_> = stretches.into_iter().filter(|stretch| !is_usage(stretch)).collect();
+                assert_eq!(text(&left), shown, "{end:?} cut at {at}");
+            }
+        }
+    }
+
+    #[test]
     fn a_stretch_is_complete_only_from_the_finish_on() {
         let pieces = [stream(&[ROLE, TEXT]), stream(&[TEXT]), stream(&[STOP]), stream(&[DONE])];
         let pieces: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();

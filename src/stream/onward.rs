@@ -179,7 +179,7 @@ impl Said {
                 }
             }
             Event::Open { .. } | Event::Delta { .. } | Event::Close { .. } | Event::Finish { .. } => self.stuck = true,
-            Event::Usage(_) | Event::Ping | Event::Fault(_) => {}
+            Event::Usage(_) | Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
         }
         out.push(event);
     }

@@ -76,13 +76,21 @@ impl Outbox {
         let mut array = Vec::with_capacity(bytes.len());
         frames.push(bytes.clone());
         while let Ok(true) = frames.scan() {
-            let data = Frame(frames.last()).data();
-            if !data.is_empty() {
-                array.extend_from_slice(if self.array_open { b",\r\n" } else { b"[" });
-                array.extend_from_slice(&data);
-                self.array_open = true;
-            }
+            self.element(&Frame(frames.last()).data(), &mut array);
+        }
+        // A last one whose CR was taken for half of a CRLF.
+        drop(frames.take());
+        if let Some(rest) = frames.rest() {
+            self.element(&Frame(&rest).data(), &mut array);
         }
         array.into()
+    }
+
+    fn element(&mut self, data: &[u8], array: &mut Vec<u8>) {
+        if !data.is_empty() {
+            array.extend_from_slice(if self.array_open { b",\r\n" } else { b"[" });
+            array.extend_from_slice(data);
+            self.array_open = true;
+        }
     }
 }

@@ -4,18 +4,23 @@
 //! dialect; blocks that only another dialect knows are left out.
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::blocks::{block, leftover};
+use super::blocks::{block, leftover, spell};
 use super::wire::{ARRAY, Object, STRING, read, str_of};
 use super::{NAME, calls, carry, cite, error, stop, usage};
 use crate::chat::{Answer, Block, Choice, Content, ToolCall};
 use crate::dialect::{Asked, Op, Summary};
 use crate::fault::{Fault, Kind};
-use crate::json::{self, Envelope, take};
+use crate::json::{Envelope, exact, take};
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     let mut fields = object(body)?;
+    if !exact::holds(body) {
+        keep_inputs(&mut fields, body);
+    }
     let bad = |mut fault: Fault| {
         fault.kind = Kind::BadAnswer;
         fault
@@ -53,6 +58,18 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     fields.shift_remove("role");
     answer.extra = leftover(fields);
     Ok(answer)
+}
+
+/// Inputs keep their numbers, also those that a tree would change.
+fn keep_inputs(fields: &mut Object, body: &[u8]) {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        content: &'a RawValue,
+    }
+    if let (Some(content), Ok(raw)) = (fields.get_mut("content"), serde_json::from_slice::<Message<'_>>(body)) {
+        spell(content, raw.content);
+    }
 }
 
 /// The body as an object; an error body under status 200 is the refusal it says it is.
@@ -114,7 +131,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     if let Some(fields) = message.as_object_mut() {
         fields.extend(more);
     }
-    json::written(&message)
+    exact::written(message)
 }
 
 /// See [`crate::dialect::Dialect::calling`].

@@ -3,15 +3,17 @@
 //! Refuses only what cannot be understood; what Anthropic itself would refuse is left to it. Fields that only Anthropic
 //! knows go to `extra` with everything that is needed to write them again.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::blocks::{cache_mark, content, leftover, object};
+use super::blocks::{cache_mark, content, leftover, object, spell};
 use super::wire::{ARRAY, BOOL, COUNT, NUMBER, OBJECT, Object, STRING, missing, path, read, require, str_of, wrong};
 use super::{NAME, carry, schema};
 use crate::chat::{Ask, Effort, Extra, Message, OutputFormat, ReasoningAsk, Role, Tool, ToolChoice};
 use crate::dialect::RawAsk;
 use crate::fault::{Fault, Kind};
-use crate::json::take;
+use crate::json::{exact, take};
 
 /// A conversation that Anthropic keeps between turns (beta of August 2026). Overlooked, the turns before would be lost;
 /// refused, its SDK goes on without it.
@@ -20,6 +22,9 @@ pub const THREAD: &str = "thread";
 pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     let mut body: Object = serde_json::from_slice(raw.body)
         .map_err(|error| Fault::new(Kind::InvalidJson, format!("The body is not a JSON object: {error}.")))?;
+    if !exact::holds(raw.body) {
+        keep_inputs(&mut body, raw.body);
+    }
     let model = read(&mut body, "", "model", &STRING)?.or_else(|| raw.model.map(str::to_owned));
     let mut ask = Ask { model: model.ok_or_else(|| missing("model"))?, source: NAME, ..Ask::default() };
     if take(&mut body, THREAD).is_some() {
@@ -56,6 +61,29 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     ask.extra = leftover(body);
     ask.extra.append(&mut kept);
     Ok(ask)
+}
+
+/// Inputs of earlier calls keep their numbers, also those that a tree would change.
+fn keep_inputs(body: &mut Object, raw: &[u8]) {
+    #[derive(Deserialize)]
+    struct Asked<'a> {
+        #[serde(borrow)]
+        messages: Vec<Turn<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Turn<'a> {
+        #[serde(borrow, default)]
+        content: Option<&'a RawValue>,
+    }
+    let (Some(Value::Array(messages)), Ok(raw)) = (body.get_mut("messages"), serde_json::from_slice::<Asked<'_>>(raw))
+    else {
+        return;
+    };
+    for (message, raw) in messages.iter_mut().zip(raw.messages) {
+        if let (Some(content), Some(raw)) = (message.get_mut("content"), raw.content) {
+            spell(content, raw);
+        }
+    }
 }
 
 fn decode_message(value: Value, at: &str) -> Result<Message, Fault> {

@@ -2,12 +2,14 @@
 //!
 //! A block that is not understood stays as it came (`Content::Other`); nothing is thrown away here.
 
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::wire::{ARRAY, BOOL, OBJECT, Object, STRING, path, read, require, str_of, wrong};
 use crate::chat::{Block, CacheMark, Content, Extra, KEPT_SOURCE, Media, Reasoning, ToolCall, ToolResult};
 use crate::fault::Fault;
-use crate::json::take;
+use crate::json::{exact, take};
 
 /// Content that may be one string or a list of blocks.
 pub fn content(value: Value, at: &str) -> Result<Vec<Block>, Fault> {
@@ -18,6 +20,23 @@ pub fn content(value: Value, at: &str) -> Result<Vec<Block>, Fault> {
             blocks.map(|(i, item)| block(item, &format!("{at}.{i}"))).collect()
         }
         _ => Err(wrong(at, "a string or a list of blocks")),
+    }
+}
+
+/// Gives the calls among these blocks their inputs as text, where a tree would change their numbers.
+pub fn spell(content: &mut Value, raw: &RawValue) {
+    #[derive(Deserialize)]
+    struct Raw<'a> {
+        #[serde(borrow, default)]
+        input: Option<&'a RawValue>,
+    }
+    let Value::Array(blocks) = content else { return };
+    let raws: Vec<Raw<'_>> = serde_json::from_str(raw.get()).unwrap_or_default();
+    for (block, raw) in blocks.iter_mut().zip(raws) {
+        let call = str_of(block, "type") == Some("tool_use");
+        if let (true, Some(raw), Some(input)) = (call, raw.input, block.get_mut("input")) {
+            exact::keep(input, raw);
+        }
     }
 }
 
@@ -104,7 +123,7 @@ fn tool_use(fields: &mut Object, at: &str) -> Result<Content, Fault> {
 pub fn arguments(input: Option<Value>) -> String {
     match input {
         None => "{}".to_owned(),
-        // Not in the dialect, but seen: the text of the object instead of the object.
+        // See `spell`. Not in the dialect, but seen: the text of the object instead of the object.
         Some(Value::String(text)) => text,
         Some(input) => input.to_string(),
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::chat::ToolCall;
 use crate::dialect::names::{Rule, Taken};
+use crate::json::exact;
 
 /// Ids have no stated bound; this one only keeps a wild id from growing with every turn.
 const IDS: Rule = Rule { longest: 256, further: "", begins_with_letter: false, empty: "toolu" };
@@ -55,7 +56,7 @@ impl Spelling {
 ///
 /// Free text of a custom tool becomes `{"input": text}`. Models also write a JSON string that holds the object, or text
 /// that is no JSON at all (cut short, or plainly wrong): the first is unpacked, the other kept whole under `_raw`, so
-/// that the next turn can see what was written instead of losing it or failing.
+/// that the next turn can see what was written instead of losing it or failing. For a tree that [`exact`] writes.
 pub fn input(call: &ToolCall) -> Value {
     if call.custom {
         return json!({"input": call.arguments});
@@ -68,10 +69,10 @@ pub fn object(arguments: &str) -> Value {
         return Value::Object(Map::new());
     }
     match serde_json::from_str(arguments) {
-        Ok(Value::Object(object)) => Value::Object(object),
+        Ok(object @ Value::Object(_)) => exact::of(object, arguments),
         Ok(Value::Null) => Value::Object(Map::new()),
         Ok(Value::String(inner)) => match serde_json::from_str(&inner) {
-            Ok(Value::Object(object)) => Value::Object(object),
+            Ok(object @ Value::Object(_)) => exact::of(object, &inner),
             _ => json!({"_raw": inner}),
         },
         _ => json!({"_raw": arguments}),

@@ -4,7 +4,9 @@
 //! that stands in a block's head counts unless deltas follow. Never invents an end: a stream without a stop reason is
 //! broken.
 
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::blocks::arguments;
 use super::usage::{self, Counts};
@@ -13,6 +15,7 @@ use super::{NAME, error, stop};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, ToolCall};
 use crate::dialect::Decoder;
 use crate::fault::{Fault, Kind};
+use crate::json::exact;
 use crate::sse::Frame;
 
 /// Events that must be readable; the data of others is not looked at.
@@ -85,7 +88,7 @@ impl Decoder for Reader {
             return Ok(());
         }
         let name = frame.event();
-        let value: Value = match serde_json::from_slice(data) {
+        let mut value: Value = match serde_json::from_slice(data) {
             Ok(value) => value,
             Err(_) if !name.is_empty() && !KNOWN.contains(&name) => return Ok(()),
             Err(error) => {
@@ -101,7 +104,10 @@ impl Decoder for Reader {
         }
         match kind {
             "message_start" => self.start(&value["message"], out),
-            "content_block_start" => self.open(&value, out),
+            "content_block_start" => {
+                keep_input(&mut value, data);
+                self.open(&value, out);
+            }
             "content_block_delta" => self.delta(&value, out),
             "content_block_stop" => self.close(count(&value["index"]), out),
             "message_delta" => self.message_delta(&value, out),
@@ -337,6 +343,26 @@ impl Reader {
     fn error(&mut self, value: &Value, out: &mut Vec<Event>) {
         self.ended = true;
         out.push(Event::Fault(error::reported(value)));
+    }
+}
+
+/// An input that stands in the head keeps its numbers, also those that a tree would change.
+fn keep_input(event: &mut Value, data: &[u8]) {
+    #[derive(Deserialize)]
+    struct Begun<'a> {
+        #[serde(borrow)]
+        content_block: Head<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        input: &'a RawValue,
+    }
+    if str_of(&event["content_block"], "type") == Some("tool_use")
+        && !exact::holds(data)
+        && let Ok(raw) = serde_json::from_slice::<Begun<'_>>(data)
+    {
+        exact::keep(&mut event["content_block"]["input"], raw.content_block.input);
     }
 }
 

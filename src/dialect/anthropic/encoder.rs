@@ -128,6 +128,8 @@ impl Encoder for Writer {
                     self.start(out);
                 }
             }
+            // It is said at the start only.
+            Event::Tier(tier) => self.tier = Some(tier.clone()),
             Event::Open { choice: 0, index, block } => {
                 self.start(out);
                 match &self.live {

@@ -13,7 +13,7 @@ use super::{NAME, schema, thinking};
 use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice, as_function};
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
-use crate::json;
+use crate::json::exact;
 
 /// What a counting request may hold; everything else is about the answer.
 const COUNTED: &[&str] = &[
@@ -34,13 +34,13 @@ pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
     refuse(ask)?;
     note(ask, to);
     let body = build(ask, to)?;
-    Ok(json::written(&body))
+    Ok(exact::written(body))
 }
 
 pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
     let mut body = build(ask, to)?;
     body.retain(|key, _| COUNTED.contains(&key.as_str()));
-    Ok(json::written(&body))
+    Ok(exact::written(body))
 }
 
 fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {

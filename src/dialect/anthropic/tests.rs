@@ -6,6 +6,7 @@
 mod answer;
 mod ask;
 mod foreign;
+mod numbers;
 mod odd;
 mod stream;
 

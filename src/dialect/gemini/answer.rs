@@ -1,5 +1,6 @@
 //! A whole `GenerateContentResponse`, both directions. Never waits for a stream: `stream` has its own way.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::field::{self, Object, put, take, take_list, take_object, take_string, take_uint};
@@ -7,15 +8,17 @@ use super::part::{self, Gather, Parts, Piece};
 use super::partial::Joiner;
 use super::{NAME, call_id, error, finish, grounding, logprobs, media, signature, usage};
 use crate::chat::{Answer, Block, Choice, Content, Finish, Media, Reasoning, ToolCall};
-use crate::dialect::Asked;
+use crate::dialect::{self, Asked};
 use crate::fault::{Fault, Kind};
-use crate::json;
+use crate::json::exact;
 
 /// Fields of a candidate that say where its text comes from. Each rides as one citation on the last text block.
 pub const ANNOTATIONS: &[&str] = &["citationMetadata", "groundingMetadata", "urlContextMetadata"];
 
 pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
-    let mut body: Object = serde_json::from_slice(body).map_err(|error| bad().because(error))?;
+    let raw = body;
+    let mut body: Object = serde_json::from_slice(raw).map_err(|error| bad().because(error))?;
+    keep_arguments(&mut body, raw);
     // Proxies in front of the provider report errors with status 200.
     if let Some(error) = body.get("error").filter(|error| error.is_object()) {
         return Err(error::in_stream(error));
@@ -38,10 +41,12 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
             answer.extra.insert("usageMetadata".into(), rest.into());
         }
     }
+    // Calls without an id get one that no other answer has.
+    let seed = if answer.id.is_empty() { dialect::fresh_seed() } else { answer.id.clone() };
     let mut rests = Vec::new();
     for (position, value) in take_list(&mut body, "candidates").into_iter().enumerate() {
         let Value::Object(value) = value else { return Err(bad()) };
-        let (choice, rest) = candidate(value, position, &answer);
+        let (choice, rest) = candidate(value, position, &seed);
         answer.choices.push(choice);
         rests.push(rest);
     }
@@ -60,6 +65,33 @@ pub fn decode(body: &[u8]) -> Result<Answer, Fault> {
     Ok(answer)
 }
 
+/// Arguments keep their numbers, also those that a tree would change. `raw` is what the response was read from.
+pub fn keep_arguments(response: &mut Object, raw: &[u8]) {
+    #[derive(Deserialize)]
+    struct Response<'a> {
+        #[serde(borrow)]
+        candidates: Vec<Candidate<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Candidate<'a> {
+        #[serde(borrow, default)]
+        content: Option<part::Written<'a>>,
+    }
+    if exact::holds(raw) {
+        return;
+    }
+    let (Some(Value::Array(candidates)), Ok(raw)) =
+        (response.get_mut("candidates"), serde_json::from_slice::<Response<'_>>(raw))
+    else {
+        return;
+    };
+    for (candidate, raw) in candidates.iter_mut().zip(raw.candidates) {
+        if let (Some(content), Some(raw)) = (candidate.get_mut("content"), raw.content) {
+            part::spell(content, &raw);
+        }
+    }
+}
+
 fn bad() -> Fault {
     Fault::new(Kind::BadAnswer, "The provider's answer is not a GenerateContentResponse.")
 }
@@ -76,7 +108,7 @@ fn undone(choice: &Choice) -> Option<Fault> {
     finish::fault(choice.finish?, native, !choice.blocks.is_empty())
 }
 
-fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice, Object) {
+fn candidate(mut candidate: Object, position: usize, seed: &str) -> (Choice, Object) {
     let index = take_uint(&mut candidate, "index").and_then(|index| u32::try_from(index).ok());
     let index = index.unwrap_or(position as u32);
     let mut content = take_object(&mut candidate, "content").unwrap_or_default();
@@ -85,7 +117,7 @@ fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice
     for part in Joiner::joined(take_list(&mut content, "parts").into_iter().filter_map(part::read)) {
         match part.piece {
             Piece::Call { id, name, arguments } => {
-                let call = tool_call(id, name, arguments, part.signature, (&answer.id, index, calls));
+                let call = tool_call(id, name, arguments, part.signature, (seed, index, calls));
                 calls += 1;
                 gather.block(Block { content: Content::ToolCall(call), cache: None, extra: part.extra });
             }
@@ -107,7 +139,7 @@ fn candidate(mut candidate: Object, position: usize, answer: &Answer) -> (Choice
     (choice, candidate)
 }
 
-/// A call of an answer. `place`: the answer's id, the choice, and how many calls came before in it.
+/// A call of an answer. `place`: what tells the answer from others, the choice, and how many calls came before in it.
 pub fn tool_call(
     id: Option<String>,
     name: String,
@@ -115,13 +147,8 @@ pub fn tool_call(
     signature: Option<String>,
     place: (&str, u32, usize),
 ) -> ToolCall {
-    let (answer, choice, calls) = place;
-    let id = id.unwrap_or_else(|| {
-        let choice = choice.to_string();
-        // Without an answer id the call itself has to tell answers apart.
-        let seed: &[&str] = if answer.is_empty() { &[&name, &arguments, &choice] } else { &[answer, &choice] };
-        call_id::make(seed, calls)
-    });
+    let (seed, choice, calls) = place;
+    let id = id.unwrap_or_else(|| call_id::make(&[seed, &choice.to_string()], calls));
     ToolCall { id, name, arguments, signature, ..ToolCall::default() }
 }
 
@@ -172,7 +199,7 @@ pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     }
     put(&mut body, "usageMetadata", answer.usage.as_ref().map(|counts| usage::write(counts, extra("usageMetadata"))));
     envelope(&mut body, &answer.model, &answer.id, answer.created, asked);
-    json::written(&body)
+    exact::written(body)
 }
 
 /// What every response of an answer says of itself.
@@ -199,7 +226,8 @@ fn write_candidate(choice: &Choice, source: &str, rest: Option<&Map<String, Valu
     content.insert("role".into(), "model".into());
     let mut candidate = field::object("content", content);
     let native = choice.native_finish.as_deref().filter(|_| source == NAME);
-    put(&mut candidate, "finishReason", choice.finish.map(|reason| finish::write(reason, native)));
+    let refused = choice.blocks.iter().any(|block| matches!(block.content, Content::Refusal(_)));
+    put(&mut candidate, "finishReason", choice.finish.map(|reason| finish::write(finish::of(reason, refused), native)));
     candidate.insert("index".into(), choice.index.into());
     candidate.extend(annotations);
     let entries = choice.logprobs.as_ref().and_then(|value| value.get("content")).and_then(Value::as_array);

@@ -8,6 +8,7 @@ mod encode;
 mod plain;
 mod tools;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 pub use encode::{encode, encode_count};
@@ -20,12 +21,16 @@ use super::{NAME, call_id};
 use crate::chat::{Ask, Block, Content, Message, Role, ToolCall, ToolResult};
 use crate::dialect::{Op, RawAsk};
 use crate::fault::{Fault, Kind};
+use crate::json::exact;
 
 /// A prompt that Gemini keeps.
 const CACHED: &str = "cachedContent";
 
 pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     let mut body = super::json_object(raw.body)?;
+    if !exact::holds(raw.body) {
+        keep_objects(&mut body, raw.body);
+    }
     if raw.op == Op::CountTokens
         && let Some(inner) = take_object(&mut body, "generateContentRequest")
     {
@@ -60,6 +65,20 @@ pub fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     // Mostly it holds nearly the whole prompt.
     ask.leans_on = ask.extra.contains_key(CACHED).then_some(CACHED);
     Ok(ask)
+}
+
+/// Arguments and results keep their numbers, also those that a tree would change.
+fn keep_objects(body: &mut Object, raw: &[u8]) {
+    #[derive(Deserialize)]
+    struct Asked<'a> {
+        #[serde(borrow)]
+        contents: Vec<part::Written<'a>>,
+    }
+    let (Some(Value::Array(contents)), Ok(raw)) = (body.get_mut("contents"), serde_json::from_slice::<Asked<'_>>(raw))
+    else {
+        return;
+    };
+    contents.iter_mut().zip(&raw.contents).for_each(|(content, raw)| part::spell(content, raw));
 }
 
 fn into_object(value: Value, at: &str) -> Result<Object, Fault> {

@@ -1,7 +1,8 @@
 //! Ids for function calls that Gemini left without one. Other dialects cannot do without; Gemini 2 never sends any.
 //!
-//! Made of what the call is and where it stands, so the same conversation gives the same ids (and the same prompt-cache
-//! prefix) every time. Never sent to Gemini as its own: [`own`] tells them from ids that somebody really gave.
+//! In asks made of what the call is and where it stands, so the same conversation gives the same ids (and the same
+//! prompt-cache prefix) every time; in answers of what tells the answer from others. Never sent to Gemini as its own:
+//! [`own`] tells them from ids that somebody really gave.
 
 use crate::dialect::stable_hash;
 

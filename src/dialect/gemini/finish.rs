@@ -63,6 +63,11 @@ pub fn read(native: &str, calls: bool) -> Finish {
     }
 }
 
+/// Why an answer ended that holds a refusal: OpenAI's word for it says nothing of that.
+pub fn of(finish: Finish, refused: bool) -> Finish {
+    if refused && finish == Finish::Stop { Finish::Refusal } else { finish }
+}
+
 /// Gemini's word; its own is kept where it still says the same.
 pub fn write(finish: Finish, native: Option<&str>) -> &str {
     if let Some(native) = native.filter(|native| read(native, finish == Finish::ToolCalls) == finish)

@@ -2,13 +2,16 @@
 //!
 //! Never decides where a call's id comes from: asks and answers have their own rules for that.
 
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::field::{self, Object, put, take, take_bool, take_object, take_string};
 use super::media;
 use super::partial::Fragment;
 use super::signature;
 use crate::chat::{Block, Content, Reasoning, ToolCall};
+use crate::json::exact;
 
 /// A part taken apart.
 #[derive(Debug)]
@@ -86,6 +89,59 @@ pub fn read(value: Value) -> Option<Part> {
     Some(Part { piece, signature, extra: part })
 }
 
+/// A content as it was written: the objects of its parts that nobody but a tool reads.
+#[derive(Deserialize)]
+pub struct Written<'a> {
+    #[serde(borrow, default)]
+    parts: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenPart<'a> {
+    #[serde(borrow, default, alias = "function_call")]
+    function_call: Option<WrittenCall<'a>>,
+    #[serde(borrow, default, alias = "function_response")]
+    function_response: Option<WrittenResponse<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WrittenCall<'a> {
+    #[serde(borrow, default)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WrittenResponse<'a> {
+    #[serde(borrow, default)]
+    response: Option<&'a RawValue>,
+}
+
+/// Gives the calls and responses of a content their objects as text, where a tree would change their numbers.
+pub fn spell(content: &mut Value, written: &Written<'_>) {
+    let (Some(Value::Array(parts)), Some(written)) = (content.get_mut("parts"), written.parts) else { return };
+    let written: Vec<WrittenPart<'_>> = serde_json::from_str(written.get()).unwrap_or_default();
+    for (part, WrittenPart { function_call, function_response }) in parts.iter_mut().zip(written) {
+        let args = function_call.and_then(|call| call.args).map(|raw| (["functionCall", "function_call"], "args", raw));
+        let response = function_response.and_then(|response| response.response);
+        let response = response.map(|raw| (["functionResponse", "function_response"], "response", raw));
+        for (names, field, raw) in args.into_iter().chain(response) {
+            let Some(name) = names.into_iter().find(|name| part.get(*name).is_some()) else { continue };
+            match part.get_mut(name).and_then(|inner| inner.get_mut(field)) {
+                // Google's wrappings of a text are read as trees.
+                Some(Value::Object(object)) if field == "response" && object.len() < 3 && wraps(object) => {}
+                Some(object) => exact::keep(object, raw),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Whether a response may be one around another.
+fn wraps(response: &Object) -> bool {
+    ["result", "output", "error", "content"].iter().any(|key| response.contains_key(*key))
+}
+
 fn whole(content: Content) -> Part {
     Part { piece: Piece::Whole(content), signature: None, extra: Object::new() }
 }
@@ -95,6 +151,8 @@ fn read_call(mut call: Object) -> Piece {
         return Piece::Fragment(fragment);
     }
     let arguments = match take(&mut call, "args") {
+        // See `spell`.
+        Some(Value::String(text)) => text,
         Some(args) => args.to_string(),
         None => "{}".to_owned(),
     };
@@ -301,7 +359,7 @@ pub fn carrier(signature: String) -> Object {
     part
 }
 
-/// A call as a part, without its signature. `args` is always an object: free text and what is no JSON object rides in
+/// A call as a part of a tree that [`exact`] writes, without its signature. `args` is always an object: free text and what is no JSON object rides in
 /// `input`, the one parameter that custom tools are declared with.
 pub fn call(call: &ToolCall, id: Option<&str>) -> Object {
     let mut inner = Object::new();
@@ -318,7 +376,7 @@ fn arguments(call: &ToolCall) -> Value {
             return Value::Object(Object::new());
         }
         if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
-            return object;
+            return exact::of(object, text);
         }
     }
     Value::Object(field::object("input", call.arguments.clone()))

@@ -17,15 +17,15 @@ use super::partial::Joiner;
 use super::{NAME, answer, error, finish, grounding, logprobs, usage};
 use crate::chat::event::Blocks;
 use crate::chat::{Block, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
-use crate::dialect::Decoder;
+use crate::dialect::{self, Decoder};
 use crate::fault::{Fault, Kind};
 use crate::sse::Frame;
 
 /// Reads frames of `streamGenerateContent?alt=sse`.
 #[derive(Debug, Default)]
 pub struct ResponseDecoder {
-    /// The answer's id; the first frame has been seen when this is set.
-    id: Option<String>,
+    /// What tells the answer from others: its id, where it has one. The first frame has been seen when this is set.
+    seed: Option<String>,
     blocks: Blocks,
     candidates: Vec<Candidate>,
     usage: Option<Usage>,
@@ -68,6 +68,9 @@ impl Decoder for ResponseDecoder {
             other => other,
         };
         let Value::Object(mut response) = value else { return Err(bad()) };
+        if frame.contains(b"unction") {
+            answer::keep_arguments(&mut response, data);
+        }
         if let Some(error) = take(&mut response, "error") {
             self.failed = true;
             out.push(Event::Fault(error::in_stream(&error)));
@@ -138,11 +141,11 @@ fn finished(choice: u32, reason: Finish, native: String) -> Event {
 
 impl ResponseDecoder {
     fn start(&mut self, response: &mut Object, out: &mut Vec<Event>) {
-        if self.id.is_some() {
+        if self.seed.is_some() {
             return;
         }
         let id = take_string(response, "responseId").unwrap_or_default();
-        self.id = Some(id.clone());
+        self.seed = Some(if id.is_empty() { dialect::fresh_seed() } else { id.clone() });
         out.push(Event::Start(Start {
             id,
             model: take_string(response, "modelVersion").unwrap_or_default(),
@@ -227,8 +230,8 @@ impl ResponseDecoder {
             Piece::Call { id, name, arguments } => {
                 let candidate = &mut self.candidates[at];
                 candidate.text = None;
-                let answer = self.id.as_deref().unwrap_or_default();
-                let call = answer::tool_call(id, name, arguments, signature, (answer, choice, candidate.calls));
+                let seed = self.seed.as_deref().unwrap_or_default();
+                let call = answer::tool_call(id, name, arguments, signature, (seed, choice, candidate.calls));
                 candidate.calls += 1;
                 let deltas = vec![Delta::Arguments(call.arguments.clone())];
                 let head = Opened::ToolCall(ToolCall { arguments: String::new(), ..call });

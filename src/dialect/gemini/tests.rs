@@ -2,6 +2,7 @@
 
 mod answers;
 mod asks;
+mod numbers;
 mod others;
 mod streams;
 

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
 use super::reasoning;
-use super::{NAME, finish, turns, usage};
+use super::{NAME, citations, finish, turns, usage};
 use crate::chat::reasoning::for_client;
 use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, ToolCall};
-use crate::dialect::{Summary, openai_error, refusal};
+use crate::dialect::{self, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::json::scan::{self, Malformed, Scan};
 
@@ -107,8 +107,16 @@ fn read(body: Value) -> Result<Answer, Fault> {
         source: NAME,
         ..Answer::default()
     };
+    // Calls without an id get one that no other answer has.
+    let seed = if answer.id.is_empty() { dialect::fresh_seed() } else { answer.id.clone() };
     for (position, choice) in choices.into_iter().enumerate() {
-        answer.choices.push(read_choice(choice, position, &answer.id)?);
+        answer.choices.push(read_choice(choice, position, &seed)?);
+    }
+    let sources = citations::sources(fields.peek("citations"), fields.peek("search_results"));
+    for choice in answer.choices.iter_mut().filter(|_| !sources.is_empty()) {
+        if let Some(cited) = last_cited(&mut choice.blocks) {
+            cited.extend(citations::further(&sources, &cited.clone()).cloned());
+        }
     }
     fields.take("object");
     answer.extra = fields.rest();
@@ -193,13 +201,17 @@ fn read_message(mut message: Fields, id: &str, choice: u32) -> Result<Vec<Block>
 }
 
 fn cite(blocks: &mut [Block], annotations: Vec<Value>) {
-    let last_text = blocks.iter_mut().rev().find_map(|block| match &mut block.content {
-        Content::Text { citations, .. } => Some(citations),
-        _ => None,
-    });
-    if let Some(citations) = last_text {
+    if let Some(citations) = last_cited(blocks) {
         citations.extend(annotations);
     }
+}
+
+/// The citations of the last text.
+fn last_cited(blocks: &mut [Block]) -> Option<&mut Vec<Value>> {
+    blocks.iter_mut().rev().find_map(|block| match &mut block.content {
+        Content::Text { citations, .. } => Some(citations),
+        _ => None,
+    })
 }
 
 /// Whether there is anything in an `audio` object; servers that write every field of the schema have empty ones.
@@ -261,6 +273,7 @@ pub(super) fn image(media: &Media) -> Option<Value> {
     Some(json!({ "type": "image_url", "image_url": { "url": url } }))
 }
 
+/// A spoken answer of this dialect's own.
 pub(super) fn audio(block: &Block) -> Value {
     let Content::Audio { data, transcript, id, .. } = &block.content else { return Value::Null };
     let mut audio: Extra = Map::new();
@@ -269,6 +282,24 @@ pub(super) fn audio(block: &Block) -> Value {
     audio.insert("transcript".into(), transcript.as_deref().unwrap_or_default().into());
     audio.extend(block.extra.clone());
     Value::Object(audio)
+}
+
+/// The id of a spoken answer that another dialect gave; there it has none.
+pub(super) fn audio_id(exchange: &str, choice: u32) -> String {
+    format!("audio_{exchange}_{choice}")
+}
+
+/// Two pieces of base64 as one.
+pub(super) fn joined_base64(first: &str, second: &str) -> String {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    // Whole groups may stand side by side, and what is no base64 cannot be made any.
+    let bytes =
+        first.ends_with('=').then(|| BASE64_STANDARD.decode(first).ok().zip(BASE64_STANDARD.decode(second).ok()));
+    match bytes.flatten() {
+        Some((first, second)) => BASE64_STANDARD.encode([first, second].concat()),
+        None => [first, second].concat(),
+    }
 }
 
 /// What a relayed answer says of itself. Nothing is built but what is kept: this is on the way of every answer.

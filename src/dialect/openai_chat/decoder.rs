@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::calls::{Calls, Piece};
 use super::reasoning::{Detail, DetailKind};
-use super::{NAME, answer, data_of, finish, plain, turns, usage};
+use super::{NAME, answer, citations, data_of, finish, plain, turns, usage};
 use crate::chat::event::Blocks;
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, Usage};
 use crate::dialect::told::Told;
@@ -20,7 +20,10 @@ const MAX_AUDIO_BYTES: usize = 64 << 20;
 #[derive(Default)]
 pub(super) struct Decoder {
     started: bool,
-    id: String,
+    /// What tells the answer from others: its id, where it has one.
+    seed: String,
+    /// What the answer as a whole names as its sources, as it was said last.
+    sources: Vec<Value>,
     /// `[DONE]` went by.
     done: bool,
     faulted: bool,
@@ -42,6 +45,8 @@ struct Lane {
     late: Vec<Map<String, Value>>,
     thought: Thought,
     audio: Option<Spoken>,
+    /// Annotations of its text.
+    cited: Vec<Value>,
     /// Something of it can be shown.
     shown: bool,
 }
@@ -97,6 +102,7 @@ impl dialect::Decoder for Decoder {
         }
         let plain = plain::read(frame, &data);
         if let Some(plain) = &plain {
+            self.note_sources(plain, frame, &data);
             if self.add_text(plain, out) {
                 self.last.keep(frame.0, plain);
                 return Ok(plain.told());
@@ -131,7 +137,7 @@ impl dialect::Decoder for Decoder {
             return Ok(());
         }
         for lane in &mut self.lanes {
-            lane.end(&self.id, &mut self.blocks, out);
+            lane.end(&self.seed, &self.sources, &mut self.blocks, out);
         }
         self.blocks.close_all(out);
         let all_finished = !self.lanes.is_empty() && self.lanes.iter().all(|lane| lane.finish.is_some());
@@ -195,7 +201,25 @@ impl Decoder {
         if self.is_even() { told } else { Told::Partly }
     }
 
+    /// Notes the sources that a chunk names which is not read otherwise.
+    fn note_sources(&mut self, plain: &plain::Plain<'_>, frame: &Frame<'_>, data: &[u8]) {
+        let named =
+            plain.is_foreign() && [&b"\"citations\""[..], b"\"search_results\""].iter().any(|key| frame.contains(key));
+        if let (true, Ok(Value::Object(chunk))) = (named, serde_json::from_slice(data)) {
+            self.name_sources(&chunk);
+        }
+    }
+
+    /// Some servers name them in every chunk, with more of them in the last.
+    fn name_sources(&mut self, chunk: &Map<String, Value>) {
+        let sources = citations::sources(chunk.get("citations"), chunk.get("search_results"));
+        if !sources.is_empty() {
+            self.sources = sources;
+        }
+    }
+
     fn chunk(&mut self, mut chunk: Map<String, Value>, out: &mut Vec<Event>) {
+        self.name_sources(&chunk);
         let usage = usage::of_chunk(&chunk);
         let choices = match chunk.shift_remove("choices") {
             Some(Value::Array(choices)) => choices,
@@ -221,9 +245,9 @@ impl Decoder {
             return;
         }
         self.started = true;
-        self.id = text("id").unwrap_or_default().to_owned();
+        self.seed = text("id").map_or_else(dialect::fresh_seed, str::to_owned);
         out.push(Event::Start(Start {
-            id: self.id.clone(),
+            id: text("id").unwrap_or_default().to_owned(),
             model: text("model").unwrap_or_default().to_owned(),
             created: chunk.get("created").and_then(answer::seconds),
             service_tier: text("service_tier").map(str::to_owned),
@@ -263,7 +287,7 @@ impl Decoder {
         }
         for piece in calls {
             lane.thought = Thought::default();
-            lane.calls.piece(piece, lane.choice, &self.id, blocks, out);
+            lane.calls.piece(piece, lane.choice, &self.seed, blocks, out);
         }
         if let Some(Value::String(word)) = choice.get("finish_reason")
             && !word.is_empty()
@@ -311,6 +335,7 @@ impl Lane {
         }
         if let Some(Value::Array(annotations)) = delta.shift_remove("annotations") {
             for annotation in annotations {
+                self.cited.push(annotation.clone());
                 self.delta(Opened::Text, Delta::Citation(annotation), blocks, out);
             }
         }
@@ -449,16 +474,32 @@ impl Lane {
     }
 
     /// The stream is over: what had to wait comes out.
-    fn end(&mut self, answer: &str, blocks: &mut Blocks, out: &mut Vec<Event>) {
+    fn end(&mut self, answer: &str, sources: &[Value], blocks: &mut Blocks, out: &mut Vec<Event>) {
+        let late = std::mem::take(&mut self.late);
+        if late.is_empty() {
+            self.cite(sources, blocks, out);
+        }
         self.calls.flush(self.choice, answer, blocks, out);
         blocks.close(self.choice, out);
-        for delta in std::mem::take(&mut self.late) {
+        for delta in late {
             self.say(delta, blocks, out);
         }
+        self.cite(sources, blocks, out);
         if let Some(audio) = self.audio.take() {
             self.whole(Opened::Whole(Box::new(audio.block())), blocks, out);
         }
         blocks.close(self.choice, out);
+    }
+}
+
+impl Lane {
+    /// Puts the sources of the whole on the text that is open: they are those of its end.
+    fn cite(&self, sources: &[Value], blocks: &mut Blocks, out: &mut Vec<Event>) {
+        let choice = self.choice;
+        if let Some(index) = blocks.open_text(choice) {
+            let further = citations::further(sources, &self.cited).cloned().map(Delta::Citation);
+            out.extend(further.map(|delta| Event::Delta { choice, index, delta }));
+        }
     }
 }
 

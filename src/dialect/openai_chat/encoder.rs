@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::reasoning::{self, To};
-use super::{answer, citations, finish, tools, usage};
+use super::{NAME, answer, citations, finish, tools, usage};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage, free_text};
 use crate::dialect::{self, Asked, Op};
 use crate::json;
@@ -39,6 +39,8 @@ struct Lane {
     calls: usize,
     details: usize,
     annotations: usize,
+    /// Sound of another dialect was sent.
+    sounded: bool,
     open: Vec<(u32, Open)>,
 }
 
@@ -46,6 +48,8 @@ struct Lane {
 enum Open {
     Text {
         from: usize,
+        /// Citations of other dialects, which may come before the text that they are of.
+        cited: Vec<Value>,
     },
     Reasoning {
         so_far: Box<Reasoning>,
@@ -187,7 +191,7 @@ impl Encoder {
                 if !self.lanes[at].spoke {
                     self.send(at, json!({ "content": "" }), out);
                 }
-                Open::Text { from: self.lanes[at].chars }
+                Open::Text { from: self.lanes[at].chars, cited: Vec::new() }
             }
             Opened::Reasoning { id, encrypted } => {
                 let so_far = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
@@ -248,7 +252,18 @@ impl Encoder {
                     self.send(at, json!({ "images": [image] }), out);
                 }
             }
-            Content::Audio { .. } => self.send(at, json!({ "audio": answer::audio(block) }), out),
+            Content::Audio { .. } if self.start.source == NAME => {
+                self.send(at, json!({ "audio": answer::audio(block) }), out);
+            }
+            Content::Audio { data, transcript, .. } => {
+                let mut audio = Map::new();
+                if !std::mem::replace(&mut self.lanes[at].sounded, true) {
+                    audio.insert("id".into(), answer::audio_id(&self.asked.id, self.lanes[at].choice).into());
+                }
+                audio.insert("data".into(), data.as_str().into());
+                audio.extend(transcript.as_deref().map(|words| ("transcript".to_owned(), words.into())));
+                self.send(at, json!({ "audio": audio }), out);
+            }
             // Only the source dialect has a place for the rest.
             _ => {}
         }
@@ -329,10 +344,17 @@ impl Encoder {
         let lane = &mut self.lanes[at];
         let to = lane.chars;
         let from = match lane.block(index) {
-            Some(Open::Text { from }) => *from,
+            Some(Open::Text { cited, .. }) if self.start.source != NAME => return cited.push(citation.clone()),
+            Some(Open::Text { from, .. }) => *from,
             _ => to,
         };
-        let number = lane.annotations;
+        self.annotate(at, citation, from, out);
+    }
+
+    /// The annotation for a citation of the text from here to the last that was sent.
+    fn annotate(&mut self, at: usize, citation: &Value, from: usize, out: &mut Vec<u8>) {
+        let lane = &mut self.lanes[at];
+        let (number, to) = (lane.annotations, lane.chars);
         if let Some(Value::Object(mut annotation)) = citations::write(citation, self.start.source, from, to) {
             lane.annotations += 1;
             // The SDKs put lists together by index.
@@ -346,6 +368,7 @@ impl Encoder {
         let lane = &mut self.lanes[at];
         let Some(position) = lane.open.iter().position(|(known, _)| *known == index) else { return };
         match lane.open.swap_remove(position).1 {
+            Open::Text { from, cited } => cited.iter().for_each(|citation| self.annotate(at, citation, from, out)),
             Open::Reasoning { so_far, .. } => {
                 let details = reasoning::details(&so_far, self.start.source, To::Client, lane.details);
                 lane.details += details.len();
@@ -373,6 +396,11 @@ impl Encoder {
         if !self.lanes[at].spoke && !self.legacy_text {
             self.send(at, json!({ "content": "" }), out);
         }
+        if self.lanes[at].sounded {
+            // It is kept nowhere, so nobody can refer to it from the beginning.
+            let expired = self.start.created.unwrap_or(self.asked.now);
+            self.send(at, json!({ "audio": { "expires_at": expired } }), out);
+        }
         self.delta(at, json!({}), Value::Null, Some(word), out);
     }
 }
@@ -395,6 +423,10 @@ impl dialect::Encoder for Encoder {
             Event::Close { choice, index } => self.close(*choice, *index, out),
             Event::Finish { choice, reason, native, .. } => self.end(*choice, *reason, native.as_deref(), out),
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
+            Event::Tier(tier) => {
+                self.start.service_tier = Some(tier.clone());
+                self.before.clear();
+            }
             // A fault is written by `encode_stream_error`; keep-alive is the connection's affair.
             Event::Ping | Event::Fault(_) => {}
         }

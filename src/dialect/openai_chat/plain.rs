@@ -149,6 +149,11 @@ fn word(scan: &mut Scan<'_>, data: &[u8], word: &[u8]) -> Result<(), Malformed> 
 }
 
 impl Plain<'_> {
+    /// Whether it has fields that the gateway does not know.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign
+    }
+
     /// How much of it its events tell.
     pub fn told(&self) -> Told {
         let foreign = self.foreign;

@@ -156,7 +156,7 @@ fn events_keep_their_invariants() {
                     assert!(!finished.contains(choice), "{at}: finished twice");
                     finished.push(*choice);
                 }
-                Event::Usage(_) | Event::Ping | Event::Fault(_) => {}
+                Event::Usage(_) | Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
             }
         }
         assert!(open.is_empty() && !finished.is_empty(), "{}", name(&file));
@@ -256,6 +256,7 @@ fn requests_of_this_dialect_are_written_as_they_were_read() {
     }
 }
 
+mod answers;
 mod asks;
 mod faults;
 mod foreign;

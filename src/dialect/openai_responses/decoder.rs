@@ -16,6 +16,8 @@ use crate::sse::Frame;
 #[derive(Debug, Default)]
 pub(super) struct ResponsesDecoder {
     started: bool,
+    /// The service tier that was told.
+    tier: Option<String>,
     /// A terminal event or an error has gone by.
     ended: bool,
     calls: bool,
@@ -128,11 +130,12 @@ impl ResponsesDecoder {
         }
         let field = |key: &str| response.and_then(|response| response.get(key));
         let text = |key: &str| field(key).and_then(Value::as_str).map(str::to_owned);
+        self.tier = response.and_then(tier);
         out.push(Event::Start(Start {
             id: text("id").unwrap_or_default(),
             model: text("model").unwrap_or_default(),
             created: field("created_at").and_then(answer::seconds),
-            service_tier: text("service_tier"),
+            service_tier: self.tier.clone(),
             system_fingerprint: None,
             source: NAME,
         }));
@@ -148,6 +151,10 @@ impl ResponsesDecoder {
 
     fn end(&mut self, kind: &str, mut response: Map<String, Value>, out: &mut Vec<Event>) {
         let counted = usage::decode(response.get("usage"));
+        let served = response.get("service_tier").and_then(Value::as_str).map(str::to_owned);
+        if served.is_some() && served != self.tier {
+            out.extend(served.map(Event::Tier));
+        }
         if kind == "response.failed" || response.get("status").and_then(Value::as_str) == Some("failed") {
             response.insert("status".to_owned(), "failed".into());
             out.extend(counted.map(Event::Usage));
@@ -484,4 +491,10 @@ impl ResponsesDecoder {
             item.close(true, out);
         }
     }
+}
+
+/// The service tier that a response names. `auto` was asked for; which one it became is told at the end.
+fn tier(response: &Value) -> Option<String> {
+    let named = response.get("service_tier").and_then(Value::as_str).filter(|tier| *tier != "auto");
+    named.map(str::to_owned)
 }

@@ -45,10 +45,20 @@ struct Message {
 
 /// A block that is open.
 enum Open {
-    Text { text: String, annotations: Vec<Value>, logprobs: Vec<Value> },
+    Text {
+        text: String,
+        annotations: Vec<Value>,
+        logprobs: Vec<Value>,
+        /// Citations of other dialects, which may come before the text that they are of.
+        cited: Vec<Value>,
+    },
     Refusal(String),
     Reasoning(Box<Thinking>),
-    Call { call: Call, at: usize, text: String },
+    Call {
+        call: Call,
+        at: usize,
+        text: String,
+    },
 }
 
 struct Thinking {
@@ -137,6 +147,7 @@ impl Encoder for ResponsesEncoder {
             Event::Close { choice: 0, index } => self.close(*index, out),
             Event::Finish { choice: 0, reason, .. } => self.finish = Some(*reason),
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
+            Event::Tier(tier) => self.start.get_or_insert_default().service_tier = Some(tier.clone()),
             Event::Fault(fault) => self.fail(fault, out),
             // The form gives one choice; keep-alives are comments, which are not the dialect's affair.
             _ => {}
@@ -248,7 +259,7 @@ impl ResponsesEncoder {
         let open = match block {
             Opened::Text => {
                 self.open_part(&text_part("", Vec::new(), Vec::new()), out);
-                Open::Text { text: String::new(), annotations: Vec::new(), logprobs: Vec::new() }
+                Open::Text { text: String::new(), annotations: Vec::new(), logprobs: Vec::new(), cited: Vec::new() }
             }
             Opened::Refusal => {
                 self.refused = true;
@@ -351,12 +362,11 @@ impl ResponsesEncoder {
                 let payload = TextDelta { delta: "", logprobs: Some(entries) };
                 self.part_event("response.output_text.delta", &payload, out);
             }
+            (Open::Text { cited, .. }, Delta::Citation(citation)) if self.source() != NAME => {
+                cited.push(citation.clone());
+            }
             (Open::Text { text, annotations, .. }, Delta::Citation(citation)) => {
-                if let Some(annotation) = item::annotation(citation, self.source(), text.chars().count()) {
-                    let payload = json!({"annotation_index": annotations.len(), "annotation": annotation});
-                    self.part_event("response.output_text.annotation.added", &payload, out);
-                    annotations.push(annotation);
-                }
+                self.annotate(citation, text, annotations, out);
             }
             (Open::Refusal(text), Delta::Refusal(more)) => {
                 text.push_str(more);
@@ -373,6 +383,15 @@ impl ResponsesEncoder {
             _ => {}
         }
         self.blocks.push((index, open));
+    }
+
+    /// Sends a citation of a text as its next annotation.
+    fn annotate(&mut self, citation: &Value, text: &str, annotations: &mut Vec<Value>, out: &mut Vec<u8>) {
+        if let Some(annotation) = item::annotation(citation, self.source(), text.chars().count()) {
+            let payload = json!({"annotation_index": annotations.len(), "annotation": annotation});
+            self.part_event("response.output_text.annotation.added", &payload, out);
+            annotations.push(annotation);
+        }
     }
 
     fn arguments(&mut self, call: &Call, at: usize, delta: &str, out: &mut Vec<u8>) {
@@ -463,7 +482,8 @@ impl ResponsesEncoder {
     fn close(&mut self, index: u32, out: &mut Vec<u8>) {
         let Some(at) = self.blocks.iter().position(|(known, _)| *known == index) else { return };
         match self.blocks.remove(at).1 {
-            Open::Text { text, annotations, logprobs } => {
+            Open::Text { text, mut annotations, logprobs, cited } => {
+                cited.iter().for_each(|citation| self.annotate(citation, &text, &mut annotations, out));
                 self.part_event("response.output_text.done", &json!({"text": text, "logprobs": logprobs}), out);
                 self.end_part(text_part(&text, annotations, logprobs), out);
             }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::frames::{Frames, Piece};
 use crate::chat::{Delta, Reasoning};
 use crate::dialect::anthropic::{NAME, calls, carry, cite};
+use crate::json::exact;
 
 /// A text block, or a refusal, which is text here.
 #[derive(Debug, Default)]
@@ -182,7 +183,7 @@ impl Input {
 
     pub fn close(self, frames: &mut Frames, out: &mut Vec<u8>) {
         match self {
-            Input::Gathered(text) => frames.json(&calls::object(&text).to_string(), out),
+            Input::Gathered(text) => frames.json(&String::from_utf8_lossy(&exact::written(calls::object(&text))), out),
             Input::Custom => frames.json("\"}", out),
             Input::Unsure(_) | Input::Object => {}
         }

@@ -15,7 +15,7 @@ use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
 use crate::dialect::gemini::{NAME, call_id, media, signature};
 use crate::fault::{Fault, Kind};
-use crate::json;
+use crate::json::exact;
 
 /// What stands for a result that the caller left out where it gave others: Gemini counts as many results as calls, and
 /// would take the next one for it.
@@ -25,7 +25,7 @@ const NO_RESULT: &str = "There is no result of this call.";
 const UNKNOWN_BLOCK: &str = "a block that only its own provider understands";
 
 pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-    Ok(json::written(&body(ask, to)?))
+    Ok(exact::written(body(ask, to)?))
 }
 
 /// AI Studio counts either bare `contents`, or a whole ask that must then name its model.
@@ -37,7 +37,7 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
     } else {
         body.retain(|name, _| name == "contents");
     }
-    Ok(json::written(&body))
+    Ok(exact::written(body))
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
@@ -202,7 +202,10 @@ impl<'a> Turns<'a, '_, '_> {
                 for (call, answer) in answers {
                     match answer {
                         Some(result) => self.result(result)?,
-                        None => self.response(&call.id, &call.name, field::object("error", NO_RESULT), Vec::new()),
+                        None => {
+                            let none = field::object("error", NO_RESULT).into();
+                            self.response(&call.id, &call.name, none, Vec::new());
+                        }
                     }
                 }
             }
@@ -277,11 +280,11 @@ impl<'a> Turns<'a, '_, '_> {
         Ok(())
     }
 
-    fn response(&mut self, id: &str, name: &str, response: Object, mut beside: Vec<Object>) {
+    fn response(&mut self, id: &str, name: &str, response: Value, mut beside: Vec<Object>) {
         let mut inner = Object::new();
         put(&mut inner, "id", Some(id).filter(|id| call_id::own(id)));
         inner.insert("name".into(), name.into());
-        inner.insert("response".into(), response.into());
+        inner.insert("response".into(), response);
         // From 3 on media ride inside the response; before, they stand beside it in the same turn.
         if !beside.is_empty() && config::wants_signatures(self.to.model) {
             inner.insert("parts".into(), std::mem::take(&mut beside).into_iter().map(Value::Object).collect());
@@ -315,16 +318,16 @@ fn sign_first_call(parts: &mut [Value]) {
 }
 
 /// What a tool answered as the object that Gemini wants: text that is a JSON object as it is, other text wrapped.
-fn response(result: &ToolResult) -> Object {
+fn response(result: &ToolResult) -> Value {
     let text = part::plain_text(&result.content);
     let object = match serde_json::from_str(&text) {
-        Ok(Value::Object(object)) => Some(object),
+        Ok(object @ Value::Object(_)) => Some(exact::of(object, &text)),
         _ => None,
     };
     match (result.is_error, object) {
-        (Some(true), Some(object)) => field::object("error", object),
-        (Some(true), None) => field::object("error", text),
+        (Some(true), Some(object)) => field::object("error", object).into(),
+        (Some(true), None) => field::object("error", text).into(),
         (_, Some(object)) => object,
-        (_, None) => field::object("result", text),
+        (_, None) => field::object("result", text).into(),
     }
 }

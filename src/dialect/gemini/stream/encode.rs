@@ -10,6 +10,7 @@ use crate::dialect::gemini::field::{self, Object, put};
 use crate::dialect::gemini::part::{self, Parts};
 use crate::dialect::gemini::{answer, finish, grounding, logprobs, signature, usage};
 use crate::dialect::{Asked, Encoder};
+use crate::json::exact;
 
 /// Writes frames for a Gemini client. Finish reasons and usage ride on one last frame.
 pub struct ResponseEncoder {
@@ -28,6 +29,8 @@ struct Choice {
     /// Holds a signature until the part that it rides on.
     parts: Parts,
     finish: Option<(Finish, Option<String>)>,
+    /// A refusal went by.
+    refused: bool,
     /// Fields of the candidate that the last frame carries.
     annotations: Object,
 }
@@ -71,7 +74,11 @@ impl ResponseEncoder {
 
     fn open(&mut self, choice: u32, index: u32, block: &Opened, out: &mut Vec<u8>) {
         let opened = match block {
-            Opened::Text | Opened::Refusal => Open::Text,
+            Opened::Text => Open::Text,
+            Opened::Refusal => {
+                self.choice(choice).refused = true;
+                Open::Text
+            }
             Opened::Reasoning { id, encrypted } => {
                 let opaque = Reasoning { id: id.clone(), encrypted: encrypted.clone(), ..Reasoning::default() };
                 Open::Reasoning { opaque, part: 0, waiting: String::new() }
@@ -176,8 +183,7 @@ impl ResponseEncoder {
         put(&mut body, "usageMetadata", self.usage.as_ref().map(|counts| usage::write(counts, None)));
         answer::envelope(&mut body, &self.start.model, &self.start.id, self.start.created, &self.asked);
         out.extend_from_slice(b"data: ");
-        // Writing to a vector cannot fail, and the keys are strings.
-        let _ = serde_json::to_writer(&mut *out, &body);
+        out.extend_from_slice(&exact::written(body));
         out.extend_from_slice(b"\r\n\r\n");
     }
 }
@@ -203,8 +209,8 @@ impl Encoder for ResponseEncoder {
                 self.choice(*choice).finish = Some((*reason, native.clone()));
             }
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
-            // The error frame is `encode_stream_error`'s.
-            Event::Ping | Event::Fault(_) => {}
+            // No frame names a tier. The error frame is `encode_stream_error`'s.
+            Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
         }
     }
 
@@ -224,10 +230,9 @@ impl Encoder for ResponseEncoder {
         let candidates = std::mem::take(&mut self.choices).into_iter().map(|choice| {
             // SDKs count a chunk without parts as a failed turn, so the last one has an empty text as Gemini's do.
             let mut candidate = field::object("content", content(Value::Object(text(""))));
-            let reason = choice
-                .finish
-                .as_ref()
-                .map(|(reason, native)| finish::write(*reason, native.as_deref().filter(|_| own)).to_owned());
+            let reason = choice.finish.as_ref().map(|(reason, native)| {
+                finish::write(finish::of(*reason, choice.refused), native.as_deref().filter(|_| own)).to_owned()
+            });
             put(&mut candidate, "finishReason", reason);
             put(&mut candidate, "finishMessage", continued.as_deref());
             candidate.insert("index".into(), choice.index.into());

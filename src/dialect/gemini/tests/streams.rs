@@ -408,3 +408,39 @@ fn frames_that_only_open_a_stream_are_no_content() {
     assert!(!sightings[0].content && !sniffer.complete());
     assert_eq!(sightings[0].usage.map(|usage| usage.input), Some(3));
 }
+
+#[test]
+fn a_refusal_ends_in_safety() {
+    for (native, refusal) in [("stop", "I cannot."), ("completed", "No.")] {
+        let events = [
+            Event::Start(Start { source: "openai_chat", ..Start::default() }),
+            Event::Open { choice: 0, index: 0, block: Opened::Refusal },
+            Event::Delta { choice: 0, index: 0, delta: Delta::Refusal(refusal.into()) },
+            Event::Close { choice: 0, index: 0 },
+            Event::Finish { choice: 0, reason: Finish::Stop, native: Some(native.into()), stop_sequence: None },
+        ];
+        let frames = frames(&written(&events));
+        let candidate = |at: usize| &frames[at]["candidates"][0];
+        assert_eq!(candidate(0)["content"]["parts"][0]["text"], refusal);
+        assert_eq!(candidate(1)["finishReason"], "SAFETY");
+        let whole = json(&Gemini.encode_answer(&collected(events.to_vec()), &asked()));
+        assert_eq!(whole["candidates"][0]["finishReason"], "SAFETY");
+    }
+}
+
+#[test]
+fn calls_of_two_answers_without_any_ids_are_told_apart() {
+    let body = value!({"candidates": [{"content": {"parts": [{"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}]});
+    let frame = format!("data: {body}\n\n");
+    let mut ids = std::collections::HashSet::new();
+    for answer in [
+        Gemini.decode_answer(body.to_string().as_bytes()).expect("decodes"),
+        Gemini.decode_answer(body.to_string().as_bytes()).expect("decodes"),
+        collected(read(frame.as_bytes(), usize::MAX).0),
+        collected(read(frame.as_bytes(), usize::MAX).0),
+    ] {
+        assert_eq!(answer.id, "");
+        let Content::ToolCall(call) = &answer.choices[0].blocks[0].content else { panic!("a call") };
+        assert!(!crate::dialect::gemini::call_id::own(&call.id) && ids.insert(call.id.clone()), "{}", call.id);
+    }
+}

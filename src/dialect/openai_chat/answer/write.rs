@@ -5,11 +5,11 @@
 use std::borrow::Cow;
 
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::reasoning::{self, To};
 use super::super::{NAME, answer_id, citations, complete, finish, tools, usage, wants_function_call};
-use super::{audio, image, is_detail, write_call};
+use super::{audio, audio_id, image, is_detail, joined_base64, write_call};
 use crate::chat::{Answer, Ask, Block, Choice, Content, Extra, ToolCall, free_text};
 use crate::dialect::{Asked, Op};
 use crate::json;
@@ -17,7 +17,7 @@ use crate::json;
 pub fn encode(answer: &Answer, asked: &Asked) -> Vec<u8> {
     match asked.op {
         Op::Complete => json::written(&whole(answer, asked, "text_completion", complete::choices(answer))),
-        _ => json::written(&whole(answer, asked, "chat.completion", choices(answer, &asked.ask))),
+        _ => json::written(&whole(answer, asked, "chat.completion", choices(answer, asked))),
     }
 }
 
@@ -91,14 +91,14 @@ struct Message<'a> {
     tool_calls: Vec<Value>,
 }
 
-fn choices<'a>(answer: &'a Answer, ask: &Ask) -> Vec<Said<'a>> {
-    let legacy = wants_function_call(ask);
+fn choices<'a>(answer: &'a Answer, asked: &Asked) -> Vec<Said<'a>> {
+    let legacy = wants_function_call(&asked.ask);
     let mut choices: Vec<&Choice> = answer.choices.iter().collect();
     // A stream may have begun with any of them.
     choices.sort_by_key(|choice| choice.index);
     let said = |choice: &'a Choice| Said {
         index: choice.index,
-        message: message(choice, ask, answer.source, legacy),
+        message: message(choice, answer, asked, legacy),
         // Text completions have another shape.
         logprobs: choice.logprobs.as_ref().filter(|logprobs| logprobs.get("tokens").is_none()),
         finish_reason: finish::word(choice, answer.source, legacy),
@@ -106,7 +106,7 @@ fn choices<'a>(answer: &'a Answer, ask: &Ask) -> Vec<Said<'a>> {
     choices.into_iter().map(said).collect()
 }
 
-fn message<'a>(choice: &'a Choice, ask: &Ask, source: &str, legacy: bool) -> Message<'a> {
+fn message<'a>(choice: &'a Choice, answer: &Answer, asked: &Asked, legacy: bool) -> Message<'a> {
     let mut message = Message {
         role: "assistant",
         content: None,
@@ -120,7 +120,12 @@ fn message<'a>(choice: &'a Choice, ask: &Ask, source: &str, legacy: bool) -> Mes
         tool_calls: Vec::new(),
     };
     for block in &choice.blocks {
-        gather(&mut message, block, ask, source);
+        gather(&mut message, block, &asked.ask, answer.source);
+    }
+    if let Some(audio) = message.audio.as_mut().filter(|_| answer.source != NAME) {
+        audio["id"] = audio_id(&asked.id, choice.index).into();
+        // It is kept nowhere, so nobody can refer to it from the beginning.
+        audio["expires_at"] = answer.created.unwrap_or(asked.now).into();
     }
     if legacy && let Some(call) = message.tool_calls.first() {
         message.function_call = Some(call["function"].clone());
@@ -155,7 +160,13 @@ fn gather<'a>(of: &mut Message<'a>, block: &'a Block, ask: &Ask, source: &str) {
         }
         Content::ToolCall(call) => of.tool_calls.push(write_call(call, source)),
         Content::Image { source: media, .. } => of.images.extend(image(media)),
-        Content::Audio { .. } => of.audio = Some(audio(block)),
+        Content::Audio { .. } if source == NAME => of.audio = Some(audio(block)),
+        Content::Audio { data, transcript, .. } => {
+            let so_far = |key: &str| of.audio.as_ref().and_then(|audio| audio[key].as_str()).unwrap_or_default();
+            let data = joined_base64(so_far("data"), data);
+            let transcript = so_far("transcript").to_owned() + transcript.as_deref().unwrap_or_default();
+            of.audio = Some(json!({ "id": null, "data": data, "transcript": transcript }));
+        }
         Content::Other(value) if source == NAME => {
             of.reasoning_details.extend(Some(value.clone()).filter(is_detail));
         }

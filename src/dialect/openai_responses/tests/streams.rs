@@ -377,3 +377,32 @@ fn a_relayed_error_is_seen() {
         assert!(sniffer.complete());
     }
 }
+
+#[test]
+fn the_tier_is_the_one_that_served_and_is_told_when_it_is_known() {
+    let stream = |tiers: [&str; 2]| {
+        let response = |status: &str, tier: &str| json!({"id": "resp_1", "model": "m", "status": status, "service_tier": tier, "output": []});
+        let created = json!({"type": "response.created", "response": response("in_progress", tiers[0])});
+        let text = json!({"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0,
+            "content_index": 0, "delta": "Hi"});
+        let completed = json!({"type": "response.completed", "response": response("completed", tiers[1])});
+        [created, text, completed].map(|event| format!("data: {event}\n\n")).concat().into_bytes()
+    };
+    let events = decode_stream(&stream(["auto", "default"]));
+    assert_eq!(collect(events.clone()).service_tier.as_deref(), Some("default"));
+    let chat = crate::dialect::find("openai_chat").expect("built in");
+    let (mut encoder, mut out) = (chat.encoder(&plain_asked()), Vec::new());
+    events.iter().for_each(|event| encoder.event(event, &mut out));
+    let chunks = String::from_utf8(out).expect("UTF-8");
+    let tiers: Vec<Value> = chunks
+        .split_terminator("\n\n")
+        .map(|frame| json(frame.trim_start_matches("data: ").as_bytes())["service_tier"].clone())
+        .collect();
+    assert_eq!(tiers, [Value::Null, Value::Null, json!("default")]);
+    let written = data_of(&encode_stream(&events, &plain_asked()));
+    assert_eq!(written[written.len() - 1]["response"]["service_tier"], "default");
+    // One that is known from the beginning is told once.
+    let events = decode_stream(&stream(["flex", "flex"]));
+    assert!(!events.iter().any(|event| matches!(event, Event::Tier(_))));
+    assert_eq!(collect(events).service_tier.as_deref(), Some("flex"));
+}
