@@ -13,6 +13,7 @@ pub mod openai_chat;
 pub(crate) mod openai_error;
 pub mod openai_responses;
 pub mod refusal;
+pub(crate) mod openai_strict;
 pub mod relayed;
 pub mod told;
 

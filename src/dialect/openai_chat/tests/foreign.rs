@@ -515,3 +515,24 @@ fn parts_of_other_servers_are_files_and_go_back_as_they_came() {
     );
     assert_eq!(written(&ask, &Quirks::NONE).0["messages"][0]["content"], parts);
 }
+
+#[test]
+fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
+    let tool = |parameters: Value| Tool::Function {
+        name: "f".into(),
+        description: None,
+        parameters: Some(parameters),
+        strict: Some(true),
+        cache: None,
+        extra: Default::default(),
+    };
+    let closed = json!({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false});
+    let open = json!({"type": "object", "properties": {"a": {}}, "additionalProperties": false});
+    let ask = Ask { tools: vec![tool(closed), tool(open)], ..foreign() };
+    let (body, dropped) = written(&ask, &OPENAI);
+    let strict = |body: &Value, at: usize| body["tools"][at]["function"].get("strict").cloned();
+    assert_eq!((strict(&body, 0), strict(&body, 1)), (Some(json!(true)), None));
+    assert!(dropped.contains(&"tools.strict"));
+    let (body, _) = written(&Ask { source: NAME, ..ask }, &OPENAI);
+    assert_eq!(strict(&body, 1), Some(json!(true)));
+}

@@ -367,3 +367,23 @@ fn what_only_the_provider_keeps_is_named() {
     let ask = ask_of(br#"{"model":"m","conversation":null,"input":"x"}"#);
     assert_eq!(ask.kept_elsewhere(), None);
 }
+
+fn sent(ask: &Ask, model: &str) -> (Value, Vec<&'static str>) {
+    let mut to = Encoding::new(model, &Quirks::NONE);
+    let body = json(&OpenAiResponses.encode_ask(ask, &mut to).expect("encodes"));
+    (body, to.dropped.into_iter().map(|(field, _)| field).collect())
+}
+
+#[test]
+fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
+    let mut ask = foreign();
+    let Tool::Function { parameters, strict, .. } = &mut ask.tools[0] else { panic!("a function") };
+    *strict = Some(true);
+    *parameters =
+        Some(json!({"type": "object", "properties": {"a": {}}, "required": [], "additionalProperties": false}));
+    let (body, dropped) = sent(&ask, "gpt-5");
+    assert_eq!((&body["tools"][0]["strict"], dropped.contains(&"tools.strict")), (&json!(false), true));
+    let Tool::Function { parameters: Some(parameters), .. } = &mut ask.tools[0] else { panic!("a function") };
+    parameters["required"] = json!(["a"]);
+    assert_eq!(sent(&ask, "gpt-5").0["tools"][0]["strict"], true);
+}
