@@ -16,7 +16,7 @@ use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
 use crate::dialect::foreign::FAILED;
-use crate::dialect::{Encoding, ReasoningStyle};
+use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
 
 /// Says in a tool's answer where its pictures went.
@@ -215,7 +215,11 @@ impl Writer<'_, '_, '_> {
 
     /// A call's id as the target takes it.
     fn id<'i>(&self, id: &'i str) -> Cow<'i, str> {
-        if self.to.quirks.short_call_ids { call_id::short(id) } else { Cow::Borrowed(id) }
+        match self.own {
+            _ if self.to.quirks.short_call_ids => call_id::short(id),
+            true => Cow::Borrowed(id),
+            false => openai_call_id(id),
+        }
     }
 
     fn call(&self, call: &ToolCall) -> Value {
