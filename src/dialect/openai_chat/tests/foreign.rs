@@ -66,6 +66,7 @@ fn turns_of_another_dialect_become_messages() {
                 {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
             {"role": "tool", "tool_call_id": "toolu_1", "content": "The tool failed:\n\nThe images of this result follow in the next message."},
             {"role": "user", "content": [
+                {"type": "text", "text": "The images of the result of call toolu_1 of `f`:"},
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
                 {"type": "text", "text": "and?"}]}],
             "max_completion_tokens": 100})
@@ -658,4 +659,63 @@ fn a_spoken_answer_has_a_voice_and_a_format_or_is_refused() {
             OpenAiChat.encode_ask(&gemini("Kore", false), &mut Encoding::new("m", &quirks)).expect_err("refused");
         assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("modalities")));
     }
+}
+
+#[test]
+fn pictures_and_files_of_results_stand_under_the_call_that_they_answer() {
+    let call =
+        |id: &str| Block::new(Content::ToolCall(ToolCall { id: id.into(), name: "shot".into(), ..Default::default() }));
+    let image = || {
+        Block::new(Content::Image {
+            source: Media::Url { url: "https://e.org/a.png".into(), mime: None },
+            detail: None,
+        })
+    };
+    let pdf = || {
+        let source = Media::Inline { mime: "application/pdf".into(), data: "JVBE".into() };
+        Block::new(Content::File { source, name: Some("a.pdf".into()) })
+    };
+    let result = |id: &str, content| {
+        Block::new(Content::ToolResult(ToolResult { id: id.into(), content, ..Default::default() }))
+    };
+    let ask = Ask {
+        messages: vec![
+            Message::new(Role::User, vec![Block::text("go")]),
+            Message::new(Role::Assistant, vec![call("a"), call("b"), call("c")]),
+            Message::new(
+                Role::User,
+                vec![
+                    result("a", vec![Block::text("Left."), image()]),
+                    result("b", vec![pdf()]),
+                    result("c", vec![image(), pdf()]),
+                ],
+            ),
+        ],
+        source: "anthropic",
+        ..Ask::default()
+    };
+    let (body, _) = written(&ask, &OPENAI);
+    let said: Vec<&Value> = (2..5).map(|at| &body["messages"][at]["content"]).collect();
+    assert_eq!(
+        said,
+        [
+            "Left.\n\nThe images of this result follow in the next message.",
+            "The files of this result follow in the next message.",
+            "The images and files of this result follow in the next message.",
+        ]
+    );
+    let parts = body["messages"][5]["content"].as_array().expect("parts");
+    let shown: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str().or(part["type"].as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            "The images of the result of call a of `shot`:",
+            "image_url",
+            "The files of the result of call b of `shot`:",
+            "file",
+            "The images and files of the result of call c of `shot`:",
+            "image_url",
+            "file",
+        ]
+    );
 }
