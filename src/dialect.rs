@@ -11,11 +11,14 @@ pub mod gemini;
 pub mod names;
 pub mod openai_chat;
 pub(crate) mod openai_error;
+pub(crate) mod openai_models;
 pub mod openai_responses;
+pub(crate) mod openai_strict;
 pub mod refusal;
 pub mod relayed;
 pub mod told;
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -24,7 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::chat::event::Collector;
-use crate::chat::{Answer, Ask, Content, Event, Finish, Usage};
+use crate::chat::{Answer, Ask, Content, Effort, Event, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::json::Envelope;
@@ -108,6 +111,9 @@ pub struct Quirks {
     pub developer_role: bool,
     /// How reasoning is asked for.
     pub reasoning: ReasoningStyle,
+    /// OpenAI forms: words of effort of models that the provider serves otherwise than their makers: what a name holds, in
+    /// small letters, and the words from least to most. The first that fits counts.
+    pub efforts: &'static [(&'static str, &'static [Effort])],
     /// OpenAI chat: takes `response_format: json_schema`; others get `json_object`.
     pub json_schema: bool,
     /// Accepts `cache_control` marks inside OpenAI chat content (OpenRouter, DashScope).
@@ -132,6 +138,7 @@ impl Quirks {
         stream_usage: true,
         developer_role: false,
         reasoning: ReasoningStyle::Effort,
+        efforts: &[],
         json_schema: true,
         cache_control: false,
         flat_content: false,
@@ -483,6 +490,18 @@ static OPENAI_FORWARDED: [HeaderName; 2] =
 /// What the OpenAI forms take for the name of a function: https://platform.openai.com/docs/api-reference/chat/create.
 static OPENAI_TOOL_NAMES: names::Rule =
     names::Rule { longest: 64, further: "", begins_with_letter: false, empty: "tool" };
+
+/// Longest id of a call that the OpenAI forms take, in bytes.
+const MAX_CALL_ID: usize = 64;
+
+/// The id of a call as the OpenAI forms take it. A longer one is respelt from itself alone, so that a call and its result,
+/// and the next turn, agree.
+fn openai_call_id(id: &str) -> Cow<'_, str> {
+    match id.len() {
+        ..=MAX_CALL_ID => Cow::Borrowed(id),
+        _ => Cow::Owned(format!("call_{:016x}", stable_hash(&[id]))),
+    }
+}
 
 /// The share of its own limits that an upstream says is left, 0 to 1, the scarcest of them; None when it says nothing.
 pub fn allowance(dialect: &dyn Dialect, headers: &HeaderMap) -> Option<f64> {

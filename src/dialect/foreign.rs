@@ -6,9 +6,11 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 use super::names::{Names, Restoring};
 use super::{Decoder, Dialect, Encoding, find};
-use crate::chat::{Answer, Ask, Tool, ToolChoice};
+use crate::chat::{Answer, Ask, Block, Content, OutputFormat, Tool, ToolChoice};
 use crate::fault::{Fault, Kind};
 
 /// The ask as `target` is to write it.
@@ -35,6 +37,34 @@ pub fn told<'a>(target: &dyn Dialect, ask: &'a Ask, to: &mut Encoding<'_>) -> Re
         names.spell(ask.to_mut());
     }
     Ok(ask)
+}
+
+/// Tells a model in words to answer in JSON, in that of a schema where there is one.
+pub fn json_in_words(schema: Option<&Value>) -> String {
+    const ONLY: &str = "Answer with one JSON object and nothing else: no code fence, no words around it.";
+    match schema {
+        Some(schema) => format!("{ONLY} The object must fit this JSON Schema: {schema}"),
+        None => ONLY.to_owned(),
+    }
+}
+
+/// The ask with JSON said in words too where a foreign one wants a JSON object and nothing in it says so. OpenAI and others
+/// refuse their JSON mode then.
+pub fn saying_json<'a>(ask: Cow<'a, Ask>, target: &str) -> Cow<'a, Ask> {
+    if ask.source == target || ask.output != Some(OutputFormat::JsonObject) || says_json(&ask) {
+        return ask;
+    }
+    let mut ask = ask.into_owned();
+    ask.system.push(Block::text(json_in_words(None)));
+    Cow::Owned(ask)
+}
+
+fn says_json(ask: &Ask) -> bool {
+    let mut blocks = ask.system.iter().chain(ask.messages.iter().flat_map(|message| &message.blocks));
+    blocks.any(|block| match &block.content {
+        Content::Text { text, .. } => text.as_bytes().windows(4).any(|word| word.eq_ignore_ascii_case(b"json")),
+        _ => false,
+    })
 }
 
 /// Goes before what a tool answered when it failed, for targets without a field for it.

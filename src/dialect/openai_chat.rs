@@ -88,7 +88,7 @@ impl Dialect for OpenAiChat {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        let ask = foreign::told(self, ask, to)?;
+        let ask = foreign::saying_json(foreign::told(self, ask, to)?, NAME);
         encode::encode(&ask, to)
     }
 

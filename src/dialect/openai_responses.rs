@@ -75,7 +75,7 @@ impl Dialect for OpenAiResponses {
     }
 
     fn encode_ask(&self, ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
-        let ask = foreign::told(self, ask, to)?;
+        let ask = foreign::saying_json(foreign::told(self, ask, to)?, NAME);
         compose::encode(&ask, to)
     }
 
@@ -143,7 +143,8 @@ impl Dialect for OpenAiResponses {
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {
-        Some(foreign::told(self, ask, to).and_then(|ask| compose::encode_count(&ask, to)))
+        let ask = foreign::told(self, ask, to).map(|ask| foreign::saying_json(ask, NAME));
+        Some(ask.and_then(|ask| compose::encode_count(&ask, to)))
     }
 
     fn decode_count(&self, body: &[u8]) -> Result<u64, Fault> {
@@ -159,18 +160,4 @@ impl Dialect for OpenAiResponses {
     fn encode_count_answer(&self, tokens: u64) -> Vec<u8> {
         json::written(&serde_json::json!({"object": "response.input_tokens", "input_tokens": tokens}))
     }
-}
-
-/// Whether a model of OpenAI's reasons, by its name: there is no other way to know before asking, and models that do
-/// not reason refuse to be asked for reasoning.
-fn looks_reasoning(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    let number = |prefix: &str| {
-        let rest = name.strip_prefix(prefix)?;
-        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
-        rest[..digits].parse::<u32>().ok()
-    };
-    let generation = number("gpt-").is_some_and(|generation| generation >= 5 && !name.contains("-chat"));
-    let families = ["gpt-oss", "codex-", "computer-use"];
-    generation || number("o").is_some() || families.iter().any(|family| name.starts_with(family))
 }

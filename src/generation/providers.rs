@@ -381,6 +381,7 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
         cache_control: own.cache_control.unwrap_or(row.cache_control),
         flat_content: own.flat_content.unwrap_or(row.flat_content),
         prefill: own.prefill.map_or(row.prefill, prefill),
+        efforts: row.efforts,
         refuses: row.refuses,
         refuses_thoughts: match own.thoughts {
             Some(true) => &[],

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{PROVIDERS, Row};
+use crate::chat::Effort;
 use crate::dialect::{Prefill, Quirks, ReasoningStyle};
 
 const HEAD: &str = "\
@@ -118,6 +119,15 @@ fn departures(quirks: &Quirks) -> String {
     prefill.iter().for_each(|text| say(true, text));
     if quirks.reasoning != plain.reasoning {
         said.push(reasoning(quirks.reasoning).to_owned());
+    }
+    if !quirks.efforts.is_empty() {
+        let of = |(name, words): &(&str, &[Effort])| {
+            let name = if name.is_empty() { "others".to_owned() } else { format!("`{name}`") };
+            let words: Vec<_> = words.iter().map(|word| format!("`{}`", word.as_str())).collect();
+            format!("{name}: {}", if words.is_empty() { "no word".to_owned() } else { words.join(", ") })
+        };
+        let models: Vec<_> = quirks.efforts.iter().map(of).collect();
+        said.push(format!("words of effort ({})", models.join("; ")));
     }
     let mut names = |verb: &str, names: &[&str]| {
         if !names.is_empty() {

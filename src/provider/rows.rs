@@ -5,6 +5,7 @@
 
 use super::AuthScheme::{self, Bearer};
 use super::{Elsewhere, EnvBase, Field, Row};
+use crate::chat::Effort;
 use crate::dialect::{Prefill, Quirks, ReasoningStyle};
 use crate::json::THOUGHTS;
 
@@ -64,6 +65,9 @@ const OPENAI: Quirks = Quirks {
     refuses_thoughts: THOUGHTS,
     ..Quirks::NONE
 };
+
+/// The words of effort of OpenAI's open weights.
+const GPT_OSS: &[Effort] = &[Effort::Low, Effort::Medium, Effort::High];
 
 /// What hosts refuse that show reasoning as `reasoning`, and take that back.
 const OTHERS_THOUGHTS: &[&str] = &["reasoning_content", "reasoning_details", "extra_content"];
@@ -214,8 +218,8 @@ pub const PROVIDERS: &[Row] = &[
         dialects: &[CHAT, RESPONSES],
         quirks: Quirks {
             max_completion_tokens: true,
-            // Its reasoning models, by now all of them, answer 400 to penalties.
-            refuses: &["presence_penalty", "frequency_penalty", "logit_bias"],
+            // Its reasoning models, by now all of them, answer 400 to penalties. It speaks at an address of its own.
+            refuses: &["presence_penalty", "frequency_penalty", "logit_bias", "modalities", "audio"],
             ..Quirks::NONE
         },
         owns: &["grok-"],
@@ -468,8 +472,10 @@ pub const PROVIDERS: &[Row] = &[
         dialects: &[CHAT, RESPONSES],
         quirks: Quirks {
             max_completion_tokens: true,
-            // Each is a 400, as its compatibility guide says.
-            refuses: &["logprobs", "top_logprobs", "logit_bias"],
+            // Qwen knows `none` and `default` here; of the others only these can be told an effort, which is a 400 else.
+            efforts: &[("qwen3", &[Effort::None]), ("gpt-oss", GPT_OSS), ("", &[])],
+            // Each is a 400, as its compatibility guide says. It speaks at an address of its own.
+            refuses: &["logprobs", "top_logprobs", "logit_bias", "modalities", "audio"],
             refuses_thoughts: OTHERS_THOUGHTS,
             ..Quirks::NONE
         },
@@ -487,7 +493,7 @@ pub const PROVIDERS: &[Row] = &[
             // Only user messages may come in parts.
             flat_content: true,
             // Each is a 400.
-            refuses: &["frequency_penalty", "presence_penalty", "logit_bias"],
+            refuses: &["frequency_penalty", "presence_penalty", "logit_bias", "modalities", "audio"],
             refuses_thoughts: OTHERS_THOUGHTS,
             ..Quirks::NONE
         },

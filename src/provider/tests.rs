@@ -243,4 +243,7 @@ fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short
     };
     assert_eq!(of(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
     assert_eq!(of(|quirks| quirks.short_call_ids), ["mistral"]);
+    // Others that spell parameters as OpenAI does have no spoken answers.
+    let speaks = |quirks: &Quirks| quirks.max_completion_tokens && !quirks.refuses.contains(&"audio");
+    assert_eq!(of(speaks), ["openai", "azure", "azure_v1", "mock"]);
 }

@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::blocks::{cache_mark, content, leftover, object, spell};
 use super::wire::{ARRAY, BOOL, COUNT, NUMBER, OBJECT, Object, STRING, missing, path, read, require, str_of, wrong};
-use super::{NAME, carry, schema};
+use super::{NAME, carry};
 use crate::chat::{Ask, Effort, Extra, Message, OutputFormat, ReasoningAsk, Role, Tool, ToolChoice};
 use crate::dialect::RawAsk;
+use crate::dialect::openai_strict::is_strict;
 use crate::fault::{Fault, Kind};
 use crate::json::{exact, take};
 
@@ -214,7 +215,7 @@ fn decode_format(format: Value, at: &str) -> Result<OutputFormat, Fault> {
                 name: schema_name(&schema),
                 description: None,
                 // Anthropic always holds its answer to the schema; elsewhere that is only promised for closed schemas.
-                strict: schema::is_strict(&schema).then_some(true),
+                strict: is_strict(&schema).then_some(true),
                 schema,
             })
         }

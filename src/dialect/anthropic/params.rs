@@ -12,6 +12,7 @@ use super::wire::Object;
 use super::{NAME, schema, thinking};
 use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice, as_function};
 use crate::dialect::Encoding;
+use crate::dialect::foreign::json_in_words;
 use crate::fault::{Fault, Kind};
 use crate::json::exact;
 
@@ -213,7 +214,6 @@ fn tool_choice(ask: &Ask, model: &Model, to: &mut Encoding<'_>) -> Option<Value>
 
 /// The native form of a JSON schema, or an instruction where there is none.
 fn output(ask: &Ask, model: &Model, system: &mut Vec<Value>, to: &mut Encoding<'_>) -> Option<Value> {
-    const ONLY: &str = "Answer with one JSON object and nothing else: no code fence, no words around it.";
     let text = match ask.output.as_ref()? {
         OutputFormat::Text => return None,
         OutputFormat::JsonSchema { schema, .. } if model.structured => {
@@ -222,11 +222,11 @@ fn output(ask: &Ask, model: &Model, system: &mut Vec<Value>, to: &mut Encoding<'
         }
         OutputFormat::JsonSchema { schema, .. } => {
             to.dropped.push(("response_format", "this model has no structured output; it was told the schema instead"));
-            format!("{ONLY} The object must fit this JSON Schema: {schema}")
+            json_in_words(Some(schema))
         }
         OutputFormat::JsonObject => {
             to.dropped.push(("response_format", "Anthropic has no free JSON mode; the model was told instead"));
-            ONLY.to_owned()
+            json_in_words(None)
         }
     };
     system.push(json!({"type": "text", "text": text}));

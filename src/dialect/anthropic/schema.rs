@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 const KEPT: &[&str] =
     &["$ref", "$schema", "$id", "title", "description", "default", "const", "enum", "type", "required"];
 
-/// Keywords whose values are schemas or hold schemas.
-const LISTS: &[&str] = &["anyOf", "oneOf", "allOf", "prefixItems"];
+/// Keywords whose values hold schemas.
 const MAPS: &[&str] = &["properties", "$defs", "definitions"];
 
 /// Formats that strings may be constrained to.
@@ -27,23 +26,6 @@ pub fn constrain(schema: &Value) -> Value {
 /// Whether Anthropic takes the schema as it is.
 pub fn is_plain(schema: &Value) -> bool {
     constrain(schema) == *schema
-}
-
-/// Whether every object is closed and every property required, as OpenAI's strict mode wants it.
-pub fn is_strict(schema: &Value) -> bool {
-    let Value::Object(fields) = schema else { return true };
-    if let Some(Value::Object(properties)) = fields.get("properties") {
-        let required = fields.get("required").and_then(Value::as_array);
-        let all = properties.keys().all(|name| required.is_some_and(|list| list.iter().any(|item| item == name)));
-        if !all || fields.get("additionalProperties") != Some(&Value::Bool(false)) {
-            return false;
-        }
-    } else if fields.get("type").is_some_and(|kind| kind == "object") {
-        return false;
-    }
-    let lists = LISTS.iter().filter_map(|key| fields.get(*key)?.as_array()).flatten();
-    let maps = MAPS.iter().filter_map(|key| fields.get(*key)?.as_object()).flat_map(Map::values);
-    lists.chain(maps).chain(fields.get("items")).all(is_strict)
 }
 
 fn rewrite(schema: &Value, depth: usize) -> Value {
@@ -123,16 +105,5 @@ mod tests {
         );
         assert!(!is_plain(&schema));
         assert!(is_plain(&constrain(&schema)));
-    }
-
-    #[test]
-    fn a_schema_is_strict_when_every_object_is_closed_and_complete() {
-        let inner = json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": false});
-        assert!(is_strict(&inner));
-        assert!(is_strict(&json!({"type": "array", "items": inner})));
-        assert!(!is_strict(
-            &json!({"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": false})
-        ));
-        assert!(!is_strict(&json!({"type": "array", "items": {"type": "object"}})));
     }
 }

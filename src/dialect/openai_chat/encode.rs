@@ -7,12 +7,21 @@ use serde_json::{Map, Number, Value, json};
 
 use super::{NAME, complete, history, reasoning, tools};
 use crate::chat::{Ask, OutputFormat, Role};
-use crate::dialect::{Encoding, Prefill, Quirks};
-use crate::fault::Fault;
+use crate::dialect::foreign::json_in_words;
+use crate::dialect::{Encoding, Prefill, Quirks, openai_models};
+use crate::fault::{Fault, Kind};
 use crate::json;
 
 /// Longest `user` that OpenAI takes, in bytes. Claude Code sends about 150.
 const MAX_USER_BYTES: usize = 64;
+
+/// Most stop sequences that OpenAI takes.
+const MAX_STOPS: usize = 4;
+
+/// OpenAI's voices, and the one that speaks where another is asked for.
+const VOICES: &[&str] =
+    &["alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse"];
+const VOICE: &str = "alloy";
 
 /// Unknown fields that are kept for our own use and written by other code.
 const WRITTEN_ELSEWHERE: &[&str] = &["functions", "stream_options", "chat_template_kwargs"];
@@ -32,6 +41,7 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
     sampling(ask, to, &mut body);
     stream(ask, to, &mut body);
     openai_only(ask, to, &mut body);
+    modalities(ask, to, &mut body)?;
     caller(ask, to, &mut body);
     if ask.source == NAME {
         for (key, value) in &ask.extra {
@@ -44,12 +54,27 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
             body.insert("chat_template_kwargs".into(), given.clone());
         }
     }
+    if ask.source != NAME {
+        let effort = body.get("reasoning_effort").and_then(Value::as_str).map(str::to_owned);
+        openai_models::leave_out(effort.as_deref(), to, &mut body);
+        few_stops(to, &body)?;
+    }
     for refused in to.quirks.refuses {
         if body.shift_remove(*refused).is_some() {
             to.dropped.push((refused, "the provider refuses it"));
         }
     }
     Ok(json::written(&body))
+}
+
+/// A stop sequence that is left out would let the model write on.
+fn few_stops(to: &Encoding<'_>, body: &Map<String, Value>) -> Result<(), Fault> {
+    let stops = body.get("stop").and_then(Value::as_array).map_or(0, Vec::len);
+    if is_openai(to.quirks) && stops > MAX_STOPS {
+        let text = format!("OpenAI chat completions take {MAX_STOPS} stop sequences at most, not {stops}.");
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("stop"));
+    }
+    Ok(())
 }
 
 /// Marks a last turn of the assistant for the model to go on from, where the target has a mark for it. A turn that calls
@@ -165,7 +190,7 @@ fn schema_name(name: &str) -> String {
 
 /// Tells the model the schema in words, for targets that only know `json_object` (and demand that "JSON" be said).
 fn instruct(body: &mut Map<String, Value>, schema: &Value, quirks: &Quirks) {
-    let text = format!("Answer with one JSON object that fits this JSON Schema, and nothing else:\n{schema}");
+    let text = json_in_words(Some(schema));
     let Some(Value::Array(messages)) = body.get_mut("messages") else { return };
     let instructs = |message: &Value| matches!(message["role"].as_str(), Some("system" | "developer"));
     match messages.first_mut().filter(|message| instructs(message)).and_then(|message| message.get_mut("content")) {
@@ -181,6 +206,9 @@ fn instruct(body: &mut Map<String, Value>, schema: &Value, quirks: &Quirks) {
     }
 }
 
+/// Why a field is left out.
+const ONLY_OPENAI: &str = "only OpenAI is known to take it";
+
 /// Fields that OpenAI invented and few others took over.
 fn openai_only(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
     let takes = ask.source == NAME || is_openai(to.quirks);
@@ -188,22 +216,57 @@ fn openai_only(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) 
         ("verbosity", ask.verbosity.as_deref().map(Value::from)),
         ("prompt_cache_key", ask.cache_key.as_deref().map(Value::from)),
         ("service_tier", ask.service_tier.as_deref().map(Value::from)),
-        ("modalities", (!ask.modalities.is_empty()).then(|| ask.modalities.as_slice().into())),
-        ("audio", ask.audio.clone()),
         // Elsewhere `false` is the default, and a server that stores nothing may not know the word.
         ("store", ask.store.filter(|store| *store || ask.source == NAME).map(Value::from)),
     ];
-    // Image answers are asked for by `modalities` at routers too.
-    let images = ask.modalities.iter().any(|modality| modality == "image");
     for (key, value) in fields {
         match value {
-            Some(value) if takes || (images && key == "modalities") => {
-                body.insert(key.to_owned(), value);
-            }
-            Some(_) => to.drop_if(true, key, "only OpenAI is known to take it"),
+            Some(value) if takes => drop(body.insert(key.to_owned(), value)),
+            Some(_) => to.drop_if(true, key, ONLY_OPENAI),
             None => {}
         }
     }
+}
+
+/// What the answer is besides text.
+fn modalities(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) -> Result<(), Fault> {
+    let own = ask.source == NAME;
+    let takes = own || is_openai(to.quirks);
+    let has = |kind: &str| ask.modalities.iter().any(|modality| modality == kind);
+    if has("audio") && !own {
+        if !takes || to.quirks.refuses.contains(&"audio") {
+            let text = "This provider's chat completions cannot give spoken answers.";
+            return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
+        }
+        // Sound alone is refused: its words come with it.
+        let words = (!has("text")).then_some("text");
+        let all: Vec<&str> = words.into_iter().chain(ask.modalities.iter().map(String::as_str)).collect();
+        body.insert("modalities".into(), all.into());
+        body.insert("audio".into(), speech(ask, to));
+        return Ok(());
+    }
+    if !ask.modalities.is_empty() {
+        // Image answers are asked for so at routers too.
+        match takes || has("image") {
+            true => drop(body.insert("modalities".into(), ask.modalities.as_slice().into())),
+            false => to.drop_if(true, "modalities", ONLY_OPENAI),
+        }
+    }
+    match &ask.audio {
+        Some(audio) if takes => drop(body.insert("audio".into(), audio.clone())),
+        audio => to.drop_if(audio.is_some(), "audio", ONLY_OPENAI),
+    }
+    Ok(())
+}
+
+/// Voice and format, which must both be said. Streams are of raw samples only.
+fn speech(ask: &Ask, to: &mut Encoding<'_>) -> Value {
+    let said = |key: &str| ask.audio.as_ref()?.get(key)?.as_str();
+    let voice = said("voice").map(str::to_ascii_lowercase);
+    let known = voice.as_deref().filter(|voice| VOICES.contains(voice));
+    to.drop_if(voice.is_some() && known.is_none(), "audio.voice", "OpenAI has other voices; `alloy` speaks");
+    let format = if ask.stream { "pcm16" } else { said("format").unwrap_or("wav") };
+    json!({ "voice": known.unwrap_or(VOICE), "format": format })
 }
 
 fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {

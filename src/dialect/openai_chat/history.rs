@@ -16,11 +16,8 @@ use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
 use crate::dialect::foreign::FAILED;
-use crate::dialect::{Encoding, ReasoningStyle};
+use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
-
-/// Says in a tool's answer where its pictures went.
-const IMAGES_FOLLOW: &str = "The images of this result follow in the next message.";
 
 /// All messages of an ask, its system instructions first.
 pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<Value>, Fault> {
@@ -104,20 +101,30 @@ impl Writer<'_, '_, '_> {
 
     fn tool_result(&mut self, result: &ToolResult, block: &Block, pictures: &mut Vec<Value>) -> Result<(), Fault> {
         let mut parts = Vec::new();
-        let mut follow = false;
+        let (mut shown, mut images, mut files) = (Vec::new(), false, false);
         for inner in &result.content {
             match &inner.content {
                 Content::Other(value) if !self.own => parts.push(text_part(&value.to_string())),
                 Content::File { source, .. } if !self.own && is_text(source) => parts.extend(self.part(inner)?),
                 Content::Image { .. } | Content::File { .. } if !self.own => {
-                    pictures.extend(self.part(inner)?);
-                    follow = true;
+                    let part = self.part(inner)?;
+                    let image = part.as_ref().is_some_and(|part| part["type"] == "image_url");
+                    (images, files) = (images || image, files || !image);
+                    shown.extend(part);
                 }
                 _ => parts.extend(self.part(inner)?),
             }
         }
-        if follow && parts.is_empty() {
-            parts.push(text_part(IMAGES_FOLLOW));
+        if !shown.is_empty() {
+            let what = match (images, files) {
+                (true, false) => "images",
+                (false, _) => "files",
+                (true, true) => "images and files",
+            };
+            parts.push(text_part(&format!("The {what} of this result follow in the next message.")));
+            let whose = text_part(&format!("The {what} of the result of {}:", self.name_call(result)));
+            pictures.push(whose);
+            pictures.append(&mut shown);
         }
         if result.is_error == Some(true) {
             parts.insert(0, text_part(FAILED));
@@ -138,6 +145,17 @@ impl Writer<'_, '_, '_> {
         }
         self.out.push(Value::Object(message));
         Ok(())
+    }
+
+    /// The call that a result answers, in words.
+    fn name_call(&self, result: &ToolResult) -> String {
+        let mut blocks = self.ask.messages.iter().flat_map(|message| &message.blocks);
+        let called = blocks.find_map(|block| match &block.content {
+            Content::ToolCall(call) if call.id == result.id => Some(call.name.as_str()),
+            _ => None,
+        });
+        let tool = called.or(result.name.as_deref()).map(|name| format!(" of `{name}`")).unwrap_or_default();
+        format!("call {}{tool}", self.id(&result.id))
     }
 
     fn assistant(&mut self, message: &Message) -> Result<(), Fault> {
@@ -215,7 +233,11 @@ impl Writer<'_, '_, '_> {
 
     /// A call's id as the target takes it.
     fn id<'i>(&self, id: &'i str) -> Cow<'i, str> {
-        if self.to.quirks.short_call_ids { call_id::short(id) } else { Cow::Borrowed(id) }
+        match self.own {
+            _ if self.to.quirks.short_call_ids => call_id::short(id),
+            true => Cow::Borrowed(id),
+            false => openai_call_id(id),
+        }
     }
 
     fn call(&self, call: &ToolCall) -> Value {

@@ -9,6 +9,7 @@ use super::NAME;
 use super::fields::Fields;
 use crate::chat::reasoning::{for_client, for_target, unseal};
 use crate::chat::{Ask, Block, Content, Effort, Extra, Reasoning, ReasoningAsk};
+use crate::dialect::openai_models::{self, Told};
 use crate::dialect::{Encoding, ReasoningStyle};
 use crate::fault::Fault;
 
@@ -76,6 +77,18 @@ pub(super) fn write_ask(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String,
 }
 
 fn write_effort(ask: &Ask, asked: &ReasoningAsk, off: bool, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    if ask.source != NAME
+        && let Some(stated) = if off { Some(Effort::None) } else { asked.effort_level(ask.max_tokens) }
+    {
+        match openai_models::told(stated, to) {
+            Told::AsAsked => {}
+            Told::Word(word) => {
+                body.insert("reasoning_effort".into(), word.as_str().into());
+                return;
+            }
+            Told::Nothing => return,
+        }
+    }
     // The OpenAI forms share the words. Others' extremes would be refused by most models that have effort at all.
     let same_words = ask.source == NAME || ask.source == "openai_responses";
     let level = match asked.effort_level(ask.max_tokens) {

@@ -1,13 +1,13 @@
 //! Tools and the choice among them, both directions, the legacy `functions` included.
 //!
-//! Never judges schemas: what a provider takes of JSON Schema is its own affair.
+//! Never changes a schema: what a provider takes of JSON Schema is its own affair.
 
 use serde_json::{Map, Value, json};
 
 use super::NAME;
 use super::fields::{Fields, invalid};
 use crate::chat::{Ask, CacheMark, Tool, ToolCall, ToolChoice, as_function};
-use crate::dialect::Encoding;
+use crate::dialect::{Encoding, openai_strict};
 use crate::fault::Fault;
 
 /// Reads `tools`, `tool_choice`, `parallel_tool_calls` and their forerunners `functions` and `function_call`.
@@ -183,6 +183,7 @@ fn write_tool(tool: &Tool, ask: &Ask, to: &mut Encoding<'_>) -> Option<Value> {
                 None if own => None,
                 None => function.insert("parameters".into(), json!({ "type": "object", "properties": {} })),
             };
+            let strict = if own { *strict } else { openai_strict::strict(*strict, parameters.as_ref(), to) };
             function.extend(strict.map(|strict| ("strict".to_owned(), strict.into())));
             let mut tool = Map::new();
             tool.insert("type".into(), "function".into());

@@ -2,6 +2,7 @@
 //!
 //! Fields that only this form knows are written for asks that came in it; what it cannot say is noted as dropped.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
@@ -9,11 +10,12 @@ use serde_json::{Map, Value, json};
 use super::ask::ROLE;
 use super::item::{self, MESSAGE, PART, is_made};
 use super::tools::{self, put};
-use super::{NAME, looks_reasoning, usage};
+use super::{NAME, usage};
 use crate::chat::reasoning::for_target;
 use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
-use crate::dialect::Encoding;
 use crate::dialect::foreign::FAILED;
+use crate::dialect::openai_models::{self, Told};
+use crate::dialect::{Encoding, openai_call_id};
 use crate::fault::{Fault, Kind};
 use crate::json;
 
@@ -80,7 +82,8 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     put(&mut body, "temperature", ask.temperature.clone().map(Value::Number));
     put(&mut body, "top_p", ask.top_p.clone().map(Value::Number));
     put(&mut body, "top_logprobs", ask.top_logprobs);
-    put(&mut body, "reasoning", reasoning(ask));
+    let effort = effort(ask, to);
+    put(&mut body, "reasoning", reasoning(ask, effort, to));
     put(&mut body, "text", text(ask));
     // A caller of another form does not expect the provider to keep the exchange.
     put(&mut body, "store", ask.store.or((!own).then_some(false)));
@@ -98,7 +101,10 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
             body.entry(key.as_str()).or_insert_with(|| value.clone());
         }
     }
-    put(&mut body, "include", include(ask, to.model));
+    if !own {
+        openai_models::leave_out(effort.map(Effort::as_str), to, &mut body);
+    }
+    put(&mut body, "include", include(ask, effort, to));
     if ask.stream {
         body.insert("stream".to_owned(), true.into());
     }
@@ -167,31 +173,44 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
 
 /// What to add to the answer. Encrypted reasoning must be asked for where the provider keeps nothing, or it cannot be
 /// carried to the next turn; models without reasoning refuse that word.
-fn include(ask: &Ask, model: &str) -> Option<Value> {
+fn include(ask: &Ask, effort: Option<Effort>, to: &mut Encoding<'_>) -> Option<Value> {
     let own = ask.source == NAME;
     let mut words: Vec<Value> = match ask.extra.get("include") {
         Some(Value::Array(words)) if own => words.clone(),
         _ => Vec::new(),
     };
-    let thinks = match ask.reasoning.as_ref().map(|reasoning| reasoning.effort_level(ask.max_tokens)) {
-        Some(Some(Effort::None)) => false,
-        Some(_) => true,
-        None => looks_reasoning(model),
-    };
+    let thinks = effort != Some(Effort::None) && openai_models::reasons(to).unwrap_or(ask.reasoning.is_some());
     let mut want = |word: &str, wanted: bool| {
         if wanted && !words.iter().any(|known| known == word) {
             words.push(word.into());
         }
     };
     want(ENCRYPTED, !own && ask.store != Some(true) && thinks);
-    want(LOGPROBS, ask.logprobs == Some(true));
+    let told = effort.map(Effort::as_str);
+    let refused = !own && openai_models::refused(told, to.model).any(|name| name == "logprobs");
+    to.drop_if(refused && ask.logprobs == Some(true), "logprobs", "this model refuses it");
+    want(LOGPROBS, !refused && ask.logprobs == Some(true));
     (!words.is_empty()).then(|| Value::Array(words))
 }
 
-fn reasoning(ask: &Ask) -> Option<Value> {
+/// The effort in a word that the model takes; its own callers know the words themselves.
+fn effort(ask: &Ask, to: &mut Encoding<'_>) -> Option<Effort> {
+    let asked = ask.reasoning.as_ref()?.effort_level(ask.max_tokens)?;
+    if ask.source == NAME {
+        return Some(asked);
+    }
+    match openai_models::told(asked, to) {
+        Told::AsAsked => Some(asked),
+        Told::Word(word) => Some(word),
+        Told::Nothing => None,
+    }
+}
+
+fn reasoning(ask: &Ask, effort: Option<Effort>, to: &Encoding<'_>) -> Option<Value> {
     let mut out = Map::new();
-    if let Some(asked) = &ask.reasoning {
-        put(&mut out, "effort", asked.effort_level(ask.max_tokens).map(Effort::as_str));
+    let never = ask.source != NAME && openai_models::reasons(to) == Some(false);
+    if let Some(asked) = ask.reasoning.as_ref().filter(|_| !never) {
+        put(&mut out, "effort", effort.map(Effort::as_str));
         // Text of the reasoning exists here as summaries only, and only on demand.
         let wanted = (asked.include == Some(true)).then_some("auto");
         put(&mut out, "summary", asked.summary.as_deref().or(wanted));
@@ -367,13 +386,18 @@ impl<'a> Items<'a> {
         Some(part)
     }
 
+    /// A call's id as the form takes it; its own callers' as they are.
+    fn id<'i>(&self, id: &'i str) -> Cow<'i, str> {
+        if self.own { Cow::Borrowed(id) } else { openai_call_id(id) }
+    }
+
     fn call(&self, call: &ToolCall, block: &Block) -> Value {
         let mut item = Map::new();
         let kind = if call.custom { "custom_tool_call" } else { "function_call" };
         item.insert("type".to_owned(), kind.into());
         let id = call.item_id.as_deref().filter(|id| self.own && !is_made(id));
         put(&mut item, "id", id);
-        item.insert("call_id".to_owned(), call.id.as_str().into());
+        item.insert("call_id".to_owned(), self.id(&call.id).into());
         let none = Map::new();
         let (name, space) = tools::bare(&self.ask.tools, &call.name, if self.own { &block.extra } else { &none });
         item.insert("name".to_owned(), name.into());
@@ -391,7 +415,7 @@ impl<'a> Items<'a> {
         let kind = if custom { "custom_tool_call_output" } else { "function_call_output" };
         let mut item = Map::new();
         item.insert("type".to_owned(), kind.into());
-        item.insert("call_id".to_owned(), result.id.as_str().into());
+        item.insert("call_id".to_owned(), self.id(&result.id).into());
         let unknown = |block: &Block| matches!(&block.content, Content::Other(_)) && !self.own;
         to.drop_if(result.content.iter().any(unknown), "messages.content", NO_PART);
         let output = match result.is_error {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::NAME;
 use super::item::{rest, string};
 use crate::chat::{Ask, Extra, OutputFormat, Tool, ToolChoice};
-use crate::dialect::Encoding;
+use crate::dialect::{Encoding, openai_strict};
 use crate::fault::{Fault, Kind};
 
 /// Key in a function's `extra`: the namespace it was defined in.
@@ -162,7 +162,11 @@ pub(super) fn encode(ask: &Ask, mut to: Option<&mut Encoding<'_>>) -> Vec<Value>
                     None => {}
                 }
                 // Here, and only here, functions are strict unless it is said otherwise.
-                put(&mut tool, "strict", strict.or((!own).then_some(false)));
+                let strict = match to.as_deref_mut() {
+                    Some(to) if !own => openai_strict::strict(*strict, parameters.as_ref(), to).or(Some(false)),
+                    _ => *strict,
+                };
+                put(&mut tool, "strict", strict);
                 if own {
                     tool.extend(extra.iter().filter(|(key, _)| *key != NAMESPACE).map(|(k, v)| (k.clone(), v.clone())));
                 }

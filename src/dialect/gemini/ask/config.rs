@@ -4,11 +4,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::chat::{Ask, Effort, OutputFormat, ReasoningAsk};
-use crate::dialect::Encoding;
+use crate::chat::{Ask, Effort, OutputFormat, ReasoningAsk, Tool};
 use crate::dialect::gemini::field::{self, Object, put, take, take_bool, take_list, take_number, take_object};
 use crate::dialect::gemini::field::{take_string, take_uint};
 use crate::dialect::gemini::{NAME, schema};
+use crate::dialect::{Encoding, foreign};
 use crate::fault::Fault;
 
 /// Reads the configuration into the ask; what has no neutral form stays in `extra.generationConfig`.
@@ -86,7 +86,23 @@ fn schema_name(schema: &Value) -> String {
     if name.is_empty() { "response".to_owned() } else { name }
 }
 
-pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Object {
+/// What is said in words where a foreign ask wants JSON beside its tools and the model takes only one of them.
+pub fn json_in_words(ask: &Ask, to: &mut Encoding<'_>) -> Option<String> {
+    let declares = ask.tools.iter().any(|tool| !matches!(tool, Tool::Hosted(_)));
+    if ask.source == NAME || !declares || version(to.model).is_none_or(|version| version >= 3.0) {
+        return None;
+    }
+    let schema = match ask.output.as_ref()? {
+        OutputFormat::Text => return None,
+        OutputFormat::JsonObject => None,
+        OutputFormat::JsonSchema { schema, .. } => Some(schema),
+    };
+    to.drop_if(true, "response_format", "this model takes no format beside tools; it was told instead");
+    Some(foreign::json_in_words(schema))
+}
+
+/// `formatted`: whether the format of the answer is to be written, not said elsewhere.
+pub fn encode(ask: &Ask, formatted: bool, to: &mut Encoding<'_>) -> Object {
     let mut config = match ask.extra.get("generationConfig") {
         Some(Value::Object(config)) if ask.source == NAME => config.clone(),
         _ => Map::new(),
@@ -106,6 +122,11 @@ pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Object {
     // dialects send them switched off by habit.
     if ask.source != NAME {
         config.retain(|name, value| !(name.ends_with("Penalty") && value.as_f64() == Some(0.0)));
+        if version(to.model).is_some_and(|version| version >= 2.5) {
+            const WHY: &str = "this model refuses it";
+            to.drop_if(config.shift_remove("presencePenalty").is_some(), "presence_penalty", WHY);
+            to.drop_if(config.shift_remove("frequencyPenalty").is_some(), "frequency_penalty", WHY);
+        }
     }
     let logprobs = ask.logprobs.filter(|wanted| *wanted || ask.source == NAME);
     put(&mut config, "maxOutputTokens", ask.max_tokens);
@@ -115,10 +136,14 @@ pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Object {
     put(&mut config, "stopSequences", (!ask.stop.is_empty()).then(|| ask.stop.clone()));
     // Text alone is what Gemini does unasked, and models without a choice refuse the field.
     if ask.source == NAME || ask.modalities.iter().any(|modality| modality != "text") {
-        let modalities: Vec<String> = ask.modalities.iter().map(|modality| modality.to_ascii_uppercase()).collect();
+        // Models that read aloud do nothing else.
+        let speaks =
+            ask.source != NAME && to.model.contains("-tts") && ask.modalities.iter().any(|kind| kind == "audio");
+        let kinds = ask.modalities.iter().filter(|kind| !speaks || *kind == "audio");
+        let modalities: Vec<String> = kinds.map(|modality| modality.to_ascii_uppercase()).collect();
         put(&mut config, "responseModalities", (!modalities.is_empty()).then_some(modalities));
     }
-    match &ask.output {
+    match ask.output.as_ref().filter(|_| formatted) {
         None => {}
         Some(OutputFormat::Text) => put(&mut config, "responseMimeType", (ask.source == NAME).then_some("text/plain")),
         Some(OutputFormat::JsonObject) => put(&mut config, "responseMimeType", Some("application/json")),
@@ -144,12 +169,15 @@ enum Thinking {
     Never,
 }
 
+/// The number in a model's name.
+fn version(model: &str) -> Option<f64> {
+    let version = super::super::bare_model(model).rsplit('/').next()?.strip_prefix("gemini-")?;
+    version.split('-').next()?.parse().ok()
+}
+
 fn thinking_of(model: &str) -> Thinking {
-    let name = super::super::bare_model(model);
-    let version = name.rsplit('/').next().and_then(|name| name.strip_prefix("gemini-"));
-    let number = version.and_then(|rest| rest.split('-').next()).and_then(|number| number.parse::<f64>().ok());
-    let is = |word: &str| name.contains(word);
-    match number {
+    let is = |word: &str| model.contains(word);
+    match version(model) {
         Some(number) if number >= 3.0 => Thinking::Level { minimal: is("flash"), medium: is("flash") || number > 3.0 },
         Some(number) if number < 2.5 => Thinking::Never,
         Some(_) if is("pro") => Thinking::Budget { min: 128, max: 32_768, off: 128 },

@@ -21,10 +21,18 @@ use crate::json::exact;
 /// would take the next one for it.
 const NO_RESULT: &str = "There is no result of this call.";
 
+/// Most stop sequences that Gemini takes.
+const MAX_STOPS: usize = 5;
+
 /// Why a block is left out.
 const UNKNOWN_BLOCK: &str = "a block that only its own provider understands";
 
 pub fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> {
+    if ask.source != NAME && ask.stop.len() > MAX_STOPS {
+        // One that is left out would let the model write on.
+        let text = format!("Gemini takes {MAX_STOPS} stop sequences at most, not {}.", ask.stop.len());
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("stop"));
+    }
     Ok(exact::written(body(ask, to)?))
 }
 
@@ -48,6 +56,9 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     }
     let mut contents = turns.finish();
     let mut system = system_parts(ask)?;
+    let words = config::json_in_words(ask, to);
+    let formatted = words.is_none();
+    system.extend(words.map(|words| field::object("text", words).into()));
     if contents.is_empty() && !system.is_empty() {
         // Gemini answers nobody who only instructs.
         contents.push(content("user", std::mem::take(&mut system)));
@@ -60,7 +71,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     let tools = tools::encode(&ask.tools, ask.source, to);
     put(&mut body, "tools", (!tools.is_empty()).then_some(tools));
     put(&mut body, "toolConfig", tools::encode_choice(ask));
-    let mut config = config::encode(ask, to);
+    let mut config = config::encode(ask, formatted, to);
     for refused in to.quirks.refuses {
         to.drop_if(config.shift_remove(*refused).is_some(), refused, "the provider refuses it");
     }

@@ -338,7 +338,7 @@ fn parameters_of_another_dialect_are_translated_or_noted() {
         reasoning: Some(ReasoningAsk { effort: Some(Effort::Low), ..ReasoningAsk::default() }),
         ..foreign(vec![Message::new(Role::User, vec![Block::text("hi")])])
     };
-    let (body, dropped) = encoded(&ask, "models/gemini-2.5-flash");
+    let (body, dropped) = encoded(&ask, "models/gemini-3-flash");
     let sent = value!({"type": "object", "properties": {"a": {"type": "number", "enum": [1]}}});
     assert_eq!(body["systemInstruction"], value!({"parts": [{"text": "Be brief."}]}));
     let declarations = &body["tools"][0]["functionDeclarations"];
@@ -353,7 +353,7 @@ fn parameters_of_another_dialect_are_translated_or_noted() {
         body["generationConfig"],
         value!({"maxOutputTokens": 100, "candidateCount": 2, "responseLogprobs": true, "logprobs": 2,
             "stopSequences": ["x"], "responseModalities": ["TEXT", "IMAGE"], "responseMimeType": "application/json",
-            "responseJsonSchema": sent, "thinkingConfig": {"thinkingBudget": 1024}})
+            "responseJsonSchema": sent, "thinkingConfig": {"thinkingLevel": "LOW"}})
     );
     assert_eq!(body["serviceTier"], "flex");
     assert!(body.get("stream").is_none() && body.get("model").is_none());
@@ -371,8 +371,56 @@ fn what_is_switched_off_by_habit_is_not_sent() {
         top_logprobs: Some(0),
         ..foreign(vec![Message::new(Role::User, vec![Block::text("hi")])])
     };
-    let (body, _) = encoded(&ask, "gemini-2.5-flash");
+    let (body, _) = encoded(&ask, "gemini-2.0-flash");
     assert_eq!(body["generationConfig"], value!({"frequencyPenalty": 0.5}));
+    for model in ["gemini-2.5-flash", "models/gemini-3-pro-preview"] {
+        let (body, dropped) = encoded(&ask, model);
+        assert_eq!((body.get("generationConfig"), dropped), (None, vec!["frequency_penalty"]), "{model}");
+    }
+}
+
+#[test]
+fn json_beside_tools_is_asked_for_in_words_up_to_gemini_2() {
+    let tool = || Tool::Function {
+        name: "f".into(),
+        description: None,
+        parameters: None,
+        strict: None,
+        cache: None,
+        extra: crate::chat::Extra::new(),
+    };
+    let schema = value!({"type": "object", "properties": {"a": {"const": 1}}});
+    let schema = OutputFormat::JsonSchema { name: "n".into(), description: None, schema, strict: None };
+    let ask = |output: OutputFormat| Ask {
+        tools: vec![tool()],
+        output: Some(output),
+        ..foreign(vec![Message::new(Role::User, vec![Block::text("hi")])])
+    };
+    for (output, words) in [(OutputFormat::JsonObject, "one JSON object"), (schema, r#""a":{"const":1}"#)] {
+        for model in ["gemini-2.5-flash", "gemini-2.0-flash-001", "google/gemini-1.5-pro"] {
+            let (body, dropped) = encoded(&ask(output.clone()), model);
+            let told = body["systemInstruction"]["parts"][0]["text"].as_str().unwrap_or_default();
+            assert!(told.contains(words), "{model}: {body}");
+            assert_eq!((body.get("generationConfig"), dropped), (None, vec!["response_format"]), "{model}");
+        }
+        let (body, _) = encoded(&ask(output.clone()), "gemini-3-pro-preview");
+        assert_eq!(body["generationConfig"]["responseMimeType"], "application/json");
+        let (body, _) = encoded(&Ask { tools: Vec::new(), ..ask(output.clone()) }, "gemini-2.5-flash");
+        assert_eq!(body["generationConfig"]["responseMimeType"], "application/json");
+        let (body, _) = encoded(&Ask { source: "gemini", ..ask(output) }, "gemini-2.5-flash");
+        assert_eq!(body["generationConfig"]["responseMimeType"], "application/json", "its own callers know");
+    }
+}
+
+#[test]
+fn models_that_read_aloud_are_asked_for_sound_alone() {
+    let ask = Ask {
+        modalities: vec!["text".into(), "audio".into()],
+        ..foreign(vec![Message::new(Role::User, vec![Block::text("hi")])])
+    };
+    let kinds = |model: &str| encoded(&ask, model).0["generationConfig"]["responseModalities"].clone();
+    assert_eq!(kinds("gemini-2.5-flash-preview-tts"), value!(["AUDIO"]));
+    assert_eq!(kinds("gemini-2.5-flash-native-audio"), value!(["TEXT", "AUDIO"]));
 }
 
 #[test]
@@ -390,7 +438,9 @@ fn what_gemini_cannot_have_is_refused_not_ignored() {
     let file = Content::File { source: Media::Id("file-1".into()), name: None };
     let held = foreign(vec![Message::new(Role::User, vec![Block::new(file)])]);
     let previous = Ask { previous_response: Some("resp_1".into()), ..foreign(Vec::new()) };
-    for ask in [held, previous] {
+    let stops = Ask { stop: (0..6).map(|n| n.to_string()).collect(), ..foreign(Vec::new()) };
+    assert!(encoded(&Ask { stop: stops.stop[..5].to_vec(), ..stops.clone() }, "gemini-2.5-flash").1.is_empty());
+    for ask in [held, previous, stops] {
         let mut to = Encoding::new("gemini-2.5-flash", &Quirks::NONE);
         assert_eq!(Gemini.encode_ask(&ask, &mut to).expect_err("refused").kind, Kind::UnsupportedFeature);
     }

@@ -45,7 +45,11 @@ fn foreign() -> Ask {
 }
 
 fn written(ask: &Ask, quirks: &Quirks) -> (Value, Vec<&'static str>) {
-    let mut to = Encoding::new("up", quirks);
+    written_for("up", ask, quirks)
+}
+
+fn written_for(model: &str, ask: &Ask, quirks: &Quirks) -> (Value, Vec<&'static str>) {
+    let mut to = Encoding::new(model, quirks);
     let body = OpenAiChat.encode_ask(ask, &mut to).expect("encodes");
     (value(&body), to.dropped.iter().map(|(field, _)| *field).collect())
 }
@@ -62,6 +66,7 @@ fn turns_of_another_dialect_become_messages() {
                 {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
             {"role": "tool", "tool_call_id": "toolu_1", "content": "The tool failed:\n\nThe images of this result follow in the next message."},
             {"role": "user", "content": [
+                {"type": "text", "text": "The images of the result of call toolu_1 of `f`:"},
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO"}},
                 {"type": "text", "text": "and?"}]}],
             "max_completion_tokens": 100})
@@ -514,4 +519,203 @@ fn parts_of_other_servers_are_files_and_go_back_as_they_came() {
         [&Content::File { source: pdf, name: Some("a.pdf".into()) }, &Content::File { source: video, name: None },]
     );
     assert_eq!(written(&ask, &Quirks::NONE).0["messages"][0]["content"], parts);
+}
+
+#[test]
+fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
+    let tool = |parameters: Value| Tool::Function {
+        name: "f".into(),
+        description: None,
+        parameters: Some(parameters),
+        strict: Some(true),
+        cache: None,
+        extra: Default::default(),
+    };
+    let closed = json!({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false});
+    let open = json!({"type": "object", "properties": {"a": {}}, "additionalProperties": false});
+    let ask = Ask { tools: vec![tool(closed), tool(open)], ..foreign() };
+    let (body, dropped) = written(&ask, &OPENAI);
+    let strict = |body: &Value, at: usize| body["tools"][at]["function"].get("strict").cloned();
+    assert_eq!((strict(&body, 0), strict(&body, 1)), (Some(json!(true)), None));
+    assert!(dropped.contains(&"tools.strict"));
+    let (body, _) = written(&Ask { source: NAME, ..ask }, &OPENAI);
+    assert_eq!(strict(&body, 1), Some(json!(true)));
+}
+
+#[test]
+fn effort_is_told_in_the_words_of_the_model() {
+    let ask =
+        |effort| Ask { reasoning: Some(ReasoningAsk { effort: Some(effort), ..ReasoningAsk::default() }), ..foreign() };
+    let told = |model: &str, effort| written_for(model, &ask(effort), &OPENAI).0.get("reasoning_effort").cloned();
+    assert_eq!(told("gpt-5.2", Effort::Max), Some(json!("xhigh")));
+    assert_eq!(told("gpt-5.1", Effort::None), Some(json!("none")));
+    assert_eq!(told("gpt-5", Effort::None), Some(json!("minimal")));
+    assert_eq!(told("o3", Effort::None), Some(json!("low")));
+    assert_eq!(told("my-deployment", Effort::Max), Some(json!("high")));
+    for model in ["gpt-4o", "gpt-4.1-mini", "gpt-5-chat-latest"] {
+        assert_eq!(told(model, Effort::None), None);
+        let (body, dropped) = written_for(model, &ask(Effort::High), &OPENAI);
+        assert_eq!((body.get("reasoning_effort"), dropped.contains(&"reasoning")), (None, true), "{model}");
+        assert!(!written_for(model, &ask(Effort::None), &OPENAI).1.contains(&"reasoning"), "{model}");
+    }
+    // Its own callers know what they ask for.
+    let own = Ask { source: NAME, ..ask(Effort::Max) };
+    assert_eq!(written_for("gpt-4o", &own, &OPENAI).0["reasoning_effort"], "max");
+}
+
+#[test]
+fn reasoning_models_are_not_sent_the_sampling_that_they_refuse() {
+    let number = serde_json::Number::from_f64;
+    let ask = Ask {
+        temperature: number(0.2),
+        top_p: number(1.0),
+        presence_penalty: Some(0.into()),
+        frequency_penalty: number(0.5),
+        logprobs: Some(true),
+        stop: (1..=5).map(|n| n.to_string()).collect(),
+        ..foreign()
+    };
+    let kept = |model: &str, ask: &Ask| {
+        let (body, dropped) = written_for(model, ask, &OPENAI);
+        let names = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "logprobs", "stop"];
+        let kept: Vec<&str> = names.into_iter().filter(|name| body.get(name).is_some()).collect();
+        (kept.join(" "), dropped.into_iter().filter(|field| names.contains(field)).collect::<Vec<_>>().join(" "))
+    };
+    let all = "temperature stop frequency_penalty logprobs".to_owned();
+    assert_eq!(kept("o3", &ask), (String::new(), all.clone()));
+    assert_eq!(kept("gpt-5-mini", &ask), (String::new(), all.clone()));
+    assert_eq!(kept("gpt-5.1", &ask).0, "temperature top_p logprobs");
+    let effort = Some(ReasoningAsk { effort: Some(Effort::Low), ..ReasoningAsk::default() });
+    assert_eq!(kept("gpt-5.1", &Ask { reasoning: effort, ..ask.clone() }), (String::new(), all));
+    let few = Ask { stop: vec!["1".into()], ..ask.clone() };
+    assert_eq!(
+        kept("gpt-4o", &few).0,
+        "temperature top_p presence_penalty frequency_penalty logprobs stop",
+        "they take everything"
+    );
+    assert_eq!(kept("o3", &Ask { source: NAME, ..few }).1, "", "its own callers know what they ask for");
+}
+
+#[test]
+fn more_stop_sequences_than_openai_takes_are_refused_and_go_to_others() {
+    let ask = |count: usize| Ask { stop: (0..count).map(|n| n.to_string()).collect(), ..foreign() };
+    assert_eq!(written(&ask(4), &OPENAI).0["stop"].as_array().map(Vec::len), Some(4));
+    assert_eq!(written(&ask(9), &Quirks::NONE).0["stop"].as_array().map(Vec::len), Some(9));
+    let fault = OpenAiChat.encode_ask(&ask(5), &mut Encoding::new("gpt-4o", &OPENAI)).expect_err("refused");
+    assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("stop")));
+    assert!(fault.message.contains("take 4 stop sequences"), "{fault}");
+}
+
+#[test]
+fn json_mode_is_asked_for_in_words_too_unless_the_ask_says_so() {
+    let ask = Ask { output: Some(OutputFormat::JsonObject), ..foreign() };
+    let system = |ask: &Ask| written(ask, &OPENAI).0["messages"][0]["content"].clone();
+    assert!(system(&ask).as_str().is_some_and(|text| text.starts_with("One.\n\nTwo.\n\nAnswer with one JSON object")));
+    let mut said = ask.clone();
+    said.messages[0].blocks[0] = Block::text("as Json, please");
+    assert_eq!(system(&said), "One.\n\nTwo.");
+    let without = Ask { system: Vec::new(), ..ask };
+    assert_eq!(written(&without, &Quirks::NONE).0["messages"][0]["role"], "system");
+}
+
+#[test]
+fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
+    let long = "call_".repeat(20);
+    let mut ask = foreign();
+    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
+        match &mut block.content {
+            Content::ToolCall(call) => call.id.clone_from(&long),
+            Content::ToolResult(result) => result.id.clone_from(&long),
+            _ => {}
+        }
+    }
+    let ids = |ask: &Ask| {
+        let body = written(ask, &OPENAI).0;
+        (body["messages"][2]["tool_calls"][0]["id"].clone(), body["messages"][3]["tool_call_id"].clone())
+    };
+    let (call, result) = ids(&ask);
+    assert_eq!((&call, call.as_str().map(str::len)), (&result, Some(21)));
+    assert_eq!(ids(&Ask { source: NAME, ..ask }).0, long);
+}
+
+#[test]
+fn a_spoken_answer_has_a_voice_and_a_format_or_is_refused() {
+    let gemini = |voice: &str, stream: bool| {
+        let body = json!({"contents": [{"parts": [{"text": "Hi"}]}], "generationConfig": {"responseModalities": ["AUDIO"],
+            "speech_config": {"voice_config": {"prebuilt_voice_config": {"voice_name": voice}}}}});
+        let body = body.to_string();
+        let raw = RawAsk { op: Op::Generate, body: body.as_bytes(), model: Some("g"), stream };
+        crate::dialect::find("gemini").expect("built in").decode_ask(&raw).expect("valid")
+    };
+    let (body, dropped) = written_for("gpt-audio", &gemini("Kore", false), &OPENAI);
+    assert_eq!(body["modalities"], json!(["text", "audio"]));
+    assert_eq!(body["audio"], json!({"voice": "alloy", "format": "wav"}));
+    assert!(dropped.contains(&"audio.voice"));
+    let (body, _) = written_for("gpt-audio", &gemini("Coral", true), &OPENAI);
+    assert_eq!(body["audio"], json!({"voice": "coral", "format": "pcm16"}));
+    let refusing = Quirks { refuses: &["audio"], ..OPENAI };
+    for quirks in [Quirks::NONE, refusing] {
+        let fault =
+            OpenAiChat.encode_ask(&gemini("Kore", false), &mut Encoding::new("m", &quirks)).expect_err("refused");
+        assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("modalities")));
+    }
+}
+
+#[test]
+fn pictures_and_files_of_results_stand_under_the_call_that_they_answer() {
+    let call =
+        |id: &str| Block::new(Content::ToolCall(ToolCall { id: id.into(), name: "shot".into(), ..Default::default() }));
+    let image = || {
+        Block::new(Content::Image {
+            source: Media::Url { url: "https://e.org/a.png".into(), mime: None },
+            detail: None,
+        })
+    };
+    let pdf = || {
+        let source = Media::Inline { mime: "application/pdf".into(), data: "JVBE".into() };
+        Block::new(Content::File { source, name: Some("a.pdf".into()) })
+    };
+    let result = |id: &str, content| {
+        Block::new(Content::ToolResult(ToolResult { id: id.into(), content, ..Default::default() }))
+    };
+    let ask = Ask {
+        messages: vec![
+            Message::new(Role::User, vec![Block::text("go")]),
+            Message::new(Role::Assistant, vec![call("a"), call("b"), call("c")]),
+            Message::new(
+                Role::User,
+                vec![
+                    result("a", vec![Block::text("Left."), image()]),
+                    result("b", vec![pdf()]),
+                    result("c", vec![image(), pdf()]),
+                ],
+            ),
+        ],
+        source: "anthropic",
+        ..Ask::default()
+    };
+    let (body, _) = written(&ask, &OPENAI);
+    let said: Vec<&Value> = (2..5).map(|at| &body["messages"][at]["content"]).collect();
+    assert_eq!(
+        said,
+        [
+            "Left.\n\nThe images of this result follow in the next message.",
+            "The files of this result follow in the next message.",
+            "The images and files of this result follow in the next message.",
+        ]
+    );
+    let parts = body["messages"][5]["content"].as_array().expect("parts");
+    let shown: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str().or(part["type"].as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            "The images of the result of call a of `shot`:",
+            "image_url",
+            "The files of the result of call b of `shot`:",
+            "file",
+            "The images and files of the result of call c of `shot`:",
+            "image_url",
+            "file",
+        ]
+    );
 }

@@ -284,6 +284,11 @@ fn a_json_object_is_asked_for_where_the_provider_looks_for_the_word() {
     assert_eq!(out.get("instructions"), None);
     assert_eq!(out["input"][0]["role"], "system");
     assert_eq!(out["text"]["format"]["type"], "json_object");
+    let last = &out["input"][0]["content"][2]["text"];
+    assert!(last.as_str().is_some_and(|text| text.starts_with("Answer with one JSON object")), "{out}");
+    let mut said = ask;
+    said.system[0] = Block::text("Reply in JSON.");
+    assert_eq!(encoded(&said)["input"][0]["content"].as_array().map(Vec::len), Some(2), "it is said already");
 }
 
 #[test]
@@ -366,4 +371,92 @@ fn what_only_the_provider_keeps_is_named() {
     }
     let ask = ask_of(br#"{"model":"m","conversation":null,"input":"x"}"#);
     assert_eq!(ask.kept_elsewhere(), None);
+}
+
+fn sent(ask: &Ask, model: &str) -> (Value, Vec<&'static str>) {
+    let mut to = Encoding::new(model, &Quirks::NONE);
+    let body = json(&OpenAiResponses.encode_ask(ask, &mut to).expect("encodes"));
+    (body, to.dropped.into_iter().map(|(field, _)| field).collect())
+}
+
+#[test]
+fn effort_is_told_in_the_words_of_the_model_and_not_at_all_to_one_that_cannot_reason() {
+    let ask = |effort| Ask {
+        reasoning: Some(ReasoningAsk { effort: Some(effort), include: Some(true), ..ReasoningAsk::default() }),
+        ..foreign()
+    };
+    for (model, asked, told) in [
+        ("gpt-5", Effort::None, "minimal"),
+        ("gpt-5.1", Effort::None, "none"),
+        ("o4-mini", Effort::Minimal, "low"),
+        ("gpt-5.2", Effort::Max, "xhigh"),
+        ("my-deployment", Effort::Max, "max"),
+    ] {
+        let (body, _) = sent(&ask(asked), model);
+        assert_eq!(body["reasoning"]["effort"], told, "{model}");
+        assert_eq!(body.get("include").is_some(), told != "none", "{model}: it reasons");
+    }
+    for model in ["gpt-4o", "gpt-4.1", "gpt-5-chat-latest"] {
+        let (body, dropped) = sent(&ask(Effort::High), model);
+        assert_eq!((body.get("reasoning"), body.get("include")), (None, None), "{model}");
+        assert!(dropped.contains(&"reasoning"), "{model}: {dropped:?}");
+    }
+    let (body, _) = sent(&ask(Effort::High), "grok-4-fast");
+    assert_eq!(body["reasoning"], json!({"summary": "auto"}));
+    let (body, _) = sent(&Ask { source: NAME, ..ask(Effort::High) }, "gpt-4o");
+    assert_eq!(body["reasoning"]["effort"], "high", "its own callers know what they ask for");
+}
+
+#[test]
+fn reasoning_models_are_not_sent_the_sampling_that_they_refuse() {
+    let ask = Ask {
+        temperature: serde_json::Number::from_f64(0.2),
+        logprobs: Some(true),
+        top_logprobs: Some(2),
+        reasoning: None,
+        ..foreign()
+    };
+    let (body, dropped) = sent(&ask, "gpt-5");
+    assert_eq!((body.get("temperature"), body.get("top_logprobs")), (None, None));
+    assert_eq!(body["include"], json!(["reasoning.encrypted_content"]));
+    for field in ["temperature", "logprobs", "top_logprobs"] {
+        assert!(dropped.contains(&field), "{field} in {dropped:?}");
+    }
+    let (body, _) = sent(&ask, "gpt-4o");
+    assert_eq!((&body["temperature"], &body["include"]), (&json!(0.2), &json!(["message.output_text.logprobs"])));
+}
+
+#[test]
+fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
+    let mut ask = foreign();
+    let Tool::Function { parameters, strict, .. } = &mut ask.tools[0] else { panic!("a function") };
+    *strict = Some(true);
+    *parameters =
+        Some(json!({"type": "object", "properties": {"a": {}}, "required": [], "additionalProperties": false}));
+    let (body, dropped) = sent(&ask, "gpt-5");
+    assert_eq!((&body["tools"][0]["strict"], dropped.contains(&"tools.strict")), (&json!(false), true));
+    let Tool::Function { parameters: Some(parameters), .. } = &mut ask.tools[0] else { panic!("a function") };
+    parameters["required"] = json!(["a"]);
+    assert_eq!(sent(&ask, "gpt-5").0["tools"][0]["strict"], true);
+}
+
+#[test]
+fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
+    let long = "toolu_".repeat(20);
+    let mut ask = foreign();
+    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
+        match &mut block.content {
+            Content::ToolCall(call) => call.id.clone_from(&long),
+            Content::ToolResult(result) => result.id.clone_from(&long),
+            _ => {}
+        }
+    }
+    let ids = |source| {
+        let (body, _) = sent(&Ask { source, ..ask.clone() }, "gpt-5");
+        let ids = body["input"].as_array().into_iter().flatten().filter_map(|item| item["call_id"].as_str());
+        ids.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let respelt = ids("anthropic");
+    assert_eq!((respelt.len(), respelt[0].len(), &respelt[0]), (2, 21, &respelt[1]));
+    assert_eq!(ids(NAME), [long.clone(), long.clone()]);
 }
