@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -255,6 +255,8 @@ pub(super) struct Activity {
     waits: AtomicBool,
     /// A stream begins: what is written next does not wait for others.
     hurries: AtomicBool,
+    /// Since when the client of each answer of HTTP/2 takes none of it: its window is closed, while the socket may be free.
+    untaken: Mutex<Vec<Arc<AtomicU64>>>,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
     nudge: Arc<Nudge>,
@@ -281,9 +283,14 @@ impl Activity {
             blocked: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
+            untaken: Mutex::default(),
             ending: Arc::default(),
             nudge: Arc::default(),
         }
+    }
+
+    fn untaken(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.untaken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
@@ -353,8 +360,9 @@ impl Activity {
     }
 
     fn judge(&self, limits: Limits) -> Verdict {
-        let over = |since, limit| self.is_over(since, limit);
-        if over(&self.blocked, CLIENT_STALL) {
+        let over = |since: &AtomicU64, limit| self.is_over(since, limit);
+        let is_left = || self.h2 && self.untaken().iter().any(|since| over(since, CLIENT_STALL));
+        if over(&self.blocked, CLIENT_STALL) || is_left() {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
             Verdict::SlowHead
@@ -498,6 +506,8 @@ pub struct Answer {
     body: Outbound,
     under_way: UnderWay,
     ending: Option<Ending>,
+    /// Since when its client takes none of it; over HTTP/2 only.
+    untaken: Option<Arc<AtomicU64>>,
 }
 
 /// Wakes who waits when the process cuts what runs; made when there is first something to wait for, and over HTTP/2 only: the
@@ -509,7 +519,21 @@ impl Answer {
         if matches!(body, Outbound::Stream { .. }) {
             under_way.0.hurries.store(true, Ordering::Relaxed);
         }
-        Answer { body, under_way, ending: None }
+        let activity = &under_way.0;
+        // It is not asked for a frame before its client takes one.
+        let untaken = activity.h2.then(|| Arc::new(AtomicU64::new(activity.now())));
+        if let Some(untaken) = &untaken {
+            activity.untaken().push(untaken.clone());
+        }
+        Answer { body, under_way, ending: None, untaken }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(untaken) = &self.untaken {
+            self.under_way.0.untaken().retain(|other| !Arc::ptr_eq(other, untaken));
+        }
     }
 }
 
@@ -521,14 +545,19 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let Answer { body, under_way, ending } = &mut *self;
+        let Answer { body, under_way, ending, untaken } = &mut *self;
         let polled = Pin::new(&mut *body).poll_frame(cx);
         under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
-        match polled {
+        let polled = match polled {
             // It knows by itself what there is to say.
             Poll::Pending if under_way.0.ends(ending, cx) => Pin::new(body).poll_frame(cx),
             polled => polled,
+        };
+        if let Some(untaken) = untaken {
+            // What has nothing to say at present is not waited for by its client's doing.
+            untaken.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -543,6 +572,33 @@ impl Body for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_over_http2_that_its_client_takes_none_of_is_given_up() {
+        let limits = Limits {
+            max_connections: 1,
+            max_head_bytes: 1,
+            max_headers: 1,
+            head_timeout: CLIENT_STALL * 3,
+            keep_alive_timeout: CLIENT_STALL * 3,
+            max_streams: 1,
+        };
+        let activity = Arc::new(Activity::new(true));
+        let is_stalled = || matches!(activity.judge(limits), Verdict::Stalled);
+        let mut answer = Answer::new(Outbound::whole("first"), UnderWay::new(activity.clone()));
+        let other = Answer::new(Outbound::whole("second"), UnderWay::new(activity.clone()));
+        tokio::time::advance(CLIENT_STALL / 2).await;
+        let _ = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await;
+        assert!(!is_stalled());
+        tokio::time::advance(CLIENT_STALL / 2).await;
+        assert!(is_stalled(), "of the second nothing is taken");
+        drop(other);
+        assert!(!is_stalled());
+        tokio::time::advance(CLIENT_STALL / 2).await;
+        assert!(is_stalled(), "nor what comes after the first's frame");
+        drop(answer);
+        assert!(!is_stalled());
+    }
 
     #[test]
     fn a_request_names_one_host_and_is_framed_by_chunks_alone() {
