@@ -37,9 +37,8 @@ pub use open::{
     take_notes,
 };
 pub use stages::{
-    After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer, looks_at_faults,
-    request,
-    route as plan,
+    After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer,
+    looks_at_faults, request, route as plan,
 };
 
 /// Every guest of a generation.

@@ -116,7 +116,9 @@ pub fn find(pattern: &str, text: &str, max: usize) -> Result<Vec<Found>, HostErr
 pub fn replace(pattern: &str, text: &str, with: &str) -> Result<(String, usize), HostError> {
     let pattern = compiled(pattern, text)?;
     if let Some(name) = unknown_group(&pattern, with) {
-        let text = format!("the pattern has no group `{name}`; write `${{1}}` where letters or digits follow, `$$` for a dollar");
+        let text = format!(
+            "the pattern has no group `{name}`; write `${{1}}` where letters or digits follow, `$$` for a dollar"
+        );
         return Err(HostError(text));
     }
     let mut out = String::with_capacity(text.len());

@@ -764,7 +764,8 @@ mod tests {
             format!(r#"{{"a":"data: {base64}","data":{{"text":"{base64}"}}}}"#),
             r#"{"data":"short"}"#.to_owned(),
             r#"{"a":[{"type":"url_citation","url":"https://a.b"}],"b":{"url":"https://a.b"}}"#.to_owned(),
-            r#"{"properties":{"image_url":{"type":"string","description":"https://a.b"},"source":{"type":"string"}}}"#.to_owned(),
+            r#"{"properties":{"image_url":{"type":"string","description":"https://a.b"},"source":{"type":"string"}}}"#
+                .to_owned(),
         ] {
             assert_eq!(files(&text), Files::default(), "{}", &text[..16]);
         }
