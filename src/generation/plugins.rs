@@ -29,6 +29,10 @@ impl Shelf {
     pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), Vec<Wrong>> {
         Err(vec![(vec!["wasm".to_owned()], WITHOUT.to_owned())])
     }
+
+    pub fn warning(&self) -> Option<String> {
+        None
+    }
 }
 
 #[cfg(not(feature = "wasm"))]
@@ -64,6 +68,8 @@ mod with_engine {
         described: HashMap<String, Arc<Described>>,
         /// By the name of the hook: the component, its settings, and the policy.
         policies: HashMap<String, (Arc<Described>, Value, Arc<Policy>)>,
+        /// Why compiled code is not kept, to be told once.
+        unkept: Option<String>,
     }
 
     /// What makes a plugin another one.
@@ -94,6 +100,11 @@ mod with_engine {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             inner.policy(config, hook, plugin)
         }
+
+        /// Why plugins that were loaded just now are compiled anew each time; None where they are not, and once it was said.
+        pub fn warning(&self) -> Option<String> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).unkept.take()
+        }
     }
 
     impl Inner {
@@ -121,7 +132,7 @@ mod with_engine {
             {
                 return Ok(taught.clone());
             }
-            let (machine, compiled) = (self.machine()?, compiled(config));
+            let (machine, compiled) = (self.machine()?, self.compiled(config));
             let (compiled, config) = (compiled.as_ref(), key.config.clone());
             let loading = Loading { machine: &machine, compiled, name, lease: key.lease, config };
             let taught = Taught::load(&loading, &bytes)?;
@@ -134,6 +145,14 @@ mod with_engine {
                 Some(machine) => machine.clone(),
                 None => self.machine.insert(Arc::new(Machine::new()?)).clone(),
             })
+        }
+
+        /// The folder of compiled plugins; None where nothing can be kept.
+        fn compiled(&mut self, config: &Config) -> Option<Compiled> {
+            let plugins = &config.plugins;
+            let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
+            let opened = Compiled::open(&folder);
+            opened.map_err(|why| self.unkept = Some(format!("plugins.compiled: compiled plugins are not kept: {why}"))).ok()
         }
 
         /// Policies of hooks and plugins that nobody names any more go with their last generation.
@@ -173,7 +192,7 @@ mod with_engine {
             if let Some(known) = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256) {
                 return Ok(known.clone());
             }
-            let (machine, compiled) = (self.machine()?, compiled(config));
+            let (machine, compiled) = (self.machine()?, self.compiled(config));
             let shared_kv = config.redis.kv;
             let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
             let loading = Loading { machine: &machine, compiled, name: plugin, lease, config };
@@ -183,14 +202,6 @@ mod with_engine {
             self.described.insert(plugin.to_owned(), described.clone());
             Ok(described)
         }
-    }
-
-    /// The folder of compiled plugins; None, and a word in the log, where nothing can be kept.
-    fn compiled(config: &Config) -> Option<Compiled> {
-        let plugins = &config.plugins;
-        let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
-        let opened = Compiled::open(&folder);
-        opened.inspect_err(|why| tracing::warn!("compiled plugins are not kept: {why}")).ok()
     }
 
     /// A component as the gateway lists policies.
