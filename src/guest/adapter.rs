@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::dialect::Op;
 use crate::dialect::adapter::{Came, Written};
-use crate::fault::Refusal;
+use crate::fault::{Fault, Refusal};
 use crate::host::{Budget, Cx, Grants, Guest, Killed, Phase, Visit};
 use crate::state::guests::Guests;
 
@@ -290,10 +290,12 @@ pub fn told<'a>(came: &Came<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
     headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
 }
 
-/// An error answer that no guest has read: its status, and its text as it stands.
-pub fn unread(label: &'static str, came: &Came<'_>) -> Refusal {
+/// An error answer that no guest has read: its status, and its text as it stands. `broke` is why the one that should have
+/// could not.
+pub fn unread(label: &'static str, came: &Came<'_>, broke: Option<Fault>) -> Refusal {
     let message = String::from_utf8_lossy(came.body).chars().take(MAX_MESSAGE_CHARS).collect();
-    Refusal { status: came.status, message, dialect: label, ..Refusal::default() }
+    let unread = broke.map(|fault| fault.to_string());
+    Refusal { status: came.status, message, dialect: label, unread, ..Refusal::default() }
 }
 
 /// A name that lives as long as the process. Each distinct name is kept once, however often its adapter is swapped: wire

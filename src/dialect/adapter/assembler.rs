@@ -31,6 +31,8 @@ pub struct Assembler {
     blocks: Blocks,
     /// Choices with tool calls.
     calling: Vec<u32>,
+    /// Choices of which something was said and that have not ended.
+    open: Vec<u32>,
     /// How choices ended, told when the stream is at its end: what is said after a finish is still said before it.
     ends: Vec<End>,
 }
@@ -55,6 +57,7 @@ impl Assembler {
             calls: 0,
             calling: Vec::new(),
             blocks: Blocks::default(),
+            open: Vec::new(),
             ends: Vec::new(),
         }
     }
@@ -72,6 +75,9 @@ impl Assembler {
             self.start(String::new(), String::new(), out);
         }
         let choice = self.choice;
+        if step.is_said() && !self.open.contains(&choice) && !self.has_ended(choice) {
+            self.open.push(choice);
+        }
         let mut delta = |blocks: &mut Blocks, kind: Opened, delta: Delta| {
             let index = blocks.running(choice, kind, out);
             out.push(Event::Delta { choice, index, delta });
@@ -96,8 +102,9 @@ impl Assembler {
                 out.push(Event::Delta { choice, index, delta: Delta::Arguments(text) });
             }
             // The first counts.
-            Step::Finish { .. } if self.ends.iter().any(|end| end.choice == choice) => {}
+            Step::Finish { .. } if self.has_ended(choice) => {}
             Step::Finish { reason, native, stop_sequence } => {
+                self.open.retain(|open| *open != choice);
                 self.ends.push(End { choice, reason, native, stop_sequence });
             }
             Step::Usage(usage) => out.push(Event::Usage(usage)),
@@ -106,9 +113,13 @@ impl Assembler {
         Ok(())
     }
 
-    /// Whether the end was told of, so that the stream may end.
+    /// Whether the end of all that was begun was told of, so that the stream may end.
     pub fn is_finished(&self) -> bool {
-        !self.ends.is_empty()
+        !self.ends.is_empty() && self.open.is_empty()
+    }
+
+    fn has_ended(&self, choice: u32) -> bool {
+        self.ends.iter().any(|end| end.choice == choice)
     }
 
     /// Closes what is open, and tells how choices ended: the stream is at its end.
@@ -263,6 +274,21 @@ mod tests {
         assert_eq!(ends, [Some(Finish::Length), Some(Finish::Stop)]);
         let told = events.iter().position(|event| matches!(event, Event::Finish { .. })).expect("an end");
         assert_eq!(events[told..].len(), 2, "nothing but ends: {events:?}");
+    }
+
+    #[test]
+    fn a_stream_has_ended_when_every_choice_has() {
+        let mut assembler = Assembler::new("wasm:test");
+        let mut after = |steps: Vec<Step>| {
+            steps.into_iter().for_each(|step| assembler.step(step, &mut Vec::new()).expect("fits"));
+            assembler.is_finished()
+        };
+        assert!(!after(vec![Step::Text("a".into()), Step::Choice(1), Step::Text("b".into()), Step::Choice(0)]));
+        assert!(!after(vec![finish(Finish::Stop)]), "the other goes on");
+        assert!(!after(vec![Step::Text("more".into()), Step::Choice(1), Step::Ping]));
+        assert!(after(vec![finish(Finish::Stop)]));
+        assert!(after(vec![Step::Choice(7), Step::Usage(crate::chat::Usage::default())]), "nothing is said of it");
+        assert!(!after(vec![Step::Text("late".into())]));
     }
 
     #[test]

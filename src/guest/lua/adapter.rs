@@ -183,8 +183,11 @@ impl Taught {
             self.rest(warm);
             Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
         };
-        // Why it could not was logged.
-        read.await.ok().flatten().unwrap_or_else(|| unread(self.label, &came))
+        match read.await {
+            Ok(Some(said)) => said,
+            Ok(None) => unread(self.label, &came, None),
+            Err(broke) => unread(self.label, &came, Some(broke)),
+        }
     }
 
     async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {

@@ -211,7 +211,9 @@ impl Taught {
         let called = self.counted(Function::Decode, (&cx, warm.store.data()), called)?;
         self.rest(warm);
         match called.map_err(|said| refused(convert::refusal(said, self.label)))? {
-            Outcome::Chat(answer) => Ok(Read::Chat(convert::answer(answer, self.label))),
+            Outcome::Chat(answer) => {
+                convert::answer(answer, self.label).map(Read::Chat).map_err(|what| self.meter.nonsense(what))
+            }
             Outcome::Embed(answer) => Ok(Read::Embed(convert::embed_answer(answer, self.label))),
             Outcome::Rerank(answer) => Ok(Read::Rerank(convert::rerank_answer(answer))),
             Outcome::FollowUp(next) => {
@@ -230,8 +232,7 @@ impl Taught {
             self.rest(warm);
             Ok::<_, Fault>(convert::refusal(said, self.label))
         };
-        // Why it could not was logged.
-        read.await.unwrap_or_else(|_| unread(self.label, &came))
+        read.await.unwrap_or_else(|broke| unread(self.label, &came, Some(broke)))
     }
 
     async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {

@@ -257,8 +257,10 @@ impl trace::Host for Held {
     fn note(&mut self, what: String) -> Given<()> {
         let cx = policy!(self, "trace.note");
         let bytes = what.len();
-        let what = serde_json::from_str(&what).unwrap_or(Value::String(what));
-        Ok(text(host::log::note(&cx, what, bytes)))
+        Ok(match serde_json::from_str(&what) {
+            Ok(what) => text(host::log::note(&cx, what, bytes)),
+            Err(error) => Err(format!("trace.note takes JSON text, and this is none: {error}")),
+        })
     }
 }
 
