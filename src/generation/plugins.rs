@@ -134,7 +134,7 @@ mod with_engine {
             }
             let (machine, compiled) = (self.machine()?, self.compiled(config));
             let (compiled, config) = (compiled.as_ref(), key.config.clone());
-            let loading = Loading { machine: &machine, compiled, name, lease: key.lease, config };
+            let loading = Loading { machine: &machine, compiled, name, lease: key.lease, memory_by: None, config };
             let taught = Taught::load(&loading, &bytes)?;
             self.adapters.insert(name.to_owned(), (key, taught.clone()));
             Ok(taught)
@@ -152,7 +152,9 @@ mod with_engine {
             let plugins = &config.plugins;
             let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
             let opened = Compiled::open(&folder);
-            opened.map_err(|why| self.unkept = Some(format!("plugins.compiled: compiled plugins are not kept: {why}"))).ok()
+            opened
+                .map_err(|why| self.unkept = Some(format!("plugins.compiled: compiled plugins are not kept: {why}")))
+                .ok()
         }
 
         /// Policies of hooks and plugins that nobody names any more go with their last generation.
@@ -195,7 +197,7 @@ mod with_engine {
             let (machine, compiled) = (self.machine()?, self.compiled(config));
             let shared_kv = config.redis.kv;
             let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
-            let loading = Loading { machine: &machine, compiled, name: plugin, lease, config };
+            let loading = Loading { machine: &machine, compiled, name: plugin, lease, memory_by: None, config };
             // Under the hook's own budget, but before its manifest is known.
             let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)), shared_kv);
             let described = Described::load(&loading, &bytes, &draft.guest)?;

@@ -94,15 +94,15 @@ impl Lease {
         Arc::new(Guest { name: name.into(), grants: Grants::default(), budget, metrics: Default::default() })
     }
 
-    /// What a call of a function went past, and which key raises it, if one does; `key` holds the settings of the adapter.
-    fn overrun(&self, killed: Killed, key: &str, function: Function) -> (String, String) {
+    /// What a call of a function went past.
+    fn overrun(&self, killed: Killed, function: Function) -> String {
         let Lease { cpu, memory, host_calls, output } = *self;
         match killed {
-            Killed::Memory => (format!("needed more than {memory} bytes"), format!("; raise `{key}.memory`")),
-            Killed::HostCalls => (format!("called more than {host_calls} host functions"), String::new()),
-            Killed::Output => (format!("put out more than {output} bytes"), String::new()),
+            Killed::Memory => format!("needed more than {memory} bytes"),
+            Killed::HostCalls => format!("called more than {host_calls} host functions"),
+            Killed::Output => format!("put out more than {output} bytes"),
             Killed::Deadline | Killed::Safepoints | Killed::Wait | Killed::Exchange => {
-                (format!("used up its {:?} of processor time", cpu * function.times()), format!("; raise `{key}.cpu`"))
+                format!("used up its {:?} of processor time", cpu * function.times())
             }
         }
     }
@@ -294,7 +294,10 @@ pub fn told<'a>(came: &Came<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
 /// could not.
 pub fn unread(label: &'static str, came: &Came<'_>, broke: Option<Fault>) -> Refusal {
     let message = String::from_utf8_lossy(came.body).chars().take(MAX_MESSAGE_CHARS).collect();
-    let unread = broke.map(|fault| fault.to_string());
+    let unread = broke.map(|fault| match &fault.source {
+        Some(why) => format!("{} ({why})", fault.message),
+        None => fault.message,
+    });
     Refusal { status: came.status, message, dialect: label, unread, ..Refusal::default() }
 }
 
