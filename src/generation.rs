@@ -306,7 +306,7 @@ impl Builder {
         let bounds = &config.listen.limits;
         let tls = certificates(&config).map_err(in_lines)?;
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
-        warnings.extend(self.plugins.warning());
+        warnings.extend(self.plugins.warnings());
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();

@@ -30,8 +30,8 @@ impl Shelf {
         Err(vec![(vec!["wasm".to_owned()], WITHOUT.to_owned())])
     }
 
-    pub fn warning(&self) -> Option<String> {
-        None
+    pub fn warnings(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -68,8 +68,8 @@ mod with_engine {
         described: HashMap<String, Arc<Described>>,
         /// By the name of the hook: the component, its settings, and the policy.
         policies: HashMap<String, (Arc<Described>, Value, Arc<Policy>)>,
-        /// Why compiled code is not kept, to be told once.
-        unkept: Option<String>,
+        /// What is to be told of compiled code.
+        warnings: Vec<String>,
     }
 
     /// What makes a plugin another one.
@@ -101,9 +101,9 @@ mod with_engine {
             inner.policy(config, hook, plugin)
         }
 
-        /// Why plugins that were loaded just now are compiled anew each time; None where they are not, and once it was said.
-        pub fn warning(&self) -> Option<String> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).unkept.take()
+        /// Why plugins that were loaded just now were compiled anew, each reason once.
+        pub fn warnings(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).warnings)
         }
     }
 
@@ -133,9 +133,12 @@ mod with_engine {
                 return Ok(taught.clone());
             }
             let (machine, compiled) = (self.machine()?, self.compiled(config));
-            let (compiled, config) = (compiled.as_ref(), key.config.clone());
-            let loading = Loading { machine: &machine, compiled, name, lease: key.lease, memory_by: None, config };
-            let taught = Taught::load(&loading, &bytes)?;
+            let (kept, config) = (compiled.as_ref(), key.config.clone());
+            let loading =
+                Loading { machine: &machine, compiled: kept, name, lease: key.lease, memory_by: None, config };
+            let taught = Taught::load(&loading, &bytes);
+            compiled.into_iter().flat_map(Compiled::notes).for_each(|note| self.warn(note));
+            let taught = taught?;
             self.adapters.insert(name.to_owned(), (key, taught.clone()));
             Ok(taught)
         }
@@ -152,9 +155,14 @@ mod with_engine {
             let plugins = &config.plugins;
             let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
             let opened = Compiled::open(&folder);
-            opened
-                .map_err(|why| self.unkept = Some(format!("plugins.compiled: compiled plugins are not kept: {why}")))
-                .ok()
+            opened.map_err(|why| self.warn(format!("compiled plugins are not kept: {why}"))).ok()
+        }
+
+        fn warn(&mut self, what: String) {
+            let what = format!("plugins.compiled: {what}");
+            if !self.warnings.contains(&what) {
+                self.warnings.push(what);
+            }
         }
 
         /// Policies of hooks and plugins that nobody names any more go with their last generation.
@@ -196,11 +204,13 @@ mod with_engine {
             }
             let (machine, compiled) = (self.machine()?, self.compiled(config));
             let shared_kv = config.redis.kv;
-            let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
-            let loading = Loading { machine: &machine, compiled, name: plugin, lease, memory_by: None, config };
+            let (kept, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
+            let loading = Loading { machine: &machine, compiled: kept, name: plugin, lease, memory_by: None, config };
             // Under the hook's own budget, but before its manifest is known.
             let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)), shared_kv);
-            let described = Described::load(&loading, &bytes, &draft.guest)?;
+            let described = Described::load(&loading, &bytes, &draft.guest);
+            compiled.into_iter().flat_map(Compiled::notes).for_each(|note| self.warn(note));
+            let described = described?;
             self.described.insert(plugin.to_owned(), described.clone());
             Ok(described)
         }

@@ -8,6 +8,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -24,6 +25,8 @@ const KEY_BYTES: usize = 32;
 pub struct Compiled {
     folder: PathBuf,
     key: hmac::Key,
+    /// What is to be told of it.
+    notes: Mutex<Vec<String>>,
 }
 
 impl Compiled {
@@ -42,7 +45,18 @@ impl Compiled {
             }
             _ => fresh_key(&path).map_err(told)?,
         };
-        Ok(Compiled { folder: folder.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Ok(Compiled { folder: folder.to_owned(), key, notes: Mutex::default() })
+    }
+
+    /// What was found there that is not ours, and what could not be kept. Told by whoever loads: the first plugins are loaded
+    /// before there is a log.
+    pub fn notes(self) -> Vec<String> {
+        self.notes.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, path: &Path, what: &str) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{}: {what}", path.display()));
     }
 
     /// The component that `wasm`, with this SHA-256, compiles to: from disk where it is there and ours.
@@ -58,7 +72,7 @@ impl Compiled {
         }
         let component = compile(engine, wasm)?;
         if let Err(error) = self.keep(&component, &of, &path) {
-            tracing::warn!("{}: the compiled plugin is not kept: {error}", path.display());
+            self.note(&path, &format!("the compiled plugin is not kept: {error}"));
         }
         Ok(component)
     }
@@ -76,7 +90,7 @@ impl Compiled {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => format!("cannot be read: {error}"),
         };
-        tracing::warn!("{}: {why}; the plugin is compiled anew", path.display());
+        self.note(path, &format!("{why}; the plugin is compiled anew"));
         None
     }
 
@@ -232,6 +246,9 @@ mod tests {
         let there = folder.join(format!("{}.cwasm", of(&stricter, "evil")));
         fs::copy(&evil, &there).expect("copies");
         assert!(compiled.load(&stricter, &of(&stricter, "evil"), &there).is_none());
+        let notes = compiled.notes();
+        let told = "is not what this gateway wrote for this plugin; the plugin is compiled anew";
+        assert!(notes.len() == 3 && notes.iter().all(|note| note.ends_with(told)), "{notes:?}");
         fs::remove_dir_all(&folder).expect("is there");
     }
 
