@@ -238,6 +238,10 @@ pub struct Refusal {
     pub should_retry: Option<bool>,
     /// The upstream's own request id, for its support.
     pub request_id: Option<String>,
+    /// What it is, where an adapter says so in the gateway's own words.
+    pub means: Option<Kind>,
+    /// Why the adapter that was to read it could not; for the log.
+    pub unread: Option<String>,
 }
 
 /// An error with everything that the attempt loop, the caller and the log need of it.
@@ -349,7 +353,7 @@ impl Fault {
 
     /// The HTTP status a caller of `dialect` gets. The upstream's own, where it speaks the caller's dialect; across
     /// dialects too where it only says which of many 4xx or 5xx it was, while for meanings that dialects give different
-    /// statuses (an empty account, a full context) the table's. An upstream that refused *our* credential is a bad gateway,
+    /// statuses (an empty account, a full context) the table's, and so where an adapter says what it means. An upstream that refused *our* credential is a bad gateway,
     /// not the caller's 401.
     pub fn status(&self, dialect: &str) -> u16 {
         if let Some(status) = self.own.as_ref().and_then(|own| own.status) {
@@ -361,6 +365,7 @@ impl Fault {
         };
         match self.kind {
             Kind::UpstreamCredential => table,
+            _ if refusal.means.is_some() => table,
             _ if refusal.dialect == dialect => refusal.status,
             Kind::QuotaExceeded | Kind::ContextLength | Kind::ContentPolicy | Kind::RateLimited => table,
             _ => refusal.status,

@@ -306,6 +306,7 @@ impl Builder {
         let bounds = &config.listen.limits;
         let tls = certificates(&config).map_err(in_lines)?;
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
+        warnings.extend(self.plugins.warnings());
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();
@@ -489,6 +490,25 @@ mod tests {
         assert_eq!(dials[2].proxy, Proxy::Environment);
         assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[cfg(feature = "wasm")]
+    #[test]
+    fn a_folder_of_compiled_plugins_that_is_none_is_told_once() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let generation = built(
+            "uncompiled",
+            &format!(
+                "plugins: {{ folder: '{}', compiled: '{}' }}\nproviders:\n  \
+                 one: {{ dialect: 'wasm:cohere', base_url: 'https://a' }}\n  \
+                 two: {{ dialect: 'wasm:replicate', base_url: 'https://b' }}\n",
+                root.join("plugins/prebuilt").display(),
+                root.join("Cargo.toml").display()
+            ),
+        );
+        let told: Vec<_> = generation.warnings.iter().filter(|told| told.starts_with("plugins.compiled: ")).collect();
+        assert_eq!(told.len(), 1, "{:?}", generation.warnings);
+        assert!(told[0].contains("are not kept: ") && told[0].contains("Cargo.toml"), "{told:?}");
     }
 
     #[test]

@@ -208,6 +208,20 @@ pub fn fits(verdict: &mut Verdict, phase: Phase) -> Result<(), Failed> {
     Err(Failed::new(format!("on_{} cannot answer with `{name}`; that is for {there}", phase.name())))
 }
 
+/// Likeness above which a name may have been meant.
+const LIKE: f64 = 0.8;
+
+/// The name that was meant by another one, if any.
+pub(in crate::guest) fn near<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
+    let like = |name: &str| match strsim::jaro_winkler(name, key) {
+        // Two letters the other way round are one slip, which this measure does not see in short names.
+        likeness if likeness <= LIKE && strsim::osa_distance(name, key) == 1 => LIKE + 0.01,
+        likeness => likeness,
+    };
+    let near = names.iter().map(|name| (like(name), *name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    near.filter(|(likeness, _)| *likeness > LIKE).map(|(_, name)| name)
+}
+
 thread_local! {
     static SEAT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
 }

@@ -111,28 +111,52 @@ pub struct Cx {
     pub gives_way: bool,
 }
 
+/// How a guest's language writes the names of functions and phases, for those who read its errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// `gw.time.now_ms`, `on_request`
+    Lua,
+    /// `time.now-ms`, `on-request`
+    Wasm,
+}
+
+impl Words {
+    fn function(self, function: &Function) -> String {
+        match self {
+            Words::Lua => format!("gw.{}", function.name),
+            Words::Wasm => match function.name.split_once('.') {
+                Some(("log", _)) => "log.write".to_owned(),
+                _ => function.name.replace('_', "-"),
+            },
+        }
+    }
+
+    /// One phase or several.
+    fn phases(self, phases: Phases) -> String {
+        let named = phases.to_string();
+        if self == Words::Lua { named } else { named.replace("on_", "on-") }
+    }
+}
+
 impl Cx {
     /// The one door to every host function: whether this phase, these grants and this lease allow it now.
     ///
     /// # Errors
-    /// What is in the way and what to do about it.
-    pub fn enter(&self, function: &Function) -> Result<(), HostError> {
+    /// What is in the way and what to do about it, in the words of the guest's language.
+    pub fn enter(&self, function: &Function, words: Words) -> Result<(), HostError> {
         if !function.phases.has(self.phase) {
-            let text = format!(
-                "gw.{} cannot be called in on_{}; it is there in {}",
-                function.name,
-                self.phase.name(),
-                function.phases
-            );
-            return Err(HostError(text));
+            let (name, phase) = (words.function(function), words.phases(Phases::of(&[self.phase])));
+            let there = words.phases(function.phases);
+            return Err(HostError(format!("{name} cannot be called in {phase}; it is there in {there}")));
         }
         if function.awaits && !self.awaits {
-            let module = function.name.split('.').next().unwrap_or_default();
-            let text = format!(
-                "gw.{} waits, and this policy is not known to wait; write `gw.{module}` out in its source",
-                function.name
-            );
-            return Err(HostError(text));
+            let name = words.function(function);
+            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            let advice = match words {
+                Words::Lua => format!("this policy is not known to wait; write `{module}` out in its source"),
+                Words::Wasm => "this call cannot".to_owned(),
+            };
+            return Err(HostError(format!("{name} waits, and {advice}")));
         }
         self.lease.host_call()
     }

@@ -147,12 +147,31 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
 }
 
 fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {
-    let Bill { usage, estimated, cost, answer } = Bill::of(exchange);
-    admit::settle(exchange, (usage, cost), answer);
+    let bill = Bill::of(exchange);
+    admit::settle(exchange, (bill.usage, bill.cost), bill.answer);
     if let (Some(heard), Outcome::Complete) = (exchange.calls.take(), &exchange.outcome) {
         state.calls.judge(state.now(), *heard);
     }
-    let exchange = &*exchange;
+    if let Some(session) = exchange.session {
+        match (&exchange.outcome, exchange.target()) {
+            (Outcome::Complete, Some(target)) => state.affinity.keep(session.key, &target.name(), session.ttl),
+            (Outcome::Failed(fault), _) if fault.side() == Side::Upstream => state.affinity.forget(session.key),
+            _ => {}
+        }
+    }
+    let policy = hook::done(&settled(exchange, &bill, ended));
+    // What was noted there, such as that a policy failed.
+    hook::take_notes(exchange);
+    let settled = Settled { policy, ..settled(exchange, &bill, ended) };
+    state.metrics.end(&settled);
+    enter(&settled, state);
+    let line = log::line(&settled);
+    state.records.keep(&settled.exchange.id, line.clone());
+    state.log.send(line);
+}
+
+/// The exchange as it ended, before its policies have had their say.
+fn settled<'a>(exchange: &'a Exchange, bill: &Bill, ended: Instant) -> Settled<'a> {
     let fault = match &exchange.outcome {
         Outcome::Failed(fault) => Some(fault),
         Outcome::Open | Outcome::Complete => None,
@@ -161,20 +180,8 @@ fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {
         Some(fault) if exchange.status < 400 => fault.status(exchange.dialect.name()),
         _ => exchange.status,
     };
-    if let Some(session) = exchange.session {
-        match (&exchange.outcome, exchange.target()) {
-            (Outcome::Complete, Some(target)) => state.affinity.keep(session.key, &target.name(), session.ttl),
-            (Outcome::Failed(fault), _) if fault.side() == Side::Upstream => state.affinity.forget(session.key),
-            _ => {}
-        }
-    }
-    let mut settled = Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None };
-    settled.policy = hook::done(&settled);
-    state.metrics.end(&settled);
-    enter(&settled, state);
-    let line = log::line(&settled);
-    state.records.keep(&exchange.id, line.clone());
-    state.log.send(line);
+    let Bill { usage, estimated, cost, .. } = *bill;
+    Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None }
 }
 
 /// The exchange's row in the ledger, where one is kept and somebody was asked.

@@ -24,15 +24,13 @@ use super::{estimated_count, retry_after};
 use crate::body::{Inbound, Outgoing, Patience};
 use crate::chat::event::{self, Collector};
 use crate::chat::{Ask, Event};
-use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, sound};
+use crate::dialect::adapter::{Adapter, Asking, Came, Read, TAUGHT, Written, below_base, embeds, ranks, sound};
 use crate::dialect::{Asked, Op, refusal};
-use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
 use crate::hook;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
-use crate::rerank::{Ranked, RerankAnswer, RerankAsk};
 use crate::route::{Auth, Face, Target};
 use crate::stream::{Adapted, AtEnd, Mode, Spoken};
 use crate::upstream::Outbound;
@@ -42,9 +40,6 @@ const MAX_FOLLOW_UPS: usize = 1000;
 
 /// The least wait before a follow-up: an adapter that wants none must not keep its provider busy.
 const MIN_WAIT: Duration = Duration::from_millis(50);
-
-/// The longest path of an adapter. Servers take 8 KiB as a rule.
-const MAX_PATH_BYTES: usize = 32 << 10;
 
 /// Most fields that an adapter may say it left out, and the length of what it says of each.
 const MAX_DROPPED: usize = 32;
@@ -153,8 +148,8 @@ impl Try<'_> {
                 embeds(&answer, ask).map_err(|what| self.nonsense(&what))?;
                 Ok(reading.embedded(&answer, ask))
             }
-            (Fetched::Read(Read::Rerank(answer)), Meaning::Rerank(ask)) => {
-                ranks(&answer, ask).map_err(|what| self.nonsense(&what))?;
+            (Fetched::Read(Read::Rerank(mut answer)), Meaning::Rerank(ask)) => {
+                ranks(&mut answer, ask).map_err(|what| self.nonsense(&what))?;
                 Ok(reading.ranked(&answer, ask))
             }
             (Fetched::Read(_), _) => Err(self.amiss()),
@@ -332,41 +327,6 @@ impl Try<'_> {
     }
 }
 
-/// Whether a ranking is one of the documents that were asked about.
-///
-/// # Errors
-/// What of it is not.
-fn ranks(answer: &RerankAnswer, ask: &RerankAsk) -> Result<(), String> {
-    let mut ranked = vec![false; ask.documents.len()];
-    for Ranked { index, score } in &answer.ranked {
-        let place = usize::try_from(*index).ok().and_then(|index| ranked.get_mut(index));
-        let place = place.ok_or_else(|| format!("ranks document {index} of {}", ask.documents.len()))?;
-        if std::mem::replace(place, true) {
-            return Err(format!("ranks document {index} twice"));
-        }
-        if !score.is_finite() {
-            return Err(format!("gives document {index} the score {score}, which is no number"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether there is a vector for each input that was asked about.
-///
-/// # Errors
-/// What is wrong with them.
-fn embeds(answer: &EmbedAnswer, ask: &EmbedAsk) -> Result<(), String> {
-    let (got, wanted) = (answer.vectors.len(), ask.inputs.len());
-    if got != wanted {
-        return Err(format!("gives {got} vectors for {wanted} inputs"));
-    }
-    let whole = |vector: &[f32]| !vector.is_empty() && vector.iter().all(|value| value.is_finite());
-    match answer.vectors.iter().position(|vector| !whole(vector)) {
-        Some(at) => Err(format!("gives input {at} a vector that is empty or holds what is no number")),
-        None => Ok(()),
-    }
-}
-
 /// What the adapter says it left out, as far as a line of the log has room for a guest's words.
 fn left_out(written: &Written) -> Dropped {
     let short = |text: &str| Cow::Owned(text.chars().take(MAX_DROPPED_CHARS).collect());
@@ -383,27 +343,10 @@ fn overridden(target: &Target, body: Bytes) -> Result<Outgoing, Fault> {
     Ok(Outgoing::new(envelope.pieces()))
 }
 
-/// A path leads below the base URL and nowhere else: `@host`, `//host`, `..` and characters that end a request line
-/// would lead out of it.
+/// # Errors
+/// [`Kind::GuestFailed`]: the path leads elsewhere.
 fn check_path(path: &str) -> Result<(), Fault> {
-    if path.len() > MAX_PATH_BYTES {
-        let text = format!("The adapter's path is longer than {MAX_PATH_BYTES} bytes; put what is long into the body.");
-        return Err(Fault::new(Kind::GuestFailed, text));
-    }
-    let plain = path.split(['?', '#']).next().unwrap_or_default();
-    let escapes = plain.split('/').any(|segment| {
-        let dots = segment.to_ascii_lowercase().replace("%2e", ".");
-        dots == ".." || dots == "."
-    });
-    let sound = path.starts_with('/')
-        && !path.starts_with("//")
-        && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#')
-        && !escapes;
-    if sound {
-        return Ok(());
-    }
-    let shown: String = path.chars().take(100).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    Err(Fault::new(Kind::GuestFailed, format!("The adapter's path `{shown}` does not stay below the base URL.")))
+    below_base(path).map_err(|what| Fault::new(Kind::GuestFailed, format!("The adapter's path {what}.")))
 }
 
 /// A path without the parameters of this name in its query. Servers that are given two take the first or the last, read
@@ -429,9 +372,7 @@ async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target
     let patience = Patience { first: Instant::now() + idle, idle };
     let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
     let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-    let mut said = adapter.decode_error(came).await;
-    // The status is a fact; the guest reads words.
-    said.status = head.status.as_u16();
+    let mut said = refusal::read(adapter.decode_error(came).await, head.status.as_u16());
     said.body = bytes;
     said.should_retry = should_retry(&head.headers);
     let wait = wait.or(said.retry_after);
@@ -441,31 +382,6 @@ async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embed::EmbedInput;
-
-    #[test]
-    fn a_path_stays_below_the_base_url() {
-        for good in ["/v2/chat", "/v1/models/a%2Fb:run?x=1&y=..", "/a.b/...", "/"] {
-            assert!(check_path(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "v2",
-            "@evil.example/",
-            "//evil.example/",
-            "/../x",
-            "/a/%2e%2E/b",
-            "/a/./b",
-            "/a\\b",
-            "/a b",
-            "/a\r\nb",
-            "/#",
-        ] {
-            assert_eq!(check_path(bad).expect_err(bad).kind, Kind::GuestFailed);
-        }
-        let long = format!("/{}", "x".repeat(MAX_PATH_BYTES));
-        assert!(check_path(&long).expect_err("refused").message.contains("32768 bytes"));
-    }
 
     #[test]
     fn a_credential_in_the_query_is_not_the_adapters_to_write() {
@@ -481,30 +397,5 @@ mod tests {
         ] {
             assert_eq!(without(path, "key"), left, "{path}");
         }
-    }
-
-    #[test]
-    fn vectors_and_rankings_answer_what_was_asked() {
-        let ask = EmbedAsk {
-            inputs: vec![EmbedInput::Text("a".into()), EmbedInput::Text("b".into())],
-            ..EmbedAsk::default()
-        };
-        let said = |vectors: Vec<Vec<f32>>| embeds(&EmbedAnswer { vectors, ..EmbedAnswer::default() }, &ask);
-        assert_eq!(said(vec![vec![1.0], vec![0.5]]), Ok(()));
-        assert!(said(vec![]).expect_err("none").contains("0 vectors for 2 inputs"));
-        for wrong in [f32::NAN, f32::INFINITY] {
-            assert!(said(vec![vec![1.0], vec![wrong]]).expect_err("no number").contains("input 1"));
-        }
-        assert!(said(vec![vec![], vec![1.0]]).is_err());
-        let ask = RerankAsk { documents: vec!["a".into(), "b".into()], ..RerankAsk::default() };
-        let said = |ranked: &[(u64, f64)]| {
-            let ranked = ranked.iter().map(|(index, score)| Ranked { index: *index, score: *score }).collect();
-            ranks(&RerankAnswer { ranked, ..RerankAnswer::default() }, &ask)
-        };
-        assert_eq!(said(&[(1, 0.5), (0, 0.1)]), Ok(()));
-        assert_eq!(said(&[(1, 0.5)]), Ok(()), "fewer may have been asked for");
-        assert!(said(&[(0, 0.5), (0, 0.4)]).expect_err("twice").contains("document 0 twice"));
-        assert!(said(&[(2, 0.5)]).expect_err("out of place").contains("document 2 of 2"));
-        assert!(said(&[(0, f64::NAN)]).expect_err("no score").contains("no number"));
     }
 }

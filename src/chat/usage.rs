@@ -46,6 +46,19 @@ impl Usage {
         }
     }
 
+    /// The same with parts that are no larger than what they are parts of, as prices take them too.
+    #[must_use]
+    pub fn within(mut self) -> Usage {
+        // A stream may state a part in one event and the whole in another: nought states nothing.
+        let whole = |of: u64| if of > 0 { of } else { u64::MAX };
+        let (input, output) = (whole(self.input), whole(self.output));
+        let part = |most: u64, part: Option<u64>| part.map(|part| part.min(most));
+        self.cache_read = part(input, self.cache_read);
+        self.cache_write = part(input - self.cache_read.unwrap_or(0), self.cache_write);
+        self.reasoning = part(output, self.reasoning);
+        self
+    }
+
     /// Both together: two parts of one answer.
     #[must_use]
     pub fn plus(&self, other: &Usage) -> Usage {
@@ -100,6 +113,18 @@ mod tests {
         for whole in [Usage::default(), Usage { input: 5000, ..total }, Usage { stated_total: Some(0), ..total }] {
             assert_eq!((whole.parted(true), whole.parted(false)), (Some(whole), Some(whole)));
         }
+    }
+
+    #[test]
+    fn no_part_is_larger_than_its_whole() {
+        let (cache_read, cache_write, reasoning) = (Some(90), Some(20), Some(9));
+        let said = Usage { input: 100, output: 5, cache_read, cache_write, reasoning, ..Usage::default() };
+        let held = said.within();
+        assert_eq!((held.cache_read, held.cache_write, held.reasoning), (Some(90), Some(10), Some(5)));
+        let most = Usage { cache_read: Some(u64::MAX), ..said }.within();
+        assert_eq!((most.cache_read, most.cache_write), (Some(100), Some(0)));
+        let apart = Usage { input: 0, output: 0, ..said };
+        assert_eq!(apart.within(), apart, "the wholes stand in another event");
     }
 
     #[test]

@@ -78,6 +78,9 @@ struct Plugin {
     memory: usize,
 }
 
+/// As messages name what raises the memory here.
+const MEMORY_FLAG: &str = "--memory";
+
 pub(super) fn run(args: Args) -> ExitCode {
     let done = match args.command {
         Command::New(args) => scaffold::run(&args),
@@ -112,7 +115,8 @@ impl Plugin {
     fn load_on(&self, machine: &Arc<Machine>, lease: Lease) -> Result<Arc<Taught>, String> {
         let name = self.name();
         let lease = Lease { memory: self.memory << 20, ..lease };
-        let loading = Loading { machine, compiled: None, name: &name, lease, config: self.config.clone() };
+        let (compiled, memory_by, config) = (None, Some(MEMORY_FLAG), self.config.clone());
+        let loading = Loading { machine, compiled, name: &name, lease, memory_by, config };
         Taught::load(&loading, &self.bytes()?)
     }
 }
@@ -133,7 +137,9 @@ fn inspect(file: &Path) -> Result<(), String> {
     say(&format!("imports  {}", listed(&shape.imports)));
     say(&format!("exports  {}", listed(&shape.exports)));
     if shape.imports.iter().any(|name| name.starts_with("wasi:")) {
-        say("wasi     is given, but empty: no files, no sockets, no environment");
+        say("wasi     is imported, and given empty: no files, no sockets, no environment; clocks and chance are real");
+    } else {
+        say("wasi     is not imported: what the language would ask it for, such as the clock, ends the call");
     }
     for (import, grant) in GRANTS {
         if shape.imports.iter().any(|name| name.starts_with(&format!("portcullis:gateway/{import}@"))) {
@@ -160,7 +166,8 @@ const GRANTS: &[(&str, &str)] =
     &[("http", "grants.http: hosts"), ("llm", "grants.models: models"), ("secret", "grants.secrets: secrets")];
 
 fn inspect_policy(machine: &Arc<Machine>, bytes: &Bytes) -> Result<(), String> {
-    let loading = Loading { machine, compiled: None, name: "plugin", lease: Lease::default(), config: String::new() };
+    let (lease, memory_by, config) = (Lease::default(), None, String::new());
+    let loading = Loading { machine, compiled: None, name: "plugin", lease, memory_by, config };
     let budget = Budget { cpu: Duration::from_secs(1), memory: 512 << 20, ..Budget::default() };
     let guest = Guest { name: "plugin".into(), grants: Grants::default(), budget, metrics: BTreeMap::new() };
     let described = Described::load(&loading, bytes, &Arc::new(guest))?;
@@ -185,27 +192,28 @@ fn test(plugin: &Plugin, fixtures: Option<PathBuf>, bless: bool) -> Result<(), S
     let beside = || plugin.file.parent().unwrap_or(Path::new("")).join("fixtures");
     let folder = fixtures.unwrap_or_else(beside);
     let shape = Shape::of(&plugin.bytes()?)?;
-    let outcomes: Vec<(String, Option<String>)> = if shape.is_policy() {
+    let outcomes: Vec<(String, Option<String>, Vec<String>)> = if shape.is_policy() {
         if !plugin.config.is_empty() {
             return Err("the settings of a policy stand in each of its fixtures, as `config`".to_owned());
         }
         let cases = trial::fixture::run(&plugin.file, &folder, bless)?;
-        cases.into_iter().map(|case| (case.name, case.outcome.err())).collect()
+        cases.into_iter().map(|case| (case.name, case.outcome.err(), case.notes)).collect()
     } else {
         let loaded = plugin.load()?;
         let outcomes = wait(fixture::run(&loaded, &folder, bless))??;
-        outcomes.into_iter().map(|outcome| (outcome.file, outcome.wrong)).collect()
+        outcomes.into_iter().map(|outcome| (outcome.file, outcome.wrong, outcome.said)).collect()
     };
     if outcomes.is_empty() {
         return Err(format!("{}: holds no fixtures; plugins/README.md shows how they look", folder.display()));
     }
-    for (file, wrong) in &outcomes {
+    for (file, wrong, said) in &outcomes {
         match wrong {
             None => say(&format!("ok    {file}")),
             Some(why) => say(&format!("WRONG {file}: {why}")),
         }
+        said.iter().for_each(|line| say(&format!("      {line}")));
     }
-    match outcomes.iter().filter(|(_, wrong)| wrong.is_some()).count() {
+    match outcomes.iter().filter(|(_, wrong, _)| wrong.is_some()).count() {
         0 => Ok(()),
         wrong => Err(format!("{wrong} of {} fixtures are wrong", outcomes.len())),
     }

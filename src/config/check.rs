@@ -151,6 +151,7 @@ fn hooks(config: &Config, issues: &mut Vec<Issue>) {
             (hook.budget.cpu.is_zero(), "cpu"),
             (hook.budget.total.is_zero(), "total"),
             (hook.budget.safepoints == 0, "safepoints"),
+            (hook.budget.output.get() == 0, "output"),
         ];
         for (_, field) in zero.iter().filter(|(zero, _)| *zero) {
             issues.push(Issue::error(path.key("budget").key(field), "is zero, so nothing could run; write more"));
@@ -318,6 +319,14 @@ fn plugins(config: &Config, issues: &mut Vec<Issue>) {
             let message = format!("`{name}` is no plugin's name; write small letters, digits and `-`");
             issues.push(Issue::error(path.clone(), message));
         }
+        let Plugin { cpu, memory, .. } = plugin;
+        if cpu.is_some_and(|cpu| cpu.get() < MIN_CPU) {
+            issues.push(Issue::error(path.key("cpu"), UNCOUNTED));
+        }
+        if memory.is_some_and(|memory| memory.get() < MIN_PLUGIN_MEMORY) {
+            let message = "is less than a component begins with; write 1MiB or more";
+            issues.push(Issue::error(path.key("memory"), message));
+        }
         if let Some(pin) = &plugin.sha256 {
             let digits = pin.strip_prefix("sha256:").unwrap_or(pin);
             if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -341,6 +350,13 @@ fn unplugged(config: &Config, name: &str, plugin: &Plugin, path: KeyPath) -> Iss
     }
 }
 
+/// Least time of an adapter's call, and what is said of less.
+const MIN_CPU: std::time::Duration = std::time::Duration::from_millis(1);
+const UNCOUNTED: &str = "is less than a millisecond, by which it is counted; write 1ms or more";
+
+/// A page of WebAssembly: no component has less.
+const MIN_PLUGIN_MEMORY: u64 = 64 << 10;
+
 /// What a Luau machine with room for an answer takes.
 const MIN_ADAPTER_MEMORY: u64 = 4 << 20;
 
@@ -354,8 +370,8 @@ fn adapters(config: &Config, issues: &mut Vec<Issue>) {
         if adapter.memory.is_some_and(|memory| memory.get() < MIN_ADAPTER_MEMORY) {
             issues.push(Issue::error(path.key("memory"), "is too little for a machine; write 4MiB or more"));
         }
-        if adapter.cpu.is_some_and(|cpu| cpu.get() < std::time::Duration::from_millis(1)) {
-            issues.push(Issue::error(path.key("cpu"), "is less than a millisecond, by which it is counted"));
+        if adapter.cpu.is_some_and(|cpu| cpu.get() < MIN_CPU) {
+            issues.push(Issue::error(path.key("cpu"), UNCOUNTED));
         }
     }
 }

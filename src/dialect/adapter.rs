@@ -20,10 +20,12 @@ use crate::rerank::{RerankAnswer, RerankAsk};
 
 mod assembler;
 mod desk;
+mod fit;
 mod taught;
 
 pub use assembler::{Assembler, sound};
 pub use desk::Desk;
+pub use fit::{below_base, embeds, ranks};
 pub use taught::TAUGHT;
 
 /// Something that a guest works on.
@@ -138,6 +140,22 @@ pub enum Step {
     },
     Usage(Usage),
     Ping,
+}
+
+impl Step {
+    /// Whether it is a part of what a choice says.
+    pub fn is_said(&self) -> bool {
+        match self {
+            Step::Text(_)
+            | Step::Reasoning(_)
+            | Step::Signature(_)
+            | Step::Refusal(_)
+            | Step::Call { .. }
+            | Step::Arguments { .. }
+            | Step::Citation(_) => true,
+            Step::Start { .. } | Step::Choice(_) | Step::Finish { .. } | Step::Usage(_) | Step::Ping => false,
+        }
+    }
 }
 
 /// The fault that a refusal is, in the adapter's own words or its upstream's: `status` 502 stands for a body that makes

@@ -152,8 +152,49 @@ const WORDINGS: &[(Kind, &[u16], Says)] = &[
     (Kind::UpstreamRejected, &[200], Code("invalid_argument")),
 ];
 
+/// What an adapter may say of a refusal in the gateway's own codes: those that speak of an upstream's answer.
+const OWN: &[Kind] = &[
+    Kind::ContextLength,
+    Kind::ContentPolicy,
+    Kind::RateLimited,
+    Kind::QuotaExceeded,
+    Kind::Overloaded,
+    Kind::UpstreamRejected,
+    Kind::UpstreamForbidden,
+    Kind::UpstreamNotFound,
+    Kind::UpstreamCredential,
+    Kind::UpstreamError,
+];
+
+/// The longest wait that an adapter's word is taken for: nobody is believed for longer, see `state::health`.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// A refusal in an adapter's words, ready to be classified. What it names by one of the gateway's own codes is that.
+pub fn told(mut said: Refusal) -> Refusal {
+    let words = || [&said.code, &said.kind].into_iter().flatten();
+    let says = |code: &str| words().any(|word| word.eq_ignore_ascii_case(code));
+    // What callers are told of a model that the gateway does not have, an upstream may not have either.
+    let lacks = says(Kind::ModelNotFound.row().code).then_some(Kind::UpstreamNotFound);
+    said.means = OWN.iter().find(|kind| says(kind.row().code)).copied().or(lacks);
+    said.retry_after = said.retry_after.map(|wait| wait.min(MAX_WAIT));
+    said
+}
+
+/// A refusal that an adapter read in an answer with this status. Where it states another one, such as for a provider that
+/// answers 400 to whoever asks too often, the meaning goes by that; the status itself is a fact.
+pub fn read(mut said: Refusal, status: u16) -> Refusal {
+    if said.means.is_none() && said.status != status && (400..600).contains(&said.status) {
+        said.means = Some(classify(&said));
+    }
+    said.status = status;
+    said
+}
+
 /// Names what a refusal with this status means.
 pub fn classify(refusal: &Refusal) -> Kind {
+    if let Some(kind) = refusal.means {
+        return kind;
+    }
     let told = || {
         let message = refusal.message.to_lowercase();
         let fits = |says: &Says| says.fits(refusal, &message);
@@ -202,6 +243,7 @@ pub fn fault(refusal: Refusal, retry_after: Option<Duration>) -> Fault {
     let wait = retry_after.or(refusal.retry_after).map(|wait| wait.min(MAX_WAIT));
     let mut fault = Fault::new(kind, message).retry_after(wait);
     fault.param.clone_from(&refusal.param);
+    fault.source.clone_from(&refusal.unread);
     fault.refusal(refusal)
 }
 
@@ -274,6 +316,35 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn an_adapter_may_say_what_a_refusal_is() {
+        let said = |status: u16, code: Option<&str>| {
+            told(Refusal { status, code: code.map(str::to_owned), dialect: "wasm:test", ..Refusal::default() })
+        };
+        for kind in OWN {
+            let read = read(said(400, Some(kind.row().code)), 400);
+            assert_eq!(classify(&read), *kind, "in the gateway's own words");
+        }
+        assert_eq!(classify(&read(said(400, Some("Rate_Limited")), 400)), Kind::RateLimited);
+        assert_eq!(classify(&read(said(500, Some("model_not_found")), 500)), Kind::UpstreamNotFound);
+        assert_eq!(
+            classify(&read(said(400, Some("internal_error")), 400)),
+            Kind::UpstreamRejected,
+            "not an upstream's"
+        );
+        // A status of its own decides where it differs, and is not told as the upstream's.
+        let of = |stated: u16, came: u16| {
+            let read = read(said(stated, None), came);
+            (classify(&read), read.status)
+        };
+        assert_eq!(of(429, 400), (Kind::RateLimited, 400));
+        assert_eq!(of(503, 503), (Kind::Overloaded, 503));
+        assert_eq!(of(0, 404), (Kind::UpstreamNotFound, 404));
+        assert_eq!(of(200, 500), (Kind::UpstreamError, 500));
+        let long = told(Refusal { retry_after: Some(Duration::from_millis(u64::MAX)), ..Refusal::default() });
+        assert_eq!(long.retry_after, Some(MAX_WAIT));
     }
 
     #[test]

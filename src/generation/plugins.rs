@@ -29,6 +29,10 @@ impl Shelf {
     pub fn policy(&self, _: &Config, _: &Hook, _: &str) -> Result<(Draft, Engine), Vec<Wrong>> {
         Err(vec![(vec!["wasm".to_owned()], WITHOUT.to_owned())])
     }
+
+    pub fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 #[cfg(not(feature = "wasm"))]
@@ -64,6 +68,8 @@ mod with_engine {
         described: HashMap<String, Arc<Described>>,
         /// By the name of the hook: the component, its settings, and the policy.
         policies: HashMap<String, (Arc<Described>, Value, Arc<Policy>)>,
+        /// What is to be told of compiled code.
+        warnings: Vec<String>,
     }
 
     /// What makes a plugin another one.
@@ -94,6 +100,11 @@ mod with_engine {
             let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             inner.policy(config, hook, plugin)
         }
+
+        /// Why plugins that were loaded just now were compiled anew, each reason once.
+        pub fn warnings(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).warnings)
+        }
     }
 
     impl Inner {
@@ -121,10 +132,13 @@ mod with_engine {
             {
                 return Ok(taught.clone());
             }
-            let (machine, compiled) = (self.machine()?, compiled(config));
-            let (compiled, config) = (compiled.as_ref(), key.config.clone());
-            let loading = Loading { machine: &machine, compiled, name, lease: key.lease, config };
-            let taught = Taught::load(&loading, &bytes)?;
+            let (machine, compiled) = (self.machine()?, self.compiled(config));
+            let (kept, config) = (compiled.as_ref(), key.config.clone());
+            let loading =
+                Loading { machine: &machine, compiled: kept, name, lease: key.lease, memory_by: None, config };
+            let taught = Taught::load(&loading, &bytes);
+            compiled.into_iter().flat_map(Compiled::notes).for_each(|note| self.warn(note));
+            let taught = taught?;
             self.adapters.insert(name.to_owned(), (key, taught.clone()));
             Ok(taught)
         }
@@ -134,6 +148,21 @@ mod with_engine {
                 Some(machine) => machine.clone(),
                 None => self.machine.insert(Arc::new(Machine::new()?)).clone(),
             })
+        }
+
+        /// The folder of compiled plugins; None where nothing can be kept.
+        fn compiled(&mut self, config: &Config) -> Option<Compiled> {
+            let plugins = &config.plugins;
+            let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
+            let opened = Compiled::open(&folder);
+            opened.map_err(|why| self.warn(format!("compiled plugins are not kept: {why}"))).ok()
+        }
+
+        fn warn(&mut self, what: String) {
+            let what = format!("plugins.compiled: {what}");
+            if !self.warnings.contains(&what) {
+                self.warnings.push(what);
+            }
         }
 
         /// Policies of hooks and plugins that nobody names any more go with their last generation.
@@ -173,24 +202,18 @@ mod with_engine {
             if let Some(known) = self.described.get(plugin).filter(|known| known.sha256 == bytes.sha256) {
                 return Ok(known.clone());
             }
-            let (machine, compiled) = (self.machine()?, compiled(config));
+            let (machine, compiled) = (self.machine()?, self.compiled(config));
             let shared_kv = config.redis.kv;
-            let (compiled, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
-            let loading = Loading { machine: &machine, compiled, name: plugin, lease, config };
+            let (kept, lease, config) = (compiled.as_ref(), Lease::default(), String::new());
+            let loading = Loading { machine: &machine, compiled: kept, name: plugin, lease, memory_by: None, config };
             // Under the hook's own budget, but before its manifest is known.
             let draft = Draft::of(hook, Arc::new(bundle(plugin, &bytes.path.display().to_string(), None)), shared_kv);
-            let described = Described::load(&loading, &bytes, &draft.guest)?;
+            let described = Described::load(&loading, &bytes, &draft.guest);
+            compiled.into_iter().flat_map(Compiled::notes).for_each(|note| self.warn(note));
+            let described = described?;
             self.described.insert(plugin.to_owned(), described.clone());
             Ok(described)
         }
-    }
-
-    /// The folder of compiled plugins; None, and a word in the log, where nothing can be kept.
-    fn compiled(config: &Config) -> Option<Compiled> {
-        let plugins = &config.plugins;
-        let folder = plugins.compiled.clone().unwrap_or_else(|| plugins.folder.join(".compiled"));
-        let opened = Compiled::open(&folder);
-        opened.inspect_err(|why| tracing::warn!("compiled plugins are not kept: {why}")).ok()
     }
 
     /// A component as the gateway lists policies.

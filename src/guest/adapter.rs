@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::dialect::Op;
 use crate::dialect::adapter::{Came, Written};
-use crate::fault::Refusal;
+use crate::fault::{Fault, Refusal};
 use crate::host::{Budget, Cx, Grants, Guest, Killed, Phase, Visit};
 use crate::state::guests::Guests;
 
@@ -94,15 +94,15 @@ impl Lease {
         Arc::new(Guest { name: name.into(), grants: Grants::default(), budget, metrics: Default::default() })
     }
 
-    /// What a call of a function went past, and which key raises it, if one does; `key` holds the settings of the adapter.
-    fn overrun(&self, killed: Killed, key: &str, function: Function) -> (String, String) {
+    /// What a call of a function went past.
+    fn overrun(&self, killed: Killed, function: Function) -> String {
         let Lease { cpu, memory, host_calls, output } = *self;
         match killed {
-            Killed::Memory => (format!("needed more than {memory} bytes"), format!("; raise `{key}.memory`")),
-            Killed::HostCalls => (format!("called more than {host_calls} host functions"), String::new()),
-            Killed::Output => (format!("put out more than {output} bytes"), String::new()),
+            Killed::Memory => format!("needed more than {memory} bytes"),
+            Killed::HostCalls => format!("called more than {host_calls} host functions"),
+            Killed::Output => format!("put out more than {output} bytes"),
             Killed::Deadline | Killed::Safepoints | Killed::Wait | Killed::Exchange => {
-                (format!("used up its {:?} of processor time", cpu * function.times()), format!("; raise `{key}.cpu`"))
+                format!("used up its {:?} of processor time", cpu * function.times())
             }
         }
     }
@@ -290,10 +290,15 @@ pub fn told<'a>(came: &Came<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
     headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
 }
 
-/// An error answer that no guest has read: its status, and its text as it stands.
-pub fn unread(label: &'static str, came: &Came<'_>) -> Refusal {
+/// An error answer that no guest has read: its status, and its text as it stands. `broke` is why the one that should have
+/// could not.
+pub fn unread(label: &'static str, came: &Came<'_>, broke: Option<Fault>) -> Refusal {
     let message = String::from_utf8_lossy(came.body).chars().take(MAX_MESSAGE_CHARS).collect();
-    Refusal { status: came.status, message, dialect: label, ..Refusal::default() }
+    let unread = broke.map(|fault| match &fault.source {
+        Some(why) => format!("{} ({why})", fault.message),
+        None => fault.message,
+    });
+    Refusal { status: came.status, message, dialect: label, unread, ..Refusal::default() }
 }
 
 /// A name that lives as long as the process. Each distinct name is kept once, however often its adapter is swapped: wire

@@ -29,8 +29,11 @@ const MAX_CODE_BYTES: usize = 64;
 /// # Errors
 /// It is negative, no number, or longer than a day.
 pub fn span(name: &str, ms: f64) -> Result<Duration, String> {
-    let span = Duration::try_from_secs_f64(ms / 1000.0).ok().filter(|span| *span <= MAX_SPAN);
-    span.ok_or_else(|| format!("{name}: {ms} is no number of milliseconds up to a day"))
+    match Duration::try_from_secs_f64(ms / 1000.0) {
+        Ok(span) if span <= MAX_SPAN => Ok(span),
+        _ if ms > 0.0 => Err(format!("{name}: {ms} is more than a day; write {} at most", MAX_SPAN.as_millis())),
+        _ => Err(format!("{name}: {ms} is no number of milliseconds")),
+    }
 }
 
 /// A whole number within bounds, as a status is.

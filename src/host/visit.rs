@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::HostError;
 use super::limit::Held;
+use super::log::{Room, Written};
 use crate::auth::Principal;
 use crate::fault::Fault;
 
@@ -34,6 +35,8 @@ pub struct Visit {
     spent: AtomicU64,
     kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
     notes: Mutex<Vec<Note>>,
+    /// What each guest has written into the log.
+    written: Mutex<Vec<(Arc<str>, Written)>>,
     /// Guests that were called in it: a bit for each of the first, by their places among the hooks, and the others.
     called: AtomicU64,
     called_late: Mutex<Vec<Arc<str>>>,
@@ -107,6 +110,7 @@ impl Visit {
             spent: AtomicU64::new(0),
             kept: Mutex::default(),
             notes: Mutex::default(),
+            written: Mutex::default(),
             called: AtomicU64::new(0),
             called_late: Mutex::default(),
             failed: Mutex::default(),
@@ -247,6 +251,18 @@ impl Visit {
             (None, Some(value)) => kept.push((guest.clone(), key.to_owned(), value)),
         }
         Ok(())
+    }
+
+    /// Counts a line of the log by this guest.
+    pub fn room_for_line(&self, guest: &Arc<str>, bytes: usize) -> Room {
+        let mut written = lock(&self.written);
+        if let Some((_, written)) = written.iter_mut().find(|(of, _)| of == guest) {
+            return written.count(bytes);
+        }
+        let mut first = Written::default();
+        let room = first.count(bytes);
+        written.push((guest.clone(), first));
+        room
     }
 
     /// Adds a note for the decision trace.

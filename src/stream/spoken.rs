@@ -119,7 +119,7 @@ mod tests {
                     let fault = Fault::new(Kind::RateLimited, "Too many.");
                     desk.worked(&mut events, if broken { Err(fault) } else { Ok(()) });
                 }
-                desk.finished();
+                desk.finished(true);
                 let finish = Event::Finish { choice: 0, reason: Finish::Stop, native: None, stop_sequence: None };
                 events.extend([Event::Close { choice: 0, index: 0 }, finish]);
                 desk.worked(&mut events, Ok(()));

@@ -13,12 +13,19 @@ use super::stage::Stage;
 use super::watch::Watch;
 use super::{Case, Subject, words};
 use crate::guest::verdict::Verdict;
+use crate::host::{Phase, log};
 
 /// What may stand in a fixture beside its exchanges.
 const SCENE: &[&str] = &["config", "grants", "hook", "key", "models", "settings", "targets", "upstreams", "now"];
 
 /// What may stand in an exchange, and in a fixture that has but one.
 const EXCHANGE: &[&str] = &["chat", "send", "advance_ms", "expected"];
+
+/// What may stand in a fixture whose settings are to be refused.
+const REFUSED: &str = "refused";
+
+/// What stands before the words in which a policy refuses its settings.
+const REFUSES: &str = "refuses its settings: ";
 
 /// What is written of an exchange that has no expectation yet.
 const TOLD: &[&str] = &["status", "code", "text", "finish", "tries", "verdicts"];
@@ -41,8 +48,9 @@ pub fn run(component: &Path, folder: &Path, bless: bool) -> Result<Vec<Case>, St
     for path in files(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         watch.renew();
+        log::listen();
         let outcome = one(&mut stage, &subject, &path, bless);
-        cases.push(Case { name, outcome, notes: Vec::new() });
+        cases.push(Case { name, outcome, notes: log::heard() });
     }
     Ok(cases)
 }
@@ -52,6 +60,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(told)? {
         let path = entry.map_err(told)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') {
+            let why = "those of a policy are files, and folders in it are for adapters";
+            return Err(format!("{}: has no use for the folder `{name}`; {why}", folder.display()));
+        }
         if path.extension().is_some_and(|ending| ending == "json") {
             files.push(path);
         }
@@ -64,6 +77,9 @@ fn one(stage: &mut Stage, subject: &Subject, path: &Path, bless: bool) -> Result
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let text = fs::read_to_string(path).map_err(|error| told(&error))?;
     let mut fixture: Map<String, Value> = serde_json::from_str(&text).map_err(|error| told(&error))?;
+    if fixture.contains_key(REFUSED) {
+        return refused(stage, path, fixture, bless);
+    }
     let listed = fixture.contains_key("exchanges");
     known(&fixture, &[SCENE, if listed { &["exchanges"] } else { EXCHANGE }].concat())?;
     let exchanges = match fixture.get("exchanges") {
@@ -103,6 +119,27 @@ fn one(stage: &mut Stage, subject: &Subject, path: &Path, bless: bool) -> Result
         fs::write(path, format!("{:#}\n", Value::Object(fixture))).map_err(|error| told(&error))?;
     }
     Ok(())
+}
+
+/// `{ "config": …, "refused": … }`: settings, and words in which the policy, or the schema in its manifest, refuses them.
+fn refused(stage: &mut Stage, path: &Path, mut fixture: Map<String, Value>, bless: bool) -> Result<(), String> {
+    known(&fixture, &[SCENE, &[REFUSED]].concat())?;
+    let ask = json!({ "model": "any", "text": "Is anybody there?" });
+    stage.play("reset", &Value::Null)?;
+    let Err(why) = stage.play("chat", &json!({ "scene": scene(&fixture), "ask": ask })) else {
+        return Err("its settings are taken, and were to be refused".to_owned());
+    };
+    if bless {
+        let words = why.split_once(REFUSES).map_or(why.as_str(), |(_, words)| words);
+        fixture.insert(REFUSED.to_owned(), words.trim_end().into());
+        return fs::write(path, format!("{:#}\n", Value::Object(fixture)))
+            .map_err(|error| format!("{}: {error}", path.display()));
+    }
+    match fixture[REFUSED].as_str() {
+        Some(words) if why.contains(words) => Ok(()),
+        Some(words) => Err(format!("its settings were to be refused with `{words}`, and what came is: {why}")),
+        None => Err("`refused` is a text: words of the refusal".to_owned()),
+    }
 }
 
 fn known(found: &Map<String, Value>, names: &[&str]) -> Result<(), String> {
@@ -171,6 +208,8 @@ impl Playing<'_> {
         if exchange["chat"]["stream"] != true || exchange["chat"].get("split").is_some() {
             return Ok(());
         }
+        // However often it is cut, what it says of it is shown once.
+        log::pause();
         for size in SPLITS {
             self.begin()?;
             let mut cut = exchange.clone();
@@ -185,11 +224,17 @@ impl Playing<'_> {
     }
 }
 
-/// What the policy decided, in order: `{ phase: verdict }`. Phases that it passed are left out.
+/// What the policy decided, in order: `{ phase: verdict }`. Phases that it passed are left out, and so are the fields that
+/// `on-done` gives: they stand in the record.
 fn verdicts(trace: &Value, policy: &str) -> Value {
     let steps = trace.as_array().into_iter().flatten().map(|step| &step["what"]);
     let notes = steps.filter(|what| what["guest"] == policy).map(|what| &what["note"]);
-    let decided = notes.filter(|note| note["phase"].is_string() && note["decided"] != Verdict::Pass.name());
+    let told = |note: &&Value| match note["phase"].as_str() {
+        Some(phase) if phase == Phase::Done.name() => note["decided"]["failed"].is_string(),
+        Some(_) => note["decided"] != Verdict::Pass.name(),
+        None => false,
+    };
+    let decided = notes.filter(told);
     decided.map(|note| json!({ note["phase"].as_str().unwrap_or_default(): note["decided"] })).collect()
 }
 

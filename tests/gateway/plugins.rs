@@ -129,6 +129,53 @@ async fn a_broken_adapter_is_a_fault_that_the_next_target_mends() {
 }
 
 #[tokio::test]
+async fn why_an_error_could_not_be_read_stands_in_the_log() {
+    let mock = Mock::start().await;
+    let refusal = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\ntrap";
+    let upstream = Upstream::start(move |_| Act::Answer(refusal.as_bytes().to_vec())).await;
+    let gateway = gateway(&mock, &upstream, "hostile", "").await;
+    let reply = chat(&gateway, "well", false).await;
+    let told = (reply.status(), reply.json()["error"]["message"].clone());
+    assert_eq!(told, (400, json!("trap")), "{}", reply.text());
+    let line = gateway.logged_where("it", |line| line["status"] == 400).await;
+    let source = line["error"]["source"].as_str().unwrap_or_default();
+    assert!(source.starts_with("The adapter `hostile` failed in `decode_error`. ("), "{line}");
+}
+
+#[tokio::test]
+async fn the_compiled_code_of_one_plugin_does_not_run_for_another() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::saying("application/json", COHERE).await;
+    let folder = Folder::new();
+    let config = |plugin: &str| {
+        let (file, address) = (prebuilt(plugin), upstream.address);
+        format!(
+            "providers: {{ it: {{ dialect: 'wasm:{plugin}', base_url: 'http://{address}', api_key: k }} }}\n\
+             plugins: {{ compiled: compiled, settings: {{ {plugin}: {{ file: '{file}' }} }} }}\n"
+        )
+    };
+    let check = |plugin: &str| {
+        let path = folder.write("p.yaml", &config(plugin));
+        assert!(portcullis().arg("check").arg(path).output().expect("runs").status.success(), "{plugin}");
+    };
+    let compiled = || -> Vec<std::path::PathBuf> {
+        let files =
+            std::fs::read_dir(folder.path("compiled")).expect("is there").map(|file| file.expect("a file").path());
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "cwasm")).collect()
+    };
+    check("hostile");
+    let hostile = compiled().pop().expect("is kept");
+    check("cohere");
+    let cohere = compiled().into_iter().find(|path| *path != hostile).expect("is kept");
+    std::fs::copy(&hostile, &cohere).expect("copies");
+    let gateway = Gateway::prepared(folder, &mock, &config("cohere")).await;
+    let reply = chat(&gateway, "it/command-a-03-2025", false).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi.", "{}", reply.text());
+    let said = gateway.process.stderr();
+    assert!(said.contains("is not what this gateway wrote for this plugin; the plugin is compiled anew"), "{said}");
+}
+
+#[tokio::test]
 async fn an_adapter_sets_neither_the_credential_nor_the_framing() {
     let mock = Mock::start().await;
     let upstream = Upstream::saying("application/json", "{}").await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::{Plugin, Shape};
+use super::{MEMORY_FLAG, Plugin, Shape};
 use crate::cli::bench;
 use crate::guest::Engine;
 use crate::guest::adapter::Lease;
@@ -26,7 +26,8 @@ pub(super) fn run(plugin: &Plugin) -> Result<(), String> {
     }
     let name = plugin.name();
     let lease = Lease::default();
-    let loading = Loading { machine: &machine, compiled: None, name: &name, lease, config: String::new() };
+    let (compiled, memory_by) = (None, Some(MEMORY_FLAG));
+    let loading = Loading { machine: &machine, compiled, name: &name, lease, memory_by, config: String::new() };
     let budget = Budget { memory: plugin.memory << 20, ..bench::BUDGET };
     let guest = |metrics| Arc::new(Guest { name: name.as_str().into(), grants: Grants::default(), budget, metrics });
     let described = Described::load(&loading, &bytes, &guest(BTreeMap::new()))?;

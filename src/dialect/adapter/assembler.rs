@@ -32,10 +32,12 @@ pub struct Assembler {
     /// Choices with tool calls.
     calling: Vec<u32>,
     /// Calls that are open, with their arguments so far.
-    open: Vec<Said>,
+    arguing: Vec<Said>,
     /// What was said in the middle of a call's arguments, with its choice: said when the call is over, as no encoder can say
     /// both side by side.
     held: Vec<(u32, Step)>,
+    /// Choices of which something was said and that have not ended.
+    open: Vec<u32>,
     /// How choices ended, told when the stream is at its end: what is said after a finish is still said before it.
     ends: Vec<End>,
 }
@@ -73,9 +75,10 @@ impl Assembler {
             choices: vec![0],
             calls: 0,
             calling: Vec::new(),
-            open: Vec::new(),
+            arguing: Vec::new(),
             held: Vec::new(),
             blocks: Blocks::default(),
+            open: Vec::new(),
             ends: Vec::new(),
         }
     }
@@ -92,17 +95,21 @@ impl Assembler {
         if !self.started && step != Step::Ping {
             self.start(String::new(), String::new(), out);
         }
+        let choice = self.choice;
+        if step.is_said() && !self.open.contains(&choice) && !self.has_ended(choice) {
+            self.open.push(choice);
+        }
         match step {
             Step::Text(text) | Step::Reasoning(text) | Step::Refusal(text) if text.is_empty() => Ok(()),
             Step::Text(_) | Step::Reasoning(_) | Step::Signature(_) | Step::Refusal(_) | Step::Citation(_) => {
-                if self.open.iter().any(|call| call.choice == self.choice && !call.is_whole()) {
-                    self.held.push((self.choice, step));
+                if self.arguing.iter().any(|call| call.choice == choice && !call.is_whole()) {
+                    self.held.push((choice, step));
                     return Ok(());
                 }
                 self.said(step, out)
             }
             Step::Call { .. } => {
-                self.let_go(Some(self.choice), out)?;
+                self.let_go(Some(choice), out)?;
                 self.said(step, out)
             }
             _ => self.said(step, out),
@@ -127,16 +134,8 @@ impl Assembler {
     /// Makes events of a step at its turn.
     fn said(&mut self, step: Step, out: &mut Vec<Event>) -> Result<(), Fault> {
         let choice = self.choice;
-        if !matches!(
-            step,
-            Step::Call { .. }
-                | Step::Arguments { .. }
-                | Step::Choice(_)
-                | Step::Usage(_)
-                | Step::Ping
-                | Step::Finish { .. }
-        ) {
-            self.open.retain(|call| call.choice != choice);
+        if step.is_said() && !matches!(step, Step::Call { .. } | Step::Arguments { .. }) {
+            self.arguing.retain(|call| call.choice != choice);
         }
         let mut delta = |blocks: &mut Blocks, kind: Opened, delta: Delta| {
             let index = blocks.running(choice, kind, out);
@@ -160,14 +159,15 @@ impl Assembler {
                     let why = format!("Arguments came for the tool call {key}, which never began or was over.");
                     Fault::new(Kind::BadAnswer, why)
                 })?;
-                if let Some(call) = self.open.iter_mut().find(|call| call.choice == choice && call.key == key) {
+                if let Some(call) = self.arguing.iter_mut().find(|call| call.choice == choice && call.key == key) {
                     call.arguments.push_str(&text);
                 }
                 out.push(Event::Delta { choice, index, delta: Delta::Arguments(text) });
             }
             // The first counts.
-            Step::Finish { .. } if self.ends.iter().any(|end| end.choice == choice) => {}
+            Step::Finish { .. } if self.has_ended(choice) => {}
             Step::Finish { reason, native, stop_sequence } => {
+                self.open.retain(|open| *open != choice);
                 self.ends.push(End { choice, reason, native, stop_sequence });
             }
             Step::Usage(usage) => out.push(Event::Usage(usage)),
@@ -176,9 +176,13 @@ impl Assembler {
         Ok(())
     }
 
-    /// Whether the end was told of, so that the stream may end.
+    /// Whether the end of all that was begun was told of, so that the stream may end.
     pub fn is_finished(&self) -> bool {
-        !self.ends.is_empty()
+        !self.ends.is_empty() && self.open.is_empty()
+    }
+
+    fn has_ended(&self, choice: u32) -> bool {
+        self.ends.iter().any(|end| end.choice == choice)
     }
 
     /// Closes what is open, and tells how choices ended: the stream is at its end.
@@ -218,8 +222,8 @@ impl Assembler {
         if !self.calling.contains(&self.choice) {
             self.calling.push(self.choice);
         }
-        self.open.retain(|call| call.choice != self.choice || call.key != key);
-        self.open.push(Said { choice: self.choice, key, arguments: String::new() });
+        self.arguing.retain(|call| call.choice != self.choice || call.key != key);
+        self.arguing.push(Said { choice: self.choice, key, arguments: String::new() });
         self.blocks.open_call(self.choice, key, ToolCall { id, name, ..ToolCall::default() }, out);
         Ok(())
     }
@@ -373,6 +377,21 @@ mod tests {
         assert_eq!(ends, [Some(Finish::Length), Some(Finish::Stop)]);
         let told = events.iter().position(|event| matches!(event, Event::Finish { .. })).expect("an end");
         assert_eq!(events[told..].len(), 2, "nothing but ends: {events:?}");
+    }
+
+    #[test]
+    fn a_stream_has_ended_when_every_choice_has() {
+        let mut assembler = Assembler::new("wasm:test");
+        let mut after = |steps: Vec<Step>| {
+            steps.into_iter().for_each(|step| assembler.step(step, &mut Vec::new()).expect("fits"));
+            assembler.is_finished()
+        };
+        assert!(!after(vec![Step::Text("a".into()), Step::Choice(1), Step::Text("b".into()), Step::Choice(0)]));
+        assert!(!after(vec![finish(Finish::Stop)]), "the other goes on");
+        assert!(!after(vec![Step::Text("more".into()), Step::Choice(1), Step::Ping]));
+        assert!(after(vec![finish(Finish::Stop)]));
+        assert!(after(vec![Step::Choice(7), Step::Usage(crate::chat::Usage::default())]), "nothing is said of it");
+        assert!(!after(vec![Step::Text("late".into())]));
     }
 
     #[test]

@@ -67,9 +67,9 @@ impl Desk {
         std::future::poll_fn(|_| if self.trays().events.is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// The stream has told of its end.
-    pub fn finished(&self) {
-        self.trays().finished = true;
+    /// Whether the stream has told of its end by now.
+    pub fn finished(&self, finished: bool) {
+        self.trays().finished = finished;
     }
 
     /// The decoder is through with a piece: these events are in it, which leaves the list empty.

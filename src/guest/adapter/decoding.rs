@@ -92,9 +92,7 @@ impl<R: Reader> Decoding<R> {
             }
             self.told.said = 0;
             self.reader.push(piece, &mut self.told).await?;
-            if self.told.assembler.is_finished() {
-                desk.finished();
-            }
+            desk.finished(self.told.assembler.is_finished());
             if self.told.events.len() >= MAX_HELD {
                 desk.part(&mut self.told.events).await;
             }
@@ -124,9 +122,7 @@ impl<R: Reader> Decoding<R> {
         let worked = self.end().await;
         let Decoding { told: Told { mut assembler, mut events, .. }, reader, .. } = self;
         if worked.is_ok() {
-            if assembler.is_finished() {
-                desk.finished();
-            }
+            desk.finished(assembler.is_finished());
             assembler.close(&mut events);
             reader.release().await;
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use super::{Lease, START};
 use crate::fault::{Fault, Kind};
 use crate::guest::{Failed, Used};
+use crate::host::Killed;
 use crate::host::log::in_line;
 use crate::state::guests::{Guests, Outcome, Record};
 
@@ -44,8 +45,9 @@ pub struct Meter {
     label: &'static str,
     /// The adapter's own name.
     name: Arc<str>,
-    /// What holds its settings in the configuration: `plugins.settings.NAME`.
-    key: String,
+    /// What sets its processor time and its memory: keys of the configuration.
+    cpu_by: String,
+    memory_by: String,
     lease: Lease,
     /// None until its generation is in force.
     record: OnceLock<Arc<Record>>,
@@ -54,7 +56,27 @@ pub struct Meter {
 impl Meter {
     /// `settings` is the key that holds those of all adapters of its language.
     pub fn new(label: &'static str, name: &Arc<str>, settings: &str, lease: Lease) -> Self {
-        Meter { label, name: name.clone(), key: format!("{settings}.{name}"), lease, record: OnceLock::new() }
+        let by = |key: &str| format!("{settings}.{name}.{key}");
+        let (cpu_by, memory_by) = (by("cpu"), by("memory"));
+        Meter { label, name: name.clone(), cpu_by, memory_by, lease, record: OnceLock::new() }
+    }
+
+    /// The same where something else sets its memory, such as a flag.
+    #[must_use]
+    pub fn with_memory_by(self, what: Option<&str>) -> Self {
+        Meter { memory_by: what.map_or(self.memory_by, str::to_owned), ..self }
+    }
+
+    /// What a call went past, and what raises it, if anything does.
+    fn overrun(&self, killed: Killed, function: Function) -> (String, String) {
+        let advice = match killed {
+            Killed::Memory => format!("; raise `{}`", self.memory_by),
+            Killed::HostCalls | Killed::Output => String::new(),
+            Killed::Deadline | Killed::Safepoints | Killed::Wait | Killed::Exchange => {
+                format!("; raise `{}`", self.cpu_by)
+            }
+        };
+        (self.lease.overrun(killed, function), advice)
     }
 
     /// Counts among these from now on.
@@ -66,7 +88,7 @@ impl Meter {
     pub fn why(&self, function: Function, failed: &Failed) -> String {
         match failed.killed {
             Some(killed) => {
-                let (what, advice) = self.lease.overrun(killed, &self.key, function);
+                let (what, advice) = self.overrun(killed, function);
                 format!("{what}{advice}")
             }
             None => "failed".to_owned(),
@@ -98,7 +120,7 @@ impl Meter {
             let (name, place) = (&self.name, function.as_str());
             let text = match failed.killed {
                 Some(killed) => {
-                    let (what, advice) = self.lease.overrun(killed, &self.key, function);
+                    let (what, advice) = self.overrun(killed, function);
                     format!("The adapter `{name}` {what} in `{place}`{advice}.")
                 }
                 None => format!("The adapter `{name}` failed in `{place}`."),

@@ -48,7 +48,6 @@ pub struct Taught {
     pub description: Description,
     lease: Lease,
     recipe: Recipe,
-    visit: Arc<Visit>,
     pool: Pool<Warm>,
     meter: Meter,
 }
@@ -64,8 +63,8 @@ impl Taught {
         let label = interned(&format!("lua:{name}"));
         let meter = Meter::new(label, &guest.name, "adapters", lease);
         let recipe = Recipe::new(Wanted { guest, bundle: bundle.clone(), config, domain: None })?;
-        let (visit, pool) = (Arc::new(Visit::nobody(0)), Pool::new(lease.memory));
-        let taught = Taught { label, bundle, description, lease, recipe, visit, pool, meter };
+        let pool = Pool::new(lease.memory);
+        let taught = Taught { label, bundle, description, lease, recipe, pool, meter };
         let label = &taught.bundle.main.label;
         for worker in 0..taught.pool.workers().min(MAX_READY) {
             let warm = machine::at_once(taught.fresh()).map_err(|failed| match failed.killed {
@@ -79,7 +78,7 @@ impl Taught {
     }
 
     async fn fresh(&self) -> Result<Warm, Failed> {
-        Warm::build(&self.recipe, &self.visit).await
+        Warm::build(&self.recipe, &nobody()).await
     }
 
     async fn machine(&self) -> Result<Warm, Fault> {
@@ -102,7 +101,7 @@ impl Taught {
     /// Calls a function of the script on a machine of its own.
     async fn call<T: Send>(
         &self,
-        warm: &Warm,
+        (warm, visit): (&Warm, Arc<Visit>),
         (what, function): (Function, &mlua::Function),
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
         take: impl FnOnce(&mut said::Reader, &Lv) -> mlua::Result<T> + Send,
@@ -117,7 +116,7 @@ impl Taught {
                 refusal => reader.refusal(&refusal, status).map(|said| Err(Box::new(said))),
             }
         };
-        let cx = adapter::cx(&self.recipe.guest, &self.visit, what);
+        let cx = adapter::cx(&self.recipe.guest, &visit, what);
         let (called, used) = warm.run(cx, function, give, read).await;
         self.meter.counted(what, &used, called)
     }
@@ -139,7 +138,7 @@ impl Taught {
         };
         let warm = self.machine().await?;
         let encode = (Function::Encode, &warm.exports.encode);
-        let request = self.call(&warm, encode, give, said::Reader::request, 400).await?;
+        let request = self.call((&warm, nobody()), encode, give, said::Reader::request, 400).await?;
         self.rest(warm);
         match request {
             Ok(draft) => self.request(draft),
@@ -163,7 +162,7 @@ impl Taught {
         let give = |lua: &Lua| (answer(lua, came)?, Operation::of(op).as_str()).into_lua_multi(lua);
         let warm = self.machine().await?;
         let decode = (Function::Decode, &warm.exports.decode);
-        let outcome = self.call(&warm, decode, give, said::Reader::outcome, 200).await?;
+        let outcome = self.call((&warm, nobody()), decode, give, said::Reader::outcome, 200).await?;
         self.rest(warm);
         match outcome.map_err(|said| refused(*said))? {
             Outcome::Chat(answer) => Ok(Read::Chat(answer)),
@@ -179,12 +178,16 @@ impl Taught {
             let Some(decode_error) = &warm.exports.decode_error else { return Ok(None) };
             let give = |lua: &Lua| answer(lua, came)?.into_lua_multi(lua);
             let take = |reader: &mut said::Reader, value: &Lv| reader.refusal(value, came.status);
-            let said = self.call(&warm, (Function::DecodeError, decode_error), give, take, came.status).await?;
+            let said =
+                self.call((&warm, nobody()), (Function::DecodeError, decode_error), give, take, came.status).await?;
             self.rest(warm);
             Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
         };
-        // Why it could not was logged.
-        read.await.ok().flatten().unwrap_or_else(|| unread(self.label, &came))
+        match read.await {
+            Ok(Some(said)) => said,
+            Ok(None) => unread(self.label, &came, None),
+            Err(broke) => unread(self.label, &came, Some(broke)),
+        }
     }
 
     async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
@@ -192,11 +195,17 @@ impl Taught {
         let missing = || self.meter.nonsense("has no `decoder`");
         let decoder = (Function::Stream, warm.exports.decoder.as_ref().ok_or_else(missing)?);
         let take = |_: &mut said::Reader, value: &Lv| machine::decoder(value);
-        let made = self.call(&warm, decoder, |_| Ok(MultiValue::new()), take, 200).await?;
+        let visit = nobody();
+        let made = self.call((&warm, visit.clone()), decoder, |_| Ok(MultiValue::new()), take, 200).await?;
         let (push, finish) = made.map_err(|said| refused(*said))?;
         let framing = self.description.framing.unwrap_or(Framing::Bytes);
-        Ok(Decoding::new(self.label, framing, Stream { push, finish, warm, taught }))
+        Ok(Decoding::new(self.label, framing, Stream { push, finish, warm, visit, taught }))
     }
+}
+
+/// What a call leaves behind: of an adapter each call and each stream has its own.
+fn nobody() -> Arc<Visit> {
+    Arc::new(Visit::nobody(0))
 }
 
 /// What the manifest says that the script is.
@@ -230,6 +239,8 @@ struct Stream {
     push: mlua::Function,
     finish: Option<mlua::Function>,
     warm: Warm,
+    /// One for all of its calls.
+    visit: Arc<Visit>,
     taught: Arc<Taught>,
 }
 
@@ -241,7 +252,8 @@ impl Stream {
         told: &mut Told,
     ) -> Result<(), Fault> {
         let function = (Function::Stream, function);
-        let said = self.taught.call(&self.warm, function, give, said::Reader::events, 200).await?;
+        let said =
+            self.taught.call((&self.warm, self.visit.clone()), function, give, said::Reader::events, 200).await?;
         said.map_err(|said| refused(*said))?.into_iter().try_for_each(|said| told.said(said))
     }
 }
@@ -264,7 +276,7 @@ impl Reader for Stream {
     }
 
     async fn release(self) {
-        let Stream { push, finish, warm, taught } = self;
+        let Stream { push, finish, warm, taught, .. } = self;
         drop((push, finish));
         taught.rest(warm);
     }

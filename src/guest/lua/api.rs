@@ -18,7 +18,8 @@ use crate::host::keep::{self, Store};
 use crate::host::log::Level;
 use crate::host::table::find;
 use crate::host::{
-    self, Cx, FUNCTIONS, HostError, Phases, hash, http, limit, llm, log, metrics, pick, re, secret, targets, time,
+    self, Cx, FUNCTIONS, HostError, Phases, Words, hash, http, limit, llm, log, metrics, pick, re, secret, targets,
+    time,
 };
 use crate::json;
 use crate::state::limit::Given;
@@ -127,7 +128,7 @@ impl Gw<'_> {
         let signature = signature(row);
         let function = self.lua.create_function(move |lua, args: A::Raw| {
             with_running(|running| {
-                let entered = running.cx.enter(row).map_err(refused);
+                let entered = running.cx.enter(row, Words::Lua).map_err(refused);
                 let done = entered.and_then(|()| body(lua, &running.cx, A::read(args, signature)?));
                 running.look(lua);
                 done
@@ -153,7 +154,7 @@ impl Gw<'_> {
             let body = body.clone();
             // Looked at now, on the first poll: later ones may run while another call does.
             let entered = running().and_then(|running| {
-                let entered = running.cx.enter(row).map_err(refused);
+                let entered = running.cx.enter(row, Words::Lua).map_err(refused);
                 running.look(&lua);
                 entered.map(|()| running)
             });
@@ -597,7 +598,7 @@ pub(super) fn print(lua: &Lua) -> Result<Function> {
     let row = find("log.info").ok_or_else(|| Error::runtime("gw.log.info is in no table"))?;
     lua.create_function(move |_, values: mlua::MultiValue| {
         with_running(|running| {
-            running.cx.enter(row).map_err(refused)?;
+            running.cx.enter(row, Words::Lua).map_err(refused)?;
             let words: Result<Vec<String>> = values.iter().map(Lv::to_string).collect();
             log::line(&running.cx, Level::Info, &words?.join("\t"), None).map_err(refused)
         })

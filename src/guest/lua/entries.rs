@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mlua::{Either, Error, FromLua, Result, Table, Value as Lv};
 
-use super::super::verdict::span;
+use super::super::{near, verdict::span};
 use super::convert::kind_of;
 use super::list::{self, List};
 
@@ -76,20 +76,6 @@ impl Entries {
     pub fn ms(&mut self, name: &str) -> Result<Option<Duration>> {
         self.number(name)?.map(|ms| span(name, ms)).transpose().map_err(Error::runtime)
     }
-}
-
-/// Likeness above which a name may have been meant.
-const LIKE: f64 = 0.8;
-
-/// The name that was meant by another one, if any.
-pub(super) fn near<'a>(key: &str, names: &[&'a str]) -> Option<&'a str> {
-    let like = |name: &str| match strsim::jaro_winkler(name, key) {
-        // Two letters the other way round are one slip, which this measure does not see in short names.
-        likeness if likeness <= LIKE && strsim::osa_distance(name, key) == 1 => LIKE + 0.01,
-        likeness => likeness,
-    };
-    let near = names.iter().map(|name| (like(name), *name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    near.filter(|(likeness, _)| *likeness > LIKE).map(|(_, name)| name)
 }
 
 /// The error of a name that is not there: the nearest one, or all that are.

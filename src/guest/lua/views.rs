@@ -290,7 +290,7 @@ pub(super) fn instead_of(method: &str) -> Option<String> {
         return Some(format!("it is a field; write `.{method}`"));
     }
     let methods: Vec<&str> = rows(|kind| kind.methods).collect();
-    entries::near(method, &methods).map(|name| format!("did you mean `{name}`?"))
+    crate::guest::near(method, &methods).map(|name| format!("did you mean `{name}`?"))
 }
 
 /// Teaches a machine what numbers stand for.

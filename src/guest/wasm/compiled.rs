@@ -1,12 +1,14 @@
 //! Compiled components on disk: a plugin that takes seconds to compile is loaded in milliseconds the next time.
 //!
-//! Compiled code is trusted by the engine, so it must be ours: each file begins with a keyed hash over what follows, and
-//! the key lies beside it, readable by this user alone. What does not verify is compiled anew, never loaded.
+//! Compiled code is trusted by the engine, so it must be ours: each file begins with a keyed hash over what follows and over
+//! what it was compiled from and for, and the key lies beside it, readable by this user alone. What does not verify, such as
+//! the code of one component under the name of another, is compiled anew, never loaded.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -23,6 +25,8 @@ const KEY_BYTES: usize = 32;
 pub struct Compiled {
     folder: PathBuf,
     key: hmac::Key,
+    /// What is to be told of it.
+    notes: Mutex<Vec<String>>,
 }
 
 impl Compiled {
@@ -41,7 +45,18 @@ impl Compiled {
             }
             _ => fresh_key(&path).map_err(told)?,
         };
-        Ok(Compiled { folder: folder.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, &key) })
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        Ok(Compiled { folder: folder.to_owned(), key, notes: Mutex::default() })
+    }
+
+    /// What was found there that is not ours, and what could not be kept. Told by whoever loads: the first plugins are loaded
+    /// before there is a log.
+    pub fn notes(self) -> Vec<String> {
+        self.notes.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, path: &Path, what: &str) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{}: {what}", path.display()));
     }
 
     /// The component that `wasm`, with this SHA-256, compiles to: from disk where it is there and ours.
@@ -49,33 +64,57 @@ impl Compiled {
     /// # Errors
     /// The bytes are no component, or one that this engine does not run; in wasmtime's words.
     pub fn component(&self, engine: &Engine, sha256: &str, wasm: &[u8]) -> Result<Component, String> {
-        let path = self.folder.join(format!("{sha256}-{:016x}.cwasm", settings(engine)));
-        if let Some(component) = self.load(engine, &path) {
+        // Everything that the code depends on: its component, and the engine's version, its settings and this processor.
+        let of = format!("{sha256}-{:016x}", settings(engine));
+        let path = self.folder.join(format!("{of}.cwasm"));
+        if let Some(component) = self.load(engine, &of, &path) {
             return Ok(component);
         }
         let component = compile(engine, wasm)?;
-        if let Err(error) = self.keep(&component, &path) {
-            tracing::warn!("{}: the compiled plugin is not kept: {error}", path.display());
+        if let Err(error) = self.keep(&component, &of, &path) {
+            self.note(&path, &format!("the compiled plugin is not kept: {error}"));
         }
         Ok(component)
     }
 
-    fn load(&self, engine: &Engine, path: &Path) -> Option<Component> {
-        let file = fs::read(path).ok()?;
+    /// What is kept there, if it was written by us and belongs to `of`.
+    fn load(&self, engine: &Engine, of: &str, path: &Path) -> Option<Component> {
+        let why = match fs::read(path) {
+            Ok(file) => match self.verified(of, &file) {
+                Some(code) => match deserialize(engine, code) {
+                    Ok(component) => return Some(component),
+                    Err(error) => format!("{error:#}"),
+                },
+                None => "is not what this gateway wrote for this plugin".to_owned(),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        self.note(path, &format!("{why}; the plugin is compiled anew"));
+        None
+    }
+
+    /// The code in a file that belongs to `of`.
+    fn verified<'f>(&self, of: &str, file: &'f [u8]) -> Option<&'f [u8]> {
         let (tag, code) = file.split_at_checked(TAG_BYTES)?;
-        if hmac::verify(&self.key, code, tag).is_err() {
-            tracing::warn!("{}: is not a file that this gateway wrote; the plugin is compiled anew", path.display());
-            return None;
-        }
-        deserialize(engine, code)
-            .inspect_err(|error| tracing::warn!("{}: {error:#}; the plugin is compiled anew", path.display()))
-            .ok()
+        // A name of a file proves nothing: whoever can write here can give it to another.
+        let whole = aws_lc_rs::constant_time::verify_slices_are_equal(self.tag(of, code).as_ref(), tag);
+        whole.is_ok().then_some(code)
+    }
+
+    fn tag(&self, of: &str, code: &[u8]) -> hmac::Tag {
+        let mut hash = hmac::Context::with_key(&self.key);
+        hash.update(of.as_bytes());
+        // Ends the name, which holds no such byte: where the code begins is a part of what is hashed.
+        hash.update(&[0]);
+        hash.update(code);
+        hash.sign()
     }
 
     /// Writes beside the place and moves there: a reader never sees half a file.
-    fn keep(&self, component: &Component, path: &Path) -> Result<(), String> {
+    fn keep(&self, component: &Component, of: &str, path: &Path) -> Result<(), String> {
         let code = component.serialize().map_err(|error| error.to_string())?;
-        let tag = hmac::sign(&self.key, &code);
+        let tag = self.tag(of, &code);
         let beside = path.with_extension(format!("{}.tmp", std::process::id()));
         let written = fs::File::create(&beside).and_then(|mut file| {
             file.write_all(tag.as_ref())?;
@@ -154,27 +193,62 @@ mod tests {
         entries.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
     }
 
+    /// An empty component is enough: what is tested is whom its compiled form is taken from.
+    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn of(engine: &Engine, sha256: &str) -> String {
+        format!("{sha256}-{:016x}", settings(engine))
+    }
+
     #[test]
     fn what_was_tampered_with_is_compiled_anew() {
-        // An empty component is enough: what is tested is whom its compiled form is taken from.
         let engine = Engine::default();
         let folder = folder("tampered");
         let compiled = Compiled::open(&folder).expect("opens");
         compiled.component(&engine, "a", b"(component)").expect_err("text is not taken");
-        let wasm = b"\0asm\x0d\0\x01\0";
-        compiled.component(&engine, "a", wasm).expect("compiles");
+        compiled.component(&engine, "a", EMPTY).expect("compiles");
         let path = files(&folder).pop().expect("is kept");
-        assert!(compiled.load(&engine, &path).is_some());
+        let load = |compiled: &Compiled| compiled.load(&engine, &of(&engine, "a"), &path).is_some();
+        assert!(load(&compiled));
         let mut bytes = fs::read(&path).expect("reads");
         *bytes.last_mut().expect("has bytes") ^= 1;
         fs::write(&path, &bytes).expect("writes");
-        assert!(compiled.load(&engine, &path).is_none(), "a changed byte is seen");
-        compiled.component(&engine, "a", wasm).expect("compiles again");
-        assert!(compiled.load(&engine, &path).is_some(), "and is repaired");
+        assert!(!load(&compiled), "a changed byte is seen");
+        compiled.component(&engine, "a", EMPTY).expect("compiles again");
+        assert!(load(&compiled), "and is repaired");
+        fs::write(&path, &bytes[..TAG_BYTES - 1]).expect("writes");
+        assert!(!load(&compiled), "cut off");
+        compiled.component(&engine, "a", EMPTY).expect("compiles again");
         // Another key: another machine's files, or an attacker's.
         fs::remove_file(folder.join("key")).expect("is there");
         let other = Compiled::open(&folder).expect("opens");
-        assert!(other.load(&engine, &path).is_none());
+        assert!(!load(&other));
+        fs::remove_dir_all(&folder).expect("is there");
+    }
+
+    #[test]
+    fn the_code_of_one_component_is_not_taken_for_another() {
+        let engine = Engine::default();
+        let folder = folder("another");
+        let compiled = Compiled::open(&folder).expect("opens");
+        compiled.component(&engine, "evil", EMPTY).expect("compiles");
+        let evil = files(&folder).pop().expect("is kept");
+        let pinned = folder.join(format!("{}.cwasm", of(&engine, "pinned")));
+        fs::copy(&evil, &pinned).expect("copies");
+        assert!(compiled.load(&engine, &of(&engine, "pinned"), &pinned).is_none(), "ours, but of another component");
+        compiled.component(&engine, "pinned", EMPTY).expect("compiles");
+        assert!(compiled.load(&engine, &of(&engine, "pinned"), &pinned).is_some(), "and takes its place");
+        // Of an engine with other settings, under the name that this one looks for.
+        let mut config = wasmtime::Config::new();
+        config.epoch_interruption(true);
+        let stricter = Engine::new(&config).expect("runs here");
+        assert_ne!(settings(&engine), settings(&stricter));
+        let there = folder.join(format!("{}.cwasm", of(&stricter, "evil")));
+        fs::copy(&evil, &there).expect("copies");
+        assert!(compiled.load(&stricter, &of(&stricter, "evil"), &there).is_none());
+        let notes = compiled.notes();
+        let told = "is not what this gateway wrote for this plugin; the plugin is compiled anew";
+        assert!(notes.len() == 3 && notes.iter().all(|note| note.ends_with(told)), "{notes:?}");
         fs::remove_dir_all(&folder).expect("is there");
     }
 

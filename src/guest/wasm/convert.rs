@@ -35,6 +35,7 @@ fn usage(usage: wit::Usage) -> Usage {
         reasoning: usage.reasoning,
         ..Usage::default()
     }
+    .within()
 }
 
 fn reason(reason: wit::FinishReason) -> Finish {

@@ -1,28 +1,36 @@
 //! Fixtures of an adapter: files that say what it must make of what.
 //!
 //! Asks and answers are written as OpenAI chat bodies, which every author knows; the provider's side is written as the
-//! provider writes it. Runs the adapter as the gateway would, with no network.
+//! provider writes it. Runs the adapter as the gateway would, with no network, and refuses what the gateway does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::provider::Taught;
+use super::provider::{REFUSES, Taught};
 use crate::body::Inbound;
 use crate::chat::event::Collector;
 use crate::chat::{Answer, Ask};
-use crate::dialect::adapter::{Adapter, Asking, Came, Read, Written};
+use crate::dialect::adapter::{Adapter, Asking, Came, Read, Written, below_base, embeds, ranks, sound};
 use crate::dialect::openai_chat::OpenAiChat;
-use crate::dialect::{Asked, Dialect, Op, RawAsk, refusal};
+use crate::dialect::{self, Dialect, Op, RawAsk, refusal};
+use crate::embed::EmbedAsk;
 use crate::fault::{Fault, Kind};
+use crate::guest::near;
+use crate::host::log;
+use crate::rerank::{RerankAnswer, RerankAsk};
 use crate::stream::Adapted;
 
 /// Cuts tried of one stream: every place of short ones, evenly spread over long ones.
 const MAX_CUTS: usize = 4096;
+
+/// The kinds of fixtures, each with a folder of its name.
+const KINDS: &[&str] = &["ask", "answer", "stream", "error", "embed", "rerank", "init"];
 
 /// What came of one fixture.
 #[derive(Debug)]
@@ -31,28 +39,49 @@ pub struct Outcome {
     pub file: String,
     /// None: as expected.
     pub wrong: Option<String>,
+    /// What the adapter wrote into the log, the first lines of it.
+    pub said: Vec<String>,
 }
 
 /// Runs every fixture in a folder, in order. With `bless`, expectations are written instead of compared.
 ///
 /// # Errors
-/// The folder cannot be read.
+/// The folder cannot be read, or holds one that is of no kind.
 pub async fn run(plugin: &Arc<Taught>, folder: &Path, bless: bool) -> Result<Vec<Outcome>, String> {
+    known(folder)?;
     let mut outcomes = Vec::new();
-    for kind in ["ask", "answer", "stream", "error", "rerank"] {
+    for kind in KINDS.iter().copied() {
         for path in files(&folder.join(kind))? {
             let file = format!("{kind}/{}", path.file_name().unwrap_or_default().to_string_lossy());
+            log::listen();
             let ran = match kind {
                 "ask" => ask(plugin, &path, bless).await,
                 "answer" => answer(plugin, &path, bless).await,
                 "stream" => stream(plugin, &path, bless).await,
+                "embed" => embed(plugin, &path, bless).await,
                 "rerank" => rerank(plugin, &path, bless).await,
+                "init" => init(plugin, &path, bless).await,
                 _ => error(plugin, &path, bless).await,
             };
-            outcomes.push(Outcome { file, wrong: ran.err() });
+            outcomes.push(Outcome { file, wrong: ran.err(), said: log::heard() });
         }
     }
     Ok(outcomes)
+}
+
+/// Whether every folder in it is of a kind: what lies in another would not be run, and nobody would know.
+fn known(folder: &Path) -> Result<(), String> {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && !name.starts_with('.') && !KINDS.contains(&name.as_str()) {
+            let hint = match near(&name, KINDS) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("there are {}", KINDS.join(", ")),
+            };
+            return Err(format!("{}: no fixtures are of the kind `{name}`; {hint}", folder.display()));
+        }
+    }
+    Ok(())
 }
 
 /// The fixtures of a kind; what is expected of them lies beside them.
@@ -73,16 +102,26 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 async fn ask(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
     let mut fixture = read_json(path)?;
     let asked = decode_ask(&fixture["ask"]).map_err(|fault| fault.to_string())?;
-    let request = match plugin.encode(&asked.model, Asking::Chat(&asked)).await {
-        Ok(written) => told(&written),
-        Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
-        Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
-    };
+    let request = request(plugin, &asked.model, Asking::Chat(&asked)).await;
     if bless {
         fixture["request"] = request;
         return write_json(path, &fixture);
     }
     same(&fixture["request"], &request)
+}
+
+/// What the adapter makes of an ask, as it would be sent.
+async fn request(plugin: &Arc<Taught>, model: &str, asking: Asking<'_>) -> Value {
+    match plugin.encode(model, asking).await.and_then(|written| sendable(&written).map(|()| told(&written))) {
+        Ok(request) => request,
+        Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
+        Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
+    }
+}
+
+/// Whether the gateway would send a request.
+fn sendable(written: &Written) -> Result<(), Fault> {
+    below_base(&written.path).map_err(|what| Fault::new(Kind::GuestFailed, format!("The adapter's path {what}.")))
 }
 
 fn decode_ask(body: &Value) -> Result<Ask, Fault> {
@@ -116,19 +155,46 @@ async fn answer(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
     let body = Bytes::from(read(path)?);
     let headers = HeaderMap::new();
     let came = Came { status: 200, headers: &headers, body: &body };
-    let read = read_as(Op::Generate, plugin, came).await;
+    let read = read_as(Asked::Chat, plugin, came).await;
     expect(path, &read, bless)
 }
 
-/// What the adapter reads in an answer to this operation.
-async fn read_as(op: Op, plugin: &Arc<Taught>, came: Came<'_>) -> Value {
-    match plugin.decode(op, came).await {
-        Ok(Read::Chat(answer)) => shown(&answer),
-        Ok(Read::Embed(answer)) => json!({ "vectors": answer.vectors }),
-        Ok(Read::Rerank(answer)) => answer.ranked.iter().map(|place| json!([place.index, place.score])).collect(),
-        Ok(Read::FollowUp(written, wait)) => json!({ "follow_up": told(&written), "wait_ms": wait.as_millis() as u64 }),
-        Err(fault) => broken(&fault),
-    }
+/// What an answer is read for.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Chat,
+    Embed(&'a EmbedAsk),
+    Rerank(&'a RerankAsk),
+}
+
+/// What the adapter reads in an answer, as far as the gateway takes it.
+async fn read_as(asked: Asked<'_>, plugin: &Arc<Taught>, came: Came<'_>) -> Value {
+    let op = match asked {
+        Asked::Chat => Op::Generate,
+        Asked::Embed(_) => Op::Embed,
+        Asked::Rerank(_) => Op::Rerank,
+    };
+    let nonsense = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", plugin.name()));
+    let read = match (plugin.decode(op, came).await, asked) {
+        (Ok(Read::Chat(mut answer)), Asked::Chat) => sound(&mut answer).map(|()| shown(&answer)),
+        (Ok(Read::Embed(answer)), Asked::Embed(ask)) => {
+            embeds(&answer, ask).map(|()| json!(answer.vectors)).map_err(nonsense)
+        }
+        (Ok(Read::Rerank(mut answer)), Asked::Rerank(ask)) => {
+            let places = |answer: RerankAnswer| answer.ranked.iter().map(|at| json!([at.index, at.score])).collect();
+            ranks(&mut answer, ask).map(|()| places(answer)).map_err(nonsense)
+        }
+        (Ok(Read::FollowUp(written, wait)), _) => follow_up(&written, wait),
+        (Ok(_), _) => Err(nonsense("answered another question than it was asked".to_owned())),
+        (Err(fault), _) => Err(fault),
+    };
+    read.unwrap_or_else(|fault| broken(&fault))
+}
+
+/// Another request that an answer leads to.
+fn follow_up(written: &Written, wait: Duration) -> Result<Value, Fault> {
+    sendable(written)?;
+    Ok(json!({ "follow_up": told(written), "wait_ms": wait.as_millis() as u64 }))
 }
 
 /// A fault as fixtures show it. Why a guest failed is for its author.
@@ -144,13 +210,10 @@ async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
     let body = fixture["ask"].to_string();
     let raw = RawAsk { op: Op::Rerank, body: body.as_bytes(), model: None, stream: false };
     let asked = OpenAiChat.decode_rerank(&raw).map_err(|fault| fault.to_string())?;
-    let request = match plugin.encode(&asked.model, Asking::Rerank(&asked)).await {
-        Ok(written) => told(&written),
-        Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
-        Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
-    };
+    let request = request(plugin, &asked.model, Asking::Rerank(&asked)).await;
     let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
-    let ranked = read_as(Op::Rerank, plugin, Came { status: 200, headers: &headers, body: &body }).await;
+    let came = Came { status: 200, headers: &headers, body: &body };
+    let ranked = read_as(Asked::Rerank(&asked), plugin, came).await;
     if bless {
         (fixture["request"], fixture["ranked"]) = (request, ranked);
         return write_json(path, &fixture);
@@ -158,10 +221,43 @@ async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
     same(&fixture["request"], &request).and_then(|()| same(&fixture["ranked"], &ranked))
 }
 
+/// `{ "ask": …, "request": …, "body": …, "vectors": … }`: an ask for embeddings, the request that it becomes, the
+/// provider's answer, and the vectors in it.
+async fn embed(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
+    let mut fixture = read_json(path)?;
+    let body = fixture["ask"].to_string();
+    let raw = RawAsk { op: Op::Embed, body: body.as_bytes(), model: None, stream: false };
+    let asked = OpenAiChat.decode_embed(&raw).map_err(|fault| fault.to_string())?;
+    let request = request(plugin, &asked.model, Asking::Embed(&asked)).await;
+    let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
+    let came = Came { status: 200, headers: &headers, body: &body };
+    let vectors = read_as(Asked::Embed(&asked), plugin, came).await;
+    if bless {
+        (fixture["request"], fixture["vectors"]) = (request, vectors);
+        return write_json(path, &fixture);
+    }
+    same(&fixture["request"], &request).and_then(|()| same(&fixture["vectors"], &vectors))
+}
+
+/// `{ "config": …, "refused": … }`: settings, and in which words the adapter refuses them; without, it must take them.
+async fn init(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
+    let mut fixture = read_json(path)?;
+    let config = if fixture["config"].is_null() { String::new() } else { fixture["config"].to_string() };
+    let refused = match plugin.try_config(&config).await {
+        Ok(()) => Value::Null,
+        Err(why) => why.strip_prefix(REFUSES).map(str::to_owned).unwrap_or(why).into(),
+    };
+    if bless {
+        fixture["refused"] = refused;
+        return write_json(path, &fixture);
+    }
+    same(&fixture["refused"], &refused)
+}
+
 /// An answer as fixtures show it: OpenAI's form.
 fn shown(answer: &Answer) -> Value {
     let (ask, model) = (Arc::new(Ask::default()), answer.model.clone());
-    let asked = Asked { op: Op::Generate, ask, model, id: "gen-fixture".into(), now: 0 };
+    let asked = dialect::Asked { op: Op::Generate, ask, model, id: "gen-fixture".into(), now: 0 };
     serde_json::from_slice(&OpenAiChat.encode_answer(answer, &asked)).unwrap_or_default()
 }
 
@@ -169,6 +265,8 @@ fn shown(answer: &Answer) -> Value {
 async fn stream(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
     let bytes = read(path)?;
     let whole = collected(plugin, &bytes, 0).await?;
+    // However often it is cut, what it says of it is shown once.
+    log::pause();
     let step = bytes.len().div_ceil(MAX_CUTS).max(1);
     for cut in (1..bytes.len()).step_by(step) {
         let again = collected(plugin, &bytes, cut).await?;
@@ -201,10 +299,11 @@ async fn error(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Str
         other => Bytes::from(other.to_string()),
     };
     let headers = HeaderMap::new();
-    let mut said = plugin.decode_error(Came { status, headers: &headers, body: &body }).await;
-    said.status = status;
-    let wait = said.retry_after;
-    let fault = refusal::fault(said, wait);
+    let said = plugin.decode_error(Came { status, headers: &headers, body: &body }).await;
+    if let Some(broke) = said.unread {
+        return Err(broke);
+    }
+    let fault = refusal::fault(refusal::read(said, status), None);
     let mut read = json!({ "code": fault.code(), "message": fault.message });
     if let Some(wait) = fault.retry_after {
         read["retry_after_ms"] = (wait.as_millis() as u64).into();
@@ -241,4 +340,22 @@ fn read_json(path: &Path) -> Result<Value, String> {
 
 fn write_json(path: &Path, value: &Value) -> Result<(), String> {
     fs::write(path, format!("{value:#}\n")).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::adapter::{Draft, written};
+
+    #[test]
+    fn a_follow_up_leads_where_the_gateway_would_go() {
+        let next = |path: &str| {
+            let draft = Draft { method: "GET".to_owned(), path: path.to_owned(), ..Draft::default() };
+            follow_up(&written(draft).expect("can be sent"), Duration::from_millis(500))
+        };
+        assert_eq!(next("/a/x").expect("goes there")["wait_ms"], 500);
+        let fault = next("/a/../x").expect_err("leads out");
+        assert_eq!(fault.kind, Kind::GuestFailed);
+        assert_eq!(fault.message, "The adapter's path `/a/../x` does not stay below the base URL.");
+    }
 }

@@ -13,7 +13,7 @@ use wasmtime::{Error, Result};
 pub(super) use exchange::{fields, target};
 
 use super::store::Held;
-use crate::host::{Cx, FUNCTIONS, Function, HostError, Phase};
+use crate::host::{Cx, FUNCTIONS, Function, HostError, Phase, Words};
 
 /// The row of a function; a name that is in no table does not compile.
 macro_rules! row {
@@ -64,7 +64,7 @@ impl Held {
         if cx.world.is_none() && cx.phase != Phase::Init {
             return Ok(Err(format!("`{}` is for policies; an adapter has no exchange to ask about", row.name)));
         }
-        match cx.enter(row) {
+        match cx.enter(row, Words::Wasm) {
             Ok(()) => Ok(Ok(cx.clone())),
             Err(error) if cx.lease.killed().is_some() => Err(Error::msg(error.0)),
             Err(error) => Ok(Err(error.0)),
@@ -74,7 +74,7 @@ impl Held {
     /// Lets any guest into a function that needs nothing but a lease.
     fn anyone(&self, row: &Function) -> Result<&Arc<Cx>> {
         let cx = self.called()?;
-        cx.enter(row).map_err(|error| Error::msg(error.0))?;
+        cx.enter(row, Words::Wasm).map_err(|error| Error::msg(error.0))?;
         Ok(cx)
     }
 }

@@ -66,6 +66,8 @@ pub struct Loading<'a> {
     /// The plugin's name, for logs and errors.
     pub name: &'a str,
     pub lease: Lease,
+    /// What sets the memory in the lease, where it is not the key of the configuration.
+    pub memory_by: Option<&'static str>,
     /// The operator's configuration of the plugin: JSON text, or empty.
     pub config: String,
 }

@@ -30,6 +30,9 @@ use crate::guest::{Failed, Subject, Used};
 use crate::host::{self, Cx, Visit};
 use crate::state::guests::Guests;
 
+/// What stands before the words in which an adapter refuses its configuration.
+pub const REFUSES: &str = "refuses its configuration: ";
+
 /// A plugin that teaches a wire form.
 pub struct Taught {
     /// `wasm:NAME`
@@ -41,7 +44,6 @@ pub struct Taught {
     machine: Arc<Machine>,
     lease: Lease,
     guest: Arc<host::Guest>,
-    visit: Arc<Visit>,
     config: String,
     pre: InstancePre<Held>,
     exports: GuestIndices,
@@ -69,12 +71,11 @@ impl Taught {
             description: Description::default(),
             machine: loading.machine.clone(),
             lease: loading.lease,
-            visit: Arc::new(Visit::nobody(0)),
             config: loading.config.clone(),
             pre: linked.pre,
             exports,
             pool: Pool::new(loading.lease.memory),
-            meter: Meter::new(label, &guest.name, "plugins.settings", loading.lease),
+            meter: Meter::new(label, &guest.name, "plugins.settings", loading.lease).with_memory_by(loading.memory_by),
             guest,
         };
         let described = wait(async {
@@ -96,6 +97,14 @@ impl Taught {
         Ok(Arc::new(plugin))
     }
 
+    /// Whether it would take another configuration.
+    ///
+    /// # Errors
+    /// Why not, in its own words where it has some.
+    pub async fn try_config(&self, config: &String) -> Result<(), String> {
+        self.started(config).await.map(drop).map_err(|failed| self.unfit(&failed))
+    }
+
     /// Why it does not start, in the words of a load that is refused.
     fn unfit(&self, failed: &Failed) -> String {
         match failed.killed {
@@ -106,7 +115,12 @@ impl Taught {
 
     /// A new instance, configured.
     async fn fresh(&self) -> Result<Warm<Guest>, Failed> {
-        let cx = Arc::new(adapter::cx(&self.guest, &self.visit, Function::Start));
+        self.started(&self.config).await
+    }
+
+    /// A new instance that has taken this configuration.
+    async fn started(&self, config: &String) -> Result<Warm<Guest>, Failed> {
+        let cx = Arc::new(adapter::cx(&self.guest, &nobody(), Function::Start));
         let mut store = Held::store(&self.machine, self.guest.budget.memory);
         // Interpreters set themselves up in their first call.
         Held::enter(&mut store, cx.clone(), Subject::Tick);
@@ -117,10 +131,10 @@ impl Taught {
         };
         let instance = instance.map_err(|error| broke(&store, error))?;
         let bindings = self.exports.load(&mut store, &instance).map_err(|error| broke(&store, error))?;
-        let (init, _) = metered(&cx, began, bindings.call_init(&mut store, &self.config)).await;
+        let (init, _) = metered(&cx, began, bindings.call_init(&mut store, config)).await;
         match init.map_err(|error| broke(&store, error))? {
             Ok(()) => Ok(Warm::new(store, bindings)),
-            Err(why) => Err(Failed::new(format!("refuses its configuration: {why}"))),
+            Err(why) => Err(Failed::new(format!("{REFUSES}{why}"))),
         }
     }
 
@@ -142,7 +156,7 @@ impl Taught {
 
     /// Puts an instance into a call.
     fn enter(&self, warm: &mut Warm<Guest>, function: Function) -> Arc<Cx> {
-        let cx = Arc::new(adapter::cx(&self.guest, &self.visit, function));
+        let cx = Arc::new(adapter::cx(&self.guest, &nobody(), function));
         Held::enter(&mut warm.store, cx.clone(), Subject::Tick);
         cx
     }
@@ -211,7 +225,9 @@ impl Taught {
         let called = self.counted(Function::Decode, (&cx, warm.store.data()), called)?;
         self.rest(warm);
         match called.map_err(|said| refused(convert::refusal(said, self.label)))? {
-            Outcome::Chat(answer) => Ok(Read::Chat(convert::answer(answer, self.label))),
+            Outcome::Chat(answer) => {
+                convert::answer(answer, self.label).map(Read::Chat).map_err(|what| self.meter.nonsense(what))
+            }
             Outcome::Embed(answer) => Ok(Read::Embed(convert::embed_answer(answer, self.label))),
             Outcome::Rerank(answer) => Ok(Read::Rerank(convert::rerank_answer(answer))),
             Outcome::FollowUp(next) => {
@@ -230,8 +246,7 @@ impl Taught {
             self.rest(warm);
             Ok::<_, Fault>(convert::refusal(said, self.label))
         };
-        // Why it could not was logged.
-        read.await.unwrap_or_else(|_| unread(self.label, &came))
+        read.await.unwrap_or_else(|broke| unread(self.label, &came, Some(broke)))
     }
 
     async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
@@ -314,7 +329,7 @@ impl Stream {
         self.warm.store.data_mut().call = None;
         match Arc::get_mut(&mut self.cx) {
             Some(cx) => cx.lease = adapter::lease(&cx.guest, Function::Stream),
-            None => self.cx = Arc::new(adapter::cx(&self.plugin.guest, &self.plugin.visit, Function::Stream)),
+            None => self.cx = Arc::new(adapter::cx(&self.plugin.guest, &self.cx.visit, Function::Stream)),
         }
         Held::enter(&mut self.warm.store, self.cx.clone(), Subject::Tick);
     }
@@ -358,6 +373,11 @@ impl Reader for Stream {
             self.plugin.rest(self.warm);
         }
     }
+}
+
+/// What a call leaves behind: of an adapter each call and each stream has its own.
+fn nobody() -> Arc<Visit> {
+    Arc::new(Visit::nobody(0))
 }
 
 /// An upstream's answer for the guest.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes as Slice;
 use http::HeaderMap;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::plugin::{Bytes, Loading};
@@ -14,8 +15,8 @@ use super::provider::Taught;
 use super::{Machine, fixture};
 use crate::body::Inbound;
 use crate::chat::{Ask, Event};
-use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Written};
+use crate::dialect::{Op, refusal};
 use crate::fault::{Fault, Kind};
 use crate::guest::adapter::{Function, Lease, Seen};
 use crate::guest::tests::{PAST, assert_gives_way, assert_gives_way_to_sockets, resident_kib};
@@ -34,7 +35,8 @@ fn machine() -> Arc<Machine> {
 fn load(name: &str, lease: Lease, config: &str) -> Result<Arc<Taught>, String> {
     let bytes = Bytes::read(&root().join(format!("prebuilt/{name}.wasm"))).expect("is checked in");
     let machine = machine();
-    let loading = Loading { machine: &machine, compiled: None, name, lease, config: config.to_owned() };
+    let loading =
+        Loading { machine: &machine, compiled: None, name, lease, memory_by: None, config: config.to_owned() };
     Taught::load(&loading, &bytes)
 }
 
@@ -62,6 +64,139 @@ async fn shipped_adapters_do_what_their_fixtures_say() {
             assert!(outcome.wrong.is_none(), "{name}/{}: {}", outcome.file, outcome.wrong.unwrap_or_default());
         }
     }
+}
+
+/// A folder of fixtures of these files, gone with it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Folder {
+    fn with(name: &str, files: &[(&str, serde_json::Value)]) -> Folder {
+        let folder = std::env::temp_dir().join(format!("portcullis-adapter-fixtures-{}-{name}", std::process::id()));
+        for (file, text) in files {
+            let path = folder.join(file);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("is writable");
+            std::fs::write(path, text.to_string()).expect("is writable");
+        }
+        Folder(folder)
+    }
+
+    async fn run(&self, plugin: &Arc<Taught>) -> Vec<fixture::Outcome> {
+        fixture::run(plugin, &self.0, false).await.expect("reads")
+    }
+
+    /// What is wrong with the only one.
+    async fn wrong(&self, plugin: &Arc<Taught>) -> String {
+        let outcomes = self.run(plugin).await;
+        assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+        outcomes.into_iter().next().and_then(|outcome| outcome.wrong).expect("is wrong")
+    }
+}
+
+#[tokio::test]
+async fn a_fixture_is_refused_what_the_gateway_refuses() {
+    let climb =
+        json!({ "ask": { "model": "climb", "messages": [{ "role": "user", "content": "Hi" }] }, "request": {} });
+    let wrong = Folder::with("out", &[("ask/a.json", climb)]).wrong(&hostile()).await;
+    assert!(wrong.contains("The adapter's path `/../admin` does not stay below the base URL."), "{wrong}");
+    let cohere = load("cohere", Lease::default(), "").expect("loads");
+    let rerank = |results: serde_json::Value| {
+        json!({
+            "ask": { "model": "m", "query": "q", "documents": ["a", "b", "c"], "top_n": 2 },
+            "body": { "id": "r", "results": results },
+        })
+    };
+    let twice = json!([{ "index": 1, "relevance_score": 0.9 }, { "index": 1, "relevance_score": 0.8 }]);
+    let wrong = Folder::with("twice", &[("rerank/a.json", rerank(twice))]);
+    fixture::run(&cohere, &wrong.0, true).await.expect("writes");
+    let read = |folder: &Folder, file: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.0.join(file)).expect("is there")).expect("JSON")
+    };
+    let ranked = &read(&wrong, "rerank/a.json")["ranked"];
+    assert_eq!(ranked["message"], "guest_failed: The adapter `wasm:cohere` ranks document 1 twice.");
+    let unsorted = json!([
+        { "index": 2, "relevance_score": 0.1 }, { "index": 0, "relevance_score": 0.5 }, { "index": 1, "relevance_score": 0.9 },
+    ]);
+    let sorted = Folder::with("sorted", &[("rerank/a.json", rerank(unsorted))]);
+    fixture::run(&cohere, &sorted.0, true).await.expect("writes");
+    assert_eq!(
+        read(&sorted, "rerank/a.json")["ranked"],
+        json!([[1, 0.9], [0, 0.5]]),
+        "sorted and cut, as callers get it"
+    );
+}
+
+#[tokio::test]
+async fn a_fixture_says_why_an_error_could_not_be_read() {
+    let broken =
+        json!({ "status": 503, "body": "trap", "expected": { "code": "upstream_overloaded", "message": "trap" } });
+    let wrong = Folder::with("broken", &[("error/a.json", broken)]).wrong(&hostile()).await;
+    let told = "The adapter `hostile` failed in `decode_error`. (";
+    assert!(wrong.starts_with(told) && wrong.contains("unreachable"), "{wrong}");
+    // In service it goes into the line of the log.
+    let (headers, body) = (HeaderMap::new(), Slice::from_static(b"trap"));
+    let said = hostile().decode_error(Came { status: 503, headers: &headers, body: &body }).await;
+    let fault = refusal::fault(refusal::read(said, 503), None);
+    assert_eq!((fault.kind, fault.message.as_str()), (Kind::Overloaded, "trap"));
+    assert_eq!(fault.source, Some(wrong));
+}
+
+#[tokio::test]
+async fn fixtures_are_of_known_kinds_and_show_what_the_adapter_says() {
+    let cohere = load("cohere", Lease::default(), "").expect("loads");
+    let body = json!({ "id": "e", "embeddings": { "float": [[0.5, 1.0], [0.25, -1.0]] } });
+    let ask = json!({ "model": "embed-v4.0", "input": ["a", "b"] });
+    let folder = Folder::with("embed", &[("embed/two.json", json!({ "ask": ask, "body": body }))]);
+    fixture::run(&cohere, &folder.0, true).await.expect("writes");
+    let written = std::fs::read(folder.0.join("embed/two.json")).expect("is there");
+    let written: serde_json::Value = serde_json::from_slice(&written).expect("JSON");
+    assert_eq!(
+        (&written["request"]["path"], &written["vectors"]),
+        (&json!("/v2/embed"), &json!([[0.5, 1.0], [0.25, -1.0]]))
+    );
+    assert!(folder.run(&cohere).await.iter().all(|outcome| outcome.wrong.is_none()), "as it was blessed");
+    let fewer = json!({ "id": "e", "embeddings": { "float": [[0.5]] } });
+    let wrong = Folder::with("fewer", &[("embed/a.json", json!({ "ask": ask, "body": fewer }))]).run(&cohere).await;
+    assert!(wrong[0].wrong.as_deref().is_some_and(|wrong| wrong.contains("expected")), "{wrong:?}");
+
+    let unknown = |name: &'static str| Folder::with(name, &[(&*format!("{name}/a.json"), json!({}))]);
+    let refused = async |folder: Folder| fixture::run(&cohere, &folder.0, false).await.expect_err("is of no kind");
+    let told = refused(unknown("anser")).await;
+    assert!(told.ends_with("no fixtures are of the kind `anser`; did you mean `answer`?"), "{told}");
+    let told = refused(unknown("x")).await;
+    assert!(told.ends_with("there are ask, answer, stream, error, embed, rerank, init"), "{told}");
+
+    let chatter =
+        json!({ "ask": { "model": "chatter", "messages": [{ "role": "user", "content": "Hi" }] }, "request": {} });
+    let outcomes = Folder::with("chatter", &[("ask/a.json", chatter)]).run(&hostile()).await;
+    assert!(outcomes[0].said[0].starts_with("log debug: xxx") && outcomes[0].said.len() == 1, "{:?}", outcomes[0].said);
+    let files = [
+        ("init/refused.json", json!({ "config": { "refuse": 1 }, "refused": "as told" })),
+        ("init/taken.json", json!({ "config": { "other": 1 } })),
+        ("init/wrong.json", json!({ "config": { "refuse": 1 } })),
+    ];
+    let outcomes = Folder::with("init", &files).run(&hostile()).await;
+    let wrong: Vec<bool> = outcomes.iter().map(|outcome| outcome.wrong.is_some()).collect();
+    assert_eq!(wrong, [false, false, true], "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn what_is_raised_is_what_was_set() {
+    let bytes = Bytes::read(&root().join("prebuilt/hostile.wasm")).expect("is checked in");
+    let (machine, lease) = (machine(), Lease { memory: 64 << 10, ..Lease::default() });
+    let loading = |memory_by| {
+        let config = String::new();
+        Taught::load(&Loading { machine: &machine, compiled: None, name: "hostile", lease, memory_by, config }, &bytes)
+    };
+    let told = loading(None).expect_err("has no room");
+    assert!(told.contains("raise `plugins.settings.hostile.memory`"), "{told}");
+    let told = loading(Some("--memory")).expect_err("has no room");
+    assert!(told.contains("raise `--memory`"), "{told}");
 }
 
 #[tokio::test]
@@ -260,8 +395,8 @@ fn what_is_no_component_is_named() {
         std::fs::write(&path, wasm).expect("writes");
         let bytes = Bytes::read(&path)?;
         let machine = machine();
-        let loading =
-            Loading { machine: &machine, compiled: None, name: "a", lease: Lease::default(), config: String::new() };
+        let (compiled, lease, memory_by, config) = (None, Lease::default(), None, String::new());
+        let loading = Loading { machine: &machine, compiled, name: "a", lease, memory_by, config };
         Taught::load(&loading, &bytes).map(drop)
     };
     assert!(told(b"text").expect_err("no wasm").contains("not WebAssembly"));

@@ -68,8 +68,8 @@ pub async fn hosted<T>(work: impl Future<Output = T>) -> T {
 pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Result<T>>) -> (Result<T>, Duration) {
     let mut work = pin!(work);
     let mut used = Duration::ZERO;
-    // Ticks, because a clock that a test holds still would let an adapter run for ever: nothing else ends it.
-    let (counts_ticks, mut ticks) = (cx.lease.budget().safepoints == u64::MAX, 0);
+    // Ticks, because a clock that a test holds still would let a guest run for ever: time alone ends it.
+    let mut ticks = 0;
     let mut alone: Option<Alone> = None;
     let outcome = std::future::poll_fn(|task| {
         if let Some(Alone { since, end }) = &mut alone {
@@ -90,7 +90,7 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         BEGAN.set(outer);
         let took = began.elapsed();
         used += took.saturating_sub(cx.lease.excused().saturating_sub(excused));
-        if counts_ticks && took.is_zero() {
+        if took.is_zero() {
             ticks += ticker::tick_now().saturating_sub(tick);
         }
         cx.lease.pause();
@@ -105,7 +105,7 @@ pub async fn metered<T>(cx: &Cx, before: Duration, work: impl Future<Output = Re
         polled
     })
     .await;
-    (outcome, used)
+    (outcome, used.max(Duration::from_millis(ticks)))
 }
 
 /// A wait of the guest's own.

@@ -16,7 +16,7 @@ pub(super) fn build(project: &Project) -> Result<PathBuf, String> {
     let manifest = project.folder.join("Cargo.toml");
     let mut command = Command::new(&cargo);
     command.args(["build", "--release", "--message-format=json-render-diagnostics", "--manifest-path"]).arg(&manifest);
-    target(&mut command)?;
+    super::hint(&format!("for {}", target(&mut command)?));
     let mut locate = Command::new(&cargo);
     locate.args(["locate-project", "--workspace", "--message-format=plain", "--manifest-path"]).arg(&manifest);
     let workspace = PathBuf::from(tools::said(&mut locate)?.trim_end());
@@ -27,12 +27,12 @@ pub(super) fn build(project: &Project) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{}: makes no .wasm; add `crate-type = [\"cdylib\"]` to its [lib]", manifest.display()))
 }
 
-/// Sets what a compiler for WebAssembly is, of those that are there.
-fn target(command: &mut Command) -> Result<(), String> {
+/// Sets what a compiler for WebAssembly is, of those that are there; gives its target in words.
+fn target(command: &mut Command) -> Result<&'static str, String> {
     let linkers = Linkers::find()?;
     if linkers.sysroot.join("lib/rustlib/wasm32-wasip2").is_dir() {
         command.args(["--target", "wasm32-wasip2"]);
-        return Ok(());
+        return Ok("wasm32-wasip2, with WASI");
     }
     let (rustc, library) = DISTRIBUTION;
     if !Path::new(rustc).is_file() || !Path::new(library).is_dir() {
@@ -44,7 +44,7 @@ fn target(command: &mut Command) -> Result<(), String> {
     command.args(["--target", "wasm32-unknown-unknown", "-Zbuild-std=std,panic_abort"]);
     command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env("PATH", linkers.path());
     command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linkers.component()?);
-    Ok(())
+    Ok("wasm32-unknown-unknown, without WASI: take clocks and random numbers from the host")
 }
 
 /// Paths of this machine do not belong into a component, and differ on the next.

@@ -13,6 +13,7 @@ use super::super::convert::{Left, to_json};
 use super::super::entries::{Entries, list, wrong};
 use crate::chat::{Answer, Block, CacheMark, Choice, Content, Finish, Media, Reasoning, ToolCall, ToolResult, Usage};
 use crate::dialect::adapter::Step;
+use crate::dialect::refusal::told;
 use crate::embed::EmbedAnswer;
 use crate::fault::Refusal;
 use crate::guest::adapter::{Draft, Said};
@@ -155,6 +156,9 @@ impl Reader {
             blocks.extend(list(&more, "blocks", |block| self.block(block))?);
         }
         let logprobs = self.json(&from.take("logprobs"))?;
+        if logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_object()) {
+            return Err(Error::runtime("a choice's `logprobs` are a table with names"));
+        }
         let (finish, native_finish, stop_sequence) = match self.finish(&from.take("finish"))? {
             Some(Ended { reason, native, stop_sequence }) => (Some(reason), native, stop_sequence),
             None => (None, None, None),
@@ -405,7 +409,7 @@ impl Reader {
             Some(Some(own)) => own,
             Some(None) => return Err(Error::runtime("a refusal's `status` is no HTTP status")),
         };
-        Ok(Refusal {
+        Ok(told(Refusal {
             status,
             message: self.text(from, "message")?.unwrap_or_default(),
             kind: self.text(from, "kind")?,
@@ -413,7 +417,7 @@ impl Reader {
             param: self.text(from, "param")?,
             retry_after: from.ms("retry_after_ms")?,
             ..empty
-        })
+        }))
     }
 }
 
@@ -442,14 +446,15 @@ fn usage(value: &Lv) -> Result<Option<Usage>> {
     };
     let from = &mut Entries::of(table)?;
     from.known("usage", &["input", "output", "cache_read", "cache_write", "reasoning"])?;
-    Ok(Some(Usage {
+    let usage = Usage {
         input: count(from, "input")?.unwrap_or(0),
         output: count(from, "output")?.unwrap_or(0),
         cache_read: count(from, "cache_read")?,
         cache_write: count(from, "cache_write")?,
         reasoning: count(from, "reasoning")?,
         ..Usage::default()
-    }))
+    };
+    Ok(Some(usage.within()))
 }
 
 /// A whole number that is not negative.

@@ -8,12 +8,22 @@ use super::super::bindings::chat as wit;
 use super::{reason, usage, value_of};
 use crate::chat::{Answer, Block, CacheMark, Choice, Content, Media, Reasoning, ToolCall, ToolResult};
 use crate::dialect::adapter::Step;
+use crate::dialect::refusal::told;
 use crate::embed::EmbedAnswer;
 use crate::fault::Refusal;
 use crate::rerank::{Ranked, RerankAnswer};
 
 /// The answer of an adapter with this name.
-pub fn answer(answer: wit::Answer, adapter: &'static str) -> Answer {
+///
+/// # Errors
+/// What of it cannot be.
+pub fn answer(answer: wit::Answer, adapter: &'static str) -> Result<Answer, String> {
+    for (at, choice) in answer.choices.iter().enumerate() {
+        let logprobs = &choice.logprobs;
+        if !logprobs.is_empty() && !serde_json::from_str::<Value>(logprobs).is_ok_and(|value| value.is_object()) {
+            return Err(format!("gives choice {at} `logprobs` that are no JSON object"));
+        }
+    }
     let choices = answer.choices.into_iter().enumerate().map(|(index, choice)| {
         let finish = choice.finish;
         Choice {
@@ -25,14 +35,14 @@ pub fn answer(answer: wit::Answer, adapter: &'static str) -> Answer {
             logprobs: value_of(choice.logprobs),
         }
     });
-    Answer {
+    Ok(Answer {
         id: answer.id,
         model: answer.model,
         choices: choices.collect(),
         usage: answer.usage.map(usage),
         source: adapter,
         ..Answer::default()
-    }
+    })
 }
 
 /// A ranking.
@@ -75,7 +85,7 @@ fn finish(finish: wit::Finish) -> Step {
 }
 
 pub fn refusal(said: wit::Refusal, adapter: &'static str) -> Refusal {
-    Refusal {
+    told(Refusal {
         status: said.status,
         message: said.message,
         kind: said.kind,
@@ -84,7 +94,7 @@ pub fn refusal(said: wit::Refusal, adapter: &'static str) -> Refusal {
         dialect: adapter,
         retry_after: said.retry_after_ms.map(Duration::from_millis),
         ..Refusal::default()
-    }
+    })
 }
 
 fn block(block: wit::Block, adapter: &str) -> Block {
@@ -145,5 +155,24 @@ fn media(media: wit::Media) -> Media {
         wit::Media::Inline(media) => Media::Inline { mime: media.mime, data: media.data },
         wit::Media::Id(id) => Media::Id(id),
         wit::Media::Text(text) => Media::Text(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_are_an_object_or_nothing() {
+        let said = |logprobs: &str| {
+            let choice = wit::Choice { blocks: Vec::new(), finish: None, logprobs: logprobs.to_owned() };
+            let said = wit::Answer { id: String::new(), model: String::new(), choices: vec![choice], usage: None };
+            answer(said, "wasm:test").map(|answer| answer.choices[0].logprobs.clone())
+        };
+        assert_eq!(said(""), Ok(None));
+        assert_eq!(said("{\"content\":[]}"), Ok(Some(serde_json::json!({ "content": [] }))));
+        for wrong in ["no JSON", "[]", "1", "{"] {
+            assert_eq!(said(wrong), Err("gives choice 0 `logprobs` that are no JSON object".to_owned()), "{wrong}");
+        }
     }
 }

@@ -129,7 +129,9 @@ impl Held {
             Err(refused) => return Ok(Err(refused)),
         };
         let count = || {
-            let window = host::limit::Window::new(written(&window))?;
+            // Scripts write a span as `per_s` and `kind`.
+            let window = host::limit::Window::new(written(&window));
+            let window = window.map_err(|error| HostError(error.0.replacen("per_s", "the time of a `span`", 1)))?;
             let amount = host::limit::amount("amount", amount as f64)?;
             body(&cx, &host::limit::Count { key: &key, window, amount, space: space.as_deref() })
         };
@@ -257,8 +259,10 @@ impl trace::Host for Held {
     fn note(&mut self, what: String) -> Given<()> {
         let cx = policy!(self, "trace.note");
         let bytes = what.len();
-        let what = serde_json::from_str(&what).unwrap_or(Value::String(what));
-        Ok(text(host::log::note(&cx, what, bytes)))
+        Ok(match serde_json::from_str(&what) {
+            Ok(what) => text(host::log::note(&cx, what, bytes)),
+            Err(error) => Err(format!("trace.note takes JSON text, and this is none: {error}")),
+        })
     }
 }
 

@@ -48,6 +48,7 @@ fn described() -> Arc<Described> {
             compiled: None,
             name: "probe",
             lease: crate::guest::adapter::Lease::default(),
+            memory_by: None,
             config: String::new(),
         };
         Described::load(&loading, &bytes, &guest(AMPLE, BTreeMap::new())).expect("is a policy")
@@ -239,7 +240,7 @@ fn settings_that_it_does_not_take_are_refused() {
     assert!(try_probe(&json!({ "init": "why" }), AMPLE).err().expect("refuses").contains("refuses its settings: why"));
     assert!(try_probe(&json!({ "init": "trap" }), AMPLE).err().expect("breaks").contains("on_init broke"));
     let kv = try_probe(&json!({ "init": "kv" }), AMPLE).err().expect("is too early");
-    assert!(kv.contains("cannot be called in on_init"), "{kv}");
+    assert!(kv.contains(": kv.") && kv.contains(" cannot be called in on-init; it is there in on-auth, "), "{kv}");
 }
 
 #[test]
