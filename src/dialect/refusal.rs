@@ -167,7 +167,7 @@ const OWN: &[Kind] = &[
 ];
 
 /// The longest wait that an adapter's word is taken for: nobody is believed for longer, see `state::health`.
-const MAX_WAIT: Duration = Duration::from_secs(3600);
+const MAX_TOLD: Duration = Duration::from_secs(3600);
 
 /// A refusal in an adapter's words, ready to be classified. What it names by one of the gateway's own codes is that.
 pub fn told(mut said: Refusal) -> Refusal {
@@ -176,7 +176,7 @@ pub fn told(mut said: Refusal) -> Refusal {
     // What callers are told of a model that the gateway does not have, an upstream may not have either.
     let lacks = says(Kind::ModelNotFound.row().code).then_some(Kind::UpstreamNotFound);
     said.means = OWN.iter().find(|kind| says(kind.row().code)).copied().or(lacks);
-    said.retry_after = said.retry_after.map(|wait| wait.min(MAX_WAIT));
+    said.retry_after = said.retry_after.map(|wait| wait.min(MAX_TOLD));
     said
 }
 
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(of(0, 404), (Kind::UpstreamNotFound, 404));
         assert_eq!(of(200, 500), (Kind::UpstreamError, 500));
         let long = told(Refusal { retry_after: Some(Duration::from_millis(u64::MAX)), ..Refusal::default() });
-        assert_eq!(long.retry_after, Some(MAX_WAIT));
+        assert_eq!(long.retry_after, Some(MAX_TOLD));
     }
 
     #[test]
