@@ -347,6 +347,18 @@ async fn texts_for_a_model_that_is_not_granted_are_not_read() {
 }
 
 #[test]
+fn keys_of_ctx_count_as_its_texts_do() {
+    let bench = with("ctx:set(string.rep('k', 256), true) ctx:set(string.rep('k', 257), true)");
+    let failed = bench.call(Phase::Request).expect_err("long");
+    assert!(failed.message.contains("keys of at most 256 bytes, not 257"), "{failed:?}");
+    let bench = with("for i = 1, 64 do ctx:set('k' .. i, string.rep('x', 16384 - 4)) end");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let bench = with("for i = 1, 64 do ctx:set('k' .. i, string.rep('x', 16384 - 1)) end");
+    let failed = bench.call(Phase::Request).expect_err("full");
+    assert!(failed.message.contains("its texts and keys take 1048576 bytes"), "{failed:?}");
+}
+
+#[test]
 fn an_error_thrown_in_any_phase_is_that_calls_alone() {
     let functions: Vec<String> =
         Phase::ALL[1..].iter().map(|phase| format!("function on_{}() error('boom') end", phase.name())).collect();
