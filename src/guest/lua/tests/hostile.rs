@@ -347,6 +347,22 @@ async fn texts_for_a_model_that_is_not_granted_are_not_read() {
 }
 
 #[test]
+fn a_field_that_cannot_be_decoded_is_not_taken_for_absent() {
+    for tools in [r#""\ud800""#, "[1e999]", r#"[{"type":"function","type":"other"}]"#, r#"{"a":{"b":1,"\u0062":2}}"#] {
+        let mut bench = load("function on_request(req) assert(req:param('tools') == nil) end");
+        let ask = format!(r#"{{"model":"fast","tools":{tools},"messages":[{{"role":"user","content":"hi"}}]}}"#);
+        bench.ask(ask).expect("an ask");
+        let failed = bench.call(Phase::Request).expect_err(tools);
+        assert!(failed.message.contains("this request cannot be read: "), "{tools}: {failed:?}");
+        assert!(bench.visit.unreadable(&failed.message).is_some(), "{tools}: its caller hears of it");
+    }
+    let mut bench =
+        load("function on_request(req) assert(req:param('tools') == nil and req:param('user') == gw.null) end");
+    bench.ask(r#"{"model":"fast","user":null,"messages":[{"role":"user","content":"hi"}]}"#).expect("an ask");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+}
+
+#[test]
 fn keys_of_ctx_count_as_its_texts_do() {
     let bench = with("ctx:set(string.rep('k', 256), true) ctx:set(string.rep('k', 257), true)");
     let failed = bench.call(Phase::Request).expect_err("long");
