@@ -371,7 +371,8 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
     for name in Phase::ALL.map(function_name) {
         if hooks.raw_get::<Lv>(name.as_str())?.is_nil() && !env.raw_get::<Lv>(name.as_str())?.is_nil() {
             let label = &recipe.bundle.main.label;
-            let text = format!("{label}: returns a table without `{name}`, so that the global of this name would never run");
+            let text =
+                format!("{label}: returns a table without `{name}`, so that the global of this name would never run");
             return Err(Error::runtime(text));
         }
     }
