@@ -73,15 +73,22 @@ pub async fn embed(cx: &Cx, model: &str, texts: Vec<String>) -> Result<Vec<Vec<f
     Ok(vectors)
 }
 
-async fn send(cx: &Cx, model: &str, path: &'static str, body: Value) -> Result<Value, HostError> {
-    let granted = &cx.guest.grants.models;
-    if !crate::route::allows(granted, model) {
-        let text = format!(
-            "the model `{model}` is not granted; the operator writes it under `grants.models` of the hook `{}`",
-            cx.guest.name
-        );
-        return Err(HostError(text));
+/// Whether this guest may ask the model.
+///
+/// # Errors
+/// It may not.
+pub fn granted(cx: &Cx, model: &str) -> Result<(), HostError> {
+    if crate::route::allows(&cx.guest.grants.models, model) {
+        return Ok(());
     }
+    Err(HostError(format!(
+        "the model `{model}` is not granted; the operator writes it under `grants.models` of the hook `{}`",
+        cx.guest.name
+    )))
+}
+
+async fn send(cx: &Cx, model: &str, path: &'static str, body: Value) -> Result<Value, HostError> {
+    granted(cx, model)?;
     if cx.visit.depth >= MAX_DEPTH {
         return Err(HostError(format!(
             "asks of policies stand {MAX_DEPTH} deep in each other; this one would be deeper"

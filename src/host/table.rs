@@ -63,7 +63,7 @@ functions! {
     "tokens.estimate" ALL, "(text: string) -> number", "About how many tokens a text is, for any model.";
     "json.decode" ALL, "(text: string) -> any", "Reads JSON. A null is absent in objects and `gw.null` in arrays.";
     "json.encode" ALL, "(value: any) -> string", "Writes JSON. A table with numbers from 1 is a list, `null` in its holes; one that is nearly all holes is an error. An empty table is `{}`, unless it came from a JSON array.";
-    "re.test" ALL, "(pattern: string, text: string) -> boolean", "Whether the pattern is found. Patterns are RE2-like and take time that grows with the text alone.";
+    "re.test" ALL, "(pattern: string, text: string) -> boolean", "Whether the pattern is found. Patterns are RE2-like. A search whose pattern and text together may take too long is an error.";
     "re.match" ALL, "(pattern: string, text: string) -> { string }?", "The first match: [1] all of it, then its groups (`\"\"` for those that took no part). Nil without a match.";
     "re.find" ALL, "(pattern: string, text: string, max: number?) -> { { first: number, last: number, text: string } }", "Where the pattern is found, without overlaps: byte positions as `string.sub` takes them. At most `max`, 1000 when not given.";
     "re.replace" ALL, "(pattern: string, text: string, with: string) -> (string, number)", "The text with every match replaced, and how many there were. `$1` in `with` is a group (`${1}` where letters or digits follow), `$$` a dollar.";

@@ -18,10 +18,11 @@ use super::log::{Room, Written};
 use crate::auth::Principal;
 use crate::fault::Fault;
 
-/// Entries that all guests together may keep in one exchange, and bytes of one value.
+/// Entries that all guests together may keep in one exchange, and bytes of one value and of its key.
 const MAX_KEPT: usize = 256;
 const MAX_VALUE_BYTES: usize = 16 << 10;
-/// Bytes of all texts that guests keep in one exchange: they stand beside the memory of their machines.
+const MAX_KEY_BYTES: usize = 256;
+/// Bytes of all texts and keys that guests keep in one exchange: they stand beside the memory of their machines.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 /// Notes of one exchange; further ones are dropped.
 const MAX_NOTES: usize = 64;
@@ -225,8 +226,11 @@ impl Visit {
     /// Keeps a value, or with None forgets it.
     ///
     /// # Errors
-    /// There are too many, or it is too large.
+    /// There are too many, or it or its key is too large.
     pub fn set(&self, guest: &Arc<str>, key: &str, value: Option<Kept>) -> Result<(), HostError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(HostError(format!("ctx takes keys of at most {MAX_KEY_BYTES} bytes, not {}", key.len())));
+        }
         if let Some(Kept::Text(text)) = &value
             && text.len() > MAX_VALUE_BYTES
         {
@@ -234,11 +238,12 @@ impl Visit {
         }
         let mut kept = lock(&self.kept);
         let at = kept.iter().position(|(of, name, _)| of == guest && name == key);
-        let bytes = |value: &Kept| if let Kept::Text(text) = value { text.len() } else { 0 };
-        if let Some(new) = value.as_ref().map(bytes).filter(|new| *new > 0) {
+        let bytes = |key: &str, value: &Kept| key.len() + if let Kept::Text(text) = value { text.len() } else { 0 };
+        if let Some(new) = value.as_ref().map(|value| bytes(key, value)) {
             let others = kept.iter().enumerate().filter(|(place, _)| Some(*place) != at);
-            if others.map(|(_, (_, _, value))| bytes(value)).sum::<usize>() + new > MAX_KEPT_BYTES {
-                return Err(HostError(format!("ctx is full: its texts take {MAX_KEPT_BYTES} bytes of an exchange")));
+            if others.map(|(_, (_, key, value))| bytes(key, value)).sum::<usize>() + new > MAX_KEPT_BYTES {
+                let text = format!("ctx is full: its texts and keys take {MAX_KEPT_BYTES} bytes of an exchange");
+                return Err(HostError(text));
             }
         }
         match (at, value) {

@@ -7,7 +7,7 @@ pub mod shared;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -243,7 +243,11 @@ impl Space {
     }
 
     fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
+        lock(&self.shards[self.place(key)])
+    }
+
+    fn place(&self, key: &str) -> usize {
+        self.hasher.hash_one(key) as usize % SHARDS
     }
 
     fn put(&self, shard: &mut Shard, key: &str, value: Bytes, expires: Option<Instant>) -> Result<(), KvError> {
@@ -251,6 +255,9 @@ impl Space {
         let value = Bytes::copy_from_slice(&value);
         let limit = self.max_bytes.load(Ordering::Relaxed);
         let size = weight(key, &value);
+        if size > limit {
+            return Err(KvError::Full(limit));
+        }
         let beyond = |shard: &Shard| {
             let freed = shard.entries.get(key).map_or(0, |entry| weight(key, &entry.value));
             self.bytes() + size > limit + freed
@@ -258,14 +265,16 @@ impl Space {
         if beyond(shard) {
             self.sweep(shard);
         }
-        while self.when_full == WhenFull::Forget && beyond(shard) {
-            // Other shards keep theirs: what is written goes round all of them, and so does what is forgotten.
-            let Some((oldest, number)) = shard.order.pop_front() else { break };
-            if oldest.as_ref() != key && shard.entries.get(&oldest).is_some_and(|entry| entry.number == number) {
-                self.remove(shard, &oldest);
-            }
+        // Of its own shard first: what is written goes round all of them, and so does what is forgotten.
+        while self.when_full == WhenFull::Forget && beyond(shard) && self.forget_oldest(shard, key) {}
+        if self.when_full == WhenFull::Forget && beyond(shard) {
+            self.forget_elsewhere(key, || beyond(shard));
         }
         if beyond(shard) {
+            // What stood under this key stays, and is the next to go.
+            if let Some(number) = shard.entries.get(key).map(|entry| entry.number) {
+                shard.order.push_front((key.into(), number));
+            }
             return Err(KvError::Full(limit));
         }
         self.remove(shard, key);
@@ -279,6 +288,29 @@ impl Space {
             order.retain(|(key, number)| entries.get(key).is_some_and(|entry| entry.number == *number));
         }
         Ok(())
+    }
+
+    /// Takes the oldest entry out, unless it is the one of this key. False when there is none.
+    fn forget_oldest(&self, shard: &mut Shard, key: &str) -> bool {
+        let Some((oldest, number)) = shard.order.pop_front() else { return false };
+        if oldest.as_ref() != key && shard.entries.get(&oldest).is_some_and(|entry| entry.number == number) {
+            self.remove(shard, &oldest);
+        }
+        true
+    }
+
+    /// Lets the other shards make room, for a value that does not fit into all that its own shard held. Whoever holds one of
+    /// them may be waiting for this one: none is waited for.
+    fn forget_elsewhere(&self, key: &str, beyond: impl Fn() -> bool) {
+        let own = self.place(key);
+        let others = (1..SHARDS).map(|step| &self.shards[(own + step) % SHARDS]);
+        for mut other in others.filter_map(try_lock) {
+            if !beyond() {
+                return;
+            }
+            self.sweep(&mut other);
+            while beyond() && self.forget_oldest(&mut other, key) {}
+        }
     }
 
     /// Takes out what has expired.
@@ -314,6 +346,14 @@ fn weight(key: &str, value: &[u8]) -> u64 {
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn try_lock(shard: &Mutex<Shard>) -> Option<MutexGuard<'_, Shard>> {
+    match shard.try_lock() {
+        Ok(shard) => Some(shard),
+        Err(TryLockError::Poisoned(shard)) => Some(shard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 #[cfg(test)]
@@ -394,6 +434,26 @@ mod tests {
             assert!(neighbour.get("mine").is_some());
             space.clear();
             assert_eq!((space.bytes(), space.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_cache_forgets_what_other_shards_hold_for_a_value_that_fits_into_the_whole() {
+        let space = Kv::new(WhenFull::Forget).space("s");
+        space.limit(200_000);
+        let value = |bytes: usize| vec![b'x'; bytes];
+        for number in 0..150 {
+            space.set(&format!("small-{number}"), value(1000), None).expect("room");
+        }
+        for number in 0..50 {
+            assert_eq!(space.set(&format!("large-{number}"), value(150_000), None), Ok(()), "{number}");
+            assert!(space.bytes() <= 200_000, "{}", space.bytes());
+        }
+        // One that no room can be made for costs the others nothing.
+        assert_eq!(space.set("huge", value(200_000), None), Err(KvError::Full(200_000)));
+        assert!(space.get("large-49").is_some());
+        for number in 0..150 {
+            assert_eq!(space.set(&format!("small-{number}"), value(1000), None), Ok(()));
         }
     }
 

@@ -312,8 +312,8 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
         };
         pick::weighted(&list, point).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
-    gw.add("pick.hash", |lua, _, (names, key): (Table, LuaString)| {
-        let names = words(lua, &names, "gw.pick.hash: names")?;
+    gw.add("pick.hash", |lua, cx, (names, key): (Table, LuaString)| {
+        let names = words(lua, cx, &names, "gw.pick.hash: names")?;
         pick::hash(&names, &key.as_bytes()).map(|name| out(lua, name.as_bytes())).transpose()
     })?;
     gw.add("cost.estimate", |_, cx, (name, input, output): (String, f64, f64)| {
@@ -325,8 +325,14 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
 }
 
 /// A list of texts that a function of this name takes.
-fn words(lua: &Lua, table: &Table, what: &str) -> Result<Vec<String>> {
-    list(table, what, |word| String::from_lua(word.clone(), lua).map_err(|_| wrong(what, "texts", word)))
+fn words(lua: &Lua, cx: &Cx, table: &Table, what: &str) -> Result<Vec<String>> {
+    let mut left = Left::new(cx.lease.budget().output);
+    list(table, what, |word| {
+        if let Lv::String(text) = word {
+            left.take(text.as_bytes().len())?;
+        }
+        String::from_lua(word.clone(), lua).map_err(|_| wrong(what, "texts", word))
+    })
 }
 
 fn random(cx: &Cx) -> f64 {
@@ -395,10 +401,13 @@ fn texts(gw: &Gw<'_>) -> Result<()> {
         let text = text.to_str()?;
         cx.lease.work(text.len(), || re::test(&pattern, &text)).map_err(refused)
     })?;
-    gw.add("re.match", |_, cx, (pattern, text): (String, LuaString)| {
+    gw.add("re.match", |lua, cx, (pattern, text): (String, LuaString)| {
         let text = text.to_str()?;
         let groups = cx.lease.work(text.len(), || re::first(&pattern, &text)).map_err(refused)?;
-        Ok(groups.map(|groups| groups.into_iter().map(str::to_owned).collect::<Vec<_>>()))
+        // Into the machine, whose memory is bounded: groups in groups are as many copies of a text.
+        let copies =
+            |groups: Vec<&str>| groups.iter().map(|group| made(lua, group.as_bytes())).collect::<Result<Vec<_>>>();
+        groups.map(copies).transpose()
     })?;
     gw.add("re.find", |lua, cx, (pattern, text, max): (String, LuaString, Option<usize>)| {
         let text = text.to_str()?;
@@ -462,20 +471,22 @@ fn saying(gw: &Gw<'_>) -> Result<()> {
         log::note(cx, what, bytes).map_err(refused)
     })?;
     gw.add("metrics.count", |_, cx, (name, by, labels): (String, Option<f64>, Option<Table>)| {
-        metrics::record(cx, &name, Kind::Counter, by.unwrap_or(1.0), &pairs(labels)?).map_err(refused)
+        metrics::record(cx, &name, Kind::Counter, by.unwrap_or(1.0), &pairs(cx, labels)?).map_err(refused)
     })?;
     gw.add("metrics.gauge", |_, cx, (name, value, labels): (String, f64, Option<Table>)| {
-        metrics::record(cx, &name, Kind::Gauge, value, &pairs(labels)?).map_err(refused)
+        metrics::record(cx, &name, Kind::Gauge, value, &pairs(cx, labels)?).map_err(refused)
     })?;
     gw.add("metrics.observe", |_, cx, (name, value, labels): (String, f64, Option<Table>)| {
-        metrics::record(cx, &name, Kind::Histogram, value, &pairs(labels)?).map_err(refused)
+        metrics::record(cx, &name, Kind::Histogram, value, &pairs(cx, labels)?).map_err(refused)
     })
 }
 
-fn pairs(table: Option<Table>) -> Result<Vec<(String, String)>> {
+fn pairs(cx: &Cx, table: Option<Table>) -> Result<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     if let Some(table) = table {
+        let mut left = Left::new(cx.lease.budget().output);
         table.for_each(|name: String, value: String| {
+            left.take(name.len() + value.len())?;
             pairs.push((name, value));
             Ok(())
         })?;
@@ -551,7 +562,8 @@ fn outside(gw: &Gw<'_>) -> Result<()> {
         }
     })?;
     gw.add_waiting("llm.embed", |lua, running, (model, texts): (String, Table)| {
-        let texts = words(&lua, &texts, "gw.llm.embed: texts");
+        let granted = llm::granted(&running.cx, &model).map_err(refused);
+        let texts = granted.and_then(|()| words(&lua, &running.cx, &texts, "gw.llm.embed: texts"));
         async move { llm::embed(&running.cx, &model, texts?).await.map_err(refused) }
     })
 }
@@ -599,7 +611,18 @@ pub(super) fn print(lua: &Lua) -> Result<Function> {
     lua.create_function(move |_, values: mlua::MultiValue| {
         with_running(|running| {
             running.cx.enter(row, Words::Lua).map_err(refused)?;
-            let words: Result<Vec<String>> = values.iter().map(Lv::to_string).collect();
+            let mut left = Left::new(running.cx.lease.budget().output);
+            let word = |value: &Lv| {
+                if let Lv::String(text) = value {
+                    left.take(text.as_bytes().len())?;
+                    return value.to_string();
+                }
+                // Its own `__tostring` may make a long one of it.
+                let word = value.to_string()?;
+                left.take(word.len())?;
+                Ok(word)
+            };
+            let words: Result<Vec<String>> = values.iter().map(word).collect();
             log::line(&running.cx, Level::Info, &words?.join("\t"), None).map_err(refused)
         })
     })

@@ -9,6 +9,7 @@ use mlua::{Either, Error, FromLua, Result, Table, Value as Lv};
 use super::super::{near, verdict::span};
 use super::convert::kind_of;
 use super::list::{self, List};
+use super::turn;
 
 /// Most names in a table of a verdict.
 const MAX_NAMES: usize = 64;
@@ -86,29 +87,30 @@ pub(super) fn unknown(what: &str, key: &str, names: &[&str]) -> Error {
     })
 }
 
-/// Most entries of a list in a verdict.
+/// Most entries of a list in a verdict, and those between two looks at the lease.
 const MAX_ENTRIES: usize = 10_000;
+const ENTRIES_A_LOOK: usize = 256;
 
-/// A list that has an entry in each of its places.
+/// A list that has an entry in each of its places. The machine holds a text once in however many places it stands: who
+/// copies them charges each copy.
 pub(super) fn list<T>(table: &Table, what: &str, mut each: impl FnMut(&Lv) -> Result<T>) -> Result<Vec<T>> {
     placed(table, what, |_, value: Lv| each(&value))
 }
 
-/// The same for a list whose entries are names as a rule: `name` is what stands for one, `other` for anything else.
+/// The same for a list whose entries are names as a rule: `each` gets a name, or the value that is none. It charges the
+/// names, of which one is copied by then.
 pub(super) fn names<T>(
     table: &Table,
     what: &str,
-    name: impl Fn(String) -> T,
-    mut other: impl FnMut(&Lv) -> Result<T>,
+    mut each: impl FnMut(Either<String, Lv>) -> Result<T>,
 ) -> Result<Vec<T>> {
     placed(table, what, |place, entry: Either<String, Lv>| match entry {
         // To hold on to a value of the machine costs several times the copy. It would turn a number into a text, too.
-        Either::Left(text) if text.parse::<f64>().is_err() => Ok(name(text)),
-        Either::Right(value) => other(&value),
-        Either::Left(text) => match table.raw_get::<Lv>(place)? {
-            Lv::String(_) => Ok(name(text)),
-            value => other(&value),
+        Either::Left(text) if text.parse::<f64>().is_ok() => match table.raw_get::<Lv>(place)? {
+            Lv::String(_) => each(Either::Left(text)),
+            value => each(Either::Right(value)),
         },
+        entry => each(entry),
     })
 }
 
@@ -124,6 +126,9 @@ fn placed<V: FromLua, T>(table: &Table, what: &str, mut each: impl FnMut(usize, 
         })?;
         if list.len() >= MAX_ENTRIES {
             return Err(Error::runtime(format!("{what} has more than {MAX_ENTRIES} entries")));
+        }
+        if list.len() % ENTRIES_A_LOOK == ENTRIES_A_LOOK - 1 {
+            turn::step()?;
         }
         list.put(place, each(place, value)?);
         Ok(())

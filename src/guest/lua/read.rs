@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mlua::{Error, LuaString, Result, Table, Value as Lv};
+use mlua::{Either, Error, LuaString, Result, Table, Value as Lv};
 use serde_json::Value;
 
 use super::super::verdict::{Body, Header, Mode, Patch, Reject, Respond, Step, Stop, Turn, Verdict, Who, Wish};
@@ -315,7 +315,10 @@ impl Reader {
         entries.known("a caller", &["key", "project", "models", "metadata"])?;
         let key = entries.text("key")?.unwrap_or_default();
         let name = |value: &Lv| match value {
-            Lv::String(name) => Ok(name.to_str()?.to_owned()),
+            Lv::String(name) => {
+                self.left.take(name.as_bytes().len())?;
+                Ok(name.to_str()?.to_owned())
+            }
             other => Err(wrong("models", "names", other)),
         };
         let models = entries.sub("models")?.map(|models| list(&models, "models", name)).transpose()?;
@@ -340,11 +343,15 @@ impl Reader {
     }
 
     fn steps(&mut self, table: &Table) -> Result<Vec<Step>> {
-        names(table, "steps", named, |value| match value {
+        names(table, "steps", |entry| match entry {
+            Either::Left(name) => {
+                self.left_for(&name)?;
+                Ok(named(name))
+            }
             // Only one that is no UTF-8 comes here.
-            Lv::String(name) => Ok(named(name.to_str()?.to_owned())),
-            Lv::Table(step) => self.step(step),
-            other => Err(wrong("steps", "names or tables", other)),
+            Either::Right(Lv::String(name)) => Ok(named(name.to_str()?.to_owned())),
+            Either::Right(Lv::Table(step)) => self.step(&step),
+            Either::Right(other) => Err(wrong("steps", "names or tables", &other)),
         })
     }
 
@@ -353,6 +360,7 @@ impl Reader {
         entries.known("a step", &["target", "weight", "params", "timeout_ms", "first_token_ms"])?;
         let target =
             entries.text("target")?.ok_or_else(|| Error::runtime("a step needs `target`: \"provider/model\""))?;
+        self.left_for(&target)?;
         let params = match entries.sub("params")? {
             Some(params) => self.values(&params, "params")?,
             None => BTreeMap::new(),

@@ -16,9 +16,10 @@ use super::super::view::{self, KINDS, Kind, Subject, Val, conversation};
 use super::build::{self, Undecoded};
 use super::turn::{Running, excused, with_running};
 use super::{convert, entries, hearing};
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
+use crate::json::scan::has_each_key_once;
 
 /// Shows what a call is about. Events have numbers of their own: see [`hearing`].
 pub(super) fn show(running: &Running, subject: Subject) -> Option<LightUserData> {
@@ -225,10 +226,7 @@ impl UserData for Holder {
             Subject::Request(this) => Some(name(arg).and_then(|name| header(lua, this.call.headers(), &name, true))),
             _ => None,
         });
-        add_of_request(methods, "param", |lua, this, arg: Arg<String>| match this.param(&name(arg)?) {
-            Some(raw) => json(lua, &raw),
-            None => Ok(Lv::Nil),
-        });
+        add_of_request(methods, "param", |lua, this, arg: Arg<String>| param(lua, this, &name(arg)?));
         add_of_request(methods, "metadata", |lua, this, arg: Arg<String>| {
             let name = name(arg)?;
             let value = this.visit.principal().and_then(|principal| principal.metadata.get(&name));
@@ -277,7 +275,7 @@ impl UserData for Holder {
             Some(with_running(|running| Ok(show(running, Subject::Request(request.clone())))))
         });
         add(methods, "json", |lua, subject, ()| match subject {
-            Subject::Answer(this) => Some(json(lua, &this.body)),
+            Subject::Answer(this) => Some(body(lua, &this.body)),
             _ => None,
         });
     }
@@ -317,10 +315,38 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
     Ok(())
 }
 
-/// A value that the gateway has as JSON; nil for what is none.
-fn json(lua: &Lua, text: &[u8]) -> Result<Lv> {
+/// A field of the body. One that is there and cannot be read is an error: it goes upstream as it is, and a policy that
+/// looks for something in it must not take it for absent.
+fn param(lua: &Lua, request: &view::Request, name: &str) -> Result<Lv> {
+    let Some(raw) = request.param(name) else { return Ok(Lv::Nil) };
+    let reads_one_way = match raw.first() {
+        Some(b'{') => has_each_key_once(&raw),
+        Some(b'[') => has_each_key_once(&[br#"{"":"#, &*raw, b"}"].concat()),
+        _ => true,
+    };
+    let fault = if reads_one_way {
+        match build::decoded(lua, &raw) {
+            Ok(value) => return Ok(value),
+            Err(Undecoded::Call(error)) => return Err(error),
+            Err(Undecoded::Json(error)) => {
+                Fault::new(fault::Kind::InvalidJson, format!("The field `{name}` cannot be decoded: {error}."))
+            }
+        }
+    } else {
+        let text = format!("An object in the field `{name}` has a field that stands more than once.");
+        Fault::new(fault::Kind::AmbiguousRequest, text)
+    };
+    request.visit.cannot_be_read(&fault);
+    Err(Error::runtime(format!("this request cannot be read: {}", fault.message)))
+}
+
+/// The body of an answer; nil for what is not meant to be JSON.
+fn body(lua: &Lua, text: &[u8]) -> Result<Lv> {
     match build::decoded(lua, text) {
         Ok(value) => Ok(value),
+        Err(Undecoded::Json(error)) if matches!(text.trim_ascii_start().first(), Some(b'{' | b'[')) => {
+            Err(Error::runtime(format!("this answer cannot be read: {error}")))
+        }
         Err(Undecoded::Json(_)) => Ok(Lv::Nil),
         Err(Undecoded::Call(error)) => Err(error),
     }

@@ -58,7 +58,11 @@ impl View for Answer {
             "(self: Answer) -> { Text }",
             "Every text of a whole answer, reasoning and the arguments of tool calls with it, as `kind` tells; to be replaced by `texts` of a patch.",
         ),
-        ("json", "(self: Answer) -> any", "The body, in the caller's dialect; nil for streams."),
+        (
+            "json",
+            "(self: Answer) -> any",
+            "The body, in the caller's dialect; nil for streams and for what is no JSON. JSON that cannot be decoded is an error.",
+        ),
     ];
 
     fn get(&self, field: &str) -> Option<Val<'_>> {

@@ -131,7 +131,7 @@ impl View for Request {
         (
             "param",
             "(self: Request, name: string) -> any",
-            "A top-level field of the body, in the caller's dialect. `session_id` is the name of the conversation, also where a header gives it.",
+            "A top-level field of the body, in the caller's dialect; one that cannot be decoded is an error. `session_id` is the name of the conversation, also where a header gives it.",
         ),
         ("metadata", "(self: Request, name: string) -> string?", "A label of the caller's key."),
         ("system", "(self: Request) -> string?", "The system prompt."),

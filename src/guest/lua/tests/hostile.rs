@@ -305,6 +305,75 @@ fn host_calls_and_output_have_an_end() {
     }
 }
 
+/// The machine holds a text once in however many places it stands, the gateway would hold a copy for each.
+#[test]
+fn a_text_in_many_places_is_copied_no_oftener_than_the_output_allows() {
+    let budget = Budget { output: 300_000, ..stand::unhurried() };
+    for (body, phase) in [
+        ("gw.pick.hash(table.create(10000, s), 'k')", Phase::Request),
+        (
+            "local labels = {} for i = 1, 1000 do labels['l' .. i] = s end gw.metrics.count('x', 1, labels)",
+            Phase::Request,
+        ),
+        ("print(table.unpack(table.create(200, s)))", Phase::Request),
+        ("local t = setmetatable({}, { __tostring = function() return s end }) print(t, t, t, t, t)", Phase::Request),
+        ("return { key = 'k', models = table.create(10000, s) }", Phase::Auth),
+        ("return table.create(10000, s)", Phase::Route),
+        ("return { steps = table.create(10000, s) }", Phase::Route),
+        ("return table.create(10000, { target = s })", Phase::Route),
+        ("return table.create(10000, s)", Phase::Fault),
+    ] {
+        let text = format!("function on_{}() local s = string.rep('x', 100000) {body} end", phase.name());
+        let failed = try_load(&text, budget, json!({})).expect("loads").call(phase).expect_err(body);
+        assert!(failed.message.contains("larger than `budget.output` allows"), "{body}: {failed:?}");
+    }
+    // Groups in groups are as many copies of a text.
+    let groups = "gw.re.match(string.rep('(', 100) .. 'x*' .. string.rep(')', 100), string.rep('x', 500000))";
+    let failed = load(&format!("function on_request() {groups} end")).call(Phase::Request).expect_err(groups);
+    assert!(failed.message.contains("groups"), "{failed:?}");
+    // The lease is looked at among short ones as well.
+    let few = Budget { safepoints: 30, ..stand::unhurried() };
+    let text = "function on_route() return table.create(10000, 'a/b') end";
+    let failed = try_load(text, few, json!({})).expect("loads").call(Phase::Route).expect_err("much");
+    assert_eq!(failed.killed, Some(Killed::Safepoints), "{failed:?}");
+}
+
+#[tokio::test]
+async fn texts_for_a_model_that_is_not_granted_are_not_read() {
+    let text = "function on_request() gw.llm.embed('other', { {} }) end";
+    let bench = load(text);
+    let failed = bench.wait(Phase::Request).await.0.expect_err("no grant");
+    assert!(failed.message.contains("`grants.models`"), "{failed:?}");
+}
+
+#[test]
+fn a_field_that_cannot_be_decoded_is_not_taken_for_absent() {
+    for tools in [r#""\ud800""#, "[1e999]", r#"[{"type":"function","type":"other"}]"#, r#"{"a":{"b":1,"\u0062":2}}"#] {
+        let mut bench = load("function on_request(req) assert(req:param('tools') == nil) end");
+        let ask = format!(r#"{{"model":"fast","tools":{tools},"messages":[{{"role":"user","content":"hi"}}]}}"#);
+        bench.ask(ask).expect("an ask");
+        let failed = bench.call(Phase::Request).expect_err(tools);
+        assert!(failed.message.contains("this request cannot be read: "), "{tools}: {failed:?}");
+        assert!(bench.visit.unreadable(&failed.message).is_some(), "{tools}: its caller hears of it");
+    }
+    let mut bench =
+        load("function on_request(req) assert(req:param('tools') == nil and req:param('user') == gw.null) end");
+    bench.ask(r#"{"model":"fast","user":null,"messages":[{"role":"user","content":"hi"}]}"#).expect("an ask");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+}
+
+#[test]
+fn keys_of_ctx_count_as_its_texts_do() {
+    let bench = with("ctx:set(string.rep('k', 256), true) ctx:set(string.rep('k', 257), true)");
+    let failed = bench.call(Phase::Request).expect_err("long");
+    assert!(failed.message.contains("keys of at most 256 bytes, not 257"), "{failed:?}");
+    let bench = with("for i = 1, 64 do ctx:set('k' .. i, string.rep('x', 16384 - 4)) end");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
+    let bench = with("for i = 1, 64 do ctx:set('k' .. i, string.rep('x', 16384 - 1)) end");
+    let failed = bench.call(Phase::Request).expect_err("full");
+    assert!(failed.message.contains("its texts and keys take 1048576 bytes"), "{failed:?}");
+}
+
 #[test]
 fn an_error_thrown_in_any_phase_is_that_calls_alone() {
     let functions: Vec<String> =

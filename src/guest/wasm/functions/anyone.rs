@@ -174,20 +174,20 @@ impl tokens::Host for Held {
 
 impl re::Host for Held {
     fn test(&mut self, pattern: String, subject: String) -> Given<bool> {
-        self.anyone(row!("re.test"))?;
-        Ok(text(host::re::test(&pattern, &subject)))
+        let cx = self.anyone(row!("re.test"))?;
+        Ok(text(cx.lease.work(subject.len(), || host::re::test(&pattern, &subject))))
     }
 
     fn match_(&mut self, pattern: String, subject: String) -> Given<Option<Vec<String>>> {
-        self.anyone(row!("re.match"))?;
-        let groups = text(host::re::first(&pattern, &subject));
+        let cx = self.anyone(row!("re.match"))?;
+        let groups = text(cx.lease.work(subject.len(), || host::re::first(&pattern, &subject)));
         Ok(groups.map(|groups| groups.map(|groups| groups.into_iter().map(str::to_owned).collect())))
     }
 
     fn find(&mut self, pattern: String, subject: String, max: Option<u32>) -> Given<Vec<re::Found>> {
-        self.anyone(row!("re.find"))?;
+        let cx = self.anyone(row!("re.find"))?;
         let max = max.map_or(host::re::MAX_MATCHES, |max| max as usize);
-        let found = text(host::re::find(&pattern, &subject, max));
+        let found = text(cx.lease.work(subject.len(), || host::re::find(&pattern, &subject, max)));
         let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Ok(found.map(|found| {
             let each = |found: &host::re::Found| re::Found {
@@ -200,8 +200,8 @@ impl re::Host for Held {
     }
 
     fn replace(&mut self, pattern: String, subject: String, with: String) -> Given<re::Replaced> {
-        self.anyone(row!("re.replace"))?;
-        let replaced = text(host::re::replace(&pattern, &subject, &with));
+        let cx = self.anyone(row!("re.replace"))?;
+        let replaced = text(cx.lease.work(subject.len(), || host::re::replace(&pattern, &subject, &with)));
         Ok(replaced.map(|(text, count)| re::Replaced { text, count: u32::try_from(count).unwrap_or(u32::MAX) }))
     }
 }
