@@ -153,6 +153,7 @@ fn plugins(criterion: &mut Criterion) {
         compiled: Some(&compiled),
         name: "probe",
         lease: Bounds::default(),
+        memory_by: None,
         config: String::new(),
     };
     let (grants, budget) = (Grants::default(), Budget::default());
