@@ -142,6 +142,7 @@ impl<'a> Trying<'a> {
                 if matches!(wanted, Ok(None | Some(Wanted::On(None, ..))))
                     && let Some(good) = refusal.answer()
                 {
+                    self.tried.attempts[failed.attempt].unheard = None;
                     self.take(failed.attempt, Instant::now());
                     return Ok(good);
                 }
@@ -244,7 +245,6 @@ impl<'a> Trying<'a> {
 
     /// Notes that a try has given the answer.
     fn take(&mut self, attempt: usize, now: Instant) {
-        self.tried.attempts[attempt].unheard = None;
         if self.x.stream
             && let Some(flight) = &mut self.tried.attempts[attempt].flight
         {
