@@ -12,8 +12,8 @@ use std::time::Duration;
 /// One tick, once a guest has run for long.
 const TICK: Duration = Duration::from_millis(1);
 
-/// One tick while none has: the first that does has so long a turn.
-const CALM_TICK: Duration = Duration::from_millis(4);
+/// One tick while none has: the first that does has so long a turn, and may outlive its budget by as much.
+const CALM_TICK: Duration = Duration::from_millis(8);
 
 /// How long it is minded that a guest has run for long.
 const ALERT_MS: u64 = 10_000;
@@ -35,6 +35,8 @@ static BUSY: AtomicBool = AtomicBool::new(false);
 static ASLEEP: AtomicBool = AtomicBool::new(true);
 /// A guest runs for long: the next tick is a short one.
 static HURRIED: AtomicBool = AtomicBool::new(false);
+/// The last tick was such a short one.
+static SHORT: AtomicBool = AtomicBool::new(false);
 static TICKER: OnceLock<Thread> = OnceLock::new();
 
 /// Called at each tick; false when it is not to be called again.
@@ -87,9 +89,12 @@ pub fn alert() {
     ALERT_UNTIL.store(tick_now() + ALERT_MS, Relaxed);
 }
 
-/// A guest has had a turn and has not ended: the next ticks are to be short.
+/// A guest has had a turn and has not ended: the next tick is to be short. That a tick comes upon one is nothing unusual, as
+/// a first call may take a while; that the next one finds it still there is.
 pub fn hurry() {
-    alert();
+    if SHORT.load(Relaxed) {
+        alert();
+    }
     if !HURRIED.swap(true, SeqCst)
         && let Some(ticker) = TICKER.get()
     {
@@ -123,9 +128,11 @@ fn pause() {
     if !HURRIED.load(SeqCst) {
         std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TICK } else { CALM_TICK });
     }
-    if HURRIED.swap(false, SeqCst) {
+    let short = HURRIED.swap(false, SeqCst);
+    if short {
         std::thread::sleep(TURN);
     }
+    SHORT.store(short, Relaxed);
 }
 
 #[cfg(test)]
