@@ -19,7 +19,7 @@ use crate::cache::Visit;
 use crate::cost;
 use crate::cost::decimal::millis;
 use crate::dialect::Dialect;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Exchange, Outcome, Used};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::unix_ms;
 use crate::settle::{self, Settle};
@@ -274,6 +274,7 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Outbound::Stream { relay, settle } = self {
+            relay.leave();
             turns(relay, settle);
             if matches!(settle.outcome, Outcome::Open) && relay.has_said_all() {
                 settle.outcome = Outcome::Complete;
@@ -369,6 +370,12 @@ fn turns(relay: &mut Relay, settle: &mut Settle) {
                 settle.note("attempt", || attempt.describe());
                 settle.attempts.push(*attempt);
                 admit::entered(settle, hold);
+            }
+            Turn::Left(mut attempt) => {
+                attempt.took = settle.started.elapsed().saturating_sub(attempt.at);
+                attempt.leave(now, Used::given_up(settle.op, settle.input_estimate));
+                settle.note("attempt", || attempt.describe());
+                settle.attempts.push(*attempt);
             }
         }
     }
