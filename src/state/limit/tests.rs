@@ -152,6 +152,33 @@ fn partitions_are_counted_apart_and_their_number_has_an_end() {
 }
 
 #[test]
+fn a_flood_of_one_rules_partitions_takes_nothing_of_another_rules() {
+    let limits = Arc::new(Limits::bounded(64 * 512));
+    let each = |name: &str| {
+        let mut each = rule(name, &[(Unit::Requests, Shape::Fixed(60_000), 1)]);
+        each.per = vec![Part::Key];
+        [Arc::new(each)]
+    };
+    let take = |rules: &[Arc<Rule>], key: &str, now| {
+        reserve(&limits, rules, key, &ONE, now).map(|hold| hold.settle(&ONE, now)).is_ok()
+    };
+    let (flooded, second, quiet) = (each("flooded"), each("second"), each("quiet"));
+    // What goes beyond shares a count of its own.
+    let admitted = (0..40_000).filter(|key| take(&flooded, &key.to_string(), NOW)).count();
+    assert!(admitted.abs_diff(64 * 384) < 9, "{admitted} of three quarters");
+    let admitted = (0..20_000).filter(|key| take(&second, &key.to_string(), NOW)).count();
+    assert!(admitted.abs_diff(64 * 96) < 9, "{admitted} of three quarters of what is left");
+    // Every partition of this one has a count of its own.
+    assert_eq!((0..60).filter(|key| take(&quiet, &key.to_string(), NOW)).count(), 60);
+    assert!((0..60).all(|key| !take(&quiet, &key.to_string(), NOW)));
+    assert!(limits.keys() <= 64 * 512 + 2, "{} cells", limits.keys());
+    // What is idle a window later gives way, though the map is not full.
+    let later = NOW + 120_000;
+    let again = (40_000..42_000).filter(|key| take(&flooded, &key.to_string(), later)).count();
+    assert_eq!(again, 2000);
+}
+
+#[test]
 fn shares_are_kept_for_those_who_ask_and_borrowed_while_they_do_not() {
     let limits = Arc::new(Limits::new());
     let mut shared = rule("shared", &[(Unit::Requests, Shape::Fixed(60_000), 10)]);
