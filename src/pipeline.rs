@@ -286,6 +286,13 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
     }
 }
 
+/// For whom an ask is made inside of an exchange: its caller, who calls from where the trusted proxies have told.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    pub principal: Arc<Principal>,
+    pub peer: Option<SocketAddr>,
+}
+
 /// An ask that a policy makes, as the caller of its exchange: through the same stages, with the same accounts. Gives
 /// status and body.
 ///
@@ -293,16 +300,17 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
 /// It was answered by a stream.
 pub async fn inner(
     cx: Cx,
-    principal: Arc<Principal>,
+    asker: Asker,
     path: &'static str,
     body: bytes::Bytes,
     depth: u8,
 ) -> Result<(u16, bytes::Bytes), &'static str> {
     let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
     let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
-    let mut settle = Settle::begin(|| begin(&cx, &head, &matched, None), cx.state.clone());
+    let begin = || Exchange { peer: asker.peer, ..begin(&cx, &head, &matched, None) };
+    let mut settle = Settle::begin(begin, cx.state.clone());
     settle.guests = hook::Open::begin(&cx, &settle, depth, false);
-    settle.principal = Some(principal);
+    settle.principal = Some(asker.principal);
     settle.bytes_in = body.len() as u64;
     let outcome = match api::ask::read(&mut settle, body, head, &matched) {
         Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,
