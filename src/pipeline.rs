@@ -214,7 +214,6 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, Fault> {
-    hook::identify(x);
     // Nobody else holds it yet.
     wishes::read(cx, x, Arc::make_mut(&mut call))?;
     hook::converse(x, &call.headers);
@@ -311,6 +310,7 @@ pub async fn inner(
     let mut settle = Settle::begin(begin, cx.state.clone());
     settle.guests = hook::Open::begin(&cx, &settle, depth, false);
     settle.principal = Some(asker.principal);
+    hook::identify(&settle);
     settle.bytes_in = body.len() as u64;
     let outcome = match api::ask::read(&mut settle, body, head, &matched) {
         Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,
