@@ -5,6 +5,7 @@ use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
 
 use http::HeaderMap;
+use serde_json::json;
 use smallvec::smallvec;
 
 use super::calendar::{Calendar, Period};
@@ -409,6 +410,36 @@ fn guests_count_in_windows_of_their_own() {
     limits.hold(&of, 1, NOW).expect("has room").settle(0, NOW);
     assert!(limits.peek(&of, 1, NOW).allowed);
     assert_eq!(limits.peek(&Adhoc { namespace: "other", ..of }, 3, NOW).remaining, 3);
+}
+
+#[test]
+fn what_guests_count_is_shown_with_the_fullest_of_its_keys() {
+    let limits = Arc::new(Limits::new());
+    let minute = Shape::Fixed(60_000);
+    for number in 1..=10 {
+        let of = Adhoc { namespace: "policy", key: &format!("key-{number}"), shape: minute, limit: 100 };
+        assert!(limits.take(&of, number, NOW).allowed);
+    }
+    let of = Adhoc { namespace: "policy", key: "key-3", shape: Shape::InFlight, limit: 2 };
+    let held = limits.hold(&of, 1, NOW).expect("has room");
+    assert!(limits.take(&Adhoc { namespace: "other", shape: minute, ..of }, 2, NOW).allowed);
+    let shown = limits.state(&[], NOW, 2, None)["guests"].clone();
+    let reset = 60_000 - NOW % 60_000;
+    let window = |window: &str, limit: u64, used: u64, reserved: u64, reset: Option<u64>| {
+        let remaining = limit - used;
+        json!({"window": window, "limit": limit, "used": used, "reserved": reserved, "remaining": remaining, "reset_ms": reset})
+    };
+    let two = [window("in flight", 2, 1, 1, None), window("1m", 100, 3, 0, Some(reset))];
+    let expected = json!([
+        {"namespace": "other", "partitions": 1,
+         "fullest": [{"partition": "key-3", "windows": [window("1m", 2, 2, 0, Some(reset))]}]},
+        {"namespace": "policy", "partitions": 10, "fullest": [
+            {"partition": "key-3", "windows": two},
+            {"partition": "key-10", "windows": [window("1m", 100, 10, 0, Some(reset))]},
+        ]},
+    ]);
+    assert_eq!(shown, expected, "{shown:#}");
+    drop(held);
 }
 
 #[test]
