@@ -259,6 +259,14 @@ impl Outbound {
 }
 
 impl Outbound {
+    /// When the last of it is due; None for what is at hand.
+    pub fn due(&self) -> Option<Instant> {
+        match self {
+            Outbound::Stream { relay, .. } => Some(relay.due()),
+            Outbound::Whole { .. } | Outbound::Late(_) => None,
+        }
+    }
+
     /// The whole body, taken as a client would take it; None for a stream.
     pub fn into_whole(mut self) -> Option<Bytes> {
         let Outbound::Whole { bytes, settle } = &mut self else { return None };
@@ -274,10 +282,14 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Outbound::Stream { relay, settle } = self {
-            relay.leave();
+            relay.abandon();
             turns(relay, settle);
-            if matches!(settle.outcome, Outcome::Open) && relay.has_said_all() {
-                settle.outcome = Outcome::Complete;
+            if matches!(settle.outcome, Outcome::Open) {
+                match relay.ending() {
+                    Some(Err(fault)) => settle.outcome = Outcome::Failed(fault),
+                    _ if relay.has_said_all() => settle.outcome = Outcome::Complete,
+                    _ => {}
+                }
             }
             settle.seen = std::mem::take(&mut relay.seen);
             if let (Some(calls), Some(heard)) = (&mut settle.calls, relay.overheard()) {

@@ -199,8 +199,32 @@ impl Relay {
         said && self.failed.is_none() && self.out.is_empty()
     }
 
-    /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
+    /// When all of it is due.
+    pub fn due(&self) -> Instant {
+        self.setting.deadline.at
+    }
+
+    /// Its client is gone or does not read on: where it is late, that is how it ends.
+    pub fn abandon(&mut self) {
+        self.leave();
+        if Instant::now() >= self.due() {
+            self.cut(self.setting.deadline.outlasted());
+        }
+    }
+
+    /// As [`Relay::poll_piece`], within the deadline. Who waits looks at the clock; an upstream that is always ahead of its
+    /// client is never waited for.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        let waited = self.waiting.is_some();
+        let piece = ready!(self.poll_piece(cx));
+        if !waited && piece.is_ok() && !self.ended && !self.is_going_on() && Instant::now() >= self.due() {
+            return Poll::Ready(Err(self.setting.deadline.outlasted()));
+        }
+        Poll::Ready(piece)
+    }
+
+    /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
         if let Some(going) = self.setting.onward.as_mut().and_then(|onward| onward.going.as_mut()) {
             return match going.opens.as_mut().poll(cx) {
                 Poll::Ready(opened) => Poll::Ready(self.opened(opened).map(|()| Step::Worked)),

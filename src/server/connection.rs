@@ -44,6 +44,9 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
+/// How soon an answer that was due is looked at again.
+const LATE: Duration = Duration::from_millis(100);
+
 /// How long a connection on which nothing is asked may take to end itself when the process drains. Over HTTP/2 a request may
 /// be on its way while the client hears that none should come, and its answer to a ping tells; idle clients do not read it.
 const PARTING: Duration = Duration::from_millis(500);
@@ -181,6 +184,7 @@ where
     // several a request, nearly all are of its own bytes. From the drain on they are polled each time: whoever waits for the
     // end while the drain is still being told is woken by that, and would not be woken again.
     let mut told: Option<Waker> = None;
+    let mut due = 0;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
@@ -188,6 +192,13 @@ where
                     tracing::debug!("a connection ended: {error}");
                 }
                 return Poll::Ready(false);
+            }
+            if activity.due.load(Ordering::Relaxed) != due {
+                due = activity.due.load(Ordering::Relaxed);
+                if activity.due_at().is_some_and(|at| at < clock.deadline()) {
+                    clock.as_mut().reset(activity.next_check(limits));
+                    told = None;
+                }
             }
             let is_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             let is_called = clock.is_elapsed() || (stage < Stage::Ending && changes.has_changed().unwrap_or(true));
@@ -252,6 +263,8 @@ pub(super) struct Activity {
     idle: AtomicU64,
     /// Since when the client does not take what we write.
     blocked: AtomicU64,
+    /// When the last of HTTP/1.1's answer is due.
+    due: AtomicU64,
     /// The answer of HTTP/1.1 has nothing to say at present, and wakes the connection when it has.
     waits: AtomicBool,
     /// A stream begins: what is written next does not wait for others.
@@ -282,6 +295,7 @@ impl Activity {
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             blocked: AtomicU64::new(0),
+            due: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
             untaken: Mutex::default(),
@@ -312,6 +326,7 @@ impl Activity {
 
     fn end(&self) {
         self.set_waits(false);
+        self.due.store(0, Ordering::Relaxed);
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.idle.store(self.now(), Ordering::Relaxed);
         }
@@ -323,6 +338,22 @@ impl Activity {
         } else if self.blocked.load(Ordering::Relaxed) == 0 {
             self.blocked.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// The answer of HTTP/1.1 is to be over by then.
+    fn set_due(&self, due: Instant) {
+        let millis = due.saturating_duration_since(self.began).as_millis();
+        self.due.store(u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        let due = self.due.load(Ordering::Relaxed);
+        self.began.checked_add(Duration::from_millis(due)).filter(|_| due > 0)
+    }
+
+    /// Whether an answer is late that its client does not take; while it takes some, the answer itself knows what to say.
+    fn is_outlasted(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0 && self.is_over(&self.due, Duration::ZERO)
     }
 
     pub fn set_waits(&self, waits: bool) {
@@ -363,7 +394,7 @@ impl Activity {
     fn judge(&self, limits: Limits) -> Verdict {
         let over = |since: &AtomicU64, limit| self.is_over(since, limit);
         let is_left = || self.h2 && self.untaken().iter().any(|since| over(since, CLIENT_STALL));
-        if over(&self.blocked, CLIENT_STALL) || is_left() {
+        if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() || is_left() {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
             Verdict::SlowHead
@@ -374,9 +405,12 @@ impl Activity {
         }
     }
 
-    /// When to look again: often enough for the shortest limit, rarely enough not to matter.
+    /// When to look again: often enough for the shortest limit, rarely enough not to matter, and when the answer is due.
     fn next_check(&self, limits: Limits) -> Instant {
-        Instant::now() + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10))
+        let now = Instant::now();
+        let next = now + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10));
+        // One that was due, and whose client took something of it just now, may end by itself.
+        self.due_at().map_or(next, |due| next.min(due.max(now + LATE)))
     }
 }
 
@@ -465,6 +499,8 @@ pub struct Answer {
     ending: Option<Ending>,
     /// Since when its client takes none of it; over HTTP/2 only.
     untaken: Option<Arc<AtomicU64>>,
+    /// When the last of it is due, as far as the connection knows; over HTTP/1.1 only.
+    due: Option<Instant>,
 }
 
 /// Wakes who waits when the process cuts what runs; made when there is first something to wait for, and over HTTP/2 only: the
@@ -482,7 +518,18 @@ impl Answer {
         if let Some(untaken) = &untaken {
             activity.untaken().push(untaken.clone());
         }
-        Answer { body, under_way, ending: None, untaken }
+        let mut answer = Answer { body, under_way, ending: None, untaken, due: None };
+        answer.tell_due();
+        answer
+    }
+
+    /// Tells the connection when the last of it is due, which another target that goes on may change.
+    fn tell_due(&mut self) {
+        let due = self.body.due();
+        if self.due != due && !self.under_way.0.h2 {
+            self.due = due;
+            due.into_iter().for_each(|due| self.under_way.0.set_due(due));
+        }
     }
 }
 
@@ -502,7 +549,7 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let Answer { body, under_way, ending, untaken } = &mut *self;
+        let Answer { body, under_way, ending, untaken, .. } = &mut *self;
         let polled = Pin::new(&mut *body).poll_frame(cx);
         under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
         let polled = match polled {
@@ -514,6 +561,7 @@ impl Body for Answer {
             // What has nothing to say at present is not waited for by its client's doing.
             untaken.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
         }
+        self.tell_due();
         polled
     }
 
