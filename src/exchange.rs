@@ -212,6 +212,13 @@ impl Attempt {
         }
     }
 
+    /// Nobody waits for it any longer: of one whose request went out the provider has what it was given, and bills it.
+    pub fn leave(&mut self, now: Millis, given_up: Option<Used>) {
+        let used = self.sent.take().and_then(|sent| sent.used(given_up));
+        self.unheard = self.unheard.take().or(used.map(Box::new));
+        self.end(now, End::Cancelled);
+    }
+
     /// For the trace.
     pub fn describe(&self) -> serde_json::Value {
         let mut what = serde_json::json!({
@@ -436,6 +443,14 @@ impl Seen {
     pub fn note_unshown(&mut self, dialect: &dyn Dialect, content: &Content) {
         let lost = dialect.cannot_show(content);
         self.unshown.extend(lost.filter(|lost| !self.unshown.contains(lost)));
+    }
+
+    /// What a stream used up to where it was cut; what is seen from now on is another upstream's.
+    pub fn part(&mut self, input_estimate: u64) -> Usage {
+        let used = self.usage.take().unwrap_or_default();
+        let input = if used.input > 0 { used.input } else { input_estimate };
+        let output = used.output.max(std::mem::take(&mut self.frames));
+        Usage { input, output, ..used }
     }
 
     /// The usage that the provider stated. Where it stated none, or a stream ended early after content, an estimate: a

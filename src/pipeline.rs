@@ -214,7 +214,6 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 
 /// From an ask that was read to its plan: who may, what policies make of it, where it goes.
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, Fault> {
-    hook::identify(x);
     // Nobody else holds it yet.
     wishes::read(cx, x, Arc::make_mut(&mut call))?;
     hook::converse(x, &call.headers);
@@ -286,6 +285,13 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
     }
 }
 
+/// For whom an ask is made inside of an exchange: its caller, who calls from where the trusted proxies have told.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    pub principal: Arc<Principal>,
+    pub peer: Option<SocketAddr>,
+}
+
 /// An ask that a policy makes, as the caller of its exchange: through the same stages, with the same accounts. Gives
 /// status and body.
 ///
@@ -293,16 +299,18 @@ async fn attempt(cx: Cx, settle: Settle, call: Arc<Call>, plan: Plan) -> Respons
 /// It was answered by a stream.
 pub async fn inner(
     cx: Cx,
-    principal: Arc<Principal>,
+    asker: Asker,
     path: &'static str,
     body: bytes::Bytes,
     depth: u8,
 ) -> Result<(u16, bytes::Bytes), &'static str> {
     let head = http::Request::post(path).body(()).map_err(|_| "the path is none")?.into_parts().0;
     let matched = api::find(&head).map_err(|_| "nothing is served at the path")?;
-    let mut settle = Settle::begin(|| begin(&cx, &head, &matched, None), cx.state.clone());
+    let begin = || Exchange { peer: asker.peer, ..begin(&cx, &head, &matched, None) };
+    let mut settle = Settle::begin(begin, cx.state.clone());
     settle.guests = hook::Open::begin(&cx, &settle, depth, false);
-    settle.principal = Some(principal);
+    settle.principal = Some(asker.principal);
+    hook::identify(&settle);
     settle.bytes_in = body.len() as u64;
     let outcome = match api::ask::read(&mut settle, body, head, &matched) {
         Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,

@@ -1,18 +1,22 @@
 //! Reload: on SIGHUP, on a file's change, or by the admin API, build a whole new generation and swap it in.
 //!
-//! A generation that cannot be built leaves the old one in force and says why. Never touches an exchange under way.
+//! A generation that cannot be built leaves the old one in force and says why. Never touches an exchange under way, and
+//! neither reads files nor builds on the runtime's thread, which has others to serve meanwhile.
 
 pub mod history;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::generation::{Builder, Generation, fingerprint};
@@ -32,17 +36,25 @@ const REAP: Duration = Duration::from_millis(500);
 
 /// Builds and swaps generations, one at a time.
 pub struct Reloader {
-    builder: Builder,
+    builder: Arc<Builder>,
     current: Arc<ArcSwap<Generation>>,
     state: Arc<State>,
     turn: Mutex<()>,
+    asked: Notify,
     smoke: Smoke,
     pub history: History,
     /// The highest number given so far, and what the files held when they were last taken up or set aside.
     number: AtomicU64,
     handled: AtomicU64,
-    /// The files of what was refused last, so that it is seen when they are mended; none when nothing was.
-    wanted: ArcSwap<Vec<PathBuf>>,
+    /// None when what the files held last is in force.
+    refused: ArcSwapOption<Refused>,
+}
+
+/// What was refused last: its files, so that it is seen when they are mended, and what all files that are looked at held
+/// before it was built, so that it is built once and not every two seconds.
+struct Refused {
+    files: Vec<PathBuf>,
+    fingerprint: u64,
 }
 
 impl Reloader {
@@ -51,26 +63,35 @@ impl Reloader {
         let first = current.load_full();
         let (number, handled) = (AtomicU64::new(first.number), AtomicU64::new(first.fingerprint));
         history.add(first);
-        let wanted = ArcSwap::default();
-        Reloader { builder, current, state, turn: Mutex::new(()), smoke, history, number, handled, wanted }
+        let (turn, asked, refused) = (Mutex::new(()), Notify::new(), ArcSwapOption::empty());
+        Reloader { builder: Arc::new(builder), current, state, turn, asked, smoke, history, number, handled, refused }
     }
 
-    /// Everything whose change may call for a reload.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files = self.current.load().files.clone();
-        files.extend(self.wanted.load().iter().cloned());
-        files.sort();
-        files.dedup();
-        files
+    /// Everything whose change may call for a reload while this generation is in force.
+    fn files(&self, generation: &Generation) -> Vec<PathBuf> {
+        let refused = self.refused.load();
+        let wanted = refused.as_ref().map(|refused| refused.files.as_slice()).unwrap_or_default();
+        together(&generation.files, wanted)
     }
 
     /// Builds a generation and tests its policies.
-    async fn built(&self, number: u64) -> Result<Generation, String> {
-        let generation = self.builder.build(number)?;
-        if generation.hooks_tests {
-            self.smoke.test(&generation.scripts).await?;
-        }
-        Ok(generation)
+    ///
+    /// # Errors
+    /// Why it is none, with what is noted of that.
+    async fn built(&self, number: u64) -> Result<Generation, (String, Option<Refused>)> {
+        let (builder, current) = (self.builder.clone(), self.current.load().files.clone());
+        let built = aside(move || {
+            // Before the reading that counts, as the builder's own: what changes from here on is another change.
+            let files = builder.files();
+            let fingerprint = fingerprint(&together(&current, &files));
+            (builder.build(number), Refused { files, fingerprint })
+        });
+        let (built, refused) = built.await.map_err(|error| (error, None))?;
+        let tested = match built {
+            Ok(generation) if generation.hooks_tests => self.smoke.test(&generation.scripts).await.map(|()| generation),
+            built => built,
+        };
+        tested.map_err(|errors| (errors, Some(refused)))
     }
 
     /// Puts a generation back in force that is still kept. The files as they are now are set aside: the next change of
@@ -78,10 +99,13 @@ impl Reloader {
     pub async fn rollback(&self, number: u64) -> Option<u64> {
         let _turn = self.turn.lock().await;
         let old = self.history.find(number)?;
+        // As the watcher will look at them: what was refused and is wanted still is among them.
+        let now = look(self.files(&old)).await;
         old.activate(&self.state);
         self.current.store(old);
-        // As the watcher will look at them: what was refused and is wanted still is among them.
-        self.handled.store(fingerprint(&self.files()), Relaxed);
+        if let Ok(now) = now {
+            self.handled.store(now, Relaxed);
+        }
         self.state.reloaded(Ok(number));
         tracing::warn!("generation {number} is in force again; the next change of a file ends that");
         Some(number)
@@ -95,16 +119,38 @@ impl Reloader {
         }
     }
 
-    /// Builds a generation from what the files hold now and puts it in force. Gives its number.
+    /// Builds a generation from what the files hold now and puts it in force. Gives its number. Goes on also where whoever
+    /// asked does not wait for it.
     ///
     /// # Errors
     /// Why the files were refused; the old generation stays.
-    pub async fn reload(&self) -> Result<u64, String> {
+    pub async fn reload(self: &Arc<Self>) -> Result<u64, String> {
+        let this = self.clone();
+        // One that broke off must not let the next one begin beside what it has left running.
+        let reload = tokio::spawn(async move { this.in_turn().await });
+        reload.await.unwrap_or_else(|error| Err(format!("the reload broke off: {error}; the log has more")))
+    }
+
+    /// Asks for a reload that nobody waits for. What is asked for during one is done once after it.
+    pub fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Reloads whenever it is asked to.
+    pub async fn heed(self: Arc<Self>) {
+        loop {
+            self.asked.notified().await;
+            // A refusal has been logged; the old generation goes on.
+            let _ = self.reload().await;
+        }
+    }
+
+    async fn in_turn(&self) -> Result<u64, String> {
         let _turn = self.turn.lock().await;
         let number = self.number.load(Relaxed) + 1;
         match self.built(number).await {
             Ok(generation) => {
-                self.wanted.store(Arc::default());
+                self.refused.store(None);
                 for warning in &generation.warnings {
                     tracing::warn!("{warning}");
                 }
@@ -120,12 +166,14 @@ impl Reloader {
                 tracing::info!("generation {number} is in force");
                 Ok(number)
             }
-            Err(errors) => {
+            Err((errors, refused)) => {
                 tracing::error!(
                     "the reload was refused, generation {} stays in force:\n{errors}",
                     self.current.load().number
                 );
-                self.wanted.store(Arc::new(self.builder.files()));
+                if let Some(refused) = refused {
+                    self.refused.store(Some(Arc::new(refused)));
+                }
                 self.state.reloaded(Err(errors.clone()));
                 Err(errors)
             }
@@ -148,10 +196,8 @@ impl Reloader {
         })
         .inspect_err(|error| tracing::warn!("files are polled only: {error}"))
         .ok();
-        // What was refused last, so that a broken file is reported once and not every two seconds.
-        let mut refused = None;
         loop {
-            let files = self.files();
+            let files = self.files(&self.current.load());
             if files.is_empty() {
                 // Nothing on disk to watch; the admin API and SIGHUP still reload.
                 sleep(POLL).await;
@@ -164,14 +210,44 @@ impl Reloader {
                 sleep(DEBOUNCE).await;
                 while changed.try_recv().is_ok() {}
             }
-            let now = fingerprint(&self.files());
+            let Ok(now) = look(self.files(&self.current.load_full())).await else { continue };
+            let refused = self.refused.load().as_ref().map(|refused| refused.fingerprint);
             // A file that is again as it was is reloaded too: it is no longer refused.
             let changed = now != self.handled.load(Relaxed) || refused.is_some();
             if changed && refused != Some(now) {
-                refused = self.reload().await.err().map(|_| fingerprint(&self.files()));
+                let _ = self.reload().await;
             }
         }
     }
+}
+
+/// Files of two lists, in order and each once: who compares fingerprints must take the same files in the same order.
+fn together(some: &[PathBuf], others: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = [some, others].concat();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// What files hold now.
+async fn look(files: Vec<PathBuf>) -> Result<u64, String> {
+    aside(move || fingerprint(&files)).await
+}
+
+/// Does work that takes its time on a thread of its own. Not on the runtime's for blocking work: those are waited for when
+/// the process ends, and a file that cannot be read may keep this one for ever.
+///
+/// # Errors
+/// It could not be begun, or broke off.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (done, outcome) = oneshot::channel();
+    let run = move || {
+        // Whoever waited may have given up.
+        let _ = done.send(work());
+    };
+    let started = std::thread::Builder::new().name("reload".into()).spawn(run);
+    started.map_err(|error| format!("no thread can be started for the reload: {error}; try it again"))?;
+    outcome.await.map_err(|_| "the reload broke off, which is a fault of the gateway; the log says where".to_owned())
 }
 
 /// Whether somebody only opened, read or closed a file: our own look at the files must not be the reason for the next one.

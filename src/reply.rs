@@ -19,7 +19,7 @@ use crate::cache::Visit;
 use crate::cost;
 use crate::cost::decimal::millis;
 use crate::dialect::Dialect;
-use crate::exchange::{Exchange, Outcome};
+use crate::exchange::{Exchange, Outcome, Used};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::unix_ms;
 use crate::settle::{self, Settle};
@@ -259,6 +259,14 @@ impl Outbound {
 }
 
 impl Outbound {
+    /// When the last of it is due; None for what is at hand.
+    pub fn due(&self) -> Option<Instant> {
+        match self {
+            Outbound::Stream { relay, .. } => Some(relay.due()),
+            Outbound::Whole { .. } | Outbound::Late(_) => None,
+        }
+    }
+
     /// The whole body, taken as a client would take it; None for a stream.
     pub fn into_whole(mut self) -> Option<Bytes> {
         let Outbound::Whole { bytes, settle } = &mut self else { return None };
@@ -274,9 +282,14 @@ impl Outbound {
 impl Drop for Outbound {
     fn drop(&mut self) {
         if let Outbound::Stream { relay, settle } = self {
+            relay.abandon();
             turns(relay, settle);
-            if matches!(settle.outcome, Outcome::Open) && relay.has_said_all() {
-                settle.outcome = Outcome::Complete;
+            if matches!(settle.outcome, Outcome::Open) {
+                match relay.ending() {
+                    Some(Err(fault)) => settle.outcome = Outcome::Failed(fault),
+                    _ if relay.has_said_all() => settle.outcome = Outcome::Complete,
+                    _ => {}
+                }
             }
             settle.seen = std::mem::take(&mut relay.seen);
             if let (Some(calls), Some(heard)) = (&mut settle.calls, relay.overheard()) {
@@ -369,6 +382,12 @@ fn turns(relay: &mut Relay, settle: &mut Settle) {
                 settle.note("attempt", || attempt.describe());
                 settle.attempts.push(*attempt);
                 admit::entered(settle, hold);
+            }
+            Turn::Left(mut attempt) => {
+                attempt.took = settle.started.elapsed().saturating_sub(attempt.at);
+                attempt.leave(now, Used::given_up(settle.op, settle.input_estimate));
+                settle.note("attempt", || attempt.describe());
+                settle.attempts.push(*attempt);
             }
         }
     }

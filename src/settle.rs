@@ -138,12 +138,15 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
         Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };
     let given_up = Used::given_up(exchange.op, exchange.input_estimate);
-    for attempt in &mut exchange.attempts {
-        let used = attempt.sent.take().and_then(|sent| sent.used(given_up));
-        attempt.unheard = attempt.unheard.take().or(used.filter(|_| end == End::Cancelled).map(Box::new));
-    }
     let now = state.at(ended);
-    exchange.attempts.iter_mut().filter(|attempt| attempt.flight.is_some()).for_each(|attempt| attempt.end(now, end));
+    for attempt in &mut exchange.attempts {
+        if end == End::Cancelled {
+            attempt.leave(now, given_up);
+        } else {
+            attempt.sent = None;
+            attempt.end(now, end);
+        }
+    }
 }
 
 fn settle(exchange: &mut Exchange, state: &State, ended: Instant) {

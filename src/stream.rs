@@ -22,12 +22,12 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
-use crate::chat::{Event, Opened, Usage};
+use crate::chat::{Event, Opened};
 use crate::dialect::{Decoder, Encoder};
-use crate::exchange::{Attempt, Seen};
+use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
-use onward::{Opening, Turn};
+use onward::{Going, Opening, Turn};
 use outbox::Outbox;
 use turns::Turns;
 
@@ -199,11 +199,35 @@ impl Relay {
         said && self.failed.is_none() && self.out.is_empty()
     }
 
-    /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
+    /// When all of it is due.
+    pub fn due(&self) -> Instant {
+        self.setting.deadline.at
+    }
+
+    /// Its client is gone or does not read on: where it is late, that is how it ends.
+    pub fn abandon(&mut self) {
+        self.leave();
+        if Instant::now() >= self.due() {
+            self.cut(self.setting.deadline.outlasted());
+        }
+    }
+
+    /// As [`Relay::poll_piece`], within the deadline. Who waits looks at the clock; an upstream that is always ahead of its
+    /// client is never waited for.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
+        let waited = self.waiting.is_some();
+        let piece = ready!(self.poll_piece(cx));
+        if !waited && piece.is_ok() && !self.ended && !self.is_going_on() && Instant::now() >= self.due() {
+            return Poll::Ready(Err(self.setting.deadline.outlasted()));
+        }
+        Poll::Ready(piece)
+    }
+
+    /// Reads one piece from the upstream and works it off. Ready also when the stream ended.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, Fault>> {
         if let Some(going) = self.setting.onward.as_mut().and_then(|onward| onward.going.as_mut()) {
-            return match going.as_mut().poll(cx) {
-                Poll::Ready((attempt, opened)) => Poll::Ready(self.opened(attempt, opened).map(|()| Step::Worked)),
+            return match going.opens.as_mut().poll(cx) {
+                Poll::Ready(opened) => Poll::Ready(self.opened(opened).map(|()| Step::Worked)),
                 Poll::Pending => self.poll_deadlines(cx),
             };
         }
@@ -367,21 +391,18 @@ impl Relay {
     }
 
     /// Another upstream was asked to go on.
-    fn opened(&mut self, attempt: Option<Attempt>, opened: Result<Opening, Fault>) -> Result<(), Fault> {
+    fn opened(&mut self, opened: Result<Opening, Fault>) -> Result<(), Fault> {
         let Some(onward) = &mut self.setting.onward else { return Ok(()) };
-        onward.going = None;
+        let attempt = onward.going.take().and_then(|going| going.attempt.take());
         let opening = match opened {
             Ok(opening) => opening,
             Err(fault) => {
-                onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt), None)));
+                onward.turns.extend(attempt.map(|attempt| Turn::Tried(attempt, None)));
                 return Err(fault);
             }
         };
-        let used = self.seen.usage.take().unwrap_or_default();
-        let input = if used.input > 0 { used.input } else { self.setting.input_tokens };
-        onward.cut(Usage { input, output: used.output.max(self.seen.frames), ..used });
-        onward.turns.extend(attempt.map(|attempt| Turn::Tried(Box::new(attempt), opening.hold)));
-        self.seen.frames = 0;
+        onward.cut(self.seen.part(self.setting.input_tokens));
+        onward.turns.extend(attempt.map(|attempt| Turn::Tried(attempt, opening.hold)));
         self.heard = None;
         self.unread = false;
         self.body = opening.body;
@@ -403,6 +424,19 @@ impl Relay {
         *events = opening.events;
         self.push(bytes.into());
         self.encode()
+    }
+
+    /// Nobody waits any longer for what would come of asking another upstream to go on. It was asked all the same, and it was
+    /// to go on from a cut.
+    pub fn leave(&mut self) {
+        let Some(onward) = &mut self.setting.onward else { return };
+        let Some(Going { opens, attempt }) = onward.going.take() else { return };
+        // Asks no longer.
+        drop(opens);
+        if let Some(attempt) = attempt.take() {
+            onward.cut(self.seen.part(self.setting.input_tokens));
+            onward.turns.push(Turn::Left(attempt));
+        }
     }
 
     /// What happened to the exchange's attempts since this was last asked.
@@ -503,6 +537,7 @@ impl Relay {
 
     /// After the commit: the failure becomes the last event.
     fn fail(&mut self, fault: Fault) {
+        self.leave();
         // Where another upstream was asked to go on in vain, the cut itself is what the client hears of.
         let cut = self.setting.onward.as_mut().and_then(|onward| onward.fault.take());
         let fault = cut.unwrap_or(fault);

@@ -185,6 +185,10 @@ impl Once {
             return Ok(good);
         }
         known.unheard = good.so_far(x.input_estimate);
+        // Who leaves while they look takes `known` along.
+        if let Some(used) = known.unheard {
+            self.sent.state(used);
+        }
         let streams = good.reply.is_stream();
         let (usage, finish) = (good.seen.usage, good.seen.finish);
         let answered = hook::Answered { target: Some(&self.target), number: self.number, usage, finish };

@@ -23,7 +23,7 @@ use crate::hook;
 use crate::pipeline::{Call, Cx};
 use crate::route::Target;
 use crate::sse::Frame;
-use crate::stream::onward::{GoOn, Going, Onward, Opening};
+use crate::stream::onward::{GoOn, Going, Onward, Opening, Underway};
 
 /// What a model is told that does not go on from a turn of its own.
 const GO_ON: &str = "Your answer above was cut off by a broken connection. Go on exactly where it ends, in the middle of \
@@ -52,7 +52,10 @@ impl GoOn for Targets {
         self.next += 1;
         let rest = Rest { call: self.after.call.clone(), text: text.to_owned(), tokens };
         let (cx, x, number) = (self.cx.clone(), self.x.clone(), self.after.tries + self.next as u32);
-        Some(Box::pin(async move { ask(&cx, &x.subject(), &rest, target, number).await }))
+        let attempt = Underway::default();
+        let underway = attempt.clone();
+        let opens = Box::pin(async move { ask(&cx, &x.subject(), &rest, target, number, &underway).await });
+        Some(Going { opens, attempt })
     }
 }
 
@@ -99,30 +102,32 @@ async fn ask(
     rest: &Rest,
     target: Arc<Target>,
     number: u32,
-) -> (Option<Attempt>, Result<Opening, Fault>) {
-    let places = match Roster::new([&target]).begin(0, &cx.state) {
-        Ok(places) => places,
-        Err(refused) => return (None, Err(refused.fault(&target.name()))),
-    };
+    underway: &Underway,
+) -> Result<Opening, Fault> {
+    let places = Roster::new([&target]).begin(0, &cx.state).map_err(|refused| refused.fault(&target.name()))?;
     let Places { key, alias, flight, key_flight, since } = places;
     let mut once = Once::begin(x, target, key, number, since).await;
-    let mut attempt = Attempt {
+    underway.begin(Attempt {
         key: alias,
+        sent: Some(once.sent.clone()),
         flight: Some(flight),
         key_flight,
         ..Attempt::begin(once.target.clone(), Role::Continuation, once.began - x.started)
-    };
+    });
     let mut status = None;
     let opened = match rest.call(x, &mut once) {
         Ok(call) => admitted(cx, x, &call, &once, &mut status).await,
         Err(fault) => Err(fault),
     };
-    attempt.took = once.began.elapsed();
-    attempt.status = status;
-    if let Err(fault) = &opened {
-        attempt.fail(cx.state.now(), fault);
-    }
-    (Some(attempt), opened)
+    underway.end(|attempt| {
+        attempt.took = once.began.elapsed();
+        attempt.status = status;
+        attempt.sent = None;
+        if let Err(fault) = &opened {
+            attempt.fail(cx.state.now(), fault);
+        }
+    });
+    opened
 }
 
 /// Asks where the limits of the target let it, which are told how that ends.

@@ -12,8 +12,7 @@ use model2vec_rs::model::StaticModel;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::auth::Principal;
-use crate::pipeline::{self, Cx};
+use crate::pipeline::{self, Asker, Cx};
 use crate::state::cache::index::normal;
 
 /// Longest text that is compared. Longer ones are seldom asked twice in other words.
@@ -85,11 +84,11 @@ impl Embedder {
         }
     }
 
-    pub async fn embed(&self, cx: &Cx, principal: &Arc<Principal>, text: &str) -> Option<Box<[f32]>> {
+    pub async fn embed(&self, cx: &Cx, asker: Asker, text: &str) -> Option<Box<[f32]>> {
         match self {
             Embedder::Table(table) => table.embed(text),
             Embedder::Model { name, within } => {
-                let asked = ask(cx.clone(), principal.clone(), json!({"model": name, "input": text}));
+                let asked = ask(cx.clone(), asker, json!({"model": name, "input": text}));
                 timeout(*within, asked).await.ok()?
             }
         }
@@ -101,10 +100,10 @@ type Coming = Pin<Box<dyn Future<Output = Option<Box<[f32]>>> + Send>>;
 
 /// Asks an embedding model through the pipeline, as every caller does: limits, budgets and the log hold. Boxed under its
 /// trait, because the pipeline leads here.
-fn ask(cx: Cx, principal: Arc<Principal>, body: Value) -> Coming {
+fn ask(cx: Cx, asker: Asker, body: Value) -> Coming {
     Box::pin(async move {
         let body = body.to_string().into();
-        let (status, body) = pipeline::inner(cx, principal, "/v1/embeddings", body, DEPTH).await.ok()?;
+        let (status, body) = pipeline::inner(cx, asker, "/v1/embeddings", body, DEPTH).await.ok()?;
         if status != 200 {
             return None;
         }

@@ -12,7 +12,7 @@ use super::{Given, canon, guard};
 use crate::chat::{Ask, Content, Role};
 use crate::dialect::Op;
 use crate::exchange::Exchange;
-use crate::pipeline::{Call, Cx, unix_ms};
+use crate::pipeline::{Asker, Call, Cx, unix_ms};
 use crate::state::cache::index::{Guard, Point, Vectors};
 use crate::state::cache::{Entry, Key};
 
@@ -45,14 +45,14 @@ pub(super) async fn look(cx: &Cx, x: &mut Exchange, call: &Call) -> Option<(Arc<
     let visit = x.cache.as_ref().filter(|visit| visit.status == Status::Miss)?;
     let semantic = visit.policy.semantic.clone()?;
     let common = visit.frame?;
-    let principal = x.principal.clone()?;
+    let asker = Asker { principal: x.principal.clone()?, peer: x.peer };
     if x.op != Op::Generate {
         return None;
     }
     let ask = call.ask(x.dialect, x.op).ok()?;
     let (text, frame) = compared(&ask, &semantic)?;
     let (scope, max_age) = (scope(visit, common, &frame, &semantic), visit.max_age);
-    let vector = semantic.embedder.embed(cx, &principal, &text).await?;
+    let vector = semantic.embedder.embed(cx, asker, &text).await?;
     let guard = if semantic.guard { guard::of(&text) } else { Guard::default() };
     let now = unix_ms();
     let found = cx.state.cache.vectors.nearest(scope, &vector, &guard, semantic.threshold, now);

@@ -17,7 +17,7 @@ use tokio::time::timeout_at;
 
 use super::controls::Controls;
 use super::semantic;
-use super::visit::{Role, Source};
+use super::visit::{Role, Source, Visit};
 use crate::attempt::{self, Heard, Replay, Successors};
 use crate::body::Inbound;
 use crate::exchange::Exchange;
@@ -28,7 +28,7 @@ use crate::route::Plan;
 use crate::settle::{Settle, process_ended, until_end};
 use crate::state::State;
 use crate::state::cache::flight::Listener;
-use crate::state::cache::{Flight, Join, Landing};
+use crate::state::cache::{Flight, Join, Key, Landing};
 
 /// What an attempt comes to, with the exchange that made it.
 type Ended = (Result<Reply, Fault>, Settle);
@@ -41,10 +41,15 @@ pub(super) fn board(cx: &Cx, x: &mut Exchange, controls: &Controls) {
         && visit.policy.general.single_flight
         && let Some(key) = visit.key
     {
-        visit.role = match cx.state.cache.join(key) {
-            Join::Lead(lead) => Role::Lead(lead),
-            Join::Listen(listener) => Role::Listen(listener),
-        };
+        visit.role = join(cx, visit, key, &x.model);
+    }
+}
+
+/// Its part in the flight of its key that it may hear, or in a new one.
+fn join(cx: &Cx, visit: &Visit, key: Key, model: &str) -> Role {
+    match cx.state.cache.join(key, visit.since, &visit.partition, model) {
+        Join::Lead(lead) => Role::Lead(lead),
+        Join::Listen(listener) => Role::Listen(listener),
     }
 }
 
@@ -113,10 +118,9 @@ fn again(cx: &Cx, x: &mut Exchange) {
     if let Some(visit) = &mut x.cache
         && let Some(key) = visit.key
     {
-        visit.role = match cx.state.cache.join(key) {
-            Join::Lead(lead) => Role::Lead(lead),
-            Join::Listen(listener) => Role::Listen(listener),
-        };
+        // It asks, if it does, after every purge there was until now.
+        visit.since = cx.state.cache.purges();
+        visit.role = join(cx, visit, key, &x.model);
     }
 }
 

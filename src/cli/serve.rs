@@ -114,6 +114,7 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
         let reloader = Arc::new(Reloader::new(builder, smoke, current.clone(), state.clone()));
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(reloader.clone().reap());
+        tokio::spawn(reloader.clone().heed());
         let pools: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
         tokio::spawn(probe::run(current.clone(), state.clone(), pools.clone()));
         tokio::spawn(hook::tick::run(current, state.clone(), pools));
@@ -167,7 +168,7 @@ impl Signals {
 /// Waits for signals: HUP reloads and opens a log anew that was moved away, TERM and INT drain, a second one ends at once.
 async fn run_until_told(
     mut signals: Signals,
-    reloader: &Arc<Reloader>,
+    reloader: &Reloader,
     shared: &Shared,
     announce: &watch::Sender<Stage>,
     limit: std::time::Duration,
@@ -177,8 +178,7 @@ async fn run_until_told(
         tokio::select! {
             _ = hangup.recv() => {
                 shared.state.log.reopen();
-                // A refusal has been logged; the old generation goes on.
-                let _ = reloader.reload().await;
+                reloader.ask();
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

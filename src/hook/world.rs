@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::guest::view::{self, Asked, conversation};
 use crate::host::{self, HostError, Pending, Visit, llm};
 use crate::json::Envelope;
-use crate::pipeline::{self, Call, Cx};
+use crate::pipeline::{self, Asker, Call, Cx};
 use crate::route::Target;
 use crate::state::State;
 use crate::upstream::Upstream;
@@ -57,7 +57,8 @@ impl host::World for World {
         Box::pin(async move {
             let principal = visit.principal().cloned();
             let principal = principal.ok_or_else(|| HostError::new("nobody is known to ask as yet"))?;
-            pipeline::inner(cx, principal, ask.path, ask.body, visit.depth + 1)
+            let asker = Asker { principal, peer: visit.peer };
+            pipeline::inner(cx, asker, ask.path, ask.body, visit.depth + 1)
                 .await
                 .map(|(status, body)| llm::Answer { status, body })
                 .map_err(|error| HostError(error.to_owned()))

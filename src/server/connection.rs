@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::head::misdirected;
 use super::nudge::Nudge;
 use super::wire::Wire;
 use super::{Shared, Stage};
@@ -42,6 +43,9 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 /// upstream for a client that has stopped reading; throughput does not depend on it.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// How soon an answer that was due is looked at again.
+const LATE: Duration = Duration::from_millis(100);
 
 /// How long a connection on which nothing is asked may take to end itself when the process drains. Over HTTP/2 a request may
 /// be on its way while the client hears that none should come, and its answer to a ping tells; idle clients do not read it.
@@ -180,6 +184,7 @@ where
     // several a request, nearly all are of its own bytes. From the drain on they are polled each time: whoever waits for the
     // end while the drain is still being told is woken by that, and would not be woken again.
     let mut told: Option<Waker> = None;
+    let mut due = 0;
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = conn.as_mut().poll(cx) {
@@ -187,6 +192,13 @@ where
                     tracing::debug!("a connection ended: {error}");
                 }
                 return Poll::Ready(false);
+            }
+            if activity.due.load(Ordering::Relaxed) != due {
+                due = activity.due.load(Ordering::Relaxed);
+                if activity.due_at().is_some_and(|at| at < clock.deadline()) {
+                    clock.as_mut().reset(activity.next_check(limits));
+                    told = None;
+                }
             }
             let is_told = told.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
             let is_called = clock.is_elapsed() || (stage < Stage::Ending && changes.has_changed().unwrap_or(true));
@@ -251,6 +263,8 @@ pub(super) struct Activity {
     idle: AtomicU64,
     /// Since when the client does not take what we write.
     blocked: AtomicU64,
+    /// When the last of HTTP/1.1's answer is due.
+    due: AtomicU64,
     /// The answer of HTTP/1.1 has nothing to say at present, and wakes the connection when it has.
     waits: AtomicBool,
     /// A stream begins: what is written next does not wait for others.
@@ -281,6 +295,7 @@ impl Activity {
             head: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             blocked: AtomicU64::new(0),
+            due: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
             untaken: Mutex::default(),
@@ -311,6 +326,7 @@ impl Activity {
 
     fn end(&self) {
         self.set_waits(false);
+        self.due.store(0, Ordering::Relaxed);
         if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.idle.store(self.now(), Ordering::Relaxed);
         }
@@ -322,6 +338,22 @@ impl Activity {
         } else if self.blocked.load(Ordering::Relaxed) == 0 {
             self.blocked.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// The answer of HTTP/1.1 is to be over by then.
+    fn set_due(&self, due: Instant) {
+        let millis = due.saturating_duration_since(self.began).as_millis();
+        self.due.store(u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        let due = self.due.load(Ordering::Relaxed);
+        self.began.checked_add(Duration::from_millis(due)).filter(|_| due > 0)
+    }
+
+    /// Whether an answer is late that its client does not take; while it takes some, the answer itself knows what to say.
+    fn is_outlasted(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0 && self.is_over(&self.due, Duration::ZERO)
     }
 
     pub fn set_waits(&self, waits: bool) {
@@ -362,7 +394,7 @@ impl Activity {
     fn judge(&self, limits: Limits) -> Verdict {
         let over = |since: &AtomicU64, limit| self.is_over(since, limit);
         let is_left = || self.h2 && self.untaken().iter().any(|since| over(since, CLIENT_STALL));
-        if over(&self.blocked, CLIENT_STALL) || is_left() {
+        if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() || is_left() {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
             Verdict::SlowHead
@@ -373,9 +405,12 @@ impl Activity {
         }
     }
 
-    /// When to look again: often enough for the shortest limit, rarely enough not to matter.
+    /// When to look again: often enough for the shortest limit, rarely enough not to matter, and when the answer is due.
     fn next_check(&self, limits: Limits) -> Instant {
-        Instant::now() + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10))
+        let now = Instant::now();
+        let next = now + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10));
+        // One that was due, and whose client took something of it just now, may end by itself.
+        self.due_at().map_or(next, |due| next.min(due.max(now + LATE)))
     }
 }
 
@@ -441,50 +476,6 @@ impl Service<Request<Incoming>> for Requests {
     }
 }
 
-/// The status, and the reason, of a request that RFC 9112 has a server refuse, because two servers may read it differently:
-/// one that names no host, several, or what is none, and one whose body is in more than chunks.
-fn misdirected<B>(request: &Request<B>) -> Option<(StatusCode, &'static str)> {
-    if request.version() > Version::HTTP_11 {
-        return None;
-    }
-    let headers = request.headers();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-    {
-        return Some((
-            StatusCode::NOT_IMPLEMENTED,
-            "A request's `transfer-encoding` may be `chunked` and nothing else.",
-        ));
-    }
-    let mut hosts = headers.get_all(HOST).iter();
-    let sound = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => is_host(host.as_bytes()),
-        (None, None) => request.version() < Version::HTTP_11,
-        _ => false,
-    };
-    (!sound)
-        .then_some((StatusCode::BAD_REQUEST, "A request must have one `host` header, with a host and at most a port."))
-}
-
-/// Whether it is `host` or `host:port`; an empty one is the server's own.
-fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.strip_prefix(b"[") {
-        Some(rest) => {
-            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
-            if !rest[..end].iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')) {
-                return false;
-            }
-            (&[][..], &rest[end + 1..])
-        }
-        None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
-    };
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
-    name.iter().all(plain)
-        && port.strip_prefix(b":").unwrap_or(port).iter().all(u8::is_ascii_digit)
-        && (port.is_empty() || port[0] == b':')
-}
-
 /// A request that has begun and whose answer has not ended.
 struct UnderWay(Arc<Activity>);
 
@@ -508,6 +499,8 @@ pub struct Answer {
     ending: Option<Ending>,
     /// Since when its client takes none of it; over HTTP/2 only.
     untaken: Option<Arc<AtomicU64>>,
+    /// When the last of it is due, as far as the connection knows; over HTTP/1.1 only.
+    due: Option<Instant>,
 }
 
 /// Wakes who waits when the process cuts what runs; made when there is first something to wait for, and over HTTP/2 only: the
@@ -525,7 +518,18 @@ impl Answer {
         if let Some(untaken) = &untaken {
             activity.untaken().push(untaken.clone());
         }
-        Answer { body, under_way, ending: None, untaken }
+        let mut answer = Answer { body, under_way, ending: None, untaken, due: None };
+        answer.tell_due();
+        answer
+    }
+
+    /// Tells the connection when the last of it is due, which another target that goes on may change.
+    fn tell_due(&mut self) {
+        let due = self.body.due();
+        if self.due != due && !self.under_way.0.h2 {
+            self.due = due;
+            due.into_iter().for_each(|due| self.under_way.0.set_due(due));
+        }
     }
 }
 
@@ -545,7 +549,7 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let Answer { body, under_way, ending, untaken } = &mut *self;
+        let Answer { body, under_way, ending, untaken, .. } = &mut *self;
         let polled = Pin::new(&mut *body).poll_frame(cx);
         under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
         let polled = match polled {
@@ -557,6 +561,7 @@ impl Body for Answer {
             // What has nothing to say at present is not waited for by its client's doing.
             untaken.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
         }
+        self.tell_due();
         polled
     }
 
@@ -598,39 +603,5 @@ mod tests {
         assert!(is_stalled(), "nor what comes after the first's frame");
         drop(answer);
         assert!(!is_stalled());
-    }
-
-    #[test]
-    fn a_request_names_one_host_and_is_framed_by_chunks_alone() {
-        let status = |version: Version, headers: &[(&str, &str)]| {
-            let mut request = Request::new(());
-            *request.version_mut() = version;
-            for (name, value) in headers {
-                let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
-                request.headers_mut().append(name, value.parse().expect("a value"));
-            }
-            misdirected(&request).map(|(status, _)| status.as_u16())
-        };
-        let hosts = |hosts: &[&str]| {
-            let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
-            status(Version::HTTP_11, &headers)
-        };
-        for good in ["localhost", "127.0.0.1:4100", "[::1]", "[::1]:4100", "a_b.example.com", ""] {
-            assert_eq!(hosts(&[good]), None, "{good}");
-        }
-        for bad in ["127.0.0.1:5538@evil.com", "[::1].evil.com", "[::1", "a b", "a/b", "a:b", "a:1:2", "a,b:c", "a@b"] {
-            assert_eq!(hosts(&[bad]), Some(400), "{bad}");
-        }
-        assert_eq!((hosts(&[]), hosts(&["a", "a"])), (Some(400), Some(400)));
-        assert_eq!((status(Version::HTTP_10, &[]), status(Version::HTTP_2, &[])), (None, None));
-        let coded = |codings: &[&str]| {
-            let host = [("host", "a")].into_iter();
-            let headers: Vec<_> = host.chain(codings.iter().map(|coding| ("transfer-encoding", *coding))).collect();
-            status(Version::HTTP_11, &headers)
-        };
-        assert_eq!((coded(&["chunked"]), coded(&["Chunked "])), (None, None));
-        for bad in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked, chunked"], &["identity"]] {
-            assert_eq!(coded(bad), Some(501), "{bad:?}");
-        }
     }
 }

@@ -20,6 +20,7 @@ use arc_swap::ArcSwapOption;
 pub use entry::{Entry, Form, Key};
 use flight::Flights;
 pub use flight::{Flight, Join, Landing, Lead};
+use purge::About;
 pub use purge::Purge;
 pub use shared::Shared;
 pub use store::Store;
@@ -154,9 +155,13 @@ impl Cache {
         true
     }
 
-    /// Listens to the ask under way under this key, or leads it where there is none.
-    pub fn join(&self, key: Key) -> Join {
-        self.flights.join(key)
+    /// Listens to the ask under way under this key, or leads it where there is none, or none but those that a purge has been
+    /// meant for since they began. `partition` and `asked` as of an [`Entry`]; who joins knows of so many purges.
+    pub fn join(&self, key: Key, since: u64, partition: &str, asked: &str) -> Join {
+        self.flights.join(key, since, |began, target| {
+            let from = target.map(|target| (target.provider.name.as_str(), target.model.as_str()));
+            self.purged.fits_since(began, &About { key, partition, asked, from })
+        })
     }
 
     /// Asks under way that others may listen to.

@@ -4,6 +4,7 @@
 //! never gone on from. Used only where the model asks for it.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Deadline;
@@ -20,8 +21,38 @@ pub trait GoOn: Send {
     fn go_on(&mut self, text: &str, tokens: u64) -> Option<Going>;
 }
 
-/// A target being asked, with the attempt that it is; None where the target took none.
-pub type Going = Pin<Box<dyn Future<Output = (Option<Attempt>, Result<Opening, Fault>)> + Send>>;
+/// A target being asked.
+pub struct Going {
+    pub opens: Pin<Box<dyn Future<Output = Result<Opening, Fault>> + Send>>,
+    pub attempt: Underway,
+}
+
+/// The attempt that is under way: there from when the target took it, so that it is known of also where the client leaves
+/// before anything comes of it.
+#[derive(Clone, Default)]
+pub struct Underway(Arc<Mutex<Option<Box<Attempt>>>>);
+
+impl Underway {
+    pub fn begin(&self, attempt: Attempt) {
+        *self.attempt() = Some(Box::new(attempt));
+    }
+
+    /// Notes what came of it.
+    pub fn end(&self, note: impl FnOnce(&mut Attempt)) {
+        if let Some(attempt) = &mut *self.attempt() {
+            note(attempt);
+        }
+    }
+
+    /// None where the target has not taken it.
+    pub(super) fn take(&self) -> Option<Box<Attempt>> {
+        self.attempt().take()
+    }
+
+    fn attempt(&self) -> MutexGuard<'_, Option<Box<Attempt>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// An upstream that goes on.
 pub struct Opening {
@@ -43,6 +74,8 @@ pub enum Turn {
     Cut(Box<Fault>, Usage),
     /// Another was made; the limits of its target hold that for it, where it goes on.
     Tried(Box<Attempt>, Option<Hold>),
+    /// Another was made, and nobody waited for what would come of it.
+    Left(Box<Attempt>),
 }
 
 /// A stream's second chances.
@@ -64,7 +97,8 @@ impl Onward {
 
     /// Begins to go on after this fault. False when that cannot be.
     pub(super) fn begin(&mut self, fault: &Fault, tokens: u64) -> bool {
-        if fault.retry() == Retry::Never || !self.said.may_go_on() {
+        // What goes wrong while somebody is being asked is not that one's.
+        if self.going.is_some() || fault.retry() == Retry::Never || !self.said.may_go_on() {
             return false;
         }
         self.going = self.source.go_on(&self.said.text, tokens);

@@ -49,6 +49,11 @@ impl Deadline {
         self.callers && fault.kind == self.kind && Instant::now() >= self.at
     }
 
+    /// The fault of an answer that its client has not taken in time, whoever's limit it is: the upstream was held back.
+    pub fn outlasted(&self) -> Fault {
+        Deadline { kind: Kind::TotalTimeout, ..*self }.missed()
+    }
+
     /// The fault of an answer that is late.
     pub fn missed(&self) -> Fault {
         let what = if self.kind == Kind::AttemptTimeout { "attempt" } else { "exchange" };

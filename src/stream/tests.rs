@@ -5,24 +5,18 @@ use std::sync::Arc;
 use super::*;
 use crate::body;
 use crate::chat::Ask;
-use crate::dialect::{self, Asked, Op};
+use crate::dialect::{self, Asked, Dialect, Op};
 
-/// What the client of another dialect is sent when the connection breaks after these bytes, and how it ended.
-async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), Kind>) {
-    let upstream = dialect::find(from).expect("built in");
-    let dialect = dialect::find(to).expect("built in");
-    let ask = Ask { model: "m".into(), source: dialect.name(), ..Ask::default() };
-    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), model: "m".into(), id: "x".into(), now: 0 };
-    let limit = Duration::from_secs(60);
+fn setting(dialect: &'static dyn Dialect, limit: Duration) -> Setting {
     let at = Instant::now() + limit;
-    let setting = Setting {
+    Setting {
         dialect,
         called: None,
         framing: Framing::Sse,
         request_id: "r".into(),
         idle: limit,
         first_token: (at, limit),
-        deadline: Deadline { at, limit, kind: Kind::TotalTimeout, callers: false },
+        deadline: Deadline { at, limit, kind: Kind::AttemptTimeout, callers: false },
         keep_alive: None,
         max_event_bytes: 1 << 20,
         add_cost: None,
@@ -30,13 +24,21 @@ async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), 
         filter: None,
         onward: None,
         input_tokens: 0,
-    };
+    }
+}
+
+/// What the client of another dialect is sent when the connection breaks after these bytes, and how it ended.
+async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), Kind>) {
+    let upstream = dialect::find(from).expect("built in");
+    let dialect = dialect::find(to).expect("built in");
+    let ask = Ask { model: "m".into(), source: dialect.name(), ..Ask::default() };
+    let asked = Asked { op: Op::Generate, ask: Arc::new(ask), model: "m".into(), id: "x".into(), now: 0 };
     let (sender, upstreams) = body::channel();
     sender.send(Ok(Bytes::copy_from_slice(said))).expect("it listens");
     sender.send(Err("connection reset".into())).expect("it listens");
     let (decoder, encoder) = (upstream.decoder(), dialect.encoder(&asked));
     let mode = Mode::Translate { decoder, encoder, events: Vec::new(), watch: None };
-    let mut relay = Relay::new(upstreams, mode, setting);
+    let mut relay = Relay::new(upstreams, mode, setting(dialect, Duration::from_secs(60)));
     relay.commit().await.expect("there is content");
     let mut out = Vec::new();
     while let Some(bytes) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {
@@ -44,6 +46,43 @@ async fn broken_after(said: &[u8], from: &str, to: &str) -> (String, Result<(), 
     }
     let ending = relay.ending().expect("it has ended").map_err(|fault| fault.kind);
     (String::from_utf8(out).expect("UTF-8"), ending)
+}
+
+/// A stream whose upstream is always ahead of its client is late when its time is over, whoever held it back.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_too_slowly_is_told_when_time_is_over_and_one_that_reads_no_more_ends_it() {
+    for (from, reads) in [("openai_chat", true), ("openai_chat", false), ("anthropic", true), ("anthropic", false)] {
+        let upstream = dialect::find(from).expect("built in");
+        let said = if from == "anthropic" { ANTHROPIC } else { CHAT };
+        let limit = Duration::from_secs(60);
+        let (sender, body) = body::channel();
+        for frame in said.split_inclusive("\n\n") {
+            sender.send(Ok(Bytes::copy_from_slice(frame.as_bytes()))).expect("it listens");
+        }
+        let asked = || Asked { op: Op::Generate, ask: Arc::default(), model: "m".into(), id: "x".into(), now: 0 };
+        let (decoder, encoder) = (upstream.decoder(), upstream.encoder(&asked()));
+        let mode = match reads {
+            true => Mode::Translate { decoder, encoder, events: Vec::new(), watch: None },
+            false => Mode::Raw(Raw::new(upstream.sniffer(Op::Generate), false)),
+        };
+        let mut relay = Relay::new(body, mode, setting(upstream, limit));
+        relay.commit().await.expect("there is content");
+        tokio::time::advance(limit).await;
+        let mut out = Vec::new();
+        if reads {
+            while let Some(bytes) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {
+                out.extend_from_slice(&bytes);
+            }
+        } else {
+            relay.abandon();
+        }
+        assert_eq!(relay.ending().map(|end| end.map_err(|fault| fault.kind)), Some(Err(Kind::TotalTimeout)));
+        let out = String::from_utf8(out).expect("UTF-8");
+        assert_eq!(out.contains("longer than 60s"), reads, "{out}");
+        assert!(!out.contains("[DONE]") && !out.contains("message_stop"), "{out}");
+        drop(relay);
+        assert!(sender.is_closed());
+    }
 }
 
 const CHAT: &str = concat!(

@@ -65,7 +65,7 @@ impl Relay {
     }
 
     /// Whether another upstream is being asked to go on.
-    fn is_going_on(&self) -> bool {
+    pub(super) fn is_going_on(&self) -> bool {
         self.setting.onward.as_ref().is_some_and(|onward| onward.going.is_some())
     }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses};
+use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
 use super::support::{Gateway, Mock, SOON};
 use super::upstream::Upstream;
-use super::wire::Reply;
+use super::wire::{Conn, Reply, request};
 
 const ON: &str = "cache: { exact: { ttl: 10m, max_bytes: 16MiB } }\n";
 
@@ -133,6 +133,46 @@ async fn a_purge_reaches_answers_that_are_under_way() {
         assert_eq!(cache(&ask(&gateway, Chat, &model, stream, "Hello").await), "miss", "what was purged is given");
         gateway.settled().await;
         assert_eq!(cache(&ask(&gateway, Chat, &model, stream, "Hello").await), "hit");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_after_a_purge_hears_nothing_that_was_asked_before_it() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    // Before anything is said, and in the middle of a stream; by what is known of the answer then.
+    for (case, knobs, query, shares) in [
+        ("whole", "head=500ms", "all=true", false),
+        ("before", "head=500ms", "model=chat%2Fmock-fast", false),
+        ("stream", "chunks=20,delay=50ms", "all=true", false),
+        ("target", "chunks=20,delay=50ms", "model=chat%2FTARGET", false),
+        ("another", "chunks=20,delay=50ms", "model=chat%2Fanother", true),
+        ("elsewhere", "head=500ms", "partition=key:nobody", true),
+    ] {
+        let key = format!("after-{case}");
+        let model = format!("chat/mock-fast:{knobs},key={key}");
+        let query = query.replace("TARGET", model.split_once('/').expect("a target").1);
+        let stream = case != "whole";
+        let begin = async || {
+            let mut conn = Conn::open(gateway.address).await;
+            let ask = Chat.ask(&model, stream, Turn::Text, "Hello");
+            conn.send(&request("POST", &Chat.path(&model, stream), &[], &ask)).await;
+            conn
+        };
+        let mut first = begin().await;
+        mock.seen(&key, |_| true).await;
+        if knobs.starts_with("chunks") {
+            assert_eq!(first.head().await.status, 200);
+            first.until("You said").await;
+        }
+        assert_eq!(gateway.admin("POST", &format!("/admin/cache/purge?{query}")).await.status(), 200);
+        let second = begin().await.reply().await;
+        assert_eq!(cache(&second), if shares { "coalesced" } else { "miss" }, "{case}");
+        assert!(Chat.read(&second).error.is_none() && second.whole, "{case}: {}", second.text());
+        let asked = mock.journal().await.iter().filter(|entry| entry["body"].to_string().contains(&key)).count();
+        assert_eq!(asked, if shares { 1 } else { 2 }, "{case}");
+        drop(first);
+        gateway.settled().await;
     }
 }
 

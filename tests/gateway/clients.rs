@@ -1,5 +1,6 @@
 //! Clients that leave, and clients that stop reading.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::dialect::{ALL, Anthropic, Chat, Dialect, Turn};
 use super::support::{Gateway, Mock, SOON};
@@ -112,7 +113,7 @@ async fn endless(events: u64) -> (std::net::SocketAddr, Arc<AtomicU64>) {
     let taken = Arc::new(AtomicU64::new(0));
     let count = taken.clone();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        'clients: while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.read(&mut [0; 65536]).await;
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
             let _ = stream.write_all(head.as_bytes()).await;
@@ -126,7 +127,7 @@ async fn endless(events: u64) -> (std::net::SocketAddr, Arc<AtomicU64>) {
             for number in 0..events {
                 let event = json!({"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}], "n": number});
                 if !say(&event.to_string()).await {
-                    return;
+                    continue 'clients;
                 }
             }
             say(r#"{"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#).await;
@@ -190,4 +191,49 @@ async fn a_client_that_stops_reading_stops_the_upstream_of_a_relayed_stream() {
 async fn a_client_that_stops_reading_stops_the_upstream_of_a_translated_stream() {
     let (bytes, memory) = stop_reading(Anthropic, 12_000, 8 << 20).await;
     println!("translated: the flow stopped after {bytes} bytes, memory had grown by {memory}");
+}
+
+/// The stream's time is over while its client takes none of it, and while it takes a little now and then.
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_for_the_exchanges_time_ends_it_in_time() {
+    let mock = Mock::start().await;
+    // It takes the next client when it is rid of the one before.
+    let (address, _) = endless(1_000_000).await;
+    let yaml = format!(
+        "providers:\n  endless: {{ dialect: openai_chat, base_url: http://{address}/v1, auth: none }}\n\
+         timeouts: {{ total: 1s }}\n"
+    );
+    let gateway = Gateway::start(&mock, &yaml).await;
+    for (from, trickles) in [(Chat, false), (Anthropic, false), (Chat, true), (Anthropic, true)] {
+        let id = format!("{from:?}-{trickles}");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 << 10).expect("a socket");
+        let mut stream = socket.connect(gateway.address).await.expect("connects");
+        let body = from.ask("endless/m", true, Turn::Text, "Hello");
+        let headers = [("x-request-id", id.as_str()), ("connection", "close")];
+        let ask = request("POST", &from.path("endless/m", true), &headers, &body);
+        stream.write_all(&ask).await.expect("is taken");
+        let line = if trickles {
+            let mut some = [0; 4096];
+            let mut logged = pin!(gateway.logged_where(&id, |line| line["request_id"] == id.as_str()));
+            loop {
+                let _ = stream.read(&mut some).await;
+                if let Ok(line) = timeout(Duration::from_millis(50), &mut logged).await {
+                    break line;
+                }
+            }
+        } else {
+            gateway.logged_where(&id, |line| line["request_id"] == id.as_str()).await
+        };
+        assert_eq!((&line["status"], &line["error"]["code"]), (&json!(504), &json!("total_timeout")), "{line}");
+        let took = line["duration_ms"].as_f64().expect("a number");
+        assert!(took >= 1000.0, "{id} took {took} ms");
+        assert!(line["usage"]["output"].as_u64() > Some(0), "{line}");
+        assert_eq!(gateway.metric("portcullis_in_flight").await, Some(0.0), "{id}");
+        // It ends, cut off or with the word of it.
+        let mut rest = Vec::new();
+        let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("the connection is left open");
+        let text = String::from_utf8_lossy(&rest);
+        assert!(!text.contains("[DONE]") && !text.contains("message_stop"), "{id}");
+    }
 }

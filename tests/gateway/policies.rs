@@ -712,6 +712,26 @@ async fn a_policy_asks_models_as_its_caller_and_not_without_end() {
     assert_eq!((last.status(), as_ann("chat/judge").await.status()), (200, 429), "{}", last.text());
 }
 
+#[tokio::test]
+async fn a_policy_asks_from_where_its_caller_does_and_not_from_the_proxy() {
+    let mock = Mock::start().await;
+    let judge = "function on_request() gw.llm.ask({ model = 'chat/judge', prompt = 'May they?' }) end";
+    let yaml = "listen: { address: LISTEN, trusted_proxies: [127.0.0.1] }\nstore: { path: off }\n\
+                hooks: [{ lua: judge, on: { models: [chat/m] }, grants: { models: [chat/judge] }, fail: closed }]\n\
+                limits: [{ name: asks, per: ip, match: { model: chat/judge }, requests: 1 / 1h }]\n";
+    let gateway = with(&mock, &[("judge", judge)], yaml).await;
+    let from = async |address: &str| {
+        let headers = [("content-type", "application/json"), ("x-forwarded-for", address)];
+        let ask = Chat.ask("chat/m", false, Turn::Text, "Hi");
+        gateway.call("POST", "/v1/chat/completions", &headers, ask).await.status()
+    };
+    let told = [from("203.0.113.1").await, from("203.0.113.2").await, from("203.0.113.2").await];
+    assert_eq!(told, [200, 200, 500]);
+    let lines = gateway.lines(6).await;
+    let peers = lines.iter().filter(|line| line["model"] == "chat/judge").map(|line| line["peer"].as_str());
+    assert_eq!(peers.collect::<Vec<_>>(), [Some("203.0.113.1:0"), Some("203.0.113.2:0"), Some("203.0.113.2:0")]);
+}
+
 /// One worker serves everybody; whoever runs away on it has seconds of budget.
 #[tokio::test]
 async fn others_are_answered_while_a_guest_runs_away_on_their_worker() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use notify::event::{AccessKind, Event, EventKind};
 use notify::{RecursiveMode, Watcher};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::dialect::{ALL, Chat, Turn};
 use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
@@ -126,6 +127,35 @@ async fn a_signal_and_the_admin_api_reload_as_well() {
     let reply = gateway.admin("POST", "/admin/reload").await;
     assert_eq!((reply.status(), reply.json()["generation"].clone()), (200, json!(3)));
     assert_eq!(gateway.admin("GET", "/admin/reload").await.status(), 404);
+}
+
+/// A key is read from a named pipe that nobody writes to, so that the build never ends.
+#[tokio::test]
+async fn a_build_that_takes_its_time_keeps_nobody_waiting_and_the_process_from_nothing() {
+    let mock = Mock::start().await;
+    let mut gateway = Gateway::start(&mock, &version(1)).await;
+    let pipe = gateway.folder.path("key");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    let held = format!(
+        "{}providers:\n  held: {{ dialect: openai_chat, base_url: 'http://127.0.0.1:9/v1', api_key_file: {} }}\n",
+        version(2),
+        pipe.display()
+    );
+    gateway.configure(&held);
+    gateway.process.signal("HUP");
+    // It is being built once its reader is there.
+    let writer = tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(pipe).expect("opens"));
+    let writer = timeout(SOON, writer).await.expect("it is read").expect("opens");
+    assert_eq!(gateway.admin("GET", "/livez").await.status(), 200);
+    assert_eq!(generation(&gateway).await["number"], 1);
+    assert_eq!(probed(&gateway).await, "version-1");
+    // Whoever asks for a reload waits for it, and nobody else does.
+    let mut asks = Conn::open(gateway.admin).await;
+    asks.send(&request("POST", "/admin/reload", &[], b"")).await;
+    assert_eq!(gateway.admin("GET", "/livez").await.status(), 200);
+    gateway.process.signal("TERM");
+    assert!(gateway.process.exit(SOON).await.success(), "{}", gateway.process.stderr());
+    drop(writer);
 }
 
 #[tokio::test]

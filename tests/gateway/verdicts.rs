@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::dialect::{ALL, Anthropic, Chat, Dialect, Gemini, Responses, Turn};
 use super::policies::with;
 use super::support::{Folder, Gateway, Mock, together};
-use super::wire::Reply;
+use super::wire::{Conn, Reply, request};
 
 /// Three nano-dollars in, 7.5 out for each token, times a thousand.
 const PRICES: &str = "prices:
@@ -78,6 +78,36 @@ models:
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_a_policy_looks_at_when_the_client_leaves_was_paid_for() {
+    let mock = Mock::start().await;
+    let policy = "function on_answer(a)
+        if a.target == 'chat/mock-fast' then gw.llm.ask({ model = 'judge', prompt = 'Good?' }) end
+      end";
+    let yaml = format!(
+        "hooks: [{{ lua: judge, on: {{ models: [judged] }}, grants: {{ models: [judge] }} }}]
+models: {{ judged: chat/mock-fast, judge: 'chat/mock-smart:head=60s,key=thinks' }}
+limits: [{{ name: t, match: {{ model: judged }}, tokens: 100k / 1h, algorithm: fixed }}]
+store: {{ path: off }}
+{PRICES}"
+    );
+    let gateway = with(&mock, &[("judge", policy)], &yaml).await;
+    let (_, plain) = said(&gateway, Chat, "chat/mock-fast", false).await;
+    let mut conn = Conn::open(gateway.address).await;
+    let ask = Chat.ask("judged", false, Turn::Text, "Hello you");
+    conn.send(&request("POST", &Chat.path("judged", false), &[], &ask)).await;
+    mock.seen("key=thinks", |_| true).await;
+    drop(conn);
+    let line = gateway.logged_where("judged", |line| line["model"] == "judged").await;
+    assert_eq!(line["error"]["code"], "client_gone", "{line}");
+    assert_eq!((usage(&line), &line["cost_usd"]), (usage(&plain), &plain["cost_usd"]), "{line}");
+    gateway.settled().await;
+    let state = gateway.admin("GET", "/admin/limits").await.json();
+    let window = &state["rules"][0]["fullest"][0]["windows"][0];
+    let (input, output) = usage(&plain);
+    assert_eq!((window["used"].as_u64(), window["reserved"].as_u64()), (Some(input + output), Some(0)), "{state}");
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! Streams that break off after the commit point and are gone on with by another target.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
+use http_body::Body;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::{Act, Bed, hosts, status};
+use super::{Act, Bed, good, hosts, late, status};
 use crate::attempt::run;
-use crate::reply;
+use crate::reply::{self, Outbound};
 use crate::route::{Plan, Retry, Rules};
 use crate::settle::Settle;
 use crate::sse::{Frame, Scanner};
@@ -111,6 +115,56 @@ async fn the_client_gets_one_stream_with_one_end_and_the_usage_of_both_parts() {
     assert_eq!(told, [(&json!("stream_broken"), &Value::Null), (&Value::Null, &json!("continuation"))]);
     let health = &bed.cx.state.health;
     assert!(health.record("a/m").totals().1.iter().any(|(kind, _)| kind.row().code == "stream_broken"));
+}
+
+/// Reads until the text is there, and once more, so that what follows has begun.
+async fn read_until(body: &mut Outbound, text: &str) {
+    let mut said = String::new();
+    while !said.contains(text) {
+        let frame = body.frame().await.expect("more").expect("never fails");
+        said.push_str(std::str::from_utf8(&frame.into_data().expect("data")).expect("UTF-8"));
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(body).poll_frame(&mut cx).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_asked_to_go_on_when_the_client_leaves_is_noted_and_paid_for() {
+    let hour = Duration::from_secs(3600);
+    for ends in [false, true] {
+        let bed = Bed::new(&[
+            ("a", vec![sse(&[say("One, "), say("two, ")], false)]),
+            ("b", vec![status(500)]),
+            ("c", vec![late(hour, good("three."))]),
+        ]);
+        let state = Arc::new(State::new(8, Log::off()));
+        let (mut x, call) = bed.exchange_at(CHAT, ask());
+        x.input_estimate = 100;
+        let outcome = run(&bed.cx, &mut x, &call, &plan(&bed, &["a", "b", "c"])).await;
+        let id = x.id.clone();
+        let mut body = reply::finish(outcome, Settle::new(x, state.clone())).into_body();
+        read_until(&mut body, "two, ").await;
+        assert_eq!(bed.script.hosts(), hosts(&["a", "b", "c"]));
+        if ends {
+            state.end();
+            body.frame().await.expect("an error").expect("never fails");
+        }
+        drop(body);
+        let line = state.records.find(&id).expect("a record");
+        let attempts = line["attempts"].as_array().expect("attempts");
+        let told: Vec<_> = attempts.iter().map(|attempt| (&attempt["provider"], &attempt["error"])).collect();
+        let [cut, failed] = [json!("stream_broken"), json!("upstream_error")];
+        assert_eq!(told, [(&json!("a"), &cut), (&json!("b"), &failed), (&json!("c"), &Value::Null)], "{line}");
+        assert_eq!(attempts[2]["role"], "continuation");
+        // The ask of the first and of the last, and two pieces of the first.
+        assert_eq!((&line["usage"]["input"], &line["usage"]["output"]), (&json!(200), &json!(2)), "{line}");
+        assert_eq!(line["error"]["code"], if ends { "draining" } else { "client_gone" }, "{line}");
+        assert_eq!(bed.script.dropped(), 1, "it is still being asked");
+        let health = &bed.cx.state.health;
+        let failed = |target: &str| health.record(target).totals().1.into_iter().map(|(kind, _)| kind.row().code);
+        assert_eq!(failed("a/m").collect::<Vec<_>>(), ["stream_broken"]);
+        assert_eq!(failed("c/m").count(), 0, "it did nothing wrong");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,6 +130,8 @@ impl Share {
 #[derive(Debug)]
 pub struct Flight {
     key: Key,
+    /// How many purges there were when its leader asked.
+    since: u64,
     landing: watch::Sender<Landing>,
     /// How many led this ask before and failed.
     failed_before: u32,
@@ -189,6 +191,14 @@ impl Flight {
 
     pub fn is_kept(&self) -> bool {
         self.bill.open().kept
+    }
+
+    /// Who answers, where that is known.
+    fn target(&self) -> Option<Arc<Target>> {
+        match &*self.landing.borrow() {
+            Landing::Streaming(stream) => Some(stream.target.clone()),
+            _ => None,
+        }
     }
 
     /// Whoever comes last sees both that nobody listens and that nobody leads.
@@ -357,24 +367,31 @@ impl Shards {
 }
 
 impl Flights {
-    pub(super) fn join(&self, key: Key) -> Join {
+    /// Leads also where `is_purged` says so of a flight that began after so many purges, to be answered by that target: who
+    /// listens to it hears it to its end, and nobody joins them.
+    pub(super) fn join(&self, key: Key, since: u64, is_purged: impl Fn(u64, Option<&Target>) -> bool) -> Join {
+        // Let go of after the lock: the last one who holds it ends it, which takes the lock.
+        let known;
         let mut shard = self.0.shard(key);
         let mut failed_before = 0;
-        match shard.flying.get(&key) {
-            Some(Flying::Now(flight)) => {
-                if let Some(flight) = flight.upgrade() {
-                    flight.listeners.fetch_add(1, Ordering::SeqCst);
-                    self.0.listening.fetch_add(1, Ordering::Relaxed);
-                    let share = Share::taken(&flight.bill);
-                    return Join::Listen(Listener(flight, share));
-                }
+        known = match shard.flying.get(&key) {
+            Some(Flying::Now(flight)) => flight.upgrade(),
+            Some(Flying::Next { failed_before: failed }) => {
+                failed_before = *failed;
+                None
             }
-            Some(Flying::Next { failed_before: failed }) => failed_before = *failed,
-            None => {}
+            None => None,
+        };
+        if let Some(flight) = known.as_ref().filter(|flight| !is_purged(flight.since, flight.target().as_deref())) {
+            flight.listeners.fetch_add(1, Ordering::SeqCst);
+            self.0.listening.fetch_add(1, Ordering::Relaxed);
+            let share = Share::taken(&flight.bill);
+            return Join::Listen(Listener(flight.clone(), share));
         }
         let (landing, _) = watch::channel(Landing::Trying);
         let flight = Arc::new(Flight {
             key,
+            since,
             landing,
             failed_before,
             listeners: AtomicUsize::new(0),
@@ -414,14 +431,14 @@ mod tests {
     }
 
     fn lead(flights: &Flights) -> Lead {
-        match flights.join(key()) {
+        match flights.join(key(), 0, |_, _| false) {
             Join::Lead(lead) => lead,
             Join::Listen(_) => panic!("somebody leads already"),
         }
     }
 
     fn listen(flights: &Flights) -> Listener {
-        match flights.join(key()) {
+        match flights.join(key(), 0, |_, _| false) {
             Join::Listen(listener) => listener,
             Join::Lead(_) => panic!("nobody leads"),
         }
@@ -484,6 +501,25 @@ mod tests {
             let landed = listener.flight().landed().await;
             assert_eq!(matches!(landed, Landing::Failed(_)), round == MAX_LEADERS, "{landed:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_what_a_purge_was_meant_for_and_who_listens_hears_it() {
+        let flights = Flights::default();
+        let first = lead(&flights);
+        let listener = listen(&flights);
+        let purged = |since, target: Option<&Target>| since < 1 && target.is_none();
+        let Join::Lead(second) = flights.join(key(), 1, purged) else { panic!("it listens to what was purged") };
+        let Join::Listen(another) = flights.join(key(), 1, purged) else { panic!("nobody leads") };
+        // The end of the one says nothing of the other.
+        first.land(Landing::Failed(Fault::new(Kind::InvalidRequest, "x")));
+        assert!(matches!(listener.flight().landed().await, Landing::Failed(_)));
+        drop((first, listener));
+        assert_eq!((flights.len(), flights.listening()), (1, 1));
+        drop(second);
+        assert!(matches!(another.flight().landed().await, Landing::GivenUp));
+        drop(another);
+        assert_eq!((flights.len(), flights.listening()), (0, 0));
     }
 
     #[test]

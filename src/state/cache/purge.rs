@@ -33,15 +33,14 @@ pub struct About<'a> {
     pub partition: &'a str,
     /// The model as callers name it.
     pub asked: &'a str,
-    pub provider: &'a str,
-    /// The upstream's name of the model.
-    pub model: &'a str,
+    /// Who gave it, provider and the upstream's name of the model; None as long as that may be anybody.
+    pub from: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> From<&'a Entry> for About<'a> {
     fn from(entry: &'a Entry) -> Self {
         let Entry { key, partition, asked, provider, model, .. } = entry;
-        About { key: *key, partition, asked, provider, model }
+        About { key: *key, partition, asked, from: Some((provider, model)) }
     }
 }
 
@@ -100,7 +99,10 @@ impl Purge {
             && self.prefix.as_ref().is_none_or(|prefix| about.key.to_string().starts_with(prefix))
             // A key or project may be named without saying which of the two it is.
             && is(&self.partition, &[about.partition, about.partition.split_once(':').map_or("", |(_, name)| name)])
-            && is(&self.model, &[about.asked, about.model, &format!("{}/{}", about.provider, about.model)])
+            && match about.from {
+                Some((provider, model)) => is(&self.model, &[about.asked, model, &format!("{provider}/{model}")]),
+                None => true,
+            }
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn an_answer_is_of_before_the_purges_that_came_since_its_ask() {
         let key = Key::of([b"x".as_slice()]);
-        let about = |partition| About { key, partition, asked: "fast", provider: "openai", model: "gpt-5" };
+        let about = |partition| About { key, partition, asked: "fast", from: Some(("openai", "gpt-5")) };
         let read = |query: &str| Purge::read(query).expect("is good");
         let purged = Purged::default();
         let before = purged.count();
@@ -172,9 +174,11 @@ mod tests {
         let key = Key::of([b"x".as_slice()]);
         assert_eq!(Purge::read(&format!("key={key}")), Ok(Purge::of(key)));
         assert_eq!((Purge::of(key).only_key(), purge.only_key()), (Some(key), None));
-        let about = |partition, model| About { key, partition, asked: "fast", provider: "openai", model };
+        let about = |partition, model| About { key, partition, asked: "fast", from: Some(("openai", model)) };
         assert!(purge.fits(&about("key:a", "gpt-5")));
         assert!(!purge.fits(&about("key:b", "gpt-5")) && !purge.fits(&about("key:a", "gpt-4")));
+        let anybodys = |partition| About { from: None, ..about(partition, "") };
+        assert!(purge.fits(&anybodys("key:a")) && !purge.fits(&anybodys("key:b")));
         assert!(Purge::read("partition=a&model=fast").expect("is good").fits(&about("project:a", "m")));
         assert!(Purge::read(&format!("prefix={}", &key.to_string()[..6])).expect("is good").fits(&about("", "")));
     }

@@ -291,7 +291,7 @@ fn page(value: Value) -> Result<(String, Vec<String>), Away> {
 fn told_of<'a>(digits: &str, told: &'a str) -> Option<About<'a>> {
     let mut texts = told.split('\x1f').skip(1);
     let mut next = || texts.next();
-    Some(About { key: Key::parse(digits)?, partition: next()?, asked: next()?, provider: next()?, model: next()? })
+    Some(About { key: Key::parse(digits)?, partition: next()?, asked: next()?, from: Some((next()?, next()?)) })
 }
 
 /// The background side: writes what waits, and carries out other processes' purges in this one's memory.

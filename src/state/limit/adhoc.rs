@@ -8,10 +8,13 @@ use super::cell::Cell;
 use super::meter::{Shape, Unit, Wait};
 use super::{Limits, WHOLE};
 
+/// What the names of cells that no rule has begin with; no rule's name holds a colon.
+pub(super) const PREFIX: &str = "guest:";
+
 /// A window made up on the spot.
 #[derive(Debug, Clone, Copy)]
 pub struct Adhoc<'a> {
-    /// Whose it is; no rule's name holds a colon, a namespace begins with `guest:` inside the engine.
+    /// Whose it is; inside the engine [`PREFIX`] stands before it.
     pub namespace: &'a str,
     pub key: &'a str,
     /// Not [`Shape::InFlight`], except for reservations that are dropped and never settled.
@@ -85,7 +88,7 @@ impl Limits {
     }
 
     fn look(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> (Arc<Cell>, usize, Given) {
-        let name: Arc<str> = Arc::from(format!("guest:{}", of.namespace));
+        let name: Arc<str> = Arc::from(format!("{PREFIX}{}", of.namespace));
         let cell = self.cells.get(&name, of.key, now);
         let mut counts = cell.lock();
         let place = counts.place(Unit::Requests, of.shape, &WHOLE, of.limit);

@@ -1,13 +1,13 @@
 //! The counts of one rule for one partition, and the map that holds all of them.
 //!
-//! Bounded: idle counts are forgotten, and past [`MAX_CELLS`] new partitions of a rule share one. Never forgets a count
-//! that somebody holds a part of.
+//! Bounded: idle counts are forgotten, and new partitions of a rule that has its part of [`MAX_CELLS`] share one. Never
+//! forgets a count that somebody holds a part of, and no rule's partitions take the room of another's.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -17,13 +17,17 @@ use super::meter::{Meter, Shape, Unit};
 /// Partitions that are counted apart, all rules together; about 400 bytes each.
 pub const MAX_CELLS: usize = 1 << 19;
 
+/// A rule has at most so many times what the others leave free: three quarters of the map where it is alone, and whatever rules
+/// were there before, something is left for the next one.
+const SHARE_OF_FREE: usize = 3;
+
 /// Shards of the map. Callers of different partitions rarely meet in one of 64.
 const SHARDS: usize = 64;
 
 /// Least time between two looks for idle cells in one shard: a flood of new partitions must not look each time.
 const SWEEP_PAUSE_MS: u64 = 1000;
 
-/// The partition that those share who came when the map was full.
+/// The partition that those share who came when their rule had no room.
 pub const OTHERS: &str = "(others)";
 
 /// One window's count within a cell.
@@ -255,6 +259,8 @@ impl Cell {
 #[derive(Debug, Default)]
 struct Shard {
     cells: HashTable<Arc<Cell>>,
+    /// How many of them each rule has.
+    of_rule: HashMap<Arc<str>, usize>,
     /// Size at which idle cells are looked for; twice what was left the last time.
     sweep_at: usize,
     /// When that was done last.
@@ -282,19 +288,17 @@ impl Cells {
         if let Some(cell) = shard.find(hash, rule, partition) {
             return cell.clone();
         }
-        let due = shard.cells.len() >= shard.sweep_at.max(64).min(self.per_shard);
+        let due = shard.cells.len() >= shard.sweep_at.max(64) || !shard.has_room(rule, self.per_shard);
         if due && now.abs_diff(shard.swept) >= SWEEP_PAUSE_MS {
-            shard.swept = now;
-            // A count of one is the map's own: under the shard's lock nobody else can come by it.
-            shard.cells.retain(|cell| Arc::strong_count(cell) > 1 || !cell.is_idle(now));
-            shard.sweep_at = shard.cells.len() * 2;
+            shard.sweep(now);
         }
-        if shard.cells.len() >= self.per_shard && partition != OTHERS {
+        if !shard.has_room(rule, self.per_shard) && partition != OTHERS {
             drop(shard);
             return self.get(rule, OTHERS, now);
         }
         let cell = Arc::new(Cell::new(rule.clone(), partition));
         shard.cells.insert_unique(hash, cell.clone(), |cell| self.hash(&cell.rule, &cell.partition));
+        *shard.of_rule.entry(rule.clone()).or_default() += 1;
         cell
     }
 
@@ -332,5 +336,23 @@ impl Cells {
 impl Shard {
     fn find(&self, hash: u64, rule: &str, partition: &str) -> Option<&Arc<Cell>> {
         self.cells.find(hash, |cell| *cell.partition == *partition && *cell.rule == *rule)
+    }
+
+    /// Whether a rule may have one more of so many cells.
+    fn has_room(&self, rule: &str, most: usize) -> bool {
+        let free = most.saturating_sub(self.cells.len());
+        self.of_rule.get(rule).is_none_or(|count| *count < free * SHARE_OF_FREE) && free > 0
+    }
+
+    /// Forgets idle cells.
+    fn sweep(&mut self, now: u64) {
+        self.swept = now;
+        // A count of one is the map's own: under the shard's lock nobody else can come by it.
+        self.cells.retain(|cell| Arc::strong_count(cell) > 1 || !cell.is_idle(now));
+        self.sweep_at = self.cells.len() * 2;
+        self.of_rule.clear();
+        for cell in &self.cells {
+            *self.of_rule.entry(cell.rule.clone()).or_default() += 1;
+        }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! Rows hold what was settled, never what is only reserved: a process that dies owes nothing to what died with it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::adhoc::PREFIX;
 use super::calendar::{Calendar, Period};
 use super::cell::{Cell, Counts, Slot, Threshold};
 use super::meter::{Meter, Shape, Unit};
@@ -102,9 +104,11 @@ impl Limits {
         }
     }
 
-    /// The rules with how full their fullest partitions are. Of counts that are shared, what all processes have together
+    /// The rules, and what guests count, with how full their fullest partitions are. Of counts that are shared, what all processes have together
     /// as the server last said, and this process's own; `elsewhere` are those that it has not met.
     pub fn state(&self, rules: &[Arc<Rule>], now: u64, top: usize, elsewhere: Option<&Elsewhere>) -> Value {
+        // What guests count is this process's, and so is its time.
+        let guests = self.guests(now, top);
         let (now, shares) = (self.time(now), self.shared().is_some());
         let rules = rules.iter().map(|rule| {
             let mut partitions = Vec::new();
@@ -132,7 +136,7 @@ impl Limits {
                 "fullest": partitions.into_iter().map(|(_, state)| state).collect::<Vec<_>>(),
             })
         });
-        let mut state = json!({"keys": self.keys(), "rules": rules.collect::<Vec<_>>()});
+        let mut state = json!({"keys": self.keys(), "rules": rules.collect::<Vec<_>>(), "guests": guests});
         if let Some(known) = elsewhere {
             state["others"] = match known.known {
                 Known::All => "all",
@@ -142,6 +146,23 @@ impl Limits {
             .into();
         }
         state
+    }
+
+    /// What guests count, by namespace, with the keys whose windows are fullest.
+    fn guests(&self, now: u64, top: usize) -> Vec<Value> {
+        let mut spaces: BTreeMap<String, Vec<(f64, Arc<Cell>)>> = BTreeMap::new();
+        self.cells.each(|cell| {
+            let Some(name) = cell.rule.strip_prefix(PREFIX) else { return };
+            spaces.entry(name.to_owned()).or_default().push((fullest_made_up(cell, now), cell.clone()));
+        });
+        let space = |(name, mut keys): (String, Vec<(f64, Arc<Cell>)>)| {
+            let count = keys.len();
+            keys.sort_by(|a, b| b.0.total_cmp(&a.0));
+            keys.truncate(top);
+            let fullest: Vec<_> = keys.iter().map(|(_, cell)| made_up(cell, now, top)).collect();
+            json!({"namespace": name, "partitions": count, "fullest": fullest})
+        };
+        spaces.into_iter().map(space).collect()
     }
 
     /// Partitions counted apart, all rules together.
@@ -230,6 +251,35 @@ fn unmet(found: &Found, now: u64) -> (f64, Value) {
         windows.push(told);
     }
     (fullest, json!({"partition": found.partition, "windows": windows}))
+}
+
+/// How full the fullest of the windows is that guests have made up for a key.
+fn fullest_made_up(cell: &Cell, now: u64) -> f64 {
+    cell.lock().slots.iter_mut().map(|slot| fullness(slot, now)).fold(0.0, f64::max)
+}
+
+/// The state of the fullest of them, without a unit: what their amounts are the guest alone knows.
+fn made_up(cell: &Cell, now: u64, top: usize) -> Value {
+    let mut counts = cell.lock();
+    let mut slots: Vec<_> = counts.slots.iter_mut().map(|slot| (fullness(slot, now), &*slot)).collect();
+    slots.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let windows = slots.into_iter().take(top).map(|(_, slot)| {
+        let (used, settled) = (slot.meter.used(slot.shape, now), slot.meter.settled(slot.shape, now));
+        json!({
+            "window": slot.shape.words(),
+            "limit": slot.limit,
+            "used": used,
+            "reserved": used.saturating_sub(settled),
+            "remaining": slot.limit.saturating_sub(used),
+            "reset_ms": slot.meter.reset(slot.shape, slot.limit, now),
+        })
+    });
+    json!({"partition": &*cell.partition, "windows": windows.collect::<Vec<_>>()})
+}
+
+fn fullness(slot: &mut Slot, now: u64) -> f64 {
+    slot.roll(now);
+    slot.meter.used(slot.shape, now) as f64 / slot.limit.max(1) as f64
 }
 
 /// How full a window is, and what is told of it.

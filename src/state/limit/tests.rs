@@ -5,6 +5,7 @@ use std::sync::Barrier;
 use std::sync::atomic::AtomicU64;
 
 use http::HeaderMap;
+use serde_json::json;
 use smallvec::smallvec;
 
 use super::calendar::{Calendar, Period};
@@ -149,6 +150,33 @@ fn partitions_are_counted_apart_and_their_number_has_an_end() {
     assert!(!take("0", NOW), "a count that is not idle was forgotten");
     // A window later they are idle, and give way to new ones.
     assert!((0..32).filter(|key| take(&format!("new-{key}"), NOW + 120_000)).count() > 8);
+}
+
+#[test]
+fn a_flood_of_one_rules_partitions_takes_nothing_of_another_rules() {
+    let limits = Arc::new(Limits::bounded(64 * 512));
+    let each = |name: &str| {
+        let mut each = rule(name, &[(Unit::Requests, Shape::Fixed(60_000), 1)]);
+        each.per = vec![Part::Key];
+        [Arc::new(each)]
+    };
+    let take = |rules: &[Arc<Rule>], key: &str, now| {
+        reserve(&limits, rules, key, &ONE, now).map(|hold| hold.settle(&ONE, now)).is_ok()
+    };
+    let (flooded, second, quiet) = (each("flooded"), each("second"), each("quiet"));
+    // What goes beyond shares a count of its own.
+    let admitted = (0..40_000).filter(|key| take(&flooded, &key.to_string(), NOW)).count();
+    assert!(admitted.abs_diff(64 * 384) < 9, "{admitted} of three quarters");
+    let admitted = (0..20_000).filter(|key| take(&second, &key.to_string(), NOW)).count();
+    assert!(admitted.abs_diff(64 * 96) < 9, "{admitted} of three quarters of what is left");
+    // Every partition of this one has a count of its own.
+    assert_eq!((0..60).filter(|key| take(&quiet, &key.to_string(), NOW)).count(), 60);
+    assert!((0..60).all(|key| !take(&quiet, &key.to_string(), NOW)));
+    assert!(limits.keys() <= 64 * 512 + 2, "{} cells", limits.keys());
+    // What is idle a window later gives way, though the map is not full.
+    let later = NOW + 120_000;
+    let again = (40_000..42_000).filter(|key| take(&flooded, &key.to_string(), later)).count();
+    assert_eq!(again, 2000);
 }
 
 #[test]
@@ -382,6 +410,36 @@ fn guests_count_in_windows_of_their_own() {
     limits.hold(&of, 1, NOW).expect("has room").settle(0, NOW);
     assert!(limits.peek(&of, 1, NOW).allowed);
     assert_eq!(limits.peek(&Adhoc { namespace: "other", ..of }, 3, NOW).remaining, 3);
+}
+
+#[test]
+fn what_guests_count_is_shown_with_the_fullest_of_its_keys() {
+    let limits = Arc::new(Limits::new());
+    let minute = Shape::Fixed(60_000);
+    for number in 1..=10 {
+        let of = Adhoc { namespace: "policy", key: &format!("key-{number}"), shape: minute, limit: 100 };
+        assert!(limits.take(&of, number, NOW).allowed);
+    }
+    let of = Adhoc { namespace: "policy", key: "key-3", shape: Shape::InFlight, limit: 2 };
+    let held = limits.hold(&of, 1, NOW).expect("has room");
+    assert!(limits.take(&Adhoc { namespace: "other", shape: minute, ..of }, 2, NOW).allowed);
+    let shown = limits.state(&[], NOW, 2, None)["guests"].clone();
+    let reset = 60_000 - NOW % 60_000;
+    let window = |window: &str, limit: u64, used: u64, reserved: u64, reset: Option<u64>| {
+        let remaining = limit - used;
+        json!({"window": window, "limit": limit, "used": used, "reserved": reserved, "remaining": remaining, "reset_ms": reset})
+    };
+    let two = [window("in flight", 2, 1, 1, None), window("1m", 100, 3, 0, Some(reset))];
+    let expected = json!([
+        {"namespace": "other", "partitions": 1,
+         "fullest": [{"partition": "key-3", "windows": [window("1m", 2, 2, 0, Some(reset))]}]},
+        {"namespace": "policy", "partitions": 10, "fullest": [
+            {"partition": "key-3", "windows": two},
+            {"partition": "key-10", "windows": [window("1m", 100, 10, 0, Some(reset))]},
+        ]},
+    ]);
+    assert_eq!(shown, expected, "{shown:#}");
+    drop(held);
 }
 
 #[test]
