@@ -88,6 +88,7 @@ pub enum Kind {
     NoTargetFits,
     Draining,
     ClientGone,
+    ClientTooSlow,
     PolicyRejected,
     PolicyFailed,
     PolicyFault,
@@ -170,6 +171,7 @@ faults! {
     NoTargetFits "no_target_fits" 404 Client Never "invalid_request_error" "not_found_error" "NOT_FOUND" "Ask for less, or loosen `provider` of the request or `require` of the model; `availability` in the error says what removed each target.";
     Draining "draining" 503 Gateway Never "server_error" "overloaded_error" "UNAVAILABLE" "This process is shutting down; try again, another will answer.";
     ClientGone "client_gone" 499 Client Never "invalid_request_error" "invalid_request_error" "CANCELLED" "";
+    ClientTooSlow "client_too_slow" 408 Client Never "invalid_request_error" "timeout_error" "DEADLINE_EXCEEDED" "Read the stream faster: several share it, and what the slowest of them has not read is kept up to `cache.exact.max_entry_bytes`.";
     PolicyRejected "policy_rejected" 403 Guest Never "invalid_request_error" "permission_error" "PERMISSION_DENIED" "";
     PolicyFailed "policy_failed" 500 Guest Never "server_error" "api_error" "INTERNAL" "The operator finds the reason in the log and under GET /admin/guests; `fail: open` of the hook goes on without the policy.";
     PolicyFault "policy_fault" 502 Guest Next "server_error" "api_error" "INTERNAL" "";

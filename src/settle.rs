@@ -133,7 +133,7 @@ pub fn process_ended() -> Fault {
 /// latter the provider has the ask, where it was written out, and bills it.
 fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
     let end = match &exchange.outcome {
-        Outcome::Failed(fault) if matches!(fault.kind, Kind::ClientGone | Kind::Draining) => End::Cancelled,
+        Outcome::Failed(Fault { kind: Kind::ClientGone | Kind::ClientTooSlow | Kind::Draining, .. }) => End::Cancelled,
         Outcome::Failed(fault) => End::Failed { kind: fault.kind, retry_after: fault.retry_after },
         Outcome::Open | Outcome::Complete => End::Good { output_tokens: exchange.seen.usage.map(|usage| usage.output) },
     };

@@ -412,6 +412,16 @@ async fn what_a_client_that_leaves_had_begun_gives_its_place_back() {
     assert_eq!((measure.in_flight, measure.samples), (0, 0), "a client that leaves says nothing of the target");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_too_slow_says_nothing_of_the_target() {
+    let bed = Bed::new(&[]);
+    let (outcome, mut x) = bed.ask(&bed.plan(&["a"], Retry::default())).await;
+    assert!(outcome.is_ok());
+    x.outcome = Outcome::Failed(Fault::new(Kind::ClientTooSlow, "slow"));
+    drop(Settle::new(x, bed.cx.state.clone()));
+    assert_eq!(bed.cx.state.health.record("a/m").attempts(), 0);
+}
+
 pub(super) fn hosts(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }

@@ -19,7 +19,7 @@ use super::waiting::{Place, Rung, Waiting};
 use crate::chat::Usage;
 use crate::dialect::Sniffer;
 use crate::dialect::relayed::{Relayed, Stretch};
-use crate::fault::Fault;
+use crate::fault::{Fault, Kind};
 
 /// What pieces are gathered in: a piece of a few hundred bytes must not keep a socket's whole buffer.
 const SEGMENT_BYTES: usize = 16 << 10;
@@ -284,6 +284,8 @@ pub struct Reader {
     tape: Arc<Tape>,
     /// The number of the piece that it reads next.
     next: usize,
+    /// That was let go of before it came to it.
+    lost: bool,
     place: Place,
 }
 
@@ -298,7 +300,7 @@ pub enum Found {
 
 impl Reader {
     fn new(tape: &Arc<Tape>) -> Self {
-        Reader { tape: tape.clone(), next: 0, place: Place::default() }
+        Reader { tape: tape.clone(), next: 0, lost: false, place: Place::default() }
     }
 
     /// Has the body worked off for this reader and for all others that want it. All of them must want the same of it.
@@ -308,7 +310,9 @@ impl Reader {
 
     /// As [`Inbound::fault`].
     pub(super) fn fault(&self) -> Option<Fault> {
-        self.tape.lock().fault.clone()
+        let behind =
+            || Fault::new(Kind::ClientTooSlow, "The client was too far behind the others who hear the stream.");
+        if self.lost { Some(behind()) } else { self.tape.lock().fault.clone() }
     }
 
     /// As [`Inbound::poll_data`].
@@ -343,6 +347,7 @@ impl Reader {
             _rung = tape.advance(&mut kept);
         }
         let Some(at) = self.next.checked_sub(kept.gone) else {
+            self.lost = true;
             return Poll::Ready(Err("this reader was too far behind the others".to_owned()));
         };
         if at < kept.pieces.len() || kept.source.is_none() {
@@ -459,13 +464,13 @@ mod tests {
 
     #[test]
     fn what_a_stream_broke_off_with_is_known_to_all_who_hear_it() {
-        let fault = Fault::new(crate::fault::Kind::RateLimited, "Too many.");
+        let fault = Fault::new(Kind::RateLimited, "Too many.");
         let (tape, mut first) = Tape::of(Inbound::Made(Box::new(Fails(fault))), 1000);
         assert_eq!(read(&mut first), (String::new(), Some(Err("Too many.".to_owned()))));
         let late = tape.join().expect("joins");
         for reader in [first, late] {
             let fault = Inbound::Shared(reader).fault().expect("known");
-            assert_eq!((fault.kind, fault.message.as_str()), (crate::fault::Kind::RateLimited, "Too many."));
+            assert_eq!((fault.kind, fault.message.as_str()), (Kind::RateLimited, "Too many."));
         }
     }
 
@@ -481,6 +486,8 @@ mod tests {
         let kept = tape.lock().len;
         assert!(kept <= 100, "{kept}");
         assert!(matches!(read(&mut slow), (text, Some(Err(_))) if text.is_empty()));
+        assert_eq!(slow.fault().map(|fault| fault.kind), Some(Kind::ClientTooSlow), "it is not the provider's failure");
+        assert!(fast.fault().is_none());
         drop(sender);
         assert_eq!(read(&mut fast), (String::new(), Some(Ok(()))));
         assert!(tape.join().is_none() && tape.whole().is_none());

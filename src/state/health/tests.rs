@@ -109,6 +109,7 @@ fn what_the_asker_did_wrong_counts_for_nothing() {
         Kind::UpstreamNotFound,
         Kind::UpstreamCredential,
         Kind::ClientGone,
+        Kind::ClientTooSlow,
         Kind::UnsupportedFeature,
     ] {
         play(&record, 0, failed(kind), 20);
