@@ -206,37 +206,40 @@ fn broken(fault: &Fault) -> Value {
 /// `{ "ask": …, "request": …, "body": …, "ranked": … }`: an ask for a ranking, the request that it becomes, the provider's
 /// answer, and the places in it: index and score of each.
 async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
-    let mut fixture = read_json(path)?;
-    let body = fixture["ask"].to_string();
-    let raw = RawAsk { op: Op::Rerank, body: body.as_bytes(), model: None, stream: false };
-    let asked = OpenAiChat.decode_rerank(&raw).map_err(|fault| fault.to_string())?;
-    let request = request(plugin, &asked.model, Asking::Rerank(&asked)).await;
-    let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
-    let came = Came { status: 200, headers: &headers, body: &body };
-    let ranked = read_as(Asked::Rerank(&asked), plugin, came).await;
-    if bless {
-        (fixture["request"], fixture["ranked"]) = (request, ranked);
-        return write_json(path, &fixture);
-    }
-    same(&fixture["request"], &request).and_then(|()| same(&fixture["ranked"], &ranked))
+    let ask = asked_in(path, Op::Rerank, |raw| OpenAiChat.decode_rerank(raw))?;
+    there_and_back(plugin, path, (&ask.model, Asking::Rerank(&ask), Asked::Rerank(&ask)), "ranked", bless).await
 }
 
 /// `{ "ask": …, "request": …, "body": …, "vectors": … }`: an ask for embeddings, the request that it becomes, the
 /// provider's answer, and the vectors in it.
 async fn embed(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
+    let ask = asked_in(path, Op::Embed, |raw| OpenAiChat.decode_embed(raw))?;
+    there_and_back(plugin, path, (&ask.model, Asking::Embed(&ask), Asked::Embed(&ask)), "vectors", bless).await
+}
+
+/// The ask of a fixture that is no conversation.
+fn asked_in<A>(path: &Path, op: Op, decode: impl FnOnce(&RawAsk<'_>) -> Result<A, Fault>) -> Result<A, String> {
+    let body = read_json(path)?["ask"].to_string();
+    decode(&RawAsk { op, body: body.as_bytes(), model: None, stream: false }).map_err(|fault| fault.to_string())
+}
+
+/// The request that an ask becomes, and what is read in the provider's answer, which stands under `what`.
+async fn there_and_back(
+    plugin: &Arc<Taught>,
+    path: &Path,
+    (model, asking, asked): (&str, Asking<'_>, Asked<'_>),
+    what: &str,
+    bless: bool,
+) -> Result<(), String> {
     let mut fixture = read_json(path)?;
-    let body = fixture["ask"].to_string();
-    let raw = RawAsk { op: Op::Embed, body: body.as_bytes(), model: None, stream: false };
-    let asked = OpenAiChat.decode_embed(&raw).map_err(|fault| fault.to_string())?;
-    let request = request(plugin, &asked.model, Asking::Embed(&asked)).await;
+    let request = request(plugin, model, asking).await;
     let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
-    let came = Came { status: 200, headers: &headers, body: &body };
-    let vectors = read_as(Asked::Embed(&asked), plugin, came).await;
+    let read = read_as(asked, plugin, Came { status: 200, headers: &headers, body: &body }).await;
     if bless {
-        (fixture["request"], fixture["vectors"]) = (request, vectors);
+        (fixture["request"], fixture[what]) = (request, read);
         return write_json(path, &fixture);
     }
-    same(&fixture["request"], &request).and_then(|()| same(&fixture["vectors"], &vectors))
+    same(&fixture["request"], &request).and_then(|()| same(&fixture[what], &read))
 }
 
 /// `{ "config": …, "refused": … }`: settings, and in which words the adapter refuses them; without, it must take them.
