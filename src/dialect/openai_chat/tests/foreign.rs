@@ -5,6 +5,7 @@ use crate::chat::{
     CacheMark, Choice, Delta, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool,
     ToolCall, ToolChoice, ToolResult,
 };
+use crate::dialect::foreign::tests::with_call_id;
 use crate::fault::Kind;
 
 const OPENAI: Quirks = Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE };
@@ -621,14 +622,7 @@ fn json_mode_is_asked_for_in_words_too_unless_the_ask_says_so() {
 #[test]
 fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
     let long = "call_".repeat(20);
-    let mut ask = foreign();
-    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
-        match &mut block.content {
-            Content::ToolCall(call) => call.id.clone_from(&long),
-            Content::ToolResult(result) => result.id.clone_from(&long),
-            _ => {}
-        }
-    }
+    let ask = with_call_id(foreign(), &long);
     let ids = |ask: &Ask| {
         let body = written(ask, &OPENAI).0;
         (body["messages"][2]["tool_calls"][0]["id"].clone(), body["messages"][3]["tool_call_id"].clone())

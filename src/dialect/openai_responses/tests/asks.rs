@@ -7,6 +7,7 @@ use crate::chat::{
     Block, CacheMark, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Tool, ToolCall, ToolChoice,
     ToolResult,
 };
+use crate::dialect::foreign::tests::with_call_id;
 
 fn encoded(ask: &Ask) -> Value {
     let mut to = Encoding::new("gpt-up", &Quirks::NONE);
@@ -443,14 +444,7 @@ fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
 #[test]
 fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
     let long = "toolu_".repeat(20);
-    let mut ask = foreign();
-    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
-        match &mut block.content {
-            Content::ToolCall(call) => call.id.clone_from(&long),
-            Content::ToolResult(result) => result.id.clone_from(&long),
-            _ => {}
-        }
-    }
+    let ask = with_call_id(foreign(), &long);
     let ids = |source| {
         let (body, _) = sent(&Ask { source, ..ask.clone() }, "gpt-5");
         let ids = body["input"].as_array().into_iter().flatten().filter_map(|item| item["call_id"].as_str());
