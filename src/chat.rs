@@ -177,6 +177,9 @@ pub enum Media {
     Text(String),
 }
 
+/// Set in a citation whose places are counted over all texts of the answer, not over that of its block.
+pub const OVER_ANSWER: &str = "over_answer";
+
 /// Key in the `extra` of a file: the whole that its text was taken from, as the source dialect wrote it.
 pub const KEPT_SOURCE: &str = "kept_source";
 
