@@ -8,6 +8,7 @@ use portcullis::chat::{
     ToolCall, ToolChoice, ToolResult,
 };
 use portcullis::dialect::{DIALECTS, Dialect, Encoding, Quirks, find};
+use portcullis::provider;
 use serde_json::{Map, Value, json};
 
 use super::assert_block;
@@ -18,7 +19,9 @@ const PAGE: &str = "src/dialect/README.md";
 fn setting(dialect: &str) -> (&'static str, Quirks) {
     match dialect {
         "openai_chat" => {
-            ("gpt-5", Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE })
+            // What it does not take back of other servers is no matter of what this form can say.
+            let row = provider::find("openai").expect("a row").quirks_for(dialect);
+            ("gpt-5", Quirks { refuses_thoughts: &[], ..row })
         }
         "openai_responses" => ("gpt-5", Quirks::NONE),
         "anthropic" => ("claude-sonnet-4-5", Quirks::NONE),

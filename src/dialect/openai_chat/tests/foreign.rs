@@ -8,7 +8,17 @@ use crate::chat::{
 use crate::dialect::foreign::tests::with_call_id;
 use crate::fault::Kind;
 
-const OPENAI: Quirks = Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE };
+const OPENAI: Quirks = Quirks {
+    max_completion_tokens: true,
+    verbosity: true,
+    prompt_cache_key: true,
+    service_tier: true,
+    store: true,
+    speech: true,
+    custom_tools: true,
+    developer_role: true,
+    ..Quirks::NONE
+};
 
 fn foreign() -> Ask {
     let call = ToolCall { id: "toolu_1".into(), name: "f".into(), ..ToolCall::default() };
@@ -176,6 +186,13 @@ fn what_only_openai_takes_stays_away_from_others() {
         keys(&OPENAI),
         "model messages max_completion_tokens stop stream stream_options verbosity prompt_cache_key service_tier user"
     );
+    // As Groq, Cerebras and xAI: the bound is spelt as at OpenAI, and what else OpenAI has is unknown.
+    let newer = Quirks { max_completion_tokens: true, ..Quirks::NONE };
+    assert_eq!(keys(&newer), "model messages max_completion_tokens stop stream stream_options user");
+    let dropped = written(&ask, &newer).1;
+    assert!(["verbosity", "prompt_cache_key", "service_tier"].iter().all(|name| dropped.contains(name)), "{dropped:?}");
+    let tiered = Quirks { service_tier: true, ..newer };
+    assert_eq!(keys(&tiered), "model messages max_completion_tokens stop stream stream_options service_tier user");
     let strict = Quirks { refuses: &["user", "top_k"], stream_usage: false, ..Quirks::NONE };
     assert_eq!(keys(&strict), "model messages max_tokens stop stream");
     assert_eq!(written(&ask, &OPENAI).0["user"].as_str().map(str::len), Some(64));
