@@ -88,6 +88,11 @@ impl Ask {
     pub fn kept_elsewhere(&self) -> Option<&'static str> {
         self.previous_response.as_ref().map(|_| "previous_response_id").or(self.leans_on)
     }
+
+    /// Whether the answer is to be in this kind too.
+    pub fn wants(&self, kind: &str) -> bool {
+        self.modalities.iter().any(|wanted| wanted == kind)
+    }
 }
 
 /// One turn. Tool results are blocks of user turns, as Anthropic has them; encoders that need them apart split them out.

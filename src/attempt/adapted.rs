@@ -124,7 +124,10 @@ impl Try<'_> {
                 (Meaning::Rerank(Arc::new(ask)), written)
             }
         };
-        let dropped = left_out(&written);
+        let mut dropped = left_out(&written);
+        if let Meaning::Chat(asked) = &meaning {
+            dropped.extend(unspeakable(&asked.ask));
+        }
         let mut good = self.follow(&meaning, written, known).await?;
         good.dropped = dropped;
         Ok(good)
@@ -331,6 +334,13 @@ impl Try<'_> {
 fn left_out(written: &Written) -> Dropped {
     let short = |text: &str| Cow::Owned(text.chars().take(MAX_DROPPED_CHARS).collect());
     written.dropped.iter().take(MAX_DROPPED).map(|(field, why)| (short(field), short(why))).collect()
+}
+
+/// What the contract has no place for, so that no adapter hears of it: an answer in another form than text, and its voice.
+fn unspeakable(ask: &Ask) -> Dropped {
+    const WHY: &str = "adapters are not told of it";
+    let fields = [("modalities", ask.wants("audio") || ask.wants("image")), ("audio", ask.audio.is_some())];
+    fields.iter().filter(|(_, asked)| *asked).map(|(field, _)| (Cow::Borrowed(*field), WHY.into())).collect()
 }
 
 /// The operator's changes hold for taught wire forms too, where the body is a JSON object.

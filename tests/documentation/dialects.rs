@@ -135,18 +135,12 @@ fn encode(dialect: &dyn Dialect, ask: &Ask) -> Result<Vec<(&'static str, &'stati
     }
 }
 
-/// The Responses form alone gives no spoken answers for a voice without asking for sound.
-fn fitted(target: &str) -> Ask {
-    let ask = maximal(source_for(target));
-    if target == "openai_responses" { Ask { audio: None, ..ask } } else { ask }
-}
-
 #[test]
 fn the_table_of_what_is_dropped_is_fresh() {
     // (field, target) → why; a field may be named for several reasons.
     let mut cells: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for dialect in DIALECTS {
-        let dropped = encode(*dialect, &fitted(dialect.name())).expect("encodes");
+        let dropped = encode(*dialect, &maximal(source_for(dialect.name()))).expect("encodes");
         for (field, why) in dropped {
             let reasons = cells.entry(field).or_default().entry(dialect.name()).or_default();
             if !reasons.contains(&why) {
@@ -223,7 +217,7 @@ fn the_table_of_what_is_refused_is_fresh() {
     for (name, change) in CASES {
         let mut cells = Vec::new();
         for dialect in DIALECTS {
-            let mut ask = fitted(dialect.name());
+            let mut ask = maximal(source_for(dialect.name()));
             // Alone, so that nothing else decides.
             ask.messages.truncate(1);
             let before = encode(*dialect, &ask).expect("encodes");
@@ -242,7 +236,7 @@ fn the_table_of_what_is_refused_is_fresh() {
 #[test]
 fn what_is_asked_in_a_dialect_reaches_it_whole() {
     for dialect in DIALECTS {
-        let mut ask = fitted(dialect.name());
+        let mut ask = maximal(source_for(dialect.name()));
         ask.source = find(dialect.name()).map(Dialect::name).expect("a dialect");
         // Its own reasoning and blocks come back to it; only what no ask of this dialect can hold may be noted.
         let dropped = encode(*dialect, &ask).expect("encodes");

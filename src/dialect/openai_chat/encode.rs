@@ -232,18 +232,22 @@ fn openai_only(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) 
     }
 }
 
-/// What the answer is besides text.
+/// What the answer is besides text. Speech that cannot be had is refused, also to who asks in this form: the next target
+/// may speak, and an answer in writing is none.
 fn modalities(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) -> Result<(), Fault> {
     let own = ask.source == NAME;
     let takes = own || to.quirks.speech;
-    let has = |kind: &str| ask.modalities.iter().any(|modality| modality == kind);
-    if has("audio") && !own {
-        if !takes || to.quirks.refuses.contains(&"audio") {
-            let text = "This provider's chat completions cannot give spoken answers.";
+    if ask.wants("audio") && (!takes || to.quirks.refuses.contains(&"audio")) {
+        let text = "This provider's chat completions cannot give spoken answers.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
+    }
+    if ask.wants("audio") && !own {
+        if openai_models::is_mute(to.model) {
+            let text = format!("The model {} cannot give spoken answers.", to.model);
             return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
         }
         // Sound alone is refused: its words come with it.
-        let words = (!has("text")).then_some("text");
+        let words = (!ask.wants("text")).then_some("text");
         let all: Vec<&str> = words.into_iter().chain(ask.modalities.iter().map(String::as_str)).collect();
         body.insert("modalities".into(), all.into());
         body.insert("audio".into(), speech(ask, to));
@@ -251,7 +255,7 @@ fn modalities(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) -
     }
     if !ask.modalities.is_empty() {
         // Image answers are asked for so at routers too.
-        match takes || has("image") {
+        match takes || ask.wants("image") {
             true => drop(body.insert("modalities".into(), ask.modalities.as_slice().into())),
             false => to.drop_if(true, "modalities", ONLY_OPENAI),
         }

@@ -665,11 +665,21 @@ fn a_spoken_answer_has_a_voice_and_a_format_or_is_refused() {
     let (body, _) = written_for("gpt-audio", &gemini("Coral", true), &OPENAI);
     assert_eq!(body["audio"], json!({"voice": "coral", "format": "pcm16"}));
     let refusing = Quirks { refuses: &["audio"], ..OPENAI };
-    for quirks in [Quirks::NONE, refusing] {
-        let fault =
-            OpenAiChat.encode_ask(&gemini("Kore", false), &mut Encoding::new("m", &quirks)).expect_err("refused");
+    let own = ask_of(
+        &json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "modalities": ["text", "audio"],
+        "audio": {"voice": "nova", "format": "mp3"}}),
+        Op::Generate,
+    );
+    let own = own.expect("valid");
+    let theirs = gemini("Kore", false);
+    for (ask, model, quirks) in
+        [(&theirs, "m", Quirks::NONE), (&theirs, "m", refusing), (&theirs, "gpt-5", OPENAI), (&own, "m", refusing)]
+    {
+        let fault = OpenAiChat.encode_ask(ask, &mut Encoding::new(model, &quirks)).expect_err("refused");
         assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("modalities")));
     }
+    // Of servers that nothing is known of who speaks this form knows more.
+    assert_eq!(written(&own, &Quirks::NONE).0["audio"], json!({"voice": "nova", "format": "mp3"}));
 }
 
 #[test]

@@ -273,6 +273,10 @@ fn what_must_not_be_ignored_is_refused() {
         let fault = OpenAiResponses.encode_ask(&ask, &mut Encoding::new("m", &Quirks::NONE)).expect_err("refused");
         assert_eq!(fault.kind, Kind::UnsupportedFeature);
     }
+    let voiced = Ask { audio: Some(json!({"voice": "alloy"})), modalities: vec!["text".into()], ..foreign() };
+    let mut to = Encoding::new("m", &Quirks::NONE);
+    assert!(OpenAiResponses.encode_ask(&voiced, &mut to).is_ok(), "a voice alone asks for no speech");
+    assert!(to.dropped.iter().any(|(field, _)| *field == "audio"));
     assert!(
         OpenAiResponses.encode_ask(&Ask { n: Some(1), ..foreign() }, &mut Encoding::new("m", &Quirks::NONE)).is_ok()
     );
