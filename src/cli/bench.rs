@@ -19,7 +19,7 @@ use crate::generation::Builder;
 use crate::guest::Subject;
 use crate::guest::settings::Wrong;
 use crate::guest::stand::Stand;
-use crate::host::{Budget, Phase};
+use crate::host::{Budget, Phase, Visit};
 use crate::route::Target;
 
 /// How long each figure is measured for.
@@ -87,19 +87,20 @@ async fn ended(decoder: Box<dyn StreamDecoder>) -> Result<(), Fault> {
 /// Measures an adapter's functions.
 pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
     let (ask, nothing, body) = (ask(), HeaderMap::new(), Bytes::from_static(b"{}"));
+    let visit = Arc::new(Visit::nobody(0));
     let embed = EmbedAsk { inputs: vec![EmbedInput::Text("words and words".to_owned())], ..EmbedAsk::default() };
     wait(async {
         let came = |status| Came { status, headers: &nothing, body: &body };
         if adapter.serves(Op::Generate) {
             each("encode, 1 KiB in 4 turns", async || {
-                adapter.encode("model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter.encode(&visit, "model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
             each("decode, an empty object", async || {
-                adapter.decode(Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter.decode(&visit, Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
-            each("begin and end a stream", async || match adapter.decoder().await {
+            each("begin and end a stream", async || match adapter.decoder(&visit).await {
                 Ok(decoder) => ended(decoder).await.or_else(|fault| broke(&fault)),
                 Err(fault) => broke(&fault),
             })
@@ -107,12 +108,15 @@ pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
         }
         if adapter.serves(Op::Embed) {
             each("encode, one text to embed", async || {
-                adapter.encode("model", Asking::Embed(&embed)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter
+                    .encode(&visit, "model", Asking::Embed(&embed))
+                    .await
+                    .map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
         }
         each("decode an error", async || {
-            adapter.decode_error(came(500)).await;
+            adapter.decode_error(&visit, came(500)).await;
             Ok(())
         })
         .await;

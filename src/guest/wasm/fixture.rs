@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::provider::{REFUSES, Taught};
+use super::provider::{REFUSES, Taught, nobody};
 use crate::body::Inbound;
 use crate::chat::event::Collector;
 use crate::chat::{Answer, Ask};
@@ -112,7 +112,8 @@ async fn ask(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Strin
 
 /// What the adapter makes of an ask, as it would be sent.
 async fn request(plugin: &Arc<Taught>, model: &str, asking: Asking<'_>) -> Value {
-    match plugin.encode(model, asking).await.and_then(|written| sendable(&written).map(|()| told(&written))) {
+    match plugin.encode(&nobody(), model, asking).await.and_then(|written| sendable(&written).map(|()| told(&written)))
+    {
         Ok(request) => request,
         Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
         Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
@@ -175,7 +176,7 @@ async fn read_as(asked: Asked<'_>, plugin: &Arc<Taught>, came: Came<'_>) -> Valu
         Asked::Rerank(_) => Op::Rerank,
     };
     let nonsense = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", plugin.name()));
-    let read = match (plugin.decode(op, came).await, asked) {
+    let read = match (plugin.decode(&nobody(), op, came).await, asked) {
         (Ok(Read::Chat(mut answer)), Asked::Chat) => sound(&mut answer).map(|()| shown(&answer)),
         (Ok(Read::Embed(answer)), Asked::Embed(ask)) => {
             embeds(&answer, ask).map(|()| json!(answer.vectors)).map_err(nonsense)
@@ -279,7 +280,7 @@ async fn stream(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
 }
 
 async fn collected(plugin: &Arc<Taught>, bytes: &[u8], cut: usize) -> Result<Value, String> {
-    let decoder = plugin.decoder().await.map_err(|fault| fault.to_string())?;
+    let decoder = plugin.decoder(&nobody()).await.map_err(|fault| fault.to_string())?;
     let (first, second) = bytes.split_at(cut);
     let pieces = [first, second].into_iter().filter(|piece| !piece.is_empty()).map(Bytes::copy_from_slice);
     let mut collector = Collector::default();
@@ -302,7 +303,7 @@ async fn error(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Str
         other => Bytes::from(other.to_string()),
     };
     let headers = HeaderMap::new();
-    let said = plugin.decode_error(Came { status, headers: &headers, body: &body }).await;
+    let said = plugin.decode_error(&nobody(), Came { status, headers: &headers, body: &body }).await;
     if let Some(broke) = said.unread {
         return Err(broke);
     }
