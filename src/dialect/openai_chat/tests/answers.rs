@@ -121,6 +121,33 @@ fn a_citation_that_comes_before_its_text_is_of_all_of_it() {
 }
 
 #[test]
+fn what_is_said_between_two_pieces_of_arguments_drops_none_of_them() {
+    let call = |call: Value| json!({ "tool_calls": [call] });
+    for (between, kind) in [
+        (json!({"content": "Now."}), "text"),
+        (json!({"reasoning_content": "Hm."}), "reasoning"),
+        (json!({"refusal": "No."}), "refusal"),
+        (json!({"images": [{"type": "image_url", "image_url": {"url": "https://e.org/a.png"}}]}), "image"),
+    ] {
+        let deltas = [
+            call(json!({"index": 0, "id": "c1", "function": {"name": "f", "arguments": "{\"a\""}})),
+            call(json!({"index": 1, "id": "c2", "function": {"name": "g", "arguments": "{"}})),
+            between,
+            call(json!({"index": 0, "function": {"arguments": ":1}"}})),
+            call(json!({"index": 1, "function": {"arguments": "}"}})),
+        ];
+        let chunks = deltas.map(|delta| json!({"id": "x", "choices": [{"index": 0, "delta": delta}]}));
+        let answer = collect(decode(&stream(&chunks), &[]).expect("is read"));
+        let blocks = &answer.choices[0].blocks;
+        let arguments = |at: usize| match &blocks[at].content {
+            Content::ToolCall(call) => call.arguments.as_str(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((blocks.len(), arguments(0), arguments(1)), (3, "{\"a\":1}", "{}"), "{kind}");
+    }
+}
+
+#[test]
 fn places_in_one_of_several_texts_are_moved_behind_those_before_it() {
     let delta = |index, delta| Event::Delta { choice: 0, index, delta };
     let citation = |extra: Value| {
