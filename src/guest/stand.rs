@@ -133,7 +133,7 @@ impl Stand {
 
     /// Text of a stream.
     pub fn event(&self, text: &str) -> Subject {
-        Subject::Event(Arc::new(Event { kind: "text", text: text.to_owned(), choice: 0, index: 0, merged: 1 }))
+        Subject::Event(Arc::new(Event { kind: "text", text: text.to_owned(), merged: 1, ..Event::default() }))
     }
 
     pub fn cx(&self, phase: Phase) -> Cx {

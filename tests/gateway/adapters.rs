@@ -177,6 +177,23 @@ async fn a_scripted_provider_answers_callers_of_other_dialects() {
     assert_eq!((refused.status(), refused.json()["error"]["code"].clone()), (400, json!("unsupported_feature")));
 }
 
+#[tokio::test]
+async fn what_a_scripted_provider_calls_tools_with_passes_policies() {
+    let mock = Mock::start().await;
+    let upstream =
+        Upstream::start(|_: &Seen| Act::Answer(answer("application/x-ndjson", b"{\"call\":\"look\"}\n"))).await;
+    let gateway = gateway(&mock, &upstream, "").await;
+    let policy = "--[[manifest\nguard = true\nstream = \"event\"\narguments = true\n]]\n\
+        function on_event(e) if e.tool == 'look' then return (string.gsub(e.text, 'Rome', 'Oslo')) end end\n";
+    gateway.folder.write("scripts/p.luau", policy);
+    let text = std::fs::read_to_string(gateway.folder.path("portcullis.yaml")).expect("the configuration");
+    gateway.folder.write("portcullis.yaml", &format!("{text}\nhooks: [{{ lua: p }}]\n"));
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    let text = chat(&gateway, "it/tools", true).await.text();
+    assert!(text.contains("Oslo") && !text.contains("Rome"), "{text}");
+    assert!(text.contains("\"finish_reason\":\"tool_calls\""), "{text}");
+}
+
 /// Asks again once, and writes 150 lines each time that it reads an answer.
 const CHATTY: &str = r#"--[[manifest
 [adapter]
