@@ -88,6 +88,11 @@ impl Ask {
     pub fn kept_elsewhere(&self) -> Option<&'static str> {
         self.previous_response.as_ref().map(|_| "previous_response_id").or(self.leans_on)
     }
+
+    /// Whether the answer is to be in this kind too.
+    pub fn wants(&self, kind: &str) -> bool {
+        self.modalities.iter().any(|wanted| wanted == kind)
+    }
 }
 
 /// One turn. Tool results are blocks of user turns, as Anthropic has them; encoders that need them apart split them out.
@@ -176,6 +181,9 @@ pub enum Media {
     /// Plain text given as a document.
     Text(String),
 }
+
+/// Set in a citation whose places are counted over all texts of the answer, not over that of its block.
+pub const OVER_ANSWER: &str = "over_answer";
 
 /// Key in the `extra` of a file: the whole that its text was taken from, as the source dialect wrote it.
 pub const KEPT_SOURCE: &str = "kept_source";

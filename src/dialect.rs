@@ -101,6 +101,16 @@ pub struct RawAsk<'a> {
 pub struct Quirks {
     /// OpenAI chat: spells the output bound `max_completion_tokens`; the rest of the field knows only `max_tokens`.
     pub max_completion_tokens: bool,
+    /// OpenAI chat: takes `verbosity`.
+    pub verbosity: bool,
+    /// OpenAI chat: takes `prompt_cache_key`.
+    pub prompt_cache_key: bool,
+    /// OpenAI chat: takes `service_tier` in OpenAI's words.
+    pub service_tier: bool,
+    /// OpenAI chat: keeps answers (`store`), with labels (`metadata`).
+    pub store: bool,
+    /// OpenAI chat: gives spoken answers (`modalities`, `audio`).
+    pub speech: bool,
     /// OpenAI chat: knows tools of free text (`type: custom`) and the choice of some tools (`allowed_tools`).
     pub custom_tools: bool,
     /// OpenAI chat: takes ids of tool calls of nine letters and digits only; others are respelt, in relayed bodies too.
@@ -133,6 +143,11 @@ impl Quirks {
     /// A plain, compatible server that follows its dialect.
     pub const NONE: Quirks = Quirks {
         max_completion_tokens: false,
+        verbosity: false,
+        prompt_cache_key: false,
+        service_tier: false,
+        store: false,
+        speech: false,
         custom_tools: false,
         short_call_ids: false,
         stream_usage: true,

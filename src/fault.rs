@@ -265,7 +265,7 @@ pub struct Fault {
     pub own: Option<Box<Own>>,
 }
 
-/// A policy's own code and status, for the caller; the log and the metrics keep to the table's.
+/// A policy's own code and status, for the caller. The metrics keep to the table's code, and the log has both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {
     pub code: String,

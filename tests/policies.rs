@@ -103,6 +103,26 @@ fn what_calls_of_a_script_cost_can_be_measured() {
 }
 
 #[test]
+fn a_policy_that_chooses_is_measured_with_targets_to_choose_from() {
+    let folder = Folder::new("bench-route");
+    let script = "function on_route(req)
+	local plan = req:plan()
+	assert(#plan == 3 and #gw.targets.list(req.model) == 3, 'nobody to choose from')
+	for _, target in plan do
+		assert(target.healthy and target.samples > 0 and target.latency_p50_ms and target.price_in and target.context)
+	end
+	table.sort(plan, function(a, b) return a.price_in < b.price_in end)
+	return { steps = { plan[1].name, plan[2].name } }
+end
+";
+    std::fs::write(folder.0.join("cheap.luau"), script).expect("is writable");
+    let output = portcullis(&["script", "bench", &format!("{}/cheap.luau", folder.path())]);
+    let said = said(&output);
+    let line = said.lines().find(|line| line.starts_with("on_route")).unwrap_or_default();
+    assert!(output.status.success() && line.ends_with('s') && !line.contains(':'), "{said}");
+}
+
+#[test]
 fn a_test_tells_of_a_policy_that_fails_on_its_way_and_of_what_is_warned_of() {
     let folder = Folder::new("notes");
     let write = |name: &str, text: &str| std::fs::write(folder.0.join(name), text).expect("is writable");

@@ -29,6 +29,7 @@ use crate::dialect::{Asked, Op, refusal};
 use crate::exchange::Subject;
 use crate::fault::{Fault, Kind};
 use crate::hook;
+use crate::host::Visit;
 use crate::json::Envelope;
 use crate::pipeline::{Call, Cx};
 use crate::route::{Auth, Face, Target};
@@ -92,9 +93,20 @@ pub(super) struct Try<'a> {
     pub once: &'a Once,
     pub face: &'a Face,
     pub adapter: &'a Arc<dyn Adapter>,
+    /// What the adapter leaves behind, in all of its calls.
+    visit: Arc<Visit>,
 }
 
-impl Try<'_> {
+impl<'a> Try<'a> {
+    pub fn new(
+        (cx, x, call): (&'a Cx, &'a Subject<'a>, &'a Call),
+        once: &'a Once,
+        (face, adapter): (&'a Face, &'a Arc<dyn Adapter>),
+    ) -> Self {
+        let visit = Arc::new(Visit::of_adapter(cx.generation.number, x.id.to_owned()));
+        Try { cx, x, call, once, face, adapter, visit }
+    }
+
     /// Tries. What is known of it goes to `known` as soon as it is.
     ///
     /// # Errors
@@ -110,21 +122,24 @@ impl Try<'_> {
             Op::CountTokens => return Ok(Box::new(Good::new(estimated_count(x)))),
             Op::Generate | Op::Complete => {
                 let ask = call.ask(x.dialect, x.op)?;
-                let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+                let written = self.adapter.encode(&self.visit, &target.model, Asking::Chat(&ask)).await?;
                 (Meaning::Chat(x.asked(ask)), written)
             }
             Op::Embed | Op::EmbedBatch => {
                 let ask = x.dialect.decode_embed(&call.raw_ask(x.op))?;
-                let written = self.adapter.encode(&target.model, Asking::Embed(&ask)).await?;
+                let written = self.adapter.encode(&self.visit, &target.model, Asking::Embed(&ask)).await?;
                 (Meaning::Embed(Arc::new(ask)), written)
             }
             Op::Rerank => {
                 let ask = x.dialect.decode_rerank(&call.raw_ask(x.op))?;
-                let written = self.adapter.encode(&target.model, Asking::Rerank(&ask)).await?;
+                let written = self.adapter.encode(&self.visit, &target.model, Asking::Rerank(&ask)).await?;
                 (Meaning::Rerank(Arc::new(ask)), written)
             }
         };
-        let dropped = left_out(&written);
+        let mut dropped = left_out(&written);
+        if let Meaning::Chat(asked) = &meaning {
+            dropped.extend(unspeakable(&asked.ask));
+        }
         let mut good = self.follow(&meaning, written, known).await?;
         good.dropped = dropped;
         Ok(good)
@@ -167,10 +182,10 @@ impl Try<'_> {
             return Err(encode::unserved(x, target));
         }
         let ask = self.call.ask(x.dialect, x.op)?;
-        let written = self.adapter.encode(&target.model, Asking::Chat(&ask)).await?;
+        let written = self.adapter.encode(&self.visit, &target.model, Asking::Chat(&ask)).await?;
         match self.fetch(written, status).await?.0 {
             Fetched::Stream(body) => {
-                let source = Adapted::new(body, self.adapter.decoder().await?);
+                let source = Adapted::new(body, self.adapter.decoder(&self.visit).await?);
                 Ok((self.spoken(source, &x.asked(ask), None), Vec::new()))
             }
             Fetched::Read(Read::Chat(mut answer)) => {
@@ -189,7 +204,7 @@ impl Try<'_> {
             let sent = Instant::now();
             let response = self.send(written, status).await?;
             if !response.status().is_success() {
-                return Err(refused(response, self.adapter, target).await);
+                return Err(self.refused(response).await);
             }
             let (head, body) = response.into_parts();
             if streamed {
@@ -197,7 +212,7 @@ impl Try<'_> {
             }
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, sent, &target.timeouts).await?;
             let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-            match self.adapter.decode(self.x.op, came).await? {
+            match self.adapter.decode(&self.visit, self.x.op, came).await? {
                 Read::FollowUp(next, wait) => {
                     sleep(wait.max(MIN_WAIT)).await;
                     written = *next;
@@ -206,6 +221,22 @@ impl Try<'_> {
             }
         }
         Err(Fault::new(Kind::GuestFailed, format!("The adapter asked for more than {MAX_FOLLOW_UPS} follow-ups.")))
+    }
+
+    /// Reads an error answer.
+    async fn refused(&self, response: Response<Inbound>) -> Fault {
+        let (head, mut body) = response.into_parts();
+        let wait = retry_after(&head.headers, std::time::SystemTime::now());
+        let idle = self.once.target.timeouts.idle;
+        let patience = Patience { first: Instant::now() + idle, idle };
+        let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
+        let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
+        let said = self.adapter.decode_error(&self.visit, came).await;
+        let mut said = refusal::read(said, head.status.as_u16());
+        said.body = bytes;
+        said.should_retry = should_retry(&head.headers);
+        let wait = wait.or(said.retry_after);
+        refusal::fault(said, wait)
     }
 
     fn amiss(&self) -> Fault {
@@ -241,7 +272,7 @@ impl Try<'_> {
         asked: &Asked,
         known: &mut Known,
     ) -> Result<Box<Good>, Fault> {
-        let decoder = self.adapter.decoder().await?;
+        let decoder = self.adapter.decoder(&self.visit).await?;
         if !self.x.stream {
             let timeouts = &self.once.target.timeouts;
             let bytes = answer::whole(body, self.cx.generation.max_answer_bytes, reading.sent, timeouts).await?;
@@ -333,6 +364,13 @@ fn left_out(written: &Written) -> Dropped {
     written.dropped.iter().take(MAX_DROPPED).map(|(field, why)| (short(field), short(why))).collect()
 }
 
+/// What the contract has no place for, so that no adapter hears of it: an answer in another form than text, and its voice.
+fn unspeakable(ask: &Ask) -> Dropped {
+    const WHY: &str = "adapters are not told of it";
+    let fields = [("modalities", ask.wants("audio") || ask.wants("image")), ("audio", ask.audio.is_some())];
+    fields.iter().filter(|(_, asked)| *asked).map(|(field, _)| (Cow::Borrowed(*field), WHY.into())).collect()
+}
+
 /// The operator's changes hold for taught wire forms too, where the body is a JSON object.
 fn overridden(target: &Target, body: Bytes) -> Result<Outgoing, Fault> {
     let mut envelope = Envelope::read(body).map_err(|fault| {
@@ -362,21 +400,6 @@ fn without<'p>(path: &'p str, name: &str) -> Cow<'p, str> {
     }
     let kept: Vec<&str> = query.split('&').filter(|pairs| !pairs.split(';').any(|pair| named(&pair))).collect();
     Cow::Owned(if kept.is_empty() { plain.to_owned() } else { format!("{plain}?{}", kept.join("&")) })
-}
-
-/// Reads an error answer.
-async fn refused(response: Response<Inbound>, adapter: &Arc<dyn Adapter>, target: &Target) -> Fault {
-    let (head, mut body) = response.into_parts();
-    let wait = retry_after(&head.headers, std::time::SystemTime::now());
-    let idle = target.timeouts.idle;
-    let patience = Patience { first: Instant::now() + idle, idle };
-    let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
-    let came = Came { status: head.status.as_u16(), headers: &head.headers, body: &bytes };
-    let mut said = refusal::read(adapter.decode_error(came).await, head.status.as_u16());
-    said.body = bytes;
-    said.should_retry = should_retry(&head.headers);
-    let wait = wait.or(said.retry_after);
-    refusal::fault(said, wait)
 }
 
 #[cfg(test)]

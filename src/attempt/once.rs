@@ -153,7 +153,7 @@ impl Once {
     async fn send(&self, cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, known: &mut Known) -> Result<Box<Good>, Fault> {
         if let Some((face, adapter)) = adapted::by_adapter(x, &self.target) {
             self.wanted()?;
-            let tried = adapted::Try { cx, x, call, once: self, face, adapter };
+            let tried = adapted::Try::new((cx, x, call), self, (face, adapter));
             let good = boxed(|| tried.run(known)).await?;
             return self.shown(cx, x, call, good, known).await;
         }

@@ -153,7 +153,7 @@ async fn open(cx: &Cx, x: &Subject<'_>, call: &Call, once: &Once, status: &mut O
     let (idle, deadline, name) = (once.target.timeouts.idle, once.deadline, once.target.name());
     if let Some((face, adapter)) = adapted::by_adapter(x, &once.target) {
         once.wanted()?;
-        let attempt = adapted::Try { cx, x, call, once, face, adapter };
+        let attempt = adapted::Try::new((cx, x, call), once, (face, adapter));
         let (body, events) = attempt.rest(status).await?;
         let decoder = if events.is_empty() { x.dialect.decoder() } else { Box::new(AllSaid) };
         return Ok(Opening { body, decoder, events, idle, deadline, name, hold: None });

@@ -2,6 +2,7 @@
 //!
 //! Whatever the language. Sockets, dialects and the rest of an exchange are not in the figures; nobody outside is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +15,12 @@ use crate::dialect::Op;
 use crate::dialect::adapter::{Adapter, Asking, Came, Desk, StreamDecoder};
 use crate::embed::{EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
+use crate::generation::Builder;
 use crate::guest::Subject;
 use crate::guest::settings::Wrong;
 use crate::guest::stand::Stand;
-use crate::host::{Budget, Phase};
+use crate::host::{Budget, Phase, Visit};
+use crate::route::Target;
 
 /// How long each figure is measured for.
 const SPAN: Duration = Duration::from_millis(500);
@@ -84,19 +87,20 @@ async fn ended(decoder: Box<dyn StreamDecoder>) -> Result<(), Fault> {
 /// Measures an adapter's functions.
 pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
     let (ask, nothing, body) = (ask(), HeaderMap::new(), Bytes::from_static(b"{}"));
+    let visit = Arc::new(Visit::nobody(0));
     let embed = EmbedAsk { inputs: vec![EmbedInput::Text("words and words".to_owned())], ..EmbedAsk::default() };
     wait(async {
         let came = |status| Came { status, headers: &nothing, body: &body };
         if adapter.serves(Op::Generate) {
             each("encode, 1 KiB in 4 turns", async || {
-                adapter.encode("model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter.encode(&visit, "model", Asking::Chat(&ask)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
             each("decode, an empty object", async || {
-                adapter.decode(Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter.decode(&visit, Op::Generate, came(200)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
-            each("begin and end a stream", async || match adapter.decoder().await {
+            each("begin and end a stream", async || match adapter.decoder(&visit).await {
                 Ok(decoder) => ended(decoder).await.or_else(|fault| broke(&fault)),
                 Err(fault) => broke(&fault),
             })
@@ -104,20 +108,38 @@ pub(super) fn adapter(adapter: &impl Adapter) -> Result<(), String> {
         }
         if adapter.serves(Op::Embed) {
             each("encode, one text to embed", async || {
-                adapter.encode("model", Asking::Embed(&embed)).await.map_or_else(|fault| broke(&fault), |_| Ok(()))
+                adapter
+                    .encode(&visit, "model", Asking::Embed(&embed))
+                    .await
+                    .map_or_else(|fault| broke(&fault), |_| Ok(()))
             })
             .await;
         }
         each("decode an error", async || {
-            adapter.decode_error(came(500)).await;
+            adapter.decode_error(&visit, came(500)).await;
             Ok(())
         })
         .await;
     })
 }
 
+/// What stands behind the model that is asked for: a plan of usual length, with prices and abilities from the catalogue.
+const CANDIDATES: [&str; 3] = ["openai/gpt-5-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"];
+
+/// The candidates, as a gateway with keys for their providers has them. The keys are none: nobody is asked.
+fn candidates() -> Result<Vec<Arc<Target>>, String> {
+    let key = |name: &str| {
+        let needed = ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"];
+        needed.contains(&name).then(|| "none".to_owned())
+    };
+    let generation = Builder::new(None, Box::new(key)).build(1)?;
+    let targets = CANDIDATES.iter().map(|name| generation.targets(name).map_err(|fault| fault.message));
+    Ok(targets.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
 /// Measures a policy in those of its phases that need no exchange under way.
 pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
+    stand.offer(candidates()?);
     let has = stand.engine.phases();
     wait(async {
         for phase in PHASES.into_iter().filter(|phase| has.has(*phase)) {
@@ -129,6 +151,7 @@ pub(super) fn policy(mut stand: Stand) -> Result<(), String> {
                     Phase::Tick => Subject::Tick,
                     Phase::Event => stand.event("some words of an answer"),
                     Phase::Done => stand.done(),
+                    Phase::Route => stand.planned(),
                     _ => stand.request(),
                 };
                 let (verdict, _) = stand.engine.call(stand.cx(phase), subject).await;

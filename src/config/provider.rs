@@ -181,6 +181,16 @@ impl JsonSchema for AuthScheme {
 pub struct QuirkOverrides {
     /// The output bound is spelt `max_completion_tokens`, not `max_tokens`.
     pub max_completion_tokens: Option<bool>,
+    /// `verbosity` is accepted.
+    pub verbosity: Option<bool>,
+    /// `prompt_cache_key` is accepted.
+    pub prompt_cache_key: Option<bool>,
+    /// `service_tier` is accepted, in OpenAI's words.
+    pub service_tier: Option<bool>,
+    /// `store` is accepted, and `metadata` with it.
+    pub store: Option<bool>,
+    /// Spoken answers are given (`modalities`, `audio`).
+    pub speech: Option<bool>,
     /// Tools of free text (`type: custom`) and `allowed_tools` are known; without it such a tool becomes a function.
     pub custom_tools: Option<bool>,
     /// Ids of tool calls must be nine letters and digits; others are respelt.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::refusal;
 use crate::chat::{Answer, Ask, Finish, Usage};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
+use crate::host::Visit;
 use crate::rerank::{RerankAnswer, RerankAsk};
 
 mod assembler;
@@ -71,7 +73,8 @@ pub enum Read {
     FollowUp(Box<Written>, Duration),
 }
 
-/// A wire form in a guest.
+/// A wire form in a guest. Each call is told the visit of the exchange that it is made for: what the guest leaves in it, such
+/// as lines of the log, counts together.
 pub trait Adapter: Send + Sync + fmt::Debug {
     /// The name in configuration, metrics and logs: `wasm:cohere`, `lua:ollama`.
     fn name(&self) -> &'static str;
@@ -83,22 +86,27 @@ pub trait Adapter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Kind::UnsupportedFeature`] for what the wire form cannot do; [`Kind::GuestFailed`] when the guest broke.
-    fn encode<'a>(&'a self, model: &'a str, asking: Asking<'a>) -> Pending<'a, Result<Written, Fault>>;
+    fn encode<'a>(
+        &'a self,
+        visit: &'a Arc<Visit>,
+        model: &'a str,
+        asking: Asking<'a>,
+    ) -> Pending<'a, Result<Written, Fault>>;
 
     /// Reads a good answer.
     ///
     /// # Errors
     /// What the upstream reports in it, [`Kind::BadAnswer`], or [`Kind::GuestFailed`].
-    fn decode<'a>(&'a self, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>>;
+    fn decode<'a>(&'a self, visit: &'a Arc<Visit>, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>>;
 
     /// Reads an error answer. A guest that breaks over it leaves the status and the text as they stand.
-    fn decode_error<'a>(&'a self, came: Came<'a>) -> Pending<'a, Refusal>;
+    fn decode_error<'a>(&'a self, visit: &'a Arc<Visit>, came: Came<'a>) -> Pending<'a, Refusal>;
 
     /// A decoder for one stream.
     ///
     /// # Errors
     /// [`Kind::GuestFailed`].
-    fn decoder(&self) -> Pending<'_, Result<Box<dyn StreamDecoder>, Fault>>;
+    fn decoder<'a>(&'a self, visit: &'a Arc<Visit>) -> Pending<'a, Result<Box<dyn StreamDecoder>, Fault>>;
 }
 
 /// Turns the bytes of one stream into neutral events.

@@ -118,13 +118,25 @@ pub fn decoder(from: &dyn Dialect, ask: &Ask) -> Box<dyn Decoder> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::dialect) mod tests {
     use bytes::Bytes;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::chat::Content;
     use crate::dialect::{DIALECTS, Op, Quirks, RawAsk, collect};
+
+    /// The ask with this id on every call and result of a tool.
+    pub fn with_call_id(mut ask: Ask, id: &str) -> Ask {
+        for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
+            match &mut block.content {
+                Content::ToolCall(call) => id.clone_into(&mut call.id),
+                Content::ToolResult(result) => id.clone_into(&mut result.id),
+                _ => {}
+            }
+        }
+        ask
+    }
 
     fn dialect(name: &str) -> &'static dyn Dialect {
         find(name).expect("a dialect")

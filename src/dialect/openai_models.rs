@@ -110,6 +110,11 @@ pub(crate) fn reasons(to: &Encoding<'_>) -> Option<bool> {
     }
 }
 
+/// Whether a model is known not to speak: of those that OpenAI names, the others have it in their names.
+pub(crate) fn is_mute(model: &str) -> bool {
+    find(model).is_some() && !model.to_ascii_lowercase().contains("audio")
+}
+
 /// The words of effort that the host knows for it, where they are not the maker's.
 fn hosted(to: &Encoding<'_>) -> Option<&'static [Effort]> {
     let model = to.model.to_ascii_lowercase();
@@ -247,6 +252,21 @@ mod tests {
         assert_eq!(word("qwen/qwen3-32b", High), Told::Nothing, "it reasons unless told otherwise");
         assert_eq!(word("openai/gpt-oss-20b", Max), Told::Word(High));
         assert_eq!(word("llama-3.3-70b-versatile", Low), Told::Nothing);
+    }
+
+    #[test]
+    fn models_that_speak_have_it_in_their_names_where_the_name_is_known() {
+        for (model, mute) in [
+            ("gpt-5", true),
+            ("openai/gpt-4o-mini", true),
+            ("o3", true),
+            ("gpt-audio-mini", false),
+            ("gpt-4o-audio-preview-2025-06-03", false),
+            ("my-deployment", false),
+            ("mock-fast", false),
+        ] {
+            assert_eq!(is_mute(model), mute, "{model}");
+        }
     }
 
     #[test]

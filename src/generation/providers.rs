@@ -372,6 +372,11 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
     };
     Quirks {
         max_completion_tokens: own.max_completion_tokens.unwrap_or(row.max_completion_tokens),
+        verbosity: own.verbosity.unwrap_or(row.verbosity),
+        prompt_cache_key: own.prompt_cache_key.unwrap_or(row.prompt_cache_key),
+        service_tier: own.service_tier.unwrap_or(row.service_tier),
+        store: own.store.unwrap_or(row.store),
+        speech: own.speech.unwrap_or(row.speech),
         custom_tools: own.custom_tools.unwrap_or(row.custom_tools),
         short_call_ids: own.short_call_ids.unwrap_or(row.short_call_ids),
         stream_usage: own.stream_usage.unwrap_or(row.stream_usage),

@@ -75,6 +75,8 @@ pub struct Manifest {
     pub guard: bool,
     pub stream: StreamMode,
     pub coalesce: Option<Coalesce>,
+    /// `on_event` is shown what tools are called with, too.
+    pub arguments: bool,
     /// How often `on_tick` is called, such as `30s`.
     pub tick: Option<String>,
     pub metrics: BTreeMap<String, Declared>,
@@ -135,6 +137,9 @@ impl Manifest {
         }
         if self.coalesce.is_some() && self.stream == StreamMode::None {
             return Err("has `coalesce` but no stream mode; add stream = \"event\"".to_owned());
+        }
+        if self.arguments && self.stream == StreamMode::None {
+            return Err("has `arguments` but no stream mode; add stream = \"event\"".to_owned());
         }
         if self.coalesce.is_some_and(|coalesce| coalesce.events == 0) {
             return Err("coalesce.events is 0; write 1 or more".to_owned());

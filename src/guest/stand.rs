@@ -1,4 +1,4 @@
-//! A stand for guests: one guest, a request to show it, and a gateway without targets around it.
+//! A stand for guests: one guest, a request to show it, and a gateway around it that has the targets it is given.
 //!
 //! For tests and benchmarks of any engine; service never comes here. Nothing outside is asked.
 
@@ -23,11 +23,18 @@ use crate::host::{Budget, Cx, Grants, Guest, HostError, Lease, Pending, Phase, V
 use crate::json::Envelope;
 use crate::route::{Secret, Target};
 use crate::state::State;
+use crate::state::health::End;
 use crate::state::log::Log;
 use crate::upstream::Upstream;
 
 /// The ask that guests are shown: in the OpenAI form, streamed, with a system prompt, three turns and a tool.
 pub const ASK: &str = r#"{"model":"fast","stream":true,"max_tokens":64,"temperature":0.5,"tools":[{"type":"function","function":{"name":"f","parameters":{}}}],"messages":[{"role":"system","content":"Be short."},{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi"},{"role":"user","content":"Which day is it?"}]}"#;
+
+/// Good attempts in the past of a target that is offered: enough for every figure of it.
+const PAST_ATTEMPTS: usize = 20;
+
+/// How long those took at the first target, in milliseconds; at each further one as much longer.
+const PAST_MS: u64 = 300;
 
 /// A guest ready to be called.
 pub struct Stand {
@@ -36,6 +43,8 @@ pub struct Stand {
     pub visit: Arc<Visit>,
     world: Arc<dyn World>,
     call: Arc<dyn Asked>,
+    /// What is planned for the request.
+    plan: Vec<Arc<Target>>,
 }
 
 impl Stand {
@@ -50,7 +59,8 @@ impl Stand {
             Ok(envelope) => Arc::new(Said { envelope, headers }),
             Err(fault) => unreachable!("the ask is a constant: {}", fault.message),
         };
-        Stand { engine, guest, visit: visit(), world: Arc::new(Nowhere(state)), call }
+        let world = Arc::new(Nowhere { state, targets: Vec::new() });
+        Stand { engine, guest, visit: visit(), world, call, plan: Vec::new() }
     }
 
     /// A script in Luau. It is granted the secret `pepper` and the model `judge`.
@@ -79,6 +89,22 @@ impl Stand {
         Ok(())
     }
 
+    /// Puts these targets behind the model that is asked for, each with some attempts in its past.
+    pub fn offer(&mut self, targets: Vec<Arc<Target>>) {
+        let state = self.world.state().clone();
+        let now = state.now();
+        for (target, took) in targets.iter().zip((1..).map(|place| place * PAST_MS)) {
+            for _ in 0..PAST_ATTEMPTS {
+                if let Ok(mut flight) = target.record(&state.health).begin(now) {
+                    flight.first_content(now + took);
+                    flight.end(now + took, End::Good { output_tokens: Some(50) });
+                }
+            }
+        }
+        self.plan.clone_from(&targets);
+        self.world = Arc::new(Nowhere { state, targets });
+    }
+
     /// Begins another exchange.
     pub fn renew(&mut self) {
         self.visit = visit();
@@ -86,6 +112,12 @@ impl Stand {
 
     pub fn request(&self) -> Subject {
         Subject::Request(Arc::new(Request { visit: self.visit.clone(), call: self.call.clone(), plan: Vec::new() }))
+    }
+
+    /// The request once there is a plan for it.
+    pub fn planned(&self) -> Subject {
+        let (visit, call, plan) = (self.visit.clone(), self.call.clone(), self.plan.clone());
+        Subject::Request(Arc::new(Request { visit, call, plan }))
     }
 
     /// The head of the request, as it comes before anybody is known.
@@ -101,7 +133,7 @@ impl Stand {
 
     /// Text of a stream.
     pub fn event(&self, text: &str) -> Subject {
-        Subject::Event(Arc::new(Event { kind: "text", text: text.to_owned(), choice: 0, index: 0, merged: 1 }))
+        Subject::Event(Arc::new(Event { kind: "text", text: text.to_owned(), merged: 1, ..Event::default() }))
     }
 
     pub fn cx(&self, phase: Phase) -> Cx {
@@ -198,15 +230,22 @@ fn visit() -> Arc<Visit> {
     Arc::new(visit)
 }
 
-struct Nowhere(Arc<State>);
+struct Nowhere {
+    state: Arc<State>,
+    /// Those behind its only model.
+    targets: Vec<Arc<Target>>,
+}
 
 impl World for Nowhere {
     fn state(&self) -> &Arc<State> {
-        &self.0
+        &self.state
     }
 
     fn targets(&self, model: &str) -> Result<Vec<Arc<Target>>, String> {
-        Err(format!("No model is called `{model}`."))
+        match self.models().iter().any(|known| known == model) && !self.targets.is_empty() {
+            true => Ok(self.targets.clone()),
+            false => Err(format!("No model is called `{model}`.")),
+        }
     }
 
     fn models(&self) -> Vec<String> {

@@ -278,7 +278,9 @@ fn is_named(target: &Target, name: &str) -> bool {
 fn weigh(steps: &mut Vec<&Step>, id: &str) {
     let weights: Vec<(String, f64)> =
         steps.iter().enumerate().map(|(at, step)| (at.to_string(), step.weight.unwrap_or(1.0))).collect();
-    let first = pick::weighted(&weights, pick::point(id.as_bytes())).and_then(|at| at.parse::<usize>().ok());
+    // Steps of a verdict have no weight that is refused.
+    let first = pick::weighted(&weights, pick::point(id.as_bytes())).ok().flatten();
+    let first = first.and_then(|at| at.parse::<usize>().ok());
     let first = first.map(|at| steps.remove(at));
     steps.sort_by(|a, b| b.weight.unwrap_or(1.0).total_cmp(&a.weight.unwrap_or(1.0)));
     if let Some(first) = first {

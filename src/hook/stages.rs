@@ -498,7 +498,7 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
         model: x.model.clone(),
         stream: x.stream,
         status: settled.status,
-        code: settled.fault.map(Fault::code),
+        code: settled.fault.map(|fault| fault.told_code().to_owned()),
         target: x.target().map(|target| target.name()),
         attempts: x.attempts.len(),
         usage: settled.usage,

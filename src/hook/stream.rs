@@ -35,8 +35,13 @@ pub(super) struct Sieve {
     in_force: bool,
     /// No guest has text put together for it.
     piecewise: bool,
-    /// Blocks of text that are open, innermost last, and what the last text of each was.
+    /// A guest is shown what tools are called with.
+    arguments: bool,
+    /// Blocks of text that are open, innermost last, and what the last text of each was; calls of tools too, where a guest
+    /// is shown them.
     open: Vec<(u32, u32, Lane)>,
+    /// The tools that are called in blocks that are open.
+    tools: Vec<(u32, u32, Arc<str>)>,
     /// Citations wait for the end of their block: then nobody holds a text back that they could be taken for.
     citations: Vec<(u32, u32, Value)>,
     beside: Beside,
@@ -56,6 +61,8 @@ struct Guest {
     at: usize,
     /// It is shown copies, and the stream goes on without it.
     shadow: bool,
+    /// It is shown what tools are called with.
+    arguments: bool,
     /// Events that are put together before it looks.
     events: u32,
     wait: Option<Duration>,
@@ -70,6 +77,10 @@ enum Lane {
     Reasoning,
     Summary(u32),
     Refusal,
+    /// What a tool is called with, JSON.
+    Arguments,
+    /// What a tool of free text is given.
+    Input,
 }
 
 impl Lane {
@@ -79,7 +90,13 @@ impl Lane {
             Lane::Text => "text",
             Lane::Reasoning | Lane::Summary(_) => "reasoning",
             Lane::Refusal => "refusal",
+            Lane::Arguments => view::ARGUMENTS,
+            Lane::Input => "text",
         }
+    }
+
+    fn is_of_a_call(self) -> bool {
+        matches!(self, Lane::Arguments | Lane::Input)
     }
 
     fn delta(self, text: String) -> Delta {
@@ -88,11 +105,19 @@ impl Lane {
             Lane::Reasoning => Delta::Reasoning(text),
             Lane::Summary(part) => Delta::Summary { part, text },
             Lane::Refusal => Delta::Refusal(text),
+            Lane::Arguments | Lane::Input => Delta::Arguments(text),
         }
     }
 
-    /// What a delta that guests are shown is.
-    fn of(delta: Delta) -> Result<(Lane, String), Delta> {
+    /// What a delta that guests are shown is. `call` is what its block is, where a guest is shown calls.
+    fn of(delta: Delta, call: Option<Lane>) -> Result<(Lane, String), Delta> {
+        Ok(match (delta, call) {
+            (Delta::Arguments(text), Some(lane)) => (lane, text),
+            (delta, _) => Lane::of_words(delta)?,
+        })
+    }
+
+    fn of_words(delta: Delta) -> Result<(Lane, String), Delta> {
         Ok(match delta {
             Delta::Text(text) => (Lane::Text, text),
             Delta::Reasoning(text) => (Lane::Reasoning, text),
@@ -101,6 +126,12 @@ impl Lane {
             other => return Err(other),
         })
     }
+}
+
+/// The name of a tool that the provider runs, of a block that comes in one piece.
+fn hosted(block: &Block) -> Arc<str> {
+    let Content::Other(value) = &block.content else { return "".into() };
+    ["name", "type"].iter().find_map(|key| value.get(*key)?.as_str()).unwrap_or_default().into()
 }
 
 /// The word for guests at the end of a block.
@@ -128,10 +159,12 @@ impl Sieve {
                 (_, None) => (1, None),
             };
             hooks.all()[at].called(&visit);
-            Guest { at, shadow: hooks.all()[at].shadow, events, wait, held: Vec::new(), ear: Ear::default() }
+            let (shadow, arguments) = (hooks.all()[at].shadow, manifest.arguments);
+            Guest { at, shadow, arguments, events, wait, held: Vec::new(), ear: Ear::default() }
         });
         let guests: Vec<Guest> = guests.collect();
         let in_force = guests.iter().any(|guest| !guest.shadow);
+        let arguments = guests.iter().any(|guest| guest.arguments);
         let piecewise = guests.iter().all(|guest| guest.events <= 1);
         Sieve {
             hooks,
@@ -140,7 +173,9 @@ impl Sieve {
             guests,
             in_force,
             piecewise,
+            arguments,
             open: Vec::new(),
+            tools: Vec::new(),
             citations: Vec::new(),
             beside: Beside::default(),
             choices: 0,
@@ -158,7 +193,7 @@ impl Sieve {
             return self.leave(event, out);
         }
         match event {
-            Event::Delta { choice, index, delta } => match Lane::of(delta) {
+            Event::Delta { choice, index, delta } => match Lane::of(delta, self.call_shown(row, choice, index)) {
                 Ok((lane, text)) => {
                     let copy = self.guests[row].shadow.then(|| lane.delta(text.clone()));
                     let stop =
@@ -175,8 +210,8 @@ impl Sieve {
                 if stop.is_some() {
                     return Ok(stop);
                 }
-                // Only blocks of text have an end worth showing.
-                if self.is_text(choice, index) {
+                // Only blocks of text have an end worth showing, and calls to who is shown them.
+                if self.is_shown(row, choice, index) {
                     let last = Held { choice, index, lane: None, text: String::new(), merged: 0, since: None };
                     let stop = self.show(row, last, out)?;
                     if stop.is_some() {
@@ -231,16 +266,17 @@ impl Sieve {
         Ok(None)
     }
 
-    /// Shows every guest the texts of something that comes in one piece, each as if it were a block of its own. Arguments
-    /// of tools are not shown, as in streams at all.
+    /// Shows every guest the texts of something that comes in one piece, each as if it were a block of its own.
     fn show_whole(&mut self, choice: u32, index: u32, block: &mut Block) -> Result<Option<Stop>, Fault> {
         let mut texts = BTreeMap::new();
         for text in view::texts_of_block(block) {
-            if text.spot.kind == view::ARGUMENTS || text.text.is_empty() {
+            let called = text.spot.kind == view::ARGUMENTS;
+            if text.text.is_empty() || called && !self.arguments {
                 continue;
             }
             let (place, said) = (text.spot.index, text.text.clone());
-            let left = match self.pass_whole(choice, index, text)? {
+            let tool = called.then(|| hosted(block));
+            let left = match self.pass_whole(choice, index, text, tool)? {
                 Ok(left) => left,
                 Err(stop) => return Ok(Some(stop)),
             };
@@ -253,16 +289,26 @@ impl Sieve {
         Ok(None)
     }
 
-    /// What all guests make of one text and its end.
-    fn pass_whole(&mut self, choice: u32, index: u32, text: view::Text) -> Result<Result<String, Stop>, Fault> {
+    /// What all guests that are shown it make of one text and its end; `tool`: which tool is called with it.
+    fn pass_whole(
+        &mut self,
+        choice: u32,
+        index: u32,
+        text: view::Text,
+        tool: Option<Arc<str>>,
+    ) -> Result<Result<String, Stop>, Fault> {
         let (kind, mut text) = (text.spot.kind, text.text);
         for row in 0..self.guests.len() {
+            if tool.is_some() && !self.guests[row].arguments {
+                continue;
+            }
             let mut left = String::new();
             for (kind, text, merged) in [(kind, text, 1), (END, String::new(), 0)] {
                 if kind != END && text.is_empty() {
                     continue;
                 }
-                match self.hear(row, view::Event { kind, text, choice, index, merged })? {
+                let tool = tool.clone();
+                match self.hear(row, view::Event { kind, tool, text, choice, index, merged })? {
                     Ok(said) => left.push_str(&said),
                     Err(stop) => return Ok(Err(stop)),
                 }
@@ -276,7 +322,8 @@ impl Sieve {
     fn show(&mut self, row: usize, held: Held, out: &mut Vec<Event>) -> Result<Option<Stop>, Fault> {
         let Held { choice, index, lane, text, merged, .. } = held;
         let kind = lane.map_or(END, Lane::kind);
-        let text = match self.hear(row, view::Event { kind, text, choice, index, merged })? {
+        let tool = self.tool(choice, index);
+        let text = match self.hear(row, view::Event { kind, tool, text, choice, index, merged })? {
             Ok(text) => text,
             Err(stop) => return Ok(Some(stop)),
         };
@@ -307,7 +354,7 @@ impl Sieve {
     /// Sends one text through the guests, where each sees it at once: what nearly every turn is, without its turns.
     fn pass(&mut self, choice: u32, index: u32, text: &mut String) -> Result<Option<Stop>, Fault> {
         for row in 0..self.guests.len() {
-            let event = view::Event { kind: "text", text: std::mem::take(text), choice, index, merged: 1 };
+            let event = view::Event { kind: "text", tool: None, text: std::mem::take(text), choice, index, merged: 1 };
             match self.hear(row, event)? {
                 Ok(left) if left.is_empty() => break,
                 Ok(left) => *text = left,
@@ -317,14 +364,31 @@ impl Sieve {
         Ok(None)
     }
 
-    fn is_text(&self, choice: u32, index: u32) -> bool {
-        self.open.iter().any(|block| (block.0, block.1) == (choice, index))
+    fn block(&self, choice: u32, index: u32) -> Option<Lane> {
+        self.open.iter().find(|block| (block.0, block.1) == (choice, index)).map(|block| block.2)
+    }
+
+    /// Whether the guest at this place is shown the texts of a block.
+    fn is_shown(&self, row: usize, choice: u32, index: u32) -> bool {
+        self.block(choice, index).is_some_and(|lane| self.guests[row].arguments || !lane.is_of_a_call())
+    }
+
+    /// What a block is that the guest at this place is shown the call in.
+    fn call_shown(&self, row: usize, choice: u32, index: u32) -> Option<Lane> {
+        match self.guests[row].arguments {
+            true => self.block(choice, index).filter(|lane| lane.is_of_a_call()),
+            false => None,
+        }
     }
 
     /// What was held back to a block's end is what the block's last text was.
     fn lane(&self, choice: u32, index: u32) -> Lane {
-        let block = self.open.iter().find(|block| (block.0, block.1) == (choice, index));
-        block.map_or(Lane::Text, |block| block.2)
+        self.block(choice, index).unwrap_or(Lane::Text)
+    }
+
+    /// The tool that is called in a block.
+    fn tool(&self, choice: u32, index: u32) -> Option<Arc<str>> {
+        self.tools.iter().find(|block| (block.0, block.1) == (choice, index)).map(|block| block.2.clone())
     }
 
     /// Shows a guest this text, or holds it until there is as much as it wants to see at once.
@@ -398,9 +462,22 @@ impl Sieve {
                         let stop = self.show_whole(*choice, *index, block)?;
                         return if stop.is_some() { Ok(stop) } else { self.send(0, event, out) };
                     }
+                    Opened::ToolCall(call) if self.arguments => {
+                        self.tools.push((*choice, *index, call.name.as_str().into()));
+                        if call.custom { Lane::Input } else { Lane::Arguments }
+                    }
                     Opened::ToolCall(_) => return self.send(0, event, out),
                 };
                 self.open.push((*choice, *index, lane));
+                // Whatever the head says already is shown as what follows it.
+                if let Opened::ToolCall(call) = block
+                    && !call.arguments.is_empty()
+                {
+                    let begun = Delta::Arguments(std::mem::take(&mut call.arguments));
+                    let begun = Event::Delta { choice: *choice, index: *index, delta: begun };
+                    let stop = self.send(0, event, out)?;
+                    return if stop.is_some() { Ok(stop) } else { self.send(0, begun, out) };
+                }
             }
             Event::Delta { choice, index, delta: Delta::Citation(citation) } => {
                 self.changed |= self.in_force;
@@ -431,6 +508,7 @@ impl Sieve {
         let stop = self.send(0, event, out)?;
         if let (None, Some(closed)) = (&stop, closed) {
             self.open.retain(|block| (block.0, block.1) != closed);
+            self.tools.retain(|block| (block.0, block.1) != closed);
         }
         Ok(stop)
     }

@@ -2,23 +2,28 @@
 //!
 //! Pure: the same arguments give the same choice on every node.
 
+use super::HostError;
+
 /// One of the names, by weight. `point` is from 0 to 1.
-pub fn weighted(weights: &[(String, f64)], point: f64) -> Option<&str> {
-    let sum: f64 = weights.iter().map(|(_, weight)| usable(*weight)).sum();
+///
+/// # Errors
+/// A weight is not finite.
+pub fn weighted(weights: &[(String, f64)], point: f64) -> Result<Option<&str>, HostError> {
+    if let Some((name, weight)) = weights.iter().find(|(_, weight)| !weight.is_finite()) {
+        return Err(HostError(format!("pick.weighted: the weight of `{name}` is {weight}; give a number")));
+    }
+    let usable = || weights.iter().filter(|(_, weight)| *weight > 0.0);
+    let sum: f64 = usable().map(|(_, weight)| weight).sum();
     let mut left = point * sum;
     let mut last = None;
-    for (name, weight) in weights.iter().filter(|(_, weight)| usable(*weight) > 0.0) {
+    for (name, weight) in usable() {
         last = Some(name.as_str());
         left -= weight;
         if left < 0.0 {
             break;
         }
     }
-    last
-}
-
-fn usable(weight: f64) -> f64 {
-    if weight.is_finite() && weight > 0.0 { weight } else { 0.0 }
+    Ok(last)
 }
 
 /// The point from 0 to 1 that a key stands for.
@@ -50,12 +55,17 @@ mod tests {
 
     #[test]
     fn weights_are_kept_and_useless_ones_never_chosen() {
-        let weights = [("a".to_owned(), 3.0), ("b".into(), 0.0), ("c".into(), 1.0), ("d".into(), f64::NAN)];
-        let counts = (0..4000).map(|at| weighted(&weights, f64::from(at) / 4000.0).expect("one"));
+        let weights = [("a".to_owned(), 3.0), ("b".into(), 0.0), ("c".into(), 1.0), ("d".into(), -2.0)];
+        let one = |weights: &[(String, f64)], point| weighted(weights, point).map(|name| name.map(str::to_owned));
+        let counts = (0..4000).filter_map(|at| one(&weights, f64::from(at) / 4000.0).expect("finite"));
         let a = counts.filter(|name| *name == "a").count();
         assert_eq!(a, 3000);
-        assert_eq!(weighted(&weights, 1.0), Some("c"));
-        assert_eq!(weighted(&[("b".into(), 0.0)], 0.5), None);
+        assert_eq!(one(&weights, 1.0).expect("finite").as_deref(), Some("c"));
+        assert_eq!(one(&[("b".into(), 0.0)], 0.5).expect("finite"), None);
+        for odd in [f64::NAN, f64::INFINITY] {
+            let error = one(&[("a".into(), 1.0), ("b".into(), odd)], 0.5).expect_err("no weight");
+            assert!(error.0.contains(&format!("the weight of `b` is {odd}")), "{}", error.0);
+        }
     }
 
     #[test]

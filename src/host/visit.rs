@@ -125,8 +125,13 @@ impl Visit {
 
     /// A visit without an exchange: for loading, timers and tests.
     pub fn nobody(generation: u64) -> Self {
+        Visit::of_adapter(generation, String::new())
+    }
+
+    /// What an adapter leaves behind in the exchange with this id, of which it is shown nothing else.
+    pub fn of_adapter(generation: u64, id: String) -> Self {
         Visit::new(Facts {
-            id: String::new(),
+            id,
             request_id: String::new(),
             endpoint: "",
             dialect: "",

@@ -102,6 +102,11 @@ fn departures(quirks: &Quirks) -> String {
         }
     };
     say(quirks.max_completion_tokens, "`max_completion_tokens`");
+    say(quirks.verbosity, "`verbosity`");
+    say(quirks.prompt_cache_key, "`prompt_cache_key`");
+    say(quirks.service_tier, "`service_tier`");
+    say(quirks.store, "`store`");
+    say(quirks.speech, "spoken answers");
     say(quirks.custom_tools, "tools of free text");
     say(quirks.short_call_ids, "ids of tool calls of nine letters and digits");
     say(quirks.developer_role, "role `developer`");

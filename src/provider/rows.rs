@@ -60,6 +60,11 @@ const fn at(dialect: &'static str, base_url: &'static str) -> Elsewhere {
 const OPENAI: Quirks = Quirks {
     // `max_tokens` is refused by its reasoning models.
     max_completion_tokens: true,
+    verbosity: true,
+    prompt_cache_key: true,
+    service_tier: true,
+    store: true,
+    speech: true,
     custom_tools: true,
     developer_role: true,
     refuses_thoughts: THOUGHTS,

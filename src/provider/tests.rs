@@ -243,7 +243,27 @@ fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short
     };
     assert_eq!(of(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
     assert_eq!(of(|quirks| quirks.short_call_ids), ["mistral"]);
-    // Others that spell parameters as OpenAI does have no spoken answers.
-    let speaks = |quirks: &Quirks| quirks.max_completion_tokens && !quirks.refuses.contains(&"audio");
-    assert_eq!(of(speaks), ["openai", "azure", "azure_v1", "mock"]);
+}
+
+#[test]
+fn whoever_spells_the_bound_as_openai_does_need_not_take_what_else_openai_has() {
+    let of = |takes: fn(&Quirks) -> bool| -> Vec<&str> {
+        PROVIDERS
+            .iter()
+            .filter(|row| row.dialects.contains(&"openai_chat") && takes(&row.quirks_for("openai_chat")))
+            .map(|row| row.name)
+            .collect()
+    };
+    let spelt = of(|quirks| quirks.max_completion_tokens);
+    assert!(["xai", "groq", "cerebras"].iter().all(|name| spelt.contains(name)), "{spelt:?}");
+    let facts: [fn(&Quirks) -> bool; 5] = [
+        |quirks| quirks.verbosity,
+        |quirks| quirks.prompt_cache_key,
+        |quirks| quirks.service_tier,
+        |quirks| quirks.store,
+        |quirks| quirks.speech,
+    ];
+    for fact in facts {
+        assert_eq!(of(fact), ["openai", "azure", "azure_v1", "mock"]);
+    }
 }

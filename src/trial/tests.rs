@@ -534,3 +534,88 @@ fn what_a_policy_says_where_no_words_are_asked_for_is_its_failure() {
         t.contains(answer.failed, 'No model is called `smrat`')";
     holds(model, unknown);
 }
+
+/// One call with its arguments in two pieces, as a chat server streams it.
+const CALLING: &str = "local function chunk(delta, finish)
+          return `data: \\{\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[\\{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish or 'null'}}]}\\n\\n`
+        end
+        local function calls(kind, field, pieces)
+          local said = chunk(`\\{\"content\":\"Look.\"}`)
+            .. chunk(`\\{\"tool_calls\":[\\{\"index\":0,\"id\":\"c1\",\"type\":\"{kind}\",\"{kind}\":\\{\"name\":\"f\",\"{field}\":\"\"}}]}`)
+          for _, piece in pieces do
+            local text = string.gsub(piece, '\"', '\\\\\"')
+            said ..= chunk(`\\{\"tool_calls\":[\\{\"index\":0,\"{kind}\":\\{\"{field}\":\"{text}\"}}]}`)
+          end
+          return said .. chunk('{}', '\"tool_calls\"') .. 'data: [DONE]\\n\\n'
+        end\n";
+
+#[test]
+fn what_tools_are_called_with_in_a_stream_passes_policies_that_ask_for_it_between_all_dialects() {
+    let policy = "--[[manifest\nguard = true\nstream = \"event\"\narguments = true\n]]\n\
+        function on_event(event, ctx)\n\
+          if not event.tool then return nil end\n\
+          if event.kind == 'end' then ctx:set('ends', (ctx:get('ends') or 0) + 1) return nil end\n\
+          assert(event.kind == 'arguments' and event.tool == 'f', event.kind)\n\
+          return (string.gsub(event.text, 'Rome', 'Oslo'))\n\
+        end\n\
+        function on_done(done, ctx) return { ends = ctx:get('ends') } end\n";
+    let body = "local all = { 'openai_chat', 'openai_responses', 'anthropic', 'gemini' }
+        for _, upstream in all do
+          t.target('a/m', { dialect = upstream })
+          t.upstream('a/m'):answers('Look.', { tool_calls = { { id = 'call_1', name = 'f', arguments = { city = 'Rome' } } } })
+          for _, dialect in all do
+            local what = `{dialect} of {upstream}`
+            local answer = t.chat({ model = 'a/m', text = 'x', stream = true, dialect = dialect, max_tokens = 9 })
+            t.eq({ answer.text, answer.complete, answer.failed }, { 'Look.', true }, what)
+            t.eq(#answer.tool_calls, 1, what)
+            t.eq(answer.tool_calls[1].arguments, '{\"city\":\"Oslo\"}', what)
+            t.eq(answer.record.policy.ends, 1, what)
+          end
+        end";
+    holds(policy, body);
+}
+
+#[test]
+fn what_tools_are_called_with_is_put_together_held_back_and_stopped_as_text_is() {
+    let policy = |more: &str, body: &str| {
+        format!(
+            "--[[manifest\nguard = true\n{more}\n]]\n\
+             local function note(event, ctx) ctx:set('seen', `{{ctx:get('seen') or ''}}{{event.kind}} {{event.tool}} {{event.text}};`) end\n\
+             function on_event(event, ctx) note(event, ctx) {body} end\n\
+             function on_done(done, ctx) return {{ seen = ctx:get('seen') }} end\n"
+        )
+    };
+    let ask = "local function ask() return t.chat({ model = 'a/m', text = 'x', stream = true }) end\n";
+    let two = "t.upstream('a/m'):sends(calls('function', 'arguments', { '{\"a\":', '1}' }))\n";
+    let case = |more: &str, decides: &str, body: &str| {
+        holds(&policy(more, decides), &format!("{CALLING}{ask}{two}local answer = ask()\n{body}"));
+    };
+    let (each, whole) = ("stream = \"event\"\narguments = true", "stream = \"buffer\"\narguments = true");
+    let unchanged = "t.eq({ answer.text, answer.tool_calls[1].arguments, answer.finish }, { 'Look.', '{\"a\":1}', 'tool_calls' })\n";
+    let seen = |what: &str| format!("{unchanged}t.eq(answer.record.policy.seen, '{what}')");
+    case("stream = \"event\"", "return nil", &seen("text nil Look.;end nil ;"));
+    case(each, "return nil", &seen("text nil Look.;end nil ;arguments f {\"a\":;arguments f 1};end f ;"));
+    case(whole, "return nil", &seen("text nil Look.;end nil ;arguments f {\"a\":1};end f ;"));
+    let held = "if not event.tool then return nil end
+        local text = (ctx:get('held') or '') .. event.text
+        ctx:set('held', text)
+        return if event.kind == 'end' then text else gw.drop()";
+    case(each, held, unchanged);
+    let shadow = format!("t.hook({{ shadow = true }})\n{two}answer = ask()\n{unchanged}");
+    case(each, "return if event.tool then 'x' else nil", &shadow);
+    let stop = |how: &str| format!("if event.text == '1}}' then return gw.stop({how}) end");
+    case(
+        each,
+        &stop("{ message = 'No.', code = 'no' }"),
+        "t.eq({ answer.own_code, answer.complete }, { 'no', false })",
+    );
+    let ended = "t.eq({ answer.text, answer.complete, answer.failed }, { 'Look.Enough.', true })";
+    case(each, &stop("{ text = 'Enough.' }"), ended);
+    case(each, &stop("{}"), "t.eq({ answer.finish, answer.complete }, { 'content_filter', true })");
+    // What a tool of free text is given is no JSON.
+    let free = format!(
+        "{CALLING}{ask}t.upstream('a/m'):sends(calls('custom', 'input', {{ 'say', ' it' }}))\n\
+         t.eq(ask().record.policy.seen, 'text nil Look.;end nil ;text f say;text f  it;end f ;')"
+    );
+    holds(&policy(each, "return nil"), &free);
+}

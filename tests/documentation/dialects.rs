@@ -8,6 +8,7 @@ use portcullis::chat::{
     ToolCall, ToolChoice, ToolResult,
 };
 use portcullis::dialect::{DIALECTS, Dialect, Encoding, Quirks, find};
+use portcullis::provider;
 use serde_json::{Map, Value, json};
 
 use super::assert_block;
@@ -18,7 +19,9 @@ const PAGE: &str = "src/dialect/README.md";
 fn setting(dialect: &str) -> (&'static str, Quirks) {
     match dialect {
         "openai_chat" => {
-            ("gpt-5", Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE })
+            // What it does not take back of other servers is no matter of what this form can say.
+            let row = provider::find("openai").expect("a row").quirks_for(dialect);
+            ("gpt-5", Quirks { refuses_thoughts: &[], ..row })
         }
         "openai_responses" => ("gpt-5", Quirks::NONE),
         "anthropic" => ("claude-sonnet-4-5", Quirks::NONE),
@@ -132,18 +135,12 @@ fn encode(dialect: &dyn Dialect, ask: &Ask) -> Result<Vec<(&'static str, &'stati
     }
 }
 
-/// The Responses form alone gives no spoken answers for a voice without asking for sound.
-fn fitted(target: &str) -> Ask {
-    let ask = maximal(source_for(target));
-    if target == "openai_responses" { Ask { audio: None, ..ask } } else { ask }
-}
-
 #[test]
 fn the_table_of_what_is_dropped_is_fresh() {
     // (field, target) → why; a field may be named for several reasons.
     let mut cells: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for dialect in DIALECTS {
-        let dropped = encode(*dialect, &fitted(dialect.name())).expect("encodes");
+        let dropped = encode(*dialect, &maximal(source_for(dialect.name()))).expect("encodes");
         for (field, why) in dropped {
             let reasons = cells.entry(field).or_default().entry(dialect.name()).or_default();
             if !reasons.contains(&why) {
@@ -220,7 +217,7 @@ fn the_table_of_what_is_refused_is_fresh() {
     for (name, change) in CASES {
         let mut cells = Vec::new();
         for dialect in DIALECTS {
-            let mut ask = fitted(dialect.name());
+            let mut ask = maximal(source_for(dialect.name()));
             // Alone, so that nothing else decides.
             ask.messages.truncate(1);
             let before = encode(*dialect, &ask).expect("encodes");
@@ -239,7 +236,7 @@ fn the_table_of_what_is_refused_is_fresh() {
 #[test]
 fn what_is_asked_in_a_dialect_reaches_it_whole() {
     for dialect in DIALECTS {
-        let mut ask = fitted(dialect.name());
+        let mut ask = maximal(source_for(dialect.name()));
         ask.source = find(dialect.name()).map(Dialect::name).expect("a dialect");
         // Its own reasoning and blocks come back to it; only what no ask of this dialect can hold may be noted.
         let dropped = encode(*dialect, &ask).expect("encodes");

@@ -124,7 +124,12 @@ const HOOKS: &[(Phase, &str, &str, &str)] = &[
         "before the answer goes out: whole, or a stream's head",
         "a guard refuses, else it goes as it was",
     ),
-    (Phase::Event, "event, ctx", "for text of a stream, with a stream mode in the manifest", "a guard ends the stream"),
+    (
+        Phase::Event,
+        "event, ctx",
+        "for text of a stream, and for arguments of tools if the manifest says so, with a stream mode in it",
+        "a guard ends the stream",
+    ),
     (Phase::Done, "done, ctx", "at the end, once, also when the caller has gone", "nothing"),
     (Phase::Tick, "ctx", "every `tick` of the manifest, on one worker", "nothing"),
 ];

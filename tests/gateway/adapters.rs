@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::support::{Folder, Gateway, Mock, portcullis, together};
+use super::support::{Folder, Gateway, Mock, SOON, portcullis, together};
 use super::upstream::{Act, Seen, Upstream, answer};
 use super::wire;
 
@@ -175,6 +175,69 @@ async fn a_scripted_provider_answers_callers_of_other_dialects() {
     // A stream of a whole answer is the gateway's to make.
     let refused = chat(&gateway, "it/refuse", false).await;
     assert_eq!((refused.status(), refused.json()["error"]["code"].clone()), (400, json!("unsupported_feature")));
+}
+
+#[tokio::test]
+async fn what_a_scripted_provider_calls_tools_with_passes_policies() {
+    let mock = Mock::start().await;
+    let upstream =
+        Upstream::start(|_: &Seen| Act::Answer(answer("application/x-ndjson", b"{\"call\":\"look\"}\n"))).await;
+    let gateway = gateway(&mock, &upstream, "").await;
+    let policy = "--[[manifest\nguard = true\nstream = \"event\"\narguments = true\n]]\n\
+        function on_event(e) if e.tool == 'look' then return (string.gsub(e.text, 'Rome', 'Oslo')) end end\n";
+    gateway.folder.write("scripts/p.luau", policy);
+    let text = std::fs::read_to_string(gateway.folder.path("portcullis.yaml")).expect("the configuration");
+    gateway.folder.write("portcullis.yaml", &format!("{text}\nhooks: [{{ lua: p }}]\n"));
+    assert_eq!(gateway.admin("POST", "/admin/reload").await.status(), 200);
+    let text = chat(&gateway, "it/tools", true).await.text();
+    assert!(text.contains("Oslo") && !text.contains("Rome"), "{text}");
+    assert!(text.contains("\"finish_reason\":\"tool_calls\""), "{text}");
+}
+
+/// Asks again once, and writes 150 lines each time that it reads an answer.
+const CHATTY: &str = r#"--[[manifest
+[adapter]
+operations = ["chat"]
+]]
+function encode(ask) return { path = "/first", body = { model = ask.model } } end
+function decode(answer)
+	for number = 1, 150 do gw.log.error(`word {number}`) end
+	local again = gw.json.decode(answer.body).again
+	if again then return { follow_up = { request = { path = "/second", body = {} }, wait_ms = 50 } } end
+	return { text = "Done.", finish = "stop" }
+end
+"#;
+
+#[tokio::test]
+async fn an_adapter_writes_so_many_lines_in_one_try_however_often_it_is_called_there() {
+    let mock = Mock::start().await;
+    let upstream = Upstream::start(|seen: &Seen| {
+        let body = if seen.head.contains("/first ") { r#"{"again":true}"# } else { r#"{"again":false}"# };
+        Act::Answer(answer("application/json", body.as_bytes()))
+    })
+    .await;
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("scripts")).expect("a folder");
+    folder.write("scripts/chatty.luau", CHATTY);
+    let yaml = format!(
+        "providers:\n  it: {{ dialect: 'lua:chatty', base_url: 'http://{}/base', auth: none }}\n",
+        upstream.address
+    );
+    let mut gateway = Gateway::prepared(folder, &mock, &yaml).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let reply = chat(&gateway, "it/m", false).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        ids.push(reply.head.id().to_owned());
+    }
+    gateway.process.signal("TERM");
+    gateway.process.exit(SOON).await;
+    let said = gateway.process.stderr();
+    for id in ids {
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains(&id)).collect();
+        assert_eq!(lines.iter().filter(|line| line.contains("word ")).count(), 200, "{said}");
+        assert_eq!(lines.iter().filter(|line| line.contains("the rest is left out")).count(), 1, "{said}");
+    }
 }
 
 #[tokio::test]

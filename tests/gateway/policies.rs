@@ -258,7 +258,7 @@ async fn a_policy_names_callers_and_sees_exchanges_end() {
       function on_done(d)
         gw.metrics.count('seen', 1, { project = d.project or '' })
         gw.metrics.count('long', 1, { text = 'x' .. string.rep('ü', 100) })
-        return { who = d.key, ok = d.ok, tokens = d.output_tokens }
+        return { who = d.key, ok = d.ok, tokens = d.output_tokens, code = d.code }
       end";
     let yaml = "hooks: [{ lua: users }]\nkeys: [{ name: k, key: sk-one }]\n";
     let gateway = with(&mock, &[("users", policy)], yaml).await;
@@ -271,7 +271,11 @@ async fn a_policy_names_callers_and_sees_exchanges_end() {
     let line = gateway.logged(good.head.id()).await;
     assert_eq!((&line["policy"]["who"], &line["policy"]["ok"]), (&json!("alice"), &json!(true)), "{line}");
     assert_eq!(as_user("alice", "anthropic/m").await.status(), 403);
-    assert_eq!(as_user("mallory", "chat/m").await.status(), 403);
+    let banned = as_user("mallory", "chat/m").await;
+    assert_eq!(banned.status(), 403);
+    let line = gateway.logged(banned.head.id()).await;
+    assert_eq!((&line["error"]["code"], &line["error"]["own_code"]), (&json!("invalid_credential"), &json!("banned")));
+    assert_eq!(line["policy"]["code"], "banned", "{line}");
     assert_eq!(ask(&gateway, "chat/m", false).await.status(), 401);
     gateway.settled().await;
     let count = gateway.metric("portcullis_policy_seen_total{guest=\"users\",project=\"p\"}").await;

@@ -2,7 +2,8 @@
 //!
 //! Finds e-mail addresses, telephone numbers, payment cards (by their check digit), IBANs (likewise), IPv4 addresses, and
 //! keys of well-known services. Replaces each by its kind in brackets, or refuses the ask. In streams the last bytes are
-//! held back, so that nothing slips through between two events. Never logs or counts what it found, only how often.
+//! held back, so that nothing slips through between two events; arguments of tools stay JSON. Never logs or counts what it
+//! found, only how often.
 
 portcullis_policy::policy!(
     "portcullis:pii-guard/pii-guard",
@@ -13,16 +14,18 @@ portcullis_policy::policy!(
         export portcullis:gateway/on-request@0.1.0;
         export portcullis:gateway/on-answer@0.1.0;
         export portcullis:gateway/on-event@0.1.0;
+        export portcullis:gateway/on-arguments@0.1.0;
     }
     "
 );
 
 mod find;
+mod json;
 
 use std::cell::RefCell;
 
 use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
-use exports::portcullis::gateway::{manifest, on_answer, on_event, on_request};
+use exports::portcullis::gateway::{manifest, on_answer, on_arguments, on_event, on_request};
 use portcullis_policy::decision::{AnswerVerdict, EventVerdict, Patch, RequestVerdict, TextChange};
 use portcullis_policy::exchange::{Answer, Event, Request, Text};
 use portcullis_policy::serde_json::{self, Value};
@@ -101,18 +104,20 @@ fn clean(text: &str, kinds: &[Kind], place: &str) -> Option<String> {
         return None;
     }
     count(&found, place);
-    Some(redacted(text, &found))
+    Some(redacted(text, &found, |_| false))
 }
 
-fn redacted(text: &str, found: &[Found]) -> String {
+/// `bare`: what stands in no text of its own, and becomes one.
+fn redacted(text: &str, found: &[Found], bare: impl Fn(&Found) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
-    for Found { kind, first, end } in found {
-        out.push_str(&text[from..*first]);
-        out.push('[');
-        out.push_str(kind.name());
-        out.push(']');
-        from = *end;
+    for each in found {
+        out.push_str(&text[from..each.first]);
+        let quote = if bare(each) { "\"" } else { "" };
+        for part in [quote, "[", each.kind.name(), "]", quote] {
+            out.push_str(part);
+        }
+        from = each.end;
     }
     out.push_str(&text[from..]);
     out
@@ -168,23 +173,50 @@ impl on_answer::Guest for Guard {
 
 impl on_event::Guest for Guard {
     fn handle(next: Event) -> Result<EventVerdict, String> {
-        let settings = settings();
-        if !settings.answers {
-            return Ok(EventVerdict::Pass);
-        }
-        let key = format!("held {} {}", next.choice, next.index);
-        let held = match ctx::get(&key)? {
-            Some(ctx::Kept::Text(held)) => held,
-            _ => String::new(),
-        };
-        let text = held + &next.text;
-        let found = find::all(&text, &settings.kinds);
-        let cut = if next.kind == "end" { text.len() } else { cut(&text, &found) };
-        let ready: Vec<Found> = found.into_iter().filter(|found| found.end <= cut).collect();
-        count(&ready, "answer");
-        ctx::set(&key, (cut < text.len()).then(|| ctx::Kept::Text(text[cut..].to_owned())).as_ref())?;
-        Ok(EventVerdict::Text(redacted(&text[..cut], &ready)))
+        heard(&next, None)
     }
+}
+
+impl on_arguments::Guest for Guard {
+    fn handle(_: String, next: Event) -> Result<EventVerdict, String> {
+        // What a tool of free text is given is no JSON. The end is of the kind that the pieces were of.
+        let place = format!("json {} {}", next.choice, next.index);
+        let began = match (ctx::get(&place)?, next.kind.as_str()) {
+            (Some(ctx::Kept::Number(place)), _) => Some(json::Place::of(place)),
+            (_, "arguments") => Some(json::Place::Outside),
+            _ => None,
+        };
+        heard(&next, began.map(|began| (place, began)))
+    }
+}
+
+/// What goes out of a piece of a stream: with what was held back before, without the end that may go on. `json`: where in
+/// JSON it begins, and under which name the next piece finds that.
+fn heard(next: &Event, json: Option<(String, json::Place)>) -> Result<EventVerdict, String> {
+    let settings = settings();
+    if !settings.answers {
+        return Ok(EventVerdict::Pass);
+    }
+    let key = format!("held {} {}", next.choice, next.index);
+    let held = match ctx::get(&key)? {
+        Some(ctx::Kept::Text(held)) => held,
+        _ => String::new(),
+    };
+    let text = held + &next.text;
+    let places = json.as_ref().map(|(_, began)| json::places(&text, *began));
+    let mut found = find::all(&text, &settings.kinds);
+    if let Some(places) = &places {
+        found.iter_mut().for_each(|found| json::widen(found, &text, places));
+    }
+    let cut = if next.kind == "end" { text.len() } else { cut(&text, &found) };
+    let ready: Vec<Found> = found.into_iter().filter(|found| found.end <= cut).collect();
+    count(&ready, "answer");
+    ctx::set(&key, (cut < text.len()).then(|| ctx::Kept::Text(text[cut..].to_owned())).as_ref())?;
+    if let (Some((place, _)), Some(places)) = (json, &places) {
+        ctx::set(&place, Some(&ctx::Kept::Number(places[cut].number())))?;
+    }
+    let bare = |found: &Found| places.as_ref().is_some_and(|places| places[found.first] == json::Place::Outside);
+    Ok(EventVerdict::Text(redacted(&text[..cut], &ready, bare)))
 }
 
 /// How much of a text may go out: all but the last bytes, and nothing that begins before them and may go on in them.

@@ -44,7 +44,7 @@ use std::hint::black_box;
 use behaviours::Behaviour;
 use exports::portcullis::gateway::manifest::{Description, Metric, MetricKind, StreamMode};
 use exports::portcullis::gateway::{
-    manifest, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
+    manifest, on_answer, on_arguments, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
 };
 use portcullis_policy::decision::{
     AnswerVerdict, AttemptVerdict, AuthVerdict, EventVerdict, FaultVerdict, HeaderChange, HeaderValue, LogField, Mode, Param,
@@ -213,6 +213,7 @@ fn called(what: &str) -> Result<String, String> {
             let weight = |name: &str, weight| pick::Weight { name: name.into(), weight };
             words(pick::weighted(&[weight("a", 1.0), weight("b", 0.0)], None))
         }
+        "pick.infinite" => words(pick::weighted(&[pick::Weight { name: "a".into(), weight: f64::INFINITY }], None)),
         "pick.hash" => words(pick::hash(&["a".to_owned()], "k")),
         "cache.get" => words(cache::get("none", None)?),
         "cache.set" => cache::set("c", "v", Some(60.0), None).and_then(|()| cache::get("c", None)).map(words)?,
@@ -429,6 +430,26 @@ impl on_event::Guest for Probe {
             "drop" => EventVerdict::Text(String::new()),
             "huge" => EventVerdict::Text(huge("event")),
             "stop" => EventVerdict::Stop(Stop { message: None, code: None, text: Some("Enough.".into()) }),
+            _ => EventVerdict::Pass,
+        })
+    }
+}
+
+impl on_arguments::Guest for Probe {
+    fn handle(tool: String, next: Event) -> Result<EventVerdict, String> {
+        Ok(match act("arguments")?.as_str() {
+            "shout" => EventVerdict::Text(next.text.to_uppercase()),
+            // Holds all of it back to the end, and then tells what it was shown.
+            "tell" => {
+                let so_far = match ctx::get("seen")? {
+                    Some(ctx::Kept::Text(seen)) => seen,
+                    _ => String::new(),
+                };
+                let seen = format!("{so_far}{tool}:{}:{} ", next.kind, next.text);
+                ctx::set("seen", Some(&ctx::Kept::Text(seen.clone())))?;
+                EventVerdict::Text(if next.kind == "end" { json::quote(&seen) } else { String::new() })
+            }
+            "stop" => EventVerdict::Stop(Stop { message: Some("No.".into()), code: Some("no_tools".into()), text: None }),
             _ => EventVerdict::Pass,
         })
     }

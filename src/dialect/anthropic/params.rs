@@ -96,8 +96,8 @@ fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
 fn refuse(ask: &Ask) -> Result<(), Fault> {
     let refused = [
         (ask.n.is_some_and(|n| n > 1), "n", "give more than one choice"),
-        (ask.modalities.iter().any(|kind| kind == "audio"), "modalities", "answer with audio"),
-        (ask.modalities.iter().any(|kind| kind == "image"), "modalities", "answer with images"),
+        (ask.wants("audio"), "modalities", "answer with audio"),
+        (ask.wants("image"), "modalities", "answer with images"),
     ];
     match refused.iter().find(|(refused, ..)| *refused) {
         Some((_, field, what)) => {

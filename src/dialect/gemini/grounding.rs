@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::NAME;
 use super::answer::ANNOTATIONS;
 use super::field::{self, Object, put};
+use crate::chat::OVER_ANSWER;
 
 /// The citations in a candidate's annotations, each an object of one field. `text` is all that the answer says so far.
 pub fn cited(annotations: &[Value], text: &str) -> Vec<Value> {
@@ -81,6 +82,7 @@ fn citation(source: &Value, span: Option<Span<'_>>) -> Option<Value> {
         citation.insert("start_index".into(), from.into());
         citation.insert("end_index".into(), to.into());
         citation.insert("cited_text".into(), passage.into());
+        citation.insert(OVER_ANSWER.into(), true.into());
     }
     Some(Value::Object(citation))
 }
@@ -131,9 +133,9 @@ mod tests {
             cited,
             [
                 json!({"type": "url_citation", "url": "https://a.example/", "title": "a", "start_index": 0,
-                       "end_index": 20, "cited_text": "Köln liegt am Rhein."}),
+                       "end_index": 20, "cited_text": "Köln liegt am Rhein.", "over_answer": true}),
                 json!({"type": "url_citation", "url": "https://maps.example/b", "start_index": 21, "end_index": 31,
-                       "cited_text": "Bonn auch."}),
+                       "cited_text": "Bonn auch.", "over_answer": true}),
             ]
         );
     }
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(
             citations("citationMetadata", &metadata, "abcdef"),
             [json!({"type": "url_citation", "url": "https://b.example/", "title": "b", "start_index": 2,
-                    "end_index": 4, "cited_text": "cd"})]
+                    "end_index": 4, "cited_text": "cd", "over_answer": true})]
         );
         assert!(citations("urlContextMetadata", &json!({"urlMetadata": []}), "x").is_empty());
     }

@@ -2,7 +2,7 @@
 //!
 //! OpenAI numbers calls and names each in its first piece only. Others send whole calls, repeat names and ids, number
 //! every call 0, make up a new id for each piece, or send no number at all: a piece goes to the call it most likely
-//! means. Never drops arguments.
+//! means. Never drops arguments: what is said between two pieces waits in the decoder until all calls are over.
 
 use serde_json::{Map, Value};
 

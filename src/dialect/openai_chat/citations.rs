@@ -5,11 +5,13 @@
 use serde_json::{Value, json};
 
 use super::NAME;
+use crate::chat::OVER_ANSWER;
 
 /// The type of a citation that stands for a source of the whole answer. Callers of this dialect have it from there.
 const SOURCE: &str = "source";
 
-/// The annotation for a citation on the characters `from..to` of the message.
+/// The annotation for a citation on a text that is the characters `from..to` of the message. Its own places are those in
+/// that text, unless it says that they are those in the answer.
 pub(super) fn write(citation: &Value, source: &str, from: usize, to: usize) -> Option<Value> {
     if source == NAME {
         return Some(citation.clone()).filter(|citation| citation["type"] != SOURCE);
@@ -18,7 +20,9 @@ pub(super) fn write(citation: &Value, source: &str, from: usize, to: usize) -> O
     let inner = citation.get("web").unwrap_or(citation);
     let url = ["url", "uri"].iter().find_map(|key| inner.get(*key)?.as_str())?;
     let title = inner.get("title").and_then(Value::as_str).unwrap_or_default();
-    let place = |key: &str, otherwise: usize| citation.get(key).and_then(Value::as_u64).unwrap_or(otherwise as u64);
+    let before = if citation.get(OVER_ANSWER).is_some() { 0 } else { from as u64 };
+    let stated = |key: &str| citation.get(key).and_then(Value::as_u64).map(|place| before + place);
+    let place = |key: &str, otherwise: usize| stated(key).unwrap_or(otherwise as u64);
     Some(json!({ "type": "url_citation", "url_citation": {
         "url": url, "title": title, "start_index": place("start_index", from), "end_index": place("end_index", to) } }))
 }

@@ -70,7 +70,7 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
 /// A stop sequence that is left out would let the model write on.
 fn few_stops(to: &Encoding<'_>, body: &Map<String, Value>) -> Result<(), Fault> {
     let stops = body.get("stop").and_then(Value::as_array).map_or(0, Vec::len);
-    if is_openai(to.quirks) && stops > MAX_STOPS {
+    if samples_as_openai(to.quirks) && stops > MAX_STOPS {
         let text = format!("OpenAI chat completions take {MAX_STOPS} stop sequences at most, not {stops}.");
         return Err(Fault::new(Kind::UnsupportedFeature, text).param("stop"));
     }
@@ -101,14 +101,18 @@ fn prefill(ask: &Ask, how: Prefill, body: &mut Map<String, Value>) {
     last.insert(mark.into(), true.into());
 }
 
-/// Whether the target follows OpenAI's own endpoint in its newer parameters, as one that knows the output bound by its newer
-/// name does. Says nothing of tools.
-pub(super) fn is_openai(quirks: &Quirks) -> bool {
+/// Whether the target samples and stops as OpenAI's own endpoint does, as those do that know the output bound by its newer
+/// name. Says nothing of what else OpenAI has: each is a fact of its own.
+pub(super) fn samples_as_openai(quirks: &Quirks) -> bool {
     quirks.max_completion_tokens
 }
 
 fn sampling(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
-    let bound = if is_openai(to.quirks) && !complete::is_legacy(ask) { "max_completion_tokens" } else { "max_tokens" };
+    let bound = if to.quirks.max_completion_tokens && !complete::is_legacy(ask) {
+        "max_completion_tokens"
+    } else {
+        "max_tokens"
+    };
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
             body.insert(key.to_owned(), value);
@@ -131,7 +135,7 @@ fn sampling(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
         several => set("stop", Some(several.into())),
     }
     // OpenAI has neither, local servers and routers have both.
-    if ask.source == NAME || !is_openai(to.quirks) {
+    if ask.source == NAME || !samples_as_openai(to.quirks) {
         set("top_k", number(&ask.top_k));
         set("min_p", number(&ask.min_p));
     } else {
@@ -211,35 +215,39 @@ const ONLY_OPENAI: &str = "only OpenAI is known to take it";
 
 /// Fields that OpenAI invented and few others took over.
 fn openai_only(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
-    let takes = ask.source == NAME || is_openai(to.quirks);
+    let (own, quirks) = (ask.source == NAME, to.quirks);
     let fields = [
-        ("verbosity", ask.verbosity.as_deref().map(Value::from)),
-        ("prompt_cache_key", ask.cache_key.as_deref().map(Value::from)),
-        ("service_tier", ask.service_tier.as_deref().map(Value::from)),
+        ("verbosity", quirks.verbosity, ask.verbosity.as_deref().map(Value::from)),
+        ("prompt_cache_key", quirks.prompt_cache_key, ask.cache_key.as_deref().map(Value::from)),
+        ("service_tier", quirks.service_tier, ask.service_tier.as_deref().map(Value::from)),
         // Elsewhere `false` is the default, and a server that stores nothing may not know the word.
-        ("store", ask.store.filter(|store| *store || ask.source == NAME).map(Value::from)),
+        ("store", quirks.store, ask.store.filter(|store| *store || own).map(Value::from)),
     ];
-    for (key, value) in fields {
+    for (key, takes, value) in fields {
         match value {
-            Some(value) if takes => drop(body.insert(key.to_owned(), value)),
+            Some(value) if own || takes => drop(body.insert(key.to_owned(), value)),
             Some(_) => to.drop_if(true, key, ONLY_OPENAI),
             None => {}
         }
     }
 }
 
-/// What the answer is besides text.
+/// What the answer is besides text. Speech that cannot be had is refused, also to who asks in this form: the next target
+/// may speak, and an answer in writing is none.
 fn modalities(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) -> Result<(), Fault> {
     let own = ask.source == NAME;
-    let takes = own || is_openai(to.quirks);
-    let has = |kind: &str| ask.modalities.iter().any(|modality| modality == kind);
-    if has("audio") && !own {
-        if !takes || to.quirks.refuses.contains(&"audio") {
-            let text = "This provider's chat completions cannot give spoken answers.";
+    let takes = own || to.quirks.speech;
+    if ask.wants("audio") && (!takes || to.quirks.refuses.contains(&"audio")) {
+        let text = "This provider's chat completions cannot give spoken answers.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
+    }
+    if ask.wants("audio") && !own {
+        if openai_models::is_mute(to.model) {
+            let text = format!("The model {} cannot give spoken answers.", to.model);
             return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
         }
         // Sound alone is refused: its words come with it.
-        let words = (!has("text")).then_some("text");
+        let words = (!ask.wants("text")).then_some("text");
         let all: Vec<&str> = words.into_iter().chain(ask.modalities.iter().map(String::as_str)).collect();
         body.insert("modalities".into(), all.into());
         body.insert("audio".into(), speech(ask, to));
@@ -247,7 +255,7 @@ fn modalities(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) -
     }
     if !ask.modalities.is_empty() {
         // Image answers are asked for so at routers too.
-        match takes || has("image") {
+        match takes || ask.wants("image") {
             true => drop(body.insert("modalities".into(), ask.modalities.as_slice().into())),
             false => to.drop_if(true, "modalities", ONLY_OPENAI),
         }
@@ -279,7 +287,7 @@ fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
     }
     if let Some(metadata) = &ask.metadata {
         // OpenAI takes metadata only for what it stores.
-        if own || (is_openai(to.quirks) && ask.store == Some(true)) {
+        if own || (to.quirks.store && ask.store == Some(true)) {
             body.insert("metadata".into(), Value::Object(metadata.clone()));
         } else {
             to.drop_if(true, "metadata", "only taken for stored answers of OpenAI");

@@ -132,10 +132,11 @@ fn refuse(ask: &Ask) -> Result<(), Fault> {
             Fault::new(Kind::UnsupportedFeature, "The Responses form gives one choice, not several.").param("n")
         );
     }
-    if ask.audio.is_some() || ask.modalities.iter().any(|kind| kind == "audio") {
-        return Err(Fault::new(Kind::UnsupportedFeature, "The Responses form gives no spoken answers.").param("audio"));
+    if ask.wants("audio") {
+        let text = "The Responses form gives no spoken answers.";
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
     }
-    if ask.modalities.iter().any(|kind| kind == "image") {
+    if ask.wants("image") {
         let text = "The Responses form gives images by a tool of its own, not as the answer.";
         return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
     }
@@ -166,6 +167,7 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(!ask.stop.is_empty(), "stop", WHY);
     to.drop_if(ask.seed.is_some(), "seed", WHY);
     to.drop_if(ask.logit_bias.is_some(), "logit_bias", WHY);
+    to.drop_if(ask.audio.is_some(), "audio", WHY);
     to.drop_if(ask.system.iter().any(|block| block.cache.is_some()), "cache_control", "the provider caches by itself");
     to.drop_if(ask.messages.iter().any(|message| message.name.is_some()), "messages.name", WHY);
     to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");

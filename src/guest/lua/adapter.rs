@@ -101,7 +101,7 @@ impl Taught {
     /// Calls a function of the script on a machine of its own.
     async fn call<T: Send>(
         &self,
-        (warm, visit): (&Warm, Arc<Visit>),
+        (warm, visit): (&Warm, &Arc<Visit>),
         (what, function): (Function, &mlua::Function),
         give: impl FnOnce(&Lua) -> mlua::Result<MultiValue> + Send,
         take: impl FnOnce(&mut said::Reader, &Lv) -> mlua::Result<T> + Send,
@@ -116,12 +116,12 @@ impl Taught {
                 refusal => reader.refusal(&refusal, status).map(|said| Err(Box::new(said))),
             }
         };
-        let cx = adapter::cx(&self.recipe.guest, &visit, what);
+        let cx = adapter::cx(&self.recipe.guest, visit, what);
         let (called, used) = warm.run(cx, function, give, read).await;
         self.meter.counted(what, &used, called)
     }
 
-    async fn written(&self, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
+    async fn written(&self, visit: &Arc<Visit>, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
         let inputs = match asking {
             Asking::Embed(ask) => ask::inputs(ask)?,
             Asking::Chat(_) | Asking::Rerank(_) => Vec::new(),
@@ -138,7 +138,7 @@ impl Taught {
         };
         let warm = self.machine().await?;
         let encode = (Function::Encode, &warm.exports.encode);
-        let request = self.call((&warm, nobody()), encode, give, said::Reader::request, 400).await?;
+        let request = self.call((&warm, visit), encode, give, said::Reader::request, 400).await?;
         self.rest(warm);
         match request {
             Ok(draft) => self.request(draft),
@@ -158,11 +158,11 @@ impl Taught {
         }
     }
 
-    async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
+    async fn read(&self, visit: &Arc<Visit>, op: Op, came: Came<'_>) -> Result<Read, Fault> {
         let give = |lua: &Lua| (answer(lua, came)?, Operation::of(op).as_str()).into_lua_multi(lua);
         let warm = self.machine().await?;
         let decode = (Function::Decode, &warm.exports.decode);
-        let outcome = self.call((&warm, nobody()), decode, give, said::Reader::outcome, 200).await?;
+        let outcome = self.call((&warm, visit), decode, give, said::Reader::outcome, 200).await?;
         self.rest(warm);
         match outcome.map_err(|said| refused(*said))? {
             Outcome::Chat(answer) => Ok(Read::Chat(answer)),
@@ -172,14 +172,14 @@ impl Taught {
         }
     }
 
-    async fn read_error(&self, came: Came<'_>) -> Refusal {
+    async fn read_error(&self, visit: &Arc<Visit>, came: Came<'_>) -> Refusal {
         let read = async {
             let warm = self.machine().await?;
             let Some(decode_error) = &warm.exports.decode_error else { return Ok(None) };
             let give = |lua: &Lua| answer(lua, came)?.into_lua_multi(lua);
             let take = |reader: &mut said::Reader, value: &Lv| reader.refusal(value, came.status);
             let said =
-                self.call((&warm, nobody()), (Function::DecodeError, decode_error), give, take, came.status).await?;
+                self.call((&warm, visit), (Function::DecodeError, decode_error), give, take, came.status).await?;
             self.rest(warm);
             Ok::<_, Fault>(Some(said.unwrap_or_else(|said| *said)))
         };
@@ -190,20 +190,19 @@ impl Taught {
         }
     }
 
-    async fn decoding(&self, taught: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
+    async fn decoding(&self, taught: Arc<Taught>, visit: &Arc<Visit>) -> Result<Decoding<Stream>, Fault> {
         let warm = self.machine().await?;
         let missing = || self.meter.nonsense("has no `decoder`");
         let decoder = (Function::Stream, warm.exports.decoder.as_ref().ok_or_else(missing)?);
         let take = |_: &mut said::Reader, value: &Lv| machine::decoder(value);
-        let visit = nobody();
-        let made = self.call((&warm, visit.clone()), decoder, |_| Ok(MultiValue::new()), take, 200).await?;
+        let made = self.call((&warm, visit), decoder, |_| Ok(MultiValue::new()), take, 200).await?;
         let (push, finish) = made.map_err(|said| refused(*said))?;
         let framing = self.description.framing.unwrap_or(Framing::Bytes);
-        Ok(Decoding::new(self.label, framing, Stream { push, finish, warm, visit, taught }))
+        Ok(Decoding::new(self.label, framing, Stream { push, finish, warm, visit: visit.clone(), taught }))
     }
 }
 
-/// What a call leaves behind: of an adapter each call and each stream has its own.
+/// What its start leaves behind, which is of no exchange.
 fn nobody() -> Arc<Visit> {
     Arc::new(Visit::nobody(0))
 }
@@ -239,7 +238,7 @@ struct Stream {
     push: mlua::Function,
     finish: Option<mlua::Function>,
     warm: Warm,
-    /// One for all of its calls.
+    /// Of the exchange that it is for.
     visit: Arc<Visit>,
     taught: Arc<Taught>,
 }
@@ -252,8 +251,7 @@ impl Stream {
         told: &mut Told,
     ) -> Result<(), Fault> {
         let function = (Function::Stream, function);
-        let said =
-            self.taught.call((&self.warm, self.visit.clone()), function, give, said::Reader::events, 200).await?;
+        let said = self.taught.call((&self.warm, &self.visit), function, give, said::Reader::events, 200).await?;
         said.map_err(|said| refused(*said))?.into_iter().try_for_each(|said| told.said(said))
     }
 }
@@ -291,21 +289,26 @@ impl Adapter for Arc<Taught> {
         self.description.serves(op)
     }
 
-    fn encode<'a>(&'a self, model: &'a str, asking: Asking<'a>) -> Pending<'a, Result<Written, Fault>> {
-        Box::pin(self.written(model, asking))
+    fn encode<'a>(
+        &'a self,
+        visit: &'a Arc<Visit>,
+        model: &'a str,
+        asking: Asking<'a>,
+    ) -> Pending<'a, Result<Written, Fault>> {
+        Box::pin(self.written(visit, model, asking))
     }
 
-    fn decode<'a>(&'a self, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>> {
-        Box::pin(self.read(op, came))
+    fn decode<'a>(&'a self, visit: &'a Arc<Visit>, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>> {
+        Box::pin(self.read(visit, op, came))
     }
 
-    fn decode_error<'a>(&'a self, came: Came<'a>) -> Pending<'a, Refusal> {
-        Box::pin(self.read_error(came))
+    fn decode_error<'a>(&'a self, visit: &'a Arc<Visit>, came: Came<'a>) -> Pending<'a, Refusal> {
+        Box::pin(self.read_error(visit, came))
     }
 
-    fn decoder(&self) -> Pending<'_, Result<Box<dyn StreamDecoder>, Fault>> {
+    fn decoder<'a>(&'a self, visit: &'a Arc<Visit>) -> Pending<'a, Result<Box<dyn StreamDecoder>, Fault>> {
         let taught = self.clone();
-        Box::pin(async move { Ok(Box::new(self.decoding(taught).await?) as Box<dyn StreamDecoder>) })
+        Box::pin(async move { Ok(Box::new(self.decoding(taught, visit).await?) as Box<dyn StreamDecoder>) })
     }
 }
 

@@ -298,9 +298,6 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
     gw.add("pick.weighted", |lua, cx, (weights, key): (Table, Option<LuaString>)| {
         let mut list: Vec<(String, f64)> = Vec::new();
         weights.for_each(|name: String, weight: f64| {
-            if !weight.is_finite() {
-                return Err(Error::runtime(format!("gw.pick.weighted: the weight of `{name}` is {weight}")));
-            }
             list.push((name, weight));
             Ok(())
         })?;
@@ -310,7 +307,8 @@ fn looking(gw: &Gw<'_>) -> Result<()> {
             Some(key) => pick::point(&key.as_bytes()),
             None => random(cx),
         };
-        pick::weighted(&list, point).map(|name| out(lua, name.as_bytes())).transpose()
+        let name = pick::weighted(&list, point).map_err(refused)?;
+        name.map(|name| out(lua, name.as_bytes())).transpose()
     })?;
     gw.add("pick.hash", |lua, cx, (names, key): (Table, LuaString)| {
         let names = words(lua, cx, &names, "gw.pick.hash: names")?;

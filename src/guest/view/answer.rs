@@ -85,8 +85,10 @@ impl View for Answer {
 /// Text of a stream on its way to the caller.
 #[derive(Debug, Clone, Default)]
 pub struct Event {
-    /// `text`, `reasoning`, `refusal` or `end`.
+    /// `text`, `reasoning`, `refusal`, `arguments` or `end`.
     pub kind: &'static str,
+    /// The tool that is called, of what it is called with.
+    pub tool: Option<Arc<str>>,
     pub text: String,
     pub choice: u32,
     /// Block of the choice, from 0.
@@ -106,8 +108,13 @@ impl View for Event {
     const NAME: &'static str = "Event";
     const DOC: &'static str = "Text of a stream, for `on_event`; never a part of a character. A last event of kind `end` comes before a block closes: what was held back goes out as its text.";
     const FIELDS: &'static [Row] = &[
-        ("kind", "string", "`text`, `reasoning`, `refusal`, or `end` when the block is about to close."),
-        ("text", "string", "The text; empty for `end`."),
+        (
+            "kind",
+            "string",
+            "`text`, `reasoning`, `refusal`, `arguments` where the manifest asks for them, or `end` when the block is about to close.",
+        ),
+        ("tool", "string?", "Name of the tool that is called, where this is what it is called with, or the end of it."),
+        ("text", "string", "The text; empty for `end`. Of `arguments` the next piece of their JSON."),
         ("choice", "number", "Which choice of the answer, from 0."),
         ("index", "number", "Which block of the choice, from 0."),
         ("merged", "number", "How many events of the provider it was put together from."),
@@ -117,6 +124,7 @@ impl View for Event {
     fn get(&self, field: &str) -> Option<Val<'_>> {
         Some(match field {
             "kind" => Val::text(self.kind),
+            "tool" => Val::maybe(self.tool.as_deref()),
             "text" => Val::text(&self.text),
             "choice" => Val::Number(f64::from(self.choice)),
             "index" => Val::Number(f64::from(self.index)),

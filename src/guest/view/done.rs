@@ -16,8 +16,8 @@ pub struct Done {
     pub model: String,
     pub stream: bool,
     pub status: u16,
-    /// The stable code of what went wrong.
-    pub code: Option<&'static str>,
+    /// What went wrong, as the caller is told it: a policy's own code, or the stable one.
+    pub code: Option<String>,
     pub target: Option<String>,
     pub attempts: usize,
     pub usage: Option<chat::Usage>,
@@ -41,7 +41,11 @@ impl View for Done {
         ("stream", "boolean", "Whether a stream was asked for."),
         ("status", "number", "The status as it ended: a stream that broke is a failure although its head said 200."),
         ("ok", "boolean", "Whether it ended well."),
-        ("code", "string?", "The stable code of what went wrong."),
+        (
+            "code",
+            "string?",
+            "What went wrong, as the caller is told it: the code with which a policy refused, else the stable one.",
+        ),
         ("target", "string?", "`provider/model` that answered, or failed last."),
         ("attempts", "number", "Tries that were made."),
         ("input_tokens", "number?", "Tokens in."),
@@ -67,7 +71,7 @@ impl View for Done {
             "stream" => Val::Bool(self.stream),
             "status" => Val::Number(f64::from(self.status)),
             "ok" => Val::Bool(self.code.is_none()),
-            "code" => Val::maybe(self.code),
+            "code" => Val::maybe(self.code.as_deref()),
             "target" => Val::maybe(self.target.as_deref()),
             "attempts" => Val::Number(self.attempts as f64),
             "input_tokens" => Val::count(self.usage.map(|usage| usage.input)),

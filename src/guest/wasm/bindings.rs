@@ -32,5 +32,5 @@ pub use self::portcullis::gateway::{
 };
 pub use exports::portcullis::gateway::adapter;
 pub use exports::portcullis::gateway::{
-    manifest, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
+    manifest, on_answer, on_arguments, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
 };

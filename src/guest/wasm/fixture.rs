@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::provider::{REFUSES, Taught};
+use super::provider::{REFUSES, Taught, nobody};
 use crate::body::Inbound;
 use crate::chat::event::Collector;
 use crate::chat::{Answer, Ask};
@@ -112,7 +112,8 @@ async fn ask(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Strin
 
 /// What the adapter makes of an ask, as it would be sent.
 async fn request(plugin: &Arc<Taught>, model: &str, asking: Asking<'_>) -> Value {
-    match plugin.encode(model, asking).await.and_then(|written| sendable(&written).map(|()| told(&written))) {
+    match plugin.encode(&nobody(), model, asking).await.and_then(|written| sendable(&written).map(|()| told(&written)))
+    {
         Ok(request) => request,
         Err(fault) if fault.kind == Kind::GuestFailed => broken(&fault),
         Err(fault) => json!({ "refused": fault.message, "param": fault.param }),
@@ -175,7 +176,7 @@ async fn read_as(asked: Asked<'_>, plugin: &Arc<Taught>, came: Came<'_>) -> Valu
         Asked::Rerank(_) => Op::Rerank,
     };
     let nonsense = |what: String| Fault::new(Kind::GuestFailed, format!("The adapter `{}` {what}.", plugin.name()));
-    let read = match (plugin.decode(op, came).await, asked) {
+    let read = match (plugin.decode(&nobody(), op, came).await, asked) {
         (Ok(Read::Chat(mut answer)), Asked::Chat) => sound(&mut answer).map(|()| shown(&answer)),
         (Ok(Read::Embed(answer)), Asked::Embed(ask)) => {
             embeds(&answer, ask).map(|()| json!(answer.vectors)).map_err(nonsense)
@@ -206,37 +207,40 @@ fn broken(fault: &Fault) -> Value {
 /// `{ "ask": …, "request": …, "body": …, "ranked": … }`: an ask for a ranking, the request that it becomes, the provider's
 /// answer, and the places in it: index and score of each.
 async fn rerank(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
-    let mut fixture = read_json(path)?;
-    let body = fixture["ask"].to_string();
-    let raw = RawAsk { op: Op::Rerank, body: body.as_bytes(), model: None, stream: false };
-    let asked = OpenAiChat.decode_rerank(&raw).map_err(|fault| fault.to_string())?;
-    let request = request(plugin, &asked.model, Asking::Rerank(&asked)).await;
-    let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
-    let came = Came { status: 200, headers: &headers, body: &body };
-    let ranked = read_as(Asked::Rerank(&asked), plugin, came).await;
-    if bless {
-        (fixture["request"], fixture["ranked"]) = (request, ranked);
-        return write_json(path, &fixture);
-    }
-    same(&fixture["request"], &request).and_then(|()| same(&fixture["ranked"], &ranked))
+    let ask = asked_in(path, Op::Rerank, |raw| OpenAiChat.decode_rerank(raw))?;
+    there_and_back(plugin, path, (&ask.model, Asking::Rerank(&ask), Asked::Rerank(&ask)), "ranked", bless).await
 }
 
 /// `{ "ask": …, "request": …, "body": …, "vectors": … }`: an ask for embeddings, the request that it becomes, the
 /// provider's answer, and the vectors in it.
 async fn embed(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), String> {
+    let ask = asked_in(path, Op::Embed, |raw| OpenAiChat.decode_embed(raw))?;
+    there_and_back(plugin, path, (&ask.model, Asking::Embed(&ask), Asked::Embed(&ask)), "vectors", bless).await
+}
+
+/// The ask of a fixture that is no conversation.
+fn asked_in<A>(path: &Path, op: Op, decode: impl FnOnce(&RawAsk<'_>) -> Result<A, Fault>) -> Result<A, String> {
+    let body = read_json(path)?["ask"].to_string();
+    decode(&RawAsk { op, body: body.as_bytes(), model: None, stream: false }).map_err(|fault| fault.to_string())
+}
+
+/// The request that an ask becomes, and what is read in the provider's answer, which stands under `what`.
+async fn there_and_back(
+    plugin: &Arc<Taught>,
+    path: &Path,
+    (model, asking, asked): (&str, Asking<'_>, Asked<'_>),
+    what: &str,
+    bless: bool,
+) -> Result<(), String> {
     let mut fixture = read_json(path)?;
-    let body = fixture["ask"].to_string();
-    let raw = RawAsk { op: Op::Embed, body: body.as_bytes(), model: None, stream: false };
-    let asked = OpenAiChat.decode_embed(&raw).map_err(|fault| fault.to_string())?;
-    let request = request(plugin, &asked.model, Asking::Embed(&asked)).await;
+    let request = request(plugin, model, asking).await;
     let (headers, body) = (HeaderMap::new(), Bytes::from(fixture["body"].to_string()));
-    let came = Came { status: 200, headers: &headers, body: &body };
-    let vectors = read_as(Asked::Embed(&asked), plugin, came).await;
+    let read = read_as(asked, plugin, Came { status: 200, headers: &headers, body: &body }).await;
     if bless {
-        (fixture["request"], fixture["vectors"]) = (request, vectors);
+        (fixture["request"], fixture[what]) = (request, read);
         return write_json(path, &fixture);
     }
-    same(&fixture["request"], &request).and_then(|()| same(&fixture["vectors"], &vectors))
+    same(&fixture["request"], &request).and_then(|()| same(&fixture[what], &read))
 }
 
 /// `{ "config": …, "refused": … }`: settings, and in which words the adapter refuses them; without, it must take them.
@@ -276,7 +280,7 @@ async fn stream(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), St
 }
 
 async fn collected(plugin: &Arc<Taught>, bytes: &[u8], cut: usize) -> Result<Value, String> {
-    let decoder = plugin.decoder().await.map_err(|fault| fault.to_string())?;
+    let decoder = plugin.decoder(&nobody()).await.map_err(|fault| fault.to_string())?;
     let (first, second) = bytes.split_at(cut);
     let pieces = [first, second].into_iter().filter(|piece| !piece.is_empty()).map(Bytes::copy_from_slice);
     let mut collector = Collector::default();
@@ -299,7 +303,7 @@ async fn error(plugin: &Arc<Taught>, path: &Path, bless: bool) -> Result<(), Str
         other => Bytes::from(other.to_string()),
     };
     let headers = HeaderMap::new();
-    let said = plugin.decode_error(Came { status, headers: &headers, body: &body }).await;
+    let said = plugin.decode_error(&nobody(), Came { status, headers: &headers, body: &body }).await;
     if let Some(broke) = said.unread {
         return Err(broke);
     }

@@ -18,7 +18,8 @@ use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Resource};
 
 use super::bindings::{
-    manifest as wit, on_answer, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route, on_tick,
+    manifest as wit, on_answer, on_arguments, on_attempt, on_auth, on_done, on_event, on_fault, on_request, on_route,
+    on_tick,
 };
 use super::engine::Machine;
 use super::plugin::{Bytes, Loading, World, wait};
@@ -34,9 +35,9 @@ const PACKAGE: &str = "portcullis:gateway/";
 /// Instances that stand ready when a policy is loaded, on as many workers as there are, at most.
 const MAX_READY: usize = 8;
 
-/// The handlers of a component, one a phase that it exports.
+/// The handlers of a component, one for each interface of a phase that it exports.
 macro_rules! handlers {
-    ($($module:ident $phase:ident),*) => {
+    ($($module:ident $export:literal $phase:ident),*) => {
         #[derive(Default)]
         struct Exports { $($module: Option<$module::GuestIndices>),* }
 
@@ -51,7 +52,7 @@ macro_rules! handlers {
                 let mut exports = Exports::default();
                 let mut phases = Phases::of(&[Phase::Init]);
                 $({
-                    let name = format!("{PACKAGE}on-{}@", Phase::$phase.name());
+                    let name = format!(concat!("{}on-", $export, "@"), PACKAGE);
                     if names.iter().any(|export| export.starts_with(&name)) {
                         let found = $module::GuestIndices::new(pre).map_err(|error| format!("{error:#}"))?;
                         exports.$module = Some(found);
@@ -65,8 +66,9 @@ macro_rules! handlers {
 }
 
 handlers!(
-    on_auth Auth, on_request Request, on_route Route, on_attempt Attempt, on_fault Fault, on_answer Answer,
-    on_event Event, on_done Done, on_tick Tick
+    on_auth "auth" Auth, on_request "request" Request, on_route "route" Route, on_attempt "attempt" Attempt,
+    on_fault "fault" Fault, on_answer "answer" Answer, on_event "event" Event, on_arguments "arguments" Event,
+    on_done "done" Done, on_tick "tick" Tick
 );
 
 /// An instance: what it is called through.
@@ -129,7 +131,8 @@ impl Described {
                 format!("broke as it described itself: {why}")
             })?)
         });
-        described.manifest = manifest.and_then(|manifest| manifest).map_err(told)?;
+        let manifest = manifest.and_then(|manifest| manifest).map_err(told)?;
+        described.manifest = Manifest { arguments: described.exports.on_arguments.is_some(), ..manifest };
         Ok(Arc::new(described))
     }
 
@@ -299,7 +302,10 @@ async fn handle(
         (Phase::Attempt, Subject::Try(next)) => call!(on_attempt, judge::attempt, ask, &views::attempt(next)),
         (Phase::Fault, Subject::Failure(failed)) => call!(on_fault, judge::fault, ask, &views::failure(failed)),
         (Phase::Answer, Subject::Answer(_)) => call!(on_answer, judge::answer, ask, given),
-        (Phase::Event, Subject::Event(next)) => call!(on_event, judge::event, &views::event(next)),
+        (Phase::Event, Subject::Event(next)) => match &next.tool {
+            Some(tool) => call!(on_arguments, judge::event, tool, &views::event(next)),
+            None => call!(on_event, judge::event, &views::event(next)),
+        },
         (Phase::Done, Subject::Done(over)) => call!(on_done, judge::done, &views::done(over)),
         (Phase::Tick, Subject::Tick) => call!(on_tick, judge::tick),
         _ => Ok(Ok(Verdict::Pass)),

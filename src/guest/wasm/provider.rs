@@ -80,7 +80,7 @@ impl Taught {
         };
         let described = wait(async {
             let mut warm = plugin.fresh().await.map_err(|broke| plugin.unfit(&broke))?;
-            let cx = plugin.enter(&mut warm, Function::Start);
+            let cx = plugin.enter(&mut warm, &nobody(), Function::Start);
             let Warm { store, bindings, .. } = &mut warm;
             let (described, _) = metered(&cx, Duration::ZERO, bindings.call_describe(&mut *store)).await;
             let described = described.map_err(|error| {
@@ -139,7 +139,7 @@ impl Taught {
     }
 
     /// An instance for calls of a function, in the first of them.
-    async fn instance(&self, function: Function) -> Result<(Warm<Guest>, Arc<Cx>), Fault> {
+    async fn instance(&self, visit: &Arc<Visit>, function: Function) -> Result<(Warm<Guest>, Arc<Cx>), Fault> {
         let mut warm = match self.pool.take() {
             Some(warm) => warm,
             None => {
@@ -150,13 +150,13 @@ impl Taught {
                 self.meter.counted(Function::Start, &used, fresh)?
             }
         };
-        let cx = self.enter(&mut warm, function);
+        let cx = self.enter(&mut warm, visit, function);
         Ok((warm, cx))
     }
 
     /// Puts an instance into a call.
-    fn enter(&self, warm: &mut Warm<Guest>, function: Function) -> Arc<Cx> {
-        let cx = Arc::new(adapter::cx(&self.guest, &nobody(), function));
+    fn enter(&self, warm: &mut Warm<Guest>, visit: &Arc<Visit>, function: Function) -> Arc<Cx> {
+        let cx = Arc::new(adapter::cx(&self.guest, visit, function));
         Held::enter(&mut warm.store, cx.clone(), Subject::Tick);
         cx
     }
@@ -178,13 +178,13 @@ impl Taught {
         self.meter.counted(function, &used, called.map_err(|error| broke(cx, held, &error)))
     }
 
-    async fn written(&self, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
+    async fn written(&self, visit: &Arc<Visit>, model: &str, asking: Asking<'_>) -> Result<Written, Fault> {
         let asked = match asking {
             Asking::Chat(ask) => AnyAsk::Chat(convert::ask(ask, model, self.label)),
             Asking::Embed(ask) => AnyAsk::Embed(convert::embed_ask(ask, model)?),
             Asking::Rerank(ask) => AnyAsk::Rerank(convert::rerank_ask(ask, model)),
         };
-        let (mut warm, cx) = self.instance(Function::Encode).await?;
+        let (mut warm, cx) = self.instance(visit, Function::Encode).await?;
         let called = metered(&cx, Duration::ZERO, warm.bindings.call_encode(&mut warm.store, &asked)).await;
         let called = self.counted(Function::Encode, (&cx, warm.store.data()), called)?;
         self.rest(warm);
@@ -213,14 +213,14 @@ impl Taught {
         written(draft).map_err(|what| self.meter.nonsense(what))
     }
 
-    async fn read(&self, op: Op, came: Came<'_>) -> Result<Read, Fault> {
+    async fn read(&self, visit: &Arc<Visit>, op: Op, came: Came<'_>) -> Result<Read, Fault> {
         let what = match Operation::of(op) {
             Operation::Chat => wit::Operation::Chat,
             Operation::Embed => wit::Operation::Embed,
             Operation::Rerank => wit::Operation::Rerank,
         };
         let answer = answer_of(came);
-        let (mut warm, cx) = self.instance(Function::Decode).await?;
+        let (mut warm, cx) = self.instance(visit, Function::Decode).await?;
         let called = metered(&cx, Duration::ZERO, warm.bindings.call_decode(&mut warm.store, what, &answer)).await;
         let called = self.counted(Function::Decode, (&cx, warm.store.data()), called)?;
         self.rest(warm);
@@ -237,9 +237,9 @@ impl Taught {
         }
     }
 
-    async fn read_error(&self, came: Came<'_>) -> Refusal {
+    async fn read_error(&self, visit: &Arc<Visit>, came: Came<'_>) -> Refusal {
         let read = async {
-            let (mut warm, cx) = self.instance(Function::DecodeError).await?;
+            let (mut warm, cx) = self.instance(visit, Function::DecodeError).await?;
             let answer = answer_of(came);
             let called = metered(&cx, Duration::ZERO, warm.bindings.call_decode_error(&mut warm.store, &answer)).await;
             let said = self.counted(Function::DecodeError, (&cx, warm.store.data()), called)?;
@@ -249,8 +249,8 @@ impl Taught {
         read.await.unwrap_or_else(|broke| unread(self.label, &came, Some(broke)))
     }
 
-    async fn decoding(&self, plugin: Arc<Taught>) -> Result<Decoding<Stream>, Fault> {
-        let (mut warm, cx) = self.instance(Function::Stream).await?;
+    async fn decoding(&self, plugin: Arc<Taught>, visit: &Arc<Visit>) -> Result<Decoding<Stream>, Fault> {
+        let (mut warm, cx) = self.instance(visit, Function::Stream).await?;
         let decoder = warm.bindings.stream_decoder();
         let called = metered(&cx, Duration::ZERO, decoder.call_constructor(&mut warm.store)).await;
         let resource = self.counted(Function::Stream, (&cx, warm.store.data()), called)?;
@@ -268,21 +268,26 @@ impl Adapter for Arc<Taught> {
         self.description.serves(op)
     }
 
-    fn encode<'a>(&'a self, model: &'a str, asking: Asking<'a>) -> Pending<'a, Result<Written, Fault>> {
-        Box::pin(self.written(model, asking))
+    fn encode<'a>(
+        &'a self,
+        visit: &'a Arc<Visit>,
+        model: &'a str,
+        asking: Asking<'a>,
+    ) -> Pending<'a, Result<Written, Fault>> {
+        Box::pin(self.written(visit, model, asking))
     }
 
-    fn decode<'a>(&'a self, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>> {
-        Box::pin(self.read(op, came))
+    fn decode<'a>(&'a self, visit: &'a Arc<Visit>, op: Op, came: Came<'a>) -> Pending<'a, Result<Read, Fault>> {
+        Box::pin(self.read(visit, op, came))
     }
 
-    fn decode_error<'a>(&'a self, came: Came<'a>) -> Pending<'a, Refusal> {
-        Box::pin(self.read_error(came))
+    fn decode_error<'a>(&'a self, visit: &'a Arc<Visit>, came: Came<'a>) -> Pending<'a, Refusal> {
+        Box::pin(self.read_error(visit, came))
     }
 
-    fn decoder(&self) -> Pending<'_, Result<Box<dyn StreamDecoder>, Fault>> {
+    fn decoder<'a>(&'a self, visit: &'a Arc<Visit>) -> Pending<'a, Result<Box<dyn StreamDecoder>, Fault>> {
         let plugin = self.clone();
-        Box::pin(async move { Ok(Box::new(self.decoding(plugin).await?) as Box<dyn StreamDecoder>) })
+        Box::pin(async move { Ok(Box::new(self.decoding(plugin, visit).await?) as Box<dyn StreamDecoder>) })
     }
 }
 
@@ -375,8 +380,8 @@ impl Reader for Stream {
     }
 }
 
-/// What a call leaves behind: of an adapter each call and each stream has its own.
-fn nobody() -> Arc<Visit> {
+/// What is left behind where there is no exchange: at the start, and in trials.
+pub(super) fn nobody() -> Arc<Visit> {
     Arc::new(Visit::nobody(0))
 }
 

@@ -96,7 +96,10 @@ impl Held {
     pub fn enter(store: &mut Store<Held>, cx: Arc<Cx>, subject: Subject) {
         let held = store.data_mut();
         held.starved = false;
-        held.words.forget();
+        // Who was never given WASI has had nowhere to write.
+        if held.wasi.is_some() {
+            held.words.forget();
+        }
         let output = cx.lease.budget().output;
         held.calls = held.calls.wrapping_add(1);
         held.call = Some(Call { number: held.calls, cx, subject });

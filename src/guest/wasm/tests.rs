@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::plugin::{Bytes, Loading};
-use super::provider::Taught;
+use super::provider::{Taught, nobody};
 use super::{Machine, fixture};
 use crate::body::Inbound;
 use crate::chat::{Ask, Event};
@@ -51,7 +51,7 @@ fn hostile() -> Arc<Taught> {
 }
 
 async fn encode(plugin: &Arc<Taught>, how: &str) -> Result<Written, Fault> {
-    plugin.encode(how, Asking::Chat(&Ask { source: "openai_chat", ..Ask::default() })).await
+    plugin.encode(&nobody(), how, Asking::Chat(&Ask { source: "openai_chat", ..Ask::default() })).await
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_fixture_says_why_an_error_could_not_be_read() {
     assert!(wrong.starts_with(told) && wrong.contains("unreachable"), "{wrong}");
     // In service it goes into the line of the log.
     let (headers, body) = (HeaderMap::new(), Slice::from_static(b"trap"));
-    let said = hostile().decode_error(Came { status: 503, headers: &headers, body: &body }).await;
+    let said = hostile().decode_error(&nobody(), Came { status: 503, headers: &headers, body: &body }).await;
     let fault = refusal::fault(refusal::read(said, 503), None);
     assert_eq!((fault.kind, fault.message.as_str()), (Kind::Overloaded, "trap"));
     assert_eq!(fault.source, Some(wrong));
@@ -322,17 +322,17 @@ async fn a_guest_that_breaks_over_an_answer_is_a_fault_too() {
     for how in ["loop", "trap", "storm"] {
         let body = Slice::from_static(how.as_bytes());
         let came = Came { status: 200, headers: &headers, body: &body };
-        assert_eq!(plugin.decode(Op::Generate, came).await.expect_err(how).kind, Kind::GuestFailed);
+        assert_eq!(plugin.decode(&nobody(), Op::Generate, came).await.expect_err(how).kind, Kind::GuestFailed);
         // An error answer stands as it came.
         let came = Came { status: 503, headers: &headers, body: &body };
-        let refusal = plugin.decode_error(came).await;
+        let refusal = plugin.decode_error(&nobody(), came).await;
         assert_eq!((refusal.status, refusal.message.as_str()), (503, how));
     }
 }
 
 /// The events of a stream in these pieces, and how it ended.
 async fn streamed(plugin: &Arc<Taught>, pieces: &[&'static str]) -> (Vec<Event>, Result<(), Fault>) {
-    let decoder = plugin.decoder().await.expect("a decoder");
+    let decoder = plugin.decoder(&nobody()).await.expect("a decoder");
     let body = Inbound::pieces(pieces.iter().map(|piece| Slice::from_static(piece.as_bytes())));
     let mut adapted = Adapted::new(body, decoder);
     let mut events = Vec::new();

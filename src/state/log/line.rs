@@ -124,6 +124,9 @@ fn write(record: &mut Object<'_>, settled: &Settled<'_>) {
 fn error(out: &mut Vec<u8>, fault: &Fault) {
     let mut error = Object::open(out);
     error.word(name!("code"), fault.code());
+    if let Some(own) = &fault.own {
+        error.text(name!("own_code"), &own.code);
+    }
     error.word(name!("side"), fault.side().as_str());
     error.text(name!("message"), &fault.message);
     if let Some(source) = &fault.source {

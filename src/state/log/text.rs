@@ -62,7 +62,8 @@ fn render(record: &Value, colour: bool) -> String {
     parts.push(times.join(", "));
     if let Some(code) = word(&record["error"]["code"]) {
         let why = word(&record["error"]["message"]).unwrap_or_default();
-        parts.push(paint(RED, &format!("{code}: {why}")));
+        let own = word(&record["error"]["own_code"]).map(|own| format!(" ({own})")).unwrap_or_default();
+        parts.push(paint(RED, &format!("{code}{own}: {why}")));
     }
     let tries = record["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
     if tries.len() > 1 {
@@ -115,6 +116,9 @@ mod tests {
         let line = "11:22:47 404 /v1/responses         x [2J  12.0 s  model_not_found: No  [2Jmodel x.";
         assert_eq!(render(&record, false), line);
         assert!(!render(&record, true).contains("\u{1b}[2J"));
+        let refused =
+            json!({"status": 403, "error": {"code": "policy_rejected", "own_code": "not_now", "message": "No."}});
+        assert!(render(&refused, false).ends_with("policy_rejected (not_now): No."));
     }
 
     #[test]

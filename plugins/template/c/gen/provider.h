@@ -425,7 +425,8 @@ typedef struct portcullis_gateway_chat_finish_t {
   provider_option_string_t   stop_sequence;
 } portcullis_gateway_chat_finish_t;
 
-// Tokens of one exchange. Totals include their parts. What the provider did not state is absent: unknown is not zero.
+// Tokens of one exchange. Totals include their parts: a part that is larger than its whole counts as all of it. What the
+// provider did not state is absent: unknown is not zero.
 typedef struct portcullis_gateway_chat_usage_t {
   // All input tokens, cached ones too.
   uint64_t   input;
@@ -447,7 +448,7 @@ typedef struct {
 typedef struct portcullis_gateway_chat_choice_t {
   portcullis_gateway_chat_list_block_t   blocks;
   portcullis_gateway_chat_option_finish_t   finish;
-  // OpenAI's `logprobs` object.
+  // OpenAI's `logprobs`: a JSON object, or empty. Anything else is the adapter's failure.
   portcullis_gateway_chat_json_t   logprobs;
 } portcullis_gateway_chat_choice_t;
 
@@ -492,16 +493,18 @@ typedef struct portcullis_gateway_chat_call_delta_t {
 // What the provider said when it refused. The gateway decides by status and words what that means and whether another
 // try could help.
 typedef struct portcullis_gateway_chat_refusal_t {
-  // HTTP status; 200 for an error inside a stream.
+  // HTTP status; 200 for an error inside a stream, 502 from `decode` and a stream for what makes no sense. Where
+  // `decode-error` states another one from 400 to 599 than the answer had, this one decides.
   uint16_t   status;
   provider_string_t   message;
   // The provider's word for the kind of error.
   provider_option_string_t   kind;
-  // The provider's code, where it is a word.
+  // The provider's code, where it is a word. Here or in `kind` a code of the gateway's own says what it means, whatever
+  // the status: `rate_limited`, `quota_exceeded`, `context_length_exceeded`, `content_policy`, … See the guide's table.
   provider_option_string_t   code;
   // The field at fault.
   provider_option_string_t   param;
-  // How long to wait, where the body says so.
+  // How long to wait, where the body says so; an hour at most. A `retry-after` of the answer goes before it.
   provider_option_u64_t   retry_after_ms;
 } portcullis_gateway_chat_refusal_t;
 
@@ -565,7 +568,7 @@ typedef struct {
   size_t len;
 } provider_list_list_f32_t;
 
-// Vectors in the order of the inputs.
+// Vectors in the order of the inputs: one for each, of finite numbers, none empty.
 typedef struct portcullis_gateway_chat_embed_answer_t {
   provider_string_t   model;
   provider_list_list_f32_t   vectors;
@@ -594,7 +597,7 @@ typedef struct {
 
 typedef struct portcullis_gateway_chat_rerank_answer_t {
   provider_string_t   model;
-  // The fittest first.
+  // Each document once at most, with a finite score. The gateway puts the fittest first and cuts after `top-n`.
   portcullis_gateway_chat_list_ranked_t   ranked;
   portcullis_gateway_chat_option_usage_t   usage;
 } portcullis_gateway_chat_rerank_answer_t;
@@ -716,11 +719,14 @@ typedef struct {
 } exports_portcullis_gateway_adapter_list_dropped_t;
 
 typedef struct exports_portcullis_gateway_adapter_http_request_t {
-  // `POST`, `GET`, …
+  // GET, POST, PUT, PATCH, DELETE or HEAD.
   provider_string_t   method;
-  // Path below the base URL, with its query: `/v2/chat`. Never a host.
+  // Path below the base URL, with its query: `/v2/chat`. Never a host. It begins with one `/`, does not climb with `.` or
+  // `..`, also percent-encoded, and has 32 KiB at most. Spaces, `#`, `\`, control characters and what is not ASCII are to be
+  // percent-encoded. A path that is otherwise is the adapter's failure.
   provider_string_t   path;
-  // Beside `content-type: application/json`. Those that carry the key are added by the gateway and cannot be set.
+  // Beside `content-type: application/json`. Those that carry the key are added by the gateway and cannot be set, nor can
+  // those of the connection and those that the operator sets. Where the gateway sends a key no other goes out with it.
   exports_portcullis_gateway_adapter_list_header_t   headers;
   exports_portcullis_gateway_adapter_payload_t   body;
   // A good answer comes as a stream, for a `stream-decoder`; else it is read whole, for `decode`.
@@ -752,7 +758,7 @@ typedef struct exports_portcullis_gateway_adapter_any_ask_t {
 // Another request that the answer depends on.
 typedef struct exports_portcullis_gateway_adapter_follow_up_t {
   exports_portcullis_gateway_adapter_http_request_t   request;
-  // How long to wait before it is sent. The timeouts of the attempt go on meanwhile.
+  // How long to wait before it is sent, 50 at least. The timeouts of the attempt go on meanwhile.
   uint32_t   wait_ms;
 } exports_portcullis_gateway_adapter_follow_up_t;
 
@@ -838,7 +844,9 @@ typedef struct {
 } exports_portcullis_gateway_adapter_result_list_event_refusal_t;
 
 // Imported Functions from `portcullis:gateway/log@0.1.0`
-// Writes a line, marked with the plugin's name. Cut after 4 KiB; counted as a host call, so that a storm ends itself.
+// Writes a line, marked with the plugin's name and the exchange's id. Cut after 4 KiB. Of an exchange, or for an adapter
+// of a try of a target, the first 200 lines and 64 KiB are written, then one that says so. Counted as a host call and as
+// output, also where it is not written, so that a storm ends itself.
 extern void portcullis_gateway_log_write(portcullis_gateway_log_level_t level, provider_string_t *message);
 
 // Imported Functions from `portcullis:gateway/json@0.1.0`

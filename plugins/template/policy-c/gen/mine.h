@@ -511,7 +511,7 @@ typedef struct portcullis_gateway_exchange_request_facts_t {
   mine_string_t   endpoint;
   // The caller's wire form: `openai_chat`, `openai_responses`, `anthropic`, `gemini`.
   mine_string_t   dialect;
-  // `chat`, `text_completion`, `embeddings` or `count_tokens`.
+  // `chat`, `text_completion`, `embeddings`, `rerank` or `count_tokens`.
   mine_string_t   op;
   // The model that is planned for: the caller's, or what a hook before has made of it.
   mine_string_t   model;
@@ -521,7 +521,7 @@ typedef struct portcullis_gateway_exchange_request_facts_t {
   mine_option_u64_t   max_tokens;
   // The caller's temperature, where it is a top-level field.
   mine_option_f64_t   temperature;
-  // About how many tokens the body is.
+  // About how many tokens the body is: four bytes each, and 1,000 for an image or another file in it.
   uint64_t   tokens;
   // Length of the body.
   uint64_t   bytes;
@@ -529,7 +529,7 @@ typedef struct portcullis_gateway_exchange_request_facts_t {
   uint64_t   message_count;
   // Tools offered to the model.
   uint64_t   tool_count;
-  // Name of the caller's key.
+  // Name of the caller's key; `anyone` where the gateway has no keys.
   mine_option_string_t   key;
   // Project of the caller's key.
   mine_option_string_t   project;
@@ -550,7 +550,7 @@ typedef struct portcullis_gateway_exchange_message_t {
   mine_list_string_t   kinds;
 } portcullis_gateway_exchange_message_t;
 
-// A text that a patch may replace.
+// A text that a patch may replace. Arguments of calls of tools are among them: JSON objects, which a patch must leave such.
 typedef struct portcullis_gateway_exchange_text_t {
   // Counted from 1, over the whole.
   uint32_t   index;
@@ -586,7 +586,7 @@ typedef struct {
   uint16_t val;
 } mine_option_u16_t;
 
-// A try that failed. Nothing has been sent to the caller yet.
+// A try that failed, or a request that no target takes now. Nothing has been sent to the caller yet.
 typedef struct portcullis_gateway_exchange_failure_t {
   // The stable code: `rate_limited`, `context_length_exceeded`, `content_policy`, … See the gateway's table of errors.
   mine_string_t   kind;
@@ -600,11 +600,11 @@ typedef struct portcullis_gateway_exchange_failure_t {
   mine_string_t   retry;
   // How long the upstream wants us to wait.
   mine_option_f64_t   retry_after_ms;
-  // `provider/model` that failed.
+  // `provider/model` that failed; where no target takes the request, the one that would have been asked first.
   mine_string_t   target;
   // Its provider.
   mine_string_t   provider;
-  // Which try of the exchange it was, from 1.
+  // Which try of the exchange it was, from 1; 0 where no target takes the request.
   uint32_t   number;
   // How long the try took.
   double   took_ms;
@@ -627,11 +627,11 @@ typedef struct portcullis_gateway_exchange_answer_facts_t {
   mine_option_u64_t   input_tokens;
   // As the provider counted.
   mine_option_u64_t   output_tokens;
-  // `provider/model` that answered.
+  // `provider/model` that answered; empty where another policy has said it.
   mine_string_t   target;
   // Its provider.
   mine_string_t   provider;
-  // Which try of the exchange answered, from 1.
+  // Which try of the exchange answered, from 1; 0 where another policy has said it.
   uint32_t   number;
   // Since the exchange began.
   double   elapsed_ms;
@@ -648,7 +648,7 @@ typedef struct portcullis_gateway_exchange_borrow_answer_t {
 // Text of a stream; never a part of a character. A last event of kind `end` comes before a block closes: what was held
 // back goes out as its text.
 typedef struct portcullis_gateway_exchange_event_t {
-  // `text`, `reasoning`, or `end` when the block is about to close.
+  // `text`, `reasoning`, `refusal`, at `on-arguments` also `arguments`, or `end` when the block is about to close.
   mine_string_t   kind;
   // The text; empty for `end`.
   mine_string_t   text;
@@ -674,7 +674,7 @@ typedef struct portcullis_gateway_exchange_done_t {
   uint16_t   status;
   // Whether it ended well.
   bool   ok;
-  // The stable code of what went wrong.
+  // What went wrong, as the caller is told it: the code with which a policy refused, else the stable one.
   mine_option_string_t   code;
   // `provider/model` that answered, or failed last.
   mine_option_string_t   target;
@@ -696,7 +696,7 @@ typedef struct portcullis_gateway_exchange_done_t {
   uint64_t   bytes_in;
   // Length of the answer's body.
   uint64_t   bytes_out;
-  // Name of the caller's key.
+  // Name of the caller's key; `anyone` where the gateway has no keys.
   mine_option_string_t   key;
   // Project of the caller's key.
   mine_option_string_t   project;
@@ -901,20 +901,24 @@ typedef struct portcullis_gateway_decision_respond_t {
   portcullis_gateway_decision_list_field_t   headers;
 } portcullis_gateway_decision_respond_t;
 
-// A refusal, as an error of the caller's dialect.
+// A refusal, as an error of the caller's dialect, of the class of its status.
 typedef struct portcullis_gateway_decision_reject_t {
-  // The policy's own word for it: letters, digits, `_`, `-` and `.`.
+  // The policy's own word for it: letters, digits, `_`, `-` and `.`, 64 of them at most. Callers get it, and the log
+  // beside the gateway's own, which is `invalid_credential` of a 401 or 403 at `on-auth` and else `policy_rejected`.
   mine_string_t   code;
+  // Cut after 4 KiB.
   mine_string_t   message;
-  // 400 to 599.
+  // 400 to 599; 403 when not given, 401 at `on-auth`. 429 is a rate limit.
   mine_option_u16_t   status;
+  // After how long another try may fit; SDKs try a 429 or 503 again then.
   mine_option_u32_t   retry_after_ms;
 } portcullis_gateway_decision_reject_t;
 
 // One target of a plan, with what differs for it.
 typedef struct portcullis_gateway_decision_step_t {
-  // `provider/model`, or a configured model, which stands for all its targets.
+  // `provider/model`, or a configured model, which stands for its plan, made as if the caller had named it.
   mine_string_t   target;
+  // How often it is the first, against the others; 1 when not given. Finite, not below 0.
   mine_option_f64_t   weight;
   // Parameters set for this target, over its own.
   portcullis_gateway_decision_list_param_t   params;
@@ -944,11 +948,14 @@ typedef struct portcullis_gateway_decision_plan_t {
   mine_option_u32_t   deadline_ms;
 } portcullis_gateway_decision_plan_t;
 
+// The end of a stream. What was held back is not sent.
 typedef struct portcullis_gateway_decision_stop_t {
-  // Ends with an error that says this; without it, as if the model had stopped by itself.
+  // Ends with an error that says this, cut after 4 KiB. Without it and without `text` the stream ends as filtered content
+  // does: `content_filter`, `refusal`, `SAFETY`.
   mine_option_string_t   message;
+  // The policy's own word for that error, as in `reject`.
   mine_option_string_t   code;
-  // Last words before a good end.
+  // Last words, after which the stream ends as if the model had stopped by itself.
   mine_option_string_t   text;
 } portcullis_gateway_decision_stop_t;
 
@@ -1027,7 +1034,7 @@ typedef struct portcullis_gateway_decision_fault_verdict_t {
 
 // Leaves it to the plan.
 #define PORTCULLIS_GATEWAY_DECISION_FAULT_VERDICT_PASS 0
-// Ask the same target again after so many milliseconds.
+// Ask the same target again after so many milliseconds; by the plan if there is no time left for the wait.
 #define PORTCULLIS_GATEWAY_DECISION_FAULT_VERDICT_SAME 1
 // Go on with the plan's next target.
 #define PORTCULLIS_GATEWAY_DECISION_FAULT_VERDICT_NEXT 2
@@ -1214,7 +1221,8 @@ extern bool portcullis_gateway_targets_list(mine_string_t *model, portcullis_gat
 extern bool portcullis_gateway_targets_models(mine_list_string_t *ret, mine_string_t *err);
 
 // Imported Functions from `portcullis:gateway/pick@0.1.0`
-// One name, by weight; with a key always the same one for that key. None when no weight is above 0.
+// One name, by weight; with a key always the same one for that key. None when no weight is above 0. A weight that is not
+// finite ends the call.
 extern bool portcullis_gateway_pick_weighted(portcullis_gateway_pick_list_weight_t *weights, mine_string_t *maybe_key, mine_string_t *ret);
 // One name, always the same for a key; when a name goes away only its own keys move.
 extern bool portcullis_gateway_pick_hash(mine_list_string_t *names, mine_string_t *key, mine_string_t *ret);
@@ -1245,11 +1253,12 @@ extern bool portcullis_gateway_json_valid(mine_string_t *document);
 // Imported Functions from `portcullis:gateway/re@0.1.0`
 // Whether the pattern is found.
 extern bool portcullis_gateway_re_test(mine_string_t *pattern, mine_string_t *text, bool *ret, mine_string_t *err);
-// The first match: all of it, then its groups (empty for those that took no part).
+// The first match: all of it, then its groups (empty for those that took no part), 4 MiB of them at most.
 extern bool portcullis_gateway_re_match(mine_string_t *pattern, mine_string_t *text, mine_option_list_string_t *ret, mine_string_t *err);
 // Where the pattern is found, without overlaps. At most `max`, 1000 when not given.
 extern bool portcullis_gateway_re_find(mine_string_t *pattern, mine_string_t *text, uint32_t *maybe_max, portcullis_gateway_re_list_found_t *ret, mine_string_t *err);
-// The text with every match replaced. `$1` in `replacement` is a group, `$$` a dollar.
+// The text with every match replaced. `$1` in `replacement` is a group (`${1}` where letters or digits follow; one that
+// the pattern does not have is an error), `$$` a dollar.
 extern bool portcullis_gateway_re_replace(mine_string_t *pattern, mine_string_t *text, mine_string_t *replacement, portcullis_gateway_re_replaced_t *ret, mine_string_t *err);
 
 // Imported Functions from `portcullis:gateway/hash@0.1.0`
@@ -1263,11 +1272,14 @@ extern void portcullis_gateway_hash_base64(mine_list_u8_t *data, mine_string_t *
 extern bool portcullis_gateway_hash_unbase64(mine_string_t *text, mine_list_u8_t *ret);
 
 // Imported Functions from `portcullis:gateway/log@0.1.0`
-// Writes a line, marked with the plugin's name. Cut after 4 KiB; counted as a host call, so that a storm ends itself.
+// Writes a line, marked with the plugin's name and the exchange's id. Cut after 4 KiB. Of an exchange, or for an adapter
+// of a try of a target, the first 200 lines and 64 KiB are written, then one that says so. Counted as a host call and as
+// output, also where it is not written, so that a storm ends itself.
 extern void portcullis_gateway_log_write(portcullis_gateway_log_level_t level, mine_string_t *message);
 
 // Imported Functions from `portcullis:gateway/trace@0.1.0`
-// A note: JSON text.
+// A note: JSON text, which what is none is an error. Kept where somebody reads the trace: 64 of an exchange, those of all
+// its policies together; further ones are left out without an error. Counted as output.
 extern bool portcullis_gateway_trace_note(mine_string_t *what, mine_string_t *err);
 
 // Imported Functions from `portcullis:gateway/metrics@0.1.0`
@@ -1344,7 +1356,9 @@ extern bool portcullis_gateway_exchange_method_request_message(portcullis_gatewa
 extern bool portcullis_gateway_exchange_method_request_messages(portcullis_gateway_exchange_borrow_request_t self, portcullis_gateway_exchange_list_message_t *ret, mine_string_t *err);
 // The text of the last turn of the user.
 extern bool portcullis_gateway_exchange_method_request_last_user(portcullis_gateway_exchange_borrow_request_t self, mine_option_string_t *ret, mine_string_t *err);
-// Every text that the caller wrote, to be replaced by `texts` of a patch.
+// Every text of the conversation, arguments and results of tools with it, or of what is to be embedded or ranked; to be
+// replaced by `texts` of a patch.
+// Errors: also where nobody can read it, such as numbers of tokens in place of texts.
 extern bool portcullis_gateway_exchange_method_request_texts(portcullis_gateway_exchange_borrow_request_t self, portcullis_gateway_exchange_list_text_t *ret, mine_string_t *err);
 // The native plan; empty before `on-route`.
 extern bool portcullis_gateway_exchange_method_request_plan(portcullis_gateway_exchange_borrow_request_t self, portcullis_gateway_exchange_list_target_t *ret, mine_string_t *err);
@@ -1353,7 +1367,7 @@ extern void portcullis_gateway_exchange_method_request_read_body(portcullis_gate
 extern void portcullis_gateway_exchange_method_answer_facts(portcullis_gateway_exchange_borrow_answer_t self, portcullis_gateway_exchange_answer_facts_t *ret);
 // The text of its first choice; none for streams and for what is no conversation.
 extern bool portcullis_gateway_exchange_method_answer_text(portcullis_gateway_exchange_borrow_answer_t self, mine_string_t *ret);
-// Every text of the answer, to be replaced by `texts` of a patch.
+// Every text of a whole answer, reasoning and arguments of tools with it, to be replaced by `texts` of a patch.
 extern void portcullis_gateway_exchange_method_answer_texts(portcullis_gateway_exchange_borrow_answer_t self, portcullis_gateway_exchange_list_text_t *ret);
 // The body, in the caller's dialect; none for streams.
 extern bool portcullis_gateway_exchange_method_answer_json(portcullis_gateway_exchange_borrow_answer_t self, portcullis_gateway_exchange_json_t *ret);

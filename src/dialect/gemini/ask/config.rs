@@ -137,8 +137,7 @@ pub fn encode(ask: &Ask, formatted: bool, to: &mut Encoding<'_>) -> Object {
     // Text alone is what Gemini does unasked, and models without a choice refuse the field.
     if ask.source == NAME || ask.modalities.iter().any(|modality| modality != "text") {
         // Models that read aloud do nothing else.
-        let speaks =
-            ask.source != NAME && to.model.contains("-tts") && ask.modalities.iter().any(|kind| kind == "audio");
+        let speaks = ask.source != NAME && to.model.contains("-tts") && ask.wants("audio");
         let kinds = ask.modalities.iter().filter(|kind| !speaks || *kind == "audio");
         let modalities: Vec<String> = kinds.map(|modality| modality.to_ascii_uppercase()).collect();
         put(&mut config, "responseModalities", (!modalities.is_empty()).then_some(modalities));
@@ -167,6 +166,12 @@ enum Thinking {
     Budget { min: u64, max: u64, off: u64 },
     /// It does not think.
     Never,
+}
+
+/// Whether a model is known not to speak: those of Google that do say so in their names.
+pub fn is_mute(model: &str) -> bool {
+    let name = super::super::bare_model(model).rsplit('/').next().unwrap_or_default();
+    name.starts_with("gemini-") && !["tts", "audio", "live"].iter().any(|word| name.contains(word))
 }
 
 /// The number in a model's name.

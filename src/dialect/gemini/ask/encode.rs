@@ -49,6 +49,10 @@ pub fn encode_count(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault> 
 }
 
 fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
+    if ask.source != NAME && ask.wants("audio") && config::is_mute(to.model) {
+        let text = format!("The model {} cannot give spoken answers.", to.model);
+        return Err(Fault::new(Kind::UnsupportedFeature, text).param("modalities"));
+    }
     note_dropped(ask, to);
     let mut turns = Turns { source: ask.source, to, names: HashMap::new(), open: Vec::new(), contents: Vec::new() };
     for run in ask.messages.chunk_by(|one, next| is_models(one) == is_models(next)) {

@@ -421,6 +421,13 @@ fn models_that_read_aloud_are_asked_for_sound_alone() {
     let kinds = |model: &str| encoded(&ask, model).0["generationConfig"]["responseModalities"].clone();
     assert_eq!(kinds("gemini-2.5-flash-preview-tts"), value!(["AUDIO"]));
     assert_eq!(kinds("gemini-2.5-flash-native-audio"), value!(["TEXT", "AUDIO"]));
+    for mute in ["gemini-2.5-flash", "models/gemini-3-pro-preview"] {
+        let fault = Gemini.encode_ask(&ask, &mut Encoding::new(mute, &Quirks::NONE)).expect_err("refused");
+        assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("modalities")), "{mute}");
+    }
+    let own = Ask { source: "gemini", ..ask };
+    let (body, _) = encoded(&own, "gemini-2.5-flash");
+    assert_eq!(body["generationConfig"]["responseModalities"], value!(["TEXT", "AUDIO"]), "its own callers know");
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn what_a_stream_is_grounded_on_is_cited_once_and_told_to_its_own_callers_as_it_
     assert_eq!(
         cited,
         [&value!({"type": "url_citation", "url": "https://example.org/rhein", "title": "Rhein", "start_index": 0,
-                  "end_index": 20, "cited_text": "Köln liegt am Rhein."})]
+                  "end_index": 20, "cited_text": "Köln liegt am Rhein.", "over_answer": true})]
     );
     assert!(citations[0]["groundingMetadata"]["webSearchQueries"].is_array());
 }

@@ -121,6 +121,68 @@ fn a_citation_that_comes_before_its_text_is_of_all_of_it() {
 }
 
 #[test]
+fn what_is_said_between_two_pieces_of_arguments_drops_none_of_them() {
+    let call = |call: Value| json!({ "tool_calls": [call] });
+    for (between, kind) in [
+        (json!({"content": "Now."}), "text"),
+        (json!({"reasoning_content": "Hm."}), "reasoning"),
+        (json!({"refusal": "No."}), "refusal"),
+        (json!({"images": [{"type": "image_url", "image_url": {"url": "https://e.org/a.png"}}]}), "image"),
+    ] {
+        let deltas = [
+            call(json!({"index": 0, "id": "c1", "function": {"name": "f", "arguments": "{\"a\""}})),
+            call(json!({"index": 1, "id": "c2", "function": {"name": "g", "arguments": "{"}})),
+            between,
+            call(json!({"index": 0, "function": {"arguments": ":1}"}})),
+            call(json!({"index": 1, "function": {"arguments": "}"}})),
+        ];
+        let chunks = deltas.map(|delta| json!({"id": "x", "choices": [{"index": 0, "delta": delta}]}));
+        let answer = collect(decode(&stream(&chunks), &[]).expect("is read"));
+        let blocks = &answer.choices[0].blocks;
+        let arguments = |at: usize| match &blocks[at].content {
+            Content::ToolCall(call) => call.arguments.as_str(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((blocks.len(), arguments(0), arguments(1)), (3, "{\"a\":1}", "{}"), "{kind}");
+    }
+}
+
+#[test]
+fn places_in_one_of_several_texts_are_moved_behind_those_before_it() {
+    let delta = |index, delta| Event::Delta { choice: 0, index, delta };
+    let citation = |extra: Value| {
+        let mut citation = json!({"type": "url_citation", "url": "https://e.org", "title": "E", "start_index": 3,
+            "end_index": 7});
+        citation.as_object_mut().expect("an object").extend(extra.as_object().cloned().unwrap_or_default());
+        citation
+    };
+    for (source, citation, expected) in
+        [("openai_responses", citation(json!({})), (8, 12)), ("gemini", citation(json!({"over_answer": true})), (3, 7))]
+    {
+        let events = [
+            Event::Start(Start { source, ..Start::default() }),
+            Event::Open { choice: 0, index: 0, block: Opened::Text },
+            delta(0, Delta::Text("Köln ".into())),
+            Event::Close { choice: 0, index: 0 },
+            Event::Open { choice: 0, index: 1, block: Opened::Text },
+            delta(1, Delta::Text("It rains.".into())),
+            delta(1, Delta::Citation(citation)),
+            Event::Close { choice: 0, index: 1 },
+            Event::Finish { choice: 0, reason: Finish::Stop, native: None, stop_sequence: None },
+        ];
+        let place = |annotation: &Value| {
+            let place = &annotation["url_citation"];
+            (place["start_index"].as_u64().unwrap_or_default(), place["end_index"].as_u64().unwrap_or_default())
+        };
+        let streamed = collect(decode(&encode(&events, &curious(Op::Generate)), &[]).expect("our own stream"));
+        assert_eq!(place(&cited(&streamed).concat()[0]), expected, "{source}");
+        let whole = collect(events.to_vec());
+        let whole = value(&OpenAiChat.encode_answer(&whole, &curious(Op::Generate)));
+        assert_eq!(place(&whole["choices"][0]["message"]["annotations"][0]), expected, "{source}");
+    }
+}
+
+#[test]
 fn sound_of_another_dialect_has_the_shape_of_openais() {
     let sound = |data: &str| {
         let content = Content::Audio { data: data.into(), format: "wav".into(), transcript: None, id: None };

@@ -5,9 +5,20 @@ use crate::chat::{
     CacheMark, Choice, Delta, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Start, Tool,
     ToolCall, ToolChoice, ToolResult,
 };
+use crate::dialect::foreign::tests::with_call_id;
 use crate::fault::Kind;
 
-const OPENAI: Quirks = Quirks { max_completion_tokens: true, custom_tools: true, developer_role: true, ..Quirks::NONE };
+const OPENAI: Quirks = Quirks {
+    max_completion_tokens: true,
+    verbosity: true,
+    prompt_cache_key: true,
+    service_tier: true,
+    store: true,
+    speech: true,
+    custom_tools: true,
+    developer_role: true,
+    ..Quirks::NONE
+};
 
 fn foreign() -> Ask {
     let call = ToolCall { id: "toolu_1".into(), name: "f".into(), ..ToolCall::default() };
@@ -175,6 +186,13 @@ fn what_only_openai_takes_stays_away_from_others() {
         keys(&OPENAI),
         "model messages max_completion_tokens stop stream stream_options verbosity prompt_cache_key service_tier user"
     );
+    // As Groq, Cerebras and xAI: the bound is spelt as at OpenAI, and what else OpenAI has is unknown.
+    let newer = Quirks { max_completion_tokens: true, ..Quirks::NONE };
+    assert_eq!(keys(&newer), "model messages max_completion_tokens stop stream stream_options user");
+    let dropped = written(&ask, &newer).1;
+    assert!(["verbosity", "prompt_cache_key", "service_tier"].iter().all(|name| dropped.contains(name)), "{dropped:?}");
+    let tiered = Quirks { service_tier: true, ..newer };
+    assert_eq!(keys(&tiered), "model messages max_completion_tokens stop stream stream_options service_tier user");
     let strict = Quirks { refuses: &["user", "top_k"], stream_usage: false, ..Quirks::NONE };
     assert_eq!(keys(&strict), "model messages max_tokens stop stream");
     assert_eq!(written(&ask, &OPENAI).0["user"].as_str().map(str::len), Some(64));
@@ -621,14 +639,7 @@ fn json_mode_is_asked_for_in_words_too_unless_the_ask_says_so() {
 #[test]
 fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
     let long = "call_".repeat(20);
-    let mut ask = foreign();
-    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
-        match &mut block.content {
-            Content::ToolCall(call) => call.id.clone_from(&long),
-            Content::ToolResult(result) => result.id.clone_from(&long),
-            _ => {}
-        }
-    }
+    let ask = with_call_id(foreign(), &long);
     let ids = |ask: &Ask| {
         let body = written(ask, &OPENAI).0;
         (body["messages"][2]["tool_calls"][0]["id"].clone(), body["messages"][3]["tool_call_id"].clone())
@@ -654,11 +665,21 @@ fn a_spoken_answer_has_a_voice_and_a_format_or_is_refused() {
     let (body, _) = written_for("gpt-audio", &gemini("Coral", true), &OPENAI);
     assert_eq!(body["audio"], json!({"voice": "coral", "format": "pcm16"}));
     let refusing = Quirks { refuses: &["audio"], ..OPENAI };
-    for quirks in [Quirks::NONE, refusing] {
-        let fault =
-            OpenAiChat.encode_ask(&gemini("Kore", false), &mut Encoding::new("m", &quirks)).expect_err("refused");
+    let own = ask_of(
+        &json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "modalities": ["text", "audio"],
+        "audio": {"voice": "nova", "format": "mp3"}}),
+        Op::Generate,
+    );
+    let own = own.expect("valid");
+    let theirs = gemini("Kore", false);
+    for (ask, model, quirks) in
+        [(&theirs, "m", Quirks::NONE), (&theirs, "m", refusing), (&theirs, "gpt-5", OPENAI), (&own, "m", refusing)]
+    {
+        let fault = OpenAiChat.encode_ask(ask, &mut Encoding::new(model, &quirks)).expect_err("refused");
         assert_eq!((fault.kind, fault.param.as_deref()), (Kind::UnsupportedFeature, Some("modalities")));
     }
+    // Of servers that nothing is known of who speaks this form knows more.
+    assert_eq!(written(&own, &Quirks::NONE).0["audio"], json!({"voice": "nova", "format": "mp3"}));
 }
 
 #[test]

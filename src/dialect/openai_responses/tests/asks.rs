@@ -7,6 +7,7 @@ use crate::chat::{
     Block, CacheMark, Effort, Media, Message, OutputFormat, Reasoning, ReasoningAsk, Role, Tool, ToolCall, ToolChoice,
     ToolResult,
 };
+use crate::dialect::foreign::tests::with_call_id;
 
 fn encoded(ask: &Ask) -> Value {
     let mut to = Encoding::new("gpt-up", &Quirks::NONE);
@@ -272,6 +273,10 @@ fn what_must_not_be_ignored_is_refused() {
         let fault = OpenAiResponses.encode_ask(&ask, &mut Encoding::new("m", &Quirks::NONE)).expect_err("refused");
         assert_eq!(fault.kind, Kind::UnsupportedFeature);
     }
+    let voiced = Ask { audio: Some(json!({"voice": "alloy"})), modalities: vec!["text".into()], ..foreign() };
+    let mut to = Encoding::new("m", &Quirks::NONE);
+    assert!(OpenAiResponses.encode_ask(&voiced, &mut to).is_ok(), "a voice alone asks for no speech");
+    assert!(to.dropped.iter().any(|(field, _)| *field == "audio"));
     assert!(
         OpenAiResponses.encode_ask(&Ask { n: Some(1), ..foreign() }, &mut Encoding::new("m", &Quirks::NONE)).is_ok()
     );
@@ -443,14 +448,7 @@ fn a_tool_is_strict_only_with_a_schema_that_strict_mode_takes() {
 #[test]
 fn long_ids_of_calls_are_respelt_alike_in_call_and_result() {
     let long = "toolu_".repeat(20);
-    let mut ask = foreign();
-    for block in ask.messages.iter_mut().flat_map(|message| &mut message.blocks) {
-        match &mut block.content {
-            Content::ToolCall(call) => call.id.clone_from(&long),
-            Content::ToolResult(result) => result.id.clone_from(&long),
-            _ => {}
-        }
-    }
+    let ask = with_call_id(foreign(), &long);
     let ids = |source| {
         let (body, _) = sent(&Ask { source, ..ask.clone() }, "gpt-5");
         let ids = body["input"].as_array().into_iter().flatten().filter_map(|item| item["call_id"].as_str());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::Taught;
+use super::{Taught, nobody};
 use crate::body::Inbound;
 use crate::chat::event::Collector;
 use crate::chat::{
@@ -92,7 +92,7 @@ fn asked(text: &str) -> Ask {
 }
 
 async fn encode(taught: &Arc<Taught>, ask: &Ask) -> Result<Written, Fault> {
-    taught.encode("up", Asking::Chat(ask)).await
+    taught.encode(&nobody(), "up", Asking::Chat(ask)).await
 }
 
 async fn body(taught: &Arc<Taught>, ask: &Ask) -> Value {
@@ -102,7 +102,7 @@ async fn body(taught: &Arc<Taught>, ask: &Ask) -> Value {
 
 async fn decode(taught: &Arc<Taught>, op: Op, body: &str) -> Result<Read, Fault> {
     let (headers, body) = (HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes()));
-    taught.decode(op, Came { status: 200, headers: &headers, body: &body }).await
+    taught.decode(&nobody(), op, Came { status: 200, headers: &headers, body: &body }).await
 }
 
 async fn answered(taught: &Arc<Taught>, body: &str) -> Answer {
@@ -114,12 +114,12 @@ async fn answered(taught: &Arc<Taught>, body: &str) -> Answer {
 
 async fn refusal(taught: &Arc<Taught>, status: u16, body: &str) -> Refusal {
     let (headers, body) = (HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes()));
-    taught.decode_error(Came { status, headers: &headers, body: &body }).await
+    taught.decode_error(&nobody(), Came { status, headers: &headers, body: &body }).await
 }
 
 /// The events of a stream in these pieces, and how it ended.
 async fn streamed(taught: &Arc<Taught>, pieces: &[&[u8]]) -> (Vec<Event>, Result<(), Fault>) {
-    let decoder = taught.decoder().await.expect("a decoder");
+    let decoder = taught.decoder(&nobody()).await.expect("a decoder");
     let mut adapted = Adapted::new(Inbound::pieces(pieces.iter().map(|piece| Bytes::copy_from_slice(piece))), decoder);
     let (mut events, mut ended) = (Vec::new(), Ok(()));
     while let Some(worked) = std::future::poll_fn(|cx| adapted.poll_events(cx, &mut events)).await {
@@ -227,7 +227,7 @@ async fn a_request_is_what_the_script_wrote() {
     }
     let inputs = vec![EmbedInput::Text("a".into()), EmbedInput::Text("b".into())];
     let ask = EmbedAsk { inputs, ..EmbedAsk::default() };
-    let written = taught.encode("up", Asking::Embed(&ask)).await.expect("encodes");
+    let written = taught.encode(&nobody(), "up", Asking::Embed(&ask)).await.expect("encodes");
     assert_eq!(written.body, r#"{"input":["a","b"]}"#);
 }
 

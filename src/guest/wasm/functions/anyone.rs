@@ -156,7 +156,8 @@ impl pick::Host for Held {
         let cx = self.anyone(row!("pick.weighted"))?;
         let weights: Vec<(String, f64)> = weights.into_iter().map(|weight| (weight.name, weight.weight)).collect();
         let point = key.map_or_else(|| random(cx), |key| host::pick::point(key.as_bytes()));
-        Ok(host::pick::weighted(&weights, point).map(str::to_owned))
+        let name = host::pick::weighted(&weights, point).map_err(|error| Error::msg(error.0))?;
+        Ok(name.map(str::to_owned))
     }
 
     fn hash(&mut self, names: Vec<String>, key: String) -> Result<Option<String>> {

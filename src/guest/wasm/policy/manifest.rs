@@ -42,6 +42,8 @@ pub(super) fn read(said: wit::Description) -> Result<Manifest, String> {
             wit::StreamMode::Buffer => StreamMode::Buffer,
         },
         coalesce: said.coalesce.map(|coalesce| Coalesce { events: coalesce.events, ms: coalesce.ms.map(u64::from) }),
+        // Told by what it exports.
+        arguments: false,
         tick: said.tick_ms.map(|ms| humantime::format_duration(Duration::from_millis(u64::from(ms))).to_string()),
         metrics: metrics.collect(),
         config,

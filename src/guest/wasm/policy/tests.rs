@@ -15,6 +15,7 @@ use crate::guest::tests::{
     PAST, PAST_UNOPTIMISED, assert_gives_way, assert_gives_way_to_sockets, resident_kib, thread_time,
 };
 use crate::guest::verdict::Body;
+use crate::guest::view;
 use crate::guest::{Engine, Failed, Verdict};
 use crate::host::{Budget, FUNCTIONS, Grants, Killed};
 use crate::route::Secret;
@@ -184,6 +185,29 @@ fn a_host_function_that_refuses_says_what_to_do() {
     ] {
         assert_eq!(call(what), said, "{what}");
     }
+}
+
+#[test]
+fn a_weight_that_is_none_ends_the_call() {
+    let failed = probe(json!({ "request": "call pick.infinite" })).call(Phase::Request).expect_err("ends");
+    assert!(failed.message.contains("the weight of `a` is inf"), "{}", failed.message);
+}
+
+#[test]
+fn what_tools_are_called_with_goes_to_the_export_for_it() {
+    let bench = probe(json!({ "event": "drop", "arguments": "tell" }));
+    assert!(described().manifest.arguments, "it exports on-arguments");
+    let hear = |kind, tool: Option<&str>, text: &str| {
+        let event = view::Event { kind, tool: tool.map(Into::into), text: text.to_owned(), ..view::Event::default() };
+        bench.call_with(Phase::Event, Subject::Event(Arc::new(event))).0
+    };
+    assert_eq!(hear("text", None, "Hi"), Ok(Verdict::Text(String::new())));
+    assert_eq!(hear("arguments", Some("f"), "{}"), Ok(Verdict::Text(String::new())));
+    assert_eq!(hear("end", Some("f"), ""), Ok(Verdict::Text("\"f:arguments:{} f:end: \"".to_owned())));
+    let stopped = probe(json!({ "arguments": "stop" }));
+    let event = view::Event { kind: "arguments", tool: Some("f".into()), ..view::Event::default() };
+    let verdict = stopped.call_with(Phase::Event, Subject::Event(Arc::new(event))).0.expect("decides");
+    assert!(matches!(verdict, Verdict::Stop(stop) if stop.code.as_deref() == Some("no_tools")));
 }
 
 #[tokio::test]
@@ -421,7 +445,9 @@ fn the_contract_has_what_the_tables_have() {
         (names::<view::Done>(false), &["record done"]),
     ] {
         let text: String = blocks.iter().map(|head| block(&policy, head)).collect();
-        for name in names {
+        // The tool is told beside an event, by the phase that is for what it is called with.
+        assert!(policy.contains("handle: func(tool: string, next: event)"));
+        for name in names.into_iter().filter(|name| (blocks[0], *name) != ("record event", "tool")) {
             assert!(has(&text, name), "{blocks:?} lacks {name}");
         }
     }
