@@ -18,6 +18,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
     println!("cargo:rerun-if-changed=benches/layout");
+    // What `benches/profile/rustc` compiles the program with: a new profile means a new program.
+    println!("cargo:rerun-if-changed=benches/profile");
+    println!("cargo:rerun-if-env-changed=PORTCULLIS_PROFILE");
     let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let functions = Path::new(&root).join("benches/layout/functions");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);

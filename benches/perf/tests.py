@@ -8,6 +8,8 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -42,6 +44,39 @@ def block(case, floor, own, restless=(), entry="portcullis", **other):
 
 def verdict(results, what):
     return next(row for row in bars.rows(report.Found(results)) if row[1] == what)
+
+
+class Profile(unittest.TestCase):
+    """What `benches/profile/rustc` makes of the compiler's arguments, with a compiler that says what it was given."""
+
+    OWN = ["--crate-name", "portcullis", "-C", "opt-level=3"]
+
+    def given(self, args, compiler="one", made_for="one", profile=None):
+        with tempfile.TemporaryDirectory() as folder:
+            wrapper, rustc = Path(folder, "rustc"), Path(folder, "compiler-of-the-test")
+            shutil.copy(PERF.parent / "profile/rustc", wrapper)
+            rustc.write_text(f'#!/bin/sh\n[ "$*" = -vV ] && echo {compiler} || printf "%s\\n" "$@"\n')
+            rustc.chmod(0o755)
+            Path(folder, "compiler").write_text(f"{made_for}\n")
+            env = {key: value for key, value in os.environ.items() if key != "PORTCULLIS_PROFILE"}
+            env |= {"PORTCULLIS_PROFILE": profile} if profile else {}
+            said = subprocess.run([wrapper, rustc, *args], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+            return [word.replace(folder, "HERE") for word in said.splitlines()]
+
+    def test_release_builds_of_the_program_are_compiled_with_it(self):
+        use = ["-C", "profile-use=HERE/program.profdata", "-C", "llvm-args=-no-pgo-warn-mismatch"]
+        self.assertEqual(self.given(self.OWN), self.OWN + use)
+
+    def test_all_else_is_compiled_as_it_would_be(self):
+        for args in (["--crate-name", "hyper", "-C", "opt-level=3"], ["--crate-name", "portcullis", "-C", "debuginfo=1"], ["a b", "*"]):
+            self.assertEqual(self.given(args), args)
+
+    def test_another_compiler_gets_none(self):
+        self.assertEqual(self.given(self.OWN, compiler="another"), self.OWN)
+
+    def test_it_is_left_out_and_made_where_that_is_asked_for(self):
+        self.assertEqual(self.given(self.OWN, profile="off"), self.OWN)
+        self.assertEqual(self.given(self.OWN, profile="generate:/counts"), [*self.OWN, "-C", "profile-generate=/counts"])
 
 
 class Turns(unittest.TestCase):
