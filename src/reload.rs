@@ -8,9 +8,10 @@ pub mod history;
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, mpsc as threads};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -40,6 +41,7 @@ pub struct Reloader {
     current: Arc<ArcSwap<Generation>>,
     state: Arc<State>,
     turn: Mutex<()>,
+    aside: Aside,
     asked: Notify,
     smoke: Smoke,
     pub history: History,
@@ -64,7 +66,19 @@ impl Reloader {
         let (number, handled) = (AtomicU64::new(first.number), AtomicU64::new(first.fingerprint));
         history.add(first);
         let (turn, asked, refused) = (Mutex::new(()), Notify::new(), ArcSwapOption::empty());
-        Reloader { builder: Arc::new(builder), current, state, turn, asked, smoke, history, number, handled, refused }
+        Reloader {
+            builder: Arc::new(builder),
+            current,
+            state,
+            turn,
+            aside: Aside::start(),
+            asked,
+            smoke,
+            history,
+            number,
+            handled,
+            refused,
+        }
     }
 
     /// Everything whose change may call for a reload while this generation is in force.
@@ -80,7 +94,7 @@ impl Reloader {
     /// Why it is none, with what is noted of that.
     async fn built(&self, number: u64) -> Result<Generation, (String, Option<Refused>)> {
         let (builder, current) = (self.builder.clone(), self.current.load().files.clone());
-        let built = aside(move || {
+        let built = self.aside.work(move || {
             // Before the reading that counts, as the builder's own: what changes from here on is another change.
             let files = builder.files();
             let fingerprint = fingerprint(&together(&current, &files));
@@ -100,7 +114,7 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let old = self.history.find(number)?;
         // As the watcher will look at them: what was refused and is wanted still is among them.
-        let now = look(self.files(&old)).await;
+        let now = self.aside.look(self.files(&old)).await;
         old.activate(&self.state);
         self.current.store(old);
         if let Ok(now) = now {
@@ -210,7 +224,7 @@ impl Reloader {
                 sleep(DEBOUNCE).await;
                 while changed.try_recv().is_ok() {}
             }
-            let Ok(now) = look(self.files(&self.current.load_full())).await else { continue };
+            let Ok(now) = self.aside.look(self.files(&self.current.load_full())).await else { continue };
             let refused = self.refused.load().as_ref().map(|refused| refused.fingerprint);
             // A file that is again as it was is reloaded too: it is no longer refused.
             let changed = now != self.handled.load(Relaxed) || refused.is_some();
@@ -229,25 +243,44 @@ fn together(some: &[PathBuf], others: &[PathBuf]) -> Vec<PathBuf> {
     files
 }
 
-/// What files hold now.
-async fn look(files: Vec<PathBuf>) -> Result<u64, String> {
-    aside(move || fingerprint(&files)).await
-}
+/// A thread that does what takes its time, one thing after the other. It is none of the runtime's for blocking work: those are
+/// waited for when the process ends, and a file that cannot be read may keep this one for ever. It is always the same one,
+/// as what the allocator keeps for a thread that has ended would be left of every build.
+struct Aside(threads::Sender<Box<dyn FnOnce() + Send>>);
 
-/// Does work that takes its time on a thread of its own. Not on the runtime's for blocking work: those are waited for when
-/// the process ends, and a file that cannot be read may keep this one for ever.
-///
-/// # Errors
-/// It could not be begun, or broke off.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let (done, outcome) = oneshot::channel();
-    let run = move || {
-        // Whoever waited may have given up.
-        let _ = done.send(work());
-    };
-    let started = std::thread::Builder::new().name("reload".into()).spawn(run);
-    started.map_err(|error| format!("no thread can be started for the reload: {error}; try it again"))?;
-    outcome.await.map_err(|_| "the reload broke off, which is a fault of the gateway; the log says where".to_owned())
+impl Aside {
+    fn start() -> Self {
+        let (sender, work) = threads::channel::<Box<dyn FnOnce() + Send>>();
+        let run = move || {
+            for work in work {
+                // Whoever waits for it is told, as what would have answered is dropped.
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(work));
+            }
+        };
+        let started = std::thread::Builder::new().name("reload".into()).spawn(run);
+        let _ = started.inspect_err(|error| tracing::error!("no thread can be started for reloads: {error}"));
+        Aside(sender)
+    }
+
+    /// # Errors
+    /// It broke off, or there is no such thread.
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        let (done, outcome) = oneshot::channel();
+        let run = move || {
+            // Whoever waited may have given up.
+            let _ = done.send(work());
+        };
+        // Without the thread `done` is dropped with what is not sent.
+        let _ = self.0.send(Box::new(run));
+        outcome
+            .await
+            .map_err(|_| "the reload broke off, which is a fault of the gateway; the log says where".to_owned())
+    }
+
+    /// What files hold now.
+    async fn look(&self, files: Vec<PathBuf>) -> Result<u64, String> {
+        self.work(move || fingerprint(&files)).await
+    }
 }
 
 /// Whether somebody only opened, read or closed a file: our own look at the files must not be the reason for the next one.

@@ -217,7 +217,7 @@ fn a_reload_leaves_nothing_behind() {
     let builder = Builder::new(Some(path), Box::new(|_| None));
     let current = Arc::new(ArcSwap::from_pointee(builder.build(1).expect("builds")));
     let (state, history) = (Arc::new(State::new(100, Log::off())), History::default());
-    // What a reload does, on the one thread whose allocations are counted: the reloader builds on threads of its own.
+    // What a reload does, on the one thread whose allocations are counted: the reloader builds on a thread of its own.
     let reload = |number: u32| {
         version(number);
         let generation = Arc::new(builder.build(number.into()).expect("builds"));

@@ -1,7 +1,7 @@
 //! Builds that take their time: who may go on meanwhile, and what is done after them.
 
+use std::sync::Mutex as Lock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex as Lock, mpsc as threads};
 use std::thread::{self, ThreadId};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -131,6 +131,8 @@ async fn a_change_during_a_build_that_is_refused_is_built_after_it() {
 
 #[tokio::test]
 async fn a_build_that_breaks_off_leaves_the_old_generation_and_says_so() {
-    let error = aside::<()>(|| panic!("broken")).await.expect_err("it broke off");
+    let aside = Aside::start();
+    let error = aside.work(|| panic!("broken")).await.map(|()| ()).expect_err("it broke off");
     assert!(error.contains("broke off"), "{error}");
+    assert_eq!(aside.work(|| 1).await, Ok(1), "the next one is done all the same");
 }
