@@ -173,7 +173,8 @@ impl Record {
     fn new(name: &str) -> Self {
         Record {
             name: name.to_owned(),
-            of_key: name.contains('#'),
+            // Aliases hold neither; names of models may hold both, as Fireworks' of a deployment do.
+            of_key: name.contains('#') && !name.contains('/'),
             // Until a generation says otherwise.
             settings: ArcSwap::default(),
             parent: ArcSwapOption::empty(),

@@ -179,6 +179,19 @@ fn a_refused_key_rests_and_a_working_one_does_not_pay_for_the_provider() {
 }
 
 #[test]
+fn a_model_with_a_hash_in_its_name_is_a_target_and_no_key() {
+    let health = Health::default();
+    let settings = Settings { breaker: Some(breaker()), ..Settings::default() };
+    // How Fireworks names a deployment of one's own.
+    let target = health.target("fireworks/accounts/a/models/m#accounts/a/deployments/d", &settings);
+    play(&target, 0, failed(Kind::UpstreamError), 3);
+    assert_eq!(open_until(&target, 0), Some(5 * SECOND));
+    let key = health.key("fireworks", "1", &settings);
+    play(&key, 0, failed(Kind::UpstreamError), 3);
+    assert_eq!(key.standing(0), Standing::Closed);
+}
+
+#[test]
 fn the_operators_word_counts_over_everything() {
     let record = guarded();
     let under_way = record.begin(0).expect("closed");
