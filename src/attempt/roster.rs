@@ -119,9 +119,10 @@ impl Roster {
         priority: u8,
         patience: Duration,
     ) -> Result<Places, Refused> {
+        let alone = self.is_alone();
         let entry = &mut self.entries[at];
         entry.full = false;
-        let taken = entry.target.record(&state.health).enter(state.now(), priority, patience).await;
+        let taken = entry.target.record(&state.health).enter(state.now(), alone, priority, patience).await;
         entry.taken(taken, Instant::now(), state)
     }
 

@@ -289,13 +289,19 @@ impl Record {
         }
     }
 
-    /// As [`Record::begin`], but where every place is taken, waits for one in the provider's queue: most urgent first
+    /// As [`Record::begin_as`], but where every place is taken, waits for one in the provider's queue: most urgent first
     /// (`priority`, higher is more urgent), no longer than the queue's and the caller's patience. Cancel safe.
     ///
     /// # Errors
     /// [`RefusedBy::Full`] at once when the queue is full or the wait would be too long, and at the end of patience.
-    pub async fn enter(self: &Arc<Self>, now: Millis, priority: u8, patience: Duration) -> Result<Flight, Refused> {
-        let refused = match self.begin(now) {
+    pub async fn enter(
+        self: &Arc<Self>,
+        now: Millis,
+        alone: bool,
+        priority: u8,
+        patience: Duration,
+    ) -> Result<Flight, Refused> {
+        let refused = match self.begin_as(now, alone) {
             Err(refused) if refused.why == RefusedBy::Full => refused,
             other => return other,
         };
@@ -308,7 +314,7 @@ impl Record {
         if settings.queue.size == 0 || patience.is_zero() || expected.is_some_and(|expected| expected > patience) {
             return Err(Refused { retry_after: expected.or(refused.retry_after), ..refused });
         }
-        let Some(granted) = holder.queue.join(self.clone(), priority, settings.queue.size) else {
+        let Some(granted) = holder.queue.join(self.clone(), alone, priority, settings.queue.size) else {
             return Err(Refused { retry_after: expected.or(refused.retry_after), ..refused });
         };
         // A place may have come free meanwhile, and nobody would tell.
