@@ -345,6 +345,21 @@ async fn with_nothing_untried_left_the_target_that_is_ready_first_gets_its_secon
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keys_of_a_target_that_is_gone_back_to_have_had_their_rest() {
+    let bed = Bed::new(&[("a", vec![limited("retry-after-ms", "700"); 2]), ("b", vec![status(404)])]);
+    let mut plan = bed.plan(&["a", "b"], Retry { per_target: Some(3), ..Retry::default() });
+    plan.targets[0] = pooled(&plan.targets[0], &[("one", 1, false), ("two", 1, false)]);
+    let (outcome, x) = bed.ask(&plan).await;
+    assert_eq!((said(&outcome).as_str(), bed.script.hosts()), ("from a", hosts(&["a", "a", "b", "a"])));
+    assert_eq!(roles(&x), [Role::First, Role::Key, Role::Next, Role::Next]);
+    // Nor need it be a wait of ours: a provider may want none.
+    let bed = Bed::new(&[("a", vec![limited("retry-after", "0"); 2])]);
+    let mut plan = bed.plan(&["a"], Retry { per_target: Some(3), ..Retry::default() });
+    plan.targets[0] = pooled(&plan.targets[0], &[("one", 1, false), ("two", 1, false)]);
+    assert_eq!((said(&bed.ask(&plan).await.0).as_str(), bed.script.hosts().len()), ("from a", 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_upstream_says_of_another_try_goes_with_its_refusal() {
     for (header, expected) in [("true", true), ("false", false), ("perhaps", false)] {
         let refusal = Act::Say(400, vec![("x-should-retry", header)], json!({"error": {"message": "no"}}).to_string());
