@@ -464,6 +464,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::route::Auth;
     use crate::upstream::Proxy;
 
     fn built(name: &str, text: &str) -> Generation {
@@ -490,6 +491,22 @@ mod tests {
         assert_eq!(dials[2].proxy, Proxy::Environment);
         assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_key_without_weight_is_never_used_also_where_no_other_is_set() {
+        let generation = built(
+            "weightless",
+            "providers: {
+               openai: { keys: [{ key: spare, weight: 0 }, { env: NOT_SET }] },
+               groq: { keys: [{ key: spare, weight: 0 }, { key: used }] },
+             }",
+        );
+        assert_eq!(generation.routes.dormant, [("openai".to_owned(), "NOT_SET".to_owned())]);
+        let groq = generation.routes.providers.iter().find(|provider| provider.name == "groq").expect("is live");
+        assert!(groq.keys.is_empty(), "one key alone is no pool");
+        let Auth::Header(_, value) = &groq.faces[0].auth else { panic!("{:?}", groq.faces[0].auth) };
+        assert_eq!(value, "Bearer used");
     }
 
     #[cfg(feature = "wasm")]
