@@ -114,6 +114,13 @@ fn addresses(config: &Config, serving: Option<SocketAddr>, issues: &mut Vec<Issu
         Ok(address) if Some(address) == clients && address.port() != 0 => {
             issues.push(Issue::error(admin, "is the address of `listen` too; give it another port"));
         }
+        Ok(address) if clients.is_some_and(|clients| overlap(address, clients)) => {
+            let message = format!(
+                "is on the port {} as `listen` is, and one of them has every address of this machine; give it another port",
+                address.port()
+            );
+            issues.push(Issue::error(admin, message));
+        }
         Ok(address) if !address.ip().is_loopback() && config.admin.token.is_none() => {
             let message = format!(
                 "other machines can reach {}, and there is no `admin.token`; set one, or listen on 127.0.0.1",
@@ -131,6 +138,15 @@ fn addresses(config: &Config, serving: Option<SocketAddr>, issues: &mut Vec<Issu
             issues.push(Issue::error(path, message));
         }
     }
+}
+
+/// Whether two sockets of one family cannot both listen: the same port, and one of them on every address.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_everywhere = |address: SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (is_everywhere(one) || is_everywhere(other))
 }
 
 /// Hooks as far as the file alone tells; their policies are looked at by [`Known::hooks`].

@@ -318,6 +318,29 @@ fn without_a_file_the_environment_moves_the_listeners() {
 }
 
 #[test]
+fn the_admin_api_does_not_stand_on_a_port_that_clients_have_everywhere() {
+    let text = |listen: &str, admin: &str| {
+        format!(
+            "keys: [{{ name: a, key: b }}]\nlisten: {{ address: '{listen}' }}\nadmin: {{ address: '{admin}', token: t }}\n"
+        )
+    };
+    for (listen, admin, refused) in [
+        ("0.0.0.0:4100", "127.0.0.1:4100", true),
+        ("127.0.0.1:4100", "0.0.0.0:4100", true),
+        ("[::]:4100", "[::1]:4100", true),
+        ("0.0.0.0:4100", "127.0.0.1:4101", false),
+        ("0.0.0.0:0", "127.0.0.1:0", false),
+        ("0.0.0.0:4100", "[::1]:4100", false),
+        ("127.0.0.1:4100", "127.0.0.2:4100", false),
+    ] {
+        let loaded = parse_text(&text(listen, admin)).map(drop);
+        assert_eq!(loaded.is_err(), refused, "{listen} {admin}: {loaded:?}");
+        let said = loaded.map_or_else(|errors| errors.to_string(), |()| String::new());
+        assert!(!refused || said.contains("admin.address: is on the port 4100 as `listen` is"), "{said}");
+    }
+}
+
+#[test]
 fn files_that_the_configuration_points_to_are_known() {
     let config = load_fixture(Path::new("tests/fixtures/config/good/everything.yaml"));
     let config = config.unwrap_or_else(|errors| panic!("{errors}")).config;
