@@ -247,11 +247,13 @@ impl Builder {
 
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>, parts: PartsCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
+        let owned: Vec<&str> = PROVIDERS.iter().flat_map(|row| row.owns).copied().collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
         let endpoints: Vec<&str> = api::ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
         let parameters: Vec<&str> = cache::fields::parameters().collect();
         let known = Known {
             providers: &providers,
+            owned: &owned,
             dialects: &dialects,
             endpoints: &endpoints,
             asks: cache::fields::THE_ASK,

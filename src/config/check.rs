@@ -21,6 +21,8 @@ pub(super) use upstream::without_user;
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
+    /// What bare names of models begin with that are known to be one of those providers'.
+    pub owned: &'a [&'a str],
     pub dialects: &'a [&'a str],
     /// Patterns of the paths that are served.
     pub endpoints: &'a [&'a str],
@@ -425,12 +427,14 @@ fn key_source(config: &Config, key: &Key, path: &KeyPath, issues: &mut Vec<Issue
     }
 }
 
-/// A plain model name that no request can have. What holds `*` or names a provider is left alone.
+/// A plain model name that no request can have. What holds `*`, names a provider or is known to be its maker's is left
+/// alone.
 fn unknown_model(config: &Config, known: &Known<'_>, name: &str) -> Option<String> {
     let provider = name.split_once('/').map(|(provider, _)| provider);
     let has_provider = provider.is_some_and(|it| config.providers.contains(it) || known.providers.contains(&it));
     let is_model = config.models.names().any(|model| fits(model, name));
-    if name.contains('*') || has_provider || is_model {
+    let is_makers = known.owned.iter().any(|prefix| name.starts_with(prefix));
+    if name.contains('*') || has_provider || is_model || is_makers {
         return None;
     }
     Some(match nearest(name, config.models.names()) {

@@ -11,6 +11,8 @@ use super::*;
 /// The names of the real tables, so that the shipped files are held against them.
 static PROVIDERS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
+static OWNED: LazyLock<Vec<&str>> =
+    LazyLock::new(|| crate::provider::PROVIDERS.iter().flat_map(|row| row.owns).copied().collect());
 static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::fields::parameters().collect());
 static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
@@ -19,6 +21,7 @@ static ENDPOINTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::api::ENDPOINTS.i
 fn known() -> Known<'static> {
     Known {
         providers: &PROVIDERS,
+        owned: &OWNED,
         dialects: &DIALECTS,
         endpoints: &ENDPOINTS,
         asks: crate::cache::fields::THE_ASK,
@@ -315,6 +318,22 @@ fn without_a_file_the_environment_moves_the_listeners() {
     assert_eq!(config.keys[0].key.as_ref().map(Secret::expose), Some("hush"));
     let env = |name: &str| (name == "PORTCULLIS_LISTEN").then(|| "0.0.0.0:8080".to_owned());
     assert!(builtin(&env, &known()).is_err(), "open to everybody without a key");
+}
+
+#[test]
+fn a_bare_name_that_is_its_makers_is_a_model_wherever_one_is_named() {
+    let text = |model: &str| {
+        format!(
+            "keys: [{{ name: a, key: b, models: [{model}] }}]\nlimits:\n  - {{ match: {{ model: smart }}, \
+             requests: 1 / 1m, on_exhausted: {{ route: {model} }} }}\nmodels: {{ smart: openai/gpt-5 }}\n"
+        )
+    };
+    for model in ["gpt-5-mini", "claude-haiku-4-5", "models/gemini-2.5-flash"] {
+        let loaded = parse_text(&text(model)).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+    let said = errors(&text("smrat"));
+    assert!(said.contains("on_exhausted: there is no model `smrat`; did you mean `smart`?"), "{said}");
 }
 
 #[test]

@@ -103,6 +103,7 @@ mod tests {
 
     fn rules(yaml: &str) -> Rules {
         let known = Known {
+            owned: &[],
             providers: &["mock"],
             dialects: &[],
             endpoints: &[],
