@@ -14,7 +14,7 @@ mod strategy;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -154,7 +154,8 @@ impl Generation {
         Some(Arc::new(card))
     }
 
-    /// Every model that can be named: configured names, then what the catalogue knows of live providers.
+    /// Every model that can be named, each once: configured names, then what the catalogue knows of live providers and
+    /// what is written of them.
     pub fn listed(&self) -> Vec<Listed> {
         let mut listed: Vec<Listed> = Vec::new();
         let mut names: Vec<&String> = self.routes.models.keys().collect();
@@ -180,6 +181,9 @@ impl Generation {
                 card: self.card(provider, model),
             }));
         }
+        // Whoever pages goes on behind a name, and would not get past its twin.
+        let mut seen = HashSet::new();
+        listed.retain(|model| seen.insert(model.id.clone()));
         listed
     }
 
@@ -645,6 +649,24 @@ c.yaml:4:9: prices.file: p.json is no catalogue (";
         assert!(why.contains("OPENAI_API_KEY"), "{why}");
         // A name that means nobody is for the only provider there is.
         assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("mock/gpt-5"));
+    }
+
+    #[test]
+    fn a_model_is_listed_once_however_often_it_is_known() {
+        let generation = built(
+            "listed",
+            "providers: { openai: { api_key: k, models: { gpt-5: gpt-5-2025-08-07, ours: ft-1 } } }
+models: { openai/gpt-5-mini: { target: openai/gpt-5-mini, description: small } }",
+        );
+        let mut names: Vec<String> = generation.listed().into_iter().map(|model| model.id).collect();
+        let count = names.len();
+        for name in ["openai/gpt-5", "openai/gpt-5-mini", "openai/ours"] {
+            assert_eq!(names.iter().filter(|known| *known == name).count(), 1, "{name}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(generation.listed()[0].description.as_deref(), Some("small"));
     }
 
     #[test]
