@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{REFUSED, config_path, env, fail, say};
 use crate::auth::Principal;
-use crate::config::{Cache, Config, Hook, HooksDir, Named, Redis};
+use crate::config::{Cache, Config, Hook, HooksDir, Named, Redis, Secret};
 use crate::generation::Builder;
 use crate::provider::PROVIDERS;
 use crate::trial::replay::{Failures, Outcome, Player, Recorded};
@@ -108,6 +108,7 @@ fn read(path: &Path) -> Result<(Vec<Recorded>, usize), String> {
 /// The operator's configuration with other policies, and without what would count the replay itself.
 fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, String> {
     let (folder, single) = policies(dir)?;
+    let asked = asked(log).into_iter().map(str::to_owned).collect::<Vec<_>>();
     let amend = move |config: &mut Config| {
         config.hooks_dir = HooksDir(folder.clone());
         if let Some(name) = &single
@@ -116,6 +117,7 @@ fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, S
             config.hooks.push(Hook { lua: Some(name.clone()), ..Hook::default() });
         }
         speak_past_adapters(config);
+        revive(config, &asked);
         // Limits go by the clock of the wall, keys are the log's, and answers are not from before.
         config.limits.clear();
         config.budgets.clear();
@@ -147,6 +149,30 @@ fn speak_past_adapters(config: &mut Config) {
     config.adapters = Named::default();
 }
 
+/// Gives the providers that the log tells of a key where theirs is a variable that may be empty, and is here: they had
+/// one then.
+fn revive(config: &mut Config, asked: &[String]) {
+    let is_none = |key: &Option<Secret>| key.as_ref().is_none_or(Secret::is_empty);
+    let some = || Some(Secret::new("replay"));
+    for (_, provider) in
+        config.providers.iter_mut().filter(|(name, _)| asked.iter().any(|known| known.as_str() == *name))
+    {
+        if provider.api_key.is_some() && is_none(&provider.api_key) {
+            provider.api_key = some();
+        }
+        provider.keys.iter_mut().filter(|key| is_none(&key.key)).for_each(|key| key.key = some());
+    }
+}
+
+/// The providers that were asked.
+fn asked(log: &[Recorded]) -> Vec<&str> {
+    let mut names: Vec<&str> =
+        log.iter().flat_map(|line| &line.attempts).map(|tried| tried.provider.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// The folder of the policies, and the one policy that is meant, where it is one.
 fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
     let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -161,10 +187,7 @@ fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
 /// The environment, and something in the place of keys that are not in it: nobody is asked with them.
 fn filled(path: Option<&Path>, log: &[Recorded]) -> impl Fn(&str) -> Option<String> + Send + Sync + use<> {
     let written = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    let mut names: Vec<&str> =
-        log.iter().flat_map(|line| &line.attempts).map(|tried| tried.provider.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = asked(log);
     let rows = PROVIDERS.iter().filter(|row| names.contains(&row.name));
     let variables: Vec<&'static str> = rows.flat_map(|row| row.env.first().copied()).collect();
     move |name: &str| {
@@ -346,5 +369,31 @@ fn tail(text: &str, width: usize) -> String {
         text.to_owned()
     } else {
         format!("…{}", text.chars().skip(count - width + 1).collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_was_asked_then_has_a_key_in_a_replay() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-revived", std::process::id()));
+        std::fs::create_dir_all(folder.join("policies")).expect("is writable");
+        let line = json!({
+            "time": "2026-01-05T12:00:00Z", "id": "gen-1", "key": "k", "operation": "chat", "dialect": "openai_chat",
+            "model": "own/m", "status": 200, "duration_ms": 5.0, "bytes_in": 10,
+            "attempts": [{ "provider": "own", "model": "m", "took_ms": 5.0, "status": 200 }],
+        });
+        let log = [Recorded::read(&line.to_string()).expect("a line of the log")];
+        for key in ["api_key: '${A_KEY_OF_NOBODY:-}'", "keys: [A_KEY_OF_NOBODY, ANOTHER_OF_NOBODY]"] {
+            let config = folder.join("c.yaml");
+            std::fs::write(&config, format!("providers: {{ own: {{ preset: openai, {key} }} }}\n"))
+                .expect("is writable");
+            let mut player = player(Some(&config), &folder.join("policies"), &log).expect("plays");
+            let played = player.play(&log[0]).expect("was played");
+            assert_eq!((played.status, played.place().as_str()), (200, "own/m"), "{key}");
+        }
+        std::fs::remove_dir_all(&folder).expect("is there");
     }
 }
