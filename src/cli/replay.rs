@@ -274,10 +274,10 @@ impl Report {
         self.old.add(&old);
         self.new.add(&new);
         self.guessed += usize::from(new.guessed);
-        let (from, to) = (old.place(), new.place());
-        if from == to {
+        if old.went_as(&new) {
             return;
         }
+        let (from, to) = (old.place(), new.place());
         *self.moves.entry(format!("{from} → {to}")).or_default() += 1;
         self.changed.push(json!({
             "time": recorded.time, "id": recorded.id, "key": recorded.key, "project": recorded.project,
@@ -375,6 +375,59 @@ fn tail(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_then_fails_as_it_did_where_nothing_has_changed() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-failed", std::process::id()));
+        std::fs::create_dir_all(folder.join("policies")).expect("is writable");
+        let good = json!({ "provider": "a", "model": "m", "took_ms": 50.0, "status": 200 });
+        let failed = |code: &str| json!({ "provider": "a", "model": "m", "took_ms": 3000.0, "error": code });
+        let other = json!({ "provider": "b", "model": "m", "took_ms": 50.0, "status": 200 });
+        let (stream, whole) = (json!(50.0), Value::Null);
+        let cases = [
+            // After the first content nobody else is asked.
+            (502, "stream_broken", &stream, json!([good])),
+            (504, "idle_timeout", &stream, json!([good])),
+            (504, "total_timeout", &whole, json!([failed("total_timeout")])),
+            // Whoever is asked once more does not leave, and of whom got nothing nobody knows what it would have been.
+            (499, "client_gone", &stream, json!([good])),
+            (499, "client_gone", &whole, json!([good])),
+            // Neither is asked twice.
+            (200, "", &whole, json!([failed("connect_timeout"), other])),
+            (200, "", &stream, json!([failed("first_token_timeout"), other])),
+            // A policy's doing is played again, and here is none that would do it.
+            (502, "policy_fault", &whole, json!([failed("policy_fault")])),
+        ];
+        let lines = cases.iter().enumerate().map(|(at, (status, code, ttft, attempts))| {
+            let error = if code.is_empty() { Value::Null } else { json!({ "code": code }) };
+            json!({
+                "time": format!("2026-01-05T12:00:0{at}Z"), "id": format!("gen-{at}"), "key": "k", "operation": "chat",
+                "dialect": "openai_chat", "model": "smart", "stream": !ttft.is_null(), "ttft_ms": ttft, "status": status,
+                "error": error, "duration_ms": 80.0, "bytes_in": 10, "attempts": attempts,
+            })
+            .to_string()
+        });
+        let path = |name: &str| folder.join(name);
+        std::fs::write(path("log.jsonl"), lines.collect::<Vec<_>>().join("\n")).expect("is writable");
+        let config = "providers:\n  a: { dialect: openai_chat, base_url: http://a.test, auth: none }\n  \
+                      b: { dialect: openai_chat, base_url: http://b.test, auth: none }\n\
+                      models: { smart: { fallback: [a/m, b/m] } }\n";
+        std::fs::write(path("c.yaml"), config).expect("is writable");
+        let args = Args {
+            log: path("log.jsonl"),
+            policy: path("policies"),
+            against: None,
+            config: Some(path("c.yaml")),
+            json: true,
+            show: 0,
+        };
+        let report = compare(&args).expect("is played");
+        std::fs::remove_dir_all(&folder).expect("is there");
+        let counts = |sums: &Sums| (sums.answered, sums.failed, sums.tries);
+        assert_eq!((report.replayed, report.skipped), (7, 1), "{:?}", report.changed);
+        assert_eq!((counts(&report.old), counts(&report.new)), ((3, 4, 9), (4, 3, 9)), "{:?}", report.changed);
+        assert_eq!(report.moves.keys().collect::<Vec<_>>(), ["a/m failed (policy_fault) → a/m"]);
+    }
 
     #[test]
     fn a_provider_that_was_asked_then_has_a_key_in_a_replay() {
