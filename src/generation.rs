@@ -142,6 +142,9 @@ impl Generation {
         for adapter in &self.adapters {
             adapter.count_in(&state.guests);
         }
+        for provider in &self.routes.providers {
+            state.health.lay(&provider.name, &provider.health);
+        }
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
@@ -470,7 +473,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::fault::Kind;
     use crate::route::Auth;
+    use crate::state::health::{End, Standing, Wanted};
+    use crate::state::log::Log;
     use crate::upstream::Proxy;
 
     fn built(name: &str, text: &str) -> Generation {
@@ -649,6 +655,36 @@ c.yaml:4:9: prices.file: p.json is no catalogue (";
         assert!(why.contains("OPENAI_API_KEY"), "{why}");
         // A name that means nobody is for the only provider there is.
         assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("mock/gpt-5"));
+    }
+
+    #[tokio::test]
+    async fn a_generation_that_is_put_back_brings_its_bounds_and_breakers() {
+        let state = State::new(0, Log::off());
+        let of = |number: u32| {
+            let provider = format!(
+                "{{ dialect: openai_chat, base_url: 'http://a', max_inflight: {number}, breaker: {{ consecutive: {number} }} }}"
+            );
+            built(
+                &format!("back-{number}"),
+                &format!("providers: {{ a: {provider}, ab: {{ preset: openai, api_key: k, max_inflight: 9 }} }}"),
+            )
+        };
+        let (first, second) = (of(7), of(1));
+        let bounds = |generation: &Generation| {
+            generation.activate(&state);
+            for model in ["a/m", "ab/m"] {
+                let tree = generation.tree(model).expect("a provider");
+                tree.targets().iter().for_each(|target| drop(target.record(&state.health).clone()));
+            }
+            let places = |name: &str| state.health.record(name).measure(0).places;
+            let flight = state.health.record("a/m").begin(0).expect("is let through");
+            flight.end(0, End::Failed { kind: Kind::UpstreamError, retry_after: None });
+            let opens = matches!(state.health.record("a/m").standing(0), Standing::Open { .. });
+            state.health.record("a/m").want(Wanted::Closed);
+            (places("a"), places("ab"), opens)
+        };
+        let (ours, theirs) = ((Some(7), Some(9), false), (Some(1), Some(9), true));
+        assert_eq!([&first, &second, &first].map(bounds), [ours, theirs, ours]);
     }
 
     #[test]
