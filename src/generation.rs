@@ -33,7 +33,7 @@ use crate::guest::adapter::Seen;
 use crate::guest::{Bundle, bundle};
 use crate::hook::Hooks;
 use crate::pipeline;
-use crate::provider::PROVIDERS;
+use crate::provider::{PROVIDERS, owner_of};
 use crate::route::{Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
 use crate::state::State;
@@ -254,13 +254,12 @@ impl Builder {
 
     fn read(&self, hooks: HookCheck<'_>, adapters: AdapterCheck<'_>, parts: PartsCheck<'_>) -> Result<Loaded, String> {
         let providers: Vec<&str> = PROVIDERS.iter().map(|row| row.name).collect();
-        let owned: Vec<&str> = PROVIDERS.iter().flat_map(|row| row.owns).copied().collect();
         let dialects: Vec<&str> = crate::dialect::DIALECTS.iter().map(|dialect| dialect.name()).collect();
         let endpoints: Vec<&str> = api::ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
         let parameters: Vec<&str> = cache::fields::parameters().collect();
         let known = Known {
             providers: &providers,
-            owned: &owned,
+            is_makers: &|model| owner_of(model).is_some(),
             dialects: &dialects,
             endpoints: &endpoints,
             asks: cache::fields::THE_ASK,
@@ -711,6 +710,11 @@ models: { openai/gpt-5-mini: { target: openai/gpt-5-mini, description: small } }
         assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("openai/gpt-5"));
         assert_eq!(target(&generation, "claude-sonnet-4-5").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
         assert_eq!(target(&generation, "smart").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        // Open weights of a maker that does not serve them, and what only begins like a name.
+        for model in ["gpt-oss:20b", "gpt-oss-120b", "o10", "o1x"] {
+            assert!(target(&generation, model).is_err(), "{model}");
+        }
+        assert_eq!(target(&generation, "o1-mini").as_deref(), Ok("openai/o1-mini"));
         assert!(target(&generation, "no-such-model").is_err());
     }
 }

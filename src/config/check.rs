@@ -21,8 +21,8 @@ pub(super) use upstream::without_user;
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
-    /// What bare names of models begin with that are known to be one of those providers'.
-    pub owned: &'a [&'a str],
+    /// Whether a bare name of a model is known to be its maker's, who is one of those.
+    pub is_makers: &'a dyn Fn(&str) -> bool,
     pub dialects: &'a [&'a str],
     /// Patterns of the paths that are served.
     pub endpoints: &'a [&'a str],
@@ -433,8 +433,7 @@ fn unknown_model(config: &Config, known: &Known<'_>, name: &str) -> Option<Strin
     let provider = name.split_once('/').map(|(provider, _)| provider);
     let has_provider = provider.is_some_and(|it| config.providers.contains(it) || known.providers.contains(&it));
     let is_model = config.models.names().any(|model| fits(model, name));
-    let is_makers = known.owned.iter().any(|prefix| name.starts_with(prefix));
-    if name.contains('*') || has_provider || is_model || is_makers {
+    if name.contains('*') || has_provider || is_model || (known.is_makers)(name) {
         return None;
     }
     Some(match nearest(name, config.models.names()) {

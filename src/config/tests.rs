@@ -11,8 +11,6 @@ use super::*;
 /// The names of the real tables, so that the shipped files are held against them.
 static PROVIDERS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::provider::PROVIDERS.iter().map(|row| row.name).collect());
-static OWNED: LazyLock<Vec<&str>> =
-    LazyLock::new(|| crate::provider::PROVIDERS.iter().flat_map(|row| row.owns).copied().collect());
 static PARAMETERS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::cache::fields::parameters().collect());
 static DIALECTS: LazyLock<Vec<&str>> =
     LazyLock::new(|| crate::dialect::DIALECTS.iter().map(|row| row.name()).collect());
@@ -21,7 +19,7 @@ static ENDPOINTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::api::ENDPOINTS.i
 fn known() -> Known<'static> {
     Known {
         providers: &PROVIDERS,
-        owned: &OWNED,
+        is_makers: &|model| crate::provider::owner_of(model).is_some(),
         dialects: &DIALECTS,
         endpoints: &ENDPOINTS,
         asks: crate::cache::fields::THE_ASK,
@@ -332,6 +330,7 @@ fn a_bare_name_that_is_its_makers_is_a_model_wherever_one_is_named() {
         let loaded = parse_text(&text(model)).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     }
+    assert!(errors(&text("gpt-oss-120b")).contains("on_exhausted: there is no model `gpt-oss-120b`;"));
     let said = errors(&text("smrat"));
     assert!(said.contains("on_exhausted: there is no model `smrat`; did you mean `smart`?"), "{said}");
 }

@@ -103,7 +103,7 @@ mod tests {
 
     fn rules(yaml: &str) -> Rules {
         let known = Known {
-            owned: &[],
+            is_makers: &|_| false,
             providers: &["mock"],
             dialects: &[],
             endpoints: &[],
