@@ -39,7 +39,7 @@ pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> 
 async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     let state = &cx.state;
     // A target that takes nothing now gets no copy.
-    let Ok(Places { key, alias, flight, key_flight, since }) = Roster::new([target]).begin(0, state) else { return };
+    let Ok(Places { key, alias, flight, key_flight, since }) = Roster::spare(target).begin(0, state) else { return };
     let subject = x.subject();
     let mut attempt = Attempt {
         key: alias,

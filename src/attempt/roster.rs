@@ -16,6 +16,8 @@ use crate::state::health::{Flight, Refused, RefusedBy};
 /// The targets of one exchange.
 pub(super) struct Roster {
     entries: SmallVec<[Entry; 2]>,
+    /// The exchange has nobody else to ask: a breaker that spares those lets it through.
+    alone: bool,
 }
 
 struct Entry {
@@ -52,7 +54,13 @@ impl Roster {
             full: false,
             dead: SmallVec::new(),
         };
-        Roster { entries: targets.into_iter().map(entry).collect() }
+        let entries: SmallVec<[Entry; 2]> = targets.into_iter().map(entry).collect();
+        Roster { alone: entries.len() == 1, entries }
+    }
+
+    /// One target of which the exchange is not in need: it has others, or its answer already.
+    pub fn spare(target: &Arc<Target>) -> Self {
+        Roster { alone: false, ..Roster::new([target]) }
     }
 
     pub fn target(&self, at: usize) -> &Arc<Target> {
@@ -61,7 +69,7 @@ impl Roster {
 
     /// Whether there is only one target to try.
     pub fn is_alone(&self) -> bool {
-        self.entries.len() == 1
+        self.alone
     }
 
     pub fn tries(&self, at: usize) -> u32 {
