@@ -131,7 +131,9 @@ pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &Relay
     (attempt.key, attempt.flight, attempt.key_flight) = (alias, Some(flight), key_flight);
     x.attempts.push(attempt);
     let mut status = None;
-    let outcome = relay_once(cx, &x.split().0, target, key, call, &mut status).await;
+    let deadline = Deadline::of(x.started, x.patience, target, began);
+    let relayed = timeout_at(deadline.at, relay_once(cx, &x.split().0, target, key, call, &mut status)).await;
+    let outcome = relayed.unwrap_or_else(|_| Err(deadline.missed()));
     if let Some(attempt) = x.attempts.last_mut() {
         attempt.took = began.elapsed();
         attempt.status = status;

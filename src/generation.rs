@@ -14,7 +14,7 @@ mod strategy;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ use crate::guest::adapter::Seen;
 use crate::guest::{Bundle, bundle};
 use crate::hook::Hooks;
 use crate::pipeline;
-use crate::provider::PROVIDERS;
+use crate::provider::{PROVIDERS, owner_of};
 use crate::route::{Provider, Routes, Target, Tree};
 use crate::server::{connection, tls};
 use crate::state::State;
@@ -142,6 +142,9 @@ impl Generation {
         for adapter in &self.adapters {
             adapter.count_in(&state.guests);
         }
+        for provider in &self.routes.providers {
+            state.health.lay(&provider.name, &provider.health);
+        }
     }
 
     fn card(&self, provider: &Provider, model: &str) -> Option<Arc<ModelCard>> {
@@ -154,7 +157,8 @@ impl Generation {
         Some(Arc::new(card))
     }
 
-    /// Every model that can be named: configured names, then what the catalogue knows of live providers.
+    /// Every model that can be named, each once: configured names, then what the catalogue knows of live providers and
+    /// what is written of them.
     pub fn listed(&self) -> Vec<Listed> {
         let mut listed: Vec<Listed> = Vec::new();
         let mut names: Vec<&String> = self.routes.models.keys().collect();
@@ -180,6 +184,9 @@ impl Generation {
                 card: self.card(provider, model),
             }));
         }
+        // Whoever pages goes on behind a name, and would not get past its twin.
+        let mut seen = HashSet::new();
+        listed.retain(|model| seen.insert(model.id.clone()));
         listed
     }
 
@@ -252,6 +259,7 @@ impl Builder {
         let parameters: Vec<&str> = cache::fields::parameters().collect();
         let known = Known {
             providers: &providers,
+            is_makers: &|model| owner_of(model).is_some(),
             dialects: &dialects,
             endpoints: &endpoints,
             asks: cache::fields::THE_ASK,
@@ -464,6 +472,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::fault::Kind;
+    use crate::route::Auth;
+    use crate::state::health::{End, Standing, Wanted};
+    use crate::state::log::Log;
     use crate::upstream::Proxy;
 
     fn built(name: &str, text: &str) -> Generation {
@@ -490,6 +502,22 @@ mod tests {
         assert_eq!(dials[2].proxy, Proxy::Environment);
         assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn a_key_without_weight_is_never_used_also_where_no_other_is_set() {
+        let generation = built(
+            "weightless",
+            "providers: {
+               openai: { keys: [{ key: spare, weight: 0 }, { env: NOT_SET }] },
+               groq: { keys: [{ key: spare, weight: 0 }, { key: used }] },
+             }",
+        );
+        assert_eq!(generation.routes.dormant, [("openai".to_owned(), "NOT_SET".to_owned())]);
+        let groq = generation.routes.providers.iter().find(|provider| provider.name == "groq").expect("is live");
+        assert!(groq.keys.is_empty(), "one key alone is no pool");
+        let Auth::Header(_, value) = &groq.faces[0].auth else { panic!("{:?}", groq.faces[0].auth) };
+        assert_eq!(value, "Bearer used");
     }
 
     #[cfg(feature = "wasm")]
@@ -628,12 +656,65 @@ c.yaml:4:9: prices.file: p.json is no catalogue (";
         assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("mock/gpt-5"));
     }
 
+    #[tokio::test]
+    async fn a_generation_that_is_put_back_brings_its_bounds_and_breakers() {
+        let state = State::new(0, Log::off());
+        let of = |number: u32| {
+            let provider = format!(
+                "{{ dialect: openai_chat, base_url: 'http://a', max_inflight: {number}, breaker: {{ consecutive: {number} }} }}"
+            );
+            built(
+                &format!("back-{number}"),
+                &format!("providers: {{ a: {provider}, ab: {{ preset: openai, api_key: k, max_inflight: 9 }} }}"),
+            )
+        };
+        let (first, second) = (of(7), of(1));
+        let bounds = |generation: &Generation| {
+            generation.activate(&state);
+            for model in ["a/m", "ab/m"] {
+                let tree = generation.tree(model).expect("a provider");
+                tree.targets().iter().for_each(|target| drop(target.record(&state.health).clone()));
+            }
+            let places = |name: &str| state.health.record(name).measure(0).places;
+            let flight = state.health.record("a/m").begin(0).expect("is let through");
+            flight.end(0, End::Failed { kind: Kind::UpstreamError, retry_after: None });
+            let opens = matches!(state.health.record("a/m").standing(0), Standing::Open { .. });
+            state.health.record("a/m").want(Wanted::Closed);
+            (places("a"), places("ab"), opens)
+        };
+        let (ours, theirs) = ((Some(7), Some(9), false), (Some(1), Some(9), true));
+        assert_eq!([&first, &second, &first].map(bounds), [ours, theirs, ours]);
+    }
+
+    #[test]
+    fn a_model_is_listed_once_however_often_it_is_known() {
+        let generation = built(
+            "listed",
+            "providers: { openai: { api_key: k, models: { gpt-5: gpt-5-2025-08-07, ours: ft-1 } } }
+models: { openai/gpt-5-mini: { target: openai/gpt-5-mini, description: small } }",
+        );
+        let mut names: Vec<String> = generation.listed().into_iter().map(|model| model.id).collect();
+        let count = names.len();
+        for name in ["openai/gpt-5", "openai/gpt-5-mini", "openai/ours"] {
+            assert_eq!(names.iter().filter(|known| *known == name).count(), 1, "{name}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(generation.listed()[0].description.as_deref(), Some("small"));
+    }
+
     #[test]
     fn a_bare_name_goes_to_its_maker() {
         let generation = shipped(&[("OPENAI_API_KEY", "sk-a"), ("ANTHROPIC_API_KEY", "sk-b")]);
         assert_eq!(target(&generation, "gpt-5").as_deref(), Ok("openai/gpt-5"));
         assert_eq!(target(&generation, "claude-sonnet-4-5").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
         assert_eq!(target(&generation, "smart").as_deref(), Ok("anthropic/claude-sonnet-4-5"));
+        // Open weights of a maker that does not serve them, and what only begins like a name.
+        for model in ["gpt-oss:20b", "gpt-oss-120b", "o10", "o1x"] {
+            assert!(target(&generation, model).is_err(), "{model}");
+        }
+        assert_eq!(target(&generation, "o1-mini").as_deref(), Ok("openai/o1-mini"));
         assert!(target(&generation, "no-such-model").is_err());
     }
 }

@@ -152,14 +152,17 @@ pub fn live_from_env(env: &dyn Fn(&str) -> Option<String>) -> Vec<Live> {
 /// The maker whose model this bare name is. The longest matching claim wins; open-weight models that their maker does
 /// not serve belong to nobody.
 pub fn owner_of(model: &str) -> Option<&'static Row> {
-    if rows::UNOWNED.iter().any(|claim| claims(claim, model)) {
-        return None;
-    }
-    let claim = |row: &'static Row| {
-        let longest = row.owns.iter().filter(|claim| claims(claim, model)).map(|claim| claim.len()).max()?;
-        Some((longest, row))
-    };
-    PROVIDERS.iter().filter_map(claim).max_by_key(|(length, _)| *length).map(|(_, row)| row)
+    PROVIDERS
+        .iter()
+        .filter_map(|row| Some((claim(row.owns, model)?, row)))
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, row)| row)
+}
+
+/// Length of the longest of a maker's claims that a bare name fits; None where it fits none, or belongs to nobody.
+pub fn claim(owns: &[&str], model: &str) -> Option<usize> {
+    let longest = owns.iter().filter(|claim| claims(claim, model)).map(|claim| claim.len()).max()?;
+    (!rows::UNOWNED.iter().any(|claim| claims(claim, model))).then_some(longest)
 }
 
 /// `gpt-` claims every name that begins with it; `o1` claims `o1` and `o1-mini`, not `o10`.

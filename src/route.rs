@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::cost::ModelCard;
 use crate::fault::{Fault, Kind};
+use crate::provider::claim;
 use policy::Locks;
 
 pub use plan::{Hedge, HedgeAfter, Mirror, Plan, Retry, Rules, Verdict};
@@ -71,7 +72,8 @@ impl Routes {
         if model.split_once('/').is_some_and(|(name, _)| self.dormant.iter().any(|(dormant, _)| dormant == name)) {
             return None;
         }
-        let owner = self.providers.iter().find(|provider| provider.owns.iter().any(|prefix| model.starts_with(prefix)));
+        let claims = self.providers.iter().filter_map(|provider| Some((claim(provider.owns, model)?, provider)));
+        let owner = claims.reduce(|best, other| if other.0 > best.0 { other } else { best }).map(|(_, owner)| owner);
         let provider = match (owner, self.providers.as_slice()) {
             (Some(owner), _) => owner,
             (None, [only]) => only,

@@ -9,7 +9,7 @@ use super::answer::Good;
 use super::once::{Known, Once};
 use super::roster::{Places, Roster};
 use crate::chat::Usage;
-use crate::exchange::{Owned, Subject};
+use crate::exchange::{Attempt, Owned, Role, Subject};
 use crate::fault::Fault;
 use crate::pipeline::{Call, Cx};
 use crate::reply::{Content, Reply};
@@ -39,25 +39,30 @@ pub(super) fn start(cx: &Cx, x: &Subject<'_>, call: &Arc<Call>, plan: &Plan) -> 
 async fn run(cx: &Cx, x: &Owned, call: &Arc<Call>, target: &Arc<Target>) {
     let state = &cx.state;
     // A target that takes nothing now gets no copy.
-    let Ok(Places { key, flight, key_flight, since, .. }) = Roster::new([target]).begin(0, state) else { return };
+    let Ok(Places { key, alias, flight, key_flight, since }) = Roster::spare(target).begin(0, state) else { return };
     let subject = x.subject();
+    let mut attempt = Attempt {
+        key: alias,
+        flight: Some(flight),
+        key_flight,
+        ..Attempt::begin(target.clone(), Role::First, since - subject.started)
+    };
     let once = Once::begin(&subject, target.clone(), key, 1, since).await;
     let outcome = match once.run(cx, &subject, call, &mut Known::default()).await {
         Ok(good) => drained(good, cx.generation.max_answer_bytes).await,
         Err(fault) => Err(fault),
     };
-    let (end, code, cost) = match outcome {
-        Ok(usage) => {
-            let cost = usage.as_ref().and_then(|usage| target.cost(usage));
-            (End::Good { output_tokens: usage.map(|usage| usage.output) }, "", cost)
-        }
-        Err(fault) => (End::Failed { kind: fault.kind, retry_after: fault.retry_after }, fault.code(), None),
-    };
     let now = state.now();
-    flight.end(now, end);
-    if let Some(flight) = key_flight {
-        flight.end(now, end);
-    }
+    let (code, cost) = match outcome {
+        Ok(usage) => {
+            attempt.end(now, End::Good { output_tokens: usage.map(|usage| usage.output) });
+            ("", usage.as_ref().and_then(|usage| target.cost(usage)))
+        }
+        Err(fault) => {
+            attempt.fail(now, &fault);
+            (fault.code(), None)
+        }
+    };
     state.metrics.apart("mirror", &target.provider.name, code, cost);
 }
 

@@ -50,7 +50,8 @@ impl GoOn for Targets {
     fn go_on(&mut self, text: &str, tokens: u64) -> Option<Going> {
         let target = self.after.targets.get(self.next)?.clone();
         self.next += 1;
-        let rest = Rest { call: self.after.call.clone(), text: text.to_owned(), tokens };
+        let alone = self.after.targets.len() == 1;
+        let rest = Rest { call: self.after.call.clone(), text: text.to_owned(), tokens, alone };
         let (cx, x, number) = (self.cx.clone(), self.x.clone(), self.after.tries + self.next as u32);
         let attempt = Underway::default();
         let underway = attempt.clone();
@@ -64,6 +65,8 @@ struct Rest {
     call: Arc<Call>,
     text: String,
     tokens: u64,
+    /// There is nobody else to go on.
+    alone: bool,
 }
 
 impl Rest {
@@ -104,7 +107,8 @@ async fn ask(
     number: u32,
     underway: &Underway,
 ) -> Result<Opening, Fault> {
-    let places = Roster::new([&target]).begin(0, &cx.state).map_err(|refused| refused.fault(&target.name()))?;
+    let mut roster = if rest.alone { Roster::new([&target]) } else { Roster::spare(&target) };
+    let places = roster.begin(0, &cx.state).map_err(|refused| refused.fault(&target.name()))?;
     let Places { key, alias, flight, key_flight, since } = places;
     let mut once = Once::begin(x, target, key, number, since).await;
     underway.begin(Attempt {

@@ -16,6 +16,8 @@ use crate::state::health::{Flight, Refused, RefusedBy};
 /// The targets of one exchange.
 pub(super) struct Roster {
     entries: SmallVec<[Entry; 2]>,
+    /// The exchange has nobody else to ask: a breaker that spares those lets it through.
+    alone: bool,
 }
 
 struct Entry {
@@ -27,8 +29,8 @@ struct Entry {
     ready: Option<Instant>,
     /// Every place is taken; it may be waited for.
     full: bool,
-    /// Credentials that were refused in this exchange, by index.
-    dead: SmallVec<[u16; 4]>,
+    /// Credentials that were refused in this exchange, by index, and whether that was for asking too often.
+    dead: SmallVec<[(u16, bool); 4]>,
 }
 
 /// Places taken at a target.
@@ -52,7 +54,13 @@ impl Roster {
             full: false,
             dead: SmallVec::new(),
         };
-        Roster { entries: targets.into_iter().map(entry).collect() }
+        let entries: SmallVec<[Entry; 2]> = targets.into_iter().map(entry).collect();
+        Roster { alone: entries.len() == 1, entries }
+    }
+
+    /// One target of which the exchange is not in need: it has others, or its answer already.
+    pub fn spare(target: &Arc<Target>) -> Self {
+        Roster { alone: false, ..Roster::new([target]) }
     }
 
     pub fn target(&self, at: usize) -> &Arc<Target> {
@@ -61,7 +69,7 @@ impl Roster {
 
     /// Whether there is only one target to try.
     pub fn is_alone(&self) -> bool {
-        self.entries.len() == 1
+        self.alone
     }
 
     pub fn tries(&self, at: usize) -> u32 {
@@ -119,9 +127,10 @@ impl Roster {
         priority: u8,
         patience: Duration,
     ) -> Result<Places, Refused> {
+        let alone = self.is_alone();
         let entry = &mut self.entries[at];
         entry.full = false;
-        let taken = entry.target.record(&state.health).enter(state.now(), priority, patience).await;
+        let taken = entry.target.record(&state.health).enter(state.now(), alone, priority, patience).await;
         entry.taken(taken, Instant::now(), state)
     }
 
@@ -132,7 +141,7 @@ impl Roster {
         if fault.kind.is_of_credential()
             && let Ok(key) = u16::try_from(key)
         {
-            entry.dead.push(key);
+            entry.dead.push((key, fault.kind == Kind::RateLimited));
         }
         // What the target said no to, it will say no to again.
         entry.out |= fault.retry() != Class::Same && !(fault.kind.is_of_credential() && entry.keys_left());
@@ -143,10 +152,12 @@ impl Roster {
         self.entries[at].keys_left()
     }
 
-    /// Forgets which credentials were limited: after a wait they may be asked again.
-    pub fn rested(&mut self, at: usize, fault: &Fault) {
-        if fault.kind == Kind::RateLimited {
-            self.entries[at].dead.clear();
+    /// Forgets which credentials of a target that is asked once more were limited, where no other is left: they may have
+    /// had their rest, which their own records know.
+    pub fn rested(&mut self, at: usize) {
+        let entry = &mut self.entries[at];
+        if !entry.keys_left() {
+            entry.dead.retain(|(_, limited)| !*limited);
         }
     }
 }
@@ -172,14 +183,18 @@ impl Entry {
 
     fn keys_left(&self) -> bool {
         let keys = self.target.provider.keys.iter().enumerate();
-        keys.filter(|(_, key)| key.weight > 0).any(|(at, _)| !self.dead.iter().any(|dead| usize::from(*dead) == at))
+        keys.filter(|(_, key)| key.weight > 0).any(|(at, _)| !is_dead(&self.dead, at))
     }
+}
+
+fn is_dead(dead: &[(u16, bool)], key: usize) -> bool {
+    dead.iter().any(|(dead, _)| usize::from(*dead) == key)
 }
 
 /// Picks a credential of the pool and takes a place at it: by weight among those of the lowest order, those of last
 /// resort only when all others are out.
 /// Nothing to pick where the provider has one.
-fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Option<Flight>), Refused> {
+fn key(provider: &Provider, dead: &[(u16, bool)], state: &State) -> Result<(usize, Option<Flight>), Refused> {
     if provider.keys.is_empty() {
         return Ok((0, None));
     }
@@ -188,7 +203,7 @@ fn key(provider: &Provider, dead: &[u16], state: &State) -> Result<(usize, Optio
     loop {
         let left = || {
             let keys = provider.keys.iter().enumerate().filter(|(_, key)| key.weight > 0);
-            keys.filter(|(at, _)| !passed.contains(at) && !dead.iter().any(|dead| usize::from(*dead) == *at))
+            keys.filter(|(at, _)| !passed.contains(at) && !is_dead(dead, *at))
         };
         let tier = left().map(|(_, key)| (key.last_resort, key.order)).min();
         let first = left().filter(|(_, key)| Some((key.last_resort, key.order)) == tier);

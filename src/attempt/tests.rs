@@ -15,14 +15,14 @@ use http_body::Body;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::run;
+use super::{RelayCall, relay, run};
 use crate::body::{Inbound, Outgoing};
 use crate::exchange::{Exchange, Outcome, Role};
 use crate::fault::{Fault, Kind};
 use crate::generation::Builder;
 use crate::pipeline::{self, Call, Cx};
 use crate::reply::{Content, Reply};
-use crate::route::{Auth, Key, Plan, Provider, Retry, Rules, Target};
+use crate::route::{Auth, Key, Plan, Provider, Retry, Rules, Target, Timeouts};
 use crate::settle::Settle;
 use crate::state::State;
 use crate::state::health::{Breaker, Settings};
@@ -345,6 +345,21 @@ async fn with_nothing_untried_left_the_target_that_is_ready_first_gets_its_secon
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_keys_of_a_target_that_is_gone_back_to_have_had_their_rest() {
+    let bed = Bed::new(&[("a", vec![limited("retry-after-ms", "700"); 2]), ("b", vec![status(404)])]);
+    let mut plan = bed.plan(&["a", "b"], Retry { per_target: Some(3), ..Retry::default() });
+    plan.targets[0] = pooled(&plan.targets[0], &[("one", 1, false), ("two", 1, false)]);
+    let (outcome, x) = bed.ask(&plan).await;
+    assert_eq!((said(&outcome).as_str(), bed.script.hosts()), ("from a", hosts(&["a", "a", "b", "a"])));
+    assert_eq!(roles(&x), [Role::First, Role::Key, Role::Next, Role::Next]);
+    // Nor need it be a wait of ours: a provider may want none.
+    let bed = Bed::new(&[("a", vec![limited("retry-after", "0"); 2])]);
+    let mut plan = bed.plan(&["a"], Retry { per_target: Some(3), ..Retry::default() });
+    plan.targets[0] = pooled(&plan.targets[0], &[("one", 1, false), ("two", 1, false)]);
+    assert_eq!((said(&bed.ask(&plan).await.0).as_str(), bed.script.hosts().len()), ("from a", 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_upstream_says_of_another_try_goes_with_its_refusal() {
     for (header, expected) in [("true", true), ("false", false), ("perhaps", false)] {
         let refusal = Act::Say(400, vec![("x-should-retry", header)], json!({"error": {"message": "no"}}).to_string());
@@ -395,6 +410,26 @@ async fn keys_are_drawn_by_weight_and_those_of_last_resort_only_when_all_others_
     assert_eq!((count("nine") + count("one"), count("spare")), (1000, 0));
     // Six standard deviations of a fair draw.
     assert!((840..=957).contains(&count("nine")), "{}", count("nine"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_response_that_is_fetched_has_the_time_of_an_exchange_and_no_more() {
+    let bed = Bed::new(&[("a", vec![Act::Stalls; 2])]);
+    let known = bed.target("a");
+    let timeouts = Timeouts { idle: MS(60_000), head: MS(60_000), total: MS(500), ..known.timeouts };
+    for (attempt, kind, waited) in
+        [(timeouts.attempt, Kind::TotalTimeout, MS(500)), (MS(200), Kind::AttemptTimeout, MS(200))]
+    {
+        let timeouts = Timeouts { attempt, ..timeouts };
+        let target = Arc::new(Target::new(known.provider.clone(), "m".into(), known.overrides.clone(), timeouts, None));
+        let (mut x, _) = bed.exchange(json!({"model": "any", "messages": []}));
+        let (headers, body) = Default::default();
+        let call = RelayCall { method: http::Method::GET, path: "/responses/r".into(), headers, body };
+        let began = Instant::now();
+        let fault = relay(&bed.cx, &mut x, &target, &call).await.map(|_| ()).expect_err("late");
+        assert_eq!((fault.kind, began.elapsed()), (kind, waited));
+        assert_eq!(bed.cx.state.health.record("a/m").measure(bed.cx.state.now()).in_flight, 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

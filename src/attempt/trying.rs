@@ -157,7 +157,10 @@ impl<'a> Trying<'a> {
             if waited > Duration::ZERO {
                 self.waited += waited;
                 sleep(waited).await;
-                self.roster.rested(failed.at, &fault);
+            }
+            // Another credential is due because one was refused; whoever is asked again may have had a rest.
+            if let Some(at) = next.filter(|_| role != Role::Key) {
+                self.roster.rested(at);
             }
             last = Some(fault);
         }

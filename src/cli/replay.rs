@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{REFUSED, config_path, env, fail, say};
 use crate::auth::Principal;
-use crate::config::{Cache, Config, Hook, HooksDir, Named, Redis};
+use crate::config::{Cache, Config, Hook, HooksDir, Named, Redis, Secret};
 use crate::generation::Builder;
 use crate::provider::PROVIDERS;
 use crate::trial::replay::{Failures, Outcome, Player, Recorded};
@@ -108,6 +108,7 @@ fn read(path: &Path) -> Result<(Vec<Recorded>, usize), String> {
 /// The operator's configuration with other policies, and without what would count the replay itself.
 fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, String> {
     let (folder, single) = policies(dir)?;
+    let asked = asked(log).into_iter().map(str::to_owned).collect::<Vec<_>>();
     let amend = move |config: &mut Config| {
         config.hooks_dir = HooksDir(folder.clone());
         if let Some(name) = &single
@@ -116,6 +117,7 @@ fn player(path: Option<&Path>, dir: &Path, log: &[Recorded]) -> Result<Player, S
             config.hooks.push(Hook { lua: Some(name.clone()), ..Hook::default() });
         }
         speak_past_adapters(config);
+        revive(config, &asked);
         // Limits go by the clock of the wall, keys are the log's, and answers are not from before.
         config.limits.clear();
         config.budgets.clear();
@@ -147,6 +149,30 @@ fn speak_past_adapters(config: &mut Config) {
     config.adapters = Named::default();
 }
 
+/// Gives the providers that the log tells of a key where theirs is a variable that may be empty, and is here: they had
+/// one then.
+fn revive(config: &mut Config, asked: &[String]) {
+    let is_none = |key: &Option<Secret>| key.as_ref().is_none_or(Secret::is_empty);
+    let some = || Some(Secret::new("replay"));
+    for (_, provider) in
+        config.providers.iter_mut().filter(|(name, _)| asked.iter().any(|known| known.as_str() == *name))
+    {
+        if provider.api_key.is_some() && is_none(&provider.api_key) {
+            provider.api_key = some();
+        }
+        provider.keys.iter_mut().filter(|key| is_none(&key.key)).for_each(|key| key.key = some());
+    }
+}
+
+/// The providers that were asked.
+fn asked(log: &[Recorded]) -> Vec<&str> {
+    let mut names: Vec<&str> =
+        log.iter().flat_map(|line| &line.attempts).map(|tried| tried.provider.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// The folder of the policies, and the one policy that is meant, where it is one.
 fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
     let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -161,10 +187,7 @@ fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
 /// The environment, and something in the place of keys that are not in it: nobody is asked with them.
 fn filled(path: Option<&Path>, log: &[Recorded]) -> impl Fn(&str) -> Option<String> + Send + Sync + use<> {
     let written = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    let mut names: Vec<&str> =
-        log.iter().flat_map(|line| &line.attempts).map(|tried| tried.provider.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = asked(log);
     let rows = PROVIDERS.iter().filter(|row| names.contains(&row.name));
     let variables: Vec<&'static str> = rows.flat_map(|row| row.env.first().copied()).collect();
     move |name: &str| {
@@ -251,10 +274,10 @@ impl Report {
         self.old.add(&old);
         self.new.add(&new);
         self.guessed += usize::from(new.guessed);
-        let (from, to) = (old.place(), new.place());
-        if from == to {
+        if old.went_as(&new) {
             return;
         }
+        let (from, to) = (old.place(), new.place());
         *self.moves.entry(format!("{from} → {to}")).or_default() += 1;
         self.changed.push(json!({
             "time": recorded.time, "id": recorded.id, "key": recorded.key, "project": recorded.project,
@@ -346,5 +369,84 @@ fn tail(text: &str, width: usize) -> String {
         text.to_owned()
     } else {
         format!("…{}", text.chars().skip(count - width + 1).collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_then_fails_as_it_did_where_nothing_has_changed() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-failed", std::process::id()));
+        std::fs::create_dir_all(folder.join("policies")).expect("is writable");
+        let good = json!({ "provider": "a", "model": "m", "took_ms": 50.0, "status": 200 });
+        let failed = |code: &str| json!({ "provider": "a", "model": "m", "took_ms": 3000.0, "error": code });
+        let other = json!({ "provider": "b", "model": "m", "took_ms": 50.0, "status": 200 });
+        let (stream, whole) = (json!(50.0), Value::Null);
+        let cases = [
+            // After the first content nobody else is asked.
+            (502, "stream_broken", &stream, json!([good])),
+            (504, "idle_timeout", &stream, json!([good])),
+            (504, "total_timeout", &whole, json!([failed("total_timeout")])),
+            // Whoever is asked once more does not leave, and of whom got nothing nobody knows what it would have been.
+            (499, "client_gone", &stream, json!([good])),
+            (499, "client_gone", &whole, json!([good])),
+            // Neither is asked twice.
+            (200, "", &whole, json!([failed("connect_timeout"), other])),
+            (200, "", &stream, json!([failed("first_token_timeout"), other])),
+            // A policy's doing is played again, and here is none that would do it.
+            (502, "policy_fault", &whole, json!([failed("policy_fault")])),
+        ];
+        let lines = cases.iter().enumerate().map(|(at, (status, code, ttft, attempts))| {
+            let error = if code.is_empty() { Value::Null } else { json!({ "code": code }) };
+            json!({
+                "time": format!("2026-01-05T12:00:0{at}Z"), "id": format!("gen-{at}"), "key": "k", "operation": "chat",
+                "dialect": "openai_chat", "model": "smart", "stream": !ttft.is_null(), "ttft_ms": ttft, "status": status,
+                "error": error, "duration_ms": 80.0, "bytes_in": 10, "attempts": attempts,
+            })
+            .to_string()
+        });
+        let path = |name: &str| folder.join(name);
+        std::fs::write(path("log.jsonl"), lines.collect::<Vec<_>>().join("\n")).expect("is writable");
+        let config = "providers:\n  a: { dialect: openai_chat, base_url: http://a.test, auth: none }\n  \
+                      b: { dialect: openai_chat, base_url: http://b.test, auth: none }\n\
+                      models: { smart: { fallback: [a/m, b/m] } }\n";
+        std::fs::write(path("c.yaml"), config).expect("is writable");
+        let args = Args {
+            log: path("log.jsonl"),
+            policy: path("policies"),
+            against: None,
+            config: Some(path("c.yaml")),
+            json: true,
+            show: 0,
+        };
+        let report = compare(&args).expect("is played");
+        std::fs::remove_dir_all(&folder).expect("is there");
+        let counts = |sums: &Sums| (sums.answered, sums.failed, sums.tries);
+        assert_eq!((report.replayed, report.skipped), (7, 1), "{:?}", report.changed);
+        assert_eq!((counts(&report.old), counts(&report.new)), ((3, 4, 9), (4, 3, 9)), "{:?}", report.changed);
+        assert_eq!(report.moves.keys().collect::<Vec<_>>(), ["a/m failed (policy_fault) → a/m"]);
+    }
+
+    #[test]
+    fn a_provider_that_was_asked_then_has_a_key_in_a_replay() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-revived", std::process::id()));
+        std::fs::create_dir_all(folder.join("policies")).expect("is writable");
+        let line = json!({
+            "time": "2026-01-05T12:00:00Z", "id": "gen-1", "key": "k", "operation": "chat", "dialect": "openai_chat",
+            "model": "own/m", "status": 200, "duration_ms": 5.0, "bytes_in": 10,
+            "attempts": [{ "provider": "own", "model": "m", "took_ms": 5.0, "status": 200 }],
+        });
+        let log = [Recorded::read(&line.to_string()).expect("a line of the log")];
+        for key in ["api_key: '${A_KEY_OF_NOBODY:-}'", "keys: [A_KEY_OF_NOBODY, ANOTHER_OF_NOBODY]"] {
+            let config = folder.join("c.yaml");
+            std::fs::write(&config, format!("providers: {{ own: {{ preset: openai, {key} }} }}\n"))
+                .expect("is writable");
+            let mut player = player(Some(&config), &folder.join("policies"), &log).expect("plays");
+            let played = player.play(&log[0]).expect("was played");
+            assert_eq!((played.status, played.place().as_str()), (200, "own/m"), "{key}");
+        }
+        std::fs::remove_dir_all(&folder).expect("is there");
     }
 }

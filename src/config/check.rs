@@ -21,6 +21,8 @@ pub(super) use upstream::without_user;
 #[derive(Clone, Copy)]
 pub struct Known<'a> {
     pub providers: &'a [&'a str],
+    /// Whether a bare name of a model is known to be its maker's, who is one of those.
+    pub is_makers: &'a dyn Fn(&str) -> bool,
     pub dialects: &'a [&'a str],
     /// Patterns of the paths that are served.
     pub endpoints: &'a [&'a str],
@@ -114,6 +116,13 @@ fn addresses(config: &Config, serving: Option<SocketAddr>, issues: &mut Vec<Issu
         Ok(address) if Some(address) == clients && address.port() != 0 => {
             issues.push(Issue::error(admin, "is the address of `listen` too; give it another port"));
         }
+        Ok(address) if clients.is_some_and(|clients| overlap(address, clients)) => {
+            let message = format!(
+                "is on the port {} as `listen` is, and one of them has every address of this machine; give it another port",
+                address.port()
+            );
+            issues.push(Issue::error(admin, message));
+        }
         Ok(address) if !address.ip().is_loopback() && config.admin.token.is_none() => {
             let message = format!(
                 "other machines can reach {}, and there is no `admin.token`; set one, or listen on 127.0.0.1",
@@ -131,6 +140,15 @@ fn addresses(config: &Config, serving: Option<SocketAddr>, issues: &mut Vec<Issu
             issues.push(Issue::error(path, message));
         }
     }
+}
+
+/// Whether two sockets of one family cannot both listen: the same port, and one of them on every address.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_everywhere = |address: SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && one.is_ipv4() == other.is_ipv4()
+        && (is_everywhere(one) || is_everywhere(other))
 }
 
 /// Hooks as far as the file alone tells; their policies are looked at by [`Known::hooks`].
@@ -409,12 +427,13 @@ fn key_source(config: &Config, key: &Key, path: &KeyPath, issues: &mut Vec<Issue
     }
 }
 
-/// A plain model name that no request can have. What holds `*` or names a provider is left alone.
+/// A plain model name that no request can have. What holds `*`, names a provider or is known to be its maker's is left
+/// alone.
 fn unknown_model(config: &Config, known: &Known<'_>, name: &str) -> Option<String> {
     let provider = name.split_once('/').map(|(provider, _)| provider);
     let has_provider = provider.is_some_and(|it| config.providers.contains(it) || known.providers.contains(&it));
     let is_model = config.models.names().any(|model| fits(model, name));
-    if name.contains('*') || has_provider || is_model {
+    if name.contains('*') || has_provider || is_model || (known.is_makers)(name) {
         return None;
     }
     Some(match nearest(name, config.models.names()) {

@@ -19,6 +19,7 @@ static ENDPOINTS: LazyLock<Vec<&str>> = LazyLock::new(|| crate::api::ENDPOINTS.i
 fn known() -> Known<'static> {
     Known {
         providers: &PROVIDERS,
+        is_makers: &|model| crate::provider::owner_of(model).is_some(),
         dialects: &DIALECTS,
         endpoints: &ENDPOINTS,
         asks: crate::cache::fields::THE_ASK,
@@ -315,6 +316,46 @@ fn without_a_file_the_environment_moves_the_listeners() {
     assert_eq!(config.keys[0].key.as_ref().map(Secret::expose), Some("hush"));
     let env = |name: &str| (name == "PORTCULLIS_LISTEN").then(|| "0.0.0.0:8080".to_owned());
     assert!(builtin(&env, &known()).is_err(), "open to everybody without a key");
+}
+
+#[test]
+fn a_bare_name_that_is_its_makers_is_a_model_wherever_one_is_named() {
+    let text = |model: &str| {
+        format!(
+            "keys: [{{ name: a, key: b, models: [{model}] }}]\nlimits:\n  - {{ match: {{ model: smart }}, \
+             requests: 1 / 1m, on_exhausted: {{ route: {model} }} }}\nmodels: {{ smart: openai/gpt-5 }}\n"
+        )
+    };
+    for model in ["gpt-5-mini", "claude-haiku-4-5", "models/gemini-2.5-flash"] {
+        let loaded = parse_text(&text(model)).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    }
+    assert!(errors(&text("gpt-oss-120b")).contains("on_exhausted: there is no model `gpt-oss-120b`;"));
+    let said = errors(&text("smrat"));
+    assert!(said.contains("on_exhausted: there is no model `smrat`; did you mean `smart`?"), "{said}");
+}
+
+#[test]
+fn the_admin_api_does_not_stand_on_a_port_that_clients_have_everywhere() {
+    let text = |listen: &str, admin: &str| {
+        format!(
+            "keys: [{{ name: a, key: b }}]\nlisten: {{ address: '{listen}' }}\nadmin: {{ address: '{admin}', token: t }}\n"
+        )
+    };
+    for (listen, admin, refused) in [
+        ("0.0.0.0:4100", "127.0.0.1:4100", true),
+        ("127.0.0.1:4100", "0.0.0.0:4100", true),
+        ("[::]:4100", "[::1]:4100", true),
+        ("0.0.0.0:4100", "127.0.0.1:4101", false),
+        ("0.0.0.0:0", "127.0.0.1:0", false),
+        ("0.0.0.0:4100", "[::1]:4100", false),
+        ("127.0.0.1:4100", "127.0.0.2:4100", false),
+    ] {
+        let loaded = parse_text(&text(listen, admin)).map(drop);
+        assert_eq!(loaded.is_err(), refused, "{listen} {admin}: {loaded:?}");
+        let said = loaded.map_or_else(|errors| errors.to_string(), |()| String::new());
+        assert!(!refused || said.contains("admin.address: is on the port 4100 as `listen` is"), "{said}");
+    }
 }
 
 #[test]

@@ -103,6 +103,7 @@ mod tests {
 
     fn rules(yaml: &str) -> Rules {
         let known = Known {
+            is_makers: &|_| false,
             providers: &["mock"],
             dialects: &[],
             endpoints: &[],

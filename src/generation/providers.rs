@@ -52,8 +52,9 @@ pub(super) fn build(
     let at = |field: &str| format!("providers.{name}.{field}");
     let row = provider::find(written.preset.as_deref().unwrap_or(name));
     let from_env = row.and_then(|row| row.key_from_env(env)).filter(|_| written.keys.is_empty());
-    let pool: Vec<&config::PoolKey> =
-        written.keys.iter().filter(|key| key.key.as_ref().is_some_and(|key| !key.is_empty())).collect();
+    // A key without weight is as good as none: it must not serve where it is the only one that is set.
+    let is_used = |key: &&config::PoolKey| key.weight > 0 && key.key.as_ref().is_some_and(|key| !key.is_empty());
+    let pool: Vec<&config::PoolKey> = written.keys.iter().filter(is_used).collect();
     let key = match &written.api_key {
         _ if !written.keys.is_empty() => {
             pool.first().and_then(|key| key.key.as_ref()).map(|key| key.expose().to_owned())

@@ -78,7 +78,7 @@ impl Refusal {
         if let Some(wait) = self.retry_after {
             headers.push(("retry-after", wait.to_string()));
             if dialect != Dialect::Gemini {
-                headers.push(("retry-after-ms", (wait * 1000).to_string()));
+                headers.push(("retry-after-ms", wait.saturating_mul(1000).to_string()));
             }
         }
         if dialect == Dialect::Anthropic {
@@ -362,6 +362,14 @@ pub fn stream_error(dialect: Dialect) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_wait_that_can_be_ordered_is_told() {
+        let trouble: Trouble = format!("429={}", u64::MAX).parse().expect("a fault");
+        let refusal = ordered(&trouble, Dialect::OpenAi, "m").expect("a refusal");
+        let Answer { headers, .. } = refusal.answer(Dialect::OpenAi, "req_1");
+        assert!(headers.contains(&("retry-after-ms", u64::MAX.to_string())), "{headers:?}");
+    }
 
     #[test]
     fn every_refusing_fault_has_the_bodies_of_every_dialect() {

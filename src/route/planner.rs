@@ -365,9 +365,10 @@ fn round_robin(turn: u32, parts: &mut [Part<'_>]) {
     priorities.dedup();
     for priority in priorities {
         let tier = || parts.iter().enumerate().filter(|(_, part)| part.child.priority == priority);
-        let sum: u32 = tier().map(|(_, part)| part.child.weight).sum();
-        let mut left = turn % sum.max(1);
-        let first = tier().position(|(_, part)| match left.checked_sub(part.child.weight) {
+        // Each weight may be as large as its type.
+        let sum: u64 = tier().map(|(_, part)| u64::from(part.child.weight)).sum();
+        let mut left = u64::from(turn) % sum.max(1);
+        let first = tier().position(|(_, part)| match left.checked_sub(u64::from(part.child.weight)) {
             Some(less) => {
                 left = less;
                 false

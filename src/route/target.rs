@@ -37,7 +37,7 @@ pub struct Provider {
     /// What an adapter tells of its models, by the upstream's names.
     pub cards: BTreeMap<String, ModelCard>,
     pub timeouts: Timeouts,
-    /// Prefixes of bare model names that belong to this provider.
+    /// Bare model names that belong to this provider: see [`crate::provider::claim`].
     pub owns: &'static [&'static str],
     /// The pool of credentials, where there are several; each has its own [`Auth`] for every face.
     pub keys: Vec<Key>,

@@ -79,10 +79,9 @@ impl Health {
     pub fn target(&self, name: &str, settings: &Settings) -> Arc<Record> {
         let record = self.record(name);
         let provider = name.split_once('/').map_or(name, |(provider, _)| provider);
-        // Places are the provider's, what is learnt of latency is the target's.
         let parent = self.record(provider);
-        parent.configure(&Settings { breaker: None, adaptive: None, ..settings.clone() });
-        record.configure(&Settings { max_inflight: None, ..settings.clone() });
+        parent.configure(&settings.of_provider());
+        record.configure(&settings.of_target());
         record.parent.store(Some(parent));
         record
     }
@@ -90,8 +89,21 @@ impl Health {
     /// The record of a key of a provider, under that provider's breaker.
     pub fn key(&self, provider: &str, alias: &str, settings: &Settings) -> Arc<Record> {
         let record = self.record(&format!("{provider}#{alias}"));
-        record.configure(&Settings { breaker: settings.breaker, ..Settings::default() });
+        record.configure(&settings.of_key());
         record
+    }
+
+    /// Lays the settings of a provider under all that is known of it. Handles configure a record when they look it up, and
+    /// those of a generation that is put back in force have done so before.
+    pub fn lay(&self, provider: &str, settings: &Settings) {
+        for (_, record) in self.records.all() {
+            match record.name.strip_prefix(provider).map(|rest| rest.bytes().next()) {
+                Some(None) => record.configure(&settings.of_provider()),
+                Some(Some(b'/')) => record.configure(&settings.of_target()),
+                Some(Some(b'#')) => record.configure(&settings.of_key()),
+                Some(Some(_)) | None => {}
+            }
+        }
     }
 
     /// Every record, by name.
@@ -120,6 +132,20 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Places are the provider's.
+    fn of_provider(&self) -> Settings {
+        Settings { breaker: None, adaptive: None, ..self.clone() }
+    }
+
+    /// What is learnt of latency is the target's.
+    fn of_target(&self) -> Settings {
+        Settings { max_inflight: None, ..self.clone() }
+    }
+
+    fn of_key(&self) -> Settings {
+        Settings { breaker: self.breaker, ..Settings::default() }
+    }
+
     /// Nothing but the operator keeps requests from it.
     fn opens_never(&self) -> bool {
         self.breaker.is_none() && !self.probed
@@ -173,7 +199,8 @@ impl Record {
     fn new(name: &str) -> Self {
         Record {
             name: name.to_owned(),
-            of_key: name.contains('#'),
+            // Aliases hold neither; names of models may hold both, as Fireworks' of a deployment do.
+            of_key: name.contains('#') && !name.contains('/'),
             // Until a generation says otherwise.
             settings: ArcSwap::default(),
             parent: ArcSwapOption::empty(),
@@ -288,13 +315,19 @@ impl Record {
         }
     }
 
-    /// As [`Record::begin`], but where every place is taken, waits for one in the provider's queue: most urgent first
+    /// As [`Record::begin_as`], but where every place is taken, waits for one in the provider's queue: most urgent first
     /// (`priority`, higher is more urgent), no longer than the queue's and the caller's patience. Cancel safe.
     ///
     /// # Errors
     /// [`RefusedBy::Full`] at once when the queue is full or the wait would be too long, and at the end of patience.
-    pub async fn enter(self: &Arc<Self>, now: Millis, priority: u8, patience: Duration) -> Result<Flight, Refused> {
-        let refused = match self.begin(now) {
+    pub async fn enter(
+        self: &Arc<Self>,
+        now: Millis,
+        alone: bool,
+        priority: u8,
+        patience: Duration,
+    ) -> Result<Flight, Refused> {
+        let refused = match self.begin_as(now, alone) {
             Err(refused) if refused.why == RefusedBy::Full => refused,
             other => return other,
         };
@@ -307,7 +340,7 @@ impl Record {
         if settings.queue.size == 0 || patience.is_zero() || expected.is_some_and(|expected| expected > patience) {
             return Err(Refused { retry_after: expected.or(refused.retry_after), ..refused });
         }
-        let Some(granted) = holder.queue.join(self.clone(), priority, settings.queue.size) else {
+        let Some(granted) = holder.queue.join(self.clone(), alone, priority, settings.queue.size) else {
             return Err(Refused { retry_after: expected.or(refused.retry_after), ..refused });
         };
         // A place may have come free meanwhile, and nobody would tell.

@@ -72,7 +72,8 @@ impl Outbox {
     }
 
     fn as_array(&mut self, bytes: &Bytes) -> Bytes {
-        let mut frames = Scanner::new();
+        // They were held to their bound where they came from.
+        let mut frames = Scanner::bounded(usize::MAX);
         let mut array = Vec::with_capacity(bytes.len());
         frames.push(bytes.clone());
         while let Ok(true) = frames.scan() {
@@ -92,5 +93,21 @@ impl Outbox {
             array.extend_from_slice(data);
             self.array_open = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sse::MAX_FRAME_BYTES;
+
+    #[test]
+    fn an_event_as_large_as_it_may_be_is_an_element_of_its_own() {
+        let mut out = Outbox::new(Framing::JsonArray);
+        let large = format!("data: {{\"a\":\"{}\"}}\r\n\r\n", "x".repeat(MAX_FRAME_BYTES));
+        out.push([large.as_str(), "data: {}\r\n\r\n"].concat().into());
+        out.close();
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&out.drain()).expect("an array");
+        assert_eq!((all.len(), all[0]["a"].as_str().map(str::len)), (2, Some(MAX_FRAME_BYTES)));
     }
 }

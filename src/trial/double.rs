@@ -187,6 +187,11 @@ impl Scripted {
     pub fn send(self, head_timeout: Duration) -> Sending<'static> {
         Box::pin(async move {
             let after = millis(&self.act, "after_ms");
+            if let Some(code) = self.act["faults"].as_str() {
+                sleep(after).await;
+                let message = self.act["message"].as_str().unwrap_or_default();
+                return Err(Fault::new(Kind::from_code(code).unwrap_or(Kind::UpstreamError), message));
+            }
             sleep(after.min(head_timeout)).await;
             if after >= head_timeout {
                 return Err(Fault::new(Kind::HeadTimeout, "The provider sent no answer in time."));

@@ -33,9 +33,12 @@ impl Past {
     pub fn of(recorded: &Recorded) -> Past {
         let usage = recorded.usage.unwrap_or(Tokens { input: recorded.bytes_in / 4, output: 1, ..Tokens::default() });
         let mut acts: HashMap<String, Vec<Value>> = HashMap::new();
-        for tried in recorded.attempts.iter().filter(|tried| !tried.cancelled) {
-            let act = match &tried.error {
-                None => answer(usage, first_ms(recorded, tried.took_ms), recorded.duration_ms),
+        let broke = recorded.broke();
+        for tried in recorded.attempts.iter().filter(|tried| tried.tells()) {
+            let first_ms = first_ms(recorded, tried.took_ms);
+            let act = match tried.failure() {
+                None if broke && tried.error.is_none() => broken(answer(usage, first_ms, recorded.duration_ms)),
+                None => answer(usage, first_ms, recorded.duration_ms),
                 Some(code) => failure(code, tried.status, tried.message.as_deref(), tried.took_ms),
             };
             acts.entry(tried.target()).or_default().push(act);
@@ -77,15 +80,21 @@ fn answer(usage: Tokens, first_ms: f64, duration_ms: f64) -> Value {
     })
 }
 
+/// The same, broken off before its end.
+fn broken(mut answer: Value) -> Value {
+    answer["cut"] = true.into();
+    answer
+}
+
+/// A failure: what the provider said, or where it said nothing, what the gateway made of that. The rules for trying again
+/// tell one from the other.
 fn failure(code: &str, status: Option<u16>, message: Option<&str>, took_ms: f64) -> Value {
-    match (code, status) {
-        ("upstream_unreachable" | "connect_timeout", _) => json!({ "unreachable": true, "after_ms": took_ms }),
-        ("head_timeout" | "first_token_timeout" | "idle_timeout", _) => json!({ "pieces": [], "stall": true }),
-        ("stream_broken", _) => json!({ "pieces": [], "cut": true, "after_ms": took_ms }),
-        (code, status) => {
-            let message = message.unwrap_or("The provider failed as it did then.");
+    let message = message.unwrap_or("The provider failed as it did then.");
+    match status {
+        Some(400..) => {
             json!({ "fails": true, "code": code, "status": status, "message": message, "after_ms": took_ms })
         }
+        _ => json!({ "faults": code, "message": message, "after_ms": took_ms }),
     }
 }
 
@@ -141,9 +150,9 @@ impl Double {
         let mut times: HashMap<String, (Vec<f64>, Vec<f64>)> = HashMap::new();
         let mut all = (Vec::new(), Vec::new());
         for recorded in log {
-            for tried in recorded.attempts.iter().filter(|tried| !tried.cancelled) {
+            for tried in recorded.attempts.iter().filter(|tried| tried.tells()) {
                 let known = known.entry(tried.target()).or_default();
-                match &tried.error {
+                match tried.failure() {
                     None => known.answers += 1,
                     Some(code) => known.failed(code, tried),
                 }

@@ -16,6 +16,7 @@ use super::client;
 use super::past::{Double, Past};
 use crate::auth::{Keys, Principal};
 use crate::body::Inbound;
+use crate::fault::{Kind, Side};
 use crate::generation::Generation;
 use crate::host::{Phase, pick};
 use crate::pipeline::{self, Cx};
@@ -78,6 +79,23 @@ pub struct Tried {
 }
 
 impl Tried {
+    fn kind(&self) -> Option<Kind> {
+        self.error.as_deref().and_then(Kind::from_code)
+    }
+
+    /// Whether it says how the target does: not where it was given up, nor where a limit of this gateway kept it from being
+    /// asked.
+    pub fn tells(&self) -> bool {
+        let is_ours = self.kind().is_some_and(|kind| kind.row().side == Side::Gateway && !is_late(kind));
+        !self.cancelled && !is_ours
+    }
+
+    /// The code of the target's failure. What a policy made of an answer is what is played again.
+    pub fn failure(&self) -> Option<&str> {
+        let is_guests = self.kind().is_some_and(|kind| kind.row().side == Side::Guest);
+        self.error.as_deref().filter(|_| !is_guests)
+    }
+
     pub fn target(&self) -> String {
         format!("{}/{}", self.provider, self.model)
     }
@@ -88,9 +106,28 @@ impl Recorded {
     pub fn read(line: &str) -> Option<Recorded> {
         let recorded: Recorded = serde_json::from_str(line).ok()?;
         let asks = matches!(recorded.operation.as_str(), "chat" | "text_completion" | "embeddings");
-        // Whoever was not let in asked for nothing.
-        (asks && !recorded.model.is_empty() && recorded.key.is_some() && recorded.unix_ms().is_some())
-            .then_some(recorded)
+        // Whoever was not let in asked for nothing, and what would have come of one who left before that is not known.
+        let is_known = recorded.key.is_some() && (!recorded.was_left() || recorded.ttft_ms.is_some());
+        (asks && !recorded.model.is_empty() && is_known && recorded.unix_ms().is_some()).then_some(recorded)
+    }
+
+    fn kind(&self) -> Option<Kind> {
+        self.error.as_ref().and_then(|error| Kind::from_code(&error.code))
+    }
+
+    /// It ended with its client, or with the process, and not by what was decided.
+    fn was_left(&self) -> bool {
+        matches!(self.kind(), Some(Kind::ClientGone | Kind::ClientTooSlow | Kind::Draining))
+    }
+
+    /// Its stream had begun, and then the target failed.
+    pub fn broke(&self) -> bool {
+        self.stream && self.kind().is_some_and(|kind| kind.row().side == Side::Upstream || is_late(kind))
+    }
+
+    /// The try that answered.
+    fn good(&self) -> Option<&Tried> {
+        self.attempts.iter().rfind(|tried| !tried.cancelled && tried.error.is_none())
     }
 
     /// When it began, in Unix milliseconds.
@@ -102,12 +139,13 @@ impl Recorded {
     /// What became of it.
     pub fn outcome(&self) -> Outcome {
         let tries: Vec<String> = self.attempts.iter().map(Tried::target).collect();
-        let good = self.attempts.iter().rfind(|tried| !tried.cancelled && tried.error.is_none()).map(Tried::target);
+        let left = self.was_left();
         Outcome {
-            target: good.or_else(|| tries.last().cloned()),
+            target: self.good().map(Tried::target).or_else(|| tries.last().cloned()),
             tries,
-            status: self.status,
-            code: self.error.as_ref().map(|error| error.code.clone()),
+            // Who is asked once more does not leave.
+            status: if left { 200 } else { self.status },
+            code: self.error.as_ref().filter(|_| !left).map(|error| error.code.clone()),
             cost_usd: self.cost_usd,
             duration_ms: self.duration_ms,
             guessed: false,
@@ -138,6 +176,11 @@ impl Recorded {
     }
 }
 
+/// Whether the time of an exchange was over.
+fn is_late(kind: Kind) -> bool {
+    kind == Kind::TotalTimeout
+}
+
 /// Words of five bytes that a prompt is filled in with at most: a megabyte.
 const MAX_TEXT_WORDS: u64 = 200_000;
 
@@ -162,6 +205,12 @@ impl Outcome {
     /// Refused before anybody was asked.
     pub fn is_refused(&self) -> bool {
         self.status >= 400 && self.tries.is_empty()
+    }
+
+    /// Whether it went where the other did: what it failed of there is no other way.
+    pub fn went_as(&self, other: &Outcome) -> bool {
+        let failed = |outcome: &Outcome| outcome.status >= 400 && !outcome.is_refused();
+        self.place() == other.place() || self.target == other.target && failed(self) && failed(other)
     }
 
     /// Where it went, in a word.

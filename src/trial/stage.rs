@@ -109,11 +109,15 @@ impl Stage {
                 Ok(Value::Null)
             }
             "advance" => {
-                let ms = said["ms"].as_f64().filter(|ms| *ms >= 0.0).ok_or("t.advance takes milliseconds")?;
+                let ms = said["ms"].as_f64().filter(|ms| (0.0..=words::MAX_NUMBER).contains(ms));
+                let ms = ms.ok_or("t.advance takes milliseconds, from 0 to 1e12")?;
                 self.advance(&said["scene"], Duration::from_secs_f64(ms / 1000.0))
             }
             "chat" => {
                 words::chat(&said["ask"])?;
+                if said["ask"]["split"] == 0 {
+                    return Err("`split` of an ask is the bytes of a piece; write 1 or more".to_owned());
+                }
                 self.ask(&said["scene"], client::chat(&said["ask"])?, said["ask"]["split"].as_u64())
             }
             "send" => {

@@ -66,6 +66,9 @@ fn a_typo_of_a_scene_fails_the_test_at_its_line_with_the_nearest_word() {
         ("t.send({ path = '/v1/models', metod = 'GET' })", "did you mean `method`?"),
         ("t.advanse(5)", "t has no `advanse`; did you mean `advance`?"),
         ("t.budget(5)", "this test has made no exchange yet"),
+        ("t.chat({ model = 'a/m', text = 'x', stream = true, split = 0 })", "bytes of a piece; write 1 or more"),
+        ("t.upstream('a/m'):unreachable({ after_ms = 1e300 })", "it takes a number from 0 to 1e12"),
+        ("t.advance(1e300)", "t.advance takes milliseconds, from 0 to 1e12"),
     ] {
         let said = wrong(IDLE, body);
         assert!(said.contains("p_test.luau:2: ") && said.contains(told), "{body}: {said}");

@@ -274,16 +274,19 @@ fn table(title: &str, said: &Map<String, Value>, words: &[Word]) -> Result<(), S
     Ok(())
 }
 
+/// The largest number of a scene: thirty years of milliseconds, beyond which clocks have an end.
+pub(super) const MAX_NUMBER: f64 = 1e12;
+
 fn held(title: &str, name: &str, value: &Value, holds: Holds) -> Result<(), String> {
     // An empty table of Luau's may be either.
     let empty = value.as_object().is_some_and(Map::is_empty);
     let list = |fits: fn(&Value) -> bool| value.as_array().is_some_and(|items| items.iter().all(fits)) || empty;
-    let number = value.as_f64().filter(|number| *number >= 0.0);
+    let number = value.as_f64().filter(|number| (0.0..=MAX_NUMBER).contains(number));
     let (fits, what) = match holds {
         Any => (true, ""),
         Text => (value.is_string(), "a text"),
         Texts => (list(Value::is_string), "a list of texts, such as { \"He\", \"llo\" }"),
-        Number => (number.is_some(), "a number from 0 up"),
+        Number => (number.is_some(), "a number from 0 to 1e12"),
         Count => (value.as_u64().is_some(), "a whole number from 0 up"),
         Flag => (value.is_boolean(), "true or false"),
         Names => (value.is_object(), "a table with names"),

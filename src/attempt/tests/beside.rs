@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Act, Bed, MS, good, hosts, late, roles, said, status};
+use super::{Act, Bed, MS, good, hosts, late, limited, pooled, roles, said, status};
 use crate::exchange::{Outcome, Role};
+use crate::fault::Kind;
 use crate::route::{Hedge, HedgeAfter, Mirror, Plan, Retry, Rules};
 use crate::settle::Settle;
+use crate::state::health::{End, Standing};
 
 fn hedged(bed: &Bed, providers: &[&str], after: HedgeAfter, budget: f64) -> Plan {
     let rules = Rules { hedge: Some(Hedge { after, budget }), ..Rules::default() };
@@ -173,4 +175,33 @@ async fn a_mirror_gets_its_share_and_no_more_at_a_time_than_its_bound() {
     }
     let copies = bed.script.hosts().iter().filter(|host| *host == "b").count();
     assert_eq!(copies, crate::state::MAX_MIRRORS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_key_is_refused_for_in_a_copy_keeps_no_request_from_the_target() {
+    let bed = Bed::new(&[("b", vec![limited("retry-after", "600")])]);
+    let target = pooled(&bed.target("b"), &[("one", 1, false), ("two", 0, false)]);
+    let rules = Rules { mirror: Some(Mirror { target, share: 1.0 }), ..Rules::default() };
+    let plan = Plan { rules: Arc::new(rules), ..bed.plan(&["a"], Retry::default()) };
+    assert!(bed.ask(&plan).await.0.is_ok());
+    sleep(MS(1)).await;
+    let standing = |name: &str| bed.cx.state.health.record(name).standing(bed.cx.state.now());
+    assert!(matches!(standing("b#one"), Standing::Open { .. }), "{:?}", standing("b#one"));
+    assert_eq!(standing("b/m"), Standing::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_has_a_rest_gets_no_copy() {
+    let bed = Bed::new(&[]);
+    let plan = mirrored(&bed, 1.0);
+    let rests = bed.target("b").record(&bed.cx.state.health).clone();
+    let too_many = End::Failed { kind: Kind::RateLimited, retry_after: Some(MS(60_000)) };
+    rests.begin(bed.cx.state.now()).expect("a place").end(bed.cx.state.now(), too_many);
+    assert!(bed.ask(&plan).await.0.is_ok());
+    sleep(MS(1)).await;
+    assert_eq!(bed.script.hosts(), hosts(&["a"]));
+    sleep(MS(60_000)).await;
+    assert!(bed.ask(&plan).await.0.is_ok());
+    sleep(MS(1)).await;
+    assert_eq!(bed.script.hosts(), hosts(&["a", "a", "b"]));
 }

@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 
 use super::{Act, Bed, good, hosts, late, status};
 use crate::attempt::run;
+use crate::fault::Kind;
 use crate::reply::{self, Outbound};
 use crate::route::{Plan, Retry, Rules};
 use crate::settle::Settle;
 use crate::sse::{Frame, Scanner};
 use crate::state::State;
+use crate::state::health::End;
 use crate::state::log::Log;
 
 fn sse(frames: &[Value], done: bool) -> Act {
@@ -83,6 +85,26 @@ fn ask() -> Value {
 }
 
 const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_on_has_no_rest_unless_there_is_nobody_else() {
+    let too_many = End::Failed { kind: Kind::RateLimited, retry_after: Some(Duration::from_secs(60)) };
+    for (providers, asked) in [(&["a", "b", "c"][..], &["a", "c"][..]), (&["a"], &["a", "a"])] {
+        let cut = sse(&[say("One, ")], false);
+        let rest = || sse(&[say("two."), end()], true);
+        let bed = Bed::new(&[("a", vec![cut, rest()]), ("b", vec![rest()]), ("c", vec![rest()])]);
+        let plan = plan(&bed, providers);
+        let (mut x, call) = bed.exchange(ask());
+        let outcome = run(&bed.cx, &mut x, &call, &plan).await;
+        // Meanwhile others have asked too often: the first alone, or the next.
+        let rests = plan.targets.get(1).unwrap_or(&plan.targets[0]).record(&bed.cx.state.health).clone();
+        rests.begin(bed.cx.state.now()).expect("a place").end(bed.cx.state.now(), too_many);
+        let response = reply::finish(outcome, Settle::new(x, Arc::new(State::new(8, Log::off()))));
+        let body = response.into_body().collect().await.expect("never fails").to_bytes();
+        assert_eq!(chat_text(std::str::from_utf8(&body).expect("UTF-8")), "One, two.", "{providers:?}");
+        assert_eq!(bed.script.hosts(), hosts(asked));
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_client_gets_one_stream_with_one_end_and_the_usage_of_both_parts() {

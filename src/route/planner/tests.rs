@@ -251,6 +251,10 @@ fn a_round_robin_takes_turns_by_weight() {
     let turns: Vec<String> =
         (0..6).map(|_| planned(&tree, &Ask::default(), &Ward::default(), &Policy::default()).swap_remove(0)).collect();
     assert_eq!(turns, ["a/m", "a/m", "b/m", "a/m", "a/m", "b/m"]);
+    // Weights as large as can be written.
+    let tree = self::tree(balance(By::RoundRobin, vec![child(leaf("a/m"), u32::MAX, 0), child(leaf("b/m"), 2, 0)]));
+    let first = planned(&tree, &Ask::default(), &Ward::default(), &Policy::default()).swap_remove(0);
+    assert_eq!(first, "a/m");
 }
 
 #[test]

@@ -29,6 +29,8 @@ struct Waiting {
 #[derive(Debug)]
 struct Waiter {
     record: Arc<Record>,
+    /// Its request has no other target.
+    alone: bool,
     /// Higher goes first; among equals who came first.
     rank: (u8, Reverse<u64>),
     grant: oneshot::Sender<Flight>,
@@ -40,7 +42,7 @@ impl Queue {
     }
 
     /// Stands in line, unless the line is `size` long already.
-    pub fn join(&self, record: Arc<Record>, priority: u8, size: u32) -> Option<oneshot::Receiver<Flight>> {
+    pub fn join(&self, record: Arc<Record>, alone: bool, priority: u8, size: u32) -> Option<oneshot::Receiver<Flight>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // Those who gave up make room.
         waiting.list.retain(|waiter| !waiter.grant.is_closed());
@@ -51,7 +53,7 @@ impl Queue {
         let (grant, granted) = oneshot::channel();
         let rank = (priority, Reverse(waiting.next));
         waiting.next += 1;
-        waiting.list.push(Waiter { record, rank, grant });
+        waiting.list.push(Waiter { record, alone, rank, grant });
         self.len.store(waiting.list.len() as u32, Ordering::Relaxed);
         Some(granted)
     }
@@ -72,7 +74,8 @@ impl Queue {
         let mut order: Vec<usize> = (0..waiting.list.len()).collect();
         order.sort_by_key(|at| Reverse(waiting.list[*at].rank));
         // Places differ by target: who is first in line may wait for another one than is free.
-        let found = order.into_iter().find_map(|at| Some((at, waiting.list[at].record.take(now, false).ok()?)));
+        let take = |waiter: &Waiter| waiter.record.take(now, waiter.alone).ok();
+        let found = order.into_iter().find_map(|at| Some((at, take(&waiting.list[at])?)));
         let served = found.map(|(at, flight)| (waiting.list.swap_remove(at).grant, flight));
         self.len.store(waiting.list.len() as u32, Ordering::Relaxed);
         served

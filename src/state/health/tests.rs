@@ -179,6 +179,19 @@ fn a_refused_key_rests_and_a_working_one_does_not_pay_for_the_provider() {
 }
 
 #[test]
+fn a_model_with_a_hash_in_its_name_is_a_target_and_no_key() {
+    let health = Health::default();
+    let settings = Settings { breaker: Some(breaker()), ..Settings::default() };
+    // How Fireworks names a deployment of one's own.
+    let target = health.target("fireworks/accounts/a/models/m#accounts/a/deployments/d", &settings);
+    play(&target, 0, failed(Kind::UpstreamError), 3);
+    assert_eq!(open_until(&target, 0), Some(5 * SECOND));
+    let key = health.key("fireworks", "1", &settings);
+    play(&key, 0, failed(Kind::UpstreamError), 3);
+    assert_eq!(key.standing(0), Standing::Closed);
+}
+
+#[test]
 fn the_operators_word_counts_over_everything() {
     let record = guarded();
     let under_way = record.begin(0).expect("closed");
@@ -310,7 +323,7 @@ async fn who_waits_is_served_by_urgency_then_by_order() {
     for (name, priority) in [("first", 1), ("second", 1), ("urgent", 9)] {
         let (target, tell) = (target.clone(), tell.clone());
         tokio::spawn(async move {
-            let flight = target.enter(0, priority, Duration::from_secs(5)).await.expect("a place in time");
+            let flight = target.enter(0, false, priority, Duration::from_secs(5)).await.expect("a place in time");
             tell.send(name).expect("the test listens");
             flight.end(1, GOOD);
         });
@@ -333,18 +346,18 @@ async fn who_waits_in_vain_is_told_in_time_and_who_leaves_makes_room() {
     let under_way = target.begin(0).expect("a place");
     let waits = tokio::spawn({
         let target = target.clone();
-        async move { target.enter(0, 0, Duration::from_secs(2)).await.map(drop) }
+        async move { target.enter(0, false, 0, Duration::from_secs(2)).await.map(drop) }
     });
     settle().await;
     // The queue holds one.
-    assert_eq!(target.enter(0, 0, Duration::from_secs(2)).await.expect_err("no room").why, RefusedBy::Full);
+    assert_eq!(target.enter(0, false, 0, Duration::from_secs(2)).await.expect_err("no room").why, RefusedBy::Full);
     waits.abort();
     settle().await;
     let started = tokio::time::Instant::now();
-    let refused = target.enter(0, 0, Duration::from_secs(3)).await.expect_err("nobody lands");
+    let refused = target.enter(0, false, 0, Duration::from_secs(3)).await.expect_err("nobody lands");
     assert_eq!((refused.why, started.elapsed()), (RefusedBy::Full, Duration::from_secs(3)));
     drop(under_way);
-    assert!(target.enter(0, 0, Duration::from_secs(3)).await.is_ok());
+    assert!(target.enter(0, false, 0, Duration::from_secs(3)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
@@ -353,12 +366,12 @@ async fn a_place_whose_waiter_has_left_goes_on_to_the_next() {
     let under_way = target.begin(0).expect("a place");
     let leaves = tokio::spawn({
         let target = target.clone();
-        async move { target.enter(0, 5, Duration::from_secs(9)).await.map(drop) }
+        async move { target.enter(0, false, 5, Duration::from_secs(9)).await.map(drop) }
     });
     settle().await;
     let stays = tokio::spawn({
         let target = target.clone();
-        async move { target.enter(0, 1, Duration::from_secs(9)).await.map(drop) }
+        async move { target.enter(0, false, 1, Duration::from_secs(9)).await.map(drop) }
     });
     settle().await;
     leaves.abort();
@@ -374,10 +387,30 @@ async fn a_wait_that_would_be_too_long_is_not_begun() {
     slow.end(60 * SECOND, GOOD);
     let under_way = target.begin(60 * SECOND).expect("a place");
     let started = tokio::time::Instant::now();
-    let refused = target.enter(60 * SECOND, 0, Duration::from_secs(5)).await.expect_err("answers take a minute");
+    let refused = target.enter(60 * SECOND, false, 0, Duration::from_secs(5)).await.expect_err("answers take a minute");
     assert!(started.elapsed().is_zero());
     assert_eq!(refused.retry_after, Some(Duration::from_secs(60)));
     drop(under_way);
+}
+
+/// Else one "too many requests" would keep all who wait, and all who come after them, from a provider with free places.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_target_without_a_rival_is_served_past_a_breaker_that_spares_it() {
+    let queue = QueueSettings { size: 5, wait: Duration::from_secs(10) };
+    let spares =
+        Settings { breaker: Some(breaker()), spares_lone: true, max_inflight: Some(1), queue, ..Settings::default() };
+    for (alone, spares_lone) in [(true, true), (true, false), (false, true)] {
+        let target = record(Settings { spares_lone, ..spares.clone() });
+        let under_way = target.begin(0).expect("a place");
+        let waits = tokio::spawn({
+            let target = target.clone();
+            async move { target.enter(0, alone, 0, Duration::from_secs(3)).await.map(drop) }
+        });
+        settle().await;
+        under_way.end(1, End::Failed { kind: Kind::RateLimited, retry_after: Some(Duration::from_secs(60)) });
+        assert!(open_until(&target, 1).is_some());
+        assert_eq!(waits.await.expect("runs").is_ok(), alone && spares_lone, "{alone} {spares_lone}");
+    }
 }
 
 #[test]
