@@ -393,6 +393,23 @@ async fn a_client_that_does_not_read_holds_nobody_back() {
 }
 
 #[tokio::test]
+async fn who_leaves_last_pays_what_those_who_heard_the_end_were_told() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let model = format!("{}/mock-fast:chunks=300,length=800000,head=100ms,key=behind", Anthropic.account());
+    let slow = begin(&gateway, Anthropic, &model, true).await;
+    mock.seen("key=behind", |_| true).await;
+    let reply = ask(&gateway, Anthropic, &model, true).await;
+    let told = Anthropic.read(&reply).usage.expect("usage").1;
+    gateway.logged_where("who heard the end", |line| line["model"] == model.as_str()).await;
+    // It has read nothing, and the first event states a token or so.
+    drop(slow);
+    let paid = payers(&gateway, &model, 2).await;
+    assert_eq!(paid.len(), 1, "{paid:?}");
+    assert!(paid[0]["usage"]["output"] == told && paid[0]["usage_estimated"].is_null(), "{paid:?} for {told}");
+}
+
+#[tokio::test]
 async fn asks_that_want_nothing_shared_are_on_their_own() {
     let mock = Mock::start().await;
     let gateway = Gateway::start(&mock, ON).await;
