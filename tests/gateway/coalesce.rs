@@ -65,6 +65,15 @@ async fn payers(gateway: &Gateway, model: &str, lines: usize) -> Vec<Value> {
     }
 }
 
+/// Output tokens that the metrics have for the models whose name holds this.
+async fn metered(gateway: &Gateway, mark: &str) -> f64 {
+    let page = gateway.admin("GET", "/metrics").await.text();
+    let of = |line: &&str| {
+        line.starts_with("gen_ai_client_token_usage_sum{") && line.contains(mark) && line.contains("\"output\"")
+    };
+    page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 #[tokio::test]
 async fn sixty_four_identical_asks_of_every_dialect_and_form_make_one_upstream_call() {
     let mock = Mock::start().await;
@@ -162,6 +171,9 @@ async fn a_leader_that_leaves_at_any_point_takes_nobody_along_and_the_answer_is_
             let paid = payers(&gateway, &model, 2).await;
             assert_eq!(paid.len(), 1, "{key}: {paid:?}");
             assert!(paid[0]["usage_estimated"].is_null(), "{key}: {paid:?}");
+            // Also where who pays has asked nobody itself.
+            let metered = metered(&gateway, &format!("key={key}\"")).await;
+            assert_eq!(Some(metered), paid[0]["usage"]["output"].as_f64(), "{key}: {paid:?}");
             // What the follower heard to its end is kept.
             assert_eq!(cache(&ask(&gateway, Anthropic, &model, false).await), "hit", "{key}");
         }
