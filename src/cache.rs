@@ -105,10 +105,11 @@ fn fit(
 /// what it finds.
 async fn elsewhere(cx: &Cx, x: &mut Exchange, key: Key) -> Option<(Arc<Entry>, Given)> {
     let visit = x.cache.as_ref().filter(|visit| visit.status == Status::Miss && !visit.role.listens())?;
+    let since = visit.since;
     let general = &visit.policy.general;
     cx.state.cache.shared().filter(|_| general.shared)?;
     let now = unix_ms();
-    let kept = cx.state.cache.find_shared(key, general.max_entry_bytes, now).await;
+    let kept = cx.state.cache.find_shared(key, general.max_entry_bytes, now, since).await;
     let (entry, given) = fit(cx, x, visit.max_age, kept, now)?;
     let visit = x.cache.as_mut()?;
     visit.hit(Status::Hit, &entry, now);
