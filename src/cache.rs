@@ -71,7 +71,7 @@ pub async fn look(
     visit.frame = frame;
     let now = unix_ms();
     let kept = if controls.read { cx.state.cache.find(key, now) } else { None };
-    if let Some((entry, given)) = fit(cx, x, visit.max_age, kept, now) {
+    if let Some((entry, given)) = fit(cx, x, call, (visit.max_age, kept), now) {
         visit.hit(Status::Hit, &entry, now);
         x.seen.finish = entry.finish;
         x.cache = Some(Box::new(visit));
@@ -80,7 +80,7 @@ pub async fn look(
     }
     x.cache = Some(Box::new(visit));
     serve::board(cx, x, &controls);
-    if let Some((entry, given)) = elsewhere(cx, x, key).await {
+    if let Some((entry, given)) = elsewhere(cx, x, call, key).await {
         noted(x);
         return give(cx, x, call, &entry, given).await.map(Some);
     }
@@ -92,24 +92,25 @@ pub async fn look(
 fn fit(
     cx: &Cx,
     x: &Exchange,
-    max_age: Option<Duration>,
-    kept: Option<Arc<Entry>>,
+    call: &Call,
+    (max_age, kept): (Option<Duration>, Option<Arc<Entry>>),
     now: u64,
 ) -> Option<(Arc<Entry>, Given)> {
     let entry = kept.filter(|entry| max_age.is_none_or(|oldest| entry.age(now) <= oldest))?;
-    let given = Given::of(cx, x, &entry)?;
+    let given = Given::of(cx, x, call, &entry)?;
     Some((entry, given))
 }
 
 /// The answer on the tier that processes share. Of identical asks only the one that leads looks there, and the others get
 /// what it finds.
-async fn elsewhere(cx: &Cx, x: &mut Exchange, key: Key) -> Option<(Arc<Entry>, Given)> {
+async fn elsewhere(cx: &Cx, x: &mut Exchange, call: &Call, key: Key) -> Option<(Arc<Entry>, Given)> {
     let visit = x.cache.as_ref().filter(|visit| visit.status == Status::Miss && !visit.role.listens())?;
+    let since = visit.since;
     let general = &visit.policy.general;
     cx.state.cache.shared().filter(|_| general.shared)?;
     let now = unix_ms();
-    let kept = cx.state.cache.find_shared(key, general.max_entry_bytes, now).await;
-    let (entry, given) = fit(cx, x, visit.max_age, kept, now)?;
+    let kept = cx.state.cache.find_shared(key, general.max_entry_bytes, now, since).await;
+    let (entry, given) = fit(cx, x, call, (visit.max_age, kept), now)?;
     let visit = x.cache.as_mut()?;
     visit.hit(Status::Hit, &entry, now);
     if let Role::Lead(lead) = std::mem::take(&mut visit.role) {
@@ -271,9 +272,11 @@ enum Given {
 
 impl Given {
     /// None when it cannot be given any more: the provider that made it is no longer there to read it by.
-    fn of(cx: &Cx, x: &Exchange, entry: &Entry) -> Option<Given> {
+    fn of(cx: &Cx, x: &Exchange, call: &Call, entry: &Entry) -> Option<Given> {
         let same = entry.form == Form::Whole && !x.stream && entry.dialect == x.dialect;
-        if same && !x.usage_cost && !x.dialect.answers_are_stored() {
+        // What is kept names the model as its provider does.
+        let renamed = x.op == Op::Generate && x.dialect.names_model_as_asked(&call.envelope);
+        if same && !x.usage_cost && !renamed && !x.dialect.answers_are_stored() {
             return Some(Given::AsIs);
         }
         cx.generation.target(&entry.provider, &entry.model).map(Given::Read)
@@ -308,7 +311,7 @@ async fn give(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry, given: Give
 /// # Errors
 /// As [`attempt::hear`].
 pub(crate) async fn share(cx: &Cx, x: &mut Exchange, call: &Call, entry: &Entry) -> Result<Reply, Fault> {
-    let given = Given::of(cx, x, entry).ok_or_else(|| {
+    let given = Given::of(cx, x, call, entry).ok_or_else(|| {
         Fault::new(Kind::ModelNotFound, format!("The provider `{}` is no longer configured.", entry.provider))
     })?;
     give(cx, x, call, entry, given).await

@@ -456,12 +456,12 @@ impl Seen {
     /// The usage that the provider stated. Where it stated none, or a stream ended early after content, an estimate: a
     /// frame is about a token, and four bytes of a whole answer are. `complete`: the client has had all of it.
     pub fn used(&self, complete: bool, input_estimate: u64) -> Option<Used> {
-        let complete = complete && !self.stopped;
+        // With its finish a provider has stated what it will; what it stated before that may be of the beginning alone, as
+        // Anthropic's first event is, with the few tokens that were there by then.
+        let is_said = !self.stopped && (complete || self.finish.is_some());
         let written = self.unstated.map(|bytes| bytes.div_ceil(BYTES_PER_TOKEN));
         match (self.usage, written) {
-            (Some(usage), _) if complete || usage.output > 1 || self.frames == 0 => {
-                Some(Used { usage, estimated: false })
-            }
+            (Some(usage), _) if is_said || usage.output >= self.frames => Some(Used { usage, estimated: false }),
             (None, None) if self.frames == 0 => None,
             (stated, written) => {
                 let stated = stated.unwrap_or_default();
@@ -527,5 +527,39 @@ impl Exchange {
             until = until.max(end);
         }
         now.duration_since(self.started).saturating_sub(waited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a stream used of which so much was stated and heard; None is nothing stated.
+    fn used(seen: Seen, complete: bool) -> Option<(u64, u64, bool)> {
+        seen.used(complete, 70).map(|used| (used.usage.input, used.usage.output, used.estimated))
+    }
+
+    #[test]
+    fn a_stream_that_is_left_has_used_what_was_heard_whatever_was_stated_at_its_beginning() {
+        let stated = |input, output| Some(Usage { input, output, ..Usage::default() });
+        for begun in [0, 1, 3, 8] {
+            let left = || Seen { usage: stated(25, begun), frames: 400, ..Seen::default() };
+            assert_eq!(used(left(), false), Some((25, 400, true)), "{begun} tokens stated at the beginning");
+            // A policy's end is none of the provider's.
+            let stopped = Seen { finish: Some(Finish::Stop), stopped: true, ..left() };
+            assert_eq!(used(stopped, true), Some((25, 400, true)), "{begun} tokens stated at the beginning");
+        }
+        // What states all until now, as Gemini does, and what has stated its end.
+        let running = Seen { usage: stated(25, 900), frames: 400, ..Seen::default() };
+        assert_eq!(used(running, false), Some((25, 900, false)));
+        let finished = Seen { usage: stated(25, 390), frames: 400, finish: Some(Finish::Stop), ..Seen::default() };
+        assert_eq!(used(finished, false), Some((25, 390, false)));
+        let whole = Seen { usage: stated(25, 390), frames: 400, ..Seen::default() };
+        assert_eq!(used(whole, true), Some((25, 390, false)));
+        // Before any content what was stated is all there is; without either there is nothing.
+        let silent = Seen { usage: stated(25, 1), ..Seen::default() };
+        assert_eq!(used(silent, false), Some((25, 1, false)));
+        assert_eq!(used(Seen::default(), false), None);
+        assert_eq!(used(Seen { frames: 4, ..Seen::default() }, false), Some((70, 4, true)));
     }
 }

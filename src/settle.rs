@@ -35,6 +35,8 @@ pub struct Settle {
 pub struct Settled<'a> {
     pub exchange: &'a Exchange,
     pub ended: Instant,
+    /// Who answered, or failed last; of an answer that another exchange asked for and this one pays, who gave that.
+    pub target: Option<&'a Arc<Target>>,
     pub usage: Option<Usage>,
     /// The usage is our estimate: see [`crate::exchange::Seen::used`].
     pub estimated: bool,
@@ -184,7 +186,9 @@ fn settled<'a>(exchange: &'a Exchange, bill: &Bill, ended: Instant) -> Settled<'
         _ => exchange.status,
     };
     let Bill { usage, estimated, cost, .. } = *bill;
-    Settled { exchange, ended, usage, estimated, cost_nano_usd: cost, fault, status, policy: None }
+    let paid_for = || exchange.cache.as_deref().filter(|visit| visit.bears())?.target();
+    let target = exchange.target().or_else(paid_for);
+    Settled { exchange, ended, target, usage, estimated, cost_nano_usd: cost, fault, status, policy: None }
 }
 
 /// The exchange's row in the ledger, where one is kept and somebody was asked.
@@ -199,7 +203,7 @@ fn enter(settled: &Settled<'_>, state: &State) {
         key: principal.map(|principal| principal.key.clone()).unwrap_or_default(),
         project: principal.and_then(|principal| principal.project.clone()),
         model: x.model.clone(),
-        target: x.target().map(|target| target.name()),
+        target: settled.target.map(|target| target.name()),
         input: settled.usage.map(|usage| usage.input),
         output: settled.usage.map(|usage| usage.output),
         cost: settled.cost_nano_usd,

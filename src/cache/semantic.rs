@@ -59,7 +59,7 @@ pub(super) async fn look(cx: &Cx, x: &mut Exchange, call: &Call) -> Option<(Arc<
     let visit = x.cache.as_mut()?;
     visit.sought = Some(Sought { scope, vector, guard });
     let (key, likeness) = found?;
-    let (entry, given) = super::fit(cx, x, max_age, cx.state.cache.find(key, now), now)?;
+    let (entry, given) = super::fit(cx, x, call, (max_age, cx.state.cache.find(key, now)), now)?;
     let visit = x.cache.as_mut()?;
     visit.hit(Status::SemanticHit, &entry, now);
     x.seen.finish = entry.finish;

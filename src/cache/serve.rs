@@ -72,6 +72,8 @@ pub async fn run(cx: Cx, mut settle: Settle, call: Arc<Call>, plan: Plan) -> End
             }
             // Boxed, as below: who asks alone should not carry the room for listening.
             Role::Listen(listener) => {
+                // What is known of leaders that have failed is forgotten with the last who holds their flight.
+                let _flight = listener.flight().clone();
                 let mut listening = Box::pin(listen(&cx, &mut settle, &call, &plan, listener));
                 let heard = until_end(&cx.state, listening.as_mut()).await;
                 drop(listening);

@@ -197,11 +197,17 @@ impl Visit {
         } else if self.part.is_none()
             && let Some(flight) = flight
         {
-            seen.usage = seen.usage.or_else(|| flight.usage());
-            if !complete && flight.was_shared() {
+            match flight.usage() {
+                // Another has heard all of it: what was stated at its end is more than this one's client got.
+                Some(usage) if !complete => (seen.usage, seen.frames) = (Some(usage), 0),
+                known => seen.usage = seen.usage.or(known),
+            }
+            if !complete && flight.was_shared() && flight.usage().is_none() {
                 // Whoever ends last pays for all that was said, however little of it went to this one's client.
                 let said = stream.tape.so_far(stream.dialect.sniffer(op));
-                seen.usage = seen.usage.or(said.usage);
+                if let Some(usage) = said.usage {
+                    seen.usage.get_or_insert_default().update(&usage);
+                }
                 seen.frames = seen.frames.max(flight.frames()).max(said.frames);
             }
         }

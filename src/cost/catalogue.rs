@@ -128,9 +128,10 @@ impl Catalogue {
     }
 
     /// The card under the first of these provider names that knows the model: the operator's own name for the
-    /// provider, then the name of its built-in row.
+    /// provider, then the name of its built-in row. What is said of a model whoever serves it counts after both.
     pub fn find(&self, providers: &[&str], model: &str) -> Option<&ModelCard> {
-        providers.iter().find_map(|provider| self.model(provider, model))
+        let known = providers.iter().find_map(|provider| self.card(provider, model, true));
+        known.or_else(|| self.card(ANY, model, false))
     }
 
     /// The price of a provider's model. None is unknown, and so is every cost made of it.

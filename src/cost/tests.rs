@@ -289,6 +289,21 @@ fn a_star_prices_every_model_of_a_provider_that_is_not_listed() {
 }
 
 #[test]
+fn what_is_said_of_every_provider_counts_after_the_row_of_one_by_another_name() {
+    let mut catalogue = Catalogue::built_in().clone();
+    let listed = catalogue.lookup("openai", "gpt-5.4").expect("listed").clone();
+    catalogue.overlay(r#"{"*":{"models":{"*":{"cost":{"input":1,"output":2}}}}}"#).expect("valid");
+    let price = |names: &[&str], model| catalogue.find(names, model).and_then(|card| card.price.clone());
+    assert_eq!(price(&["openai"], "gpt-5.4"), Some(listed.clone()));
+    assert_eq!(price(&["a-name-of-my-own", "openai"], "gpt-5.4"), Some(listed));
+    let output = |names: &[&str]| price(names, "made-up").map(|price| price.base.output);
+    assert_eq!(
+        (output(&["a-name-of-my-own", "openai"]), output(&["gpu-box"])),
+        (Some(2_000_000_000), Some(2_000_000_000))
+    );
+}
+
+#[test]
 fn an_operator_changes_single_rates_of_one_provider_or_of_all() {
     let mut catalogue = Catalogue::built_in().clone();
     let old = catalogue.lookup("openai", "gpt-5.4").expect("listed").clone();

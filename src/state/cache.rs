@@ -97,13 +97,25 @@ impl Cache {
         self.shared.get()
     }
 
-    /// The answer under a key on the shared tier, of at most so many bytes. Memory holds it from now on.
-    pub async fn find_shared(&self, key: Key, max_body: usize, now: u64) -> Option<Arc<Entry>> {
+    /// The answer under a key on the shared tier, of at most so many bytes, for an ask that began after so many purges. Memory
+    /// holds it from now on.
+    pub async fn find_shared(&self, key: Key, max_body: usize, now: u64, since: u64) -> Option<Arc<Entry>> {
         let entry = Arc::new(self.shared()?.find(key, max_body, now).await?);
-        if let Some(store) = self.store.load().as_ref() {
+        self.remember(&entry, since).then_some(entry)
+    }
+
+    /// Holds an answer in memory whose ask began after so many purges. False where one of those since then takes it out.
+    fn remember(&self, entry: &Arc<Entry>, since: u64) -> bool {
+        let store = self.store.load();
+        if let Some(store) = store.as_ref() {
             store.keep(entry.clone());
         }
-        Some(entry)
+        // Looked at afterwards: a purge is noted before it takes out what is there.
+        let purged = self.is_purged(entry, since);
+        if let Some(store) = store.as_ref().filter(|_| purged) {
+            store.forget(entry.key);
+        }
+        !purged
     }
 
     /// The answer under a key in memory, unless its time is over.
@@ -140,12 +152,10 @@ impl Cache {
 
     /// Keeps an answer whose ask began after so many purges. False where one of those since then has taken it out.
     pub fn keep(&self, entry: Arc<Entry>, since: u64) -> bool {
-        let store = self.store.load();
-        let Some(store) = store.as_ref() else { return true };
-        store.keep(entry.clone());
-        // Looked at afterwards: a purge is noted before it takes out what is there.
-        if self.is_purged(&entry, since) {
-            store.forget(entry.key);
+        if self.store.load().is_none() {
+            return true;
+        }
+        if !self.remember(&entry, since) {
             return false;
         }
         self.counts.kept.fetch_add(1, Ordering::Relaxed);
@@ -189,6 +199,8 @@ impl Cache {
     /// Takes the answer under a key out, here and wherever processes share it, because it is good for nobody any more. Does
     /// not wait for the others. Must be called in a runtime.
     pub fn forget(&self, key: Key) {
+        // Also what is about to be kept, here or there: it is of before this.
+        self.purged.note(&Purge::of(key));
         if let Some(store) = self.store.load().as_ref() {
             store.forget(key);
         }
@@ -201,5 +213,57 @@ impl Cache {
     /// Answers, bytes of all that is kept, and the bound.
     pub fn size(&self) -> (u64, u64, u64) {
         self.store.load().as_ref().map_or((0, 0, 0), |store| store.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dialect::DIALECTS;
+
+    fn cache() -> (Cache, Arc<Entry>) {
+        let cache = Cache::default();
+        cache.resize(1 << 20);
+        let entry = Entry {
+            key: Key::of([b"k".as_slice()]),
+            partition: "key:a".into(),
+            asked: "fast".into(),
+            provider: "p".into(),
+            model: "m".into(),
+            dialect: DIALECTS[0],
+            form: Form::Whole,
+            body: b"{}".to_vec().into(),
+            id: None,
+            usage: None,
+            finish: None,
+            cost_nano_usd: None,
+            stored_ms: 1000,
+            ttl: Duration::from_secs(10),
+        };
+        (cache, Arc::new(entry))
+    }
+
+    #[test]
+    fn what_was_read_before_a_purge_is_not_held_after_it() {
+        let (cache, entry) = cache();
+        // It is on its way from the shared tier while somebody purges.
+        let since = cache.purges();
+        cache.purge(&Purge::all());
+        assert!(!cache.remember(&entry, since));
+        assert!(cache.find(entry.key, 1000).is_none(), "what was purged is given");
+        assert!(cache.remember(&entry, cache.purges()));
+        assert!(cache.find(entry.key, 1000).is_some());
+    }
+
+    #[test]
+    fn what_is_good_for_nobody_any_more_is_kept_by_none_who_asked_before() {
+        let (cache, entry) = cache();
+        let since = cache.purges();
+        cache.forget(entry.key);
+        assert!(!cache.keep(entry.clone(), since));
+        assert!(cache.find(entry.key, 1000).is_none());
+        assert!(cache.keep(entry, cache.purges()));
     }
 }

@@ -267,8 +267,8 @@ impl Space {
         }
         // Of its own shard first: what is written goes round all of them, and so does what is forgotten.
         while self.when_full == WhenFull::Forget && beyond(shard) && self.forget_oldest(shard, key) {}
-        if self.when_full == WhenFull::Forget && beyond(shard) {
-            self.forget_elsewhere(key, || beyond(shard));
+        if beyond(shard) {
+            self.make_room_elsewhere(key, || beyond(shard));
         }
         if beyond(shard) {
             // What stood under this key stays, and is the next to go.
@@ -299,9 +299,9 @@ impl Space {
         true
     }
 
-    /// Lets the other shards make room, for a value that does not fit into all that its own shard held. Whoever holds one of
-    /// them may be waiting for this one: none is waited for.
-    fn forget_elsewhere(&self, key: &str, beyond: impl Fn() -> bool) {
+    /// Lets the other shards make room, for a value that does not fit into all that its own shard held: by what has expired,
+    /// and by the oldest where that may be. Whoever holds one of them may be waiting for this one: none is waited for.
+    fn make_room_elsewhere(&self, key: &str, beyond: impl Fn() -> bool) {
         let own = self.place(key);
         let others = (1..SHARDS).map(|step| &self.shards[(own + step) % SHARDS]);
         for mut other in others.filter_map(try_lock) {
@@ -309,7 +309,7 @@ impl Space {
                 return;
             }
             self.sweep(&mut other);
-            while beyond() && self.forget_oldest(&mut other, key) {}
+            while self.when_full == WhenFull::Forget && beyond() && self.forget_oldest(&mut other, key) {}
         }
     }
 
@@ -455,6 +455,21 @@ mod tests {
         for number in 0..150 {
             assert_eq!(space.set(&format!("small-{number}"), value(1000), None), Ok(()));
         }
+    }
+
+    #[test]
+    fn what_has_expired_keeps_no_value_out_wherever_it_lies() {
+        let space = Kv::new(WhenFull::Refuse).space("s");
+        space.limit(200_000);
+        for number in 0..150 {
+            space.set(&format!("gone-{number}"), vec![b'x'; 1000], Some(Duration::ZERO)).expect("room");
+        }
+        // A shard holds a sixteenth of them, which is less than is needed.
+        assert_eq!(space.set("large", vec![b'x'; 150_000], None), Ok(()));
+        assert!(space.get("large").is_some() && space.bytes() <= 200_000, "{}", space.bytes());
+        // What lives stays.
+        assert_eq!(space.set("too", vec![b'x'; 150_000], None), Err(KvError::Full(200_000)));
+        assert!(space.get("large").is_some());
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Metrics {
                 self.saved.inc_by(saved as f64 / 1e9);
             }
         }
-        if let Some(target) = x.target() {
+        if let Some(target) = settled.target {
             let meters = self.meters(x.op.as_str(), &target.provider.name, &target.model, &target.provider.otel);
             meters.observe(settled, &self.costs);
         }

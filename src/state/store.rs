@@ -22,6 +22,12 @@ use super::limit::report::Row;
 /// cost.
 const PACE: Duration = Duration::from_millis(200);
 
+/// How often windows that are over are taken out of the file: callers choose some of the partitions, and each leaves rows.
+const SWEEP_PACES: u32 = (Duration::from_secs(3600).as_millis() / PACE.as_millis()) as u32;
+
+/// Rows that are looked at in one pace of that: some ten milliseconds, which what gathers meanwhile waits for.
+const SWEEP_ROWS: usize = 5000;
+
 /// Ledger rows that may wait for a slow disk.
 const QUEUE: usize = 65_536;
 
@@ -48,6 +54,16 @@ CREATE INDEX IF NOT EXISTS ledger_time ON ledger (time);
 const PUT_WINDOW: &str = "INSERT OR REPLACE INTO windows
     (rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start, told_cap)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+const ROWS: &str =
+    "SELECT rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start, told_cap FROM windows";
+
+/// In the order of the table itself.
+const ROWS_AFTER: &str = "WHERE (rule, partition, unit, shape, share) > (?1, ?2, ?3, ?4, ?5)
+    ORDER BY rule, partition, unit, shape, share LIMIT ?6";
+
+const DROP_WINDOW: &str =
+    "DELETE FROM windows WHERE rule = ?1 AND partition = ?2 AND unit = ?3 AND shape = ?4 AND share = ?5";
 
 /// Files of before thresholds had an amount.
 const ADD_TOLD_CAP: &str = "ALTER TABLE windows ADD COLUMN told_cap TEXT NOT NULL DEFAULT '0'";
@@ -108,12 +124,10 @@ impl Store {
         }
         let (messages, received) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
-        let limits = limits.cloned();
+        let mut pen = Pen::new(connection, limits.cloned(), dropped.clone());
         let writer = std::thread::Builder::new().name("store".into());
         let writer = writer
-            .spawn(move || {
-                Pen { connection, limits, rows: Vec::new(), entries: Vec::new(), failing: false }.run(&received)
-            })
+            .spawn(move || pen.run(&received))
             .map_err(|error| format!("the store's thread cannot be started: {error}"))?;
         Ok((Store { messages, dropped, ledger, path: path.to_owned() }, writer))
     }
@@ -178,36 +192,53 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn read(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let mut query = connection.prepare(
-        "SELECT rule, partition, unit, shape, share, cap, start, cur, prev, told, told_start, told_cap FROM windows",
-    )?;
-    let rows = query.query_map([], |row| {
-        let text = |at: usize| row.get::<_, String>(at);
-        let number = |at: usize| row.get::<_, i64>(at).map(|number| u64::try_from(number).unwrap_or(0));
-        let (unit, shape) = (Unit::from_name(&text(2)?), Shape::from_text(&text(3)?));
-        let (cap, cur, prev) = (text(5)?.parse(), text(7)?.parse(), text(8)?.parse());
-        let told_cap = text(11)?.parse();
-        let (Some(unit), Some(shape), Ok(limit), Ok(cur), Ok(prev), Ok(told_cap)) =
-            (unit, shape, cap, cur, prev, told_cap)
-        else {
-            let text = "a row of its table `windows` cannot be read";
-            return Err(rusqlite::Error::ToSqlConversionFailure(text.into()));
-        };
-        Ok(Row {
-            rule: text(0)?,
-            partition: text(1)?,
-            unit,
-            shape,
-            share: text(4)?,
-            limit,
-            start: number(6)?,
-            cur,
-            prev,
-            told: Threshold { percent: number(9)?, limit: if told_cap > 0 { told_cap } else { limit } },
-            told_start: number(10)?,
-        })
-    })?;
-    rows.collect()
+    connection.prepare(ROWS)?.query_map([], row)?.collect()
+}
+
+fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let text = |at: usize| row.get::<_, String>(at);
+    let number = |at: usize| row.get::<_, i64>(at).map(|number| u64::try_from(number).unwrap_or(0));
+    let (unit, shape) = (Unit::from_name(&text(2)?), Shape::from_text(&text(3)?));
+    let (cap, cur, prev) = (text(5)?.parse(), text(7)?.parse(), text(8)?.parse());
+    let told_cap = text(11)?.parse();
+    let (Some(unit), Some(shape), Ok(limit), Ok(cur), Ok(prev), Ok(told_cap)) = (unit, shape, cap, cur, prev, told_cap)
+    else {
+        let text = "a row of its table `windows` cannot be read";
+        return Err(rusqlite::Error::ToSqlConversionFailure(text.into()));
+    };
+    Ok(Row {
+        rule: text(0)?,
+        partition: text(1)?,
+        unit,
+        shape,
+        share: text(4)?,
+        limit,
+        start: number(6)?,
+        cur,
+        prev,
+        told: Threshold { percent: number(9)?, limit: if told_cap > 0 { told_cap } else { limit } },
+        told_start: number(10)?,
+    })
+}
+
+/// Takes the windows that are over out of the file, as far as they are among the rows that follow one. Gives the last that
+/// was looked at; None at the end.
+fn sweep(connection: &mut Connection, after: Option<&Row>, now: u64) -> rusqlite::Result<Option<Row>> {
+    let all = connection.transaction()?;
+    let name = |row: &Row| {
+        [row.rule.clone(), row.partition.clone(), row.unit.as_str().to_owned(), row.shape.text(), row.share.clone()]
+    };
+    let mut rows = {
+        let [rule, partition, unit, shape, share] = after.map(name).unwrap_or_default();
+        let mut query = all.prepare_cached(&format!("{ROWS} {ROWS_AFTER}"))?;
+        let rows = query.query_map(params![rule, partition, unit, shape, share, SWEEP_ROWS as i64], row)?;
+        rows.collect::<rusqlite::Result<Vec<Row>>>()?
+    };
+    for row in rows.iter().filter(|row| row.is_over(now)) {
+        all.prepare_cached(DROP_WINDOW)?.execute(name(row))?;
+    }
+    all.commit()?;
+    Ok(rows.pop().filter(|_| rows.len() + 1 == SWEEP_ROWS))
 }
 
 /// What is wrong with the file, and the ways out.
@@ -239,9 +270,20 @@ struct Pen {
     rows: Vec<Row>,
     entries: Vec<Entry>,
     failing: bool,
+    /// Rows of the ledger that are written nowhere.
+    dropped: Arc<AtomicU64>,
+    /// Paces until the file is swept.
+    sweep_in: u32,
+    /// Where that has got to.
+    swept: Option<Row>,
 }
 
 impl Pen {
+    fn new(connection: Connection, limits: Option<Arc<Limits>>, dropped: Arc<AtomicU64>) -> Self {
+        let (rows, entries) = (Vec::new(), Vec::new());
+        Pen { connection, limits, rows, entries, failing: false, dropped, sweep_in: SWEEP_PACES, swept: None }
+    }
+
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
             let open = self.gather(messages);
@@ -252,6 +294,20 @@ impl Pen {
             if !open {
                 break;
             }
+            self.sweep();
+        }
+    }
+
+    /// Goes on with the sweep that is under way, or begins one when it is due. What others count is not touched.
+    fn sweep(&mut self) {
+        self.sweep_in = self.sweep_in.saturating_sub(1);
+        if self.sweep_in > 0 || self.failing || self.limits.is_none() {
+            return;
+        }
+        // Rows that could not be looked at are in the next one's way.
+        self.swept = sweep(&mut self.connection, self.swept.as_ref(), super::unix_ms()).unwrap_or_default();
+        if self.swept.is_none() {
+            self.sweep_in = SWEEP_PACES;
         }
     }
 
@@ -263,11 +319,19 @@ impl Pen {
             #[expect(clippy::disallowed_types, reason = "a thread of its own, without a runtime")]
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             match messages.recv_timeout(left) {
-                Ok(Message::Entry(entry)) if self.entries.len() < QUEUE => self.entries.push(*entry),
-                Ok(Message::Entry(_)) => {}
+                Ok(Message::Entry(entry)) => self.take(*entry),
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => return true,
             }
+        }
+    }
+
+    /// Keeps a row to be written, unless too many wait for a disk that takes none.
+    fn take(&mut self, entry: Entry) {
+        if self.entries.len() < QUEUE {
+            self.entries.push(entry);
+        } else {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -399,6 +463,45 @@ mod tests {
             .expect("a sum");
         assert_eq!(sum, 7);
         assert_eq!(Amounts::default().money, None);
+    }
+
+    #[test]
+    fn windows_that_are_over_leave_the_file_and_memory_and_no_others() {
+        const HOUR: u64 = 3_600_000;
+        let folder = Folder::new("over");
+        let path = folder.0.join("p.db");
+        let hour = |key| Adhoc { shape: Shape::Fixed(HOUR), ..adhoc(key) };
+        let names: Vec<String> = (0..SWEEP_ROWS + 10).map(|number| format!("k{number}")).collect();
+        let limits = Arc::new(Limits::new());
+        let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
+        for name in &names {
+            assert!(limits.take(&hour(name), 2, NOW).allowed);
+        }
+        assert!(limits.take(&adhoc("ever"), 2, NOW).allowed && limits.take(&hour("later"), 2, NOW + 2 * HOUR).allowed);
+        store.close();
+        writer.join().expect("ends");
+        // What is over is not brought back.
+        let limits = Arc::new(Limits::new());
+        let (store, writer) = Store::open(&path, true, Some(&limits), NOW + 2 * HOUR).expect("opens");
+        assert_eq!(limits.keys(), 2);
+        assert_eq!(limits.peek(&adhoc("ever"), 0, NOW + 2 * HOUR).remaining, 8);
+        assert_eq!(limits.peek(&hour("later"), 0, NOW + 2 * HOUR).remaining, 8);
+        store.close();
+        writer.join().expect("ends");
+        let mut connection = open(&path).expect("opens");
+        let first = sweep(&mut connection, None, NOW + 2 * HOUR).expect("is swept");
+        assert!(first.is_some(), "there is more");
+        assert_eq!(sweep(&mut connection, first.as_ref(), NOW + 2 * HOUR).expect("is swept"), None);
+        let left: Vec<String> = read(&connection).expect("rows").into_iter().map(|row| row.partition).collect();
+        assert_eq!(left, ["ever", "later"]);
+    }
+
+    #[test]
+    fn rows_that_a_disk_takes_too_late_are_counted() {
+        let mut pen = Pen::new(Connection::open_in_memory().expect("opens"), None, Arc::default());
+        pen.entries = vec![Entry::default(); QUEUE - 1];
+        (0..3).for_each(|_| pen.take(Entry::default()));
+        assert_eq!((pen.entries.len(), pen.dropped.load(Ordering::Relaxed)), (QUEUE, 2));
     }
 
     #[test]

@@ -65,6 +65,15 @@ async fn payers(gateway: &Gateway, model: &str, lines: usize) -> Vec<Value> {
     }
 }
 
+/// Output tokens that the metrics have for the models whose name holds this.
+async fn metered(gateway: &Gateway, mark: &str) -> f64 {
+    let page = gateway.admin("GET", "/metrics").await.text();
+    let of = |line: &&str| {
+        line.starts_with("gen_ai_client_token_usage_sum{") && line.contains(mark) && line.contains("\"output\"")
+    };
+    page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 #[tokio::test]
 async fn sixty_four_identical_asks_of_every_dialect_and_form_make_one_upstream_call() {
     let mock = Mock::start().await;
@@ -162,6 +171,9 @@ async fn a_leader_that_leaves_at_any_point_takes_nobody_along_and_the_answer_is_
             let paid = payers(&gateway, &model, 2).await;
             assert_eq!(paid.len(), 1, "{key}: {paid:?}");
             assert!(paid[0]["usage_estimated"].is_null(), "{key}: {paid:?}");
+            // Also where who pays has asked nobody itself.
+            let metered = metered(&gateway, &format!("key={key}\"")).await;
+            assert_eq!(Some(metered), paid[0]["usage"]["output"].as_f64(), "{key}: {paid:?}");
             // What the follower heard to its end is kept.
             assert_eq!(cache(&ask(&gateway, Anthropic, &model, false).await), "hit", "{key}");
         }
@@ -390,6 +402,23 @@ async fn a_client_that_does_not_read_holds_nobody_back() {
     let reply = slow.reply().await;
     assert!(Chat.read(&reply).text.len() >= 800_000);
     assert_eq!(asked(&mock, "key=slow").await.len(), 1);
+}
+
+#[tokio::test]
+async fn who_leaves_last_pays_what_those_who_heard_the_end_were_told() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, ON).await;
+    let model = format!("{}/mock-fast:chunks=300,length=800000,head=100ms,key=behind", Anthropic.account());
+    let slow = begin(&gateway, Anthropic, &model, true).await;
+    mock.seen("key=behind", |_| true).await;
+    let reply = ask(&gateway, Anthropic, &model, true).await;
+    let told = Anthropic.read(&reply).usage.expect("usage").1;
+    gateway.logged_where("who heard the end", |line| line["model"] == model.as_str()).await;
+    // It has read nothing, and the first event states a token or so.
+    drop(slow);
+    let paid = payers(&gateway, &model, 2).await;
+    assert_eq!(paid.len(), 1, "{paid:?}");
+    assert!(paid[0]["usage"]["output"] == told && paid[0]["usage_estimated"].is_null(), "{paid:?} for {told}");
 }
 
 #[tokio::test]

@@ -120,6 +120,25 @@ async fn asks_that_look_at_the_world_or_say_where_to_go_are_not_cached_and_say_s
 }
 
 #[tokio::test]
+async fn a_hit_calls_the_model_as_the_answer_that_was_kept_did() {
+    let mock = Mock::start().await;
+    let models = format!("models: {{ mine: {{ target: {}/mock-fast }} }}\n", Anthropic.account());
+    let gateway = Gateway::start(&mock, &format!("cache: {{ exact: {{ ttl: 10m }} }}\n{models}")).await;
+    for (thinking, called) in [(json!({"type": "enabled", "budget_tokens": 1024}), "mine"), (Value::Null, "mock-fast")]
+    {
+        let mut ask = body(Anthropic, "mine", "Hello");
+        if !thinking.is_null() {
+            ask["thinking"] = thinking;
+        }
+        for expected in ["miss", "hit"] {
+            let reply = send(&gateway, &Anthropic.path("mine", false), &[], &ask).await;
+            assert_eq!((reply.status(), cache(&reply)), (200, expected), "{}", reply.text());
+            assert_eq!(reply.json()["model"], called, "{expected}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_caches_field_goes_upstream_nowhere() {
     let mock = Mock::start().await;
     let off = "models: { fresh: { target: chat/mock-fast, cache: { enabled: false } } }\n";

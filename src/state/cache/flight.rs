@@ -301,7 +301,8 @@ impl Lead {
         {
             shard.flying.remove(&flight.key);
             if failed_before > 0 && flight.listeners() > 0 {
-                shard.flying.insert(flight.key, Flying::Next { failed_before });
+                let after = Arc::downgrade(flight);
+                shard.flying.insert(flight.key, Flying::Next { failed_before, after });
             }
         }
         drop(shard);
@@ -340,15 +341,18 @@ struct Shard {
 #[derive(Debug)]
 enum Flying {
     Now(Weak<Flight>),
-    /// Its leader failed; whoever comes first leads, and knows of it.
+    /// Its leader failed; whoever comes first leads, and knows of it. Forgotten with the last of those who have heard of it.
     Next {
         failed_before: u32,
+        after: Weak<Flight>,
     },
 }
 
 impl Flying {
+    /// Whether it is this flight, or what has become of it.
     fn is(&self, flight: &Flight) -> bool {
-        matches!(self, Flying::Now(known) if std::ptr::eq(known.as_ptr(), flight))
+        let (Flying::Now(known) | Flying::Next { after: known, .. }) = self;
+        std::ptr::eq(known.as_ptr(), flight)
     }
 }
 
@@ -376,7 +380,7 @@ impl Flights {
         let mut failed_before = 0;
         known = match shard.flying.get(&key) {
             Some(Flying::Now(flight)) => flight.upgrade(),
-            Some(Flying::Next { failed_before: failed }) => {
+            Some(Flying::Next { failed_before: failed, .. }) => {
                 failed_before = *failed;
                 None
             }
@@ -463,9 +467,12 @@ mod tests {
     async fn what_may_pass_is_tried_by_a_few_and_what_cannot_is_told_at_once() {
         let flights = Flights::default();
         let passing = Fault::new(Kind::Overloaded, "busy");
+        let mut known = Vec::new();
         for round in 1..=MAX_LEADERS {
             let leader = lead(&flights);
             let listener = listen(&flights);
+            // As whoever goes on does until it has joined the next one.
+            known.push(listener.flight().clone());
             leader.fail(&passing, false);
             drop(leader);
             match listener.flight().landed().await {
@@ -494,13 +501,41 @@ mod tests {
             assert!(matches!(listener.flight().landed().await, Landing::GivenUp));
         }
         // The model's own is tried as often as what may pass.
+        let mut known = Vec::new();
         for round in 1..=MAX_LEADERS {
             let leader = lead(&flights);
             let listener = listen(&flights);
+            known.push(listener.flight().clone());
             leader.fail(&late, false);
             let landed = listener.flight().landed().await;
             assert_eq!(matches!(landed, Landing::Failed(_)), round == MAX_LEADERS, "{landed:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn that_leaders_failed_is_forgotten_with_the_last_who_heard_of_it() {
+        let flights = Flights::default();
+        let passing = Fault::new(Kind::Overloaded, "busy");
+        // Nobody goes on, however often.
+        for _ in 0..=MAX_LEADERS {
+            let leader = lead(&flights);
+            let listener = listen(&flights);
+            leader.fail(&passing, false);
+            drop(leader);
+            assert!(matches!(listener.flight().landed().await, Landing::GivenUp));
+            assert_eq!(flights.len(), 1);
+            drop(listener);
+            assert_eq!(flights.len(), 0, "what nobody waits for is kept");
+        }
+        // One goes on, and what it knows is the next one's.
+        let leader = lead(&flights);
+        let listener = listen(&flights);
+        leader.fail(&passing, false);
+        let known = listener.flight().clone();
+        drop((leader, listener));
+        let next = lead(&flights);
+        drop(known);
+        assert_eq!((next.flight().failed_before, flights.len()), (1, 1));
     }
 
     #[tokio::test]

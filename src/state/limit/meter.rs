@@ -1,6 +1,7 @@
 //! The arithmetic of one window: what is used of it, whether more fits, and when more will.
 //!
-//! Pure integers; callers bring the time, in Unix milliseconds. A clock that goes back never gives anything back.
+//! Pure integers; callers bring the time, in Unix milliseconds. A clock that goes back never gives anything back, and one
+//! that had gone far ahead of it holds nobody up until its time has come.
 
 use super::calendar::Calendar;
 
@@ -119,7 +120,7 @@ impl Meter {
     /// Moves on to the window that `now` is in.
     pub fn roll(&mut self, shape: Shape, limit: u64, now: u64) {
         if now <= self.start {
-            return;
+            return self.rebase(shape, now);
         }
         match shape {
             Shape::Bucket(_) => {
@@ -143,6 +144,24 @@ impl Meter {
                 }
             }
             Shape::Total | Shape::InFlight => {}
+        }
+    }
+
+    /// Brings the window back of a clock that was more than a window ahead, with all that is used of it: it would not end
+    /// before that time. A clock that is put right by less goes back within the window, or into the one before it.
+    fn rebase(&mut self, shape: Shape, now: u64) {
+        let begin = match shape {
+            Shape::Bucket(length) if self.start > now.saturating_add(length) => now,
+            Shape::Fixed(_) | Shape::Sliding(_) | Shape::Calendar(_) => match shape.bounds(now) {
+                (begin, end) if self.start > end => begin,
+                _ => return,
+            },
+            _ => return,
+        };
+        self.start = begin;
+        if !matches!(shape, Shape::Bucket(_)) {
+            // Reservations are told by the begin that they were made in: these are settled as they are.
+            (self.held, self.held_prev) = (0, 0);
         }
     }
 

@@ -185,6 +185,30 @@ fn a_clock_that_goes_back_gives_nothing_back() {
 }
 
 #[test]
+fn a_clock_that_was_far_ahead_holds_nobody_up_and_gives_nothing_back() {
+    const NOW: u64 = 1_700_000_000_000;
+    const YEARS: u64 = 10 * 366 * 86_400_000;
+    let day = Shape::Calendar(Calendar { period: Period::Day, offset: 60 });
+    for shape in [Shape::Fixed(1000), Shape::Sliding(1000), Shape::Bucket(1000), day] {
+        let mut meter = Meter::default();
+        meter.roll(shape, 2, NOW + YEARS);
+        meter.take(shape, 1);
+        let mark = meter.take(shape, 1);
+        meter.roll(shape, 2, NOW);
+        assert!(!meter.fits(shape, 2, 1, NOW), "{shape:?} gave something back");
+        let Wait::Millis(wait) = meter.wait(shape, 2, 1, NOW) else { panic!("{shape:?} never has room") };
+        assert!(wait <= 2 * shape.length().expect("a length"), "{shape:?} has room after {wait} ms");
+        // Whoever was under way ends, and a window later all is as it was.
+        meter.settle(shape, mark, 1, 1);
+        assert!(meter.held <= meter.cur && meter.held_prev <= meter.prev, "{shape:?} {meter:?}");
+        meter.roll(shape, 2, NOW + wait);
+        assert!(meter.fits(shape, 2, 1, NOW + wait), "{shape:?}: {meter:?}");
+        meter.roll(shape, 2, NOW + YEARS / 2);
+        assert!(meter.is_empty() && meter.held == 0, "{shape:?}: {meter:?}");
+    }
+}
+
+#[test]
 fn large_amounts_do_not_overflow() {
     let month = Shape::Calendar(Calendar { period: Period::Month, offset: 0 });
     for shape in [Shape::Sliding(31_536_000_000), Shape::Bucket(31_536_000_000), month, Shape::Total] {

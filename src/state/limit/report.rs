@@ -32,6 +32,20 @@ pub struct Row {
     pub told_start: u64,
 }
 
+impl Row {
+    /// Whether nothing of it is left by now, so that it need not be brought back.
+    pub fn is_over(&self, now: u64) -> bool {
+        let mut meter = self.meter();
+        meter.roll(self.shape, self.limit, now);
+        // What was told of a window is of use as long as that goes on, whatever has been given back.
+        meter.is_empty() && (self.told.percent == 0 || meter.start != self.start)
+    }
+
+    fn meter(&self) -> Meter {
+        Meter { start: self.start, cur: self.cur, prev: self.prev, ..Meter::default() }
+    }
+}
+
 impl Shape {
     /// As text, for rows and keys of a store.
     pub fn text(self) -> String {
@@ -90,17 +104,26 @@ impl Limits {
         rows
     }
 
-    /// Puts counts back that were written down.
+    /// Puts counts back that were written down, as far as their windows are not over.
     pub fn restore(&self, rows: Vec<Row>, now: u64) {
-        for row in rows {
+        for row in rows.into_iter().filter(|row| !row.is_over(now)) {
             let name: Arc<str> = Arc::from(row.rule.as_str());
             let cell = self.cells.get(&name, &row.partition, now);
             let mut counts = cell.lock();
             let place = counts.place(row.unit, row.shape, &Arc::from(row.share.as_str()), row.limit);
             let slot = &mut counts.slots[place];
-            let (cur, prev, start) = (row.cur, row.prev, row.start);
-            slot.meter = Meter { start, cur, prev, ..Meter::default() };
-            (slot.told, slot.told_start) = (row.told, row.told_start);
+            if *cell.partition == *row.partition {
+                slot.meter = row.meter();
+                (slot.told, slot.told_start) = (row.told, row.told_start);
+                continue;
+            }
+            // There is no room for it: it counts with the others that have none.
+            let mut meter = row.meter();
+            meter.roll(row.shape, row.limit, now);
+            slot.roll(now);
+            slot.meter.start = slot.meter.start.max(meter.start);
+            slot.meter.cur += meter.cur;
+            slot.meter.prev += meter.prev;
         }
     }
 

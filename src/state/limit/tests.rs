@@ -9,6 +9,8 @@ use serde_json::json;
 use smallvec::smallvec;
 
 use super::calendar::{Calendar, Period};
+use super::cell::Threshold;
+use super::report::Row;
 use super::rule::{Budget, Exhausted, Part, Share, Window};
 use super::*;
 
@@ -381,6 +383,30 @@ fn what_is_written_down_is_what_was_settled_and_reads_back() {
     let two = Amounts { money: Some(2501), ..ONE };
     assert!(reserve(&again, &rules, "k", &two, NOW).is_err());
     assert!(reserve(&again, &rules, "k", &Amounts { money: Some(2500), ..ONE }, NOW).is_ok());
+}
+
+#[test]
+fn what_finds_no_room_when_it_is_brought_back_counts_with_the_others() {
+    let row = |key: u32, shape, start| Row {
+        rule: "r".to_owned(),
+        partition: key.to_string(),
+        unit: Unit::Requests,
+        shape,
+        share: String::new(),
+        limit: 10,
+        start,
+        cur: 1,
+        prev: 0,
+        told: Threshold::default(),
+        told_start: 0,
+    };
+    let limits = Limits::bounded(64);
+    let over = (0..1000).map(|key| row(key, Shape::Fixed(60_000), NOW - 120_000));
+    limits.restore(over.chain((0..1000).map(|key| row(key, Shape::Total, 0))).collect(), NOW);
+    assert!(limits.keys() <= 65, "{} cells", limits.keys());
+    let mut sum = 0;
+    limits.cells.each(|cell| sum += cell.lock().slots.iter().map(|slot| slot.meter.cur).sum::<u128>());
+    assert_eq!(sum, 1000);
 }
 
 #[test]
