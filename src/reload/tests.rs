@@ -132,7 +132,7 @@ async fn a_change_during_a_build_that_is_refused_is_built_after_it() {
 #[tokio::test]
 async fn a_build_that_breaks_off_leaves_the_old_generation_and_says_so() {
     let aside = Aside::start();
-    let error = aside.work(|| panic!("broken")).await.map(|()| ()).expect_err("it broke off");
+    let error = aside.work::<()>(|| panic!("broken")).await.expect_err("it broke off");
     assert!(error.contains("broke off"), "{error}");
     assert_eq!(aside.work(|| 1).await, Ok(1), "the next one is done all the same");
 }
