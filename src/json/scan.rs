@@ -544,22 +544,42 @@ const BLOCK: usize = 64;
 #[inline(always)]
 fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<(usize, bool)> {
     let (blocks, rest) = text[from..].as_chunks::<BLOCK>();
+    let mut search = Search { seen: u8x64::splat(simd, 0), carried: 0 };
+    let mut start = from;
+    // One loop over what lies in memory: chained with the block below, each would wait to learn where it is.
+    for block in blocks {
+        if let Some(found) = search.block(simd, block, text, start) {
+            return found;
+        }
+        start += BLOCK;
+    }
     // Behind the text there is nothing that ends a string.
     let mut last = [b' '; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
-    let mut seen = u8x64::splat(simd, 0);
-    let mut carried = 0;
-    for (number, block) in blocks.iter().chain([&last]).enumerate() {
+    search.block(simd, &last, text, start).flatten()
+}
+
+/// What blocks before this one say.
+struct Search<S: Simd> {
+    /// All bytes so far, or-ed.
+    seen: u8x64<S>,
+    /// 1 where a backslash at the end of the block before escapes what this begins with.
+    carried: u64,
+}
+
+impl<S: Simd> Search<S> {
+    /// What [`far`] says if the string ends in this block, which begins at `start`, or must not go on.
+    #[inline(always)]
+    fn block(&mut self, simd: S, block: &[u8; BLOCK], text: &[u8], start: usize) -> Option<Option<(usize, bool)>> {
         let bytes = u8x64::from_slice(simd, block);
-        seen |= bytes;
+        self.seen |= bytes;
         let marks = marks(simd, bytes);
-        if marks | carried == 0 {
-            continue;
+        if marks | self.carried == 0 {
+            return None;
         }
-        let start = from + number * BLOCK;
         let is = |byte| bytes.simd_eq(u8x64::splat(simd, byte));
         let backslashes = is(b'\\').to_bitmask();
-        let escaped = escaped(backslashes, &mut carried);
+        let escaped = escaped(backslashes, &mut self.carried);
         // The first of these is the closing quote, or a control character.
         let ends = marks & !backslashes & !escaped;
         let before = ends.wrapping_sub(1) & !ends;
@@ -567,14 +587,14 @@ fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<(usize, bool)> {
         let usual = || (is(b'"') | is(b'\\') | is(b'n') | is(b't') | is(b'r')).to_bitmask();
         let inside = escaped & before;
         if inside != 0 && !each_bit(inside & !usual(), |bit| may_be_escaped(text, start + bit)) {
+            return Some(None);
+        }
+        if ends == 0 {
             return None;
         }
-        if ends != 0 {
-            let bit = ends.trailing_zeros() as usize;
-            return (block[bit % BLOCK] == b'"').then(|| (start + bit, has_foreign(simd, seen)));
-        }
+        let bit = ends.trailing_zeros() as usize;
+        Some((block[bit % BLOCK] == b'"').then(|| (start + bit, has_foreign(simd, self.seen))))
     }
-    None
 }
 
 /// Which bytes of a block are escaped by the backslashes in it, and by one at the end of the block before, which is what
