@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Cx, HostError, MAX_WHOLE, keep};
 use crate::state::limit::calendar::{Calendar, Period};
 use crate::state::limit::meter::{Shape, Wait};
-use crate::state::limit::{Adhoc, Given, Reservation};
+use crate::state::limit::{Adhoc, Crowded, Given, MAX_WINDOWS, Reservation};
 
 /// Longest key, in bytes: what is counted by a whole prompt is a mistake.
 const MAX_KEY_BYTES: usize = 256;
@@ -107,36 +107,46 @@ impl Count<'_> {
         }
         keep::granted(cx, self.space)
     }
+
+    fn refused(&self, Crowded: Crowded) -> HostError {
+        HostError(format!(
+            "`{}` is counted in {MAX_WINDOWS} windows already; count others by keys of their own",
+            self.key
+        ))
+    }
 }
 
 /// Counts an amount if it fits.
 ///
 /// # Errors
-/// The namespace is not granted, or the window counts what is under way.
+/// The namespace is not granted, the window counts what is under way, or its key has too many.
 pub fn take(cx: &Cx, count: &Count<'_>) -> Result<Given, HostError> {
     if count.window.shape == Shape::InFlight {
         return Err(HostError::new("a window `at_once` counts what is under way; use gw.limit.reserve"));
     }
     let (space, world) = (count.space(cx)?, cx.world()?);
-    Ok(world.state().limits.take(&count.window.of(space, count.key), count.amount, world.unix_ms()))
+    let taken = world.state().limits.take(&count.window.of(space, count.key), count.amount, world.unix_ms());
+    taken.map_err(|crowded| count.refused(crowded))
 }
 
 /// How a window stands for an amount, without counting it.
 ///
 /// # Errors
-/// The namespace is not granted.
+/// The namespace is not granted, or the key has too many windows.
 pub fn peek(cx: &Cx, count: &Count<'_>) -> Result<Given, HostError> {
     let (space, world) = (count.space(cx)?, cx.world()?);
-    Ok(world.state().limits.peek(&count.window.of(space, count.key), count.amount, world.unix_ms()))
+    let seen = world.state().limits.peek(&count.window.of(space, count.key), count.amount, world.unix_ms());
+    seen.map_err(|crowded| count.refused(crowded))
 }
 
 /// Reserves an amount if it fits. Gives the number to settle it by, or none.
 ///
 /// # Errors
-/// The namespace is not granted, or the exchange holds too many.
+/// The namespace is not granted, the exchange holds too many, or the key has too many windows.
 pub fn reserve(cx: &Cx, count: &Count<'_>) -> Result<(Option<u32>, Given), HostError> {
     let (space, world) = (count.space(cx)?, cx.world()?);
-    match world.state().limits.hold(&count.window.of(space, count.key), count.amount, world.unix_ms()) {
+    let held = world.state().limits.hold(&count.window.of(space, count.key), count.amount, world.unix_ms());
+    match held.map_err(|crowded| count.refused(crowded))? {
         Ok(reservation) => {
             let given = reservation.given;
             let under_way = count.window.shape == Shape::InFlight;

@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use smallvec::SmallVec;
 
-pub use adhoc::{Adhoc, Given, Reservation};
+pub use adhoc::{Adhoc, Crowded, Given, MAX_WINDOWS, Reservation};
 use cell::{Cell, Cells, MAX_CELLS};
 use fit::Check;
 pub use fit::{Amounts, Estimate};

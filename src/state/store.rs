@@ -449,8 +449,8 @@ mod tests {
         for round in 1..=3u64 {
             let limits = Arc::new(Limits::new());
             let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
-            assert_eq!(limits.peek(&adhoc("k"), 0, NOW).remaining, 10 - (round - 1) * 2);
-            assert!(limits.take(&adhoc("k"), 2, NOW).allowed);
+            assert_eq!(limits.peek(&adhoc("k"), 0, NOW).expect("few windows").remaining, 10 - (round - 1) * 2);
+            assert!(limits.take(&adhoc("k"), 2, NOW).expect("few windows").allowed);
             let entry = Entry { id: "gen-1".into(), cost: Some(7), status: 200, ..Entry::default() };
             store.enter(entry.clone());
             store.enter(entry);
@@ -475,17 +475,20 @@ mod tests {
         let limits = Arc::new(Limits::new());
         let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
         for name in &names {
-            assert!(limits.take(&hour(name), 2, NOW).allowed);
+            assert!(limits.take(&hour(name), 2, NOW).expect("few windows").allowed);
         }
-        assert!(limits.take(&adhoc("ever"), 2, NOW).allowed && limits.take(&hour("later"), 2, NOW + 2 * HOUR).allowed);
+        assert!(
+            limits.take(&adhoc("ever"), 2, NOW).expect("few windows").allowed
+                && limits.take(&hour("later"), 2, NOW + 2 * HOUR).expect("few windows").allowed
+        );
         store.close();
         writer.join().expect("ends");
         // What is over is not brought back.
         let limits = Arc::new(Limits::new());
         let (store, writer) = Store::open(&path, true, Some(&limits), NOW + 2 * HOUR).expect("opens");
         assert_eq!(limits.keys(), 2);
-        assert_eq!(limits.peek(&adhoc("ever"), 0, NOW + 2 * HOUR).remaining, 8);
-        assert_eq!(limits.peek(&hour("later"), 0, NOW + 2 * HOUR).remaining, 8);
+        assert_eq!(limits.peek(&adhoc("ever"), 0, NOW + 2 * HOUR).expect("few windows").remaining, 8);
+        assert_eq!(limits.peek(&hour("later"), 0, NOW + 2 * HOUR).expect("few windows").remaining, 8);
         store.close();
         writer.join().expect("ends");
         let mut connection = open(&path).expect("opens");
@@ -518,7 +521,7 @@ mod tests {
         assert!(text.contains("it is empty") && text.contains("move it away"), "{text}");
         fs::remove_file(&path).expect("is there");
         let (store, writer) = Store::open(&path, true, Some(&limits), NOW).expect("opens");
-        assert!(limits.take(&adhoc("k"), 2, NOW).allowed);
+        assert!(limits.take(&adhoc("k"), 2, NOW).expect("few windows").allowed);
         let text = refusal(&path);
         assert!(text.contains("another process") && text.contains("redis"), "{text}");
         store.close();

@@ -30,9 +30,10 @@ const HOP_HEADERS: &[&str] = &[
 pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>) {
     for (name, provider) in config.providers.iter() {
         let path = KeyPath::of(&["providers", name]);
-        if name.is_empty() || name.contains(|c: char| c == '/' || c == '*' || c.is_whitespace()) {
+        if name.is_empty() || name.contains(|c: char| matches!(c, '/' | '*' | '#') || c.is_whitespace()) {
+            // What follows `#` in the name of a target is a key of its pool.
             let message =
-                "a provider's name holds no slash, star or space, because it begins `provider/model`; rename it";
+                "a provider's name holds no slash, star, `#` or space, because it begins `provider/model`; rename it";
             issues.push(Issue::error(path.clone(), message));
         }
         origin(name, provider, known, &path, issues);

@@ -11,6 +11,13 @@ use super::{Limits, WHOLE};
 /// What the names of cells that no rule has begin with; no rule's name holds a colon.
 pub(super) const PREFIX: &str = "guest:";
 
+/// Windows that one key may have. A guest that makes up ever new ones fills no memory but has its calls fail.
+pub const MAX_WINDOWS: usize = 16;
+
+/// The key has [`MAX_WINDOWS`] windows in use, and this is none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowded;
+
 /// A window made up on the spot.
 #[derive(Debug, Clone, Copy)]
 pub struct Adhoc<'a> {
@@ -48,49 +55,69 @@ pub struct Reservation {
 
 impl Limits {
     /// Counts an amount if it fits.
-    pub fn take(self: &Arc<Self>, of: &Adhoc<'_>, amount: u64, now: u64) -> Given {
-        match self.hold(of, amount, now) {
+    ///
+    /// # Errors
+    /// [`Crowded`].
+    pub fn take(self: &Arc<Self>, of: &Adhoc<'_>, amount: u64, now: u64) -> Result<Given, Crowded> {
+        Ok(match self.hold(of, amount, now)? {
             Ok(held) => {
                 let given = held.given;
                 held.settle(amount, now);
                 given
             }
             Err(given) => given,
-        }
+        })
     }
 
-    /// Reserves an amount if it fits.
+    /// Reserves an amount if it fits; how the window stands, where it does not.
     ///
     /// # Errors
-    /// How the window stands, where it does not.
-    pub fn hold(self: &Arc<Self>, of: &Adhoc<'_>, amount: u64, now: u64) -> Result<Reservation, Given> {
-        let (cell, place, mut given) = self.look(of, amount, now);
+    /// [`Crowded`].
+    pub fn hold(
+        self: &Arc<Self>,
+        of: &Adhoc<'_>,
+        amount: u64,
+        now: u64,
+    ) -> Result<Result<Reservation, Given>, Crowded> {
+        let (cell, place, mut given) = self.look(of, amount, now)?;
         if !given.allowed {
-            return Err(given);
+            return Ok(Err(given));
         }
         let mut counts = cell.lock();
         let meter = &mut counts.slots[place].meter;
         // Somebody may have come between the look and this.
         if !meter.fits(of.shape, of.limit, amount, now) {
             let wait = meter.wait(of.shape, of.limit, amount, now);
-            return Err(Given { allowed: false, wait: Some(wait), ..given });
+            return Ok(Err(Given { allowed: false, wait: Some(wait), ..given }));
         }
         let mark = meter.take(of.shape, amount);
         given.remaining = of.limit.saturating_sub(meter.used(of.shape, now));
         given.reset = meter.reset(of.shape, of.limit, now);
         drop(counts);
-        Ok(Reservation { limits: self.clone(), cell, place, shape: of.shape, mark, amount, given })
+        Ok(Ok(Reservation { limits: self.clone(), cell, place, shape: of.shape, mark, amount, given }))
     }
 
     /// How a window stands for an amount, without counting it.
-    pub fn peek(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> Given {
-        self.look(of, amount, now).2
+    ///
+    /// # Errors
+    /// [`Crowded`].
+    pub fn peek(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> Result<Given, Crowded> {
+        Ok(self.look(of, amount, now)?.2)
     }
 
-    fn look(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> (Arc<Cell>, usize, Given) {
+    fn look(&self, of: &Adhoc<'_>, amount: u64, now: u64) -> Result<(Arc<Cell>, usize, Given), Crowded> {
         let name: Arc<str> = Arc::from(format!("{PREFIX}{}", of.namespace));
         let cell = self.cells.get(&name, of.key, now);
         let mut counts = cell.lock();
+        if counts.slots.len() >= MAX_WINDOWS && counts.slots.iter().all(|slot| slot.shape != of.shape) {
+            // The map and this call have it, and nobody else: no reservation knows places in it.
+            if Arc::strong_count(&cell) == 2 {
+                counts.forget_empty(now);
+            }
+            if counts.slots.len() >= MAX_WINDOWS {
+                return Err(Crowded);
+            }
+        }
         let place = counts.place(Unit::Requests, of.shape, &WHOLE, of.limit);
         let slot = &mut counts.slots[place];
         slot.roll(now);
@@ -102,7 +129,7 @@ impl Limits {
             reset: slot.meter.reset(of.shape, of.limit, now),
         };
         drop(counts);
-        (cell, place, given)
+        Ok((cell, place, given))
     }
 }
 

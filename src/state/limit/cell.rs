@@ -150,6 +150,14 @@ impl Counts {
         });
         self.slots.len() - 1
     }
+
+    /// Forgets windows in which nothing is counted. Nobody may know a place.
+    pub fn forget_empty(&mut self, now: u64) {
+        self.slots.retain(|slot| {
+            slot.roll(now);
+            !slot.meter.is_empty()
+        });
+    }
 }
 
 /// Those of one share who wait for room, one behind the other. Who has a share does not stand behind those who only borrow

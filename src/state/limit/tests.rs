@@ -427,15 +427,34 @@ fn an_operator_sees_and_resets_the_counts() {
 fn guests_count_in_windows_of_their_own() {
     let limits = Arc::new(Limits::new());
     let of = Adhoc { namespace: "policy", key: "tenant", shape: Shape::Fixed(60_000), limit: 3 };
-    assert!(limits.take(&of, 2, NOW).allowed);
-    assert_eq!(limits.peek(&of, 1, NOW).remaining, 1);
-    assert!(!limits.take(&of, 2, NOW).allowed);
-    let held = limits.hold(&of, 1, NOW).expect("has room");
-    assert!(!limits.peek(&of, 1, NOW).allowed);
+    assert!(limits.take(&of, 2, NOW).expect("few windows").allowed);
+    assert_eq!(limits.peek(&of, 1, NOW).expect("few windows").remaining, 1);
+    assert!(!limits.take(&of, 2, NOW).expect("few windows").allowed);
+    let held = limits.hold(&of, 1, NOW).expect("few windows").expect("has room");
+    assert!(!limits.peek(&of, 1, NOW).expect("few windows").allowed);
     drop(held);
-    limits.hold(&of, 1, NOW).expect("has room").settle(0, NOW);
-    assert!(limits.peek(&of, 1, NOW).allowed);
-    assert_eq!(limits.peek(&Adhoc { namespace: "other", ..of }, 3, NOW).remaining, 3);
+    limits.hold(&of, 1, NOW).expect("few windows").expect("has room").settle(0, NOW);
+    assert!(limits.peek(&of, 1, NOW).expect("few windows").allowed);
+    assert_eq!(limits.peek(&Adhoc { namespace: "other", ..of }, 3, NOW).expect("few windows").remaining, 3);
+}
+
+#[test]
+fn a_guest_that_makes_up_ever_new_windows_fills_no_memory() {
+    let limits = Arc::new(Limits::new());
+    let of = |length| Adhoc { namespace: "policy", key: "k", shape: Shape::Fixed(length), limit: 9 };
+    let most = MAX_WINDOWS as u64;
+    let mut held = Some(limits.hold(&of(most), 1, NOW).expect("few windows"));
+    for length in 1..most {
+        assert!(limits.take(&of(length), 1, NOW).is_ok());
+    }
+    assert_eq!(limits.take(&of(most + 1), 1, NOW), Err(Crowded));
+    assert!(limits.take(&of(1), 1, NOW).is_ok(), "those there are go on");
+    // All are over by then, but a place is known to who holds something.
+    let later = NOW + 10_000;
+    assert_eq!(limits.peek(&of(most + 1), 1, later), Err(Crowded));
+    held = None;
+    assert!(limits.take(&of(most + 1), 1, later).is_ok_and(|given| given.remaining == 8), "{held:?}");
+    assert_eq!(limits.take(&of(1), 9, later).map(|given| given.remaining), Ok(0));
 }
 
 #[test]
@@ -444,11 +463,11 @@ fn what_guests_count_is_shown_with_the_fullest_of_its_keys() {
     let minute = Shape::Fixed(60_000);
     for number in 1..=10 {
         let of = Adhoc { namespace: "policy", key: &format!("key-{number}"), shape: minute, limit: 100 };
-        assert!(limits.take(&of, number, NOW).allowed);
+        assert!(limits.take(&of, number, NOW).expect("few windows").allowed);
     }
     let of = Adhoc { namespace: "policy", key: "key-3", shape: Shape::InFlight, limit: 2 };
-    let held = limits.hold(&of, 1, NOW).expect("has room");
-    assert!(limits.take(&Adhoc { namespace: "other", shape: minute, ..of }, 2, NOW).allowed);
+    let held = limits.hold(&of, 1, NOW).expect("few windows").expect("has room");
+    assert!(limits.take(&Adhoc { namespace: "other", shape: minute, ..of }, 2, NOW).expect("few windows").allowed);
     let shown = limits.state(&[], NOW, 2, None)["guests"].clone();
     let reset = 60_000 - NOW % 60_000;
     let window = |window: &str, limit: u64, used: u64, reserved: u64, reset: Option<u64>| {
