@@ -15,6 +15,12 @@ fn names(live: &[Live]) -> Vec<&'static str> {
     live.iter().map(|live| live.row.name).collect()
 }
 
+/// Those who speak OpenAI's chat and take this.
+fn chats(takes: impl Fn(&Quirks) -> bool) -> Vec<&'static str> {
+    let takes = |row: &&Row| row.dialects.contains(&"openai_chat") && takes(&row.quirks_for("openai_chat"));
+    PROVIDERS.iter().filter(takes).map(|row| row.name).collect()
+}
+
 /// A template with every field filled.
 fn filled(template: &str) -> String {
     let base = expand(template, &|_| Some("abc".to_owned())).expect("every field has a value");
@@ -234,27 +240,13 @@ fn each_dialect_has_its_address_and_its_way_to_send_the_key() {
 
 #[test]
 fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids() {
-    let of = |takes: fn(&Quirks) -> bool| -> Vec<&str> {
-        PROVIDERS
-            .iter()
-            .filter(|row| row.dialects.contains(&"openai_chat") && takes(&row.quirks_for("openai_chat")))
-            .map(|row| row.name)
-            .collect()
-    };
-    assert_eq!(of(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
-    assert_eq!(of(|quirks| quirks.short_call_ids), ["mistral"]);
+    assert_eq!(chats(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
+    assert_eq!(chats(|quirks| quirks.short_call_ids), ["mistral"]);
 }
 
 #[test]
 fn whoever_spells_the_bound_as_openai_does_need_not_take_what_else_openai_has() {
-    let of = |takes: fn(&Quirks) -> bool| -> Vec<&str> {
-        PROVIDERS
-            .iter()
-            .filter(|row| row.dialects.contains(&"openai_chat") && takes(&row.quirks_for("openai_chat")))
-            .map(|row| row.name)
-            .collect()
-    };
-    let spelt = of(|quirks| quirks.max_completion_tokens);
+    let spelt = chats(|quirks| quirks.max_completion_tokens);
     assert!(["xai", "groq", "cerebras"].iter().all(|name| spelt.contains(name)), "{spelt:?}");
     let facts: [fn(&Quirks) -> bool; 5] = [
         |quirks| quirks.verbosity,
@@ -264,6 +256,6 @@ fn whoever_spells_the_bound_as_openai_does_need_not_take_what_else_openai_has() 
         |quirks| quirks.speech,
     ];
     for fact in facts {
-        assert_eq!(of(fact), ["openai", "azure", "azure_v1", "mock"]);
+        assert_eq!(chats(fact), ["openai", "azure", "azure_v1", "mock"]);
     }
 }

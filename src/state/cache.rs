@@ -218,31 +218,12 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::dialect::DIALECTS;
 
     fn cache() -> (Cache, Arc<Entry>) {
         let cache = Cache::default();
         cache.resize(1 << 20);
-        let entry = Entry {
-            key: Key::of([b"k".as_slice()]),
-            partition: "key:a".into(),
-            asked: "fast".into(),
-            provider: "p".into(),
-            model: "m".into(),
-            dialect: DIALECTS[0],
-            form: Form::Whole,
-            body: b"{}".to_vec().into(),
-            id: None,
-            usage: None,
-            finish: None,
-            cost_nano_usd: None,
-            stored_ms: 1000,
-            ttl: Duration::from_secs(10),
-        };
-        (cache, Arc::new(entry))
+        (cache, entry::sample(1, 2, "key:a"))
     }
 
     #[test]

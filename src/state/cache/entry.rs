@@ -167,6 +167,27 @@ fn renewed(id: &str) -> String {
     fresh
 }
 
+/// An answer kept for ten seconds at 1,000 ms.
+#[cfg(test)]
+pub fn sample(key: u64, body: usize, partition: &str) -> std::sync::Arc<Entry> {
+    std::sync::Arc::new(Entry {
+        key: Key::of([key.to_le_bytes().as_slice()]),
+        partition: partition.into(),
+        asked: "fast".into(),
+        provider: "p".into(),
+        model: "m".into(),
+        dialect: crate::dialect::DIALECTS[0],
+        form: Form::Whole,
+        body: vec![b'x'; body].into(),
+        id: None,
+        usage: None,
+        finish: None,
+        cost_nano_usd: None,
+        stored_ms: 1000,
+        ttl: Duration::from_secs(10),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -132,27 +132,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::DIALECTS;
-    use crate::state::cache::entry::Form;
-
-    fn entry(key: u64, body: usize, partition: &str) -> Arc<Entry> {
-        Arc::new(Entry {
-            key: Key::of([key.to_le_bytes().as_slice()]),
-            partition: partition.into(),
-            asked: "fast".into(),
-            provider: "p".into(),
-            model: "m".into(),
-            dialect: DIALECTS[0],
-            form: Form::Whole,
-            body: vec![b'x'; body].into(),
-            id: None,
-            usage: None,
-            finish: None,
-            cost_nano_usd: None,
-            stored_ms: 1000,
-            ttl: Duration::from_secs(10),
-        })
-    }
+    use crate::state::cache::entry::sample as entry;
 
     #[test]
     fn an_answer_is_not_given_beyond_its_time() {
