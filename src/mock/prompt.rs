@@ -38,7 +38,7 @@ pub struct Prompt {
     pub stop: Vec<String>,
     /// Choices wanted; 0 counts as 1.
     pub choices: usize,
-    /// Say something before calling a tool, as Anthropic's models do.
+    /// Say something before calling a tool, as Anthropic's models do where they need not call one.
     pub preface: bool,
     pub measure: Measure,
 }

@@ -89,7 +89,6 @@ fn conversation(turn: &Turn<'_>) -> Result<Prompt, Refusal> {
     }
     scalars(body)?;
     let mut prompt = Prompt {
-        preface: true,
         parallel: body["tool_choice"]["disable_parallel_tool_use"] != true,
         stop: stops(body)?,
         format: format(body)?,
@@ -97,6 +96,7 @@ fn conversation(turn: &Turn<'_>) -> Result<Prompt, Refusal> {
     };
     tools(body, &mut prompt)?;
     prompt.choice = choice(body)?;
+    prompt.preface = prompt.choice == Choice::Auto;
     system(body, &mut prompt)?;
     match &body["messages"] {
         Value::Null => return refuse("messages: Field required"),

@@ -64,16 +64,19 @@ async fn a_declared_tool_is_called_in_every_dialect() {
     assert_eq!(calls[0]["function"]["arguments"], r#"{"city":"city","unit":"C"}"#);
     assert_eq!(chat["choices"][0]["finish_reason"], "tool_calls");
 
-    let messages = client
-        .post(
-            "/v1/messages",
-            json!({"model": "m", "max_tokens": 200, "messages": [{"role": "user", "content": "go"}],
-                "tool_choice": {"type": "any"}, "tools": [{"name": "get_weather", "input_schema": weather()}]}),
-        )
-        .await
-        .json();
-    assert_eq!(messages["stop_reason"], "tool_use");
-    assert_eq!(messages["content"][1]["input"], json!({"city": "city", "unit": "C"}));
+    // A word comes before a call that nothing forces.
+    for (choice, at) in [("auto", 1), ("any", 0)] {
+        let messages = client
+            .post(
+                "/v1/messages",
+                json!({"model": "m", "max_tokens": 200, "messages": [{"role": "user", "content": "weather"}],
+                    "tool_choice": {"type": choice}, "tools": [{"name": "get_weather", "input_schema": weather()}]}),
+            )
+            .await
+            .json();
+        assert_eq!(messages["stop_reason"], "tool_use");
+        assert_eq!(messages["content"][at]["input"], json!({"city": "city", "unit": "C"}));
+    }
 
     let responses = client
         .post(
