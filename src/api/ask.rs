@@ -2,7 +2,6 @@
 //!
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
-use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -12,7 +11,7 @@ use serde_json::Value;
 use super::{Matched, Serve};
 use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
-use crate::json::{Envelope, without_mark};
+use crate::json::{Envelope, Text};
 use crate::pipeline::Call;
 use crate::stream::Framing;
 
@@ -38,11 +37,11 @@ const MAX_MODEL_BYTES: usize = 512;
 ///
 /// # Errors
 /// [`Kind::UnsupportedEncoding`], [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
-pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
+pub fn read(x: &mut Exchange, body: Text, head: Parts, matched: &Matched) -> Result<Call, Fault> {
     plain(&head.headers)?;
-    let mut call = Call::new(Envelope::read(without_mark(body))?, head.headers);
+    let mut call = Call::new(Envelope::of(body)?, head.headers);
     let envelope = &call.envelope;
-    x.input_estimate = input_tokens(envelope.body().len(), envelope.files());
+    x.input_estimate = input_tokens(envelope.size(), envelope.files());
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
         || call.headers.get(USAGE_COST).is_some_and(|value| value == "true");
     // Only OpenAI chat has the option; the other dialects' usage is part of their streams and never hidden.
