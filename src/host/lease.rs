@@ -19,7 +19,7 @@ use super::{HostError, Phase, ticker};
 pub struct Budget {
     /// Time one call may run.
     pub cpu: Duration,
-    /// Time that all calls of one exchange may run together.
+    /// Time that all its calls of one exchange may run together.
     pub total: Duration,
     /// Time that one call may wait for host functions altogether.
     pub wait: Duration,

@@ -1,4 +1,4 @@
-//! What guests leave behind in one exchange: their `ctx`, their notes, what they reserved, and the time they have used.
+//! What guests leave behind in one exchange: their `ctx`, their notes, what they reserved, and the time each has used.
 //!
 //! Host-side, so that it outlives a machine that is replaced and is the same on every attempt. Bounded: a guest cannot
 //! grow an exchange.
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::HostError;
@@ -32,8 +33,8 @@ const MAX_NOTES: usize = 64;
 pub struct Visit {
     facts: Facts,
     principal: OnceLock<Arc<Principal>>,
-    /// Nanoseconds that guests have run.
-    spent: AtomicU64,
+    /// What each guest has run.
+    spent: Mutex<SmallVec<[(Arc<str>, Duration); 2]>>,
     kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
     notes: Mutex<Vec<Note>>,
     /// What each guest has written into the log.
@@ -108,7 +109,7 @@ impl Visit {
         Visit {
             facts,
             principal: OnceLock::new(),
-            spent: AtomicU64::new(0),
+            spent: Mutex::default(),
             kept: Mutex::default(),
             notes: Mutex::default(),
             written: Mutex::default(),
@@ -156,12 +157,17 @@ impl Visit {
         let _ = self.principal.set(principal);
     }
 
-    pub fn spent(&self) -> Duration {
-        Duration::from_nanos(self.spent.load(Relaxed))
+    /// How long this guest has run in it.
+    pub fn spent(&self, guest: &Arc<str>) -> Duration {
+        lock(&self.spent).iter().find(|(of, _)| of == guest).map_or(Duration::ZERO, |(_, spent)| *spent)
     }
 
-    pub fn spend(&self, time: Duration) {
-        self.spent.fetch_add(time.as_nanos() as u64, Relaxed);
+    pub fn spend(&self, guest: &Arc<str>, time: Duration) {
+        let mut spent = lock(&self.spent);
+        match spent.iter_mut().find(|(of, _)| of == guest) {
+            Some((_, spent)) => *spent += time,
+            None => spent.push((guest.clone(), time)),
+        }
     }
 
     /// How long it may take is known better by now.

@@ -252,7 +252,7 @@ impl Policy {
         let exports = &self.described.exports;
         let (outcome, cpu) = metered(&cx, before, handle(exports, &mut warm, cx.phase, subject)).await;
         if cx.phase != Phase::Event {
-            cx.visit.spend(cpu);
+            cx.visit.spend(&cx.guest.name, cpu);
         }
         let held = warm.store.data_mut();
         held.call = None;

@@ -1,5 +1,6 @@
 //! Scripts that want to hurt. None survives its budget by much, none takes the process or its machine along.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,7 +8,7 @@ use serde_json::json;
 use super::support::{Bench, load, try_load};
 use crate::guest::tests::{PAST, PAST_UNOPTIMISED, thread_time};
 use crate::guest::{Verdict, stand};
-use crate::host::{Budget, Killed, Phase};
+use crate::host::{Budget, Grants, Guest, Killed, Phase};
 
 /// The sixteen runaways: each runs until it is stopped.
 const RUNAWAYS: &[(&str, &str)] = &[
@@ -447,11 +448,23 @@ fn the_bound_of_the_exchange_holds_over_all_its_calls() {
     for _ in 0..2 {
         assert_eq!(bench.call(Phase::Request).expect_err("stopped").killed, Some(Killed::Deadline));
     }
-    assert!(bench.visit.spent() >= Duration::from_millis(25), "{:?}", bench.visit.spent());
+    let spent = || bench.visit.spent(&bench.guest.name);
+    assert!(spent() >= Duration::from_millis(25), "{:?}", spent());
     contained(&bench, "a spent exchange", Phase::Request);
-    let spent = bench.visit.spent();
+    let before = spent();
     contained(&bench, "an exchange long spent", Phase::Request);
-    assert!(bench.visit.spent() >= spent);
+    assert!(spent() >= before);
+    // What one policy has used is not taken from the others.
+    let mut other = try_load("function on_request() while true do end end", budget, json!({})).expect("loads");
+    other.visit = bench.visit.clone();
+    other.guest = Arc::new(Guest {
+        name: "other".into(),
+        grants: Grants::default(),
+        budget,
+        metrics: std::collections::BTreeMap::new(),
+    });
+    let (_, used) = other.call_with(Phase::Request, other.request());
+    assert!(used.cpu >= Duration::from_millis(15), "{used:?}");
 }
 
 /// A script whose `on_request` is this, for an ask with so many numbers in its metadata, or so many turns.
