@@ -295,6 +295,11 @@ impl Lease {
         done
     }
 
+    /// Whether work that passes no safepoint may take so long: no longer than a burst that is ended for it.
+    pub fn has_time_for(&self, span: Duration) -> bool {
+        span <= Duration::from_nanos(self.left.load(Relaxed)) + UNSEEN
+    }
+
     /// Charges native work by the thread's own time: of that it is certain that it was the call's.
     pub fn worked_large(&self, span: Duration) {
         let span = nanos(span);

@@ -81,12 +81,17 @@ pub(super) fn message(error: &Error) -> String {
             }
         }
         Error::RuntimeError(text) | Error::MemoryError(text) | Error::SyntaxError { message: text, .. } => {
-            text.split("\nstack traceback:").next().unwrap_or(text).to_owned()
+            let (said, traceback) = text.split_once("\nstack traceback:").unwrap_or((text, ""));
+            let said = told(said.strip_prefix("runtime error: ").unwrap_or(said));
+            // What the engine's own functions throw knows no line.
+            match traceback.lines().find_map(place) {
+                Some(place) if !has_place(&said) => format!("{place}: {said}"),
+                _ => said.into_owned(),
+            }
         }
-        Error::BadArgument { pos, cause, .. } => format!("argument {pos}: {}", message(cause)),
-        other => other.to_string(),
+        Error::BadArgument { pos, cause, .. } => told(&format!("argument {pos}: {}", message(cause))).into_owned(),
+        other => told(&other.to_string()).into_owned(),
     };
-    let text = told(text.strip_prefix("runtime error: ").unwrap_or(&text));
     text.char_indices().nth(MAX).map_or(&*text, |(end, _)| &text[..end]).trim_end().to_owned()
 }
 
@@ -95,6 +100,11 @@ fn told(text: &str) -> Cow<'_, str> {
     if text.contains("attempt to modify a readonly table") {
         let advice = "globals, gw and its settings are closed after loading; keep what is of one exchange in ctx, what \
                       all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
+        return format!("{text}: {advice}").into();
+    }
+    if text.contains("attempt to yield across metamethod/C-call boundary") {
+        let advice = "inside of functions that a library calls (string.gsub, table.sort, metamethods) nothing can wait or \
+                      yield; do so before or after";
         return format!("{text}: {advice}").into();
     }
     if text.contains("expected userdata of type 'Context'") {

@@ -298,6 +298,11 @@ pub(super) fn working<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Whether the call that runs may do native work that takes so long, and that nothing can stop.
+pub(super) fn has_time_for(span: Duration) -> bool {
+    RUNNING.with_borrow(|running| running.as_ref().is_none_or(|now| now.call.cx.lease.has_time_for(span)))
+}
+
 /// The call that runs has no memory left: it has ended, whoever catches that.
 pub(super) fn out_of_memory(lua: &Lua) {
     RUNNING.with_borrow(|running| {

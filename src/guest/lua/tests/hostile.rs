@@ -78,6 +78,7 @@ const LONG_CALLS: &[(&str, &str)] = &[
         "a pattern with groups",
         "local s = string.rep('ab', 100000) while true do gw.re.replace('(a)(b)', s, '$2$1') end",
     ),
+    ("a long set", "local s = string.rep('b', 1000000) while true do string.gsub(s, '[a-b]*c', '') end"),
     ("a hash", "local s = string.rep('x', 4000000) while true do gw.hash.sha256(s) end"),
     ("base64", "local s = string.rep('x', 3000000) while true do gw.hash.base64(s) end"),
     ("the texts of the request", "while true do req:texts() end"),
@@ -132,6 +133,24 @@ fn long_calls_end_with_the_budget_too() {
         assert!(killed.is_some(), "{what} was not stopped: {:?}", bench.call(Phase::Request));
         is_well(&bench, what);
     }
+}
+
+/// The engine compares each byte that a repeated set fits with all of the set before it looks at the budget.
+#[test]
+fn a_set_that_would_take_too_long_is_refused() {
+    let set = "local s, set = string.rep('b', 300000), '[' .. string.rep('a', 30000) .. 'b]*'";
+    for call in ["string.find(s, set)", "string.match(s, set)", "s:gmatch('%b]%' .. set)()", "s:gsub('x?' .. set, '')"]
+    {
+        let bench = with(&format!("{set} while true do pcall(function() {call} end) end"));
+        assert!(contained(&bench, call, Phase::Request).is_some(), "{call}");
+        let failed = with(&format!("{set} {call}")).call(Phase::Request).expect_err(call);
+        assert!(
+            failed.message.starts_with("test.luau:1: a set of 30003 bytes may take too long"),
+            "{call}: {failed:?}"
+        );
+    }
+    let bench = with("assert(#string.match(string.rep('b', 300000), '[a-z]*') == 300000)");
+    assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass));
 }
 
 #[test]

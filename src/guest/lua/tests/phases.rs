@@ -129,12 +129,31 @@ fn what_a_hook_may_not_return_is_told_with_its_place_and_what_it_may() {
         ),
         (Phase::Request, "return { messages = { { role = 'user' } } }", "messages: write { role ="),
         (Phase::Request, "return { messages = { { role = 'user', texxt = 'x' } } }", "did you mean `text`?"),
-        (Phase::Request, "error({})", "error() was given a table; give it a text"),
-        (Phase::Request, "error()", "error() was given nothing; give it a text"),
     ] {
         let error = failure(&format!("local x = 1\nfunction on_{}()\n  {body}\nend", phase.name()), phase);
         assert!(error.starts_with("test.luau:2: ") && error.contains(expected), "{body}: {error}");
     }
+}
+
+#[test]
+fn what_the_libraries_throw_names_the_line_too() {
+    for (body, expected) in [
+        ("error({})", "error() was given a table; give it a text"),
+        ("error()", "error() was given nothing; give it a text"),
+        ("error('no place', 0)", "no place"),
+        ("string.find(nil, 'x')", "invalid argument #1 to 'find' (string expected, got nil)"),
+        ("string.match('x', '[a')", "malformed pattern (missing ']')"),
+        ("table.concat({ {} })", "invalid value (table) at index 1 in table for 'concat'"),
+        ("table.sort({ 1, 'a' })", "attempt to compare string < number"),
+        ("string.gsub('x', 'x', coroutine.yield)", "nothing can wait or yield; do so before or after"),
+    ] {
+        let error = failure(&format!("local x = 1\nfunction on_request()\n  {body}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:3: ") && error.contains(expected), "{body}: {error}");
+        assert!(!error.contains("library:"), "{body}: {error}");
+    }
+    let text = "function on_request() local _, why = pcall(string.find, 'x', '[a') return gw.say(why) end";
+    let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
+    assert_eq!(said.body, Body::Say("malformed pattern (missing ']')".to_owned()));
 }
 
 #[test]
