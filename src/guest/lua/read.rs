@@ -434,9 +434,8 @@ impl Reader {
             Lv::Integer(_) | Lv::Number(_) => Turn::keep(value.as_usize()).map_err(Error::runtime),
             Lv::Table(turn) => {
                 let mut entries = Entries::of(turn)?;
-                // What `messages()` gave may come back as it was, whatever blocks it has.
                 if let Some(index) = entries.take("index").as_usize() {
-                    return Ok(Turn::Keep(index));
+                    return self.given(index, entries.text("role")?, entries.text("text")?);
                 }
                 if entries.has("content") {
                     return Err(Error::runtime("messages: a turn has no `content`; write { role = …, text = … }"));
@@ -454,6 +453,24 @@ impl Reader {
             }
             other => Err(wrong("messages", "turns or numbers", other)),
         }
+    }
+
+    /// A turn that `messages()` gave: as it was, whatever blocks it has, or what the script has made of it.
+    fn given(&mut self, index: usize, role: Option<String>, text: Option<String>) -> Result<Turn> {
+        let keep = Turn::keep(Some(index)).map_err(Error::runtime)?;
+        let Some(was) = views::turn(index) else { return Ok(keep) };
+        let (role, text) = (role.as_deref().unwrap_or(was.role), text.as_deref().unwrap_or(&was.text));
+        if role == was.role && text == was.text {
+            return Ok(keep);
+        }
+        if was.kinds.iter().any(|kind| *kind != "text") {
+            return Err(Error::runtime(format!(
+                "messages: turn {index} was changed and holds more than text; change it by `texts`, or write \
+                 {{ role = …, text = … }} in its place"
+            )));
+        }
+        self.left_for(text)?;
+        Turn::say(role.to_owned(), text.to_owned()).map_err(Error::runtime)
     }
 
     fn values(&mut self, table: &Table, what: &str) -> Result<BTreeMap<String, Option<Value>>> {

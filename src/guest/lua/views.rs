@@ -383,6 +383,13 @@ fn chat(request: &view::Request) -> Result<Arc<crate::chat::Ask>> {
         .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
 }
 
+/// A turn of the ask that the call which runs is about, counted from 1.
+pub(super) fn turn(index: usize) -> Option<view::Message> {
+    let request = with_running(|running| Ok(running.request())).ok()??;
+    let ask = excused(|| request.call.chat()).ok()?;
+    conversation::message(&ask, i64::try_from(index).ok()?)
+}
+
 fn header(lua: &Lua, headers: &http::HeaderMap, name: &str, hide: bool) -> Result<Option<Lv>> {
     if hide && conversation::is_credential(name) {
         return Ok(None);

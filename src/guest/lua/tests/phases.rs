@@ -129,6 +129,7 @@ fn what_a_hook_may_not_return_is_told_with_its_place_and_what_it_may() {
         ),
         (Phase::Request, "return { messages = { { role = 'user' } } }", "messages: write { role ="),
         (Phase::Request, "return { messages = { { role = 'user', texxt = 'x' } } }", "did you mean `text`?"),
+        (Phase::Request, "return { messages = { { index = 0, text = 'x' } } }", "messages: turns are counted from 1"),
     ] {
         let error = failure(&format!("local x = 1\nfunction on_{}()\n  {body}\nend", phase.name()), phase);
         assert!(error.starts_with("test.luau:2: ") && error.contains(expected), "{body}: {error}");
@@ -154,6 +155,30 @@ fn what_the_libraries_throw_names_the_line_too() {
     let text = "function on_request() local _, why = pcall(string.find, 'x', '[a') return gw.say(why) end";
     let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
     assert_eq!(said.body, Body::Say("malformed pattern (missing ']')".to_owned()));
+}
+
+#[test]
+fn a_turn_that_was_changed_says_what_it_was_changed_to() {
+    let patched = |body: &str| {
+        let mut stand =
+            load(&format!("function on_request(req) local m = req:messages() {body} return {{ messages = m }} end"));
+        stand
+            .ask(
+                r#"{"model":"fast","messages":[{"role":"user","content":"Hello"},{"role":"user","content":
+                [{"type":"text","text":"See"},{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]}]}"#,
+            )
+            .expect("an ask");
+        match stand.call(Phase::Request) {
+            Ok(Verdict::Patch(patch)) => Ok(patch.messages.expect("turns")),
+            other => Err(other.expect_err("a patch").message),
+        }
+    };
+    let say = |role: &str, text: &str| Turn::say(role.to_owned(), text.to_owned()).expect("a turn");
+    assert_eq!(patched(""), Ok(vec![Turn::Keep(1), Turn::Keep(2)]));
+    assert_eq!(patched("m[1].text = 'Bye'"), Ok(vec![say("user", "Bye"), Turn::Keep(2)]));
+    assert_eq!(patched("m[1].role = 'assistant'"), Ok(vec![say("assistant", "Hello"), Turn::Keep(2)]));
+    let lost = patched("m[2].text = 'Bye'").expect_err("the picture would be lost");
+    assert!(lost.contains("turn 2 was changed and holds more than text; change it by `texts`"), "{lost}");
 }
 
 #[test]
