@@ -377,7 +377,11 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
         }
     }
     if functions[1..].iter().all(Option::is_none) {
-        let text = format!("{}: has no `on_` function, so it would never run", recipe.bundle.main.label);
+        let label = &recipe.bundle.main.label;
+        let text = format!(
+            "{label}: has no `on_` function, so it would never run; a hook is a global of the file, as in `function \
+             on_request(req, ctx)`, or a field of a table that it returns"
+        );
         return Err(Error::runtime(text));
     }
     if let Some(init) = &functions[Phase::Init as usize] {

@@ -583,7 +583,7 @@ fn what_does_not_load_says_where() {
     assert!(error("local x = \nfunction on_request() end").starts_with("test.luau:2:"), "{}", error("local x = \nend"));
     assert!(error("x.y = 1").starts_with("test.luau:1: attempt to index nil"), "{}", error("x.y = 1"));
     assert!(error("return 3").contains("returns a"));
-    assert!(error("local x = 1").contains("has no `on_` function"));
+    assert!(error("local x = 1").contains("has no `on_` function, so it would never run; a hook is a global"));
     assert!(error("function on_reqest() end").contains("`on_reqest` is no hook"));
     assert!(error("on_request = 3").contains("not a function"));
     assert!(error("while true do end").contains("raise `budget."));
