@@ -317,6 +317,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
         guest: guest.clone(),
         phase: Phase::Init,
         visit: Arc::new(Visit::nobody(0)),
+        apart: None,
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,

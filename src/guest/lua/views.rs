@@ -423,7 +423,7 @@ impl UserData for Context {
         // Nothing but methods, so calls of them need not look for a field first.
         methods.enable_namecall();
         methods.add_method("get", |lua, _, key: String| {
-            let kept = with_running(|running| Ok(running.cx.visit.get(&running.cx.guest.name, &key)))?;
+            let kept = with_running(|running| Ok(running.cx.kept(&key)))?;
             Ok(match kept {
                 None => Lv::Nil,
                 Some(Kept::Bool(bool)) => Lv::Boolean(bool),
@@ -444,7 +444,7 @@ impl UserData for Context {
                     return Err(Error::runtime(text));
                 }
             };
-            with_running(|running| running.cx.visit.set(&running.cx.guest.name, &key, value).map_err(Error::external))
+            with_running(|running| running.cx.keep(&key, value).map_err(Error::external))
         });
         methods.add_meta_method(MetaMethod::Index, |_, _, key: String| -> Result<()> {
             Err(Error::runtime(format!("ctx has no `{key}`; write ctx:get(\"{key}\")")))

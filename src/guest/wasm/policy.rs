@@ -160,6 +160,7 @@ fn starting(guest: &Arc<Guest>, gives_way: bool) -> Arc<Cx> {
         guest: guest.clone(),
         phase: Phase::Init,
         visit: Arc::new(Visit::nobody(0)),
+        apart: None,
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,

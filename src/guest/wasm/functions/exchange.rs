@@ -360,7 +360,7 @@ impl llm::Host for Held {
 impl ctx::Host for Held {
     fn get(&mut self, key: String) -> Given<Option<ctx::Kept>> {
         let Some(cx) = self.cx() else { return Ok(Err(NO_EXCHANGE.to_owned())) };
-        let kept = match cx.visit.get(&cx.guest.name, &key) {
+        let kept = match cx.kept(&key) {
             None => None,
             Some(Kept::Bool(bool)) => Some(ctx::Kept::Flag(bool)),
             Some(Kept::Number(number)) => Some(ctx::Kept::Number(number)),
@@ -376,7 +376,7 @@ impl ctx::Host for Held {
             ctx::Kept::Number(number) => Kept::Number(number),
             ctx::Kept::Text(text) => Kept::Text(text.into_bytes()),
         });
-        Ok(text(cx.visit.set(&cx.guest.name, &key, value)))
+        Ok(text(cx.keep(&key, value)))
     }
 }
 
