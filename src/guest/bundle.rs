@@ -202,6 +202,11 @@ pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// The tests of the script whose source this file is.
+pub fn tests_of(source: &Path) -> Vec<PathBuf> {
+    tests(source, source.ends_with("main.luau"))
+}
+
 /// The tests of a policy: those in its folder, or the one beside its file.
 fn tests(main: &Path, in_folder: bool) -> Vec<PathBuf> {
     if in_folder {

@@ -28,13 +28,16 @@ const MAX_KEPT_BYTES: usize = 1 << 20;
 /// Notes of one exchange; further ones are dropped.
 const MAX_NOTES: usize = 64;
 
+/// A guest, and how long it has run.
+type Spent = (Arc<str>, Duration);
+
 /// One exchange, as its guests share it.
 #[derive(Debug)]
 pub struct Visit {
     facts: Facts,
     principal: OnceLock<Arc<Principal>>,
     /// What each guest has run.
-    spent: Mutex<SmallVec<[(Arc<str>, Duration); 2]>>,
+    spent: Mutex<SmallVec<[Spent; 2]>>,
     kept: Mutex<Entries>,
     notes: Mutex<Vec<Note>>,
     /// What each guest has written into the log.

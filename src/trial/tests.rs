@@ -50,6 +50,16 @@ fn passes(policy: &str, body: &str) {
 }
 
 #[test]
+fn a_script_stands_for_its_tests() {
+    let folder = Folder::with(IDLE, "");
+    let path = |name: &str| folder.0.join(name);
+    assert_eq!(files(&[path("p.luau")]), Ok(vec![path("p_test.luau")]));
+    assert_eq!(files(&[path("p_test.luau"), path("")]), Ok(vec![path("p_test.luau")]));
+    std::fs::remove_file(path("p_test.luau")).expect("is there");
+    assert_eq!(files(&[path("p.luau")]), Ok(vec![]));
+}
+
+#[test]
 fn a_typo_of_a_scene_fails_the_test_at_its_line_with_the_nearest_word() {
     let chat = "t.chat({ model = 'a/m', text = 'x' })";
     for (body, told) in [
@@ -652,7 +662,7 @@ fn what_was_held_of_a_stream_that_came_to_nothing_is_not_of_the_next_one() {
     passes(
         holder,
         "t.model('smart', { fallback = { 'a/m', 'b/m' }, hedge = { after = '50ms', budget = '100%' } })
-         t.upstream('a/m'):streams({ 'Slow ', 'one.' }, { gap_ms = 500 })
+         t.upstream('a/m'):streams({ 'A ', 'slow ', 'one ', 'at ', 'its ', 'own ', 'pace.' }, { gap_ms = 30 })
          t.upstream('b/m'):streams({ 'Good ', 'day.' }, { gap_ms = 20 })
          local answer = t.chat({ model = 'smart', text = 'x', stream = true })
          t.eq(#answer.tries, 2)
