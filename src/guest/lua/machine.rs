@@ -482,7 +482,8 @@ fn require(lua: &Lua, recipe: &Recipe, env: &Table, chunks: coverage::Chunks) ->
         let Some((label, code)) = modules.get(&bare) else {
             let mut known: Vec<&str> = modules.keys().map(String::as_str).collect();
             known.sort_unstable();
-            let text = format!("this script has no module `{name}`; it has: {}", known.join(", "));
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("this script has no module `{name}`; it has: {known}");
             return Err(Error::runtime(text));
         };
         match done.raw_get::<Lv>(bare.as_str())? {

@@ -606,6 +606,11 @@ fn modules_of_the_bundle_can_be_required_and_nothing_else() {
     assert_eq!(respond.body, Body::Raw("true1".into()));
     let error = with("require('/etc/passwd')\nfunction on_request() end").err().expect("refused");
     assert!(error.contains("has no module `/etc/passwd`; it has: words"), "{error}");
+    let alone =
+        try_load("require('words') function on_request() end", Budget::default(), json!({})).err().expect("refused");
+    assert!(alone.ends_with("has no module `words`; it has: none"), "{alone}");
+    let error = failure("function on_request() gw.metrics.count('x') end", Phase::Request);
+    assert!(error.ends_with("the manifest declares no metric `x`; it has: none"), "{error}");
     let late = with("function on_request() require('words') end").expect("loads");
     assert!(late.call(Phase::Request).is_err());
 }
