@@ -179,7 +179,7 @@ fn used_before(cx: &Cx) -> Duration {
         return Duration::ZERO;
     }
     let budget = cx.lease.budget();
-    budget.cpu.saturating_sub(budget.total.saturating_sub(cx.visit.spent()))
+    budget.cpu.saturating_sub(budget.total.saturating_sub(cx.visit.spent(&cx.guest.name)))
 }
 
 impl Failed {

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
 use crate::host::log::in_line;
+use crate::host::visit::Apart;
 use crate::host::{Cx, Guest, Killed, Lease, Phase, Phases, Visit, World, pick};
 use crate::route;
 use crate::state::State;
@@ -208,6 +209,7 @@ impl Hook {
             guest: self.guest.clone(),
             phase,
             visit: visit.clone(),
+            apart: None,
             world: Some(world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)).until(visit.deadline()),
             awaits: false,
@@ -245,6 +247,7 @@ impl Hook {
         &self,
         ear: &mut Ear,
         visit: &Arc<Visit>,
+        apart: &Arc<Apart>,
         world: &Arc<dyn World>,
         event: view::Event,
     ) -> Result<(Verdict, view::Event), Fault> {
@@ -256,7 +259,8 @@ impl Hook {
             return Ok((self.off(phase, visit, state)?, event));
         }
         let saw = visit.traced.then(|| event.brief());
-        let ((outcome, used), event) = self.engine.hear(ear, || self.cx(phase, visit, world), event);
+        let cx = || Cx { apart: Some(apart.clone()), ..self.cx(phase, visit, world) };
+        let ((outcome, used), event) = self.engine.hear(ear, cx, event);
         let killed = outcome.as_ref().err().is_some_and(|failed| failed.killed.is_some());
         ear.left_alone = killed && (self.shadow || !self.closed(phase));
         Ok((self.judge(phase, visit, state, saw, outcome, used)?, event))

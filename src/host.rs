@@ -102,6 +102,8 @@ pub struct Cx {
     pub guest: Arc<Guest>,
     pub phase: Phase,
     pub visit: Arc<Visit>,
+    /// Where `ctx` is kept instead while nothing of a stream has gone out.
+    pub apart: Option<Arc<visit::Apart>>,
     /// Absent while a guest is loaded: then there is no gateway around it yet.
     pub world: Option<Arc<dyn World>>,
     pub lease: Lease,

@@ -159,6 +159,9 @@ impl Relay {
 
     /// The next bytes for the client; None at the end. Failures come out as error events in the client's dialect.
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(filter) = &mut self.setting.filter {
+            filter.goes_out();
+        }
         loop {
             if let Some(bytes) = self.out.pop() {
                 self.spoke = None;

@@ -74,7 +74,11 @@ pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
 
 fn gather(path: &Path, found: &mut Vec<PathBuf>) {
     if !path.is_dir() {
-        found.push(path.to_owned());
+        match path.extension().is_some_and(|end| end == "luau") && !is_test(path) {
+            // A script stands for its tests.
+            true => found.extend(bundle::tests_of(path)),
+            false => found.push(path.to_owned()),
+        }
         return;
     }
     for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {

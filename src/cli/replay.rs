@@ -180,7 +180,8 @@ fn policies(dir: &Path) -> Result<(PathBuf, Option<String>), String> {
     if !single {
         return Ok((dir, None));
     }
-    let name = dir.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+    let name = if dir.is_dir() { dir.file_name() } else { dir.file_stem() };
+    let name = name.and_then(|name| name.to_str()).map(str::to_owned);
     Ok((dir.parent().unwrap_or(Path::new("/")).to_owned(), name))
 }
 
@@ -427,6 +428,19 @@ mod tests {
         assert_eq!((report.replayed, report.skipped), (7, 1), "{:?}", report.changed);
         assert_eq!((counts(&report.old), counts(&report.new)), ((3, 4, 9), (4, 3, 9)), "{:?}", report.changed);
         assert_eq!(report.moves.keys().collect::<Vec<_>>(), ["a/m failed (policy_fault) → a/m"]);
+    }
+
+    #[test]
+    fn one_policy_is_called_as_its_folder_or_its_file_is() {
+        let folder = std::env::temp_dir().join(format!("portcullis-{}-single", std::process::id()));
+        std::fs::create_dir_all(folder.join("gold-1.2")).expect("is writable");
+        for file in ["gold-1.2/main.luau", "silver.luau"] {
+            std::fs::write(folder.join(file), "").expect("is writable");
+        }
+        let name = |path: &str| policies(&folder.join(path)).expect("is there").1;
+        assert_eq!((name("gold-1.2").as_deref(), name("silver.luau").as_deref()), (Some("gold-1.2"), Some("silver")));
+        assert_eq!(name(""), None);
+        std::fs::remove_dir_all(&folder).expect("is there");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::trial::{self, Report, Running};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Test files (`*_test.luau`), or folders that hold some; `scripts` when none is named.
+    /// Test files (`*_test.luau`), scripts that have some, or folders that hold some; `scripts` when none is named.
     paths: Vec<PathBuf>,
     /// Only tests whose name holds this text run.
     #[arg(long, short)]

@@ -84,7 +84,7 @@ pub struct Grants {
 pub struct Budget {
     /// Time a call may run; waiting for others is not counted.
     pub cpu: Duration,
-    /// Time that all calls of one exchange may run together, stream events apart.
+    /// Time that all its calls of one exchange may run together, stream events apart.
     pub total: Duration,
     /// Time that a call may wait for host functions altogether: for `gw.http`, `gw.llm`, `gw.time.sleep`, a shared `gw.kv`.
     pub wait: Duration,

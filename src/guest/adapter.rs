@@ -114,6 +114,7 @@ pub fn cx(guest: &Arc<Guest>, visit: &Arc<Visit>, function: Function) -> Cx {
         guest: guest.clone(),
         phase: if function == Function::Start { Phase::Init } else { Phase::Attempt },
         visit: visit.clone(),
+        apart: None,
         world: None,
         lease: lease(guest, function),
         // There is nothing that it could wait for.

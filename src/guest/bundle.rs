@@ -202,6 +202,11 @@ pub fn files(name: &str, folder: &Path) -> Vec<PathBuf> {
     }
 }
 
+/// The tests of the script whose source this file is.
+pub fn tests_of(source: &Path) -> Vec<PathBuf> {
+    tests(source, source.ends_with("main.luau"))
+}
+
 /// The tests of a policy: those in its folder, or the one beside its file.
 fn tests(main: &Path, in_folder: bool) -> Vec<PathBuf> {
     if in_folder {
@@ -249,11 +254,15 @@ fn sources(folder: &Path, tests: bool) -> Vec<(String, PathBuf)> {
 /// What is missing or wrong, with the file.
 pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
     let (main, in_folder) = locate(name, folder)?;
-    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name).to_owned();
+    let called = Path::new(name);
+    let stem = if in_folder { called.file_name() } else { called.file_stem() };
+    let stem = stem.and_then(|stem| stem.to_str()).unwrap_or(name).to_owned();
     let mut files = vec![main.clone()];
     let source = source(&main)?;
     let mut modules = BTreeMap::new();
-    let manifest = if in_folder {
+    let commented = header(&source)?;
+    let mut written = None;
+    if in_folder {
         let path = main.with_file_name("manifest.toml");
         for (name, path) in main.parent().map(|folder| sources(folder, false)).unwrap_or_default() {
             if path != main {
@@ -266,15 +275,22 @@ pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
         }
         files.push(path.clone());
         match std::fs::read_to_string(&path) {
-            Ok(text) => manifest(&text, &path.display().to_string(), 0)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Manifest::default(),
+            Ok(text) => written = Some(manifest(&text, &path.display().to_string(), 0)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
         }
-    } else {
-        match header(&source.text) {
-            Some((text, line)) => manifest(text, &source.label, line)?,
-            None => Manifest::default(),
+    }
+    let manifest = match (written, commented) {
+        (Some(_), Some((_, line))) => {
+            let label = &source.label;
+            return Err(format!(
+                "{label}:{}: has a manifest, and so has `manifest.toml` beside it; keep one",
+                line + 1
+            ));
         }
+        (Some(written), None) => written,
+        (None, Some((text, line))) => manifest(text, &source.label, line)?,
+        (None, None) => Manifest::default(),
     };
     let mut all = format!("{manifest:?}");
     for source in std::iter::once(&source).chain(modules.values()) {
@@ -288,7 +304,32 @@ pub fn read(name: &str, folder: &Path) -> Result<Bundle, String> {
 }
 
 /// The manifest in the first comment, and the line before it.
-fn header(text: &str) -> Option<(&str, usize)> {
+///
+/// # Errors
+/// There is one that would not be read: what it says would be lost without a word.
+fn header(source: &Source) -> Result<Option<(&str, usize)>, String> {
+    let found = in_first_comment(&source.text);
+    match source.text.lines().position(begins_manifest) {
+        Some(line) if found.is_none() => Err(format!(
+            "{}:{}: this manifest would not be read; write it as the first comment of the file, `--[[manifest` on a line, \
+             the TOML, `]]` on a line",
+            source.label,
+            line + 1
+        )),
+        _ => Ok(found),
+    }
+}
+
+/// Whether a line looks like the begin of a manifest, however it is written.
+fn begins_manifest(line: &str) -> bool {
+    let comment = line.trim_start().strip_prefix("--[").and_then(|rest| rest.trim_start_matches('=').strip_prefix('['));
+    let Some((word, rest)) = comment.and_then(|rest| rest.trim().split_at_checked("manifest".len())) else {
+        return false;
+    };
+    word.eq_ignore_ascii_case("manifest") && (rest.is_empty() || rest.starts_with(' ') && rest.contains('='))
+}
+
+fn in_first_comment(text: &str) -> Option<(&str, usize)> {
     let start = text.find(HEADER)?;
     let before = &text[..start];
     // Comments and directives such as `--!strict` may come before it.
@@ -329,16 +370,48 @@ mod tests {
     #[test]
     fn a_single_file_carries_its_manifest_in_its_first_comment() {
         let text = "-- A policy.\n--!strict\n--[[manifest\nversion = \"1.2\"\nguard = true\nstream = \"event\"\n]]\nreturn {}\n";
-        let (inside, above) = header(text).expect("a header");
+        let source = |text: &str| Source { label: "p.luau".into(), text: text.into() };
+        let said = source(text);
+        let (inside, above) = header(&said).expect("is in form").expect("a header");
         let manifest = manifest(inside, "x.luau", above).expect("reads");
         assert_eq!(
             (manifest.version.as_deref(), manifest.guard, manifest.stream),
             (Some("1.2"), true, StreamMode::Event)
         );
         let of_windows = text.replace('\n', "\r\n");
-        let (inside, above) = header(&of_windows).expect("a header");
+        let of_windows = source(&of_windows);
+        let (inside, above) = header(&of_windows).expect("is in form").expect("a header");
         assert_eq!(super::manifest(inside, "p.luau", above).expect("reads").version.as_deref(), Some("1.2"));
-        assert!(header("local x = 1\n--[[manifest\n]]").is_none());
+        for text in [
+            "local x = 1\n--[[manifest\n]]",
+            "--!strict\n--[[ manifest\nguard = true\n]]",
+            "--\n--[[manifest\nguard = true\n  ]]",
+            "\n--[[manifest\nguard = true]]",
+            "\n--[[Manifest guard = true ]]",
+            "\n--[==[manifest\nguard = true\n]==]",
+        ] {
+            let lost = header(&source(text)).expect_err(text);
+            assert!(lost.starts_with("p.luau:2: this manifest would not be read"), "{lost}");
+        }
+        for text in ["", "-- manifest = 1", "--[[ manifesto ]]", "--[[ Manifest of ours. ]]"] {
+            assert_eq!(header(&source(text)), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_may_have_its_manifest_in_the_comment_and_not_twice() {
+        let folder = std::env::temp_dir().join(format!("portcullis-manifest-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("p")).expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("writes");
+        write("p/main.luau", "--[[manifest\nguard = true\n]]\nreturn {}");
+        assert!(read("p", &folder).expect("reads").manifest.guard);
+        write("p/manifest.toml", "guard = false");
+        let twice = read("p", &folder).expect_err("two of them");
+        assert!(
+            twice.ends_with("p/main.luau:1: has a manifest, and so has `manifest.toml` beside it; keep one"),
+            "{twice}"
+        );
+        std::fs::remove_dir_all(&folder).expect("removes");
     }
 
     #[test]

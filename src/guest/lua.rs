@@ -243,7 +243,7 @@ impl Script {
         let cx = &running.cx;
         running.unshow();
         if cx.phase != Phase::Event {
-            cx.visit.spend(cpu);
+            cx.visit.spend(&cx.guest.name, cpu);
         }
         let (mut out_of_memory, mut thrown_at) = (false, None);
         let outcome = match outcome {

@@ -141,6 +141,7 @@ impl Stand {
             guest: self.guest.clone(),
             phase,
             visit: self.visit.clone(),
+            apart: None,
             world: Some(self.world.clone()),
             lease: Lease::new(self.guest.budget.of(phase)),
             awaits: false,

@@ -18,6 +18,7 @@ use crate::chat::{Block, Content, Finish};
 use crate::fault::{Fault, Kind, Own};
 use crate::guest::verdict::{Stop, Verdict};
 use crate::guest::{Ear, StreamMode, view};
+use crate::host::visit::Apart;
 use crate::host::{Visit, World};
 use crate::stream::{Filter, Flow};
 use beside::{Beside, text_of};
@@ -29,6 +30,9 @@ const MAX_HELD_BYTES: usize = 1 << 20;
 pub(super) struct Sieve {
     hooks: Arc<Hooks>,
     visit: Arc<Visit>,
+    /// What the guests keep until something of the stream goes out.
+    apart: Arc<Apart>,
+    goes_out: bool,
     world: Arc<dyn World>,
     guests: Vec<Guest>,
     /// A guest that is in force is among them; otherwise the stream is as it would be without them.
@@ -168,6 +172,8 @@ impl Sieve {
         let piecewise = guests.iter().all(|guest| guest.events <= 1);
         Sieve {
             hooks,
+            apart: Arc::new(visit.apart()),
+            goes_out: false,
             visit,
             world,
             guests,
@@ -338,7 +344,7 @@ impl Sieve {
     fn hear(&mut self, row: usize, event: view::Event) -> Result<Result<String, Stop>, Fault> {
         let guest = &mut self.guests[row];
         let hook = &self.hooks.all()[guest.at];
-        Ok(Ok(match hook.hear(&mut guest.ear, &self.visit, &self.world, event)? {
+        Ok(Ok(match hook.hear(&mut guest.ear, &self.visit, &self.apart, &self.world, event)? {
             (Verdict::Text(text), event) => {
                 self.changed |= text != event.text;
                 text
@@ -590,6 +596,12 @@ impl Filter for Sieve {
         drop(left);
         self.spare = waiting;
         self.way(stop, events)
+    }
+
+    fn goes_out(&mut self) {
+        if !std::mem::replace(&mut self.goes_out, true) {
+            self.visit.join(&self.apart);
+        }
     }
 
     fn due(&self) -> Option<Instant> {

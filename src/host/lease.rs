@@ -19,7 +19,7 @@ use super::{HostError, Phase, ticker};
 pub struct Budget {
     /// Time one call may run.
     pub cpu: Duration,
-    /// Time that all calls of one exchange may run together.
+    /// Time that all its calls of one exchange may run together.
     pub total: Duration,
     /// Time that one call may wait for host functions altogether.
     pub wait: Duration,
@@ -293,6 +293,11 @@ impl Lease {
             self.deadline.store(0, Relaxed);
         }
         done
+    }
+
+    /// Whether work that passes no safepoint may take so long: no longer than a burst that is ended for it.
+    pub fn has_time_for(&self, span: Duration) -> bool {
+        span <= Duration::from_nanos(self.left.load(Relaxed)) + UNSEEN
     }
 
     /// Charges native work by the thread's own time: of that it is certain that it was the call's.

@@ -76,7 +76,8 @@ impl Declared {
 pub fn record(cx: &Cx, name: &str, kind: Kind, value: f64, labels: &[(String, String)]) -> Result<(), HostError> {
     let declared = cx.guest.metrics.get(name).ok_or_else(|| {
         let known: Vec<&str> = cx.guest.metrics.keys().map(String::as_str).collect();
-        HostError(format!("the manifest declares no metric `{name}`; it has: {}", known.join(", ")))
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        HostError(format!("the manifest declares no metric `{name}`; it has: {known}"))
     })?;
     if declared.kind != kind {
         return Err(HostError(format!("the metric `{name}` is a {}", declared.kind.as_str())));

@@ -1,4 +1,4 @@
-//! What guests leave behind in one exchange: their `ctx`, their notes, what they reserved, and the time they have used.
+//! What guests leave behind in one exchange: their `ctx`, their notes, what they reserved, and the time each has used.
 //!
 //! Host-side, so that it outlives a machine that is replaced and is the same on every attempt. Bounded: a guest cannot
 //! grow an exchange.
@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::HostError;
 use super::limit::Held;
 use super::log::{Room, Written};
+use super::{Cx, HostError};
 use crate::auth::Principal;
 use crate::fault::Fault;
 
@@ -27,14 +28,17 @@ const MAX_KEPT_BYTES: usize = 1 << 20;
 /// Notes of one exchange; further ones are dropped.
 const MAX_NOTES: usize = 64;
 
+/// A guest, and how long it has run.
+type Spent = (Arc<str>, Duration);
+
 /// One exchange, as its guests share it.
 #[derive(Debug)]
 pub struct Visit {
     facts: Facts,
     principal: OnceLock<Arc<Principal>>,
-    /// Nanoseconds that guests have run.
-    spent: AtomicU64,
-    kept: Mutex<Vec<(Arc<str>, String, Kept)>>,
+    /// What each guest has run.
+    spent: Mutex<SmallVec<[Spent; 2]>>,
+    kept: Mutex<Entries>,
     notes: Mutex<Vec<Note>>,
     /// What each guest has written into the log.
     written: Mutex<Vec<(Arc<str>, Written)>>,
@@ -85,6 +89,103 @@ pub enum Kept {
     Text(Vec<u8>),
 }
 
+/// What guests keep, by guest and key.
+#[derive(Debug, Clone, Default)]
+struct Entries(Vec<(Arc<str>, String, Kept)>);
+
+impl Entries {
+    fn place(&self, guest: &Arc<str>, key: &str) -> Option<usize> {
+        self.0.iter().position(|(of, name, _)| of == guest && name == key)
+    }
+
+    fn get(&self, guest: &Arc<str>, key: &str) -> Option<Kept> {
+        self.place(guest, key).map(|at| self.0[at].2.clone())
+    }
+
+    fn set(&mut self, guest: &Arc<str>, key: &str, value: Option<Kept>) -> Result<(), HostError> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(HostError(format!("ctx takes keys of at most {MAX_KEY_BYTES} bytes, not {}", key.len())));
+        }
+        if let Some(Kept::Text(text)) = &value
+            && text.len() > MAX_VALUE_BYTES
+        {
+            return Err(HostError(format!("ctx takes texts of at most {MAX_VALUE_BYTES} bytes, not {}", text.len())));
+        }
+        let at = self.place(guest, key);
+        let bytes = |key: &str, value: &Kept| key.len() + if let Kept::Text(text) = value { text.len() } else { 0 };
+        if let Some(new) = value.as_ref().map(|value| bytes(key, value)) {
+            let others = self.0.iter().enumerate().filter(|(place, _)| Some(*place) != at);
+            if others.map(|(_, (_, key, value))| bytes(key, value)).sum::<usize>() + new > MAX_KEPT_BYTES {
+                let text = format!("ctx is full: its texts and keys take {MAX_KEPT_BYTES} bytes of an exchange");
+                return Err(HostError(text));
+            }
+            if at.is_none() && self.0.len() >= MAX_KEPT {
+                return Err(HostError(format!("ctx is full: it takes {MAX_KEPT} values")));
+            }
+        }
+        self.put(guest, key, value);
+        Ok(())
+    }
+
+    fn put(&mut self, guest: &Arc<str>, key: &str, value: Option<Kept>) {
+        match (self.place(guest, key), value) {
+            (Some(at), Some(value)) => self.0[at].2 = value,
+            (Some(at), None) => drop(self.0.swap_remove(at)),
+            (None, Some(value)) => self.0.push((guest.clone(), key.to_owned(), value)),
+            (None, None) => {}
+        }
+    }
+}
+
+/// What guests keep while they look at a stream of which nothing has gone out yet. It may come to nothing, and a hedge may
+/// run beside it: until it is the answer, what is kept of it is nobody else's.
+#[derive(Debug)]
+pub struct Apart(Mutex<Option<Aside>>);
+
+#[derive(Debug)]
+struct Aside {
+    entries: Entries,
+    /// What was written since, by guest and key.
+    written: Vec<(Arc<str>, String)>,
+}
+
+impl Aside {
+    fn set(&mut self, guest: &Arc<str>, key: &str, value: Option<Kept>) -> Result<(), HostError> {
+        self.entries.set(guest, key, value)?;
+        if !self.written.iter().any(|(of, name)| of == guest && name == key) {
+            self.written.push((guest.clone(), key.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Cx {
+    /// A value that the guest keeps.
+    pub fn kept(&self, key: &str) -> Option<Kept> {
+        let guest = &self.guest.name;
+        if let Some(apart) = &self.apart
+            && let Some(aside) = &*lock(&apart.0)
+        {
+            return aside.entries.get(guest, key);
+        }
+        self.visit.get(guest, key)
+    }
+
+    /// Keeps a value, or with None forgets it.
+    ///
+    /// # Errors
+    /// There are too many, or it or its key is too large.
+    pub fn keep(&self, key: &str, value: Option<Kept>) -> Result<(), HostError> {
+        let guest = &self.guest.name;
+        if let Some(apart) = &self.apart
+            && let Some(aside) = &mut *lock(&apart.0)
+        {
+            return aside.set(guest, key, value);
+        }
+        self.visit.set(guest, key, value)
+    }
+}
+
 /// Something a guest wrote into the decision trace.
 #[derive(Debug, Clone)]
 pub struct Note {
@@ -108,7 +209,7 @@ impl Visit {
         Visit {
             facts,
             principal: OnceLock::new(),
-            spent: AtomicU64::new(0),
+            spent: Mutex::default(),
             kept: Mutex::default(),
             notes: Mutex::default(),
             written: Mutex::default(),
@@ -156,12 +257,17 @@ impl Visit {
         let _ = self.principal.set(principal);
     }
 
-    pub fn spent(&self) -> Duration {
-        Duration::from_nanos(self.spent.load(Relaxed))
+    /// How long this guest has run in it.
+    pub fn spent(&self, guest: &Arc<str>) -> Duration {
+        lock(&self.spent).iter().find(|(of, _)| of == guest).map_or(Duration::ZERO, |(_, spent)| *spent)
     }
 
-    pub fn spend(&self, time: Duration) {
-        self.spent.fetch_add(time.as_nanos() as u64, Relaxed);
+    pub fn spend(&self, guest: &Arc<str>, time: Duration) {
+        let mut spent = lock(&self.spent);
+        match spent.iter_mut().find(|(of, _)| of == guest) {
+            Some((_, spent)) => *spent += time,
+            None => spent.push((guest.clone(), time)),
+        }
     }
 
     /// How long it may take is known better by now.
@@ -224,8 +330,7 @@ impl Visit {
 
     /// A value that this guest keeps.
     pub fn get(&self, guest: &Arc<str>, key: &str) -> Option<Kept> {
-        let kept = lock(&self.kept);
-        kept.iter().find(|(of, name, _)| of == guest && name == key).map(|(_, _, value)| value.clone())
+        lock(&self.kept).get(guest, key)
     }
 
     /// Keeps a value, or with None forgets it.
@@ -233,34 +338,22 @@ impl Visit {
     /// # Errors
     /// There are too many, or it or its key is too large.
     pub fn set(&self, guest: &Arc<str>, key: &str, value: Option<Kept>) -> Result<(), HostError> {
-        if key.len() > MAX_KEY_BYTES {
-            return Err(HostError(format!("ctx takes keys of at most {MAX_KEY_BYTES} bytes, not {}", key.len())));
-        }
-        if let Some(Kept::Text(text)) = &value
-            && text.len() > MAX_VALUE_BYTES
-        {
-            return Err(HostError(format!("ctx takes texts of at most {MAX_VALUE_BYTES} bytes, not {}", text.len())));
-        }
+        lock(&self.kept).set(guest, key, value)
+    }
+
+    /// Room for what guests keep while they look at a stream.
+    pub fn apart(&self) -> Apart {
+        Apart(Mutex::new(Some(Aside { entries: lock(&self.kept).clone(), written: Vec::new() })))
+    }
+
+    /// The stream goes out: what guests have kept apart is what they keep.
+    pub fn join(&self, apart: &Apart) {
+        let Some(Aside { entries, written }) = lock(&apart.0).take() else { return };
         let mut kept = lock(&self.kept);
-        let at = kept.iter().position(|(of, name, _)| of == guest && name == key);
-        let bytes = |key: &str, value: &Kept| key.len() + if let Kept::Text(text) = value { text.len() } else { 0 };
-        if let Some(new) = value.as_ref().map(|value| bytes(key, value)) {
-            let others = kept.iter().enumerate().filter(|(place, _)| Some(*place) != at);
-            if others.map(|(_, (_, key, value))| bytes(key, value)).sum::<usize>() + new > MAX_KEPT_BYTES {
-                let text = format!("ctx is full: its texts and keys take {MAX_KEPT_BYTES} bytes of an exchange");
-                return Err(HostError(text));
-            }
+        for (guest, key) in written {
+            let value = entries.get(&guest, &key);
+            kept.put(&guest, &key, value);
         }
-        match (at, value) {
-            (Some(at), Some(value)) => kept[at].2 = value,
-            (Some(at), None) => drop(kept.swap_remove(at)),
-            (None, None) => {}
-            (None, Some(_)) if kept.len() >= MAX_KEPT => {
-                return Err(HostError(format!("ctx is full: it takes {MAX_KEPT} values")));
-            }
-            (None, Some(value)) => kept.push((guest.clone(), key.to_owned(), value)),
-        }
-        Ok(())
     }
 
     /// Counts a line of the log by this guest.

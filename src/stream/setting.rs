@@ -99,6 +99,9 @@ pub trait Filter: Send {
     /// The stream must not go on; what was said so far stands.
     fn events(&mut self, events: &mut Vec<Event>) -> Result<Flow, Fault>;
 
+    /// The stream is the answer: called before anything of it goes out, and as often as more does.
+    fn goes_out(&mut self) {}
+
     /// When text that is held back must go out, whether or not more comes.
     fn due(&self) -> Option<Instant>;
 }

@@ -50,6 +50,16 @@ fn passes(policy: &str, body: &str) {
 }
 
 #[test]
+fn a_script_stands_for_its_tests() {
+    let folder = Folder::with(IDLE, "");
+    let path = |name: &str| folder.0.join(name);
+    assert_eq!(files(&[path("p.luau")]), Ok(vec![path("p_test.luau")]));
+    assert_eq!(files(&[path("p_test.luau"), path("")]), Ok(vec![path("p_test.luau")]));
+    std::fs::remove_file(path("p_test.luau")).expect("is there");
+    assert_eq!(files(&[path("p.luau")]), Ok(vec![]));
+}
+
+#[test]
 fn a_typo_of_a_scene_fails_the_test_at_its_line_with_the_nearest_word() {
     let chat = "t.chat({ model = 'a/m', text = 'x' })";
     for (body, told) in [
@@ -621,4 +631,42 @@ fn what_tools_are_called_with_is_put_together_held_back_and_stopped_as_text_is()
          t.eq(ask().record.policy.seen, 'text nil Look.;end nil ;text f say;text f  it;end f ;')"
     );
     holds(&policy(each, "return nil"), &free);
+}
+
+#[test]
+fn what_was_held_of_a_stream_that_came_to_nothing_is_not_of_the_next_one() {
+    let holder = "--[[manifest\nguard = true\nstream = \"event\"\n]]
+        function on_event(event, ctx)
+          local held = (ctx:get('held') or ctx:get('first') or '') .. event.text
+          ctx:set('pieces', (ctx:get('pieces') or 0) + 1)
+          ctx:set('held', held)
+          return if event.kind == 'end' then held else ''
+        end
+        function on_request(req, ctx) ctx:set('first', '> ') end
+        function on_fault(failure, ctx) ctx:set('faults', (ctx:get('faults') or 0) + 1) end
+        function on_done(done, ctx) return { pieces = ctx:get('pieces'), faults = ctx:get('faults') } end";
+    for (dialect, cut) in [("openai_chat", "cuts"), ("anthropic", "stalls")] {
+        passes(
+            holder,
+            &format!(
+                "t.model('smart', {{ fallback = {{ 'a/m', 'b/m' }}, retry = {{ attempts = 4 }} }})
+                 t.upstream('a/m'):{cut}({{ 'Hel', 'lo' }})
+                 t.upstream('b/m'):streams({{ 'Good ', 'day.' }})
+                 local answer = t.chat({{ model = 'smart', text = 'x', stream = true, dialect = '{dialect}', max_tokens = 9 }})
+                 t.eq(answer.text, '> Good day.')
+                 t.eq(answer.record.policy, {{ pieces = 3, faults = #answer.tries - 1 }})"
+            ),
+        );
+    }
+    // Beside each other, too.
+    passes(
+        holder,
+        "t.model('smart', { fallback = { 'a/m', 'b/m' }, hedge = { after = '50ms', budget = '100%' } })
+         t.upstream('a/m'):streams({ 'A ', 'slow ', 'one ', 'at ', 'its ', 'own ', 'pace.' }, { gap_ms = 30 })
+         t.upstream('b/m'):streams({ 'Good ', 'day.' }, { gap_ms = 20 })
+         local answer = t.chat({ model = 'smart', text = 'x', stream = true })
+         t.eq(#answer.tries, 2)
+         t.eq(answer.text, '> Good day.')
+         t.eq(answer.record.policy, { pieces = 3 })",
+    );
 }

@@ -39,9 +39,9 @@ impl Ear {
             Some(running) => running.cx.lease = lease,
             // Whatever still holds the call before keeps it.
             None => {
-                let Cx { guest, phase, visit, world, awaits, .. } = &self.running.cx;
-                let (guest, visit, world) = (guest.clone(), visit.clone(), world.clone());
-                let cx = Cx { guest, phase: *phase, visit, world, lease, awaits: *awaits, gives_way: false };
+                let Cx { guest, phase, visit, apart, world, awaits, .. } = &self.running.cx;
+                let (guest, visit, apart, world) = (guest.clone(), visit.clone(), apart.clone(), world.clone());
+                let cx = Cx { guest, phase: *phase, visit, apart, world, lease, awaits: *awaits, gives_way: false };
                 self.running = Arc::new(Running::new(cx));
             }
         }

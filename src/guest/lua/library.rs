@@ -4,6 +4,9 @@
 //!
 //! Results are those of the built-in ones. Put in before the machine is sandboxed; scripts cannot tell them apart.
 
+use std::time::Duration;
+
+use mlua::chunk::Compiler;
 use mlua::{Error, Function, Lua, LuaString, Result, Table, Value, Variadic};
 
 use super::{read, turn};
@@ -13,6 +16,9 @@ const PIECES: usize = 1024;
 
 /// What an element of a list takes.
 const ELEMENT_BYTES: f64 = 16.0;
+
+/// What it takes to compare a byte of a text with one of a set.
+const COMPARED: Duration = Duration::from_nanos(1);
 
 /// What the engine throws when a machine is full.
 const NO_MEMORY: &[u8] = b"not enough memory";
@@ -54,6 +60,17 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         piece(lua, &pieces, count, &text[from..])?;
         Ok(pieces)
     })?;
+    let weigh = lua.create_function(|_, (length, pattern): (usize, LuaString)| {
+        let set = repeated_set(&pattern.as_bytes());
+        match turn::has_time_for(COMPARED.saturating_mul(u32::try_from(length.saturating_mul(set)).unwrap_or(u32::MAX)))
+        {
+            true => Ok(()),
+            false => Err(Error::runtime(format!(
+                "a set of {set} bytes may take too long on a text of {length} bytes; write a shorter one, or look at \
+                 the text in parts"
+            ))),
+        }
+    })?;
     // What the gateway threw, in the words that a person reads. Memory that has run out is not to be caught.
     let words = lua.create_function(|lua, error: Value| match error {
         Value::Error(error) if read::is_memory(&error) => {
@@ -82,9 +99,12 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         turn::again();
         Ok(())
     })?;
-    lua.load(include_str!("library.luau")).set_name("=library").call((
+    // Without lines of its own: an error of what it calls is one of the script's line.
+    let library = lua.load(include_str!("library.luau")).set_name("=library");
+    library.set_compiler(Compiler::new().set_debug_level(0)).call((
         seek,
         cut,
+        weigh,
         words,
         again,
         fill,
@@ -93,9 +113,67 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
     ))
 }
 
+/// Bytes of the longest set in a pattern that is repeated, read as the engine reads it.
+fn repeated_set(pattern: &[u8]) -> usize {
+    let (mut at, mut longest) = (0, 0);
+    while at < pattern.len() {
+        let from = at;
+        at += match &pattern[at..] {
+            [b'%', b'b', ..] => 4,
+            [b'%', ..] | [b'[', b'^', ..] => 2,
+            _ => 1,
+        };
+        if pattern[from] != b'[' {
+            continue;
+        }
+        // What comes first is of the set, whatever it is.
+        loop {
+            at += if pattern.get(at) == Some(&b'%') { 2 } else { 1 };
+            if at >= pattern.len() || pattern[at] == b']' {
+                break;
+            }
+        }
+        at += 1;
+        if matches!(pattern.get(at), Some(b'*' | b'+')) {
+            longest = longest.max(at - from);
+        }
+    }
+    longest
+}
+
 fn piece(lua: &Lua, pieces: &Table, at: usize, bytes: &[u8]) -> Result<()> {
     if at.is_multiple_of(PIECES) {
         turn::step()?;
     }
     pieces.raw_seti(at + 1, lua.create_string(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sets_of_a_pattern_are_found() {
+        for (pattern, bytes) in [
+            ("", 0),
+            ("a*b", 0),
+            ("[abc]", 0),
+            ("[abc]-[ab]?", 0),
+            ("^([ab]+)[^abc]*$", 6),
+            ("[]ab]*", 5),
+            ("[^]ab]*", 6),
+            ("[%]a]+", 5),
+            ("%[abc]*", 0),
+            ("%b]%[abc]*", 5),
+            ("%f[ab][abc]*", 5),
+            ("[ab", 0),
+            ("[", 0),
+            ("[^", 0),
+            ("[a%", 0),
+            ("%", 0),
+            ("%b", 0),
+        ] {
+            assert_eq!(repeated_set(pattern.as_bytes()), bytes, "{pattern}");
+        }
+    }
 }

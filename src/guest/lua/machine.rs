@@ -317,6 +317,7 @@ fn load(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) 
         guest: guest.clone(),
         phase: Phase::Init,
         visit: Arc::new(Visit::nobody(0)),
+        apart: None,
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,
@@ -377,7 +378,11 @@ fn run(lua: &Lua, recipe: &Recipe, modules: &Table, chunks: &coverage::Chunks) -
         }
     }
     if functions[1..].iter().all(Option::is_none) {
-        let text = format!("{}: has no `on_` function, so it would never run", recipe.bundle.main.label);
+        let label = &recipe.bundle.main.label;
+        let text = format!(
+            "{label}: has no `on_` function, so it would never run; a hook is a global of the file, as in `function \
+             on_request(req, ctx)`, or a field of a table that it returns"
+        );
         return Err(Error::runtime(text));
     }
     if let Some(init) = &functions[Phase::Init as usize] {
@@ -477,7 +482,8 @@ fn require(lua: &Lua, recipe: &Recipe, env: &Table, chunks: coverage::Chunks) ->
         let Some((label, code)) = modules.get(&bare) else {
             let mut known: Vec<&str> = modules.keys().map(String::as_str).collect();
             known.sort_unstable();
-            let text = format!("this script has no module `{name}`; it has: {}", known.join(", "));
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("this script has no module `{name}`; it has: {known}");
             return Err(Error::runtime(text));
         };
         match done.raw_get::<Lv>(bare.as_str())? {

@@ -81,12 +81,17 @@ pub(super) fn message(error: &Error) -> String {
             }
         }
         Error::RuntimeError(text) | Error::MemoryError(text) | Error::SyntaxError { message: text, .. } => {
-            text.split("\nstack traceback:").next().unwrap_or(text).to_owned()
+            let (said, traceback) = text.split_once("\nstack traceback:").unwrap_or((text, ""));
+            let said = told(said.strip_prefix("runtime error: ").unwrap_or(said));
+            // What the engine's own functions throw knows no line.
+            match traceback.lines().find_map(place) {
+                Some(place) if !has_place(&said) => format!("{place}: {said}"),
+                _ => said.into_owned(),
+            }
         }
-        Error::BadArgument { pos, cause, .. } => format!("argument {pos}: {}", message(cause)),
-        other => other.to_string(),
+        Error::BadArgument { pos, cause, .. } => told(&format!("argument {pos}: {}", message(cause))).into_owned(),
+        other => told(&other.to_string()).into_owned(),
     };
-    let text = told(text.strip_prefix("runtime error: ").unwrap_or(&text));
     text.char_indices().nth(MAX).map_or(&*text, |(end, _)| &text[..end]).trim_end().to_owned()
 }
 
@@ -95,6 +100,11 @@ fn told(text: &str) -> Cow<'_, str> {
     if text.contains("attempt to modify a readonly table") {
         let advice = "globals, gw and its settings are closed after loading; keep what is of one exchange in ctx, what \
                       all share in gw.kv or gw.cache, and what is of this machine alone in a local of the file";
+        return format!("{text}: {advice}").into();
+    }
+    if text.contains("attempt to yield across metamethod/C-call boundary") {
+        let advice = "inside of functions that a library calls (string.gsub, table.sort, metamethods) nothing can wait or \
+                      yield; do so before or after";
         return format!("{text}: {advice}").into();
     }
     if text.contains("expected userdata of type 'Context'") {
@@ -424,9 +434,8 @@ impl Reader {
             Lv::Integer(_) | Lv::Number(_) => Turn::keep(value.as_usize()).map_err(Error::runtime),
             Lv::Table(turn) => {
                 let mut entries = Entries::of(turn)?;
-                // What `messages()` gave may come back as it was, whatever blocks it has.
                 if let Some(index) = entries.take("index").as_usize() {
-                    return Ok(Turn::Keep(index));
+                    return self.given(index, entries.text("role")?, entries.text("text")?);
                 }
                 if entries.has("content") {
                     return Err(Error::runtime("messages: a turn has no `content`; write { role = …, text = … }"));
@@ -444,6 +453,24 @@ impl Reader {
             }
             other => Err(wrong("messages", "turns or numbers", other)),
         }
+    }
+
+    /// A turn that `messages()` gave: as it was, whatever blocks it has, or what the script has made of it.
+    fn given(&mut self, index: usize, role: Option<String>, text: Option<String>) -> Result<Turn> {
+        let keep = Turn::keep(Some(index)).map_err(Error::runtime)?;
+        let Some(was) = views::turn(index) else { return Ok(keep) };
+        let (role, text) = (role.as_deref().unwrap_or(was.role), text.as_deref().unwrap_or(&was.text));
+        if role == was.role && text == was.text {
+            return Ok(keep);
+        }
+        if was.kinds.iter().any(|kind| *kind != "text") {
+            return Err(Error::runtime(format!(
+                "messages: turn {index} was changed and holds more than text; change it by `texts`, or write \
+                 {{ role = …, text = … }} in its place"
+            )));
+        }
+        self.left_for(text)?;
+        Turn::say(role.to_owned(), text.to_owned()).map_err(Error::runtime)
     }
 
     fn values(&mut self, table: &Table, what: &str) -> Result<BTreeMap<String, Option<Value>>> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use mlua::{Error, FromLuaMulti, IntoLuaMulti, Lua, Thread, VmState};
 use tokio::time::Instant;
 
-use crate::guest::view::{KINDS, Kind, Subject};
+use crate::guest::view::{KINDS, Kind, Request, Subject};
 use crate::host::{Cx, Killed, ticker};
 
 /// Safepoints between two looks at the clock: calls that are short never look, and those of a loop are soon there.
@@ -148,6 +148,15 @@ impl Running {
     pub fn seen(&self, number: usize) -> Option<Subject> {
         let shown = self.shown();
         shown.iter().find(|(known, _)| *known == number).map(|(_, view)| view.clone())
+    }
+
+    /// The ask that it is about.
+    pub fn request(&self) -> Option<Arc<Request>> {
+        self.shown().iter().find_map(|(_, subject)| match subject {
+            Subject::Request(request) => Some(request.clone()),
+            Subject::Try(next) => Some(next.request.clone()),
+            _ => None,
+        })
     }
 
     /// The kind of what was shown last and has such a method.
@@ -296,6 +305,11 @@ pub(super) fn working<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         Some(call) => call.cx.lease.work(bytes, work),
         None => work(),
     }
+}
+
+/// Whether the call that runs may do native work that takes so long, and that nothing can stop.
+pub(super) fn has_time_for(span: Duration) -> bool {
+    RUNNING.with_borrow(|running| running.as_ref().is_none_or(|now| now.call.cx.lease.has_time_for(span)))
 }
 
 /// The call that runs has no memory left: it has ended, whoever catches that.

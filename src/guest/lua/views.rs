@@ -383,6 +383,13 @@ fn chat(request: &view::Request) -> Result<Arc<crate::chat::Ask>> {
         .map_err(|fault| Error::runtime(format!("this request holds no conversation: {}", fault.message)))
 }
 
+/// A turn of the ask that the call which runs is about, counted from 1.
+pub(super) fn turn(index: usize) -> Option<view::Message> {
+    let request = with_running(|running| Ok(running.request())).ok()??;
+    let ask = excused(|| request.call.chat()).ok()?;
+    conversation::message(&ask, i64::try_from(index).ok()?)
+}
+
 fn header(lua: &Lua, headers: &http::HeaderMap, name: &str, hide: bool) -> Result<Option<Lv>> {
     if hide && conversation::is_credential(name) {
         return Ok(None);
@@ -416,7 +423,7 @@ impl UserData for Context {
         // Nothing but methods, so calls of them need not look for a field first.
         methods.enable_namecall();
         methods.add_method("get", |lua, _, key: String| {
-            let kept = with_running(|running| Ok(running.cx.visit.get(&running.cx.guest.name, &key)))?;
+            let kept = with_running(|running| Ok(running.cx.kept(&key)))?;
             Ok(match kept {
                 None => Lv::Nil,
                 Some(Kept::Bool(bool)) => Lv::Boolean(bool),
@@ -437,7 +444,7 @@ impl UserData for Context {
                     return Err(Error::runtime(text));
                 }
             };
-            with_running(|running| running.cx.visit.set(&running.cx.guest.name, &key, value).map_err(Error::external))
+            with_running(|running| running.cx.keep(&key, value).map_err(Error::external))
         });
         methods.add_meta_method(MetaMethod::Index, |_, _, key: String| -> Result<()> {
             Err(Error::runtime(format!("ctx has no `{key}`; write ctx:get(\"{key}\")")))

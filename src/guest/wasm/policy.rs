@@ -160,6 +160,7 @@ fn starting(guest: &Arc<Guest>, gives_way: bool) -> Arc<Cx> {
         guest: guest.clone(),
         phase: Phase::Init,
         visit: Arc::new(Visit::nobody(0)),
+        apart: None,
         world: None,
         lease: Lease::new(guest.budget.of(Phase::Init)),
         awaits: false,
@@ -252,7 +253,7 @@ impl Policy {
         let exports = &self.described.exports;
         let (outcome, cpu) = metered(&cx, before, handle(exports, &mut warm, cx.phase, subject)).await;
         if cx.phase != Phase::Event {
-            cx.visit.spend(cpu);
+            cx.visit.spend(&cx.guest.name, cpu);
         }
         let held = warm.store.data_mut();
         held.call = None;

@@ -129,12 +129,56 @@ fn what_a_hook_may_not_return_is_told_with_its_place_and_what_it_may() {
         ),
         (Phase::Request, "return { messages = { { role = 'user' } } }", "messages: write { role ="),
         (Phase::Request, "return { messages = { { role = 'user', texxt = 'x' } } }", "did you mean `text`?"),
-        (Phase::Request, "error({})", "error() was given a table; give it a text"),
-        (Phase::Request, "error()", "error() was given nothing; give it a text"),
+        (Phase::Request, "return { messages = { { index = 0, text = 'x' } } }", "messages: turns are counted from 1"),
     ] {
         let error = failure(&format!("local x = 1\nfunction on_{}()\n  {body}\nend", phase.name()), phase);
         assert!(error.starts_with("test.luau:2: ") && error.contains(expected), "{body}: {error}");
     }
+}
+
+#[test]
+fn what_the_libraries_throw_names_the_line_too() {
+    for (body, expected) in [
+        ("error({})", "error() was given a table; give it a text"),
+        ("error()", "error() was given nothing; give it a text"),
+        ("error('no place', 0)", "no place"),
+        ("string.find(nil, 'x')", "invalid argument #1 to 'find' (string expected, got nil)"),
+        ("string.match('x', '[a')", "malformed pattern (missing ']')"),
+        ("table.concat({ {} })", "invalid value (table) at index 1 in table for 'concat'"),
+        ("table.sort({ 1, 'a' })", "attempt to compare string < number"),
+        ("string.gsub('x', 'x', coroutine.yield)", "nothing can wait or yield; do so before or after"),
+    ] {
+        let error = failure(&format!("local x = 1\nfunction on_request()\n  {body}\nend"), Phase::Request);
+        assert!(error.starts_with("test.luau:3: ") && error.contains(expected), "{body}: {error}");
+        assert!(!error.contains("library:"), "{body}: {error}");
+    }
+    let text = "function on_request() local _, why = pcall(string.find, 'x', '[a') return gw.say(why) end";
+    let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
+    assert_eq!(said.body, Body::Say("malformed pattern (missing ']')".to_owned()));
+}
+
+#[test]
+fn a_turn_that_was_changed_says_what_it_was_changed_to() {
+    let patched = |body: &str| {
+        let mut stand =
+            load(&format!("function on_request(req) local m = req:messages() {body} return {{ messages = m }} end"));
+        stand
+            .ask(
+                r#"{"model":"fast","messages":[{"role":"user","content":"Hello"},{"role":"user","content":
+                [{"type":"text","text":"See"},{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]}]}"#,
+            )
+            .expect("an ask");
+        match stand.call(Phase::Request) {
+            Ok(Verdict::Patch(patch)) => Ok(patch.messages.expect("turns")),
+            other => Err(other.expect_err("a patch").message),
+        }
+    };
+    let say = |role: &str, text: &str| Turn::say(role.to_owned(), text.to_owned()).expect("a turn");
+    assert_eq!(patched(""), Ok(vec![Turn::Keep(1), Turn::Keep(2)]));
+    assert_eq!(patched("m[1].text = 'Bye'"), Ok(vec![say("user", "Bye"), Turn::Keep(2)]));
+    assert_eq!(patched("m[1].role = 'assistant'"), Ok(vec![say("assistant", "Hello"), Turn::Keep(2)]));
+    let lost = patched("m[2].text = 'Bye'").expect_err("the picture would be lost");
+    assert!(lost.contains("turn 2 was changed and holds more than text; change it by `texts`"), "{lost}");
 }
 
 #[test]
@@ -539,7 +583,7 @@ fn what_does_not_load_says_where() {
     assert!(error("local x = \nfunction on_request() end").starts_with("test.luau:2:"), "{}", error("local x = \nend"));
     assert!(error("x.y = 1").starts_with("test.luau:1: attempt to index nil"), "{}", error("x.y = 1"));
     assert!(error("return 3").contains("returns a"));
-    assert!(error("local x = 1").contains("has no `on_` function"));
+    assert!(error("local x = 1").contains("has no `on_` function, so it would never run; a hook is a global"));
     assert!(error("function on_reqest() end").contains("`on_reqest` is no hook"));
     assert!(error("on_request = 3").contains("not a function"));
     assert!(error("while true do end").contains("raise `budget."));
@@ -562,6 +606,11 @@ fn modules_of_the_bundle_can_be_required_and_nothing_else() {
     assert_eq!(respond.body, Body::Raw("true1".into()));
     let error = with("require('/etc/passwd')\nfunction on_request() end").err().expect("refused");
     assert!(error.contains("has no module `/etc/passwd`; it has: words"), "{error}");
+    let alone =
+        try_load("require('words') function on_request() end", Budget::default(), json!({})).err().expect("refused");
+    assert!(alone.ends_with("has no module `words`; it has: none"), "{alone}");
+    let error = failure("function on_request() gw.metrics.count('x') end", Phase::Request);
+    assert!(error.ends_with("the manifest declares no metric `x`; it has: none"), "{error}");
     let late = with("function on_request() require('words') end").expect("loads");
     assert!(late.call(Phase::Request).is_err());
 }

@@ -29,7 +29,7 @@ macro_rules! keeping {
         impl $module::Host for Held {
             $($waits)? fn get(&mut self, key: String, space: Option<String>) -> Given<Option<String>> {
                 let cx = policy!(self, $get);
-                let kept = $end!(kept(&cx, $store, &key, space.as_deref()));
+                let kept = $end!(&cx, kept(&cx, $store, &key, space.as_deref()));
                 Ok(text(kept).and_then(readable))
             }
 
@@ -39,7 +39,7 @@ macro_rules! keeping {
                     let space = keep::space(&cx, $store, space.as_deref())?;
                     keep::set(&space, &key, value.into(), keep::ttl(ttl)?).await
                 };
-                Ok(text($end!(done)))
+                Ok(text($end!(&cx, done)))
             }
 
             $($waits)? fn add(&mut self, key: String, value: String, ttl: Option<f64>, space: Option<String>) -> Given<bool> {
@@ -48,7 +48,7 @@ macro_rules! keeping {
                     let space = keep::space(&cx, $store, space.as_deref())?;
                     keep::add(&space, &key, value.into(), keep::ttl(ttl)?).await
                 };
-                Ok(text($end!(done)))
+                Ok(text($end!(&cx, done)))
             }
 
             $($waits)? fn incr(&mut self, key: String, by: i64, ttl: Option<f64>, space: Option<String>) -> Given<i64> {
@@ -57,7 +57,7 @@ macro_rules! keeping {
                     let space = keep::space(&cx, $store, space.as_deref())?;
                     keep::incr(&space, &key, by as f64, keep::ttl(ttl)?).await
                 };
-                Ok(text($end!(done)))
+                Ok(text($end!(&cx, done)))
             }
 
             $($waits)? fn delete(&mut self, key: String, space: Option<String>) -> Given<bool> {
@@ -66,7 +66,7 @@ macro_rules! keeping {
                     let space = keep::space(&cx, $store, space.as_deref())?;
                     keep::delete(&space, &key).await
                 };
-                Ok(text($end!(done)))
+                Ok(text($end!(&cx, done)))
             }
 
             $($more)*
@@ -75,15 +75,26 @@ macro_rules! keeping {
 }
 
 macro_rules! at_once {
-    ($done:expr) => {
+    ($cx:expr, $done:expr) => {
         keep::at_once($done)
     };
 }
 
 macro_rules! awaited {
-    ($done:expr) => {
-        $done.await
+    ($cx:expr, $done:expr) => {
+        elsewhere($cx, $done).await
     };
+}
+
+/// Waits for what may be kept on another machine: others' time then, and bounded like all waiting.
+async fn elsewhere<T>(
+    cx: &Cx,
+    done: impl Future<Output = std::result::Result<T, HostError>>,
+) -> std::result::Result<T, HostError> {
+    match cx.guest.grants.shared_kv {
+        true => turn::hosted(cx.lease.wait(done)).await.and_then(|done| done),
+        false => done.await,
+    }
 }
 
 async fn kept(
@@ -112,7 +123,7 @@ keeping!(kv, Store::Kv, (async) awaited, "kv.get" "kv.set" "kv.add" "kv.incr" "k
             let expected = expected.as_deref().map(str::as_bytes);
             keep::swap(&space, &key, expected, value.into(), keep::ttl(ttl)?).await
         };
-        Ok(text(done.await))
+        Ok(text(elsewhere(&cx, done).await))
     }
 );
 
@@ -360,7 +371,7 @@ impl llm::Host for Held {
 impl ctx::Host for Held {
     fn get(&mut self, key: String) -> Given<Option<ctx::Kept>> {
         let Some(cx) = self.cx() else { return Ok(Err(NO_EXCHANGE.to_owned())) };
-        let kept = match cx.visit.get(&cx.guest.name, &key) {
+        let kept = match cx.kept(&key) {
             None => None,
             Some(Kept::Bool(bool)) => Some(ctx::Kept::Flag(bool)),
             Some(Kept::Number(number)) => Some(ctx::Kept::Number(number)),
@@ -376,8 +387,52 @@ impl ctx::Host for Held {
             ctx::Kept::Number(number) => Kept::Number(number),
             ctx::Kept::Text(text) => Kept::Text(text.into_bytes()),
         });
-        Ok(text(cx.visit.set(&cx.guest.name, &key, value)))
+        Ok(text(cx.keep(&key, value)))
     }
 }
 
 const NO_EXCHANGE: &str = "there is no exchange to keep it for";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::host::{Budget, Grants, Guest, Killed, Lease, Phase, Visit};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_on_another_machine_is_waited_for_beside_the_time_of_the_call() {
+        let budget = Budget { cpu: Duration::from_millis(100), wait: Duration::from_millis(500), ..Budget::default() };
+        let grants = Grants { shared_kv: true, ..Grants::default() };
+        let guest = Guest { name: "test".into(), grants, budget, metrics: BTreeMap::new() };
+        let cx = Cx {
+            guest: Arc::new(guest),
+            phase: Phase::Request,
+            visit: Arc::new(Visit::nobody(0)),
+            apart: None,
+            world: None,
+            lease: Lease::new(budget),
+            awaits: true,
+            gives_way: true,
+        };
+        let kept = |ms| {
+            elsewhere(&cx, async move {
+                sleep(Duration::from_millis(ms)).await;
+                Ok(ms)
+            })
+        };
+        let (outcome, used) = turn::metered(&cx, Duration::ZERO, async {
+            assert_eq!(kept(300).await, Ok(300));
+            let late = kept(300).await.expect_err("is late");
+            assert!(late.0.contains("waited longer than 500ms; raise `budget.wait`"), "{}", late.0);
+            Ok(())
+        })
+        .await;
+        outcome.expect("is not ended for its own time");
+        assert!(used < Duration::from_millis(100), "{used:?}");
+        assert_eq!(cx.lease.killed(), Some(Killed::Wait));
+    }
+}
