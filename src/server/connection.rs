@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -438,6 +438,7 @@ impl Service<Request<Incoming>> for Requests {
             peer: Some(self.peer),
         };
         let under_way = UnderWay::new(self.activity.clone());
+        let of_head = request.method() == Method::HEAD;
         if request.headers().len() > self.max_headers {
             let mut response = Response::new(Answer::new(Outbound::whole(""), under_way));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -471,9 +472,19 @@ impl Service<Request<Incoming>> for Requests {
                 })
                 .await
             };
+            let response = if of_head { head_alone(response) } else { response };
             Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
+}
+
+/// The answer to a HEAD. Over HTTP/2 hyper would send the body as well; over HTTP/1.1 it takes none of it, as a client does
+/// that has gone.
+fn head_alone(mut response: Response<Outbound>) -> Response<Outbound> {
+    if let Some(bytes) = std::mem::replace(response.body_mut(), Outbound::NONE).into_whole() {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    response
 }
 
 /// A request that has begun and whose answer has not ended.
