@@ -128,6 +128,14 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
         assert_eq!((reply.status(), provider(&reply)), (200, Some("second")), "{}", reply.text());
         assert_eq!(reply.json()["id"], id.as_str());
         assert!(second.last().await["target"].as_str().is_some_and(|target| target.ends_with("?include[]=x")));
+        // The caller's key goes no further, wherever it stands.
+        let path = format!("{prefix}/responses/{id}?key=sk-one&include[]=x&key=sk-one");
+        assert_eq!(gateway.call("GET", &path, &[], b"").await.status(), 200);
+        assert!(
+            second.last().await["target"]
+                .as_str()
+                .is_some_and(|target| target.ends_with(&format!("/{id}?include[]=x")))
+        );
         let line = gateway.logged(reply.head.id()).await;
         assert_eq!((&line["status"], &line["provider"]), (&json!(200), &json!("second")));
     }
