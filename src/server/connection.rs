@@ -353,7 +353,7 @@ impl Activity {
 
     /// Whether an answer is late that its client does not take; while it takes some, the answer itself knows what to say.
     fn is_outlasted(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) > 0 && self.is_over(&self.due, Duration::ZERO)
+        self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due)
     }
 
     pub fn set_waits(&self, waits: bool) {
@@ -384,6 +384,11 @@ impl Activity {
     fn is_over(&self, since: &AtomicU64, limit: Duration) -> bool {
         let since = since.load(Ordering::Relaxed);
         since > 0 && self.now().saturating_sub(since) >= limit.as_millis() as u64
+    }
+
+    /// Whether the moment has come.
+    fn is_past(&self, moment: &AtomicU64) -> bool {
+        (1..=self.now()).contains(&moment.load(Ordering::Relaxed))
     }
 
     /// Whether nothing has been asked for so long; a head that is not whole is no request.
