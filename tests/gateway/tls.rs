@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
@@ -113,6 +114,25 @@ async fn an_http2_client_that_drops_one_stream_ends_its_upstream_and_no_other() 
     assert!(Chat.read_stream(&text(staying).await).done);
     let line = gateway.logged_where(leaves, |line| line["model"] == leaves).await;
     assert_eq!(line["error"]["code"], "client_gone");
+}
+
+/// Its window is closed, while the connection's socket is free.
+#[tokio::test]
+async fn an_http2_client_that_reads_nothing_has_the_exchanges_time_and_no_more() {
+    let mock = Mock::start().await;
+    let yaml = "listen: { address: LISTEN, limits: { head_timeout: 500ms } }\ntimeouts: { total: 1s }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1024);
+    let (client, conn) = builder.handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(conn);
+    let model = "chat/mock-fast:chunks=400,length=80000,key=unread";
+    let unread = begin(&client, "/v1/chat/completions", Chat.ask(model, true, Turn::Text, "Hello")).await;
+    let line = gateway.logged_where(model, |line| line["model"] == model).await;
+    assert_eq!((&line["status"], &line["error"]["code"]), (&json!(504), &json!("total_timeout")), "{line}");
+    assert!(line["duration_ms"].as_f64().is_some_and(|took| (1000.0..3000.0).contains(&took)), "{line}");
+    drop(unread);
 }
 
 /// What an idle HTTP/2 client sends (settings, windows, pings) is no head that comes in slowly.
