@@ -559,7 +559,7 @@ pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeou
     })
 }
 
-fn content_type(response: &Response<Inbound>) -> &str {
+pub(super) fn content_type(response: &Response<Inbound>) -> &str {
     response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 

@@ -139,6 +139,13 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
         let line = gateway.logged(reply.head.id()).await;
         assert_eq!((&line["status"], &line["provider"]), (&json!(200), &json!("second")));
     }
+    // A stream of it comes as one, and is not paid for again.
+    let reply = gateway.call("GET", &format!("/v1/responses/{id}?stream=true"), ONE, b"").await;
+    assert!(reply.head.header("content-type").is_some_and(|form| form.starts_with("text/event-stream")), "{reply:?}");
+    let said = super::dialect::Responses.read_stream(&reply.text());
+    assert!(said.done && said.id == id, "{said:?}");
+    let line = gateway.logged(reply.head.id()).await;
+    assert_eq!((&line["status"], &line["stream"], &line["usage"]), (&json!(200), &json!(true), &Value::Null), "{line}");
     let reply = gateway.call("GET", &format!("/v1/responses/{id}/input_items"), ONE, b"").await;
     assert!(reply.json()["data"].as_array().is_some_and(|items| !items.is_empty()), "{}", reply.text());
     let body = json!({"model": "second/mock-fast", "input": "Hello", "background": true});
