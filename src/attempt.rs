@@ -180,6 +180,7 @@ async fn relay_once(
     if !response.status().is_success() {
         return Err(once::refused(response, face.dialect, &target.timeouts).await);
     }
+    answer::plain(response.headers())?;
     if answer::content_type(&response).starts_with("text/event-stream") {
         return Ok(again::stream(cx, x, target, deadline, response.into_body()));
     }

@@ -39,7 +39,7 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
                     a stored response can only be deleted here. Keep the answer as it was given.";
         return Err(Fault::new(Kind::PolicyRejected, text).param("response_id"));
     }
-    let path = head.uri.path();
+    let path = head.uri.path().trim_end_matches('/');
     let tail = path.find("/responses/").map_or(path, |at| &path[at..]);
     // The caller's key, which may stand there, goes no further.
     let pairs =

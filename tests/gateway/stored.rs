@@ -124,10 +124,14 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
     let gateway = gateway(&first, &second).await;
     let id = made(&gateway, "pair", false).await;
     for prefix in ["/v1", ""] {
-        let reply = gateway.call("GET", &format!("{prefix}/responses/{id}?include[]=x"), ONE, b"").await;
+        let reply = gateway.call("GET", &format!("{prefix}/responses/{id}/?include[]=x"), ONE, b"").await;
         assert_eq!((reply.status(), provider(&reply)), (200, Some("second")), "{}", reply.text());
         assert_eq!(reply.json()["id"], id.as_str());
-        assert!(second.last().await["target"].as_str().is_some_and(|target| target.ends_with("?include[]=x")));
+        assert!(
+            second.last().await["target"]
+                .as_str()
+                .is_some_and(|target| target.ends_with(&format!("/{id}?include[]=x")))
+        );
         // The caller's key goes no further, wherever it stands.
         let path = format!("{prefix}/responses/{id}?key=sk-one&include[]=x&key=sk-one");
         assert_eq!(gateway.call("GET", &path, &[], b"").await.status(), 200);
