@@ -367,7 +367,8 @@ impl Activity {
             return self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due);
         }
         let untaken = self.untaken();
-        let is_late = |one: &Arc<Untaken>| one.since.load(Ordering::Relaxed) > 0 && self.is_past(&one.due);
+        // Who takes something just now hears what the answer itself has to say.
+        let is_late = |one: &Arc<Untaken>| self.is_over(&one.since, LATE) && self.is_past(&one.due);
         !untaken.is_empty() && untaken.len() == self.requests.load(Ordering::Relaxed) && untaken.iter().all(is_late)
     }
 
