@@ -228,7 +228,8 @@ fn unknown_generation(number: u64) -> Response<Full<Bytes>> {
 fn allowed(headers: &HeaderMap, token: Option<&str>) -> bool {
     let Some(token) = token else { return true };
     let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let given = given.strip_prefix("Bearer ").unwrap_or_default();
+    let given = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let given = given.map_or("", |(_, token)| token.trim());
     constant_time::verify_slices_are_equal(given.as_bytes(), token.as_bytes()).is_ok()
 }
 

@@ -50,6 +50,9 @@ pub enum Serve {
     Open(fn(&Cx, &Parts) -> Response<Outbound>),
 }
 
+/// Longest path that is compared with ours where it is none of them: strangers write as long ones as a head may be.
+const MAX_LIKE_BYTES: usize = 256;
+
 /// The dialect is told by the caller's headers.
 pub const ANY: &str = "";
 
@@ -216,7 +219,8 @@ fn decoded(value: &str) -> String {
 
 impl Unserved {
     fn unknown(method: &Method, path: &str) -> Self {
-        let known = ENDPOINTS.iter().map(|endpoint| endpoint.path);
+        // A long one is like none of ours, and looking for that would take long.
+        let known = ENDPOINTS.iter().map(|endpoint| endpoint.path).filter(|_| path.len() <= MAX_LIKE_BYTES);
         let near =
             known.map(|known| (strsim::normalized_levenshtein(known, path), known)).max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = near.filter(|(likeness, _)| *likeness > 0.6).map(|(_, path)| format!(" Did you mean `{path}`?"));
@@ -296,6 +300,16 @@ mod tests {
             find_path(Method::GET, "/v1/models/openai/gpt-5"),
             Ok(("/v1/models/{*model}", Op::Generate, Some("openai/gpt-5".into())))
         );
+    }
+
+    #[test]
+    fn a_long_path_is_refused_as_fast_as_a_short_one() {
+        let path = format!("/v1/{}", "a".repeat(60_000));
+        let began = tokio::time::Instant::now();
+        for _ in 0..100 {
+            assert_eq!(find_path(Method::GET, &path), Err(404));
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! cannot be undone and belongs to `stream`.
 
 mod adapted;
+mod again;
 mod answer;
 mod decide;
 mod encode;
@@ -132,8 +133,10 @@ pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &Relay
     x.attempts.push(attempt);
     let mut status = None;
     let deadline = Deadline::of(x.started, x.patience, target, began);
-    let relayed = timeout_at(deadline.at, relay_once(cx, &x.split().0, target, key, call, &mut status)).await;
-    let outcome = relayed.unwrap_or_else(|_| Err(deadline.missed()));
+    let (subject, _) = x.split();
+    let once = relay_once(cx, &subject, (target, key), call, deadline, &mut status);
+    let outcome = timeout_at(deadline.at, once).await.unwrap_or_else(|_| Err(deadline.missed()));
+    x.stream = outcome.as_ref().is_ok_and(Reply::is_stream);
     if let Some(attempt) = x.attempts.last_mut() {
         attempt.took = began.elapsed();
         attempt.status = status;
@@ -157,9 +160,9 @@ pub struct RelayCall {
 async fn relay_once(
     cx: &Cx,
     x: &Subject<'_>,
-    target: &Arc<Target>,
-    key: usize,
+    (target, key): (&Arc<Target>, usize),
     call: &RelayCall,
+    deadline: Deadline,
     status: &mut Option<u16>,
 ) -> Result<Reply, Fault> {
     let face = target.face(x.dialect).ok_or_else(|| encode::unserved(x, target))?;
@@ -176,6 +179,10 @@ async fn relay_once(
     *status = Some(response.status().as_u16());
     if !response.status().is_success() {
         return Err(once::refused(response, face.dialect, &target.timeouts).await);
+    }
+    answer::plain(response.headers())?;
+    if answer::content_type(&response).starts_with("text/event-stream") {
+        return Ok(again::stream(cx, x, target, deadline, response.into_body()));
     }
     let good = response.status();
     let bytes = answer::whole(response.into_body(), cx.generation.max_answer_bytes, sent, &target.timeouts).await?;

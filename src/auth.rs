@@ -5,6 +5,7 @@
 pub mod forwarded;
 pub mod page;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use aws_lc_rs::hmac;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use http::{HeaderMap, HeaderName, Uri};
+use percent_encoding::percent_decode_str;
 
 use crate::fault::{Fault, Kind};
 use crate::route;
@@ -138,7 +140,7 @@ impl Keys {
         if credential.len() > MAX_CREDENTIAL_BYTES {
             return Err(refused());
         }
-        let principal = self.principals.get(&self.digest(credential)).ok_or_else(refused)?;
+        let principal = self.principals.get(&self.digest(&credential)).ok_or_else(refused)?;
         if principal.expires.is_some_and(|expires| expires <= now) {
             let text = format!("The key `{}` has expired.", principal.key);
             return Err(Fault::new(Kind::InvalidCredential, text));
@@ -147,7 +149,7 @@ impl Keys {
     }
 
     /// The first credential in the head: a header, or `?key=` as Gemini's REST examples send it.
-    fn credential<'a>(&self, headers: &'a HeaderMap, query: Option<&'a str>) -> Option<&'a str> {
+    fn credential<'a>(&self, headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow<'a, str>> {
         let from_header = self.headers.iter().find_map(|name| {
             let value = headers.get(name)?.to_str().ok()?.trim();
             let bare = match value.split_once(' ') {
@@ -158,8 +160,10 @@ impl Keys {
             };
             (!bare.is_empty()).then_some(bare)
         });
-        from_header
-            .or_else(|| query?.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty()))
+        from_header.map(Cow::Borrowed).or_else(|| {
+            let key = query?.split('&').find_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty())?;
+            percent_decode_str(key).decode_utf8().ok()
+        })
     }
 }
 
@@ -224,6 +228,7 @@ mod tests {
         assert_eq!(check("authorization", "bearer  sk-one", None), Ok("one".into()));
         assert_eq!(check("x-api-key", "sk-one", None), Ok("one".into()));
         assert_eq!(check("", "", Some("alt=sse&key=sk-one")), Ok("one".into()));
+        assert_eq!(check("", "", Some("key=sk%2Done&alt=sse")), Ok("one".into()));
     }
 
     #[test]

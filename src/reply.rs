@@ -142,8 +142,14 @@ pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Out
     annotate(&mut reply.headers, &settle);
     let body = match reply.content {
         Content::Whole(bytes) => {
-            settle.bytes_out = bytes.len() as u64;
-            Outbound::Whole { bytes: Some(bytes), settle: Some(settle) }
+            let has_none = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let bytes = Some(bytes).filter(|bytes| !has_none && !bytes.is_empty());
+            settle.bytes_out = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            // Nobody asks for a body that is none.
+            if bytes.is_none() && matches!(settle.outcome, Outcome::Open) {
+                settle.outcome = Outcome::Complete;
+            }
+            Outbound::Whole { bytes, settle: Some(settle) }
         }
         Content::Stream(relay) => Outbound::Stream { relay, settle },
     };
@@ -253,6 +259,9 @@ pub enum Outbound {
 }
 
 impl Outbound {
+    /// No body.
+    pub const NONE: Outbound = Outbound::Whole { bytes: None, settle: None };
+
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Outbound::Whole { bytes: Some(bytes.into()), settle: None }
     }
@@ -275,7 +284,7 @@ impl Outbound {
         {
             settle.outcome = Outcome::Complete;
         }
-        bytes.take()
+        Some(bytes.take().unwrap_or_default())
     }
 }
 
@@ -330,7 +339,7 @@ impl Body for Outbound {
             Outbound::Late(waiting) if waiting.state.ending() => {
                 let bytes = waiting.error(&settle::process_ended());
                 // Lets go of the exchange, which settles it.
-                self.set(Outbound::Whole { bytes: None, settle: None });
+                self.set(Outbound::NONE);
                 Some(bytes)
             }
             Outbound::Late(waiting) => match ready!(waiting.poll(cx)) {

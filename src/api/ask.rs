@@ -13,6 +13,7 @@ use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
 use crate::json::{Envelope, Text};
 use crate::pipeline::Call;
+use crate::route::policy::MAX_MODEL_BYTES;
 use crate::stream::Framing;
 
 /// Asks for the cost in the usage of the answer, for clients that cannot put `usage: {include: true}` in the body.
@@ -29,9 +30,6 @@ struct UsageOptions {
     #[serde(default)]
     include: bool,
 }
-
-/// Longest name of a model: it stands in headers, labels of metrics and log lines.
-const MAX_MODEL_BYTES: usize = 512;
 
 /// Reads the ask and notes in the exchange what it is for.
 ///

@@ -29,7 +29,7 @@ pub fn get(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
 pub(super) fn find(cx: &Cx, x: &Exchange, id: &str) -> Result<Value, Fault> {
     let key = x.principal.as_ref().map(|principal| principal.key.as_str());
     let records = &cx.state.records;
-    let found = records.find(id).or_else(|| records.find_upstream(id));
+    let found = records.find(id).or_else(|| records.find_upstream(id, key));
     found.filter(|record| record["key"].as_str() == key).ok_or_else(|| {
         let text = format!("No exchange `{id}` is remembered here; the newest {} are.", records.capacity());
         Fault::new(Kind::ResponseNotFound, text).param("id")

@@ -12,6 +12,7 @@ use crate::fault::{Fault, Kind};
 use crate::generation::Listed;
 use crate::pipeline::Cx;
 use crate::reply::Reply;
+use crate::route::policy::MAX_MODEL_BYTES;
 use crate::state::health::Measure;
 
 /// The most models on one page, as Anthropic and Gemini have it.
@@ -43,7 +44,7 @@ pub fn one(cx: &Cx, x: &Exchange, matched: &Matched) -> Result<Reply, Fault> {
         None => (param, false),
     };
     let unknown = || Fault::new(Kind::ModelNotFound, format!("No model is called `{id}`.")).param("model");
-    if !allowed(x, id) {
+    if id.len() > MAX_MODEL_BYTES || !allowed(x, id) {
         return Err(unknown());
     }
     let targets = cx.generation.targets(id)?;

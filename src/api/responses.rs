@@ -39,10 +39,14 @@ pub async fn stored(cx: &Cx, x: &mut Exchange, head: Parts, body: Bytes, matched
                     a stored response can only be deleted here. Keep the answer as it was given.";
         return Err(Fault::new(Kind::PolicyRejected, text).param("response_id"));
     }
-    let path = head.uri.path();
+    let path = head.uri.path().trim_end_matches('/');
     let tail = path.find("/responses/").map_or(path, |at| &path[at..]);
-    let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let call = RelayCall { method: head.method, path: format!("{tail}{query}"), headers: head.headers, body };
+    // The caller's key, which may stand there, goes no further.
+    let pairs =
+        head.uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.starts_with("key="));
+    let query = pairs.collect::<Vec<_>>().join("&");
+    let path = if query.is_empty() { tail.to_owned() } else { format!("{tail}?{query}") };
+    let call = RelayCall { method: head.method, path, headers: head.headers, body };
     let outcome = attempt::relay(cx, x, &target, &call).await;
     let answered = x.attempts.last().and_then(|attempt| attempt.status);
     let is_gone = answered == Some(404) || (call.method == Method::DELETE && outcome.is_ok());

@@ -101,11 +101,8 @@ impl Reading<'_> {
         known: &mut Known,
     ) -> Result<Box<Good>, Fault> {
         let streams = content_type(&response).starts_with("text/event-stream");
-        let (head, body) = response.into_parts();
-        if let Some(coding) = head.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
-            let text = format!("The provider compressed its answer ({coding:?}), although it was asked not to.");
-            return Err(Fault::new(Kind::BadAnswer, text));
-        }
+        plain(response.headers())?;
+        let body = response.into_body();
         match (self.x.stream, streams) {
             (true, true) if self.replay.joined => Box::pin(self.join(cx, body, known)).await,
             (false, false) => self.whole(cx, body).await,
@@ -559,7 +556,18 @@ pub(super) async fn whole(mut body: Inbound, limit: usize, sent: Instant, timeou
     })
 }
 
-fn content_type(response: &Response<Inbound>) -> &str {
+/// Refuses an answer that cannot be read as it came.
+pub(super) fn plain(headers: &HeaderMap) -> Result<(), Fault> {
+    match headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        None => Ok(()),
+        Some(coding) => {
+            let text = format!("The provider compressed its answer ({coding:?}), although it was asked not to.");
+            Err(Fault::new(Kind::BadAnswer, text))
+        }
+    }
+}
+
+pub(super) fn content_type(response: &Response<Inbound>) -> &str {
     response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 

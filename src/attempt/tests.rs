@@ -415,22 +415,43 @@ async fn keys_are_drawn_by_weight_and_those_of_last_resort_only_when_all_others_
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_response_that_is_fetched_has_the_time_of_an_exchange_and_no_more() {
-    let bed = Bed::new(&[("a", vec![Act::Stalls; 2])]);
+    let whole = || late(MS(60_000), good("late"));
+    let bed = Bed::new(&[("a", vec![whole(), Act::Stalls, whole(), Act::Stalls])]);
     let known = bed.target("a");
     let timeouts = Timeouts { idle: MS(60_000), head: MS(60_000), total: MS(500), ..known.timeouts };
-    for (attempt, kind, waited) in
-        [(timeouts.attempt, Kind::TotalTimeout, MS(500)), (MS(200), Kind::AttemptTimeout, MS(200))]
-    {
+    let (total, attempt) = ((timeouts.attempt, Kind::TotalTimeout, 500), (MS(200), Kind::AttemptTimeout, 200));
+    for ((attempt, kind, waited), streams) in [(total, false), (total, true), (attempt, false), (attempt, true)] {
         let timeouts = Timeouts { attempt, ..timeouts };
         let target = Arc::new(Target::new(known.provider.clone(), "m".into(), known.overrides.clone(), timeouts, None));
         let (mut x, _) = bed.exchange(json!({"model": "any", "messages": []}));
         let (headers, body) = Default::default();
         let call = RelayCall { method: http::Method::GET, path: "/responses/r".into(), headers, body };
         let began = Instant::now();
-        let fault = relay(&bed.cx, &mut x, &target, &call).await.map(|_| ()).expect_err("late");
-        assert_eq!((fault.kind, began.elapsed()), (kind, waited));
+        let outcome = relay(&bed.cx, &mut x, &target, &call).await;
+        assert_eq!(outcome.as_ref().is_ok_and(Reply::is_stream), streams);
+        let fault = match outcome.map(|reply| reply.content) {
+            Ok(Content::Stream(mut relay)) => {
+                while std::future::poll_fn(|cx| relay.poll_bytes(cx)).await.is_some() {}
+                relay.ending().and_then(Result::err)
+            }
+            outcome => outcome.err(),
+        };
+        assert_eq!(fault.map(|fault| fault.kind), Some(kind));
+        assert!((MS(waited)..MS(waited + 2)).contains(&began.elapsed()), "{:?}", began.elapsed());
+        drop(Settle::new(x, bed.cx.state.clone()));
         assert_eq!(bed.cx.state.health.record("a/m").measure(bed.cx.state.now()).in_flight, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_response_that_came_compressed_is_not_given_as_json() {
+    let squeezed = Act::Say(200, vec![("content-type", "application/json"), ("content-encoding", "gzip")], "?".into());
+    let bed = Bed::new(&[("a", vec![squeezed])]);
+    let (mut x, _) = bed.exchange(json!({"model": "any", "messages": []}));
+    let (headers, body) = Default::default();
+    let call = RelayCall { method: http::Method::GET, path: "/responses/r".into(), headers, body };
+    let outcome = relay(&bed.cx, &mut x, &bed.target("a"), &call).await;
+    assert_eq!(outcome.map(|_| ()).map_err(|fault| fault.kind), Err(Kind::BadAnswer));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,9 @@ use crate::fault::{Fault, Kind};
 /// Names in one list of a request at most.
 const MAX_NAMES: usize = 64;
 
+/// Longest name of a model: it stands in headers, labels of metrics and log lines, and what is known of it is kept.
+pub const MAX_MODEL_BYTES: usize = 512;
+
 /// A request's wishes. Nothing set means that the tree alone decides.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Policy {
@@ -304,6 +307,10 @@ pub fn suffix(model: &str) -> Option<(&str, Sort)> {
 fn bounded(list: &[String], field: &str) -> Result<(), Fault> {
     if list.len() > MAX_NAMES {
         let text = format!("`{field}` names {} things; name at most {MAX_NAMES}.", list.len());
+        return Err(Fault::new(Kind::InvalidRequest, text).param(field));
+    }
+    if list.iter().any(|name| name.len() > MAX_MODEL_BYTES) {
+        let text = format!("`{field}` holds a name of more than {MAX_MODEL_BYTES} bytes; name a shorter one.");
         return Err(Fault::new(Kind::InvalidRequest, text).param(field));
     }
     Ok(())

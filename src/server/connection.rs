@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -269,11 +269,20 @@ pub(super) struct Activity {
     waits: AtomicBool,
     /// A stream begins: what is written next does not wait for others.
     hurries: AtomicBool,
-    /// Since when the client of each answer of HTTP/2 takes none of it: its window is closed, while the socket may be free.
-    untaken: Mutex<Vec<Arc<AtomicU64>>>,
+    /// The answers of HTTP/2, whose clients may take none of them while the socket is free: their windows are closed.
+    untaken: Mutex<Vec<Arc<Untaken>>>,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
     nudge: Arc<Nudge>,
+}
+
+/// What becomes of an answer of HTTP/2.
+#[derive(Debug)]
+struct Untaken {
+    /// Since when its client takes none of it.
+    since: AtomicU64,
+    /// When the last of it is due.
+    due: AtomicU64,
 }
 
 enum Verdict {
@@ -304,12 +313,18 @@ impl Activity {
         }
     }
 
-    fn untaken(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+    fn untaken(&self) -> MutexGuard<'_, Vec<Arc<Untaken>>> {
         self.untaken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
         self.began.elapsed().as_millis() as u64 + 1
+    }
+
+    /// What it will be at a moment to come.
+    fn at(&self, moment: Instant) -> u64 {
+        let millis = moment.saturating_duration_since(self.began).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     pub fn read(&self) {
@@ -340,20 +355,21 @@ impl Activity {
         }
     }
 
-    /// The answer of HTTP/1.1 is to be over by then.
-    fn set_due(&self, due: Instant) {
-        let millis = due.saturating_duration_since(self.began).as_millis();
-        self.due.store(u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1), Ordering::Relaxed);
-    }
-
     fn due_at(&self) -> Option<Instant> {
         let due = self.due.load(Ordering::Relaxed);
         self.began.checked_add(Duration::from_millis(due)).filter(|_| due > 0)
     }
 
     /// Whether an answer is late that its client does not take; while it takes some, the answer itself knows what to say.
+    /// Over HTTP/2 all that is asked must be: it ends with the connection, and others would.
     fn is_outlasted(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) > 0 && self.is_over(&self.due, Duration::ZERO)
+        if !self.h2 {
+            return self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due);
+        }
+        let untaken = self.untaken();
+        // Who takes something just now hears what the answer itself has to say.
+        let is_late = |one: &Arc<Untaken>| self.is_over(&one.since, LATE) && self.is_past(&one.due);
+        !untaken.is_empty() && untaken.len() == self.requests.load(Ordering::Relaxed) && untaken.iter().all(is_late)
     }
 
     pub fn set_waits(&self, waits: bool) {
@@ -386,6 +402,11 @@ impl Activity {
         since > 0 && self.now().saturating_sub(since) >= limit.as_millis() as u64
     }
 
+    /// Whether the moment has come.
+    fn is_past(&self, moment: &AtomicU64) -> bool {
+        (1..=self.now()).contains(&moment.load(Ordering::Relaxed))
+    }
+
     /// Whether nothing has been asked for so long; a head that is not whole is no request.
     fn rests(&self, limit: Duration) -> bool {
         self.is_over(&self.idle, limit)
@@ -393,7 +414,7 @@ impl Activity {
 
     fn judge(&self, limits: Limits) -> Verdict {
         let over = |since: &AtomicU64, limit| self.is_over(since, limit);
-        let is_left = || self.h2 && self.untaken().iter().any(|since| over(since, CLIENT_STALL));
+        let is_left = || self.h2 && self.untaken().iter().any(|one| over(&one.since, CLIENT_STALL));
         if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() || is_left() {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
@@ -438,6 +459,7 @@ impl Service<Request<Incoming>> for Requests {
             peer: Some(self.peer),
         };
         let under_way = UnderWay::new(self.activity.clone());
+        let of_head = request.method() == Method::HEAD;
         if request.headers().len() > self.max_headers {
             let mut response = Response::new(Answer::new(Outbound::whole(""), under_way));
             *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
@@ -471,9 +493,19 @@ impl Service<Request<Incoming>> for Requests {
                 })
                 .await
             };
+            let response = if of_head { head_alone(response) } else { response };
             Ok(response.map(|body| Answer::new(body, under_way)))
         })
     }
+}
+
+/// The answer to a HEAD. Over HTTP/2 hyper would send the body as well; over HTTP/1.1 it takes none of it, as a client does
+/// that has gone.
+fn head_alone(mut response: Response<Outbound>) -> Response<Outbound> {
+    if let Some(bytes) = std::mem::replace(response.body_mut(), Outbound::NONE).into_whole() {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    response
 }
 
 /// A request that has begun and whose answer has not ended.
@@ -497,9 +529,9 @@ pub struct Answer {
     body: Outbound,
     under_way: UnderWay,
     ending: Option<Ending>,
-    /// Since when its client takes none of it; over HTTP/2 only.
-    untaken: Option<Arc<AtomicU64>>,
-    /// When the last of it is due, as far as the connection knows; over HTTP/1.1 only.
+    /// What becomes of it; over HTTP/2 only.
+    untaken: Option<Arc<Untaken>>,
+    /// When the last of it is due, as far as the connection knows.
     due: Option<Instant>,
 }
 
@@ -514,7 +546,7 @@ impl Answer {
         }
         let activity = &under_way.0;
         // It is not asked for a frame before its client takes one.
-        let untaken = activity.h2.then(|| Arc::new(AtomicU64::new(activity.now())));
+        let untaken = activity.h2.then(|| Arc::new(Untaken { since: activity.now().into(), due: AtomicU64::new(0) }));
         if let Some(untaken) = &untaken {
             activity.untaken().push(untaken.clone());
         }
@@ -526,9 +558,11 @@ impl Answer {
     /// Tells the connection when the last of it is due, which another target that goes on may change.
     fn tell_due(&mut self) {
         let due = self.body.due();
-        if self.due != due && !self.under_way.0.h2 {
+        if self.due != due {
             self.due = due;
-            due.into_iter().for_each(|due| self.under_way.0.set_due(due));
+            let activity = &self.under_way.0;
+            let known = self.untaken.as_ref().map_or(&activity.due, |untaken| &untaken.due);
+            due.into_iter().for_each(|due| known.store(activity.at(due), Ordering::Relaxed));
         }
     }
 }
@@ -559,7 +593,7 @@ impl Body for Answer {
         };
         if let Some(untaken) = untaken {
             // What has nothing to say at present is not waited for by its client's doing.
-            untaken.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
+            untaken.since.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
         }
         self.tell_due();
         polled

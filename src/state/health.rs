@@ -240,7 +240,7 @@ impl Record {
             Standing::HalfOpen => {
                 let settings = self.settings.load();
                 let Some(breaker) = &settings.breaker else { return Standing::Closed };
-                if self.circuit.probes_taken(Some(breaker)) {
+                if self.circuit.probes_taken(breaker) {
                     Standing::Open { until: Some(now + breaker.cool_down.as_millis() as u64) }
                 } else {
                     Standing::HalfOpen

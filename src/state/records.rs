@@ -52,16 +52,17 @@ impl Records {
         (record["id"] == id).then_some(record)
     }
 
-    /// The newest record whose answer has this id at its provider: what clients find in the answer itself. Looks through
-    /// the whole ring.
-    pub fn find_upstream(&self, id: &str) -> Option<Value> {
+    /// The newest record of a caller's key whose answer has this id at its provider: what clients find in the answer
+    /// itself. Callers that share an answer share its id. Looks through the whole ring.
+    pub fn find_upstream(&self, id: &str, key: Option<&str>) -> Option<Value> {
         let quoted = serde_json::to_string(id).ok()?;
         let mark = format!("\"upstream_id\":{quoted}");
         let finder = memchr::memmem::Finder::new(&mark);
         let lines = self.slots.iter().map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let found = lines.filter(|line| finder.find(line).is_some());
         let records = found.filter_map(|line| serde_json::from_slice::<Value>(&line).ok());
-        records.filter(|record| record["upstream_id"] == id).max_by(|a, b| a["time"].as_str().cmp(&b["time"].as_str()))
+        let fits = |record: &Value| record["upstream_id"] == id && record["key"].as_str() == key;
+        records.filter(fits).max_by(|a, b| a["time"].as_str().cmp(&b["time"].as_str()))
     }
 
     /// Adds a field to the record with this id, if it is still there. False when it is not.
@@ -107,13 +108,16 @@ mod tests {
     #[test]
     fn a_record_is_found_by_the_providers_id_and_can_be_amended() {
         let records = Records::new(4);
-        let ids: Vec<String> = (0..2).map(|_| records.id()).collect();
+        let ids: Vec<String> = (0..3).map(|_| records.id()).collect();
         for (at, id) in ids.iter().enumerate() {
-            let line = format!("{{\"time\":\"{at}\",\"id\":\"{id}\",\"upstream_id\":\"resp_1\"}}");
+            let key = ["one", "one", "two"][at];
+            let line = format!("{{\"time\":\"{at}\",\"id\":\"{id}\",\"key\":\"{key}\",\"upstream_id\":\"resp_1\"}}");
             records.keep(id, line.into());
         }
-        assert_eq!(records.find_upstream("resp_1").expect("a record")["id"], ids[1].as_str(), "the newest counts");
-        assert!(records.find_upstream("resp_").is_none() && records.find_upstream("").is_none());
+        let found = |id: &str, key: &str| records.find_upstream(id, Some(key)).map(|record| record["id"].clone());
+        assert_eq!(found("resp_1", "one"), Some(ids[1].as_str().into()), "the newest of this caller counts");
+        assert_eq!(found("resp_1", "two"), Some(ids[2].as_str().into()));
+        assert!(found("resp_", "one").is_none() && found("", "one").is_none());
         assert!(records.amend(&ids[0], "feedback", 1.into()));
         assert_eq!(records.find(&ids[0]).expect("a record")["feedback"], 1);
         assert!(!records.amend("gen-000000000000000000000000", "feedback", 1.into()));

@@ -47,6 +47,8 @@ const MOCK_BUFFER: usize = 64 << 10;
 /// mock's memory. Made once a process.
 pub struct Proxies {
     matcher: Matcher,
+    /// Exceptions that are for one port alone (`host:port`), which the matcher takes for odd names.
+    at_ports: Vec<(Matcher, u16)>,
     // Made at the first TLS connection: reading some hundred certificates would double the time to start.
     tls: OnceLock<Result<Tls, rustls::Error>>,
     mock: mock::Options,
@@ -76,7 +78,7 @@ impl Tls {
 
 impl Proxies {
     pub fn new(mock: mock::Options) -> Self {
-        Proxies { matcher: Matcher::from_env(), tls: OnceLock::new(), mock }
+        Proxies { matcher: Matcher::from_env(), at_ports: at_ports(), tls: OnceLock::new(), mock }
     }
 
     fn tls(&self) -> Result<Tls, rustls::Error> {
@@ -87,9 +89,25 @@ impl Proxies {
         match &dial.proxy {
             Proxy::Url(proxy) => Matcher::builder().all(proxy.as_str()).build().intercept(uri),
             Proxy::Off => None,
-            Proxy::Environment => self.matcher.intercept(uri),
+            Proxy::Environment => self.matcher.intercept(uri).filter(|_| !self.is_excepted(uri)),
         }
     }
+
+    /// Whether the port of an address is excepted.
+    fn is_excepted(&self, uri: &Uri) -> bool {
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        self.at_ports.iter().any(|(hosts, of)| *of == port && hosts.intercept(uri).is_none())
+    }
+}
+
+/// What `NO_PROXY` excepts at one port alone: all but such hosts are intercepted.
+fn at_ports() -> Vec<(Matcher, u16)> {
+    let list = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
+    let entries = list.split(',').filter_map(|entry| entry.trim().rsplit_once(':'));
+    // Of an IPv6 address without brackets the last part is no port.
+    let entries = entries.filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
+    let hosts = |host: &str| Matcher::builder().all("http://proxy").no(host.trim_matches(['[', ']'])).build();
+    entries.filter_map(|(host, port)| Some((hosts(host), port.parse().ok()?))).collect()
 }
 
 /// The system's roots (`SSL_CERT_FILE` is honoured), or Mozilla's where there are none, as in scratch images.
@@ -151,6 +169,10 @@ impl Connector {
         let mut http = self.http.clone();
         let (tcp, hop) = match self.proxies.intercept(&self.dial, uri) {
             None => (http.call(uri.clone()).await?, None),
+            // Another kind would be told our password in the clear, and understand none of it.
+            Some(proxy) if proxy.uri().scheme_str() != Some("http") => {
+                return Err(format!("the proxy {} is none of HTTP; write http://host:port", proxy.uri()).into());
+            }
             Some(proxy) if tls => {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
                 if let Some(auth) = proxy.basic_auth() {

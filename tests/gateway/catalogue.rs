@@ -45,6 +45,24 @@ async fn models_are_listed_in_each_dialects_shape_and_only_those_a_key_may_use()
     assert!(methods.contains(&json!("generateContent")));
 }
 
+/// What is known of a name is kept, and whoever may use every model may make names up.
+#[tokio::test]
+async fn names_of_models_have_an_end_wherever_they_stand() {
+    let mock = Mock::start().await;
+    let gateway = Gateway::start(&mock, CONFIG).await;
+    let (all, long) = ([("authorization", "Bearer sk-all")], format!("chat/{}", "x".repeat(600)));
+    for path in [format!("/v1/models/{long}"), format!("/v1/models/{long}/endpoints")] {
+        assert_eq!(gateway.call("GET", &path, &all, b"").await.status(), 404);
+    }
+    for field in ["models", "fallbacks"] {
+        let body = json!({"model": "fast", "messages": [{"role": "user", "content": "Hi"}], field: [long]});
+        let reply = gateway.call("POST", "/v1/chat/completions", &all, body.to_string()).await;
+        assert_eq!((reply.status(), &reply.json()["error"]["param"]), (400, &json!("models")), "{}", reply.text());
+    }
+    let targets = gateway.admin("GET", "/admin/targets").await.text();
+    assert!(targets.contains("mock-fast") && !targets.contains("xxx"), "{targets}");
+}
+
 #[tokio::test]
 async fn models_are_listed_in_pages_as_each_api_has_them() {
     let mock = Mock::start().await;

@@ -145,8 +145,11 @@ async fn endless(events: u64) -> (std::net::SocketAddr, Arc<AtomicU64>) {
 async fn stop_reading(from: Dialect, events: u64, most: u64) -> (u64, u64) {
     let mock = Mock::start().await;
     let (address, taken) = endless(events).await;
-    let yaml =
-        format!("providers:\n  endless: {{ dialect: openai_chat, base_url: http://{address}/v1, auth: none }}\n");
+    // The shorter the time of a head, the more often it is looked whether the client reads.
+    let yaml = format!(
+        "providers:\n  endless: {{ dialect: openai_chat, base_url: http://{address}/v1, auth: none }}\n\
+         listen: {{ address: LISTEN, limits: {{ head_timeout: 200ms }} }}\n"
+    );
     let gateway = Gateway::start(&mock, &yaml).await;
     gateway.get("/livez").await;
     let before = gateway.process.memory();

@@ -314,4 +314,10 @@ async fn a_compressed_body_gets_415_and_a_probe_by_head_no_body() {
     conn.send(b"HEAD /readyz HTTP/1.1\r\nhost: gateway\r\n\r\nGET /livez HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
     assert_eq!(conn.head().await.status, 200);
     assert_eq!(conn.reply().await.json(), json!({"status": "ok"}), "the next answer follows at once");
+    // Nothing of it is missing, so that it is no failure.
+    conn.send(b"HEAD /v1/models HTTP/1.1\r\nhost: gateway\r\nx-request-id: probe\r\n\r\n").await;
+    let head = conn.head().await;
+    assert!(head.header("content-length").and_then(|length| length.parse().ok()) > Some(100), "{head:?}");
+    let line = gateway.logged_where("the probe", |line| line["request_id"] == "probe").await;
+    assert_eq!(line["status"], 200, "{line}");
 }

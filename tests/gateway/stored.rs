@@ -124,13 +124,32 @@ async fn stored_responses_are_read_cancelled_and_deleted_where_they_are() {
     let gateway = gateway(&first, &second).await;
     let id = made(&gateway, "pair", false).await;
     for prefix in ["/v1", ""] {
-        let reply = gateway.call("GET", &format!("{prefix}/responses/{id}?include[]=x"), ONE, b"").await;
+        let reply = gateway.call("GET", &format!("{prefix}/responses/{id}/?include[]=x"), ONE, b"").await;
         assert_eq!((reply.status(), provider(&reply)), (200, Some("second")), "{}", reply.text());
         assert_eq!(reply.json()["id"], id.as_str());
-        assert!(second.last().await["target"].as_str().is_some_and(|target| target.ends_with("?include[]=x")));
+        assert!(
+            second.last().await["target"]
+                .as_str()
+                .is_some_and(|target| target.ends_with(&format!("/{id}?include[]=x")))
+        );
+        // The caller's key goes no further, wherever it stands.
+        let path = format!("{prefix}/responses/{id}?key=sk-one&include[]=x&key=sk-one");
+        assert_eq!(gateway.call("GET", &path, &[], b"").await.status(), 200);
+        assert!(
+            second.last().await["target"]
+                .as_str()
+                .is_some_and(|target| target.ends_with(&format!("/{id}?include[]=x")))
+        );
         let line = gateway.logged(reply.head.id()).await;
         assert_eq!((&line["status"], &line["provider"]), (&json!(200), &json!("second")));
     }
+    // A stream of it comes as one, and is not paid for again.
+    let reply = gateway.call("GET", &format!("/v1/responses/{id}?stream=true"), ONE, b"").await;
+    assert!(reply.head.header("content-type").is_some_and(|form| form.starts_with("text/event-stream")), "{reply:?}");
+    let said = super::dialect::Responses.read_stream(&reply.text());
+    assert!(said.done && said.id == id, "{said:?}");
+    let line = gateway.logged(reply.head.id()).await;
+    assert_eq!((&line["status"], &line["stream"], &line["usage"]), (&json!(200), &json!(true), &Value::Null), "{line}");
     let reply = gateway.call("GET", &format!("/v1/responses/{id}/input_items"), ONE, b"").await;
     assert!(reply.json()["data"].as_array().is_some_and(|items| !items.is_empty()), "{}", reply.text());
     let body = json!({"model": "second/mock-fast", "input": "Hello", "background": true});

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
@@ -115,6 +116,25 @@ async fn an_http2_client_that_drops_one_stream_ends_its_upstream_and_no_other() 
     assert_eq!(line["error"]["code"], "client_gone");
 }
 
+/// Its window is closed, while the connection's socket is free.
+#[tokio::test]
+async fn an_http2_client_that_reads_nothing_has_the_exchanges_time_and_no_more() {
+    let mock = Mock::start().await;
+    let yaml = "listen: { address: LISTEN, limits: { head_timeout: 500ms } }\ntimeouts: { total: 1s }\n";
+    let gateway = Gateway::start(&mock, yaml).await;
+    let stream = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1024);
+    let (client, conn) = builder.handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(conn);
+    let model = "chat/mock-fast:chunks=400,length=80000,key=unread";
+    let unread = begin(&client, "/v1/chat/completions", Chat.ask(model, true, Turn::Text, "Hello")).await;
+    let line = gateway.logged_where(model, |line| line["model"] == model).await;
+    assert_eq!((&line["status"], &line["error"]["code"]), (&json!(504), &json!("total_timeout")), "{line}");
+    assert!(line["duration_ms"].as_f64().is_some_and(|took| (1000.0..3000.0).contains(&took)), "{line}");
+    drop(unread);
+}
+
 /// What an idle HTTP/2 client sends (settings, windows, pings) is no head that comes in slowly.
 #[tokio::test]
 async fn an_idle_http2_connection_is_kept_as_long_as_any_other() {
@@ -161,6 +181,28 @@ async fn http2_heads_have_the_same_bounds() {
     // The connection is still good.
     let small = plain().body(body).expect("a request");
     assert_eq!(client.clone().send_request(small).await.expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn answers_without_a_body_are_whole_over_http2() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req) return gw.respond(204, 'nothing of this') end";
+    let gateway = super::policies::with(&mock, &[("mute", policy)], "hooks: [{ lua: mute }]\n").await;
+    let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
+    for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
+        let request = Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
+        let response = client.clone().send_request(request).await.expect("an answer");
+        assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
+        assert_eq!(text(response).await, "", "{path}");
+    }
+    let ask = || Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
+    let response = begin(&client, "/v1/chat/completions", ask()).await;
+    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (204, ""));
+    let reply = gateway.call("POST", "/v1/chat/completions", &[("connection", "close")], ask()).await;
+    assert_eq!((reply.status(), reply.text().as_str()), (204, ""));
+    for line in gateway.lines(3).await {
+        assert!(line["error"].is_null(), "{line}");
+    }
 }
 
 #[tokio::test]

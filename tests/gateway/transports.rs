@@ -255,12 +255,26 @@ providers:
     assert_eq!(ask(&gateway, "plain/mock-fast").await.status(), 200);
     assert_eq!(ask(&gateway, "secure/m").await.status(), 200);
     assert_eq!(take().len(), 2);
-    let mut excepted = proxies.to_vec();
-    excepted.push(("NO_PROXY", "127.0.0.1,localhost".to_owned()));
-    let gateway = start(&bare, &excepted).await;
-    assert_eq!(ask(&gateway, "plain/mock-fast").await.status(), 200);
-    assert_eq!(ask(&gateway, "secure/m").await.status(), 200);
-    assert!(take().is_empty(), "an excepted host went through the proxy");
+    // Of a kind that we do not speak to it hears nothing.
+    for scheme in ["https", "socks5"] {
+        let gateway = start(&bare, &[("ALL_PROXY", format!("{scheme}://user:pass@{near}"))]).await;
+        let reply = ask(&gateway, "plain/mock-fast").await;
+        assert_eq!((reply.status(), take()), (502, vec![]), "{scheme}: {}", reply.text());
+        let line = gateway.logged(reply.head.id()).await;
+        assert!(line["error"]["source"].as_str().is_some_and(|source| source.contains("none of HTTP")), "{line}");
+    }
+    for (list, through) in [
+        ("127.0.0.1,localhost".to_owned(), 0),
+        (format!("{mock}, localhost:{port}"), 0),
+        (format!("127.0.0.1:{port},localhost:{}", mock.port()), 2),
+    ] {
+        let mut excepted = proxies.to_vec();
+        excepted.push(("NO_PROXY", list.clone()));
+        let gateway = start(&bare, &excepted).await;
+        assert_eq!(ask(&gateway, "plain/mock-fast").await.status(), 200);
+        assert_eq!(ask(&gateway, "secure/m").await.status(), 200);
+        assert_eq!(take().len(), through, "{list}");
+    }
 }
 
 #[tokio::test]

@@ -298,7 +298,7 @@ fn without_fields(text: &str) -> Result<String, String> {
 
 fn is_proxy(text: &str) -> bool {
     let url = without_user(text);
-    matches!(text, "off" | "false") || (url.starts_with("http") && base_url(&url).is_ok())
+    matches!(text, "off" | "false") || (url.starts_with("http://") && base_url(&url).is_ok())
 }
 
 /// A URL without the user and password that a proxy's may hold.

@@ -91,7 +91,7 @@ pub(super) fn blame(kind: Kind, of_key: bool) -> Blame {
     }
 }
 
-// The mode stands in the two highest bits, its end in the rest.
+// The mode stands in the two highest bits, its end in the rest; where it is half open, the probes under way.
 const CLOSED: u64 = 0;
 const OPEN: u64 = 1 << 62;
 const HALF_OPEN: u64 = 2 << 62;
@@ -114,8 +114,7 @@ pub(super) struct Circuit {
     in_a_row: AtomicU32,
     /// Openings since it last closed.
     openings: AtomicU32,
-    /// Probes under way, and good ones so far, while half open.
-    probing: AtomicU32,
+    /// Good probes so far, while half open.
     well: AtomicU32,
     counts: Counts,
 }
@@ -149,35 +148,41 @@ impl Circuit {
             }
             Standing::HalfOpen => {
                 let Some(breaker) = breaker else { return Ok(false) };
-                self.half_open(now);
-                let most = breaker.probes.max(1);
-                let taken = self.probing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |probing| {
-                    (probing < most).then_some(probing + 1)
-                });
-                taken.map(|_| true).map_err(|_| (RefusedBy::Open, Some(breaker.cool_down)))
+                match self.probe(now, breaker) {
+                    Ok(()) => Ok(true),
+                    // Another one has found it well meanwhile.
+                    Err(CLOSED) => Ok(false),
+                    Err(_) => Err((RefusedBy::Open, Some(breaker.cool_down))),
+                }
             }
         }
     }
 
-    /// From open, once its time is over, to half open.
-    fn half_open(&self, now: Millis) {
-        let word = self.word.load(Ordering::Relaxed);
-        let over = word & MODE == OPEN && now >= word & !MODE;
-        if over && self.word.compare_exchange(word, HALF_OPEN, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.probing.store(0, Ordering::Relaxed);
+    /// Takes a probe. The first one, once the time is over that it was open, makes it half open. Errors: the word without
+    /// one to take.
+    fn probe(&self, now: Millis, breaker: &Breaker) -> Result<(), u64> {
+        let before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| match word & MODE {
+            OPEN if now >= word & !MODE => Some(HALF_OPEN | 1),
+            HALF_OPEN if has_probes(word, breaker) => Some(word + 1),
+            _ => None,
+        })?;
+        if before & MODE == OPEN {
             self.well.store(0, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     /// Whether a half-open breaker has no probe left to give.
-    pub fn probes_taken(&self, breaker: Option<&Breaker>) -> bool {
-        let half_open = self.word.load(Ordering::Relaxed) & MODE == HALF_OPEN;
-        half_open && breaker.is_some_and(|breaker| self.probing.load(Ordering::Relaxed) >= breaker.probes.max(1))
+    pub fn probes_taken(&self, breaker: &Breaker) -> bool {
+        let word = self.word.load(Ordering::Relaxed);
+        word & MODE == HALF_OPEN && !has_probes(word, breaker)
     }
 
     /// A probe ended without saying anything.
     pub fn unprobe(&self) {
-        let _ = self.probing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |probing| probing.checked_sub(1));
+        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            (word & MODE == HALF_OPEN && word & !MODE > 0).then(|| word - 1)
+        });
     }
 
     pub fn good(&self, now: Millis, probe: bool, breaker: Option<&Breaker>) {
@@ -296,6 +301,11 @@ pub enum Wanted {
     Open,
     /// Whatever was, it is well now.
     Closed,
+}
+
+/// Whether a half-open breaker has probes to give.
+fn has_probes(word: u64, breaker: &Breaker) -> bool {
+    word & !MODE < u64::from(breaker.probes.max(1))
 }
 
 fn window(breaker: Option<&Breaker>) -> Duration {

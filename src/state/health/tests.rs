@@ -58,6 +58,28 @@ fn failures_in_a_row_open_and_a_good_probe_closes() {
 }
 
 #[test]
+fn of_those_who_ask_at_once_no_more_probe_than_may() {
+    // Two walk side by side along many breakers, as the moment that they must meet in is short.
+    let circuits: Vec<Circuit> = (0..20_000).map(|_| Circuit::default()).collect();
+    circuits.iter().for_each(|circuit| circuit.missed(0, Duration::from_secs(5)));
+    let steps = AtomicU32::new(0);
+    let walk = || {
+        let admitted = circuits.iter().zip(1..).map(|(circuit, step)| {
+            steps.fetch_add(1, Ordering::SeqCst);
+            while steps.load(Ordering::SeqCst) < 2 * step {
+                std::hint::spin_loop();
+            }
+            circuit.admit(5 * SECOND, Some(&breaker())).is_ok()
+        });
+        admitted.collect::<Vec<bool>>()
+    };
+    let [one, other] = std::thread::scope(|scope| {
+        [scope.spawn(walk), scope.spawn(walk)].map(|walking| walking.join().expect("no panic"))
+    });
+    assert!(one.iter().zip(&other).all(|(one, other)| one != other), "each has one probe");
+}
+
+#[test]
 fn a_failed_probe_doubles_the_cool_down_up_to_its_end() {
     let record = guarded();
     play(&record, 0, failed(Kind::UpstreamUnreachable), 3);
