@@ -141,6 +141,8 @@ pub const PROVIDERS: &[Row] = &[
         quirks: Quirks {
             // Others are a 400, also in results.
             short_call_ids: true,
+            // "Unexpected role 'user' after role 'tool'" is a 400.
+            assistant_after_tools: true,
             // Streams state usage in their last chunk without being asked; unknown fields are a 422.
             stream_usage: false,
             // Only some models can be asked, and only for `none` or `high`.

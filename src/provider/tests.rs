@@ -233,7 +233,7 @@ fn each_dialect_has_its_address_and_its_way_to_send_the_key() {
 }
 
 #[test]
-fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids() {
+fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids_and_answered_results() {
     let of = |takes: fn(&Quirks) -> bool| -> Vec<&str> {
         PROVIDERS
             .iter()
@@ -243,6 +243,7 @@ fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short
     };
     assert_eq!(of(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
     assert_eq!(of(|quirks| quirks.short_call_ids), ["mistral"]);
+    assert_eq!(of(|quirks| quirks.assistant_after_tools), ["mistral"]);
 }
 
 #[test]

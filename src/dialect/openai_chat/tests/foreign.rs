@@ -285,6 +285,25 @@ fn ids_of_calls_are_respelt_for_mistral_alike_in_call_and_result_whether_transla
 }
 
 #[test]
+fn the_assistant_speaks_between_results_and_the_user_where_the_target_wants_it() {
+    let roles = |ask: &Ask, quirks: &Quirks| -> Vec<String> {
+        let (body, _) = written(ask, quirks);
+        let messages = body["messages"].as_array().expect("messages");
+        messages.iter().map(|message| message["role"].as_str().expect("a role").to_owned()).collect()
+    };
+    let quirks = Quirks { assistant_after_tools: true, ..Quirks::NONE };
+    assert_eq!(roles(&foreign(), &Quirks::NONE), ["system", "user", "assistant", "tool", "user"]);
+    assert_eq!(roles(&foreign(), &quirks), ["system", "user", "assistant", "tool", "assistant", "user"]);
+    let mut ask = foreign();
+    let last = ask.messages.last_mut().expect("results");
+    last.blocks = vec![Block::new(Content::ToolResult(ToolResult { id: "toolu_1".into(), ..ToolResult::default() }))];
+    assert_eq!(roles(&ask, &quirks), ["system", "user", "assistant", "tool"]);
+    ask.messages.push(Message::new(Role::Assistant, vec![Block::text("Done.")]));
+    ask.messages.push(Message::new(Role::User, vec![Block::text("Thanks.")]));
+    assert_eq!(roles(&ask, &quirks), roles(&ask, &Quirks::NONE));
+}
+
+#[test]
 fn a_schema_goes_into_words_where_only_json_objects_are_known() {
     let schema = json!({"type": "object"});
     let output = Some(OutputFormat::JsonSchema { name: "a b".into(), description: None, schema, strict: Some(true) });
