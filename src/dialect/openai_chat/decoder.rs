@@ -226,15 +226,16 @@ impl Decoder {
             _ => Vec::new(),
         };
         self.start(&chunk, usage.is_some() || !choices.is_empty(), out);
+        // Some servers repeat the count on every chunk. It goes before the content: encoders that state the input at the
+        // start have it by then.
+        if let Some(usage) = usage.filter(|usage| self.usage != Some(*usage)) {
+            self.usage = Some(usage);
+            out.push(Event::Usage(usage));
+        }
         for choice in choices {
             if let Value::Object(choice) = choice {
                 self.choice(choice, out);
             }
-        }
-        // Some servers repeat the count on every chunk.
-        if let Some(usage) = usage.filter(|usage| self.usage != Some(*usage)) {
-            self.usage = Some(usage);
-            out.push(Event::Usage(usage));
         }
     }
 

@@ -223,3 +223,12 @@ fn calls_of_two_answers_without_any_ids_are_told_apart() {
         assert!(call.id.len() <= 40 && ids.insert(call.id.clone()), "{}", call.id);
     }
 }
+
+#[test]
+fn counts_that_come_with_content_stand_before_it() {
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8});
+    let first = json!({"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": usage});
+    let last = json!({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage});
+    let events = decode(&stream(&[first, last]), &[]).expect("valid");
+    assert!(matches!(events[..3], [Event::Start(_), Event::Usage(_), Event::Open { .. }]), "{events:?}");
+}
