@@ -39,6 +39,8 @@ struct Lane {
     choice: u32,
     calls: Calls,
     finish: Option<String>,
+    /// The stop sequence that it stopped at.
+    sequence: Option<String>,
     /// The finish reason came in a chunk that said nothing else.
     ends_apart: bool,
     /// What was said while tool calls were open. It would have to close them, and their arguments may go on.
@@ -150,15 +152,16 @@ impl dialect::Decoder for Decoder {
             out.push(Event::Fault(fault));
             return Ok(());
         }
-        for lane in &self.lanes {
+        for lane in &mut self.lanes {
             let called = lane.calls.any();
             let reason = match &lane.finish {
                 Some(word) => finish::read(word, called),
                 None if called => Finish::ToolCalls,
                 None => Finish::Stop,
             };
-            let native = lane.finish.clone();
-            out.push(Event::Finish { choice: lane.choice, reason, native, stop_sequence: None });
+            let (native, stop_sequence) = (lane.finish.clone(), lane.sequence.take());
+            let reason = finish::at_sequence(reason, stop_sequence.as_deref());
+            out.push(Event::Finish { choice: lane.choice, reason, native, stop_sequence });
         }
         Ok(())
     }
@@ -188,6 +191,7 @@ impl Decoder {
         let Some(word) = plain.finish.as_deref().filter(|_| self.started && plain.text.is_none()) else { return false };
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.choice == plain.choice) else { return false };
         lane.finish.get_or_insert_with(|| word.to_owned());
+        lane.sequence = plain.sequence.as_deref().map(str::to_owned);
         lane.ends_apart = true;
         true
     }
@@ -294,6 +298,8 @@ impl Decoder {
             && !word.is_empty()
         {
             lane.finish.get_or_insert_with(|| word.clone());
+            let said = choice.get("stop_reason").or(choice.get("matched_stop"));
+            lane.sequence = said.and_then(answer::stop_sequence);
         }
     }
 }
