@@ -373,6 +373,11 @@ pub trait Dialect: Send + Sync {
         false
     }
 
+    /// Whether an ask of another dialect for this model is better sent in another wire form of the same provider.
+    fn yields(&self, _model: &str, _quirks: &Quirks) -> bool {
+        false
+    }
+
     /// What may be written between two frames to keep a waiting connection open.
     fn keep_alive(&self) -> &'static [u8] {
         b": keep-alive\n\n"

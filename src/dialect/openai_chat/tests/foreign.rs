@@ -601,6 +601,22 @@ fn effort_is_told_in_the_words_of_the_model() {
 }
 
 #[test]
+fn models_that_reason_without_tools_alone_do_not_reason_beside_them() {
+    let tool = Tool::Custom { name: "f".into(), description: None, format: None };
+    let reasoning = ReasoningAsk { effort: Some(Effort::High), ..ReasoningAsk::default() };
+    let ask = Ask { tools: vec![tool], reasoning: Some(reasoning), ..foreign() };
+    let effort =
+        |ask: &Ask, model: &str, quirks: &Quirks| written_for(model, ask, quirks).0["reasoning_effort"].clone();
+    assert_eq!(effort(&ask, "gpt-5.6-terra", &OPENAI), "none");
+    assert!(written_for("gpt-5.6-terra", &ask, &OPENAI).1.contains(&"reasoning"));
+    assert_eq!(effort(&Ask { reasoning: None, ..ask.clone() }, "gpt-5.6-terra", &OPENAI), "none", "it is its default");
+    assert_eq!(effort(&Ask { tools: Vec::new(), ..ask.clone() }, "gpt-5.6-terra", &OPENAI), "high");
+    assert_eq!(effort(&ask, "gpt-5.1", &OPENAI), "high");
+    assert_eq!(effort(&ask, "openai/gpt-5.6-terra", &Quirks::NONE), "high", "routers ask in the other form");
+    assert_eq!(effort(&Ask { source: NAME, ..ask }, "gpt-5.6-terra", &OPENAI), "high");
+}
+
+#[test]
 fn reasoning_models_are_not_sent_the_sampling_that_they_refuse() {
     let number = serde_json::Number::from_f64;
     let ask = Ask {
