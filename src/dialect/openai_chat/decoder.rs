@@ -284,7 +284,7 @@ impl Decoder {
         }
         let calls = Piece::read_all(&mut delta);
         if lane.calls.any() {
-            if says_anything(&delta) {
+            if says(&delta, |text| !text.is_empty()) {
                 lane.late.push(delta);
             }
         } else {
@@ -304,9 +304,10 @@ impl Decoder {
     }
 }
 
-fn says_anything(delta: &Map<String, Value>) -> bool {
+/// Whether there is anything in a delta: some text that counts, or something else.
+fn says(delta: &Map<String, Value>, counts: fn(&str) -> bool) -> bool {
     delta.iter().any(|(key, value)| match value {
-        Value::String(text) => key != "role" && !text.trim().is_empty(),
+        Value::String(text) => key != "role" && counts(text),
         Value::Array(list) => !list.is_empty(),
         Value::Object(object) => key != "logprobs" && !object.is_empty(),
         _ => false,
@@ -482,7 +483,11 @@ impl Lane {
 
     /// The stream is over: what had to wait comes out.
     fn end(&mut self, answer: &str, sources: &[Value], blocks: &mut Blocks, out: &mut Vec<Event>) {
-        let late = std::mem::take(&mut self.late);
+        let mut late = std::mem::take(&mut self.late);
+        // White space alone is what some servers put around calls; among words it is part of them.
+        if !late.iter().any(|delta| says(delta, |text| !text.trim().is_empty())) {
+            late.clear();
+        }
         if late.is_empty() {
             self.cite(sources, blocks, out);
         }

@@ -266,3 +266,19 @@ fn counts_that_come_with_content_stand_before_it() {
     let events = decode(&stream(&[first, last]), &[]).expect("valid");
     assert!(matches!(events[..3], [Event::Start(_), Event::Usage(_), Event::Open { .. }]), "{events:?}");
 }
+
+#[test]
+fn white_space_in_what_is_said_after_calls_is_kept_and_white_space_alone_is_nothing() {
+    let delta = |delta: Value| json!({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
+    let call = json!({"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let said = |texts: &[&str]| {
+        let texts = texts.iter().map(|text| delta(json!({ "content": text })));
+        let end = json!({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
+        let chunks: Vec<Value> =
+            [delta(json!({ "tool_calls": [call] }))].into_iter().chain(texts).chain([end]).collect();
+        let answer = collect(decode(&stream(&chunks), &[]).expect("valid"));
+        (answer.text(), answer.choices[0].blocks.len())
+    };
+    assert_eq!(said(&["\n\n", "December", " ", "1", ", 2025"]), ("\n\nDecember 1, 2025".to_owned(), 2));
+    assert_eq!(said(&["\n", " "]), (String::new(), 1));
+}
