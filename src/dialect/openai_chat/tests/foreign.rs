@@ -134,6 +134,21 @@ fn marks_and_reasoning_go_where_they_are_understood() {
 }
 
 #[test]
+fn turns_without_reasoning_have_a_blank_one_where_they_are_refused_without() {
+    let mut ask = foreign();
+    let thought = |ask: &Ask, style: ReasoningStyle| {
+        let quirks = Quirks { reasoning: style, ..Quirks::NONE };
+        written(ask, &quirks).0["messages"][2].get("reasoning_content").cloned()
+    };
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), Some(json!("Hm.")));
+    ask.messages[1].blocks.remove(0);
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), Some(json!(" ")));
+    assert_eq!((thought(&ask, ReasoningStyle::Template), thought(&ask, ReasoningStyle::Effort)), (None, None));
+    ask.source = NAME;
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), None);
+}
+
+#[test]
 fn reasoning_is_asked_for_in_the_targets_way() {
     let ask = |effort: Option<Effort>, budget: Option<u64>| Ask {
         reasoning: Some(ReasoningAsk { effort, budget, adaptive: true, ..ReasoningAsk::default() }),
