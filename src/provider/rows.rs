@@ -267,6 +267,8 @@ pub const PROVIDERS: &[Row] = &[
             // JSON mode only.
             json_schema: false,
             prefill: Prefill::Partial,
+            // Its models from K2.5 on, by now nearly all, answer 400 to any value but one of each, which is the default.
+            refuses: &["temperature", "top_p", "presence_penalty", "frequency_penalty"],
             ..Quirks::NONE
         },
         owns: &["kimi-", "moonshot-"],

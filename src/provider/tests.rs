@@ -229,6 +229,8 @@ fn each_dialect_has_its_address_and_its_way_to_send_the_key() {
     let perplexity = find("perplexity").expect("a row");
     assert!(perplexity.quirks_for("openai_chat").refuses.contains(&"tools"));
     assert!(perplexity.quirks_for("openai_responses").refuses.is_empty());
+    let moonshot = find("moonshot").expect("a row").quirks_for("openai_chat");
+    assert!(["temperature", "top_p"].iter().all(|name| moonshot.refuses.contains(name)), "Kimi has its own");
     assert!(find("no-such").is_none());
 }
 
