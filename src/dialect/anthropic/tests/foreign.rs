@@ -286,3 +286,13 @@ fn a_system_prompt_alone_is_something_to_answer() {
     assert_eq!(body["messages"], json!([{"role": "user", "content": "Say hi."}]));
     assert_eq!(body.get("system"), None);
 }
+
+#[test]
+fn what_the_assistant_drew_is_left_out() {
+    let source = Media::Inline { mime: "image/png".into(), data: "AA==".into() };
+    let drawn = Block::new(Content::Image { source, detail: None });
+    let turn = Message::new(Role::Assistant, vec![Block::text("Here it is."), drawn]);
+    let (body, dropped) = encode("claude-sonnet-4-5", &ask(vec![user("Draw a cat."), turn, user("Thanks.")]));
+    assert_eq!(body["messages"][1], json!({"role": "assistant", "content": "Here it is."}));
+    assert_eq!(dropped, ["messages.assistant"]);
+}
