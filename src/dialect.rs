@@ -115,6 +115,8 @@ pub struct Quirks {
     pub custom_tools: bool,
     /// OpenAI chat: takes ids of tool calls of nine letters and digits only; others are respelt, in relayed bodies too.
     pub short_call_ids: bool,
+    /// OpenAI chat: wants a turn of the assistant between results of tools and what the user says.
+    pub assistant_after_tools: bool,
     /// OpenAI chat: accepts `stream_options.include_usage`.
     pub stream_usage: bool,
     /// OpenAI chat: knows the role `developer`.
@@ -150,6 +152,7 @@ impl Quirks {
         speech: false,
         custom_tools: false,
         short_call_ids: false,
+        assistant_after_tools: false,
         stream_usage: true,
         developer_role: false,
         reasoning: ReasoningStyle::Effort,
@@ -367,6 +370,11 @@ pub trait Dialect: Send + Sync {
 
     /// Whether this model goes on from a last turn of its own instead of beginning a new one.
     fn prefills(&self, _model: &str, _quirks: &Quirks) -> bool {
+        false
+    }
+
+    /// Whether an ask of another dialect for this model is better sent in another wire form of the same provider.
+    fn yields(&self, _model: &str, _quirks: &Quirks) -> bool {
         false
     }
 

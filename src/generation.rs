@@ -472,8 +472,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::dialect::{self, Op};
     use crate::fault::Kind;
-    use crate::route::Auth;
+    use crate::route::{Auth, Overrides};
     use crate::state::health::{End, Standing, Wanted};
     use crate::state::log::Log;
     use crate::upstream::Proxy;
@@ -502,6 +503,23 @@ mod tests {
         assert_eq!(dials[2].proxy, Proxy::Environment);
         assert_eq!(dials.iter().map(|dial| dial.http1_only).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(dials.iter().map(|dial| dial.http2_only).collect::<Vec<_>>(), [false, false, true]);
+    }
+
+    #[test]
+    fn models_that_openais_chat_form_lacks_are_asked_in_its_other_form_by_callers_of_others() {
+        let generation = built("faces", "providers: { openai: { api_key: x } }");
+        let provider = &generation.routes.providers[0];
+        let form = |caller: &str, model: &str, op: Op| {
+            let timeouts = provider.timeouts;
+            let target = Target::new(provider.clone(), model.to_owned(), Overrides::default(), timeouts, None);
+            target.face_for(dialect::find(caller).expect("built in"), op).expect("a face").form()
+        };
+        for model in ["gpt-5.5", "gpt-5.3-codex", "o3-pro"] {
+            assert_eq!(form("anthropic", model, Op::Generate), "openai_responses", "{model}");
+            assert_eq!(form("openai_chat", model, Op::Generate), "openai_chat", "{model}");
+        }
+        assert_eq!(form("anthropic", "gpt-5.1", Op::Generate), "openai_chat");
+        assert_eq!(form("gemini", "text-embedding-3-small", Op::Embed), "openai_chat");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::estimated_count;
 use crate::body::Outgoing;
+use crate::chat::Ask;
 use crate::dialect::{Asked, Dialect, Encoding, Op};
 use crate::embed::EmbedAsk;
 use crate::exchange::Subject;
@@ -113,7 +114,9 @@ fn translate(
     let (op, body, meaning) = match x.op {
         Op::Generate | Op::Complete => {
             let ask = call.ask(x.dialect, x.op)?;
-            let body = face.dialect.encode_ask(&ask, &mut to)?;
+            let most = target.card.as_ref().and_then(|card| card.max_output);
+            let foreign = most.filter(|_| face.dialect != x.dialect);
+            let body = face.dialect.encode_ask(&within(&ask, foreign, &mut to), &mut to)?;
             (Op::Generate, body, Meaning::Chat(x.asked(ask)))
         }
         Op::Embed | Op::EmbedBatch => {
@@ -150,6 +153,18 @@ fn translate(
         Outgoing::new(envelope.pieces())
     };
     Ok(post(&address, headers, body, meaning))
+}
+
+/// The ask with no more output asked for than the model writes at most: providers refuse it, and callers of other dialects
+/// state what their own models write.
+fn within<'a>(ask: &'a Ask, most: Option<u64>, to: &mut Encoding<'_>) -> Cow<'a, Ask> {
+    match most.filter(|most| ask.max_tokens.is_some_and(|wanted| wanted > *most)) {
+        Some(_) => {
+            to.dropped.push(("max_tokens", "more than the model writes; its most was sent"));
+            Cow::Owned(Ask { max_tokens: most, ..ask.clone() })
+        }
+        None => Cow::Borrowed(ask),
+    }
 }
 
 fn post(address: &Address, headers: Headers, body: Outgoing, asked: Meaning) -> Prepared {
@@ -337,7 +352,21 @@ fn insert(value: &mut Value, path: &str, with: &Value, replace: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Quirks;
     use serde_json::json;
+
+    #[test]
+    fn no_more_output_is_asked_for_than_the_model_writes() {
+        let bound = |wanted: Option<u64>, most: Option<u64>| {
+            let ask = Ask { max_tokens: wanted, ..Ask::default() };
+            let mut to = Encoding::new("m", &Quirks::NONE);
+            let bound = within(&ask, most, &mut to).max_tokens;
+            (bound, to.dropped.len())
+        };
+        assert_eq!(bound(Some(65_536), Some(64_000)), (Some(64_000), 1));
+        assert_eq!(bound(Some(64_000), Some(64_000)), (Some(64_000), 0));
+        assert_eq!((bound(Some(65_536), None), bound(None, Some(64_000))), ((Some(65_536), 0), (None, 0)));
+    }
 
     fn overridden(body: &str, overrides: Value) -> Value {
         let map = |name: &str| serde_json::from_value(overrides[name].clone()).unwrap_or_default();

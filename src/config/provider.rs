@@ -195,6 +195,8 @@ pub struct QuirkOverrides {
     pub custom_tools: Option<bool>,
     /// Ids of tool calls must be nine letters and digits; others are respelt.
     pub short_call_ids: Option<bool>,
+    /// Between results of tools and what the user says stands a turn of the assistant; where there is none, one is put there.
+    pub assistant_after_tools: Option<bool>,
     /// `stream_options.include_usage` is accepted.
     pub stream_usage: Option<bool>,
     /// The role `developer` is known.

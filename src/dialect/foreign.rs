@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::names::{Names, Restoring};
 use super::{Decoder, Dialect, Encoding, find};
@@ -57,6 +57,34 @@ pub fn saying_json<'a>(ask: Cow<'a, Ask>, target: &str) -> Cow<'a, Ask> {
     let mut ask = ask.into_owned();
     ask.system.push(Block::text(json_in_words(None)));
     Cow::Owned(ask)
+}
+
+/// What providers refuse at the top of a function's parameters, though not below.
+const NOT_AT_THE_TOP: &[&str] = &["anyOf", "oneOf", "allOf", "not"];
+
+/// The parameters of a foreign function as OpenAI and Anthropic take them: an object with properties. A choice at the top,
+/// such as one of what must be there, becomes words.
+pub fn parameters(schema: Option<&Value>) -> Value {
+    let mut fields = schema.and_then(Value::as_object).cloned().unwrap_or_default();
+    let refused = NOT_AT_THE_TOP.iter().filter_map(|key| Some(format!("{key}: {}", fields.shift_remove(*key)?)));
+    let told: Vec<String> = refused.collect();
+    describe(&mut fields, &told);
+    fields.entry("type").or_insert_with(|| "object".into());
+    fields.entry("properties").or_insert_with(|| json!({}));
+    Value::Object(fields)
+}
+
+/// Puts keywords of a schema that a target refuses into its description, which the model still reads.
+pub fn describe(schema: &mut Map<String, Value>, told: &[String]) {
+    if told.is_empty() {
+        return;
+    }
+    let told = format!("({})", told.join(", "));
+    let text = match schema.get("description").and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => format!("{text} {told}"),
+        _ => told,
+    };
+    schema.insert("description".to_owned(), Value::String(text));
 }
 
 fn says_json(ask: &Ask) -> bool {
@@ -285,6 +313,33 @@ pub(in crate::dialect) mod tests {
             (&own["messages"][0]["content"][0], &own["messages"][2]["content"][0]["content"][0]),
             (&found, &found)
         );
+    }
+
+    #[test]
+    fn parameters_are_an_object_with_properties_and_no_choice_at_the_top() {
+        let any = json!([{"required": ["a"]}, {"required": ["b"]}]);
+        let body = |schema: Value| {
+            json!({"contents": [{"parts": [{"text": "x"}]}], "tools": [{"functionDeclarations": [
+                {"name": "f", "parametersJsonSchema": schema}]}]})
+        };
+        for to in ["openai_chat", "openai_responses", "anthropic"] {
+            let told = |schema: Value| {
+                let (out, _) = sent("gemini", to, &body(schema)).expect("can be sent");
+                let tool = &out["tools"][0];
+                let tool = tool.get("function").unwrap_or(tool);
+                tool.get("parameters").or(tool.get("input_schema")).expect("parameters").clone()
+            };
+            let empty = json!({"type": "object", "properties": {}});
+            assert_eq!((told(json!({"type": "object"})), told(json!({}))), (empty.clone(), empty), "{to}");
+            let properties = json!({"a": {"type": "string"}, "b": {"anyOf": [{"type": "string"}, {"type": "null"}]}});
+            let schema = json!({"type": "object", "description": "D.", "properties": properties, "anyOf": any});
+            let description = format!("D. (anyOf: {any})");
+            let expected = json!({"type": "object", "description": description, "properties": properties});
+            assert_eq!(told(schema), expected, "{to}");
+        }
+        let schema = json!({"type": "object", "anyOf": any});
+        let (own, _) = sent("gemini", "gemini", &body(schema.clone())).expect("can be sent");
+        assert_eq!(own["tools"][0]["functionDeclarations"][0]["parametersJsonSchema"], schema);
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Dialect for OpenAiChat {
         quirks.prefill != Prefill::None
     }
 
+    /// OpenAI's own endpoints do not have every model here, and refuse tools to others while they reason.
+    fn yields(&self, model: &str, quirks: &Quirks) -> bool {
+        quirks.custom_tools && openai_models::wants_responses(model)
+    }
+
     fn path(&self, op: Op, _model: &str, _stream: bool) -> Option<String> {
         let path = match op {
             Op::Generate => "/chat/completions",

@@ -17,6 +17,8 @@ struct Model {
     /// Parameters that it refuses.
     refuses: &'static [&'static str],
     idle: Idle,
+    /// OpenAI has it in the Responses form alone, or refuses its reasoning beside tools in the chat form.
+    responses: bool,
 }
 
 /// When a model does not reason; it takes those of [`SAMPLING_WHILE_IDLE`] then.
@@ -48,13 +50,17 @@ const NONE_TO_HIGH: &[Effort] = &[Off, Low, Medium, High];
 const NONE_TO_XHIGH: &[Effort] = &[Off, Low, Medium, High, Xhigh];
 
 /// The o-series, and the first models for Codex.
-const REASONS: Model = Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never };
+const REASONS: Model =
+    Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never, responses: false };
 
 /// Models that cannot reason.
-const PLAIN: Model = Model { efforts: &[], reasons: false, refuses: &[], idle: Idle::Never };
+const PLAIN: Model = Model { efforts: &[], reasons: false, refuses: &[], ..REASONS };
+
+/// Models that chat completions do not have.
+const APART: Model = Model { responses: true, ..REASONS };
 
 /// GPT from 5.2 on.
-const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, ..REASONS };
+const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, ..APART };
 
 /// xAI's: https://docs.x.ai/docs/guides/reasoning. Its penalties stand in the row of the provider.
 const GROK: Model = Model { efforts: &[], refuses: &["stop"], ..REASONS };
@@ -66,15 +72,17 @@ const MODELS: &[(&[&str], &str, Model)] = &[
     (&["gpt-#"], "-search", Model { efforts: &[], reasons: false, ..REASONS }),
     (&["gpt-3", "gpt-4", "gpt-5-chat", "gpt-audio", "gpt-realtime", "chatgpt-"], "", PLAIN),
     (&["o1-mini", "o1-preview"], "", Model { efforts: &[], ..REASONS }),
-    (&["o#"], "deep-research", Model { efforts: &[Medium], ..REASONS }),
-    (&["o#", "codex-", "computer-use"], "", REASONS),
+    (&["o#"], "deep-research", Model { efforts: &[Medium], ..APART }),
+    (&["o#"], "-pro", APART),
+    (&["o#"], "", REASONS),
+    (&["codex-", "computer-use"], "", APART),
     // Those of ChatGPT think as much as they see fit.
     (&["gpt-#"], "-chat", Model { efforts: &[], reasons: false, ..REASONS }),
-    (&["gpt-5-pro"], "", Model { efforts: &[High], ..REASONS }),
-    (&["gpt-#"], "-pro", Model { efforts: &[Medium, High, Xhigh], ..REASONS }),
-    (&["gpt-#"], "-codex-max", Model { efforts: LOW_TO_XHIGH, ..REASONS }),
-    (&["gpt-5-codex", "gpt-5.1-codex"], "", REASONS),
-    (&["gpt-#"], "-codex", Model { efforts: LOW_TO_XHIGH, ..REASONS }),
+    (&["gpt-5-pro"], "", Model { efforts: &[High], ..APART }),
+    (&["gpt-#"], "-pro", Model { efforts: &[Medium, High, Xhigh], ..APART }),
+    (&["gpt-#"], "-codex-max", Model { efforts: LOW_TO_XHIGH, ..APART }),
+    (&["gpt-5-codex", "gpt-5.1-codex"], "", APART),
+    (&["gpt-#"], "-codex", Model { efforts: LOW_TO_XHIGH, ..APART }),
     (&["gpt-5.1"], "", Model { efforts: NONE_TO_HIGH, idle: Idle::ByDefault, ..REASONS }),
     (&["gpt-5.2", "gpt-5.4"], "", Model { idle: Idle::ByDefault, ..MODERN }),
     (&["gpt-5.#"], "", MODERN),
@@ -108,6 +116,16 @@ pub(crate) fn reasons(to: &Encoding<'_>) -> Option<bool> {
         Some([]) => Some(false),
         _ => find(to.model).map(|model| model.reasons),
     }
+}
+
+/// Whether a model of OpenAI's is better asked in the Responses form.
+pub(crate) fn wants_responses(model: &str) -> bool {
+    find(model).is_some_and(|model| model.responses)
+}
+
+/// Whether chat completions take tools from the target's model only while it does not reason.
+pub(crate) fn reasons_without_tools(to: &Encoding<'_>) -> bool {
+    to.quirks.custom_tools && find(to.model).is_some_and(|model| model.responses && model.efforts.contains(&Off))
 }
 
 /// Whether a model is known not to speak: of those that OpenAI names, the others have it in their names.
@@ -230,6 +248,18 @@ mod tests {
         }
         for model in ["my-deployment", "qwen3-32b", "gpt-j", "o", "omni", "grok-latest", ""] {
             assert_eq!(word(model, Max), Told::AsAsked, "{model}");
+        }
+    }
+
+    #[test]
+    fn what_chat_completions_lack_is_asked_in_the_responses_form() {
+        for model in
+            ["gpt-5.4-mini", "gpt-5.5", "gpt-6", "gpt-5-codex", "gpt-5.2-pro", "o3-pro", "o4-mini-deep-research"]
+        {
+            assert!(wants_responses(model), "{model}");
+        }
+        for model in ["gpt-4o", "gpt-5", "gpt-5.1", "gpt-5.3-chat-latest", "o3", "gpt-oss-120b", "grok-4.3", "mine"] {
+            assert!(!wants_responses(model), "{model}");
         }
     }
 

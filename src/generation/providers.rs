@@ -380,6 +380,7 @@ fn quirks(row: Quirks, own: &config::QuirkOverrides) -> Quirks {
         speech: own.speech.unwrap_or(row.speech),
         custom_tools: own.custom_tools.unwrap_or(row.custom_tools),
         short_call_ids: own.short_call_ids.unwrap_or(row.short_call_ids),
+        assistant_after_tools: own.assistant_after_tools.unwrap_or(row.assistant_after_tools),
         stream_usage: own.stream_usage.unwrap_or(row.stream_usage),
         developer_role: own.developer_role.unwrap_or(row.developer_role),
         reasoning: own.reasoning.map_or(row.reasoning, reasoning),

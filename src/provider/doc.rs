@@ -109,6 +109,7 @@ fn departures(quirks: &Quirks) -> String {
     say(quirks.speech, "spoken answers");
     say(quirks.custom_tools, "tools of free text");
     say(quirks.short_call_ids, "ids of tool calls of nine letters and digits");
+    say(quirks.assistant_after_tools, "a turn of the assistant between results of tools and the user");
     say(quirks.developer_role, "role `developer`");
     say(!quirks.stream_usage, "no `stream_options`");
     say(!quirks.json_schema, "JSON mode without schemas");

@@ -141,6 +141,8 @@ pub const PROVIDERS: &[Row] = &[
         quirks: Quirks {
             // Others are a 400, also in results.
             short_call_ids: true,
+            // "Unexpected role 'user' after role 'tool'" is a 400.
+            assistant_after_tools: true,
             // Streams state usage in their last chunk without being asked; unknown fields are a 422.
             stream_usage: false,
             // Only some models can be asked, and only for `none` or `high`.
@@ -265,6 +267,8 @@ pub const PROVIDERS: &[Row] = &[
             // JSON mode only.
             json_schema: false,
             prefill: Prefill::Partial,
+            // Its models from K2.5 on, by now nearly all, answer 400 to any value but one of each, which is the default.
+            refuses: &["temperature", "top_p", "presence_penalty", "frequency_penalty"],
             ..Quirks::NONE
         },
         owns: &["kimi-", "moonshot-"],

@@ -235,13 +235,16 @@ fn each_dialect_has_its_address_and_its_way_to_send_the_key() {
     let perplexity = find("perplexity").expect("a row");
     assert!(perplexity.quirks_for("openai_chat").refuses.contains(&"tools"));
     assert!(perplexity.quirks_for("openai_responses").refuses.is_empty());
+    let moonshot = find("moonshot").expect("a row").quirks_for("openai_chat");
+    assert!(["temperature", "top_p"].iter().all(|name| moonshot.refuses.contains(name)), "Kimi has its own");
     assert!(find("no-such").is_none());
 }
 
 #[test]
-fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids() {
+fn only_openais_own_endpoints_are_sent_tools_of_free_text_and_only_mistral_short_ids_and_answered_results() {
     assert_eq!(chats(|quirks| quirks.custom_tools), ["openai", "azure", "azure_v1", "mock"]);
     assert_eq!(chats(|quirks| quirks.short_call_ids), ["mistral"]);
+    assert_eq!(chats(|quirks| quirks.assistant_after_tools), ["mistral"]);
 }
 
 #[test]

@@ -263,12 +263,13 @@ impl Target {
     }
 
     /// The face to serve an operation with: the caller's own wire form where the provider speaks it, else the first that
-    /// has the operation (token counting, embeddings), else the first.
+    /// has the operation (token counting, embeddings) and does not yield to another for this model, else the first.
     pub fn face_for(&self, dialect: &'static dyn Dialect, op: Op) -> Option<&Face> {
         let faces = &self.provider.faces;
         let own = faces.iter().find(|face| face.dialect == dialect);
-        let able = || faces.iter().find(|face| face.serves(op, &self.model));
-        own.or_else(able).or(faces.first())
+        let able = || faces.iter().filter(|face| face.serves(op, &self.model));
+        let best = || able().find(|face| !face.dialect.yields(&self.model, &face.quirks));
+        own.or_else(best).or_else(|| able().next()).or(faces.first())
     }
 
     /// What this usage costs, in nano-dollars; None when the price is unknown.

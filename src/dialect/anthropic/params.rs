@@ -11,8 +11,7 @@ use super::prompt::{self, cache_control, shortest};
 use super::wire::Object;
 use super::{NAME, schema, thinking};
 use crate::chat::{Ask, Block, Content, OutputFormat, Tool, ToolChoice, as_function};
-use crate::dialect::Encoding;
-use crate::dialect::foreign::json_in_words;
+use crate::dialect::{Encoding, foreign};
 use crate::fault::{Fault, Kind};
 use crate::json::exact;
 
@@ -51,9 +50,12 @@ fn build(ask: &Ask, to: &mut Encoding<'_>) -> Result<Object, Fault> {
     body.insert("model".to_owned(), to.model.into());
 
     let mut prompt = prompt::encode(ask, to)?;
-    let tools = tools(ask, &model, to);
+    let mut tools = tools(ask, &model, to);
     let mut choice = if tools.is_empty() { None } else { tool_choice(ask, &model, to) };
     let format = output(ask, &model, &mut prompt.system, to);
+    if !own {
+        loosen(&mut tools, format.as_ref(), to);
+    }
     let mut plan = thinking::plan(ask, &model, &prompt.messages, &mut choice, to);
 
     body.insert("max_tokens".to_owned(), plan.max_tokens.into());
@@ -158,7 +160,10 @@ fn function(tool: &Tool, name: &str, own: bool, model: &Model, to: &mut Encoding
     if let Some(description) = description {
         value["description"] = description.as_str().into();
     }
-    let mut parameters = parameters.clone().unwrap_or_else(empty_schema);
+    let mut parameters = match own {
+        true => parameters.clone().unwrap_or_else(empty_schema),
+        false => foreign::parameters(parameters.as_ref()),
+    };
     if let Value::Object(fields) = &mut parameters
         && !fields.contains_key("type")
     {
@@ -178,6 +183,23 @@ fn function(tool: &Tool, name: &str, own: bool, model: &Model, to: &mut Encoding
         fields.extend(extra.clone());
     }
     value
+}
+
+/// Most tools whose calls Anthropic holds to their schemas.
+const MAX_STRICT: usize = 20;
+
+/// Takes the strictness of a foreign ask's tools back where together they are more than Anthropic takes: it would refuse
+/// the ask.
+fn loosen(tools: &mut [Value], format: Option<&Value>, to: &mut Encoding<'_>) {
+    let strict = || tools.iter().filter(|tool| tool.get("strict").is_some());
+    let schemas = strict().map(|tool| &tool["input_schema"]).chain(format.map(|format| &format["schema"]));
+    if strict().count() == 0 || (strict().count() <= MAX_STRICT && schema::holds(schemas)) {
+        return;
+    }
+    to.dropped.push(("tools.strict", "Anthropic holds calls to fewer and smaller schemas than these"));
+    for tool in tools.iter_mut().filter_map(Value::as_object_mut) {
+        tool.shift_remove("strict");
+    }
 }
 
 /// A free-text tool as a function of one string.
@@ -216,17 +238,19 @@ fn tool_choice(ask: &Ask, model: &Model, to: &mut Encoding<'_>) -> Option<Value>
 fn output(ask: &Ask, model: &Model, system: &mut Vec<Value>, to: &mut Encoding<'_>) -> Option<Value> {
     let text = match ask.output.as_ref()? {
         OutputFormat::Text => return None,
-        OutputFormat::JsonSchema { schema, .. } if model.structured => {
-            let schema = if ask.source == NAME { schema.clone() } else { schema::constrain(schema) };
+        OutputFormat::JsonSchema { schema, .. } if ask.source == NAME && model.structured => {
             return Some(json!({"type": "json_schema", "schema": schema}));
         }
+        OutputFormat::JsonSchema { schema, .. } if model.structured && schema::holds([schema]) => {
+            return Some(json!({"type": "json_schema", "schema": schema::constrain(schema)}));
+        }
         OutputFormat::JsonSchema { schema, .. } => {
-            to.dropped.push(("response_format", "this model has no structured output; it was told the schema instead"));
-            json_in_words(Some(schema))
+            to.dropped.push(("response_format", "this model cannot be held to the schema; it was told it instead"));
+            foreign::json_in_words(Some(schema))
         }
         OutputFormat::JsonObject => {
             to.dropped.push(("response_format", "Anthropic has no free JSON mode; the model was told instead"));
-            json_in_words(None)
+            foreign::json_in_words(None)
         }
     };
     system.push(json!({"type": "text", "text": text}));

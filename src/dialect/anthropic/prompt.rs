@@ -97,7 +97,12 @@ impl Writer<'_, '_> {
     fn message(&mut self, message: &Message, at: &str) -> Result<(), Fault> {
         let mut blocks = Vec::new();
         for block in &message.blocks {
-            self.block(block, at, &mut blocks)?;
+            let media = matches!(block.content, Content::Image { .. } | Content::File { .. });
+            if media && message.role == Role::Assistant && !self.own {
+                self.to.dropped.push(("messages.assistant", "Anthropic takes no media back from the assistant"));
+            } else {
+                self.block(block, at, &mut blocks)?;
+            }
         }
         self.to.drop_if(message.name.is_some(), "messages.name", "Anthropic has no names of participants");
         let role = match message.role {

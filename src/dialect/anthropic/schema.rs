@@ -3,7 +3,11 @@
 //! Asks of other dialects may use keywords that Anthropic answers with a 400; those become words in the description,
 //! which the model still reads. Never widens a schema's types or drops a property.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
+
+use crate::dialect::foreign::describe;
 
 /// Keywords that are kept as they are.
 const KEPT: &[&str] =
@@ -61,15 +65,75 @@ fn rewrite(schema: &Value, depth: usize) -> Value {
     if is_object {
         kept.insert("additionalProperties".to_owned(), Value::Bool(false));
     }
-    if !told.is_empty() {
-        let told = format!("({})", told.join(", "));
-        let text = match kept.get("description").and_then(Value::as_str) {
-            Some(text) if !text.is_empty() => format!("{text} {told}"),
-            _ => told,
-        };
-        kept.insert("description".to_owned(), Value::String(text));
-    }
+    describe(&mut kept, &told);
     Value::Object(kept)
+}
+
+/// Most properties that are not required, and most choices between types, in all schemas of an ask:
+/// https://platform.claude.com/docs/en/build-with-claude/structured-outputs, *schema complexity limits*.
+const MAX_OPTIONAL: usize = 24;
+const MAX_UNIONS: usize = 16;
+
+/// Whether Anthropic can hold an answer to these schemas together and leave them their meaning: none of their types holds
+/// itself, no object has keys that only the model knows, and there is not too much of a choice.
+pub fn holds<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> bool {
+    let (mut optional, mut unions, mut free) = (0, 0, false);
+    for schema in schemas {
+        free |= holds_itself(schema);
+        each(schema, &mut |fields| {
+            let properties = fields.get("properties").and_then(Value::as_object).filter(|all| !all.is_empty());
+            let closed = fields.get("additionalProperties") == Some(&Value::Bool(false));
+            free |= fields.get("type").is_some_and(|kind| kind == "object") && properties.is_none() && !closed;
+            let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+            optional += properties.map_or(0, Map::len).saturating_sub(required);
+            let union = fields.contains_key("anyOf") || fields.contains_key("oneOf");
+            unions += usize::from(union || fields.get("type").is_some_and(Value::is_array));
+        });
+    }
+    !free && optional <= MAX_OPTIONAL && unions <= MAX_UNIONS
+}
+
+/// Shows a schema and all that it holds.
+fn each<'a>(schema: &'a Value, show: &mut impl FnMut(&'a Map<String, Value>)) {
+    let Value::Object(fields) = schema else { return };
+    show(fields);
+    let maps = MAPS.iter().filter_map(|key| fields.get(*key)?.as_object()).flat_map(Map::values);
+    let lists = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| fields.get(*key)?.as_array()).flatten();
+    maps.chain(lists).chain(fields.get("items")).for_each(|inner| each(inner, show));
+}
+
+/// Whether a type leads back to itself by references: what is left when those are taken away that lead to no other.
+fn holds_itself(schema: &Value) -> bool {
+    let maps = ["$defs", "definitions"].iter().filter_map(|key| schema.get(*key)?.as_object());
+    let types: HashMap<&str, HashSet<&str>> =
+        maps.flatten().map(|(name, of)| (name.as_str(), references(of))).collect();
+    let (mut ends, mut left, mut users) = (Vec::new(), HashMap::new(), HashMap::<&str, Vec<&str>>::new());
+    for (name, leads) in &types {
+        let leads = leads.iter().filter(|to| types.contains_key(*to));
+        let count = leads.inspect(|to| users.entry(to).or_default().push(name)).count();
+        left.insert(*name, count);
+        ends.extend((count == 0).then_some(*name));
+    }
+    while let Some(end) = ends.pop() {
+        left.remove(end);
+        for user in users.remove(end).unwrap_or_default() {
+            if let Some(count) = left.get_mut(user) {
+                *count -= 1;
+                ends.extend((*count == 0).then_some(user));
+            }
+        }
+    }
+    !left.is_empty() || references(schema).contains("#")
+}
+
+/// The names of the types that a schema refers to.
+fn references(schema: &Value) -> HashSet<&str> {
+    let mut found = HashSet::new();
+    each(schema, &mut |fields| {
+        let reference = fields.get("$ref").and_then(Value::as_str);
+        found.extend(reference.map(|path| path.rsplit('/').next().unwrap_or(path)));
+    });
+    found
 }
 
 #[cfg(test)]
@@ -105,5 +169,42 @@ mod tests {
         );
         assert!(!is_plain(&schema));
         assert!(is_plain(&constrain(&schema)));
+    }
+
+    #[test]
+    fn a_schema_holds_that_keeps_its_meaning_and_is_not_too_much() {
+        let of = |properties: Value| json!({"type": "object", "properties": properties, "required": ["a"]});
+        assert!(holds([&of(json!({"a": {"type": "object", "properties": {}, "additionalProperties": false}}))]));
+        // A map would be closed to one that is always empty.
+        for free in [json!({"type": "object", "additionalProperties": {"type": "string"}}), json!({"type": "object"})] {
+            assert!(!holds([&of(json!({ "a": free }))]), "{free}");
+            assert!(!holds([&of(json!({"a": {"type": "array", "items": free}}))]), "{free}");
+        }
+        let many = |count: usize, one: &Value| {
+            (0..count).map(|n| (format!("p{n}"), one.clone())).collect::<Map<String, Value>>()
+        };
+        let optional = |count: usize| json!({"type": "object", "properties": many(count, &json!({"type": "string"}))});
+        assert!(holds([&optional(24)]) && !holds([&optional(25)]) && !holds([&optional(12), &optional(13)]));
+        for union in [json!({"type": ["string", "null"]}), json!({"anyOf": [{"type": "string"}, {"type": "null"}]})] {
+            let unions = |count: usize| {
+                let properties = many(count, &union);
+                let names: Vec<&String> = properties.keys().collect();
+                json!({"type": "object", "required": names, "properties": properties})
+            };
+            assert!(holds([&unions(16)]) && !holds([&unions(17)]), "{union}");
+        }
+    }
+
+    #[test]
+    fn a_type_that_holds_itself_is_found_and_one_that_is_used_twice_is_none() {
+        let with = |types: Value| json!({"$ref": "#/$defs/a", "$defs": types});
+        let to = |names: &[&str]| {
+            let lists = names.iter().map(|name| json!({"type": "array", "items": {"$ref": format!("#/$defs/{name}")}}));
+            json!({"anyOf": lists.collect::<Vec<_>>()})
+        };
+        assert!(!holds_itself(&with(json!({"a": to(&["b", "c"]), "b": to(&["c"]), "c": {"type": "string"}}))));
+        assert!(holds_itself(&with(json!({"a": to(&["b"]), "b": to(&["c", "a"]), "c": {"type": "string"}}))));
+        assert!(holds_itself(&with(json!({ "a": to(&["a"]) }))));
+        assert!(holds_itself(&json!({"type": "object", "properties": {"next": {"$ref": "#"}}})));
     }
 }

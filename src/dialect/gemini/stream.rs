@@ -77,18 +77,19 @@ impl Decoder for ResponseDecoder {
             return Ok(());
         }
         self.start(&mut response, out);
+        // Before the content: encoders that state the input at the start have it by then.
+        if let Some(counts) = take(&mut response, "usageMetadata").as_ref().and_then(usage::read)
+            && self.usage != Some(counts)
+        {
+            self.usage = Some(counts);
+            out.push(Event::Usage(counts));
+        }
         for (position, value) in take_list(&mut response, "candidates").into_iter().enumerate() {
             let Value::Object(candidate) = value else { return Err(bad()) };
             self.candidate(candidate, position, out);
         }
         if let Some(mut feedback) = take_object(&mut response, "promptFeedback") {
             self.blocked = take_string(&mut feedback, "blockReason").or(self.blocked.take());
-        }
-        if let Some(counts) = take(&mut response, "usageMetadata").as_ref().and_then(usage::read)
-            && self.usage != Some(counts)
-        {
-            self.usage = Some(counts);
-            out.push(Event::Usage(counts));
         }
         Ok(())
     }

@@ -140,13 +140,15 @@ fn read_choice(value: Value, position: usize, id: &str) -> Result<Choice, Fault>
     let called = choice.blocks.iter().any(|block| matches!(block.content, Content::ToolCall(_)));
     choice.native_finish = fields.string("finish_reason")?.filter(|word| !word.is_empty());
     // A whole answer is over, whether its server says so or not.
-    choice.finish = Some(finish::read(choice.native_finish.as_deref().unwrap_or_default(), called));
-    // vLLM says which stop string it was.
-    choice.stop_sequence = match fields.take("stop_reason") {
-        Some(Value::String(text)) => Some(text),
-        _ => None,
-    };
+    let finish = finish::read(choice.native_finish.as_deref().unwrap_or_default(), called);
+    choice.stop_sequence = fields.peek("stop_reason").or(fields.peek("matched_stop")).and_then(stop_sequence);
+    choice.finish = Some(finish::at_sequence(finish, choice.stop_sequence.as_deref()));
     Ok(choice)
+}
+
+/// vLLM (`stop_reason`) and SGLang (`matched_stop`) say which stop sequence it was; a number is a token.
+pub(super) fn stop_sequence(said: &Value) -> Option<String> {
+    said.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn read_message(mut message: Fields, id: &str, choice: u32) -> Result<Vec<Block>, Fault> {

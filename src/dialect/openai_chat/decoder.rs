@@ -39,6 +39,8 @@ struct Lane {
     choice: u32,
     calls: Calls,
     finish: Option<String>,
+    /// The stop sequence that it stopped at.
+    sequence: Option<String>,
     /// The finish reason came in a chunk that said nothing else.
     ends_apart: bool,
     /// What was said while tool calls were open. It would have to close them, and their arguments may go on.
@@ -150,15 +152,16 @@ impl dialect::Decoder for Decoder {
             out.push(Event::Fault(fault));
             return Ok(());
         }
-        for lane in &self.lanes {
+        for lane in &mut self.lanes {
             let called = lane.calls.any();
             let reason = match &lane.finish {
                 Some(word) => finish::read(word, called),
                 None if called => Finish::ToolCalls,
                 None => Finish::Stop,
             };
-            let native = lane.finish.clone();
-            out.push(Event::Finish { choice: lane.choice, reason, native, stop_sequence: None });
+            let (native, stop_sequence) = (lane.finish.clone(), lane.sequence.take());
+            let reason = finish::at_sequence(reason, stop_sequence.as_deref());
+            out.push(Event::Finish { choice: lane.choice, reason, native, stop_sequence });
         }
         Ok(())
     }
@@ -188,6 +191,7 @@ impl Decoder {
         let Some(word) = plain.finish.as_deref().filter(|_| self.started && plain.text.is_none()) else { return false };
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.choice == plain.choice) else { return false };
         lane.finish.get_or_insert_with(|| word.to_owned());
+        lane.sequence = plain.sequence.as_deref().map(str::to_owned);
         lane.ends_apart = true;
         true
     }
@@ -226,15 +230,16 @@ impl Decoder {
             _ => Vec::new(),
         };
         self.start(&chunk, usage.is_some() || !choices.is_empty(), out);
+        // Some servers repeat the count on every chunk. It goes before the content: encoders that state the input at the
+        // start have it by then.
+        if let Some(usage) = usage.filter(|usage| self.usage != Some(*usage)) {
+            self.usage = Some(usage);
+            out.push(Event::Usage(usage));
+        }
         for choice in choices {
             if let Value::Object(choice) = choice {
                 self.choice(choice, out);
             }
-        }
-        // Some servers repeat the count on every chunk.
-        if let Some(usage) = usage.filter(|usage| self.usage != Some(*usage)) {
-            self.usage = Some(usage);
-            out.push(Event::Usage(usage));
         }
     }
 
@@ -279,7 +284,7 @@ impl Decoder {
         }
         let calls = Piece::read_all(&mut delta);
         if lane.calls.any() {
-            if says_anything(&delta) {
+            if says(&delta, |text| !text.is_empty()) {
                 lane.late.push(delta);
             }
         } else {
@@ -293,13 +298,16 @@ impl Decoder {
             && !word.is_empty()
         {
             lane.finish.get_or_insert_with(|| word.clone());
+            let said = choice.get("stop_reason").or(choice.get("matched_stop"));
+            lane.sequence = said.and_then(answer::stop_sequence);
         }
     }
 }
 
-fn says_anything(delta: &Map<String, Value>) -> bool {
+/// Whether there is anything in a delta: some text that counts, or something else.
+fn says(delta: &Map<String, Value>, counts: fn(&str) -> bool) -> bool {
     delta.iter().any(|(key, value)| match value {
-        Value::String(text) => key != "role" && !text.trim().is_empty(),
+        Value::String(text) => key != "role" && counts(text),
         Value::Array(list) => !list.is_empty(),
         Value::Object(object) => key != "logprobs" && !object.is_empty(),
         _ => false,
@@ -475,7 +483,11 @@ impl Lane {
 
     /// The stream is over: what had to wait comes out.
     fn end(&mut self, answer: &str, sources: &[Value], blocks: &mut Blocks, out: &mut Vec<Event>) {
-        let late = std::mem::take(&mut self.late);
+        let mut late = std::mem::take(&mut self.late);
+        // White space alone is what some servers put around calls; among words it is part of them.
+        if !late.iter().any(|delta| says(delta, |text| !text.trim().is_empty())) {
+            late.clear();
+        }
         if late.is_empty() {
             self.cite(sources, blocks, out);
         }

@@ -49,6 +49,11 @@ pub(super) fn read(word: &str, called_tools: bool) -> Finish {
     }
 }
 
+/// The same where the server names the stop sequence that it stopped at.
+pub(super) fn at_sequence(finish: Finish, sequence: Option<&str>) -> Finish {
+    if finish == Finish::Stop && sequence.is_some() { Finish::StopSequence } else { finish }
+}
+
 /// The word for a client. Our own dialect's word goes out as it came.
 pub(super) fn write(finish: Finish, native: Option<&str>, source: &str, refused: bool, legacy: bool) -> String {
     let native = native.filter(|word| source == NAME && !word.is_empty());

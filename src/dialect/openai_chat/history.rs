@@ -19,6 +19,12 @@ use crate::dialect::foreign::FAILED;
 use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
 
+/// What the assistant says to results where something must be said before the user speaks on.
+const SEEN: &str = "I have seen the results.";
+
+/// What the assistant thought where nobody knows: Kimi and DeepSeek refuse a turn of theirs without, Kimi also an empty one.
+const NO_THOUGHT: &str = " ";
+
 /// All messages of an ask, its system instructions first.
 pub(super) fn write(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<Value>, Fault> {
     let mut writer = Writer { ask, own: ask.source == NAME, to, out: Vec::with_capacity(ask.messages.len() + 1) };
@@ -221,6 +227,9 @@ impl Writer<'_, '_, '_> {
             self.to.drop_if(foreign, "messages.reasoning.signature", "made by another provider");
         }
         text.retain(|text| !text.is_empty());
+        if text.is_empty() && !self.own && style == ReasoningStyle::Thinking {
+            text.push(NO_THOUGHT.to_owned());
+        }
         if !text.is_empty() {
             let key = if style == ReasoningStyle::Object { "reasoning" } else { "reasoning_content" };
             fields.push((key, text.join("\n\n").into()));
@@ -259,6 +268,10 @@ impl Writer<'_, '_, '_> {
     }
 
     fn push(&mut self, role: &str, fields: Vec<(&'static str, Value)>, from: Option<&Message>) {
+        let after_tools = self.out.last().is_some_and(|last| last["role"] == "tool");
+        if self.to.quirks.assistant_after_tools && after_tools && role != "assistant" {
+            self.out.push(json!({ "role": "assistant", "content": SEEN }));
+        }
         let mut message = Map::new();
         message.insert("role".into(), role.into());
         if let Some(name) = from.and_then(|from| from.name.as_deref()) {

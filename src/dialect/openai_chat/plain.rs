@@ -22,14 +22,17 @@ pub(super) struct Plain<'a> {
     pub text: Option<Cow<'a, str>>,
     /// The finish reason that it gives.
     pub finish: Option<Cow<'a, str>>,
+    /// The stop sequence that it stopped at.
+    pub sequence: Option<Cow<'a, str>>,
     role: bool,
     /// It has usage, and no choice.
     usage: bool,
     /// It has fields that the gateway does not know.
     foreign: bool,
-    /// Where text and finish reason stand in the frame, without their quotes.
+    /// Where these stand in the frame, without their quotes.
     at: Range<usize>,
     finish_at: Range<usize>,
+    sequence_at: Range<usize>,
 }
 
 /// Reads such a chunk. `data` is the frame's.
@@ -66,7 +69,8 @@ pub(super) fn read<'a>(frame: &Frame<'a>, data: &[u8]) -> Option<Plain<'a>> {
     if plain.usage && choices == Some(1) {
         return None;
     }
-    for (at, found) in [(&mut plain.at, &mut plain.text), (&mut plain.finish_at, &mut plain.finish)] {
+    let Plain { at, text, finish_at, finish, sequence_at, sequence, .. } = &mut plain;
+    for (at, found) in [(at, text), (finish_at, finish), (sequence_at, sequence)] {
         if at.start < at.end {
             *at = at.start + skipped..at.end + skipped;
             *found = Some(inside(frame.0, at.clone())?);
@@ -94,6 +98,14 @@ fn choice_of(scan: &mut Scan<'_>, data: &[u8], plain: &mut Plain<'_>) -> Result<
                 b"null" => 0..0,
                 _ => return Err(Malformed),
             };
+            Ok(())
+        }
+        b"stop_reason" | b"matched_stop" => {
+            let at = scan.skip()?;
+            plain.foreign |= data[at.clone()] != *b"null";
+            if let [b'"', .., b'"'] = data[at.clone()] {
+                plain.sequence_at = at.start + 1..at.end - 1;
+            }
             Ok(())
         }
         b"logprobs" | b"usage" | b"error" => word(scan, data, b"null"),

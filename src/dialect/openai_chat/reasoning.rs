@@ -53,8 +53,15 @@ fn switch(asked: &mut ReasoningAsk, on: Option<bool>) {
 
 /// Asks for reasoning in the way the target understands.
 pub(super) fn write_ask(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
+    let is_off = |asked: &ReasoningAsk| asked.effort == Some(Effort::None) || asked.budget == Some(0);
+    if ask.source != NAME && body.contains_key("tools") && openai_models::reasons_without_tools(to) {
+        let lost = ask.reasoning.as_ref().is_some_and(|asked| !is_off(asked));
+        to.drop_if(lost, "reasoning", "chat completions take tools from this model only while it does not reason");
+        body.insert("reasoning_effort".into(), Effort::None.as_str().into());
+        return;
+    }
     let Some(asked) = &ask.reasoning else { return };
-    let off = asked.effort == Some(Effort::None) || asked.budget == Some(0);
+    let off = is_off(asked);
     match to.quirks.reasoning {
         ReasoningStyle::Effort => write_effort(ask, asked, off, to, body),
         ReasoningStyle::Object => {

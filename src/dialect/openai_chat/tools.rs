@@ -1,13 +1,13 @@
 //! Tools and the choice among them, both directions, the legacy `functions` included.
 //!
-//! Never changes a schema: what a provider takes of JSON Schema is its own affair.
+//! Changes a schema only at its top, and only that of a foreign ask: what a provider takes of JSON Schema is its own affair.
 
 use serde_json::{Map, Value, json};
 
 use super::NAME;
 use super::fields::{Fields, invalid};
 use crate::chat::{Ask, CacheMark, Tool, ToolCall, ToolChoice, as_function};
-use crate::dialect::{Encoding, openai_strict};
+use crate::dialect::{Encoding, foreign, openai_strict};
 use crate::fault::Fault;
 
 /// Reads `tools`, `tool_choice`, `parallel_tool_calls` and their forerunners `functions` and `function_call`.
@@ -178,12 +178,9 @@ fn write_tool(tool: &Tool, ask: &Ask, to: &mut Encoding<'_>) -> Option<Value> {
             let mut function = Map::new();
             function.insert("name".into(), name.as_str().into());
             function.extend(description.as_ref().map(|text| ("description".to_owned(), text.as_str().into())));
-            match parameters {
-                Some(schema) => function.insert("parameters".into(), schema.clone()),
-                None if own => None,
-                None => function.insert("parameters".into(), json!({ "type": "object", "properties": {} })),
-            };
-            let strict = if own { *strict } else { openai_strict::strict(*strict, parameters.as_ref(), to) };
+            let schema = if own { parameters.clone() } else { Some(foreign::parameters(parameters.as_ref())) };
+            let strict = if own { *strict } else { openai_strict::strict(*strict, schema.as_ref(), to) };
+            function.extend(schema.map(|schema| ("parameters".to_owned(), schema)));
             function.extend(strict.map(|strict| ("strict".to_owned(), strict.into())));
             let mut tool = Map::new();
             tool.insert("type".into(), "function".into());

@@ -121,7 +121,10 @@ impl Serialize for Response<'_> {
             map.serialize_entry(key, value)?;
         }
         map.serialize_entry("service_tier", self.service_tier.unwrap_or("default"))?;
-        map.serialize_entry("usage", &self.usage.map(super::usage::encode))?;
+        // Typed clients (Vercel's) give up an answer that is over and has no counts.
+        let over = matches!(self.status, "completed" | "incomplete");
+        let usage = self.usage.copied().or(over.then(Usage::default));
+        map.serialize_entry("usage", &usage.as_ref().map(super::usage::encode))?;
         map.end()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::NAME;
 use super::item::{rest, string};
 use crate::chat::{Ask, Extra, OutputFormat, Tool, ToolChoice};
-use crate::dialect::{Encoding, openai_strict};
+use crate::dialect::{Encoding, foreign, openai_strict};
 use crate::fault::{Fault, Kind};
 
 /// Key in a function's `extra`: the namespace it was defined in.
@@ -156,16 +156,13 @@ pub(super) fn encode(ask: &Ask, mut to: Option<&mut Encoding<'_>>) -> Vec<Value>
                 let (bare, space) = if own { bare(&ask.tools, name, extra) } else { (name.as_str(), None) };
                 tool.insert("name".to_owned(), bare.into());
                 put(&mut tool, "description", description.as_deref());
-                match parameters {
-                    Some(parameters) => put(&mut tool, "parameters", Some(parameters.clone())),
-                    None if !own => put(&mut tool, "parameters", Some(json!({"type": "object", "properties": {}}))),
-                    None => {}
-                }
+                let schema = if own { parameters.clone() } else { Some(foreign::parameters(parameters.as_ref())) };
                 // Here, and only here, functions are strict unless it is said otherwise.
                 let strict = match to.as_deref_mut() {
-                    Some(to) if !own => openai_strict::strict(*strict, parameters.as_ref(), to).or(Some(false)),
+                    Some(to) if !own => openai_strict::strict(*strict, schema.as_ref(), to).or(Some(false)),
                     _ => *strict,
                 };
+                put(&mut tool, "parameters", schema);
                 put(&mut tool, "strict", strict);
                 if own {
                     tool.extend(extra.iter().filter(|(key, _)| *key != NAMESPACE).map(|(k, v)| (k.clone(), v.clone())));

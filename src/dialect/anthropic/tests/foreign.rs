@@ -182,6 +182,42 @@ fn structured_output_is_native_where_there_is_one() {
 }
 
 #[test]
+fn a_schema_that_anthropic_cannot_hold_to_is_told_in_words() {
+    let map = json!({"type": "object", "properties": {"tags": {"type": "object", "additionalProperties": {"type": "string"}}}});
+    let output = OutputFormat::JsonSchema { name: "a".into(), description: None, schema: map, strict: None };
+    let ask = Ask { output: Some(output), ..ask(vec![user("x")]) };
+    let (body, dropped) = encode("claude-sonnet-4-5", &ask);
+    assert_eq!((body.get("output_config"), dropped), (None, vec!["response_format"]));
+    assert!(body["system"].as_str().is_some_and(|text| text.contains("additionalProperties")));
+    let own = Ask { source: "anthropic", ..ask };
+    assert_eq!(encode("claude-sonnet-4-5", &own).0["output_config"]["format"]["type"], "json_schema");
+}
+
+#[test]
+fn tools_are_strict_only_as_far_as_anthropic_takes_them_together() {
+    let strict = |n: usize, kind: &Value| Tool::Function {
+        name: format!("f{n}"),
+        description: None,
+        parameters: Some(
+            json!({"type": "object", "properties": {"a": {"type": kind}}, "required": ["a"], "additionalProperties": false}),
+        ),
+        strict: Some(true),
+        cache: None,
+        extra: Default::default(),
+    };
+    let told = |count: usize, kind: Value| {
+        let ask = Ask { tools: (0..count).map(|n| strict(n, &kind)).collect(), ..ask(vec![user("x")]) };
+        let (body, dropped) = encode("claude-sonnet-4-5", &ask);
+        let tools = body["tools"].as_array().expect("tools").clone();
+        (tools.iter().filter(|tool| tool["strict"] == true).count(), tools.len(), dropped)
+    };
+    assert_eq!(told(20, json!("string")), (20, 20, vec![]));
+    assert_eq!(told(21, json!("string")), (0, 21, vec!["tools.strict"]));
+    assert_eq!(told(16, json!(["string", "null"])), (16, 16, vec![]));
+    assert_eq!(told(17, json!(["string", "null"])), (0, 17, vec!["tools.strict"]));
+}
+
+#[test]
 fn parameters_are_carried_translated_or_noted() {
     let mut ask = ask(vec![user("x")]);
     ask.temperature = Some(serde_json::Number::from_f64(1.7).expect("finite"));
@@ -249,4 +285,14 @@ fn a_system_prompt_alone_is_something_to_answer() {
     let (body, _) = encode("claude-sonnet-4-5", &ask);
     assert_eq!(body["messages"], json!([{"role": "user", "content": "Say hi."}]));
     assert_eq!(body.get("system"), None);
+}
+
+#[test]
+fn what_the_assistant_drew_is_left_out() {
+    let source = Media::Inline { mime: "image/png".into(), data: "AA==".into() };
+    let drawn = Block::new(Content::Image { source, detail: None });
+    let turn = Message::new(Role::Assistant, vec![Block::text("Here it is."), drawn]);
+    let (body, dropped) = encode("claude-sonnet-4-5", &ask(vec![user("Draw a cat."), turn, user("Thanks.")]));
+    assert_eq!(body["messages"][1], json!({"role": "assistant", "content": "Here it is."}));
+    assert_eq!(dropped, ["messages.assistant"]);
 }

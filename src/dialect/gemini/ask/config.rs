@@ -190,13 +190,15 @@ fn thinking_of(model: &str) -> Thinking {
         Some(_) => Thinking::Budget { min: 1, max: 24_576, off: 0 },
         None if is("gemma") || is("learnlm") => Thinking::Never,
         // An alias or a tuned model: every thinking model takes budgets, also those that prefer levels.
-        None => Thinking::Budget { min: 128, max: 24_576, off: 0 },
+        None => Thinking::Budget { min: 128, max: 24_576, off: if is("pro") { 128 } else { 0 } },
     }
 }
 
-/// Whether a model refuses calls without a signature in its history.
+/// Whether a model refuses calls without a signature in its history. Names of Google's without a number (`-latest`) stand for
+/// the newest models.
 pub fn wants_signatures(model: &str) -> bool {
-    matches!(thinking_of(model), Thinking::Level { .. })
+    let newest = || version(model).is_none() && super::super::bare_model(model).starts_with("gemini-");
+    matches!(thinking_of(model), Thinking::Level { .. }) || newest()
 }
 
 fn encode_thinking(asked: &ReasoningAsk, ask: &Ask, to: &mut Encoding<'_>) -> Option<Object> {
@@ -276,6 +278,7 @@ mod tests {
         assert_eq!(told("models/gemini-3-flash", effort(Effort::Minimal)), json!({"thinkingLevel": "MINIMAL"}));
         assert_eq!(told("gemini-2.0-flash", effort(Effort::High)), Value::Null);
         assert_eq!(told("gemini-flash-latest", effort(Effort::Low)), json!({"thinkingBudget": 3276}));
+        assert_eq!(told("gemini-pro-latest", effort(Effort::None)), json!({"thinkingBudget": 128}));
     }
 
     #[test]

@@ -295,14 +295,17 @@ impl<'a> Turns<'a, '_, '_> {
         Ok(())
     }
 
-    fn response(&mut self, id: &str, name: &str, response: Value, mut beside: Vec<Object>) {
+    fn response(&mut self, id: &str, name: &str, response: Value, media: Vec<Object>) {
         let mut inner = Object::new();
         put(&mut inner, "id", Some(id).filter(|id| call_id::own(id)));
         inner.insert("name".into(), name.into());
         inner.insert("response".into(), response);
-        // From 3 on media ride inside the response; before, they stand beside it in the same turn.
-        if !beside.is_empty() && config::wants_signatures(self.to.model) {
-            inner.insert("parts".into(), std::mem::take(&mut beside).into_iter().map(Value::Object).collect());
+        // From 3 on inline media ride inside the response; other media, and before, all of them, stand beside it.
+        let inside = config::wants_signatures(self.to.model);
+        let (inside, beside): (Vec<_>, Vec<_>) =
+            media.into_iter().partition(|part| inside && part.contains_key("inlineData"));
+        if !inside.is_empty() {
+            inner.insert("parts".into(), inside.into_iter().map(Value::Object).collect());
         }
         let parts = self.parts("user");
         parts.push(field::object("functionResponse", inner));

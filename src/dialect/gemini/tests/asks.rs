@@ -276,10 +276,12 @@ fn gemini_3_gets_the_stand_in_for_calls_that_another_model_made() {
         Message::new(Role::Assistant, vec![call("a", "f", "{}"), call("b", "f", "{}")]),
         Message::new(Role::User, vec![result("a", "1"), result("b", "2")]),
     ]);
-    let (body, _) = encoded(&ask, "gemini-3-pro-preview");
-    let parts = &body["contents"][0]["parts"];
-    assert_eq!(parts[0]["thoughtSignature"], "skip_thought_signature_validator");
-    assert!(parts[1].get("thoughtSignature").is_none());
+    for model in ["gemini-3-pro-preview", "gemini-flash-latest"] {
+        let (body, _) = encoded(&ask, model);
+        let parts = &body["contents"][0]["parts"];
+        assert_eq!(parts[0]["thoughtSignature"], "skip_thought_signature_validator", "{model}");
+        assert!(parts[1].get("thoughtSignature").is_none());
+    }
     let (body, _) = encoded(&ask, "gemini-2.5-pro");
     assert!(body["contents"][0]["parts"][0].get("thoughtSignature").is_none());
 }
@@ -301,6 +303,14 @@ fn media_of_a_tool_result_ride_inside_it_or_beside_it() {
     );
     let (body, _) = encoded(&ask, "gemini-2.5-flash");
     assert_eq!(body["contents"][0]["parts"][1], picture);
+    // Inside there is room for inline data alone.
+    let link = Media::Url { url: "https://a.example/b.png".into(), mime: None };
+    let content = vec![Block::text("see"), Block::new(Content::Image { source: link, detail: None })];
+    let shot = ToolResult { id: "c".into(), name: Some("shot".into()), content, ..ToolResult::default() };
+    let ask = foreign(vec![Message::new(Role::User, vec![Block::new(Content::ToolResult(shot))])]);
+    let (body, _) = encoded(&ask, "gemini-3-flash");
+    let parts = &body["contents"][0]["parts"];
+    assert_eq!((parts[0]["functionResponse"].get("parts"), parts[1].get("fileData").is_some()), (None, true), "{body}");
 }
 
 #[test]

@@ -111,6 +111,14 @@ fn thoughts_and_text_are_put_together() {
 }
 
 #[test]
+fn the_counts_of_a_frame_come_before_its_content() {
+    let events = events("stream_text.sse");
+    let at = |wanted: fn(&Event) -> bool| events.iter().position(wanted).expect("told");
+    let (start, usage) = (at(|event| matches!(event, Event::Start(_))), at(|event| matches!(event, Event::Usage(_))));
+    assert_eq!((start, usage), (0, 1), "{events:?}");
+}
+
+#[test]
 fn calls_come_whole_with_ids_and_signature() {
     let answer = collected(events("stream_calls.sse"));
     let blocks = &answer.choices[0].blocks;

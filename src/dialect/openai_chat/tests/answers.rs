@@ -223,3 +223,62 @@ fn calls_of_two_answers_without_any_ids_are_told_apart() {
         assert!(call.id.len() <= 40 && ids.insert(call.id.clone()), "{}", call.id);
     }
 }
+
+#[test]
+fn a_stop_sequence_that_the_server_names_is_why_it_stopped() {
+    let named = |mut choice: Value, key: &str, at: Value| {
+        (choice["index"], choice["finish_reason"], choice[key]) = (json!(0), json!("stop"), at);
+        json!({"id": "c", "choices": [choice]})
+    };
+    let ends = |key: &str, at: Value| {
+        let whole = named(json!({"message": {"role": "assistant", "content": "So."}}), key, at.clone());
+        let whole = OpenAiChat.decode_answer(whole.to_string().as_bytes()).expect("valid");
+        let begun = json!({"id": "c", "choices": [{"index": 0, "delta": {"content": "So"}}]});
+        let streamed = |last: Value| {
+            let last = named(json!({ "delta": last }), key, at.clone());
+            collect(decode(&stream(&[begun.clone(), last]), &[]).expect("valid"))
+        };
+        [whole, streamed(json!({})), streamed(json!({"content": "."}))].map(|answer| {
+            let message = told("anthropic", &answer);
+            let chat = told("openai_chat", &answer);
+            (
+                message["stop_reason"].clone(),
+                message["stop_sequence"].clone(),
+                chat["choices"][0]["finish_reason"].clone(),
+            )
+        })
+    };
+    for key in ["stop_reason", "matched_stop"] {
+        let (sequence, token) = (ends(key, json!("\nEND")), ends(key, json!(151645)));
+        assert!(
+            sequence.iter().all(|end| *end == (json!("stop_sequence"), json!("\nEND"), json!("stop"))),
+            "{sequence:?}"
+        );
+        assert!(token.iter().all(|end| *end == (json!("end_turn"), Value::Null, json!("stop"))), "{token:?}");
+    }
+}
+
+#[test]
+fn counts_that_come_with_content_stand_before_it() {
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8});
+    let first = json!({"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}}], "usage": usage});
+    let last = json!({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage});
+    let events = decode(&stream(&[first, last]), &[]).expect("valid");
+    assert!(matches!(events[..3], [Event::Start(_), Event::Usage(_), Event::Open { .. }]), "{events:?}");
+}
+
+#[test]
+fn white_space_in_what_is_said_after_calls_is_kept_and_white_space_alone_is_nothing() {
+    let delta = |delta: Value| json!({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
+    let call = json!({"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let said = |texts: &[&str]| {
+        let texts = texts.iter().map(|text| delta(json!({ "content": text })));
+        let end = json!({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]});
+        let chunks: Vec<Value> =
+            [delta(json!({ "tool_calls": [call] }))].into_iter().chain(texts).chain([end]).collect();
+        let answer = collect(decode(&stream(&chunks), &[]).expect("valid"));
+        (answer.text(), answer.choices[0].blocks.len())
+    };
+    assert_eq!(said(&["\n\n", "December", " ", "1", ", 2025"]), ("\n\nDecember 1, 2025".to_owned(), 2));
+    assert_eq!(said(&["\n", " "]), (String::new(), 1));
+}

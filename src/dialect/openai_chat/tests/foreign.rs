@@ -134,6 +134,21 @@ fn marks_and_reasoning_go_where_they_are_understood() {
 }
 
 #[test]
+fn turns_without_reasoning_have_a_blank_one_where_they_are_refused_without() {
+    let mut ask = foreign();
+    let thought = |ask: &Ask, style: ReasoningStyle| {
+        let quirks = Quirks { reasoning: style, ..Quirks::NONE };
+        written(ask, &quirks).0["messages"][2].get("reasoning_content").cloned()
+    };
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), Some(json!("Hm.")));
+    ask.messages[1].blocks.remove(0);
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), Some(json!(" ")));
+    assert_eq!((thought(&ask, ReasoningStyle::Template), thought(&ask, ReasoningStyle::Effort)), (None, None));
+    ask.source = NAME;
+    assert_eq!(thought(&ask, ReasoningStyle::Thinking), None);
+}
+
+#[test]
 fn reasoning_is_asked_for_in_the_targets_way() {
     let ask = |effort: Option<Effort>, budget: Option<u64>| Ask {
         reasoning: Some(ReasoningAsk { effort, budget, adaptive: true, ..ReasoningAsk::default() }),
@@ -282,6 +297,25 @@ fn ids_of_calls_are_respelt_for_mistral_alike_in_call_and_result_whether_transla
     assert_eq!(relayed(&ours, &quirks), body(&called.to_string(), "x7Jk29QpZ"));
     assert_eq!(relayed(&fits, &quirks), fits);
     assert_eq!(relayed(&ours, &Quirks::NONE), ours);
+}
+
+#[test]
+fn the_assistant_speaks_between_results_and_the_user_where_the_target_wants_it() {
+    let roles = |ask: &Ask, quirks: &Quirks| -> Vec<String> {
+        let (body, _) = written(ask, quirks);
+        let messages = body["messages"].as_array().expect("messages");
+        messages.iter().map(|message| message["role"].as_str().expect("a role").to_owned()).collect()
+    };
+    let quirks = Quirks { assistant_after_tools: true, ..Quirks::NONE };
+    assert_eq!(roles(&foreign(), &Quirks::NONE), ["system", "user", "assistant", "tool", "user"]);
+    assert_eq!(roles(&foreign(), &quirks), ["system", "user", "assistant", "tool", "assistant", "user"]);
+    let mut ask = foreign();
+    let last = ask.messages.last_mut().expect("results");
+    last.blocks = vec![Block::new(Content::ToolResult(ToolResult { id: "toolu_1".into(), ..ToolResult::default() }))];
+    assert_eq!(roles(&ask, &quirks), ["system", "user", "assistant", "tool"]);
+    ask.messages.push(Message::new(Role::Assistant, vec![Block::text("Done.")]));
+    ask.messages.push(Message::new(Role::User, vec![Block::text("Thanks.")]));
+    assert_eq!(roles(&ask, &quirks), roles(&ask, &Quirks::NONE));
 }
 
 #[test]
@@ -579,6 +613,22 @@ fn effort_is_told_in_the_words_of_the_model() {
     // Its own callers know what they ask for.
     let own = Ask { source: NAME, ..ask(Effort::Max) };
     assert_eq!(written_for("gpt-4o", &own, &OPENAI).0["reasoning_effort"], "max");
+}
+
+#[test]
+fn models_that_reason_without_tools_alone_do_not_reason_beside_them() {
+    let tool = Tool::Custom { name: "f".into(), description: None, format: None };
+    let reasoning = ReasoningAsk { effort: Some(Effort::High), ..ReasoningAsk::default() };
+    let ask = Ask { tools: vec![tool], reasoning: Some(reasoning), ..foreign() };
+    let effort =
+        |ask: &Ask, model: &str, quirks: &Quirks| written_for(model, ask, quirks).0["reasoning_effort"].clone();
+    assert_eq!(effort(&ask, "gpt-5.6-terra", &OPENAI), "none");
+    assert!(written_for("gpt-5.6-terra", &ask, &OPENAI).1.contains(&"reasoning"));
+    assert_eq!(effort(&Ask { reasoning: None, ..ask.clone() }, "gpt-5.6-terra", &OPENAI), "none", "it is its default");
+    assert_eq!(effort(&Ask { tools: Vec::new(), ..ask.clone() }, "gpt-5.6-terra", &OPENAI), "high");
+    assert_eq!(effort(&ask, "gpt-5.1", &OPENAI), "high");
+    assert_eq!(effort(&ask, "openai/gpt-5.6-terra", &Quirks::NONE), "high", "routers ask in the other form");
+    assert_eq!(effort(&Ask { source: NAME, ..ask }, "gpt-5.6-terra", &OPENAI), "high");
 }
 
 #[test]

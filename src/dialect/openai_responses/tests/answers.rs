@@ -157,7 +157,7 @@ fn a_foreign_answer_echoes_what_was_asked() {
     assert_eq!(out["max_output_tokens"], 64);
     assert_eq!(out["previous_response_id"], "resp_before");
     assert_eq!(out["metadata"], json!({"k": "v"}));
-    assert_eq!(out["usage"], Value::Null);
+    assert_eq!(out["usage"]["total_tokens"], 0);
     assert_eq!(out["output"][0]["content"][0]["logprobs"][0]["token"], "Hi");
     for field in ["error", "parallel_tool_calls", "temperature", "top_p", "truncation", "user", "reasoning", "store"] {
         assert!(out.get(field).is_some(), "{field} is missing");
@@ -277,4 +277,16 @@ fn a_model_that_declined_without_words_for_it_is_filtered() {
 fn a_tier_that_the_form_does_not_know_is_the_default() {
     let answer = Answer { service_tier: Some("on_demand".into()), source: "openai_chat", ..Answer::default() };
     assert_eq!(encoded(&answer, &plain_asked())["service_tier"], "default");
+}
+
+#[test]
+fn an_answer_that_is_over_has_counts_also_where_nobody_stated_any() {
+    for (finish, counts) in
+        [(Finish::Stop, true), (Finish::Length, true), (Finish::ContentFilter, true), (Finish::Error, false)]
+    {
+        let choice = Choice { blocks: vec![Block::text("Hi")], finish: Some(finish), ..Choice::default() };
+        let answer = Answer { choices: vec![choice], source: "openai_chat", ..Answer::default() };
+        let body = encoded(&answer, &plain_asked());
+        assert_eq!(body["usage"]["input_tokens"].is_number(), counts, "{finish:?}: {body}");
+    }
 }
