@@ -23,13 +23,6 @@ use crate::fault::Fault;
 use crate::json::Pieces;
 use crate::upstream;
 
-/// A body of this length is worth more in pieces than joined: it is mostly files, and is mostly relayed.
-const LONG_BYTES: u64 = 1 << 20;
-
-/// Pieces of a long body that are put together. Those that are not take at most eight times as much room as they have bytes,
-/// and mostly less than twice.
-const SMALL_BYTES: usize = 16 << 10;
-
 /// A body that somebody sends us: a client's request or an upstream's answer.
 #[derive(Debug)]
 pub enum Inbound {
@@ -138,56 +131,11 @@ impl Inbound {
 
     /// Reads to the end, or until `limit` bytes are exceeded, or, with patience, until that has an end.
     pub async fn read(&mut self, limit: usize, patience: Option<Patience>) -> Result<Bytes, ReadError> {
-        let mut first = Bytes::new();
-        let mut whole: Option<BytesMut> = None;
-        let take = |piece: Bytes, rest: usize| match &mut whole {
-            Some(whole) => whole.extend_from_slice(&piece),
-            // Most bodies come in one piece and are never copied.
-            None if first.is_empty() => first = piece,
-            None => {
-                // The stated length, within the limit, saves growing; without one the buffer doubles.
-                let mut bytes = BytesMut::with_capacity(first.len() + piece.len() + rest);
-                bytes.extend_from_slice(&first);
-                bytes.extend_from_slice(&piece);
-                whole = Some(bytes);
-            }
-        };
-        self.each_piece(limit, patience, take).await?;
-        Ok(whole.map_or(first, BytesMut::freeze))
-    }
-
-    /// The same in the pieces in which it comes, where it is long; a short one in one.
-    pub async fn read_pieces(&mut self, limit: usize, patience: Option<Patience>) -> Result<Vec<Bytes>, ReadError> {
-        if self.stated_len().is_none_or(|len| len < LONG_BYTES) {
-            return Ok(vec![self.read(limit, patience).await?]);
-        }
-        let mut pieces = Vec::new();
-        // Each piece holds the buffer that it was read into: small ones are put together.
-        let mut small = BytesMut::new();
-        let take = |piece: Bytes, _| {
-            if piece.len() < SMALL_BYTES {
-                small.extend_from_slice(&piece);
-            } else {
-                pieces.push(small.split().freeze());
-                pieces.push(piece);
-            }
-        };
-        self.each_piece(limit, patience, take).await?;
-        pieces.push(small.freeze());
-        Ok(pieces)
-    }
-
-    /// Hands each piece to `take`, with how much is stated to follow, within the limit.
-    async fn each_piece(
-        &mut self,
-        limit: usize,
-        patience: Option<Patience>,
-        mut take: impl FnMut(Bytes, usize),
-    ) -> Result<(), ReadError> {
         if self.stated_len().is_some_and(|len| len > limit as u64) {
             return Err(ReadError::TooLarge);
         }
-        let mut have = 0;
+        let mut first = Bytes::new();
+        let mut whole: Option<BytesMut> = None;
         let mut due = patience.map(|patience| patience.first);
         loop {
             let next = std::future::poll_fn(|cx| self.poll_piece(cx));
@@ -195,19 +143,32 @@ impl Inbound {
                 Some(due) => timeout_at(due, next).await.map_err(|_| ReadError::Silent)?,
                 None => next.await,
             };
-            let Some(piece) = next else { return Ok(()) };
+            let Some(piece) = next else { break };
             let piece = piece?;
-            have += piece.len();
-            if have > limit {
+            let have = whole.as_ref().map_or(first.len(), BytesMut::len);
+            if have + piece.len() > limit {
                 return Err(ReadError::TooLarge);
             }
-            take(piece, self.stated_len().unwrap_or(0).min(limit as u64) as usize);
+            match &mut whole {
+                Some(whole) => whole.extend_from_slice(&piece),
+                // Most bodies come in one piece and are never copied.
+                None if first.is_empty() => first = piece,
+                None => {
+                    // The stated length, within the limit, saves growing; without one the buffer doubles.
+                    let rest = self.stated_len().unwrap_or(0).min(limit as u64) as usize;
+                    let mut bytes = BytesMut::with_capacity(first.len() + piece.len() + rest);
+                    bytes.extend_from_slice(&first);
+                    bytes.extend_from_slice(&piece);
+                    whole = Some(bytes);
+                }
+            }
             // Of what has come whole nothing more is waited for, and no clock is read.
             if self.is_over() {
-                return Ok(());
+                break;
             }
             due = patience.map(|patience| Instant::now() + patience.idle);
         }
+        Ok(whole.map_or(first, BytesMut::freeze))
     }
 
     /// Whether nothing more comes, as far as its framing tells already.

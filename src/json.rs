@@ -5,7 +5,6 @@
 
 pub mod exact;
 pub mod scan;
-mod text;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -19,8 +18,7 @@ use smallvec::SmallVec;
 
 use crate::fault::{Fault, Kind};
 pub use scan::THOUGHTS;
-use scan::{Files, Malformed, Noticed};
-pub use text::Text;
+use scan::{Files, Noticed};
 
 /// Top-level keys that decide what is authorised, sent and charged. They may stand in exactly this spelling only.
 const GUARDED: &[&str] = &["model", "models", "stream", "stream_options", "previous_response_id"];
@@ -36,7 +34,7 @@ pub fn without_mark(text: Bytes) -> Bytes {
 /// A JSON object with its top-level fields found and a list of edits to make.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    text: Text,
+    body: Bytes,
     // Shared: each attempt makes its own edits to a copy.
     fields: Arc<Vec<Field>>,
     /// Position just after the opening brace.
@@ -96,34 +94,24 @@ fn repeated<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Option<&'a [u8]
 }
 
 impl Envelope {
-    /// Finds the top-level fields of a text in one piece.
+    /// Finds the top-level fields.
     ///
     /// # Errors
     /// [`Kind::InvalidJson`] when the body is not one JSON object, [`Kind::AmbiguousRequest`] when a key stands twice,
     /// or a guarded one in another casing.
     pub fn read(body: Bytes) -> Result<Envelope, Fault> {
-        Self::of(Text::One(body))
-    }
-
-    /// Finds the top-level fields.
-    ///
-    /// # Errors
-    /// Those of [`Envelope::read`].
-    pub fn of(mut text: Text) -> Result<Envelope, Fault> {
-        let mut found = find(&text);
-        if found.is_err()
-            && let Text::Many(_) = text
-        {
-            // Torn elsewhere than in a long string, or broken.
-            text = Text::One(text.whole().clone());
-            found = find(&text);
-        }
-        let (mut fields, noticed) = found.map_err(|_| invalid(text.whole()))?;
-        let open = text.pieces()[0].iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
+        let mut fields = Vec::with_capacity(12);
+        let read = scan::object(&body, |scan, key| {
+            let value = scan.skip()?;
+            fields.push(Field { whole: key.start - 1..value.end, key: Key::Plain(key), value });
+            Ok(())
+        });
+        let noticed = read.map_err(|_| invalid(&body))?;
+        let open = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
         for field in &mut fields {
-            field.key.unescape(&text)?;
+            field.key.unescape(&body)?;
         }
-        let keys = || fields.iter().map(|field| field.key.bytes(&text));
+        let keys = || fields.iter().map(|field| field.key.bytes(&body));
         let odd = |key: &&[u8]| {
             let is_of = |guarded: &[u8]| match key.is_ascii() {
                 true => key.eq_ignore_ascii_case(guarded),
@@ -136,17 +124,11 @@ impl Envelope {
             let text = format!("The field `{name}` stands more than once or in an odd spelling.");
             return Err(Fault::new(Kind::AmbiguousRequest, text).param(name));
         }
-        Ok(Envelope { text, fields: Arc::new(fields), open, noticed, edits: SmallVec::new() })
+        Ok(Envelope { body, fields: Arc::new(fields), open, noticed, edits: SmallVec::new() })
     }
 
-    /// The body as the client wrote it, in a row; a long one is joined for it.
     pub fn body(&self) -> &Bytes {
-        self.text.whole()
-    }
-
-    /// Bytes of the body as the client wrote it.
-    pub fn size(&self) -> usize {
-        self.text.size()
+        &self.body
     }
 
     /// Whether a string anywhere in the body begins like those that this gateway seals.
@@ -172,7 +154,7 @@ impl Envelope {
 
     /// The value of a top-level field, as the client wrote it.
     pub fn raw(&self, key: &str) -> Option<&[u8]> {
-        self.field(key).map(|field| self.text.get(field.value.clone()))
+        self.field(key).map(|field| &self.body[field.value.clone()])
     }
 
     /// A top-level field read as `T`; None when it is absent, null or of another type.
@@ -199,7 +181,7 @@ impl Envelope {
 
     /// The names of the top-level fields as they are written, in order.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().map(|field| field.key.bytes(&self.text))
+        self.fields.iter().map(|field| field.key.bytes(&self.body))
     }
 
     /// Sets a top-level field to a JSON value, in place or as the first field.
@@ -208,7 +190,7 @@ impl Envelope {
         if let Some(field) = self.field(key) {
             let at = field.value.clone();
             // What stands there already needs no edit, unless it is to undo one. The body then goes out in one piece.
-            if *self.text.get(at.clone()) != *value || !self.edits.is_empty() {
+            if self.body[at.clone()] != value || !self.edits.is_empty() {
                 self.edit(at, value);
             }
             return;
@@ -253,14 +235,16 @@ impl Envelope {
         let mut from = 0;
         for edit in &self.edits {
             if from < edit.at.start {
-                self.text.slice(from..edit.at.start, &mut pieces);
+                pieces.push(self.body.slice(from..edit.at.start));
             }
             if !edit.with.is_empty() {
                 pieces.push(edit.with.clone());
             }
             from = from.max(edit.at.end);
         }
-        self.text.slice(from..self.text.size(), &mut pieces);
+        if from < self.body.len() {
+            pieces.push(self.body.slice(from..));
+        }
         pieces
     }
 
@@ -269,7 +253,7 @@ impl Envelope {
     }
 
     fn position(&self, key: &str) -> Option<usize> {
-        self.fields.iter().position(|field| field.key.bytes(&self.text) == key.as_bytes())
+        self.fields.iter().position(|field| field.key.bytes(&self.body) == key.as_bytes())
     }
 
     /// Keeps edits in the order of the body; a later edit of the same place replaces the earlier one.
@@ -285,32 +269,21 @@ impl Envelope {
     }
 }
 
-/// The top-level fields, and what was noticed on the way.
-fn find(text: &Text) -> Result<(Vec<Field>, Noticed), Malformed> {
-    let mut fields = Vec::with_capacity(12);
-    let noticed = scan::object_in(text.pieces(), |scan, key| {
-        let value = scan.skip()?;
-        fields.push(Field { whole: key.start - 1..value.end, key: Key::Plain(key), value });
-        Ok(())
-    })?;
-    Ok((fields, noticed))
-}
-
 impl Key {
-    fn bytes<'a>(&'a self, body: &'a Text) -> &'a [u8] {
+    fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
         match self {
-            Key::Plain(at) => body.get(at.clone()),
+            Key::Plain(at) => &body[at.clone()],
             Key::Escaped(key) => key.as_bytes(),
         }
     }
 
     /// Reads a key that is written with escapes, so that it is known by what it means.
-    fn unescape(&mut self, body: &Text) -> Result<(), Fault> {
+    fn unescape(&mut self, body: &[u8]) -> Result<(), Fault> {
         if let Key::Plain(at) = self
-            && body.get(at.clone()).contains(&b'\\')
+            && body[at.clone()].contains(&b'\\')
         {
-            let quoted = body.get(at.start - 1..at.end + 1);
-            *self = Key::Escaped(serde_json::from_slice(quoted).map_err(|_| invalid(body.whole()))?);
+            let quoted = &body[at.start - 1..at.end + 1];
+            *self = Key::Escaped(serde_json::from_slice(quoted).map_err(|_| invalid(body))?);
         }
         Ok(())
     }
@@ -372,27 +345,6 @@ mod tests {
             joined(&e),
             "{ \"zeta\" : 1.50e+2, \"model\" :\t\"x\\\"y\" ,\"ünï\":[1 , 2], \"big\":12345678901234567890123}"
         );
-    }
-
-    #[test]
-    fn a_body_in_pieces_is_read_and_spliced_as_one_in_a_row_wherever_it_is_torn() {
-        let text = format!(r#"{{"mod\u0065l":"a","messages":[{{"content":"{}"}}],"stream":true}}"#, "x".repeat(600));
-        let edited = |mut e: Envelope| {
-            e.set_str("model", "other");
-            e.set("temperature", Bytes::from_static(b"0"));
-            e.remove("stream");
-            let keys: Vec<_> = e.keys().map(<[u8]>::to_vec).collect();
-            (joined(&e), e.size(), keys, e.raw("messages").map(<[u8]>::to_vec))
-        };
-        let whole = edited(envelope(&text));
-        let text = Bytes::from(text);
-        let torn = |text: &Bytes, at| Envelope::of(Text::of(vec![text.slice(..at), text.slice(at..)]));
-        for at in 0..=text.len() {
-            assert_eq!(edited(torn(&text, at).expect("reads")), whole, "torn at {at}");
-        }
-        let broken = text.slice(..text.len() - 1);
-        let words = |read: Result<Envelope, Fault>| read.map(drop).expect_err("is broken").message;
-        assert_eq!(words(torn(&broken, 300)), words(Envelope::read(broken.clone())));
     }
 
     #[test]

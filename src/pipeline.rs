@@ -28,7 +28,7 @@ use crate::exchange::{Exchange, Outcome, Seen};
 use crate::fault::{Fault, Kind};
 use crate::generation::Generation;
 use crate::hook;
-use crate::json::{Envelope, Text, scan};
+use crate::json::{Envelope, scan};
 use crate::reply::{self, Late, Outbound, Reply};
 use crate::route::Plan;
 use crate::settle::{self, Settle};
@@ -194,19 +194,19 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(x, &mut body, generation.limits).await?,
         Serve::Posted(answer) => {
-            let bytes = read(x, &mut body, generation.limits).await?.whole().clone();
+            let bytes = read(x, &mut body, generation.limits).await?;
             x.bytes_in = bytes.len() as u64;
             return answer(cx, x, &bytes, matched).map(Next::Reply);
         }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
-            let bytes = read(x, &mut body, generation.limits).await?.whole().clone();
+            let bytes = read(x, &mut body, generation.limits).await?;
             Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
             return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
-    x.bytes_in = ask.size() as u64;
+    x.bytes_in = ask.len() as u64;
     let mut call = Arc::new(api::ask::read(x, ask, head, matched)?);
     api::responses::recall(cx, x, Arc::make_mut(&mut call))?;
     ask_on(cx, x, call).await
@@ -312,7 +312,7 @@ pub async fn inner(
     settle.principal = Some(asker.principal);
     hook::identify(&settle);
     settle.bytes_in = body.len() as u64;
-    let outcome = match api::ask::read(&mut settle, Text::One(body), head, &matched) {
+    let outcome = match api::ask::read(&mut settle, body, head, &matched) {
         Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,
         Err(fault) => Err(fault),
     };
@@ -328,9 +328,9 @@ pub async fn inner(
 }
 
 /// Reads a body within its bounds.
-async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<Text, Fault> {
-    match timeout_at(x.started + limits.body_timeout, body.read_pieces(limits.max_body_bytes, None)).await {
-        Ok(Ok(pieces)) => Ok(Text::of(pieces)),
+async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
+    match timeout_at(x.started + limits.body_timeout, body.read(limits.max_body_bytes, None)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(ReadError::TooLarge)) => {
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))

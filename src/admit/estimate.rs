@@ -45,7 +45,7 @@ impl Known {
         let generates = matches!(op, Op::Generate | Op::Complete);
         let (bound, choices) = if generates { output(call) } else { (None, 1) };
         let envelope = &call.envelope;
-        Known { input: input_tokens(envelope.size(), envelope.files()), generates, bound, choices }
+        Known { input: input_tokens(envelope.body().len(), envelope.files()), generates, bound, choices }
     }
 
     /// How many requests, tokens and nano-dollars it will take of a target. Where nobody bounds its output, or to 0, all
@@ -156,7 +156,7 @@ mod tests {
         let image = "A".repeat(1 << 20);
         let tokens = |body: String| {
             let envelope = call(body).envelope;
-            input_tokens(envelope.size(), envelope.files())
+            input_tokens(envelope.body().len(), envelope.files())
         };
         let seen = tokens(format!(r#"{{"messages":[{{"image_url":"data:image/png;base64,{image}"}},"words"]}}"#));
         assert!((TOKENS_PER_FILE..TOKENS_PER_FILE + 100).contains(&seen), "{seen}");

@@ -2,6 +2,7 @@
 //!
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
+use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::{Matched, Serve};
 use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
-use crate::json::{Envelope, Text};
+use crate::json::{Envelope, without_mark};
 use crate::pipeline::Call;
 use crate::route::policy::MAX_MODEL_BYTES;
 use crate::stream::Framing;
@@ -35,11 +36,11 @@ struct UsageOptions {
 ///
 /// # Errors
 /// [`Kind::UnsupportedEncoding`], [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
-pub fn read(x: &mut Exchange, body: Text, head: Parts, matched: &Matched) -> Result<Call, Fault> {
+pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
     plain(&head.headers)?;
-    let mut call = Call::new(Envelope::of(body)?, head.headers);
+    let mut call = Call::new(Envelope::read(without_mark(body))?, head.headers);
     let envelope = &call.envelope;
-    x.input_estimate = input_tokens(envelope.size(), envelope.files());
+    x.input_estimate = input_tokens(envelope.body().len(), envelope.files());
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)
         || call.headers.get(USAGE_COST).is_some_and(|value| value == "true");
     // Only OpenAI chat has the option; the other dialects' usage is part of their streams and never hidden.

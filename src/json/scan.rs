@@ -8,7 +8,6 @@ mod twice;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use fearless_simd::prelude::*;
 use fearless_simd::{Level, Simd, dispatch, u8x16, u8x64};
 
@@ -96,94 +95,38 @@ pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
 ) -> Result<Noticed, Malformed> {
-    read(text, &[], each)
-}
-
-/// The same of a text in pieces, positions counted from its beginning. Only strings that are long may go from one piece to
-/// the next, as those of files do; of any other text in pieces it says [`Malformed`], whatever it is.
-pub fn object_in<'a>(
-    pieces: &'a [Bytes],
-    each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
-) -> Result<Noticed, Malformed> {
-    let (first, more) = pieces.split_first().ok_or(Malformed)?;
-    read(first, more, each)
-}
-
-#[inline]
-fn read<'a>(
-    text: &'a [u8],
-    more: &'a [Bytes],
-    each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
-) -> Result<Noticed, Malformed> {
-    let mut scan = Scan { text, at: 0, more, before: 0, foreign: false, of: Of::Other, noticed: Noticed::default() };
+    let mut scan = Scan { text, at: 0, foreign: false, of: Of::Other, noticed: Noticed::default() };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
     }
     scan.object(each)?;
     scan.space();
-    let is_over = scan.at == scan.text.len() && scan.more.is_empty();
     // Outside of strings the grammar itself is ASCII.
-    let utf8 = !scan.foreign || is_utf8(text, more);
-    if is_over && utf8 { Ok(scan.noticed) } else { Err(Malformed) }
-}
-
-/// Whether pieces together are UTF-8; not where a letter goes over three of them.
-fn is_utf8(first: &[u8], more: &[Bytes]) -> bool {
-    let mut torn: &[u8] = &[];
-    for piece in std::iter::once(first).chain(more.iter().map(|piece| &piece[..])) {
-        // The first byte of a letter says its length.
-        let rest = torn.first().map_or(0, |byte| byte.leading_ones() as usize - torn.len());
-        let Some((rest, whole)) = piece.split_at_checked(rest) else { return false };
-        if !rest.is_empty() && std::str::from_utf8(&[torn, rest].concat()).is_err() {
-            return false;
-        }
-        torn = match std::str::from_utf8(whole) {
-            Ok(_) => &[],
-            Err(error) if error.error_len().is_none() => &whole[error.valid_up_to()..],
-            Err(_) => return false,
-        };
-    }
-    torn.is_empty()
+    let utf8 = !scan.foreign || std::str::from_utf8(text).is_ok();
+    if scan.at == text.len() && utf8 { Ok(scan.noticed) } else { Err(Malformed) }
 }
 
 /// A place in a JSON text.
 pub struct Scan<'a> {
-    /// The text, or the piece of it where this is.
     text: &'a [u8],
     at: usize,
-    /// The pieces behind it, and the length of those before it.
-    more: &'a [Bytes],
-    before: usize,
     /// A string had bytes that are not ASCII.
     foreign: bool,
     of: Of,
     noticed: Noticed,
 }
 
-/// A string between its quotes.
-struct Str<'a> {
-    /// What of it stands in the piece in which it begins: all of it, but for a long one.
-    head: &'a [u8],
-    length: usize,
-}
-
-impl<'a> Str<'a> {
-    fn whole(&self) -> Result<&'a [u8], Malformed> {
-        if self.head.len() == self.length { Ok(self.head) } else { Err(Malformed) }
-    }
-}
-
 /// At the first byte of a value, each of these moves past it. A value of another kind than asked for is passed over.
 impl<'a> Scan<'a> {
     /// Any value; where it stands.
     pub fn skip(&mut self) -> Result<Range<usize>, Malformed> {
-        let from = self.here();
+        let from = self.at;
         match self.peek() {
             Some(b'{' | b'[') => self.nested()?,
             _ => self.flat()?,
         }
-        Ok(from..self.here())
+        Ok(from..self.at)
     }
 
     /// The members of an object, as [`object`].
@@ -230,10 +173,10 @@ impl<'a> Scan<'a> {
         if self.peek() != Some(b'"') {
             return self.skip().map(|_| None);
         }
-        let inside = self.string()?.whole()?;
-        let quoted = || &self.text[self.at - inside.len() - 2..self.at];
+        let at = self.string()?;
+        let inside = &self.text[at.clone()];
         Ok(match std::str::from_utf8(inside) {
-            _ if inside.contains(&b'\\') => serde_json::from_slice(quoted()).ok(),
+            _ if inside.contains(&b'\\') => serde_json::from_slice(&self.text[at.start - 1..at.end + 1]).ok(),
             Ok(text) => Some(text).filter(|text| !text.is_empty()).map(str::to_owned),
             Err(_) => None,
         })
@@ -257,22 +200,13 @@ impl<'a> Scan<'a> {
             self.at += length;
             return Ok(Some(count));
         }
-        let (before, at) = (self.before, self.at);
-        self.skip()?;
-        // What ends in another piece is a string, or holds one.
-        let value = if self.before == before { &self.text[at..self.at] } else { &[] };
-        let number = serde_json::from_slice::<f64>(value).ok();
+        let at = self.skip()?;
+        let number = serde_json::from_slice::<f64>(&self.text[at]).ok();
         Ok(number.filter(|number| *number >= 0.0).map(|number| number as u64))
     }
 }
 
 impl<'a> Scan<'a> {
-    /// The position in all of the text.
-    #[inline]
-    fn here(&self) -> usize {
-        self.before + self.at
-    }
-
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
@@ -315,15 +249,14 @@ impl<'a> Scan<'a> {
     /// A key with its colon, up to the value's first byte.
     #[inline]
     fn key(&mut self) -> Result<Range<usize>, Malformed> {
-        let key = self.string()?.whole()?;
-        self.of = self.of.then(key);
-        let end = self.here() - 1;
+        let key = self.string()?;
+        self.of = self.of.then(&self.text[key.clone()]);
         self.space();
         if self.peek() != Some(b':') {
             return Err(Malformed);
         }
         self.pass();
-        Ok(end - key.len()..end)
+        Ok(key)
     }
 
     /// Past the byte that stands here, up to what is no white space.
@@ -338,10 +271,10 @@ impl<'a> Scan<'a> {
     fn flat(&mut self) -> Result<(), Malformed> {
         match self.peek() {
             Some(b'"') => {
-                let string = self.string()?;
+                let at = self.string()?;
                 match self.of {
-                    Of::Data if !string.head.starts_with(b"data:") => self.notice_file(string.length),
-                    Of::Link => self.noticed.files.count += u64::from(is_link(string.head)),
+                    Of::Data if !self.text[at.clone()].starts_with(b"data:") => self.notice_file(at.len()),
+                    Of::Link => self.noticed.files.count += u64::from(is_link(&self.text[at])),
                     _ => {}
                 }
                 Ok(())
@@ -389,8 +322,9 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// A string; the positions are those between the quotes.
     #[inline]
-    fn string(&mut self) -> Result<Str<'a>, Malformed> {
+    fn string(&mut self) -> Result<Range<usize>, Malformed> {
         if self.peek() != Some(b'"') {
             return Err(Malformed);
         }
@@ -400,10 +334,9 @@ impl<'a> Scan<'a> {
             let (length, foreign) = dispatch!(Level::baseline(), simd => near(simd, block));
             if block.get(length) == Some(&b'"') {
                 self.foreign |= foreign;
-                let head = &self.text[from..from + length];
-                self.notice_word(head);
+                self.notice_word(from..from + length);
                 self.at = from + length + 1;
-                return Ok(Str { head, length });
+                return Ok(from..from + length);
             }
         }
         self.long(from)
@@ -411,25 +344,20 @@ impl<'a> Scan<'a> {
 
     /// A string of any length. Apart, so that short ones do without its room.
     #[inline(never)]
-    fn long(&mut self, from: usize) -> Result<Str<'a>, Malformed> {
-        let (text, start) = (self.text, self.before + from);
+    fn long(&mut self, from: usize) -> Result<Range<usize>, Malformed> {
         let to = self.end(from)?;
         self.at = to + 1;
-        let length = self.before + to - start;
-        let head = &text[from..text.len().min(from + length)];
-        // What is looked at below stands at its beginning.
-        if head.len() < length.min(MAX_URL_HEAD_BYTES) {
-            return Err(Malformed);
+        let string = &self.text[from..to];
+        match string.first() {
+            Some(b'd') if string.len() >= LEAST_FILE_BYTES => self.notice_file(url_data(string)),
+            _ => self.notice_word(from..to),
         }
-        match head.first() {
-            Some(b'd') if length >= LEAST_FILE_BYTES => self.notice_file(url_data(head, length)),
-            _ => self.notice_word(head),
-        }
-        Ok(Str { head, length })
+        Ok(from..to)
     }
 
     #[inline]
-    fn notice_word(&mut self, string: &[u8]) {
+    fn notice_word(&mut self, at: Range<usize>) {
+        let string = &self.text[at];
         match string.first() {
             Some(b'p') => self.noticed.sealed |= is_sealed(string),
             Some(b'r' | b'e') => self.noticed.thoughts |= THOUGHTS.iter().any(|name| string == name.as_bytes()),
@@ -444,18 +372,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The closing quote of a string, in whatever piece it stands: there this is then.
-    fn end(&mut self, mut from: usize) -> Result<usize, Malformed> {
-        loop {
-            let far = dispatch!(*LEVEL, simd => far(simd, self.text, from)).ok_or(Malformed)?;
-            self.foreign |= far.foreign;
-            if let Some(end) = far.end {
-                return Ok(end);
-            }
-            let (next, more) = self.more.split_first().ok_or(Malformed)?;
-            self.before += self.text.len();
-            (self.text, self.more, from) = (next, more, 0);
-        }
+    /// The closing quote of a string.
+    fn end(&mut self, from: usize) -> Result<usize, Malformed> {
+        let (end, foreign) = dispatch!(*LEVEL, simd => far(simd, self.text, from)).ok_or(Malformed)?;
+        self.foreign |= foreign;
+        Ok(end)
     }
 
     fn number(&mut self) -> Result<(), Malformed> {
@@ -547,12 +468,12 @@ pub fn has_key(json: &[u8], name: &str) -> bool {
         .any(|at| json[at + quoted.len()..].trim_ascii_start().first() == Some(&b':'))
 }
 
-/// Length of the base64 in a data URL (RFC 2397) of this length that begins so; 0 for any other text.
-fn url_data(head: &[u8], length: usize) -> usize {
+/// Length of the base64 in a data URL (RFC 2397); 0 for any other text.
+fn url_data(text: &[u8]) -> usize {
     const MARK: &[u8] = b";base64,";
-    let head = &head[..head.len().min(MAX_URL_HEAD_BYTES)];
+    let head = &text[..text.len().min(MAX_URL_HEAD_BYTES)];
     let mark = if head.starts_with(b"data:") { memchr::memmem::find(head, MARK) } else { None };
-    mark.map_or(0, |at| length - at - MARK.len())
+    mark.map_or(0, |at| text.len() - at - MARK.len())
 }
 
 /// What may follow a backslash, but for `u`.
@@ -615,22 +536,13 @@ fn near<S: Simd>(simd: S, block: &[u8; NEAR]) -> (usize, bool) {
 /// Bytes that are searched at once: what a mask of 64 bits tells apart.
 const BLOCK: usize = 64;
 
-/// How far a string goes.
-#[derive(Debug, PartialEq)]
-struct Far {
-    /// The closing quote; none where the text ends before it.
-    end: Option<usize>,
-    /// Whether a byte up to the end of its block is not ASCII.
-    foreign: bool,
-}
-
-/// Looks for the closing quote of a string of any length. None where something stands before it that JSON has no place for,
-/// or the text ends within an escape.
+/// The closing quote of a string of any length, and whether a byte up to the end of its block is not ASCII. None where
+/// there is none, or something before it that JSON has no place for.
 ///
 /// Prompts are long and full of escapes. All of a block are told apart by arithmetic: where they stand is different each
 /// time, so that a branch for each is guessed wrong half the time.
 #[inline(always)]
-fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<Far> {
+fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<(usize, bool)> {
     let (blocks, rest) = text[from..].as_chunks::<BLOCK>();
     let mut search = Search { seen: u8x64::splat(simd, 0), carried: 0 };
     let mut start = from;
@@ -644,8 +556,7 @@ fn far<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<Far> {
     // Behind the text there is nothing that ends a string.
     let mut last = [b' '; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
-    let ended = search.block(simd, &last, text, start);
-    ended.unwrap_or_else(|| Some(Far { end: None, foreign: has_foreign(simd, search.seen) }))
+    search.block(simd, &last, text, start).flatten()
 }
 
 /// What blocks before this one say.
@@ -659,7 +570,7 @@ struct Search<S: Simd> {
 impl<S: Simd> Search<S> {
     /// What [`far`] says if the string ends in this block, which begins at `start`, or must not go on.
     #[inline(always)]
-    fn block(&mut self, simd: S, block: &[u8; BLOCK], text: &[u8], start: usize) -> Option<Option<Far>> {
+    fn block(&mut self, simd: S, block: &[u8; BLOCK], text: &[u8], start: usize) -> Option<Option<(usize, bool)>> {
         let bytes = u8x64::from_slice(simd, block);
         self.seen |= bytes;
         let marks = marks(simd, bytes);
@@ -682,8 +593,7 @@ impl<S: Simd> Search<S> {
             return None;
         }
         let bit = ends.trailing_zeros() as usize;
-        let is_quote = block[bit % BLOCK] == b'"';
-        Some(is_quote.then(|| Far { end: Some(start + bit), foreign: has_foreign(simd, self.seen) }))
+        Some((block[bit % BLOCK] == b'"').then(|| (start + bit, has_foreign(simd, self.seen))))
     }
 }
 
@@ -759,50 +669,6 @@ mod tests {
         .expect("an object");
         assert_eq!(texts, [Some("x\u{fc}".to_owned()), None, None]);
         assert_eq!(counts, [None, Some(2), None, None, Some(12)]);
-    }
-
-    /// The members of a text in pieces, and what was noticed.
-    fn in_pieces(pieces: &[&[u8]]) -> Option<(Vec<Range<usize>>, Noticed)> {
-        let pieces: Vec<Bytes> =
-            pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| Bytes::copy_from_slice(piece)).collect();
-        let mut found = Vec::new();
-        let noticed = object_in(&pieces, |scan, key| {
-            let value = scan.skip()?;
-            found.extend([key, value]);
-            Ok(())
-        });
-        noticed.ok().map(|noticed| (found, noticed))
-    }
-
-    #[test]
-    fn in_pieces_the_same_is_found_as_in_one_or_nothing() {
-        let base64 = "AbC+/9".repeat(60);
-        let prose = "M\\u00fcde \\\"so\\\"\\n \u{1f600} und \u{fc}ber. ".repeat(20);
-        let text = format!(
-            r#"{{"model":"m","messages":[{{"content":[{{"type":"text","text":"{prose}"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{base64}"}}}}]}},{{"source":{{"type":"base64","data":"{base64}"}}}}],"n":1}}"#
-        );
-        let text = text.as_bytes();
-        let whole = in_pieces(&[text]).expect("an object");
-        assert_eq!(whole.1.files.count, 2);
-        let mut read = 0;
-        for at in 0..=text.len() {
-            if let Some(torn) = in_pieces(&[&text[..at], &text[at..]]) {
-                assert_eq!(torn, whole, "torn at {at}");
-                read += 1;
-            }
-        }
-        assert!(read > 500, "{read} of {} are read", text.len());
-        // Several pieces within one string, a letter torn by them.
-        let long = format!(r#"{{"a":"{}","b":2}}"#, "\u{20ac}".repeat(1000));
-        let pieces: Vec<&[u8]> = long.as_bytes().chunks(1000).collect();
-        assert_eq!(in_pieces(&pieces), in_pieces(&[long.as_bytes()]));
-        assert!(in_pieces(&pieces).is_some());
-        for broken in ["\u{1}", "\\x", "\"x", "\\u12"] {
-            let text = format!(r#"{{"a":"{}{broken}{}"}}"#, "x".repeat(400), "y".repeat(400));
-            assert!((1..text.len()).all(|at| in_pieces(&[&text.as_bytes()[..at], &text.as_bytes()[at..]]).is_none()));
-        }
-        let torn = [b"{\"a\":\"".as_slice(), &[b'x'; 300], b"\xe2\x82", b"\"}"].concat();
-        assert!((1..torn.len()).all(|at| in_pieces(&[&torn[..at], &torn[at..]]).is_none()), "half a letter");
     }
 
     /// Every short text over the characters that matter is judged as the parser behind it judges.

@@ -66,13 +66,13 @@ impl Facts for View<'_> {
     }
 
     fn tokens_at_most(&self) -> u64 {
-        (self.call.envelope.size() as u64).div_ceil(BYTES_PER_TOKEN) + self.max_tokens().unwrap_or(0)
+        (self.call.envelope.body().len() as u64).div_ceil(BYTES_PER_TOKEN) + self.max_tokens().unwrap_or(0)
     }
 
     fn tokens(&self) -> u64 {
         *self.tokens.get_or_init(|| {
             let envelope = &self.call.envelope;
-            input_tokens(envelope.size(), envelope.files()) + self.max_tokens().unwrap_or(0)
+            input_tokens(envelope.body().len(), envelope.files()) + self.max_tokens().unwrap_or(0)
         })
     }
 

@@ -298,9 +298,6 @@ fn said(malformed: Malformed) -> String {
     malformed.0.to_owned()
 }
 
-/// Slices that are written at once: more than a socket takes of a long body in pieces.
-const MAX_SLICES: usize = 64;
-
 /// Bytes on their way out, in slices that are never joined.
 #[derive(Default)]
 struct Unsent {
@@ -339,7 +336,7 @@ impl Unsent {
         while self.at < self.pieces.len() {
             let mut written = {
                 let slices: SmallVec<[IoSlice<'_>; 6]> =
-                    self.pieces[self.at..].iter().take(MAX_SLICES).map(|piece| IoSlice::new(piece)).collect();
+                    self.pieces[self.at..].iter().map(|piece| IoSlice::new(piece)).collect();
                 ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices))?
             };
             if written == 0 {

@@ -364,7 +364,7 @@ fn all_texts(request: &view::Request) -> Result<std::result::Result<Vec<view::Te
     if is_chat && let Err(fault) = excused(|| request.call.chat()) {
         return Ok(Err(fault));
     }
-    let bytes = request.call.envelope().size();
+    let bytes = request.call.envelope().body().len();
     with_running(|running| Ok(running.cx.lease.work(bytes, || request.call.texts())))
 }
 

@@ -20,7 +20,7 @@ const VALUE_BYTES: u64 = 256;
 /// It cannot; the text says what to do.
 pub fn fits(request: &Request, memory: usize) -> Result<(), String> {
     let envelope = request.call.envelope();
-    let bytes = (envelope.size() as u64).saturating_sub(envelope.files().bytes);
+    let bytes = (envelope.body().len() as u64).saturating_sub(envelope.files().bytes);
     let values = envelope.values();
     if bytes.saturating_add(values.saturating_mul(VALUE_BYTES)) <= memory as u64 {
         return Ok(());
