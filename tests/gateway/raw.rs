@@ -107,6 +107,45 @@ async fn the_upstream_gets_the_clients_very_bytes_but_for_the_model_and_the_clie
     }
 }
 
+/// Long bodies come in pieces, which are joined only where somebody must see all of them in a row.
+#[tokio::test]
+async fn a_long_body_is_relayed_and_translated_whole_whatever_it_is_made_of() {
+    let mock = Mock::start().await;
+    let file = |bytes: usize| format!("data:image/png;base64,{}", "iVBO".repeat(bytes / 4));
+    let part = |bytes| json!({"type": "image_url", "image_url": {"url": file(bytes)}});
+    let prose =
+        |times| json!({"type": "text", "text": "Gr\u{fc}\u{df}e, \"\u{6f22}\u{5b57}\"\n\u{1f600} ".repeat(times)});
+    let small: Vec<_> = (0..40_000).map(|number| json!({"type": "text", "text": format!("part {number}")})).collect();
+    for content in
+        [json!([part(5_000_000), prose(3)]), json!([prose(100_000), part(70_000), part(900_000)]), json!(small)]
+    {
+        let upstream = Upstream::saying("application/json", answer(Chat)).await;
+        let gateway = gateway(&mock, Chat, &upstream).await;
+        let body =
+            |model: &str| json!({"messages": [{"role": "user", "content": content}], "model": model}).to_string();
+        assert!(body("").len() > 1 << 20);
+        let reply = gateway.post("/v1/chat/completions", body("raw/m\u{f6}del")).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        assert!(upstream.last().body == body("m\u{f6}del").into_bytes(), "something has changed");
+        let line = gateway.logged(reply.head.id()).await;
+        assert_eq!(line["bytes_in"], body("raw/m\u{f6}del").len());
+        // Another dialect: decoded, where it is needed in a row.
+        let ask = json!({"model": "raw/m", "max_tokens": 9, "messages": [{"role": "user", "content": prose(100_000)["text"]}]});
+        let reply = gateway.post("/v1/messages", ask.to_string()).await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let sent: serde_json::Value = serde_json::from_slice(&upstream.last().body).expect("JSON");
+        assert!(sent["messages"][0]["content"] == ask["messages"][0]["content"], "something has changed");
+        // What is broken is said as of a short one.
+        let reply = gateway.post("/v1/chat/completions", body("raw/m").replace("\"role\"", "role")).await;
+        assert_eq!(
+            (reply.status(), reply.json()["error"]["code"].as_str()),
+            (400, Some("invalid_json")),
+            "{}",
+            reply.text()
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_relayed_stream_has_the_upstreams_very_bytes() {
     let mock = Mock::start().await;
