@@ -303,16 +303,6 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_is_refused_as_fast_as_a_short_one() {
-        let path = format!("/v1/{}", "a".repeat(60_000));
-        let began = tokio::time::Instant::now();
-        for _ in 0..100 {
-            assert_eq!(find_path(Method::GET, &path), Err(404));
-        }
-        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
-    }
-
-    #[test]
     fn wrong_paths_and_methods_are_told_apart() {
         assert_eq!(find_path(Method::POST, "/v1/chat/completion"), Err(404));
         assert_eq!(find_path(Method::GET, "/v1/chat/completions"), Err(405));
