@@ -15,6 +15,7 @@ mod library;
 mod list;
 mod machine;
 mod read;
+mod safepoints;
 pub mod trial;
 mod turn;
 mod verdicts;

@@ -15,7 +15,7 @@ use super::super::verdict::Verdict;
 use super::super::view::Subject;
 use super::super::{Bundle, Wanted};
 use super::turn::{self, Running, Spent, running};
-use super::{Returned, api, convert, coverage, function_name, library, read, views};
+use super::{Returned, api, convert, coverage, function_name, library, read, safepoints, views};
 use crate::guest::bundle::Source;
 use crate::host::{Cx, Guest, Lease, Phase, Phases, Visit};
 
@@ -107,8 +107,11 @@ pub fn compiles(bundle: &Bundle) -> Result<(), String> {
 
 fn compile(source: &Source) -> Result<Vec<u8>, String> {
     let compiler = Compiler::new().set_optimization_level(1).set_debug_level(1);
-    let compiler = compiler.set_coverage_level(u8::from(coverage::is_gathered()));
-    compiler.compile(&source.text).map_err(|error| match &error {
+    let compiled = match coverage::is_gathered() {
+        true => compiler.set_coverage_level(1).compile(&source.text),
+        false => safepoints::compile(&compiler, &source.text),
+    };
+    compiled.map_err(|error| match &error {
         Error::SyntaxError { message, .. } => format!("{}:{}", source.label, message.trim_start_matches(':')),
         other => format!("{}: {other}", source.label),
     })

@@ -88,6 +88,32 @@ const LONG_CALLS: &[(&str, &str)] = &[
     ("a list over and over", "while true do table.create(500000, 0) end"),
 ];
 
+/// Lines that take long by themselves, with no call and no loop between them.
+#[test]
+fn long_lines_end_with_the_budget_too() {
+    let texts = "local s, x = string.rep('1', 1000000), 0 local a, b = s .. '1', s .. '2'\n";
+    for line in [
+        "x = s + 0",
+        "x = s // 7 < 3",
+        "x = -s",
+        "x = a < b",
+        "x = a <= b and 1",
+        "x = b .. a",
+        "if a < b then x = 1 end",
+    ] {
+        for body in [format!("{line}\n").repeat(1000), format!("if x then {} end", format!("{line} ").repeat(1000))] {
+            let bench = with(&format!("{texts}{body}"));
+            let killed = within(&bench, line, Phase::Request, PAST);
+            assert!(killed.is_some(), "{line} was not stopped: {:?}", bench.call(Phase::Request));
+            is_well(&bench, line);
+        }
+    }
+    let within_one = format!("local t = {{ {} }}", "s + 0, ".repeat(1000));
+    let bench = with(&format!("{texts}{within_one}"));
+    assert!(within(&bench, "a table", Phase::Request, PAST).is_some());
+    is_well(&bench, "a table");
+}
+
 fn contained(bench: &Bench, what: &str, phase: Phase) -> Option<Killed> {
     within(bench, what, phase, PAST)
 }
