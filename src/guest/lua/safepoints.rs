@@ -149,7 +149,10 @@ impl Reader<'_> {
         };
         if self.byte()? != 0 {
             for _ in 0..self.varint()? {
-                (self.varint()?, self.varint()?, self.varint()?);
+                // A local's name, where it begins and ends, its register.
+                for _ in 0..3 {
+                    self.varint()?;
+                }
                 self.byte()?;
             }
             for _ in 0..self.varint()? {
