@@ -2,23 +2,21 @@
 //!
 //! Reading it costs a load, so that it can be read at every safepoint. Engines that are stopped from outside have their own
 //! word called at each tick. A thread that wakes a thousand times a second costs more than a few thousand events of streams
-//! do, so ticks are long while no guest has run for long, as hardly any ever does, and there is one thread for all.
+//! do, so ticks are long while no guest has run for long, as hardly any ever does, and there is one thread for all. Once one
+//! has, every call may be the next: all ticks are as short as a turn then.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-/// One tick, once a guest has run for long.
-const TICK: Duration = Duration::from_millis(1);
-
-/// One tick while none has: the first that does has so long a turn, and may outlive its budget by as much.
+/// One tick while none has run for long: the first that does has so long a turn, and may outlive its budget by as much.
 const CALM_TICK: Duration = Duration::from_millis(8);
 
 /// How long it is minded that a guest has run for long.
 const ALERT_MS: u64 = 10_000;
 
-/// One tick while a guest runs for long, and so what it may run before others have their turn. Somebody else's request
+/// One tick once a guest has run for long, and so what it may run before others have their turn. Somebody else's request
 /// passes a worker in several steps, and each may have to wait for one of these.
 pub const TURN: Duration = Duration::from_micros(250);
 
@@ -126,7 +124,7 @@ fn tick() {
 #[expect(clippy::disallowed_methods, reason = "a thread of its own that does nothing else")]
 fn pause() {
     if !HURRIED.load(SeqCst) {
-        std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TICK } else { CALM_TICK });
+        std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TURN } else { CALM_TICK });
     }
     let short = HURRIED.swap(false, SeqCst);
     if short {

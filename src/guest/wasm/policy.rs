@@ -138,7 +138,7 @@ impl Described {
 
     /// A new instance in this call, which is of the phase `init`, and how long it took to be made.
     async fn instance(&self, cx: &Arc<Cx>) -> Result<(Store<Held>, Instance, Duration), Failed> {
-        let mut store = Held::store(&self.machine, cx.guest.budget.memory);
+        let mut store = Held::store(&self.machine.engine, cx.guest.budget.memory);
         Held::enter(&mut store, cx.clone(), Subject::Tick);
         let (made, took) = metered(cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;
         let instance = made.map_err(|error| failed(cx, store.data(), &error))?;

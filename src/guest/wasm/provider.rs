@@ -121,7 +121,7 @@ impl Taught {
     /// A new instance that has taken this configuration.
     async fn started(&self, config: &String) -> Result<Warm<Guest>, Failed> {
         let cx = Arc::new(adapter::cx(&self.guest, &nobody(), Function::Start));
-        let mut store = Held::store(&self.machine, self.guest.budget.memory);
+        let mut store = Held::store(&self.machine.engine, self.guest.budget.memory);
         // Interpreters set themselves up in their first call.
         Held::enter(&mut store, cx.clone(), Subject::Tick);
         let (instance, began) = metered(&cx, Duration::ZERO, self.pre.instantiate_async(&mut store)).await;

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::Machine;
 use super::turn;
 use super::words::LastWords;
 use crate::guest::Subject;
@@ -60,12 +59,12 @@ pub struct Held {
 
 impl Held {
     /// A store for an instance that may have so much memory.
-    pub fn store(machine: &Machine, max_memory: usize) -> Store<Held> {
+    pub fn store(engine: &Engine, max_memory: usize) -> Store<Held> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_WASI_ENTRIES);
         let words = LastWords::default();
         let held = Held { max_memory, memory: 0, starved: false, call: None, calls: 0, wasi: None, words, table };
-        let mut store = Store::new(&machine.engine, held);
+        let mut store = Store::new(engine, held);
         store.set_max_component_handles(MAX_HANDLES);
         store.limiter(|held| held);
         store.epoch_deadline_callback(|mut context| {
