@@ -30,12 +30,11 @@ use estimate::Known;
 const MAX_ROUTES: usize = 4;
 
 /// What an exchange holds.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Admitted {
     hold: Option<Hold>,
     /// Of the target that is being tried, or that answered.
     target: Option<Hold>,
-    pub asking: Asking,
     /// How the windows stood, for headers.
     pub standing: Vec<Standing>,
     /// An exhausted limit sent it to another model.
@@ -70,8 +69,7 @@ pub async fn admit(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan) -> Result
     // None is for this exchange. Those of targets may be, and those of other models that the caller names.
     let names_others = x.wishes.as_ref().is_some_and(|wishes| !wishes.others().is_empty());
     if names_others || !rules.of_target.is_empty() {
-        let asking = Asking { known: None, user };
-        x.admitted = Some(Box::new(Admitted { hold: None, target: None, asking, standing: Vec::new(), routed: false }));
+        x.asking = Some(Asking { known: None, user });
     }
     Ok(plan)
 }
@@ -98,19 +96,12 @@ async fn hold(cx: &Cx, x: &mut Exchange, call: &Call, plan: Plan, user: Option<S
                     x.note("limit", || serde_json::json!({"queued_ms": waited}));
                 }
                 let standing = hold.standing.clone();
-                x.admitted = Some(Box::new(Admitted {
-                    hold: Some(hold),
-                    target: None,
-                    asking: Asking { known: Some(expected), user },
-                    standing,
-                    routed: !admission.past.is_empty(),
-                }));
+                let routed = !admission.past.is_empty();
+                x.admitted = Some(Box::new(Admitted { hold: Some(hold), target: None, standing, routed }));
+                x.asking = Some(Asking { known: Some(expected), user });
                 return Ok(admission.plan);
             }
-            Err(refusal) => {
-                let asking = Asking { known: Some(expected), user: user.clone() };
-                admission.go_on(cx, x, call, *refusal, asking)?;
-            }
+            Err(refusal) => admission.go_on(cx, x, call, *refusal)?,
         }
     }
 }
@@ -136,7 +127,7 @@ impl Admission {
     }
 
     /// What a refusal leads to: another model, where the rule names one.
-    fn go_on(&mut self, cx: &Cx, x: &mut Exchange, call: &Call, refusal: Refusal, asking: Asking) -> Result<(), Fault> {
+    fn go_on(&mut self, cx: &Cx, x: &mut Exchange, call: &Call, refusal: Refusal) -> Result<(), Fault> {
         let rule = refusal.rule.clone();
         // Back where it has been, a rule that is exhausted would be out of it.
         if let Exhausted::Route(model) = &rule.exhausted
@@ -154,8 +145,7 @@ impl Admission {
         x.note("limit", || serde_json::json!({"rule": &*rule.name, "refused": refusal.unit.as_str()}));
         cx.state.metrics.limited(&rule.name, Decision::Refused);
         let fault = refuse::fault(&refusal);
-        let standing = refusal.standing;
-        x.admitted = Some(Box::new(Admitted { hold: None, target: None, asking, standing, routed: false }));
+        x.admitted = Some(Box::new(Admitted { standing: refusal.standing, ..Admitted::default() }));
         Err(fault)
     }
 }
@@ -184,8 +174,7 @@ pub async fn admit_plain(cx: &Cx, x: &mut Exchange, headers: &http::HeaderMap) -
             (None, refusal.standing, Some(fault))
         }
     };
-    let asking = Asking { known: Some(known), user: None };
-    x.admitted = Some(Box::new(Admitted { hold, target: None, asking, standing, routed: false }));
+    x.admitted = Some(Box::new(Admitted { hold, standing, ..Admitted::default() }));
     refused.map_or(Ok(()), Err)
 }
 
@@ -201,13 +190,16 @@ pub fn due<'a>(cx: &'a Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Res
     if rules.of_target.is_empty() && led_by.is_none() {
         return Ok(None);
     }
-    let name = target.name();
+    let name = rules.wants_target.then(|| target.name());
     let facts = Facts {
         user: asking.user.as_deref(),
         provider: Some(&target.provider.name),
-        target: Some(&name),
+        target: name.as_deref(),
         ..facts(x.principal, x.endpoint, x.peer, &call.headers, x.model)
     };
+    if led_by.is_none() && !rules.of_target.iter().any(|rule| rule.applies(&facts)) {
+        return Ok(None);
+    }
     let now = unix_ms();
     let mut charges = cx.state.limits.charges(&rules.of_target, &facts, now);
     if let Some(model) = led_by {
@@ -222,7 +214,7 @@ pub fn due<'a>(cx: &'a Cx, x: &Subject<'_>, call: &Call, target: &Target) -> Res
     let known = asking.known.unwrap_or_else(|| Known::read(x.op, call, rules.wants_tokens));
     let estimate = known.at(Some(target));
     // Another target may have a price.
-    priced(&charges, &estimate, &name).map_err(|fault| Fault { kind: Kind::TargetLimited, ..fault })?;
+    priced(&charges, &estimate, &target.name()).map_err(|fault| Fault { kind: Kind::TargetLimited, ..fault })?;
     Ok(Some(Due { charges, estimate }))
 }
 
@@ -258,8 +250,8 @@ fn led_by<'a>(cx: &Cx, x: &Subject<'a>, target: &Target) -> Option<&'a str> {
 
 /// Keeps what the limits of the target that answered hold, until the exchange is settled.
 pub fn entered(x: &mut Exchange, hold: Option<Hold>) {
-    if let (Some(admitted), Some(hold)) = (&mut x.admitted, hold) {
-        admitted.target = Some(hold);
+    if let Some(hold) = hold {
+        x.admitted.get_or_insert_default().target = Some(hold);
     }
 }
 
@@ -300,10 +292,9 @@ pub fn settle(x: &mut Exchange, all: Spent, answer: Spent) {
     if x.attempts.is_empty() && all.0.is_none() && !matches!(x.outcome, Outcome::Complete) {
         return;
     }
-    let now = unix_ms();
     for (hold, (usage, cost)) in [(admitted.hold, all), (admitted.target, answer)] {
         if let Some(hold) = hold {
-            hold.settle(&amounts(usage.as_ref(), cost), now);
+            hold.settle(&amounts(usage.as_ref(), cost), unix_ms());
         }
     }
 }

@@ -53,8 +53,9 @@ pub async fn look(
 ) -> Result<Option<Reply>, Fault> {
     let Some(rules) = &cx.generation.cache else { return Ok(None) };
     let Some(principal) = x.principal.clone() else { return Ok(None) };
-    x.marks_prompt = x.op == Op::Generate && rules.marks_prompt(&x.model, &principal.key);
-    let Some(policy) = rules.policy(&x.model, &principal.key).filter(|_| is_cacheable(x.op)) else { return Ok(None) };
+    let overrides = rules.overrides(&x.model, &principal.key);
+    x.marks_prompt = x.op == Op::Generate && rules.marks_prompt(overrides);
+    let Some(policy) = rules.policy(overrides).filter(|_| is_cacheable(x.op)) else { return Ok(None) };
     let controls = controls::read(&call.headers, said, &policy)?;
     let partition = if is_personal(x, call) { policy::Partition::Key } else { policy.partition }.name(&principal);
     let (tree, branches) = pipeline::way(cx, &x.split().0, call)?;

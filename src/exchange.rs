@@ -66,6 +66,8 @@ pub struct Exchange {
     pub marks_prompt: bool,
     /// What it holds of limits and budgets; None where there are none.
     pub admitted: Option<Box<Admitted>>,
+    /// What limits of targets must know of it; None where nothing is limited.
+    pub asking: Option<Asking>,
     /// What the request says about its own routing; None where it says nothing.
     pub wishes: Option<Box<Wishes>>,
     /// The conversation it belongs to, where conversations are kept at a target.
@@ -503,7 +505,7 @@ impl Exchange {
             marks_prompt: self.marks_prompt,
             visit: self.cache.as_deref(),
             peer: self.peer,
-            asking: self.admitted.as_ref().map(|admitted| &admitted.asking),
+            asking: self.asking.as_ref(),
             guests: self.guests.as_deref(),
         };
         (subject, Tried { attempts: &mut self.attempts, trace: &mut self.trace, started: self.started })

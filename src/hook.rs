@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::auth::Principal;
 use crate::fault::{Fault, Kind};
 use crate::guest::{Bundle, Ear, Engine, Failed, Subject, Used, Verdict, view};
 use crate::host::log::in_line;
@@ -34,8 +35,8 @@ pub use apply::Set;
 use apply::Undone;
 use breaker::{Breaker, Caller, Off};
 pub use open::{
-    Open, converse, guards_answers, hears_of_faults, identify, is_of_guest, may_name_targets, sees_answers, steers,
-    take_notes,
+    Open, converse, guards_answers, hears_of_faults, identify, is_of_guest, may_name_targets, open_for_model,
+    sees_answers, steers, take_notes,
 };
 pub use stages::{
     After, Answered, Edit, FailedTry, answer, attempt, auth, done, edited, events, fault, looks_at_answer,
@@ -48,6 +49,8 @@ pub struct Hooks {
     /// In the order in which they run.
     list: Vec<Hook>,
     phases: Phases,
+    /// Each is attached to models by name.
+    by_model: bool,
 }
 
 /// One attached guest.
@@ -92,7 +95,13 @@ impl Hooks {
         list.sort_by_key(|hook| std::cmp::Reverse(hook.priority));
         list.iter_mut().enumerate().for_each(|(place, hook)| hook.place = place);
         let phases = list.iter().fold(Phases::NONE, |set, hook| set.with(hook.phases()));
-        Hooks { list, phases }
+        let by_model = list.iter().all(|hook| hook.matcher.names_models());
+        Hooks { list, phases, by_model }
+    }
+
+    /// Whether none is called for an exchange before its model is known.
+    pub fn wait_for_model(&self) -> bool {
+        self.by_model
     }
 
     pub fn has(&self, phase: Phase) -> bool {
@@ -125,10 +134,14 @@ impl Matcher {
         self.models.is_empty() && self.keys.is_empty() && self.projects.is_empty()
     }
 
-    fn fits(&self, visit: &Visit, model: &str) -> bool {
+    /// Whether it lets nothing through that has no model yet.
+    fn names_models(&self) -> bool {
+        !self.models.is_empty() && !route::allows(&self.models, "")
+    }
+
+    fn fits(&self, principal: Option<&Arc<Principal>>, model: &str) -> bool {
         let of =
             |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
-        let principal = visit.principal();
         of(&self.models, Some(model))
             && of(&self.keys, principal.map(|principal| principal.key.as_str()))
             && of(&self.projects, principal.and_then(|principal| principal.project.as_deref()))
@@ -172,7 +185,7 @@ impl Hook {
 
     /// Whether it runs for this exchange at this phase.
     fn wants(&self, phase: Phase, visit: &Visit, model: &str) -> bool {
-        self.phases().has(phase) && self.matcher.fits(visit, model) && self.shares(visit)
+        self.phases().has(phase) && self.matcher.fits(visit.principal(), model) && self.shares(visit)
     }
 
     /// Whether the exchange falls into its share.

@@ -181,7 +181,10 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     // Guests note what they decide from their first call on; whether the caller may read it is known only after that.
     let asked = trace::is_asked_for(&head.headers);
     x.trace = cx.generation.log_trace.then(Box::default);
-    x.guests = hook::Open::begin(cx, x, 0, asked);
+    let names_model = matches!(matched.endpoint.serve, Serve::Ask { .. } | Serve::Verb);
+    if !(names_model && generation.hooks.wait_for_model()) {
+        x.guests = hook::Open::begin(cx, x, 0, asked);
+    }
     // A stranger never makes us read a body.
     x.principal = Some(match hook::auth(x, &head).await? {
         Some(principal) => principal,
@@ -207,7 +210,9 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
     x.bytes_in = ask.len() as u64;
-    let mut call = Arc::new(api::ask::read(x, ask, head, matched)?);
+    let read = api::ask::read(x, ask, head, matched);
+    hook::open_for_model(cx, x);
+    let mut call = Arc::new(read?);
     api::responses::recall(cx, x, Arc::make_mut(&mut call))?;
     ask_on(cx, x, call).await
 }
@@ -216,24 +221,26 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, Fault> {
     // Nobody else holds it yet.
     wishes::read(cx, x, Arc::make_mut(&mut call))?;
+    if x.wishes.is_some() {
+        // Some are written behind the model's name.
+        hook::open_for_model(cx, x);
+    }
     hook::converse(x, &call.headers);
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
-    let admitted = match cx.generation.rules.is_empty() {
+    let mut admitted = match cx.generation.rules.is_empty() {
         true => None,
-        false => Some(admitted(cx, x, &call).await?),
+        false => Some(self::admitted(cx, x, &call).await?),
     };
+    let model = admitted.as_ref().and(x.guests.as_ref()).map(|_| x.model.clone());
     if let Some(reply) = hook::request(cx, x, &mut call).await? {
         return Ok(Next::Reply(reply));
     }
     api::responses::in_background(x, &call)?;
     // A policy has chosen another model: that one's limits hold, and those of the first have nothing to do with it.
-    let admitted = match admitted {
-        Some((model, _)) if model != x.model => {
-            x.admitted = None;
-            Some(self::admitted(cx, x, &call).await?)
-        }
-        admitted => admitted,
-    };
+    if model.is_some_and(|model| model != x.model) {
+        (x.admitted, x.asking) = (None, None);
+        admitted = Some(self::admitted(cx, x, &call).await?);
+    }
     // What another model answers is not kept under this one's name, and who says where to go wants no answer from elsewhere.
     let elsewhere = x.admitted.as_ref().is_some_and(|admitted| admitted.routed)
         || x.wishes.as_ref().is_some_and(|wishes| wishes.choose());
@@ -250,7 +257,7 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
         }
     }
     let mut plan = match admitted {
-        Some((_, plan)) => plan,
+        Some(plan) => plan,
         None => plan::plan(cx, x, &call)?,
     };
     if let Some(reply) = hook::plan(cx, x, &call, &mut plan).await? {
@@ -262,11 +269,10 @@ async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, 
     Ok(Next::Attempt { call, plan })
 }
 
-/// What limits leave of the plan, beside the model that was admitted.
-async fn admitted(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<(String, Plan), Fault> {
+/// What limits leave of the plan.
+async fn admitted(cx: &Cx, x: &mut Exchange, call: &Call) -> Result<Plan, Fault> {
     let planned = plan::plan(cx, x, call)?;
-    let model = x.model.clone();
-    Ok((model, admit::admit(cx, x, call, planned).await?))
+    admit::admit(cx, x, call, planned).await
 }
 
 /// Asks the upstreams. A stream that is still without content after the keep-alive interval gets its head early, so
@@ -382,6 +388,7 @@ pub(crate) fn begin(cx: &Cx, head: &Parts, matched: &Matched, id: Option<String>
         seen: Seen::default(),
         marks_prompt: false,
         admitted: None,
+        asking: None,
         guests: None,
         cache: None,
         calls: None,

@@ -144,7 +144,8 @@ fn direct(provider: &Arc<Provider>, model: &str) -> RouteTarget {
 
 /// The part of `name` that the `*` of `pattern` stands for.
 pub fn matched<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
-    let (before, after) = pattern.split_once('*')?;
+    let star = memchr::memchr(b'*', pattern.as_bytes())?;
+    let (before, after) = (&pattern[..star], &pattern[star + 1..]);
     let rest = name.strip_prefix(before)?;
     rest.strip_suffix(after).filter(|part| !part.is_empty())
 }

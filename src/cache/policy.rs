@@ -99,9 +99,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// How an ask of this caller for this model is cached; None when it is not.
-    pub fn policy(&self, model: &str, key: &str) -> Option<Policy> {
-        let [key, model] = self.overrides(model, key);
+    /// How an ask is cached for which a key and a model say this; None when it is not.
+    pub fn policy(&self, [key, model]: [&Overrides; 2]) -> Option<Policy> {
         if !key.enabled.or(model.enabled).unwrap_or(self.enabled) {
             return None;
         }
@@ -115,14 +114,13 @@ impl Rules {
         })
     }
 
-    /// Whether prompt-cache marks are set in asks of this caller for this model.
-    pub fn marks_prompt(&self, model: &str, key: &str) -> bool {
-        let [key, model] = self.overrides(model, key);
+    /// Whether prompt-cache marks are set in asks for which a key and a model say this.
+    pub fn marks_prompt(&self, [key, model]: [&Overrides; 2]) -> bool {
         key.prompt.or(model.prompt).unwrap_or(self.prompt)
     }
 
     /// What the key says, then what the model says.
-    fn overrides(&self, model: &str, key: &str) -> [&Overrides; 2] {
+    pub fn overrides(&self, model: &str, key: &str) -> [&Overrides; 2] {
         static NOTHING: Overrides =
             Overrides { enabled: None, ttl: None, partition: None, prompt: None, semantic: None };
         let of_pattern = || self.patterns.iter().find(|(pattern, _)| route::matched(pattern, model).is_some());
@@ -167,7 +165,8 @@ mod tests {
 
     #[test]
     fn the_keys_word_counts_before_the_models_and_the_general_one() {
-        let ttl = |rules: &Rules, model, key| rules.policy(model, key).map(|policy| policy.ttl.as_secs());
+        let ttl =
+            |rules: &Rules, model, key| rules.policy(rules.overrides(model, key)).map(|policy| policy.ttl.as_secs());
         let on = rules(true);
         assert_eq!(ttl(&on, "fast", "k"), Some(60));
         assert_eq!(ttl(&on, "slow", "k"), Some(3600));

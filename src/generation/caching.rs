@@ -131,7 +131,7 @@ models:
         );
         for (model, cached) in [("u/axx", true), ("u/abc", false), ("u/acc", false), ("u/add", false), ("u/adx", true)]
         {
-            assert_eq!(rules.policy(model, "k").is_some(), cached, "{model}");
+            assert_eq!(rules.policy(rules.overrides(model, "k")).is_some(), cached, "{model}");
         }
     }
 

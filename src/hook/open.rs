@@ -110,6 +110,15 @@ pub fn converse(x: &Exchange, headers: &HeaderMap) {
     }
 }
 
+/// Opens an exchange whose model is known by now, where that was waited for and guests are attached to it.
+pub fn open_for_model(cx: &Cx, x: &mut Exchange) {
+    let hooks = &cx.generation.hooks;
+    if x.guests.is_none() && hooks.all().iter().any(|hook| hook.matcher.fits(x.principal.as_ref(), &x.model)) {
+        x.guests = Open::begin(cx, x, 0, x.trace.is_some());
+        identify(x);
+    }
+}
+
 /// Tells guests who is calling.
 pub fn identify(x: &Exchange) {
     if let (Some(open), Some(principal)) = (&x.guests, &x.principal) {
@@ -135,7 +144,7 @@ pub fn sees_answers(x: &Exchange) -> bool {
 pub fn guards_answers(x: &Exchange, models: &[&str]) -> bool {
     let Some(open) = &x.guests else { return false };
     let looks = |hook: &Hook| hook.phases().has(Phase::Answer) || hook.phases().has(Phase::Event);
-    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(&open.visit, model));
+    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(open.visit.principal(), model));
     open.hooks.all().iter().any(|hook| !hook.shadow && looks(hook) && fits(hook))
 }
 

@@ -245,6 +245,44 @@ keys: [{ name: a, key: sk-a, project: p }, { name: b, key: sk-b, project: q }]
     }
 }
 
+/// As one that is attached to everything, which is there before anybody knows the model.
+#[tokio::test]
+async fn a_policy_of_one_model_sees_every_end_of_its_requests() {
+    let mock = Mock::start().await;
+    let policy =
+        "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"phase\", \"status\"]\n]]
+      function on_request(req) gw.metrics.count('seen', 1, { phase = req.model }) end
+      function on_done(d) gw.metrics.count('seen', 1, { phase = 'done', status = tostring(d.status) }) end";
+    let mut seen = Vec::new();
+    for on in ["", ", on: { models: [chat/mock-fast], keys: [a] }"] {
+        let yaml = format!(
+            "hooks: [{{ lua: seen{on} }}]
+keys: [{{ name: a, key: sk-a }}]
+"
+        );
+        let gateway = with(&mock, &[("seen", policy)], &yaml).await;
+        let headers = [("content-type", "application/json"), ("authorization", "Bearer sk-a")];
+        let ask = |model: &str| Chat.ask(model, false, Turn::Text, "Hello");
+        for (body, status) in [
+            (ask("chat/mock-fast"), 200),
+            (ask("chat/mock-fast:floor"), 200),
+            (json!({"model": "chat/mock-fast", "messages": [], "models": 7}).to_string().into(), 400),
+            (json!({"model": "chat/mock-fast", "messages": [], "stream": "yes"}).to_string().into(), 400),
+        ] {
+            let reply = gateway.call("POST", "/v1/chat/completions", &headers, body).await;
+            assert_eq!(reply.status(), status, "{on}: {}", reply.text());
+        }
+        gateway.settled().await;
+        let metrics = gateway.admin("GET", "/metrics").await.text();
+        let mut lines: Vec<_> =
+            metrics.lines().filter(|line| line.contains("seen_total{")).map(str::to_owned).collect();
+        lines.sort();
+        seen.push(lines);
+    }
+    assert_eq!(seen[0].len(), 3, "{seen:?}");
+    assert_eq!(seen[0], seen[1]);
+}
+
 #[tokio::test]
 async fn a_policy_names_callers_and_sees_exchanges_end() {
     let mock = Mock::start().await;

@@ -156,6 +156,13 @@ impl Network {
 }
 
 impl Condition {
+    fn part(&self) -> Option<&Part> {
+        match self {
+            Condition::Text(part, _) => Some(part),
+            Condition::Ip(_) => None,
+        }
+    }
+
     fn holds(&self, facts: &Facts<'_>) -> bool {
         match self {
             Condition::Ip(networks) => facts.ip.is_some_and(|ip| networks.iter().any(|network| network.holds(ip))),
@@ -167,12 +174,10 @@ impl Condition {
 }
 
 fn fits(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((before, after)) => {
-            text.len() >= before.len() + after.len() && text.starts_with(before) && text.ends_with(after)
-        }
-    }
+    // Most have no star, and every exchange looks at all of them.
+    let Some(star) = memchr::memchr(b'*', pattern.as_bytes()) else { return pattern == text };
+    let (before, after) = (&pattern[..star], &pattern[star + 1..]);
+    text.len() >= before.len() + after.len() && text.starts_with(before) && text.ends_with(after)
 }
 
 /// One window of a rule.
@@ -240,20 +245,14 @@ pub struct Budget {
 impl Rule {
     /// Whether it needs a target to be chosen first.
     pub fn of_target(&self) -> bool {
-        let conditions = self.conditions.iter().filter_map(|condition| match condition {
-            Condition::Text(part, _) => Some(part),
-            Condition::Ip(_) => None,
-        });
+        let conditions = self.conditions.iter().filter_map(Condition::part);
         self.per.iter().chain(conditions).any(Part::of_target)
     }
 
-    /// Whether it asks for the end user, which costs a look into the body.
-    pub fn wants_user(&self) -> bool {
-        let conditions = self.conditions.iter().filter_map(|condition| match condition {
-            Condition::Text(part, _) => Some(part),
-            Condition::Ip(_) => None,
-        });
-        self.per.iter().chain(conditions).chain([&self.class]).any(|part| *part == Part::User)
+    /// Whether it asks for one of the parts that take some work to know: the end user, the target's name.
+    fn wants(&self, wanted: &Part) -> bool {
+        let conditions = self.conditions.iter().filter_map(Condition::part);
+        self.per.iter().chain(conditions).chain([&self.class]).any(|part| part == wanted)
     }
 
     pub fn applies(&self, facts: &Facts<'_>) -> bool {
@@ -300,18 +299,22 @@ pub struct Rules {
     pub of_exchange: Vec<Arc<Rule>>,
     /// Checked when a target is chosen.
     pub of_target: Vec<Arc<Rule>>,
+    /// Whether any asks for the end user, which costs a look into the body.
     pub wants_user: bool,
+    /// Whether any asks for a target's name, which is put together first.
+    pub wants_target: bool,
     /// Whether any counts tokens or money, so that they must be estimated.
     pub wants_tokens: bool,
 }
 
 impl Rules {
     pub fn new(rules: Vec<Rule>) -> Self {
-        let wants_user = rules.iter().any(Rule::wants_user);
+        let wants = |part| rules.iter().any(|rule| rule.wants(&part));
+        let (wants_user, wants_target) = (wants(Part::User), wants(Part::Target));
         let plain = |window: &Window| matches!(window.unit, Unit::Requests | Unit::Concurrency);
         let wants_tokens = rules.iter().any(|rule| !rule.windows.iter().all(plain));
         let (of_target, of_exchange) = rules.into_iter().map(Arc::new).partition(|rule| rule.of_target());
-        Rules { of_exchange, of_target, wants_user, wants_tokens }
+        Rules { of_exchange, of_target, wants_user, wants_target, wants_tokens }
     }
 
     pub fn is_empty(&self) -> bool {
