@@ -373,6 +373,12 @@ pub trait Dialect: Send + Sync {
         false
     }
 
+    /// Whether the provider is known not to have this model in this wire form, so that no ask should go out in it that can
+    /// go out in another.
+    fn lacks(&self, _model: &str, _quirks: &Quirks) -> bool {
+        false
+    }
+
     /// Whether an ask of another dialect for this model is better sent in another wire form of the same provider.
     fn yields(&self, _model: &str, _quirks: &Quirks) -> bool {
         false

@@ -58,6 +58,10 @@ impl Dialect for OpenAiChat {
     }
 
     /// OpenAI's own endpoints do not have every model here, and refuse tools to others while they reason.
+    fn lacks(&self, model: &str, quirks: &Quirks) -> bool {
+        quirks.custom_tools && openai_models::is_not_in_chat(model)
+    }
+
     fn yields(&self, model: &str, quirks: &Quirks) -> bool {
         quirks.custom_tools && openai_models::wants_responses(model)
     }

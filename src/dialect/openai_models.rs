@@ -17,8 +17,17 @@ struct Model {
     /// Parameters that it refuses.
     refuses: &'static [&'static str],
     idle: Idle,
-    /// OpenAI has it in the Responses form alone, or refuses its reasoning beside tools in the chat form.
-    responses: bool,
+    chat: Chat,
+}
+
+/// What of a model OpenAI has in the chat form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chat {
+    All,
+    /// It takes tools only while it does not reason.
+    ToolsOrReasoning,
+    /// It is in the Responses form alone.
+    Nothing,
 }
 
 /// When a model does not reason; it takes those of [`SAMPLING_WHILE_IDLE`] then.
@@ -51,16 +60,16 @@ const NONE_TO_XHIGH: &[Effort] = &[Off, Low, Medium, High, Xhigh];
 
 /// The o-series, and the first models for Codex.
 const REASONS: Model =
-    Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never, responses: false };
+    Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never, chat: Chat::All };
 
 /// Models that cannot reason.
 const PLAIN: Model = Model { efforts: &[], reasons: false, refuses: &[], ..REASONS };
 
 /// Models that chat completions do not have.
-const APART: Model = Model { responses: true, ..REASONS };
+const APART: Model = Model { chat: Chat::Nothing, ..REASONS };
 
 /// GPT from 5.2 on.
-const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, ..APART };
+const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, chat: Chat::ToolsOrReasoning, ..REASONS };
 
 /// xAI's: https://docs.x.ai/docs/guides/reasoning. Its penalties stand in the row of the provider.
 const GROK: Model = Model { efforts: &[], refuses: &["stop"], ..REASONS };
@@ -120,12 +129,17 @@ pub(crate) fn reasons(to: &Encoding<'_>) -> Option<bool> {
 
 /// Whether a model of OpenAI's is better asked in the Responses form.
 pub(crate) fn wants_responses(model: &str) -> bool {
-    find(model).is_some_and(|model| model.responses)
+    find(model).is_some_and(|model| model.chat != Chat::All)
+}
+
+/// Whether OpenAI's chat completions answer that there is no such model.
+pub(crate) fn is_not_in_chat(model: &str) -> bool {
+    find(model).is_some_and(|model| model.chat == Chat::Nothing)
 }
 
 /// Whether chat completions take tools from the target's model only while it does not reason.
 pub(crate) fn reasons_without_tools(to: &Encoding<'_>) -> bool {
-    to.quirks.custom_tools && find(to.model).is_some_and(|model| model.responses && model.efforts.contains(&Off))
+    to.quirks.custom_tools && find(to.model).is_some_and(|model| model.chat == Chat::ToolsOrReasoning)
 }
 
 /// Whether a model is known not to speak: of those that OpenAI names, the others have it in their names.
