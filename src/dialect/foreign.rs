@@ -298,7 +298,9 @@ pub(in crate::dialect) mod tests {
                 {"type": "text", "text": "Well?"},
             ]},
             {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "find", "input": {}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [found]}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [
+                found, {"type": "tool_reference", "tool_name": "get_weather"},
+            ]}]},
         ]});
         for to in others("anthropic") {
             let (out, dropped) = sent("anthropic", to, &body).expect("can be sent");
@@ -306,6 +308,7 @@ pub(in crate::dialect) mod tests {
             let times = |words: &str| text.matches(words).count();
             assert_eq!(times("Facts (https://a.example):\\n\\nUlm has a minster."), 2, "{to}: {text}");
             assert_eq!((times("T:\\n\\nOf 1890.\\n\\nIt is high."), times("A drawing.")), (1, 1), "{to}: {text}");
+            assert_eq!(times("The tool `get_weather` can be called now."), 1, "{to}: {text}");
             assert!(!dropped.contains(&"messages.content"), "{to}: {dropped:?}");
         }
         let (own, _) = sent("anthropic", "anthropic", &body).expect("can be sent");
