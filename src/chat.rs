@@ -197,6 +197,11 @@ pub fn is_textual(mime: &str, name: Option<&str>) -> bool {
         || (unnamed && name.is_some_and(|name| name.to_ascii_lowercase().ends_with(".txt")))
 }
 
+/// The type of inline bytes as providers take it: `image/jpg` is no type, but what many callers write.
+pub fn known_mime(mime: &str) -> &str {
+    if mime.eq_ignore_ascii_case("image/jpg") { "image/jpeg" } else { mime }
+}
+
 impl Media {
     /// Reads a URL or a `data:` URL.
     pub fn from_url(url: &str) -> Media {
