@@ -108,7 +108,7 @@ impl ResponsesDecoder {
 
     fn must_wait(&self, kind: &str, event: &Map<String, Value>) -> bool {
         let call = match event.get("item").and_then(Value::as_object) {
-            Some(item) => matches!(item::kind(item), "function_call" | "custom_tool_call"),
+            Some(item) => item::is_call(item),
             None => kind.contains("function_call_arguments") || kind.contains("custom_tool_call_input"),
         };
         !call && self.items.iter().any(Item::call_open)
@@ -217,7 +217,7 @@ impl ResponsesDecoder {
             "message" if done => self.message_done(known, object, out),
             "message" => {}
             "reasoning" => self.reasoning(known, item, done, out),
-            "function_call" | "custom_tool_call" => self.call(known, item, done, out),
+            _ if item::is_call(object) => self.call(known, item, done, out),
             _ if done => {
                 let Value::Object(item) = item else { return };
                 self.open(known, 0, Opened::Whole(Box::new(item::alone(item))), out);

@@ -35,6 +35,23 @@ pub(super) fn is_made(id: &str) -> bool {
     id.split_once('_').is_some_and(|(_, rest)| rest.starts_with(OURS))
 }
 
+/// What xAI's own search of X is made up of: https://docs.x.ai/docs/guides/tools/search-tools. Its models run it themselves
+/// and tell it as calls of custom tools.
+const X_SEARCH: &[&str] = &["x_keyword_search", "x_semantic_search", "x_user_search", "x_thread_fetch", "view_x_video"];
+
+/// Whether an item of this type and name calls a tool of the caller's.
+pub(super) fn calls(kind: &str, name: Option<&str>) -> bool {
+    match kind {
+        "function_call" => true,
+        "custom_tool_call" => name.is_none_or(|name| !X_SEARCH.contains(&name)),
+        _ => false,
+    }
+}
+
+pub(super) fn is_call(item: &Map<String, Value>) -> bool {
+    calls(kind(item), item.get("name").and_then(Value::as_str))
+}
+
 /// Reads items in order; a call's signature stands in the item before it.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -64,7 +81,7 @@ impl Reader {
         let Value::Object(mut item) = item else { return vec![Block::new(Content::Other(item))] };
         match kind(&item) {
             "message" => message(item),
-            "function_call" | "custom_tool_call" => vec![self.call(item)],
+            _ if is_call(&item) => vec![self.call(item)],
             "function_call_output" | "custom_tool_call_output" => vec![result(item)],
             "reasoning" => match signature_of_call(&item) {
                 Some(signature) => {
