@@ -188,6 +188,9 @@ pub const OVER_ANSWER: &str = "over_answer";
 /// Key in the `extra` of a file: the whole that its text was taken from, as the source dialect wrote it.
 pub const KEPT_SOURCE: &str = "kept_source";
 
+/// Key in the `extra` of the first block of a message of the Responses form: the message's own fields (id, phase, …).
+pub const MESSAGE: &str = "message";
+
 /// Whether inline bytes of this type and name are words: text and what is written as such.
 pub fn is_textual(mime: &str, name: Option<&str>) -> bool {
     let mime = mime.trim().to_ascii_lowercase();

@@ -8,11 +8,13 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::ask::ROLE;
-use super::item::{self, MESSAGE, PART, is_made};
+use super::item::{self, PART, is_made};
 use super::tools::{self, put};
 use super::{NAME, usage};
 use crate::chat::reasoning::for_target;
-use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
+use crate::chat::{
+    Ask, Block, Content, Effort, MESSAGE, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult,
+};
 use crate::dialect::foreign::FAILED;
 use crate::dialect::openai_models::{self, Told};
 use crate::dialect::{Encoding, openai_call_id};

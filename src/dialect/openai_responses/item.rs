@@ -6,10 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{NAME, tools};
 use crate::chat::reasoning::{for_client, seal, unseal};
-use crate::chat::{Block, Content, Extra, Media, Reasoning, Role, ToolCall, ToolResult};
-
-/// Key in a block's `extra` under which the first block of a message keeps the message's own fields (id, phase, …).
-pub(super) const MESSAGE: &str = "message";
+use crate::chat::{Block, Content, Extra, MESSAGE, Media, Reasoning, Role, ToolCall, ToolResult};
 
 /// Key in a block's `extra` that tells an unknown content part from an unknown item.
 pub(super) const PART: &str = "part";
@@ -185,6 +182,13 @@ fn message(mut item: Map<String, Value>) -> Vec<Block> {
         first.extra.insert(MESSAGE.to_owned(), Value::Object(rest));
     }
     blocks
+}
+
+/// Fields of a message in a stream that only this form knows. Its status changes on the way.
+pub(super) fn own(message: &Map<String, Value>) -> Extra {
+    const READ: &[&str] = &["type", "role", "content", "status"];
+    let own = message.iter().filter(|(key, value)| !READ.contains(&key.as_str()) && !value.is_null());
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Content: a string, or parts.
