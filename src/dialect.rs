@@ -115,7 +115,7 @@ pub struct Quirks {
     pub custom_tools: bool,
     /// OpenAI chat: takes ids of tool calls of nine letters and digits only; others are respelt, in relayed bodies too.
     pub short_call_ids: bool,
-    /// OpenAI chat: wants a turn of the assistant between results of tools and what the user says.
+    /// OpenAI chat: wants a turn of the assistant between results of tools and what the user says; in relayed bodies too.
     pub assistant_after_tools: bool,
     /// OpenAI chat: accepts `stream_options.include_usage`.
     pub stream_usage: bool,

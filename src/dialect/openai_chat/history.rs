@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::reasoning::{self, To};
 use super::tools::{disguises_custom, write_cache};
 use super::turns::PART;
-use super::{NAME, call_id};
+use super::{NAME, call_id, order};
 use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
@@ -18,9 +18,6 @@ use crate::chat::{
 use crate::dialect::foreign::FAILED;
 use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
-
-/// What the assistant says to results where something must be said before the user speaks on.
-const SEEN: &str = "I have seen the results.";
 
 /// What the assistant thought where nobody knows: Kimi and DeepSeek refuse a turn of theirs without, Kimi also an empty one.
 const NO_THOUGHT: &str = " ";
@@ -268,9 +265,9 @@ impl Writer<'_, '_, '_> {
     }
 
     fn push(&mut self, role: &str, fields: Vec<(&'static str, Value)>, from: Option<&Message>) {
-        let after_tools = self.out.last().is_some_and(|last| last["role"] == "tool");
-        if self.to.quirks.assistant_after_tools && after_tools && role != "assistant" {
-            self.out.push(json!({ "role": "assistant", "content": SEEN }));
+        let before = self.out.last().and_then(|last| last["role"].as_str()).unwrap_or_default();
+        if self.to.quirks.assistant_after_tools && order::lacks_turn(before, role) {
+            self.out.push(json!({ "role": "assistant", "content": order::SEEN }));
         }
         let mut message = Map::new();
         message.insert("role".into(), role.into());
