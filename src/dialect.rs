@@ -11,6 +11,7 @@ pub mod gemini;
 pub mod names;
 pub mod openai_chat;
 pub(crate) mod openai_error;
+pub(crate) mod openai_marks;
 pub(crate) mod openai_models;
 pub mod openai_responses;
 pub(crate) mod openai_strict;

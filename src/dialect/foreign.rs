@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::names::{Names, Restoring};
-use super::{Decoder, Dialect, Encoding, find};
+use super::{Decoder, Dialect, Encoding, find, openai_marks};
 use crate::chat::{Answer, Ask, Block, Content, OutputFormat, Tool, ToolChoice};
 use crate::fault::{Fault, Kind};
 
@@ -33,10 +33,29 @@ pub fn told<'a>(target: &dyn Dialect, ask: &'a Ask, to: &mut Encoding<'_>) -> Re
     if forces_hosted(&ask) {
         return Err(no_tool("A tool that only another provider offers", "tool_choice"));
     }
+    if marks(&ask) > MAX_MARKS && !openai_marks::taken(to) {
+        thin_marks(ask.to_mut());
+    }
     if let Some(names) = target.tool_names().and_then(|rule| Names::of(&ask, rule)) {
         names.spell(ask.to_mut());
     }
     Ok(ask)
+}
+
+/// Most cache marks that Anthropic takes, also behind routers; OpenAI takes any number and heeds the last.
+const MAX_MARKS: usize = 4;
+
+fn marks(ask: &Ask) -> usize {
+    let blocks = ask.system.iter().chain(ask.messages.iter().flat_map(|message| &message.blocks));
+    blocks.filter(|block| block.cache.is_some()).count()
+}
+
+/// Keeps the first mark, behind which other conversations differ, and the last ones, from which this one goes on.
+fn thin_marks(ask: &mut Ask) {
+    let last = marks(ask) - (MAX_MARKS - 1);
+    let blocks = ask.system.iter_mut().chain(ask.messages.iter_mut().flat_map(|message| &mut message.blocks));
+    let marked = blocks.filter(|block| block.cache.is_some());
+    marked.take(last).skip(1).for_each(|block| block.cache = None);
 }
 
 /// Tells a model in words to answer in JSON, in that of a schema where there is one.
@@ -152,6 +171,7 @@ pub(in crate::dialect) mod tests {
 
     use super::*;
     use crate::chat::Content;
+    use crate::dialect::openai_marks::BREAKPOINT;
     use crate::dialect::{DIALECTS, Op, Quirks, RawAsk, collect};
 
     /// The ask with this id on every call and result of a tool.
@@ -430,6 +450,50 @@ pub(in crate::dialect) mod tests {
         let tools = json!([{"type": "function", "name": "f", "parameters": {}}, {"type": "function", "name": "g", "parameters": {}}, {"type": "web_search"}]);
         let (out, _) = sent("openai_responses", "anthropic", &openai(tools, some)).expect("can be sent");
         assert_eq!(out["tools"].as_array().map(Vec::len), Some(1), "{out}");
+    }
+
+    #[test]
+    fn cache_marks_reach_whom_they_mean_something_to() {
+        let anthropic = json!({"model": "m", "max_tokens": 9,
+        "system": [{"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "Short."}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "user", "content": "c"},
+        ]});
+        let quirks = Quirks { prompt_cache_key: true, ..Quirks::NONE };
+        let breakpoint = json!({"mode": "explicit"});
+        for (to, model, taken) in [
+            ("openai_chat", "gpt-5.6-terra", true),
+            ("openai_responses", "gpt-5.6-terra", true),
+            ("openai_chat", "gpt-5.5", false),
+            ("openai_responses", "gpt-5.5", false),
+        ] {
+            let mut encoding = Encoding::new(model, &quirks);
+            let body = dialect(to).encode_ask(&ask("anthropic", &anthropic), &mut encoding).expect("can be sent");
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            assert!(encoding.dropped.iter().any(|(field, _)| *field == "cache_control"), "{to}: the assistant's");
+            let turns = body.get("messages").or(body.get("input")).expect("turns");
+            let marked = |turn: usize, part: usize| turns[turn]["content"][part].get(BREAKPOINT) == Some(&breakpoint);
+            if taken {
+                assert!(marked(0, 0) && !marked(0, 1) && marked(1, 0) && !marked(2, 0), "{to}: {body}");
+            } else {
+                assert!(!body.to_string().contains(BREAKPOINT), "{to}: {body}");
+            }
+        }
+        let part = |kind: &str, n: usize| json!({"type": kind, "text": format!("{n}"), BREAKPOINT: breakpoint});
+        let parts = |kind: &str| (0..6).map(|n| part(kind, n)).collect::<Vec<_>>();
+        let chat = json!({"model": "m", "messages": [{"role": "user", "content": parts("text")}]});
+        let responses = json!({"model": "m", "input": [{"role": "user", "content": parts("input_text")}]});
+        for (from, body) in [("openai_chat", chat), ("openai_responses", responses)] {
+            let (out, _) = sent(from, "anthropic", &body).expect("can be sent");
+            let said = out["messages"][0]["content"].as_array().expect("blocks");
+            let marked: Vec<bool> = said.iter().map(|block| block.get("cache_control").is_some()).collect();
+            assert_eq!(marked, [true, false, false, true, true, true], "{from}");
+            let (own, dropped) = sent(from, from, &body).expect("can be sent");
+            assert_eq!(own.to_string().matches(BREAKPOINT).count(), 6, "{from}: {own}");
+            assert!(!dropped.contains(&"cache_control"), "{from}: {dropped:?}");
+        }
     }
 
     #[test]

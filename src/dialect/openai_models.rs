@@ -106,12 +106,24 @@ const MODELS: &[(&[&str], &str, Model)] = &[
 
 /// The model of this name, with whatever hosts put before it.
 fn find(name: &str) -> Option<Model> {
-    let name = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-    let name = name.trim_start_matches("openai.").trim_start_matches("ft:");
+    let name = bare(name);
     let fits = |(beginnings, word, _): &&(&[&str], &str, Model)| {
-        name.contains(word) && beginnings.iter().any(|b| begins(name, b))
+        name.contains(word) && beginnings.iter().any(|b| begins(&name, b))
     };
     MODELS.iter().find(fits).map(|(.., model)| *model)
+}
+
+/// A name in small letters, without what hosts put before it.
+fn bare(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    name.trim_start_matches("openai.").trim_start_matches("ft:").to_owned()
+}
+
+/// Whether a model of OpenAI's takes cache breakpoints: GPT from 5.6 on. Azure calls 3.5 `gpt-35`.
+pub(crate) fn caches_at_marks(model: &str) -> bool {
+    let name = bare(model);
+    let number = name.strip_prefix("gpt-").and_then(|rest| rest.split('-').next()?.parse::<f64>().ok());
+    number.is_some_and(|number| (5.6..10.0).contains(&number))
 }
 
 fn begins(name: &str, with: &str) -> bool {
@@ -274,6 +286,22 @@ mod tests {
         }
         for model in ["gpt-4o", "gpt-5", "gpt-5.1", "gpt-5.3-chat-latest", "o3", "gpt-oss-120b", "grok-4.3", "mine"] {
             assert!(!wants_responses(model), "{model}");
+        }
+    }
+
+    #[test]
+    fn cache_breakpoints_are_taken_from_gpt_5_6_on() {
+        for (model, takes) in [
+            ("gpt-5.6-terra", true),
+            ("openai/gpt-6", true),
+            ("gpt-5.5", false),
+            ("gpt-5", false),
+            ("gpt-4o", false),
+            ("gpt-35-turbo", false),
+            ("gpt-oss-120b", false),
+            ("o3", false),
+        ] {
+            assert_eq!(caches_at_marks(model), takes, "{model}");
         }
     }
 

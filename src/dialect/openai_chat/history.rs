@@ -16,6 +16,7 @@ use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
 use crate::dialect::foreign::FAILED;
+use crate::dialect::openai_marks::{self, BREAKPOINT};
 use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
 
@@ -177,7 +178,12 @@ impl Writer<'_, '_, '_> {
                 _ => spoken.push(block.clone()),
             }
         }
-        let parts = self.parts(&spoken)?;
+        let mut parts = self.parts(&spoken)?;
+        if !self.own {
+            // OpenAI takes breakpoints in what its models are told, not in what they said.
+            let marked = parts.iter_mut().filter_map(|part| part.as_object_mut()?.shift_remove(BREAKPOINT)).count() > 0;
+            self.to.drop_if(marked, "cache_control", "the target takes no mark on the assistant's turns");
+        }
         let nothing = parts.is_empty() && calls.is_empty() && refusal.is_none() && audio.is_none();
         if nothing && !message.blocks.is_empty() && !self.own {
             self.thoughts(&thoughts, entries, &mut Vec::new());
@@ -327,6 +333,9 @@ impl Writer<'_, '_, '_> {
     fn marked(&mut self, mut value: Value, cache: Option<&CacheMark>, extra: &Extra) -> Value {
         if let Value::Object(part) = &mut value {
             match cache {
+                // Its own spelling is among the unknown fields.
+                Some(_) if self.own && extra.contains_key(BREAKPOINT) => {}
+                Some(_) if !self.own && openai_marks::taken(self.to) => openai_marks::write(part),
                 Some(mark) if self.to.quirks.cache_control => {
                     part.insert("cache_control".into(), write_cache(mark));
                 }

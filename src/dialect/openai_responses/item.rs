@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{NAME, tools};
 use crate::chat::reasoning::{for_client, seal, unseal};
 use crate::chat::{Block, Content, Extra, MESSAGE, Media, Reasoning, Role, ToolCall, ToolResult};
+use crate::dialect::openai_marks;
 
 /// Key in a block's `extra` that tells an unknown content part from an unknown item.
 pub(super) const PART: &str = "part";
@@ -226,7 +227,10 @@ pub(super) fn part(part: Value) -> Block {
         _ => None,
     };
     match known {
-        Some(content) => Block { content, cache: None, extra: rest(part) },
+        Some(content) => {
+            let extra = rest(part);
+            Block { content, cache: openai_marks::read(&extra), extra }
+        }
         None => {
             part.insert("type".to_owned(), kind.into());
             unknown_part(Value::Object(part))
