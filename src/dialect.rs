@@ -517,6 +517,22 @@ static OPENAI_ALLOWANCES: [[HeaderName; 2]; 2] = [
 static OPENAI_FORWARDED: [HeaderName; 2] =
     [HeaderName::from_static("openai-beta"), HeaderName::from_static("idempotency-key")];
 
+/// Fields that both OpenAI forms have beyond the neutral one.
+const OPENAI_SHARED: &[&str] = &["prompt_cache_options", "prompt_cache_retention", "safety_identifier"];
+
+/// Those of an ask of the other OpenAI form that a target of OpenAI's takes.
+fn openai_shared<'a>(ask: &'a Ask, to: &Encoding<'_>) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let shared = ask.source.starts_with("openai_") && to.quirks.prompt_cache_key;
+    ask.extra.iter().filter(move |(key, _)| shared && OPENAI_SHARED.contains(&key.as_str()))
+}
+
+/// Whether the end user of an ask of an OpenAI form is the `safety_identifier` among its own fields, the successor of
+/// `user`: with it, the older name need not be said.
+fn openai_renames_user(ask: &Ask) -> bool {
+    let renamed = ask.extra.get("safety_identifier").and_then(Value::as_str);
+    renamed.is_some() && renamed == ask.user.as_deref()
+}
+
 /// What the OpenAI forms take for the name of a function: https://platform.openai.com/docs/api-reference/chat/create.
 static OPENAI_TOOL_NAMES: names::Rule =
     names::Rule { longest: 64, further: "", begins_with_letter: false, empty: "tool" };

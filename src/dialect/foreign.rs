@@ -497,6 +497,36 @@ pub(in crate::dialect) mod tests {
     }
 
     #[test]
+    fn what_both_forms_of_openai_have_goes_from_one_to_the_other_and_the_user_to_all() {
+        let own = json!({"model": "m", "safety_identifier": "u1", "prompt_cache_retention": "24h"});
+        let with = |key: &str, value: Value| {
+            let mut body = own.clone();
+            body[key] = value;
+            body
+        };
+        let turns = json!([{"role": "user", "content": "x"}]);
+        let bodies = [("openai_chat", with("messages", turns.clone())), ("openai_responses", with("input", turns))];
+        let openai = Quirks { prompt_cache_key: true, ..Quirks::NONE };
+        for (from, body) in &bodies {
+            let (out, _) = sent(from, "anthropic", body).expect("can be sent");
+            assert_eq!(out["metadata"]["user_id"], "u1", "{from}");
+            for (to, _) in &bodies {
+                let mut encoding = Encoding::new("m", &openai);
+                let out = dialect(to).encode_ask(&ask(from, body), &mut encoding).expect("can be sent");
+                let out: Value = serde_json::from_slice(&out).expect("JSON");
+                let told = (&out["safety_identifier"], &out["prompt_cache_retention"], out.get("user"));
+                assert_eq!(told, (&json!("u1"), &json!("24h"), None), "{from} to {to}");
+                assert!(encoding.dropped.is_empty(), "{from} to {to}: {:?}", encoding.dropped);
+            }
+            // Others know the older name alone.
+            for (to, _) in bodies.iter().filter(|(to, _)| to != from) {
+                let (out, _) = sent(from, to, body).expect("can be sent");
+                assert_eq!((&out["user"], out.get("safety_identifier")), (&json!("u1"), None), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
     fn one_of_some_words_is_asked_for_in_words() {
         let body = json!({"contents": [{"parts": [{"text": "x"}]}], "generationConfig":
             {"responseMimeType": "text/x.enum", "responseSchema": {"type": "STRING", "enum": ["yes", "no"]}}});

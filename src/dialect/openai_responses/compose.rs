@@ -17,7 +17,7 @@ use crate::chat::{
 };
 use crate::dialect::foreign::FAILED;
 use crate::dialect::openai_models::{self, Told};
-use crate::dialect::{Encoding, openai_call_id, openai_marks};
+use crate::dialect::{Encoding, openai_call_id, openai_marks, openai_renames_user, openai_shared};
 use crate::fault::{Fault, Kind};
 use crate::json;
 
@@ -93,7 +93,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     // A caller of another form does not expect the provider to keep the exchange.
     put(&mut body, "store", ask.store.or((!own).then_some(false)));
     put(&mut body, "metadata", ask.metadata.clone().map(Value::Object));
-    let renamed = own && ask.extra.get("safety_identifier").and_then(Value::as_str) == ask.user.as_deref();
+    let renamed = openai_renames_user(ask) && (own || openai_shared(ask, to).next().is_some());
     put(&mut body, "user", user(ask, to).filter(|_| !renamed));
     put(&mut body, "prompt_cache_key", ask.cache_key.as_deref());
     let own = ask.source == NAME;
@@ -107,6 +107,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
         }
     }
     if !own {
+        body.extend(openai_shared(ask, to).map(|(key, value)| (key.clone(), value.clone())));
         openai_models::leave_out(effort.map(Effort::as_str), to, &mut body);
     }
     put(&mut body, "include", include(ask, effort, to));
@@ -176,7 +177,8 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
     let marked = ask.source != NAME && ask.system.iter().any(|block| block.cache.is_some());
     to.drop_if(marked && !openai_marks::taken(to), "cache_control", CACHES_ITSELF);
     to.drop_if(ask.messages.iter().any(|message| message.name.is_some()), "messages.name", WHY);
-    to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
+    let lost = ask.extra.len() > openai_shared(ask, to).count();
+    to.drop_if(ask.source != NAME && lost, "extra fields", "only the caller's dialect knows them");
 }
 
 /// What to add to the answer. Encrypted reasoning must be asked for where the provider keeps nothing, or it cannot be
