@@ -188,6 +188,9 @@ pub const OVER_ANSWER: &str = "over_answer";
 /// Key in the `extra` of a file: the whole that its text was taken from, as the source dialect wrote it.
 pub const KEPT_SOURCE: &str = "kept_source";
 
+/// Key in the `extra` of the first block of a message of the Responses form: the message's own fields (id, phase, …).
+pub const MESSAGE: &str = "message";
+
 /// Whether inline bytes of this type and name are words: text and what is written as such.
 pub fn is_textual(mime: &str, name: Option<&str>) -> bool {
     let mime = mime.trim().to_ascii_lowercase();
@@ -195,6 +198,11 @@ pub fn is_textual(mime: &str, name: Option<&str>) -> bool {
     mime.starts_with("text/")
         || matches!(mime.split(';').next(), Some("application/json" | "application/xml"))
         || (unnamed && name.is_some_and(|name| name.to_ascii_lowercase().ends_with(".txt")))
+}
+
+/// The type of inline bytes as providers take it: `image/jpg` is no type, but what many callers write.
+pub fn known_mime(mime: &str) -> &str {
+    if mime.eq_ignore_ascii_case("image/jpg") { "image/jpeg" } else { mime }
 }
 
 impl Media {

@@ -11,6 +11,7 @@ pub mod gemini;
 pub mod names;
 pub mod openai_chat;
 pub(crate) mod openai_error;
+pub(crate) mod openai_marks;
 pub(crate) mod openai_models;
 pub mod openai_responses;
 pub(crate) mod openai_strict;
@@ -115,7 +116,7 @@ pub struct Quirks {
     pub custom_tools: bool,
     /// OpenAI chat: takes ids of tool calls of nine letters and digits only; others are respelt, in relayed bodies too.
     pub short_call_ids: bool,
-    /// OpenAI chat: wants a turn of the assistant between results of tools and what the user says.
+    /// OpenAI chat: wants a turn of the assistant between results of tools and what the user says; in relayed bodies too.
     pub assistant_after_tools: bool,
     /// OpenAI chat: accepts `stream_options.include_usage`.
     pub stream_usage: bool,
@@ -373,6 +374,12 @@ pub trait Dialect: Send + Sync {
         false
     }
 
+    /// Whether the provider is known not to have this model in this wire form, so that no ask should go out in it that can
+    /// go out in another.
+    fn lacks(&self, _model: &str, _quirks: &Quirks) -> bool {
+        false
+    }
+
     /// Whether an ask of another dialect for this model is better sent in another wire form of the same provider.
     fn yields(&self, _model: &str, _quirks: &Quirks) -> bool {
         false
@@ -509,6 +516,22 @@ static OPENAI_ALLOWANCES: [[HeaderName; 2]; 2] = [
 /// The headers of the OpenAI forms for [`Dialect::forwarded_headers`].
 static OPENAI_FORWARDED: [HeaderName; 2] =
     [HeaderName::from_static("openai-beta"), HeaderName::from_static("idempotency-key")];
+
+/// Fields that both OpenAI forms have beyond the neutral one.
+const OPENAI_SHARED: &[&str] = &["prompt_cache_options", "prompt_cache_retention", "safety_identifier"];
+
+/// Those of an ask of the other OpenAI form that a target of OpenAI's takes.
+fn openai_shared<'a>(ask: &'a Ask, to: &Encoding<'_>) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let shared = ask.source.starts_with("openai_") && to.quirks.prompt_cache_key;
+    ask.extra.iter().filter(move |(key, _)| shared && OPENAI_SHARED.contains(&key.as_str()))
+}
+
+/// Whether the end user of an ask of an OpenAI form is the `safety_identifier` among its own fields, the successor of
+/// `user`: with it, the older name need not be said.
+fn openai_renames_user(ask: &Ask) -> bool {
+    let renamed = ask.extra.get("safety_identifier").and_then(Value::as_str);
+    renamed.is_some() && renamed == ask.user.as_deref()
+}
 
 /// What the OpenAI forms take for the name of a function: https://platform.openai.com/docs/api-reference/chat/create.
 static OPENAI_TOOL_NAMES: names::Rule =

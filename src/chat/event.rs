@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::{Answer, Block, Choice, Content, Finish, Reasoning, ToolCall, Usage};
+use super::{Answer, Block, Choice, Content, Extra, Finish, MESSAGE, Reasoning, ToolCall, Usage};
 use crate::fault::Fault;
 
 #[derive(Debug, Clone)]
@@ -36,6 +36,11 @@ pub enum Event {
     Usage(Usage),
     /// The service tier that the provider served on, where it is known at the end only.
     Tier(String),
+    /// The next block begins a message; fields of it that only the source dialect knows, as [`MESSAGE`] holds them.
+    Message(Extra),
+    /// Fields of the answer that only the source dialect knows, as [`Answer::extra`] holds them. Some time before `Finish`,
+    /// or right behind it.
+    Extra(Extra),
     /// The upstream is alive but has nothing to say.
     Ping,
     /// The upstream reported an error inside the stream. Nothing follows.
@@ -111,6 +116,8 @@ impl Event {
 #[derive(Debug, Default)]
 pub struct Collector {
     answer: Answer,
+    /// Fields of the message that the next block begins.
+    message: Extra,
 }
 
 impl Collector {
@@ -124,7 +131,14 @@ impl Collector {
                 self.answer.system_fingerprint = start.system_fingerprint;
                 self.answer.source = start.source;
             }
-            Event::Open { choice, block, .. } => self.choice(choice).blocks.push(opened(block)),
+            Event::Open { choice, block, .. } => {
+                let mut block = opened(block);
+                let message = std::mem::take(&mut self.message);
+                if !message.is_empty() {
+                    block.extra.insert(MESSAGE.to_owned(), message.into());
+                }
+                self.choice(choice).blocks.push(block);
+            }
             Event::Delta { choice, index, delta } => {
                 let choice = self.choice(choice);
                 if let Delta::Logprobs(entries) = delta {
@@ -141,6 +155,8 @@ impl Collector {
             }
             Event::Usage(usage) => self.answer.usage.get_or_insert_default().update(&usage),
             Event::Tier(tier) => self.answer.service_tier = Some(tier),
+            Event::Message(fields) => self.message = fields,
+            Event::Extra(fields) => self.answer.extra.extend(fields),
             Event::Close { .. } | Event::Ping => {}
             Event::Fault(fault) => return Err(fault),
         }
@@ -231,6 +247,9 @@ pub fn replay(answer: &Answer) -> Vec<Event> {
             });
         }
     }
+    if !answer.extra.is_empty() {
+        events.push(Event::Extra(answer.extra.clone()));
+    }
     events.extend(answer.usage.map(Event::Usage));
     events
 }
@@ -261,6 +280,9 @@ fn replay_block(choice: u32, index: u32, block: &Block, logprobs: Option<&Value>
         Content::Refusal(text) => (Opened::Refusal, vec![Delta::Refusal(text.clone())]),
         _ => (Opened::Whole(Box::new(block.clone())), Vec::new()),
     };
+    if let Some(Value::Object(message)) = block.extra.get(MESSAGE) {
+        events.push(Event::Message(message.clone()));
+    }
     let entries = logprobs.and_then(|value| value.get("content")).and_then(Value::as_array).cloned();
     events.push(Event::Open { choice, index, block: head });
     events.extend(deltas.into_iter().map(|delta| Event::Delta { choice, index, delta }));

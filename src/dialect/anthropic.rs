@@ -5,6 +5,7 @@
 
 mod answer;
 mod ask;
+mod beside;
 mod blocks;
 mod calls;
 mod carry;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::names::{Names, Restoring};
-use super::{Decoder, Dialect, Encoding, find};
+use super::{Decoder, Dialect, Encoding, find, openai_marks};
 use crate::chat::{Answer, Ask, Block, Content, OutputFormat, Tool, ToolChoice};
 use crate::fault::{Fault, Kind};
 
@@ -33,10 +33,29 @@ pub fn told<'a>(target: &dyn Dialect, ask: &'a Ask, to: &mut Encoding<'_>) -> Re
     if forces_hosted(&ask) {
         return Err(no_tool("A tool that only another provider offers", "tool_choice"));
     }
+    if marks(&ask) > MAX_MARKS && !openai_marks::taken(to) {
+        thin_marks(ask.to_mut());
+    }
     if let Some(names) = target.tool_names().and_then(|rule| Names::of(&ask, rule)) {
         names.spell(ask.to_mut());
     }
     Ok(ask)
+}
+
+/// Most cache marks that Anthropic takes, also behind routers; OpenAI takes any number and heeds the last.
+const MAX_MARKS: usize = 4;
+
+fn marks(ask: &Ask) -> usize {
+    let blocks = ask.system.iter().chain(ask.messages.iter().flat_map(|message| &message.blocks));
+    blocks.filter(|block| block.cache.is_some()).count()
+}
+
+/// Keeps the first mark, behind which other conversations differ, and the last ones, from which this one goes on.
+fn thin_marks(ask: &mut Ask) {
+    let last = marks(ask) - (MAX_MARKS - 1);
+    let blocks = ask.system.iter_mut().chain(ask.messages.iter_mut().flat_map(|message| &mut message.blocks));
+    let marked = blocks.filter(|block| block.cache.is_some());
+    marked.take(last).skip(1).for_each(|block| block.cache = None);
 }
 
 /// Tells a model in words to answer in JSON, in that of a schema where there is one.
@@ -152,6 +171,7 @@ pub(in crate::dialect) mod tests {
 
     use super::*;
     use crate::chat::Content;
+    use crate::dialect::openai_marks::BREAKPOINT;
     use crate::dialect::{DIALECTS, Op, Quirks, RawAsk, collect};
 
     /// The ask with this id on every call and result of a tool.
@@ -298,7 +318,9 @@ pub(in crate::dialect) mod tests {
                 {"type": "text", "text": "Well?"},
             ]},
             {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "find", "input": {}}]},
-            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [found]}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [
+                found, {"type": "tool_reference", "tool_name": "get_weather"},
+            ]}]},
         ]});
         for to in others("anthropic") {
             let (out, dropped) = sent("anthropic", to, &body).expect("can be sent");
@@ -306,6 +328,7 @@ pub(in crate::dialect) mod tests {
             let times = |words: &str| text.matches(words).count();
             assert_eq!(times("Facts (https://a.example):\\n\\nUlm has a minster."), 2, "{to}: {text}");
             assert_eq!((times("T:\\n\\nOf 1890.\\n\\nIt is high."), times("A drawing.")), (1, 1), "{to}: {text}");
+            assert_eq!(times("The tool `get_weather` can be called now."), 1, "{to}: {text}");
             assert!(!dropped.contains(&"messages.content"), "{to}: {dropped:?}");
         }
         let (own, _) = sent("anthropic", "anthropic", &body).expect("can be sent");
@@ -427,6 +450,80 @@ pub(in crate::dialect) mod tests {
         let tools = json!([{"type": "function", "name": "f", "parameters": {}}, {"type": "function", "name": "g", "parameters": {}}, {"type": "web_search"}]);
         let (out, _) = sent("openai_responses", "anthropic", &openai(tools, some)).expect("can be sent");
         assert_eq!(out["tools"].as_array().map(Vec::len), Some(1), "{out}");
+    }
+
+    #[test]
+    fn cache_marks_reach_whom_they_mean_something_to() {
+        let anthropic = json!({"model": "m", "max_tokens": 9,
+        "system": [{"type": "text", "text": "Long.", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "Short."}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "user", "content": "c"},
+        ]});
+        let quirks = Quirks { prompt_cache_key: true, ..Quirks::NONE };
+        let breakpoint = json!({"mode": "explicit"});
+        for (to, model, taken) in [
+            ("openai_chat", "gpt-5.6-terra", true),
+            ("openai_responses", "gpt-5.6-terra", true),
+            ("openai_chat", "gpt-5.5", false),
+            ("openai_responses", "gpt-5.5", false),
+        ] {
+            let mut encoding = Encoding::new(model, &quirks);
+            let body = dialect(to).encode_ask(&ask("anthropic", &anthropic), &mut encoding).expect("can be sent");
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            assert!(encoding.dropped.iter().any(|(field, _)| *field == "cache_control"), "{to}: the assistant's");
+            let turns = body.get("messages").or(body.get("input")).expect("turns");
+            let marked = |turn: usize, part: usize| turns[turn]["content"][part].get(BREAKPOINT) == Some(&breakpoint);
+            if taken {
+                assert!(marked(0, 0) && !marked(0, 1) && marked(1, 0) && !marked(2, 0), "{to}: {body}");
+            } else {
+                assert!(!body.to_string().contains(BREAKPOINT), "{to}: {body}");
+            }
+        }
+        let part = |kind: &str, n: usize| json!({"type": kind, "text": format!("{n}"), BREAKPOINT: breakpoint});
+        let parts = |kind: &str| (0..6).map(|n| part(kind, n)).collect::<Vec<_>>();
+        let chat = json!({"model": "m", "messages": [{"role": "user", "content": parts("text")}]});
+        let responses = json!({"model": "m", "input": [{"role": "user", "content": parts("input_text")}]});
+        for (from, body) in [("openai_chat", chat), ("openai_responses", responses)] {
+            let (out, _) = sent(from, "anthropic", &body).expect("can be sent");
+            let said = out["messages"][0]["content"].as_array().expect("blocks");
+            let marked: Vec<bool> = said.iter().map(|block| block.get("cache_control").is_some()).collect();
+            assert_eq!(marked, [true, false, false, true, true, true], "{from}");
+            let (own, dropped) = sent(from, from, &body).expect("can be sent");
+            assert_eq!(own.to_string().matches(BREAKPOINT).count(), 6, "{from}: {own}");
+            assert!(!dropped.contains(&"cache_control"), "{from}: {dropped:?}");
+        }
+    }
+
+    #[test]
+    fn what_both_forms_of_openai_have_goes_from_one_to_the_other_and_the_user_to_all() {
+        let own = json!({"model": "m", "safety_identifier": "u1", "prompt_cache_retention": "24h"});
+        let with = |key: &str, value: Value| {
+            let mut body = own.clone();
+            body[key] = value;
+            body
+        };
+        let turns = json!([{"role": "user", "content": "x"}]);
+        let bodies = [("openai_chat", with("messages", turns.clone())), ("openai_responses", with("input", turns))];
+        let openai = Quirks { prompt_cache_key: true, ..Quirks::NONE };
+        for (from, body) in &bodies {
+            let (out, _) = sent(from, "anthropic", body).expect("can be sent");
+            assert_eq!(out["metadata"]["user_id"], "u1", "{from}");
+            for (to, _) in &bodies {
+                let mut encoding = Encoding::new("m", &openai);
+                let out = dialect(to).encode_ask(&ask(from, body), &mut encoding).expect("can be sent");
+                let out: Value = serde_json::from_slice(&out).expect("JSON");
+                let told = (&out["safety_identifier"], &out["prompt_cache_retention"], out.get("user"));
+                assert_eq!(told, (&json!("u1"), &json!("24h"), None), "{from} to {to}");
+                assert!(encoding.dropped.is_empty(), "{from} to {to}: {:?}", encoding.dropped);
+            }
+            // Others know the older name alone.
+            for (to, _) in bodies.iter().filter(|(to, _)| to != from) {
+                let (out, _) = sent(from, to, body).expect("can be sent");
+                assert_eq!((&out["user"], out.get("safety_identifier")), (&json!("u1"), None), "{from} to {to}");
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod encoder;
 mod fields;
 mod finish;
 mod history;
+mod order;
 mod plain;
 mod reasoning;
 mod rerank;
@@ -29,6 +30,7 @@ mod usage;
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde_json::{Map, Value};
 
 use super::*;
@@ -58,6 +60,10 @@ impl Dialect for OpenAiChat {
     }
 
     /// OpenAI's own endpoints do not have every model here, and refuse tools to others while they reason.
+    fn lacks(&self, model: &str, quirks: &Quirks) -> bool {
+        quirks.custom_tools && openai_models::is_not_in_chat(model)
+    }
+
     fn yields(&self, model: &str, quirks: &Quirks) -> bool {
         quirks.custom_tools && openai_models::wants_responses(model)
     }
@@ -83,9 +89,7 @@ impl Dialect for OpenAiChat {
         if generates && quirks.stream_usage && envelope.bool("stream") == Some(true) {
             include_usage(envelope);
         }
-        if quirks.short_call_ids {
-            call_id::respell(envelope);
-        }
+        fit_history(envelope, quirks);
     }
 
     fn decode_ask(&self, raw: &RawAsk<'_>) -> Result<Ask, Fault> {
@@ -170,6 +174,24 @@ impl Dialect for OpenAiChat {
 
     fn encode_rerank_answer(&self, answer: &RerankAnswer, ask: &RerankAsk, id: &str) -> Vec<u8> {
         rerank::encode(answer, ask, id)
+    }
+}
+
+/// What a strict server refuses in the history of a relayed body, in the way it takes it.
+fn fit_history(envelope: &mut Envelope, quirks: &Quirks) {
+    if !quirks.short_call_ids && !quirks.assistant_after_tools {
+        return;
+    }
+    let Some(messages) = envelope.raw("messages").filter(|raw| memmem::find(raw, b"tool_call").is_some()) else {
+        return;
+    };
+    let respelt = if quirks.short_call_ids { call_id::respelt(messages) } else { None };
+    let filled = match quirks.assistant_after_tools {
+        true => order::filled(respelt.as_deref().unwrap_or(messages)),
+        false => None,
+    };
+    if let Some(messages) = filled.or(respelt) {
+        envelope.set("messages", messages);
     }
 }
 

@@ -17,8 +17,17 @@ struct Model {
     /// Parameters that it refuses.
     refuses: &'static [&'static str],
     idle: Idle,
-    /// OpenAI has it in the Responses form alone, or refuses its reasoning beside tools in the chat form.
-    responses: bool,
+    chat: Chat,
+}
+
+/// What of a model OpenAI has in the chat form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chat {
+    All,
+    /// It takes tools only while it does not reason.
+    ToolsOrReasoning,
+    /// It is in the Responses form alone.
+    Nothing,
 }
 
 /// When a model does not reason; it takes those of [`SAMPLING_WHILE_IDLE`] then.
@@ -51,16 +60,16 @@ const NONE_TO_XHIGH: &[Effort] = &[Off, Low, Medium, High, Xhigh];
 
 /// The o-series, and the first models for Codex.
 const REASONS: Model =
-    Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never, responses: false };
+    Model { efforts: LOW_TO_HIGH, reasons: true, refuses: SAMPLING, idle: Idle::Never, chat: Chat::All };
 
 /// Models that cannot reason.
 const PLAIN: Model = Model { efforts: &[], reasons: false, refuses: &[], ..REASONS };
 
 /// Models that chat completions do not have.
-const APART: Model = Model { responses: true, ..REASONS };
+const APART: Model = Model { chat: Chat::Nothing, ..REASONS };
 
 /// GPT from 5.2 on.
-const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, ..APART };
+const MODERN: Model = Model { efforts: NONE_TO_XHIGH, idle: Idle::WhenTold, chat: Chat::ToolsOrReasoning, ..REASONS };
 
 /// xAI's: https://docs.x.ai/docs/guides/reasoning. Its penalties stand in the row of the provider.
 const GROK: Model = Model { efforts: &[], refuses: &["stop"], ..REASONS };
@@ -97,12 +106,24 @@ const MODELS: &[(&[&str], &str, Model)] = &[
 
 /// The model of this name, with whatever hosts put before it.
 fn find(name: &str) -> Option<Model> {
-    let name = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-    let name = name.trim_start_matches("openai.").trim_start_matches("ft:");
+    let name = bare(name);
     let fits = |(beginnings, word, _): &&(&[&str], &str, Model)| {
-        name.contains(word) && beginnings.iter().any(|b| begins(name, b))
+        name.contains(word) && beginnings.iter().any(|b| begins(&name, b))
     };
     MODELS.iter().find(fits).map(|(.., model)| *model)
+}
+
+/// A name in small letters, without what hosts put before it.
+fn bare(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    name.trim_start_matches("openai.").trim_start_matches("ft:").to_owned()
+}
+
+/// Whether a model of OpenAI's takes cache breakpoints: GPT from 5.6 on. Azure calls 3.5 `gpt-35`.
+pub(crate) fn caches_at_marks(model: &str) -> bool {
+    let name = bare(model);
+    let number = name.strip_prefix("gpt-").and_then(|rest| rest.split('-').next()?.parse::<f64>().ok());
+    number.is_some_and(|number| (5.6..10.0).contains(&number))
 }
 
 fn begins(name: &str, with: &str) -> bool {
@@ -120,12 +141,17 @@ pub(crate) fn reasons(to: &Encoding<'_>) -> Option<bool> {
 
 /// Whether a model of OpenAI's is better asked in the Responses form.
 pub(crate) fn wants_responses(model: &str) -> bool {
-    find(model).is_some_and(|model| model.responses)
+    find(model).is_some_and(|model| model.chat != Chat::All)
+}
+
+/// Whether OpenAI's chat completions answer that there is no such model.
+pub(crate) fn is_not_in_chat(model: &str) -> bool {
+    find(model).is_some_and(|model| model.chat == Chat::Nothing)
 }
 
 /// Whether chat completions take tools from the target's model only while it does not reason.
 pub(crate) fn reasons_without_tools(to: &Encoding<'_>) -> bool {
-    to.quirks.custom_tools && find(to.model).is_some_and(|model| model.responses && model.efforts.contains(&Off))
+    to.quirks.custom_tools && find(to.model).is_some_and(|model| model.chat == Chat::ToolsOrReasoning)
 }
 
 /// Whether a model is known not to speak: of those that OpenAI names, the others have it in their names.
@@ -260,6 +286,22 @@ mod tests {
         }
         for model in ["gpt-4o", "gpt-5", "gpt-5.1", "gpt-5.3-chat-latest", "o3", "gpt-oss-120b", "grok-4.3", "mine"] {
             assert!(!wants_responses(model), "{model}");
+        }
+    }
+
+    #[test]
+    fn cache_breakpoints_are_taken_from_gpt_5_6_on() {
+        for (model, takes) in [
+            ("gpt-5.6-terra", true),
+            ("openai/gpt-6", true),
+            ("gpt-5.5", false),
+            ("gpt-5", false),
+            ("gpt-4o", false),
+            ("gpt-35-turbo", false),
+            ("gpt-oss-120b", false),
+            ("o3", false),
+        ] {
+            assert_eq!(caches_at_marks(model), takes, "{model}");
         }
     }
 

@@ -37,7 +37,7 @@ fn what_a_provider_says_of_its_connection_is_done() {
 }
 
 #[test]
-fn models_that_openais_chat_form_lacks_are_asked_in_its_other_form_by_callers_of_others() {
+fn models_that_openais_chat_form_lacks_are_asked_in_its_other_form() {
     let generation = built("faces", "providers: { openai: { api_key: x } }");
     let provider = &generation.routes.providers[0];
     let form = |caller: &str, model: &str, op: Op| {
@@ -45,10 +45,12 @@ fn models_that_openais_chat_form_lacks_are_asked_in_its_other_form_by_callers_of
         let target = Target::new(provider.clone(), model.to_owned(), Overrides::default(), timeouts, None);
         target.face_for(dialect::find(caller).expect("built in"), op).expect("a face").form()
     };
-    for model in ["gpt-5.5", "gpt-5.3-codex", "o3-pro"] {
+    for model in ["gpt-5-codex", "gpt-5.2-pro", "o3-pro", "o4-mini-deep-research"] {
         assert_eq!(form("anthropic", model, Op::Generate), "openai_responses", "{model}");
-        assert_eq!(form("openai_chat", model, Op::Generate), "openai_chat", "{model}");
+        assert_eq!(form("openai_chat", model, Op::Generate), "openai_responses", "{model}");
     }
+    assert_eq!(form("anthropic", "gpt-5.5", Op::Generate), "openai_responses");
+    assert_eq!(form("openai_chat", "gpt-5.5", Op::Generate), "openai_chat", "is there, but for tools with reasoning");
     assert_eq!(form("anthropic", "gpt-5.1", Op::Generate), "openai_chat");
     assert_eq!(form("gemini", "text-embedding-3-small", Op::Embed), "openai_chat");
 }

@@ -200,6 +200,8 @@ pub struct Target {
     pub addresses: Addresses,
     /// The provider's name and the model's, as headers of answers say them.
     pub labels: [HeaderValue; 2],
+    /// Wire forms that the provider speaks, but does not have this model in.
+    lacking: Vec<&'static dyn Dialect>,
     record: OnceLock<Arc<Record>>,
 }
 
@@ -248,7 +250,9 @@ impl Target {
         let (addresses, record) = (Addresses::default(), OnceLock::new());
         let label = |text| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""));
         let labels = [label(&provider.name), label(&model)];
-        Target { provider, model, overrides, timeouts, card, addresses, labels, record }
+        let lacking = provider.faces.iter().filter(|face| face.dialect.lacks(&model, &face.quirks));
+        let lacking = lacking.map(|face| face.dialect).collect();
+        Target { provider, model, overrides, timeouts, card, addresses, labels, lacking, record }
     }
 
     /// How it is doing; looked up once.
@@ -262,11 +266,13 @@ impl Target {
         faces.iter().find(|face| face.dialect == dialect).or(faces.first())
     }
 
-    /// The face to serve an operation with: the caller's own wire form where the provider speaks it, else the first that
-    /// has the operation (token counting, embeddings) and does not yield to another for this model, else the first.
+    /// The face to serve an operation with: the caller's own wire form where the provider speaks it and has the model in
+    /// it, else the first that has the operation (token counting, embeddings) and does not yield to another for this
+    /// model, else the first.
     pub fn face_for(&self, dialect: &'static dyn Dialect, op: Op) -> Option<&Face> {
         let faces = &self.provider.faces;
-        let own = faces.iter().find(|face| face.dialect == dialect);
+        let lacks = op == Op::Generate && self.lacking.contains(&dialect);
+        let own = faces.iter().find(|face| face.dialect == dialect && !lacks);
         let able = || faces.iter().filter(|face| face.serves(op, &self.model));
         let best = || able().find(|face| !face.dialect.yields(&self.model, &face.quirks));
         own.or_else(best).or_else(|| able().next()).or(faces.first())

@@ -213,7 +213,9 @@ impl Said {
                 }
             }
             Event::Open { .. } | Event::Delta { .. } | Event::Close { .. } | Event::Finish { .. } => self.stuck = true,
-            Event::Usage(_) | Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
+            // They tell of a part of the answer alone.
+            Event::Message(_) | Event::Extra(_) if self.changed => return,
+            Event::Usage(_) | Event::Message(_) | Event::Extra(_) | Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
         }
         out.push(event);
     }
@@ -231,7 +233,7 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{Finish, Start, ToolCall};
+    use crate::chat::{Extra, Finish, Start, ToolCall};
 
     fn open(index: u32, block: Opened) -> Event {
         Event::Open { choice: 0, index, block }
@@ -284,7 +286,9 @@ mod tests {
     #[test]
     fn a_text_that_is_cut_goes_on_in_the_same_block() {
         let first = vec![start(), open(0, reasoning()), close(0), open(1, Opened::Text), text(1, "One, ")];
-        let second = vec![start(), open(0, Opened::Text), text(0, " two"), text(0, " three"), close(0), finish()];
+        let own = || Extra::from_iter([("id".to_owned(), "msg_2".into())]);
+        let begun = vec![start(), Event::Message(own()), open(0, Opened::Text), text(0, " two"), text(0, " three")];
+        let second = [begun, vec![close(0), Event::Extra(own()), finish()]].concat();
         let (events, said) = told(vec![first, second]);
         let expected = [
             "start",

@@ -87,7 +87,7 @@ fn object(body: &[u8]) -> Result<Object, Fault> {
 
 /// What the neutral counts do not hold: server tools, region, details of later versions. Where they hold more than the
 /// message's own counts, these too.
-fn unread_usage(usage: Value) -> Object {
+pub fn unread_usage(usage: Value) -> Object {
     const READ: &[&str] = &[
         "input_tokens",
         "cache_creation_input_tokens",

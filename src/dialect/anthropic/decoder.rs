@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::blocks::arguments;
 use super::usage::{self, Counts};
 use super::wire::{Object, count, str_of};
-use super::{NAME, error, stop};
+use super::{NAME, beside, error, stop};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, ToolCall};
 use crate::dialect::Decoder;
 use crate::fault::{Fault, Kind};
@@ -313,6 +313,10 @@ impl Reader {
 
     fn message_delta(&mut self, value: &Value, out: &mut Vec<Event>) {
         self.start(&Value::Null, out);
+        let own = beside::read(value);
+        if !own.is_empty() {
+            out.push(Event::Extra(own));
+        }
         if value["usage"].is_object() {
             self.counts.read(&value["usage"]);
             out.push(Event::Usage(self.counts.neutral()));

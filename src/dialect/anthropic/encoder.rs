@@ -14,7 +14,8 @@ use parts::{Input, Text, Thought};
 use serde_json::{Value, json};
 
 use super::answer::{call_id, id};
-use super::{NAME, carry, stop, usage};
+use super::wire::Object;
+use super::{NAME, beside, carry, stop, usage};
 use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Start, ToolCall, Usage};
 use crate::dialect::{Asked, Encoder, continued_by};
 use crate::sse;
@@ -30,6 +31,8 @@ pub struct Writer {
     live: Option<(u32, Live)>,
     waiting: VecDeque<Waiting>,
     usage: Option<Usage>,
+    /// What an upstream of this dialect says besides.
+    own: Object,
     tier: Option<String>,
     /// The last block written was text.
     after_text: bool,
@@ -82,6 +85,7 @@ impl Writer {
             live: None,
             waiting: VecDeque::new(),
             usage: None,
+            own: Object::new(),
             tier: None,
             after_text: false,
             held: Vec::new(),
@@ -128,6 +132,7 @@ impl Encoder for Writer {
                     self.start(out);
                 }
             }
+            Event::Extra(own) if self.source == NAME => self.own.extend(own.clone()),
             // It is said at the start only.
             Event::Tier(tier) => self.tier = Some(tier.clone()),
             Event::Open { choice: 0, index, block } => {
@@ -172,8 +177,13 @@ impl Encoder for Writer {
                 sse::write(out, "ping", &json!({"type": "ping"}));
             }
             // Other choices cannot be said; a fault is written by `encode_stream_error`.
-            Event::Open { .. } | Event::Delta { .. } | Event::Close { .. } | Event::Finish { .. } | Event::Fault(_) => {
-            }
+            Event::Open { .. }
+            | Event::Delta { .. }
+            | Event::Close { .. }
+            | Event::Finish { .. }
+            | Event::Message(_)
+            | Event::Extra(_)
+            | Event::Fault(_) => {}
         }
     }
 
@@ -229,6 +239,7 @@ impl Writer {
         // The tier was said at the start; SDKs take counts alone from here.
         let usage = usage::encode(self.usage.as_ref(), None);
         let mut frame = json!({"type": "message_delta", "delta": delta, "usage": usage});
+        beside::write(std::mem::take(&mut self.own), &mut frame);
         if !self.continued.is_empty() {
             frame["portcullis"] = continued_by(&self.continued);
         }

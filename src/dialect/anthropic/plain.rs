@@ -1,5 +1,5 @@
-//! What only Anthropic's models know of an ask, in forms that every dialect has: search results and documents as text,
-//! the tools that its callers run themselves as functions.
+//! What only Anthropic's models know of an ask, in forms that every dialect has: search results, documents and references
+//! to tools as text, the tools that its callers run themselves as functions.
 //!
 //! Never loses what the model is to read: what has no other form and means something is refused.
 
@@ -45,7 +45,7 @@ fn kind_of(value: &Value) -> &str {
 /// Whether a block has to be said in another way.
 fn is_peculiar(block: &Block) -> bool {
     match &block.content {
-        Content::Other(value) => kind_of(value) == "container_upload",
+        Content::Other(value) => matches!(kind_of(value), "container_upload" | "tool_reference"),
         Content::File { source, .. } => matches!(source, Media::Text(_)) || block.extra.contains_key("context"),
         Content::ToolResult(result) => result.content.iter().any(is_peculiar),
         _ => false,
@@ -59,6 +59,12 @@ fn plain_blocks(blocks: Vec<Block>) -> Result<Vec<Block>, Fault> {
             Content::Other(ref value) if kind_of(value) == "container_upload" => {
                 let text = "A file in Anthropic's container cannot be sent to another provider; send its bytes.";
                 return Err(Fault::new(Kind::UnsupportedFeature, text).param("file_id"));
+            }
+            // What a search of the caller's among its tools has found; the tool itself is among those of the ask.
+            Content::Other(ref value) if kind_of(value) == "tool_reference" => {
+                let name = str_of(value, "tool_name").unwrap_or_default();
+                plain
+                    .push(Block { cache: block.cache, ..Block::text(format!("The tool `{name}` can be called now.")) });
             }
             Content::File { source: Media::Text(text), name } => {
                 let text = document(name.as_deref(), context(&block.extra), &text);

@@ -12,6 +12,7 @@ use super::{NAME, carry};
 use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, KEPT_SOURCE, Media, Message, Reasoning, Role, ToolResult, is_textual,
+    known_mime,
 };
 use crate::dialect::Encoding;
 use crate::fault::{Fault, Kind};
@@ -221,10 +222,7 @@ impl Writer<'_, '_> {
 
     fn image(&self, source: &Media, at: &str) -> Result<Value, Fault> {
         match source {
-            Media::Inline { mime, data } => {
-                let mime = if mime == "image/jpg" { "image/jpeg" } else { mime };
-                Ok(json!({"type": "base64", "media_type": mime, "data": data}))
-            }
+            Media::Inline { mime, data } => Ok(json!({"type": "base64", "media_type": known_mime(mime), "data": data})),
             _ => self.remote(source, at, "this kind of image source"),
         }
     }

@@ -61,12 +61,19 @@ fn rewrite(schema: &Value, depth: usize) -> Value {
             _ => told.push(format!("{key}: {value}")),
         }
     }
-    let is_object = fields.get("type").is_some_and(|kind| kind == "object") || fields.contains_key("properties");
-    if is_object {
+    if is_object(fields) || fields.contains_key("properties") {
         kept.insert("additionalProperties".to_owned(), Value::Bool(false));
     }
     describe(&mut kept, &told);
     Value::Object(kept)
+}
+
+/// Whether objects fit a schema that says so.
+fn is_object(fields: &Map<String, Value>) -> bool {
+    match fields.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "object"),
+        kind => kind.is_some_and(|kind| kind == "object"),
+    }
 }
 
 /// Most properties that are not required, and most choices between types, in all schemas of an ask:
@@ -82,8 +89,10 @@ pub fn holds<'a>(schemas: impl IntoIterator<Item = &'a Value>) -> bool {
         free |= holds_itself(schema);
         each(schema, &mut |fields| {
             let properties = fields.get("properties").and_then(Value::as_object).filter(|all| !all.is_empty());
-            let closed = fields.get("additionalProperties") == Some(&Value::Bool(false));
-            free |= fields.get("type").is_some_and(|kind| kind == "object") && properties.is_none() && !closed;
+            let others = fields.get("additionalProperties");
+            let described = others.and_then(Value::as_object).is_some_and(|schema| !schema.is_empty());
+            let closed = others == Some(&Value::Bool(false));
+            free |= described || (is_object(fields) && properties.is_none() && !closed);
             let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
             optional += properties.map_or(0, Map::len).saturating_sub(required);
             let union = fields.contains_key("anyOf") || fields.contains_key("oneOf");
@@ -176,7 +185,9 @@ mod tests {
         let of = |properties: Value| json!({"type": "object", "properties": properties, "required": ["a"]});
         assert!(holds([&of(json!({"a": {"type": "object", "properties": {}, "additionalProperties": false}}))]));
         // A map would be closed to one that is always empty.
-        for free in [json!({"type": "object", "additionalProperties": {"type": "string"}}), json!({"type": "object"})] {
+        let map = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        let with_more = json!({"type": "object", "properties": {"n": {}}, "additionalProperties": {"type": "string"}});
+        for free in [map, with_more, json!({"type": "object"}), json!({"type": ["object", "null"]})] {
             assert!(!holds([&of(json!({ "a": free }))]), "{free}");
             assert!(!holds([&of(json!({"a": {"type": "array", "items": free}}))]), "{free}");
         }

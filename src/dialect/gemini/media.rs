@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::field::{self, Object, put, take_string};
-use crate::chat::{Content, Media};
+use crate::chat::{Content, Media, known_mime};
 
 /// Reads a blob, and gives its MIME type when the neutral form cannot hold it.
 pub fn read_inline(mut blob: Object) -> (Content, Option<String>) {
@@ -41,7 +41,7 @@ pub fn read_file(mut file: Object) -> Content {
 
 /// A blob as a part.
 pub fn inline(mime: &str, data: &str) -> Object {
-    let mut blob = field::object("mimeType", mime);
+    let mut blob = field::object("mimeType", known_mime(mime));
     blob.insert("data".into(), data.into());
     field::object("inlineData", blob)
 }
@@ -61,7 +61,7 @@ pub fn part(source: &Media, fallback: Option<&str>, name: Option<&str>) -> Optio
         }
         Media::Url { url, mime } => {
             let mut file = Object::new();
-            put(&mut file, "mimeType", mime.as_deref().or_else(|| mime_of(url)).or(fallback));
+            put(&mut file, "mimeType", mime.as_deref().map(known_mime).or_else(|| mime_of(url)).or(fallback));
             file.insert("fileUri".into(), url.clone().into());
             put(&mut file, "displayName", name);
             field::object("fileData", file)

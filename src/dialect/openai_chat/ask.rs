@@ -45,6 +45,10 @@ pub(super) fn decode(raw: &RawAsk<'_>) -> Result<Ask, Fault> {
     ask.store = fields.bool("store")?;
     ask.cache_key = fields.string("prompt_cache_key")?;
     ask.extra = fields.rest();
+    // The successor of `user`; it stays in `extra` too, so that this form gets it back under its own name.
+    if ask.user.is_none() {
+        ask.user = ask.extra.get("safety_identifier").and_then(Value::as_str).map(str::to_owned);
+    }
     Ok(ask)
 }
 

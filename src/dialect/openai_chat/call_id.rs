@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use memchr::memmem;
 use serde_json::value::RawValue;
 
 use crate::dialect::stable_hash;
@@ -31,12 +30,9 @@ pub(super) fn short(id: &str) -> Cow<'_, str> {
     Cow::Owned((0..LETTERS).map(|_| letter()).collect())
 }
 
-/// Respells the ids in the messages of a relayed body.
-pub(super) fn respell(envelope: &mut Envelope) {
-    let messages = envelope.raw("messages").filter(|raw| memmem::find(raw, b"tool_call").is_some());
-    if let Some(messages) = messages.and_then(|raw| list(raw, message)) {
-        envelope.set("messages", messages);
-    }
+/// The messages of a relayed body with their ids respelt; None where all fit.
+pub(super) fn respelt(messages: &[u8]) -> Option<Vec<u8>> {
+    list(messages, message)
 }
 
 fn message(raw: &str) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value, json};
 use super::{NAME, complete, history, reasoning, tools};
 use crate::chat::{Ask, OutputFormat, Role};
 use crate::dialect::foreign::json_in_words;
-use crate::dialect::{Encoding, Prefill, Quirks, openai_models};
+use crate::dialect::{Encoding, Prefill, Quirks, openai_models, openai_renames_user, openai_shared};
 use crate::fault::{Fault, Kind};
 use crate::json;
 
@@ -55,6 +55,7 @@ pub(super) fn encode(ask: &Ask, to: &mut Encoding<'_>) -> Result<Vec<u8>, Fault>
         }
     }
     if ask.source != NAME {
+        body.extend(openai_shared(ask, to).map(|(key, value)| (key.clone(), value.clone())));
         let effort = body.get("reasoning_effort").and_then(Value::as_str).map(str::to_owned);
         openai_models::leave_out(effort.as_deref(), to, &mut body);
         few_stops(to, &body)?;
@@ -279,7 +280,8 @@ fn speech(ask: &Ask, to: &mut Encoding<'_>) -> Value {
 
 fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
     let own = ask.source == NAME;
-    if let Some(user) = &ask.user {
+    let renamed = openai_renames_user(ask) && (own || openai_shared(ask, to).next().is_some());
+    if let Some(user) = ask.user.as_ref().filter(|_| !renamed) {
         let end = user.floor_char_boundary(MAX_USER_BYTES);
         let cut = !own && end < user.len();
         to.drop_if(cut, "user", "cut to the 64 bytes that OpenAI takes");
@@ -293,5 +295,6 @@ fn caller(ask: &Ask, to: &mut Encoding<'_>, body: &mut Map<String, Value>) {
             to.drop_if(true, "metadata", "only taken for stored answers of OpenAI");
         }
     }
-    to.drop_if(!own && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
+    let lost = ask.extra.len() > openai_shared(ask, to).count();
+    to.drop_if(!own && lost, "extra fields", "only the caller's dialect knows them");
 }

@@ -428,7 +428,7 @@ impl dialect::Encoder for Encoder {
                 self.before.clear();
             }
             // A fault is written by `encode_stream_error`; keep-alive is the connection's affair.
-            Event::Ping | Event::Fault(_) => {}
+            Event::Message(_) | Event::Extra(_) | Event::Ping | Event::Fault(_) => {}
         }
     }
 

@@ -10,17 +10,15 @@ use serde_json::{Map, Value, json};
 use super::reasoning::{self, To};
 use super::tools::{disguises_custom, write_cache};
 use super::turns::PART;
-use super::{NAME, call_id};
+use super::{NAME, call_id, order};
 use crate::chat::reasoning::for_target;
 use crate::chat::{
     Ask, Block, CacheMark, Content, Extra, Media, Message, Reasoning, Role, ToolCall, ToolResult, document,
 };
 use crate::dialect::foreign::FAILED;
+use crate::dialect::openai_marks::{self, BREAKPOINT};
 use crate::dialect::{Encoding, ReasoningStyle, openai_call_id};
 use crate::fault::{Fault, Kind};
-
-/// What the assistant says to results where something must be said before the user speaks on.
-const SEEN: &str = "I have seen the results.";
 
 /// What the assistant thought where nobody knows: Kimi and DeepSeek refuse a turn of theirs without, Kimi also an empty one.
 const NO_THOUGHT: &str = " ";
@@ -180,7 +178,12 @@ impl Writer<'_, '_, '_> {
                 _ => spoken.push(block.clone()),
             }
         }
-        let parts = self.parts(&spoken)?;
+        let mut parts = self.parts(&spoken)?;
+        if !self.own {
+            // OpenAI takes breakpoints in what its models are told, not in what they said.
+            let marked = parts.iter_mut().filter_map(|part| part.as_object_mut()?.shift_remove(BREAKPOINT)).count() > 0;
+            self.to.drop_if(marked, "cache_control", "the target takes no mark on the assistant's turns");
+        }
         let nothing = parts.is_empty() && calls.is_empty() && refusal.is_none() && audio.is_none();
         if nothing && !message.blocks.is_empty() && !self.own {
             self.thoughts(&thoughts, entries, &mut Vec::new());
@@ -268,9 +271,9 @@ impl Writer<'_, '_, '_> {
     }
 
     fn push(&mut self, role: &str, fields: Vec<(&'static str, Value)>, from: Option<&Message>) {
-        let after_tools = self.out.last().is_some_and(|last| last["role"] == "tool");
-        if self.to.quirks.assistant_after_tools && after_tools && role != "assistant" {
-            self.out.push(json!({ "role": "assistant", "content": SEEN }));
+        let before = self.out.last().and_then(|last| last["role"].as_str()).unwrap_or_default();
+        if self.to.quirks.assistant_after_tools && order::lacks_turn(before, role) {
+            self.out.push(json!({ "role": "assistant", "content": order::SEEN }));
         }
         let mut message = Map::new();
         message.insert("role".into(), role.into());
@@ -330,6 +333,9 @@ impl Writer<'_, '_, '_> {
     fn marked(&mut self, mut value: Value, cache: Option<&CacheMark>, extra: &Extra) -> Value {
         if let Value::Object(part) = &mut value {
             match cache {
+                // Its own spelling is among the unknown fields.
+                Some(_) if self.own && extra.contains_key(BREAKPOINT) => {}
+                Some(_) if !self.own && openai_marks::taken(self.to) => openai_marks::write(part),
                 Some(mark) if self.to.quirks.cache_control => {
                     part.insert("cache_control".into(), write_cache(mark));
                 }

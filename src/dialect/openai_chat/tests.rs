@@ -156,7 +156,12 @@ fn events_keep_their_invariants() {
                     assert!(!finished.contains(choice), "{at}: finished twice");
                     finished.push(*choice);
                 }
-                Event::Usage(_) | Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
+                Event::Usage(_)
+                | Event::Tier(_)
+                | Event::Message(_)
+                | Event::Extra(_)
+                | Event::Ping
+                | Event::Fault(_) => {}
             }
         }
         assert!(open.is_empty() && !finished.is_empty(), "{}", name(&file));

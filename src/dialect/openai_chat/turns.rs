@@ -9,6 +9,7 @@ use super::fields::{Fields, invalid};
 use super::reasoning;
 use super::tools::read_cache;
 use crate::chat::{Ask, Block, Content, Media, Message, Reasoning, Role, ToolCall, ToolResult, is_textual};
+use crate::dialect::openai_marks;
 use crate::fault::Fault;
 
 /// Key in the `extra` of a file: the kind of part it came as, which stands there whole for servers of this form.
@@ -218,7 +219,8 @@ pub(super) fn read_part(part: Value, at: &str) -> Result<Block, Fault> {
             return Ok(Block { content: Content::Other(Value::Object(whole)), cache, extra: Default::default() });
         }
     };
-    Ok(Block { content, cache, extra: fields.rest() })
+    let extra = fields.rest();
+    Ok(Block { content, cache: cache.or_else(|| openai_marks::read(&extra)), extra })
 }
 
 /// A part's URL, bare or in an object.

@@ -83,12 +83,15 @@ impl Stated {
             (b"", b"output_tokens") => &mut self.output,
             (b"", b"total_tokens") => &mut self.total,
             (b"", b"reasoning_tokens") => &mut self.reasoning,
-            // DeepSeek and Moonshot put theirs on the top level.
-            (b"", b"prompt_cache_hit_tokens") => &mut self.cache_hit,
+            // DeepSeek and Moonshot put theirs on the top level; Databricks and others that host Claude in Anthropic's words.
+            (b"", b"prompt_cache_hit_tokens" | b"cache_read_input_tokens") => &mut self.cache_hit,
+            (b"", b"cache_creation_input_tokens") => &mut self.cache_creation,
             (b"", b"cached_tokens") => &mut self.cached,
             (b"prompt_tokens_details", b"cached_tokens") => &mut self.prompt_cached,
             (b"prompt_tokens_details", b"cache_write_tokens") => &mut self.cache_write,
-            (b"prompt_tokens_details", b"cache_creation_tokens") => &mut self.cache_creation,
+            (b"prompt_tokens_details", b"cache_creation_tokens" | b"cache_creation_input_tokens") => {
+                &mut self.cache_creation
+            }
             (b"prompt_tokens_details", b"audio_tokens") => &mut self.prompt_audio,
             (b"input_tokens_details", b"cached_tokens") => &mut self.input_cached,
             (b"completion_tokens_details", b"reasoning_tokens") => &mut self.completion_reasoning,
@@ -244,6 +247,17 @@ mod tests {
         let deepseek = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12,
                               "prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 2});
         assert_eq!(read(&deepseek).and_then(|usage| usage.cache_read), Some(8));
+        let cached = |usage: &Value| read(usage).map(|usage| (usage.input, usage.cache_read, usage.cache_write));
+        let databricks = json!({"prompt_tokens": 9673, "completion_tokens": 4, "total_tokens": 9677,
+                                "cache_read_input_tokens": 9600, "cache_creation_input_tokens": 60});
+        assert_eq!(cached(&databricks), Some((9673, Some(9600), Some(60))));
+        let dashscope = json!({"prompt_tokens": 1800, "completion_tokens": 4, "total_tokens": 1804,
+                               "prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 1737,
+                                   "cache_creation": {"ephemeral_5m_input_tokens": 1737}, "cache_type": "ephemeral"}});
+        assert_eq!(cached(&dashscope), Some((1800, Some(0), Some(1737))));
+        for usage in [&databricks, &dashscope] {
+            assert_eq!(scanned(&usage.to_string()), read(usage));
+        }
         let odd = r#"{"prompt_tokens":1.0,"completion_tokens":null,"input_tokens":7,"prompt_tokens_details":[3]}"#;
         assert_eq!(scanned(odd), serde_json::from_str(odd).ok().as_ref().and_then(read));
         let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,

@@ -4,11 +4,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::item::{self, MESSAGE, PART, Reader, made_id, string};
+use super::item::{self, PART, Reader, made_id, string};
 use super::response::{self, Echo, Response};
 use super::tools::{self, put};
 use super::{NAME, usage};
-use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, Media, Reasoning, ToolCall, free_text};
+use crate::chat::{Answer, Block, Choice, Content, Extra, Finish, MESSAGE, Media, Reasoning, ToolCall, free_text};
 use crate::dialect::{Asked, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::json;
@@ -38,9 +38,6 @@ fn read(mut response: Map<String, Value>) -> Result<Answer, Fault> {
         choice.blocks.extend(reader.blocks(item));
     }
     (choice.finish, choice.native_finish) = usage::finish(&status, incomplete, has_calls(&choice.blocks));
-    for key in ["object", "error"] {
-        response.remove(key);
-    }
     Ok(Answer {
         id: string(&mut response, "id").unwrap_or_default(),
         model: string(&mut response, "model").unwrap_or_default(),
@@ -50,8 +47,26 @@ fn read(mut response: Map<String, Value>) -> Result<Answer, Fault> {
         service_tier: string(&mut response, "service_tier"),
         system_fingerprint: None,
         source: NAME,
-        extra: response,
+        extra: own(response),
     })
+}
+
+/// What of a response the neutral form has no place for: mostly what was asked, as the provider understood it.
+pub(super) fn own(mut response: Map<String, Value>) -> Extra {
+    const READ: &[&str] = &[
+        "object",
+        "error",
+        "id",
+        "model",
+        "created_at",
+        "status",
+        "incomplete_details",
+        "output",
+        "usage",
+        "service_tier",
+    ];
+    response.retain(|key, _| !READ.contains(&key.as_str()));
+    response
 }
 
 /// The fault of a response that failed, or of an error that came with a good status.

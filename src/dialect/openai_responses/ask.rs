@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value};
 
 use super::item::{self, Reader, rest, string};
 use super::{NAME, tools};
-use crate::chat::{Ask, Block, Content, Effort, Message, ReasoningAsk, Role};
+use crate::chat::{Ask, Block, Content, Effort, MESSAGE, Message, ReasoningAsk, Role};
 use crate::dialect::RawAsk;
 use crate::fault::{Fault, Kind};
 
@@ -176,7 +176,7 @@ fn read_items(items: Vec<Value>, ask: &mut Ask) -> Result<(), Fault> {
 
 /// A message that stands alone: its own fields go from its first block to itself.
 fn own_message(role: Role, said: &str, mut blocks: Vec<Block>) -> Message {
-    let own = blocks.first_mut().and_then(|first| first.extra.remove(item::MESSAGE));
+    let own = blocks.first_mut().and_then(|first| first.extra.remove(MESSAGE));
     let mut message = Message::new(role, blocks);
     if let Some(Value::Object(own)) = own {
         message.extra = own;

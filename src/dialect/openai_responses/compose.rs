@@ -8,14 +8,16 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::ask::ROLE;
-use super::item::{self, MESSAGE, PART, is_made};
+use super::item::{self, PART, is_made};
 use super::tools::{self, put};
 use super::{NAME, usage};
 use crate::chat::reasoning::for_target;
-use crate::chat::{Ask, Block, Content, Effort, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult};
+use crate::chat::{
+    Ask, Block, Content, Effort, MESSAGE, Media, Message, OutputFormat, Reasoning, Role, ToolCall, ToolResult,
+};
 use crate::dialect::foreign::FAILED;
 use crate::dialect::openai_models::{self, Told};
-use crate::dialect::{Encoding, openai_call_id};
+use crate::dialect::{Encoding, openai_call_id, openai_marks, openai_renames_user, openai_shared};
 use crate::fault::{Fault, Kind};
 use crate::json;
 
@@ -27,6 +29,9 @@ const MAX_USER_BYTES: usize = 64;
 
 /// Why a part is left out.
 const NO_PART: &str = "the Responses form has no such part for this role";
+
+/// Why cache marks are left out.
+const CACHES_ITSELF: &str = "the provider caches by itself";
 
 /// Include words.
 const ENCRYPTED: &str = "reasoning.encrypted_content";
@@ -63,7 +68,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     let own = ask.source == NAME;
     let mut body = Map::new();
     body.insert("model".to_owned(), to.model.into());
-    let mut items = Items::new(ask);
+    let mut items = Items::new(ask, to);
     put(&mut body, "instructions", items.system());
     for message in &ask.messages {
         items.message(message, to);
@@ -88,7 +93,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
     // A caller of another form does not expect the provider to keep the exchange.
     put(&mut body, "store", ask.store.or((!own).then_some(false)));
     put(&mut body, "metadata", ask.metadata.clone().map(Value::Object));
-    let renamed = own && ask.extra.get("safety_identifier").and_then(Value::as_str) == ask.user.as_deref();
+    let renamed = openai_renames_user(ask) && (own || openai_shared(ask, to).next().is_some());
     put(&mut body, "user", user(ask, to).filter(|_| !renamed));
     put(&mut body, "prompt_cache_key", ask.cache_key.as_deref());
     let own = ask.source == NAME;
@@ -102,6 +107,7 @@ fn body(ask: &Ask, to: &mut Encoding<'_>) -> Result<Map<String, Value>, Fault> {
         }
     }
     if !own {
+        body.extend(openai_shared(ask, to).map(|(key, value)| (key.clone(), value.clone())));
         openai_models::leave_out(effort.map(Effort::as_str), to, &mut body);
     }
     put(&mut body, "include", include(ask, effort, to));
@@ -168,9 +174,11 @@ fn note_dropped(ask: &Ask, to: &mut Encoding<'_>) {
     to.drop_if(ask.seed.is_some(), "seed", WHY);
     to.drop_if(ask.logit_bias.is_some(), "logit_bias", WHY);
     to.drop_if(ask.audio.is_some(), "audio", WHY);
-    to.drop_if(ask.system.iter().any(|block| block.cache.is_some()), "cache_control", "the provider caches by itself");
+    let marked = ask.source != NAME && ask.system.iter().any(|block| block.cache.is_some());
+    to.drop_if(marked && !openai_marks::taken(to), "cache_control", CACHES_ITSELF);
     to.drop_if(ask.messages.iter().any(|message| message.name.is_some()), "messages.name", WHY);
-    to.drop_if(ask.source != NAME && !ask.extra.is_empty(), "extra fields", "only the caller's dialect knows them");
+    let lost = ask.extra.len() > openai_shared(ask, to).count();
+    to.drop_if(ask.source != NAME && lost, "extra fields", "only the caller's dialect knows them");
 }
 
 /// What to add to the answer. Encrypted reasoning must be asked for where the provider keeps nothing, or it cannot be
@@ -241,6 +249,8 @@ fn merge(ask: &Ask, key: &str, mut out: Map<String, Value>) -> Option<Value> {
 struct Items<'a> {
     ask: &'a Ask,
     own: bool,
+    /// The target takes cache marks; its own callers' stand among the unknown fields.
+    marks: bool,
     /// Ids of calls of free-text tools: their results have an item type of their own.
     custom: HashSet<&'a str>,
     out: Vec<Value>,
@@ -250,7 +260,7 @@ struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
-    fn new(ask: &'a Ask) -> Self {
+    fn new(ask: &'a Ask, to: &Encoding<'_>) -> Self {
         let blocks = ask.messages.iter().flat_map(|message| &message.blocks);
         let custom = blocks.filter_map(|block| match &block.content {
             Content::ToolCall(call) if call.custom => Some(call.id.as_str()),
@@ -259,6 +269,7 @@ impl<'a> Items<'a> {
         Items {
             ask,
             own: ask.source == NAME,
+            marks: ask.source != NAME && openai_marks::taken(to),
             custom: custom.collect(),
             out: Vec::new(),
             parts: Vec::new(),
@@ -270,7 +281,9 @@ impl<'a> Items<'a> {
     fn system(&mut self) -> Option<String> {
         // A provider that is to answer in JSON looks for that word in the input alone, and refuses an input of nothing.
         let wants_input = self.ask.output == Some(OutputFormat::JsonObject) || self.ask.messages.is_empty();
-        let as_message = !self.own && wants_input;
+        // Instructions hold no marks.
+        let marked = self.marks && self.ask.system.iter().any(|block| block.cache.is_some());
+        let as_message = !self.own && (wants_input || marked);
         let mut instructions: Vec<&str> = Vec::new();
         for block in &self.ask.system {
             let role = block.extra.get(ROLE).and_then(Value::as_str).filter(|_| self.own);
@@ -309,7 +322,9 @@ impl<'a> Items<'a> {
     }
 
     fn block(&mut self, block: &'a Block, role: &str, to: &mut Encoding<'_>) {
-        to.drop_if(block.cache.is_some(), "cache_control", "the provider caches by itself");
+        let part_of_input = role != "assistant" && !matches!(block.content, Content::ToolResult(_));
+        let lost = block.cache.is_some() && !self.own && !(self.marks && part_of_input);
+        to.drop_if(lost, "cache_control", CACHES_ITSELF);
         let item = match &block.content {
             Content::ToolCall(call) => Some(self.call(call, block)),
             Content::ToolResult(result) => Some(self.result(result, block, to)),
@@ -381,6 +396,9 @@ impl<'a> Items<'a> {
             }
             _ => return None,
         };
+        if let (true, false, Some(part)) = (self.marks && block.cache.is_some(), assistant, part.as_object_mut()) {
+            openai_marks::write(part);
+        }
         if let (true, Some(part)) = (self.own, part.as_object_mut()) {
             let rest = block.extra.iter().filter(|(key, _)| *key != MESSAGE && *key != ROLE);
             part.extend(rest.map(|(key, value)| (key.clone(), value.clone())));

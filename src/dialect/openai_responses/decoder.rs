@@ -108,7 +108,7 @@ impl ResponsesDecoder {
 
     fn must_wait(&self, kind: &str, event: &Map<String, Value>) -> bool {
         let call = match event.get("item").and_then(Value::as_object) {
-            Some(item) => matches!(item::kind(item), "function_call" | "custom_tool_call"),
+            Some(item) => item::is_call(item),
             None => kind.contains("function_call_arguments") || kind.contains("custom_tool_call_input"),
         };
         !call && self.items.iter().any(Item::call_open)
@@ -178,6 +178,7 @@ impl ResponsesDecoder {
         if let Some(reason) = reason {
             out.push(Event::Finish { choice: 0, reason, native, stop_sequence: None });
         }
+        out.push(Event::Extra(answer::own(response)));
         out.extend(counted.map(Event::Usage));
         self.ended = true;
     }
@@ -214,10 +215,14 @@ impl ResponsesDecoder {
             return;
         }
         match kind.as_str() {
-            "message" if done => self.message_done(known, object, out),
-            "message" => {}
+            "message" => {
+                self.items[known].own = item::own(object);
+                if done {
+                    self.message_done(known, object, out);
+                }
+            }
             "reasoning" => self.reasoning(known, item, done, out),
-            "function_call" | "custom_tool_call" => self.call(known, item, done, out),
+            _ if item::is_call(object) => self.call(known, item, done, out),
             _ if done => {
                 let Value::Object(item) = item else { return };
                 self.open(known, 0, Opened::Whole(Box::new(item::alone(item))), out);
@@ -471,6 +476,10 @@ impl ResponsesDecoder {
         let call = matches!(kind, Opened::ToolCall(_));
         for item in &mut self.items {
             item.close(!call, out);
+        }
+        let own = std::mem::take(&mut self.items[known].own);
+        if !own.is_empty() && !self.items[known].begun() {
+            out.push(Event::Message(own));
         }
         let index = self.next;
         self.next += 1;

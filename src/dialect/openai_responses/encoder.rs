@@ -11,7 +11,7 @@ use super::answer::{Call, Shown, image_item, mark_cut, message_item, own_id, rea
 use super::item::{self, PART, made_id};
 use super::response::{self, Echo, Response};
 use super::{NAME, failure, usage};
-use crate::chat::{Block, Content, Delta, Event, Finish, Opened, Reasoning, Start, ToolCall, Usage};
+use crate::chat::{Block, Content, Delta, Event, Extra, Finish, Opened, Reasoning, Start, ToolCall, Usage};
 use crate::dialect::{Asked, Encoder};
 use crate::fault::Fault;
 use crate::sse;
@@ -27,6 +27,8 @@ pub(super) struct ResponsesEncoder {
     output: Vec<Value>,
     /// The message that text goes to, kept open while texts follow each other.
     message: Option<Message>,
+    /// What an upstream of this form says of the message that comes next.
+    own: Extra,
     blocks: Vec<(u32, Open)>,
     finish: Option<Finish>,
     /// A refusal went by.
@@ -40,6 +42,7 @@ pub(super) struct ResponsesEncoder {
 struct Message {
     at: usize,
     id: String,
+    own: Extra,
     parts: Vec<Value>,
 }
 
@@ -122,6 +125,7 @@ impl ResponsesEncoder {
             id: String::new(),
             output: Vec::new(),
             message: None,
+            own: Extra::new(),
             blocks: Vec::new(),
             finish: None,
             refused: false,
@@ -148,6 +152,12 @@ impl Encoder for ResponsesEncoder {
             Event::Finish { choice: 0, reason, .. } => self.finish = Some(*reason),
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
             Event::Tier(tier) => self.start.get_or_insert_default().service_tier = Some(tier.clone()),
+            Event::Message(own) if self.source() == NAME => {
+                self.close_message(out);
+                self.own.clone_from(own);
+                self.own.remove("status");
+            }
+            Event::Extra(own) if self.source() == NAME => self.echo = Echo::new(&self.asked.ask, own),
             Event::Fault(fault) => self.fail(fault, out),
             // The form gives one choice; keep-alives are comments, which are not the dialect's affair.
             _ => {}
@@ -324,9 +334,11 @@ impl ResponsesEncoder {
     /// Announces a part of the message, and the message when there is none.
     fn open_part(&mut self, part: &Value, out: &mut Vec<u8>) {
         if self.message.is_none() {
-            let id = self.id_for("msg");
-            let at = self.add(&Value::Object(message_item(&id, "in_progress", Vec::new(), None)), out);
-            self.message = Some(Message { at, id, parts: Vec::new() });
+            let own = std::mem::take(&mut self.own);
+            let id = own.get("id").and_then(Value::as_str).map(str::to_owned);
+            let id = id.unwrap_or_else(|| self.id_for("msg"));
+            let at = self.add(&Value::Object(message_item(&id, "in_progress", Vec::new(), Some(&own))), out);
+            self.message = Some(Message { at, id, own, parts: Vec::new() });
         }
         self.part_event("response.content_part.added", &json!({ "part": part }), out);
     }
@@ -334,7 +346,7 @@ impl ResponsesEncoder {
     /// An event of the message's newest part.
     fn part_event(&mut self, kind: &'static str, payload: &impl Serialize, out: &mut Vec<u8>) {
         let sequence_number = self.next_number();
-        let Some(Message { at, id, parts }) = &self.message else { return };
+        let Some(Message { at, id, parts, .. }) = &self.message else { return };
         let event = At {
             kind,
             sequence_number,
@@ -529,8 +541,8 @@ impl ResponsesEncoder {
     }
 
     fn close_message(&mut self, out: &mut Vec<u8>) {
-        if let Some(Message { at, id, parts }) = self.message.take() {
-            let mut item = Value::Object(message_item(&id, "completed", parts, None));
+        if let Some(Message { at, id, own, parts }) = self.message.take() {
+            let mut item = Value::Object(message_item(&id, "completed", parts, Some(&own)));
             // What comes last is what was cut; a message closed before something else was whole.
             if at + 1 == self.output.len() {
                 mark_cut(&mut item, self.finish);

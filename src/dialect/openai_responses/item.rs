@@ -6,10 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{NAME, tools};
 use crate::chat::reasoning::{for_client, seal, unseal};
-use crate::chat::{Block, Content, Extra, Media, Reasoning, Role, ToolCall, ToolResult};
-
-/// Key in a block's `extra` under which the first block of a message keeps the message's own fields (id, phase, …).
-pub(super) const MESSAGE: &str = "message";
+use crate::chat::{Block, Content, Extra, MESSAGE, Media, Reasoning, Role, ToolCall, ToolResult};
+use crate::dialect::openai_marks;
 
 /// Key in a block's `extra` that tells an unknown content part from an unknown item.
 pub(super) const PART: &str = "part";
@@ -33,6 +31,23 @@ pub(super) fn made_id(prefix: &str, exchange: &str, index: usize) -> String {
 /// Whether an item id was made by [`made_id`].
 pub(super) fn is_made(id: &str) -> bool {
     id.split_once('_').is_some_and(|(_, rest)| rest.starts_with(OURS))
+}
+
+/// What xAI's own search of X is made up of: https://docs.x.ai/docs/guides/tools/search-tools. Its models run it themselves
+/// and tell it as calls of custom tools.
+const X_SEARCH: &[&str] = &["x_keyword_search", "x_semantic_search", "x_user_search", "x_thread_fetch", "view_x_video"];
+
+/// Whether an item of this type and name calls a tool of the caller's.
+pub(super) fn calls(kind: &str, name: Option<&str>) -> bool {
+    match kind {
+        "function_call" => true,
+        "custom_tool_call" => name.is_none_or(|name| !X_SEARCH.contains(&name)),
+        _ => false,
+    }
+}
+
+pub(super) fn is_call(item: &Map<String, Value>) -> bool {
+    calls(kind(item), item.get("name").and_then(Value::as_str))
 }
 
 /// Reads items in order; a call's signature stands in the item before it.
@@ -64,7 +79,7 @@ impl Reader {
         let Value::Object(mut item) = item else { return vec![Block::new(Content::Other(item))] };
         match kind(&item) {
             "message" => message(item),
-            "function_call" | "custom_tool_call" => vec![self.call(item)],
+            _ if is_call(&item) => vec![self.call(item)],
             "function_call_output" | "custom_tool_call_output" => vec![result(item)],
             "reasoning" => match signature_of_call(&item) {
                 Some(signature) => {
@@ -170,6 +185,13 @@ fn message(mut item: Map<String, Value>) -> Vec<Block> {
     blocks
 }
 
+/// Fields of a message in a stream that only this form knows. Its status changes on the way.
+pub(super) fn own(message: &Map<String, Value>) -> Extra {
+    const READ: &[&str] = &["type", "role", "content", "status"];
+    let own = message.iter().filter(|(key, value)| !READ.contains(&key.as_str()) && !value.is_null());
+    own.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
 /// Content: a string, or parts.
 pub(super) fn content(content: Value) -> Vec<Block> {
     match content {
@@ -205,7 +227,10 @@ pub(super) fn part(part: Value) -> Block {
         _ => None,
     };
     match known {
-        Some(content) => Block { content, cache: None, extra: rest(part) },
+        Some(content) => {
+            let extra = rest(part);
+            Block { content, cache: openai_marks::read(&extra), extra }
+        }
         None => {
             part.insert("type".to_owned(), kind.into());
             unknown_part(Value::Object(part))

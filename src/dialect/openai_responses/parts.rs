@@ -2,7 +2,7 @@
 //!
 //! Keeps lengths, never text: the text has been sent on.
 
-use crate::chat::{Delta, Event};
+use crate::chat::{Delta, Event, Extra};
 
 /// Parts and summaries that one item may have; what a wild index asks for beyond that is put into the last one.
 const MAX_PARTS: usize = 1024;
@@ -15,6 +15,8 @@ pub(super) struct Item {
     pub done: bool,
     /// Arguments that came before the call's name.
     pub early: String,
+    /// Fields of a message that only this form knows, until its first block is opened.
+    pub own: Extra,
     parts: Vec<(u64, Part)>,
     /// Bytes sent of each summary.
     summaries: Vec<usize>,
@@ -59,6 +61,11 @@ impl Item {
         }
         self.summaries[at] += more;
         self.summaries[at]
+    }
+
+    /// Whether a block of it has been opened.
+    pub fn begun(&self) -> bool {
+        self.parts.iter().any(|(_, part)| part.opened)
     }
 
     pub fn call_open(&self) -> bool {

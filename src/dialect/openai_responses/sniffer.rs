@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::usage::{self, Counts};
-use super::{NAME, answer};
+use super::{NAME, answer, item};
 use crate::dialect::{Sighting, Sniffer, Summary, openai_error, refusal};
 use crate::fault::{Fault, Kind};
 use crate::sse::Frame;
@@ -45,6 +45,8 @@ struct ItemEvent<'a> {
 struct Item<'a> {
     #[serde(rename = "type", borrow)]
     kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
     content: Option<Value>,
 }
 
@@ -82,6 +84,8 @@ struct Details<'a> {
 struct Kinded<'a> {
     #[serde(rename = "type", borrow)]
     kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
 }
 
 impl Sniffer for ResponsesSniffer {
@@ -139,7 +143,7 @@ impl ResponsesSniffer {
         }
         let Ok(ItemEvent { item: Some(item) }) = serde_json::from_slice(data) else { return Sighting::default() };
         let kind = item.kind.as_deref().unwrap_or_default();
-        self.calls |= is_call(kind);
+        self.calls |= item::calls(kind, item.name.as_deref());
         let shows = match kind {
             "message" => {
                 done && item.content.is_some_and(|content| content.as_array().is_some_and(|list| !list.is_empty()))
@@ -184,12 +188,8 @@ impl Head<'_> {
 
     fn has_calls(&self) -> bool {
         let items = self.output.as_deref().unwrap_or_default();
-        items.iter().any(|item| item.kind.as_deref().is_some_and(is_call))
+        items.iter().any(|item| item::calls(item.kind.as_deref().unwrap_or_default(), item.name.as_deref()))
     }
-}
-
-fn is_call(kind: &str) -> bool {
-    matches!(kind, "function_call" | "custom_tool_call")
 }
 
 fn owned(text: Option<Cow<'_, str>>) -> Option<String> {

@@ -209,8 +209,8 @@ impl Encoder for ResponseEncoder {
                 self.choice(*choice).finish = Some((*reason, native.clone()));
             }
             Event::Usage(usage) => self.usage.get_or_insert_default().update(usage),
-            // No frame names a tier. The error frame is `encode_stream_error`'s.
-            Event::Tier(_) | Event::Ping | Event::Fault(_) => {}
+            // No frame names a tier, and no message has fields of its own. The error frame is `encode_stream_error`'s.
+            Event::Tier(_) | Event::Message(_) | Event::Extra(_) | Event::Ping | Event::Fault(_) => {}
         }
     }
 

@@ -287,6 +287,13 @@ fn gemini_3_gets_the_stand_in_for_calls_that_another_model_made() {
 }
 
 #[test]
+fn a_jpeg_has_the_name_that_is_a_type() {
+    let image = Block::new(Content::Image { source: Media::from_url("data:image/jpg;base64,/9j/"), detail: None });
+    let (body, _) = encoded(&foreign(vec![Message::new(Role::User, vec![image])]), "gemini-2.5-flash");
+    assert_eq!(body["contents"][0]["parts"], value!([{"inlineData": {"mimeType": "image/jpeg", "data": "/9j/"}}]));
+}
+
+#[test]
 fn media_of_a_tool_result_ride_inside_it_or_beside_it() {
     let image = Block::new(Content::Image {
         source: Media::Inline { mime: "image/png".into(), data: "iVBO".into() },

@@ -316,6 +316,27 @@ fn the_assistant_speaks_between_results_and_the_user_where_the_target_wants_it()
     ask.messages.push(Message::new(Role::Assistant, vec![Block::text("Done.")]));
     ask.messages.push(Message::new(Role::User, vec![Block::text("Thanks.")]));
     assert_eq!(roles(&ask, &quirks), roles(&ask, &Quirks::NONE));
+
+    let relayed = |turns: &[&str], quirks: &Quirks| {
+        let body = format!(r#"{{"model":"m","messages":[{}],"y":2.0}}"#, turns.join(","));
+        let mut envelope = Envelope::read(body.into()).expect("an object");
+        OpenAiChat.splice(&mut envelope, "m", quirks);
+        String::from_utf8(envelope.pieces().concat()).expect("UTF-8")
+    };
+    let result = r#"{"role":"tool","tool_call_id":"x7Jk29QpZ", "n": 1.50}"#;
+    let (user, seen) =
+        (r#"{"role":"user","content":"On."}"#, r#"{"role":"assistant","content":"I have seen the results."}"#);
+    assert_eq!(
+        relayed(&[result, result, user], &quirks),
+        relayed(&[result, result, seen, user], &Quirks::NONE),
+        "in relayed bodies too"
+    );
+    for fine in [vec![result], vec![result, seen, user], vec![user, user]] {
+        assert_eq!(relayed(&fine, &quirks), relayed(&fine, &Quirks::NONE));
+    }
+    let odd = Quirks { short_call_ids: true, ..quirks };
+    let both = relayed(&[&result.replace("x7Jk29QpZ", "call_1"), user], &odd);
+    assert!(both.contains("I have seen") && !both.contains("call_1"), "{both}");
 }
 
 #[test]

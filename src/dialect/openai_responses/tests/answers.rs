@@ -90,6 +90,17 @@ fn a_picture_that_the_provider_made_is_a_picture_for_everybody() {
 }
 
 #[test]
+fn what_a_provider_searches_itself_is_no_call_of_the_callers() {
+    let answer = answer_of("x_search.json");
+    let [search, text] = answer.choices[0].blocks.as_slice() else { panic!("{:?}", answer.choices[0].blocks) };
+    assert!(matches!(search.content, Content::Other(_)) && matches!(text.content, Content::Text { .. }));
+    assert_eq!(answer.choices[0].finish, Some(Finish::Stop));
+    assert_eq!(encoded(&answer, &plain_asked())["output"][0], json(&fixture("x_search.json"))["output"][0]);
+    let summary = OpenAiResponses.summary(Op::Generate, &fixture("x_search.json")).expect("a response");
+    assert_eq!(summary.finish, Some(Finish::Stop));
+}
+
+#[test]
 fn servers_that_leave_things_out_are_understood() {
     let sparse = br#"{"output":[{"role":"assistant","content":"Hi","type":"message"},{"type":"function_call","id":"c1","name":"f","arguments":""},{"type":"function_call","id":"c2","name":"f","arguments":"null"}],"usage":{"input_tokens":3}}"#;
     let answer = OpenAiResponses.decode_answer(sparse).expect("sparse");

@@ -188,6 +188,31 @@ fn foreign_events() -> Vec<Event> {
 }
 
 #[test]
+fn a_response_of_this_form_keeps_what_only_this_form_says_of_it() {
+    let message = |id: &str, phase: &str, text: &str| {
+        json!({"id": id, "type": "message", "status": "completed", "role": "assistant", "phase": phase,
+               "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": text}]})
+    };
+    let mut whole = json(&fixture("text.json"));
+    whole["output"] =
+        json!([message("msg_1", "commentary", "I look."), message("msg_2", "final_answer", "There it is.")]);
+    let answer = OpenAiResponses.decode_answer(whole.to_string().as_bytes()).expect("a good answer");
+    let replayed = encode_stream(&replay(&answer), &plain_asked());
+    let again = encode_stream(&decode_stream(&replayed), &plain_asked());
+    for (name, stream) in [("replayed", replayed), ("again", again)] {
+        let events = data_of(&stream);
+        check_sequence(name, &events);
+        let added = events.iter().filter(|event| event["type"] == "response.output_item.added");
+        let added: Vec<_> = added.map(|event| (&event["item"]["id"], &event["item"]["phase"])).collect();
+        assert_eq!(added, [(&json!("msg_1"), &json!("commentary")), (&json!("msg_2"), &json!("final_answer"))]);
+        let last = &events[events.len() - 1]["response"];
+        for (key, value) in whole.as_object().expect("an object").iter().filter(|(key, _)| *key != "usage") {
+            assert_eq!(last[key], *value, "{name}: {key}");
+        }
+    }
+}
+
+#[test]
 fn a_foreign_stream_shows_its_reasoning_as_summary_and_its_texts_as_one_message() {
     let events = data_of(&encode_stream(&foreign_events(), &plain_asked()));
     let response = &events[events.len() - 1]["response"];
