@@ -24,7 +24,7 @@ pub struct Provider {
     pub preset: Option<String>,
     /// Wire form that the upstream speaks: `openai_chat`, `openai_responses`, `anthropic` or `gemini`, or one that an adapter teaches: `lua:NAME` for a script in `hooks_dir`, `wasm:NAME` for a plugin; when not set, the preset's.
     pub dialect: Option<String>,
-    /// Further wire forms that the upstream speaks under the same base URL; asks in one of them are relayed as they are.
+    /// Further wire forms that the upstream speaks under the same base URL; asks in one of them are relayed as they are, where it has the model in that form.
     pub dialects: Vec<String>,
     /// `https://host/v1`, `http://host:8000/v1` or `unix:///path/to.sock`, with `:/v1` after a socket for a path; when not set, the preset's. `{model}`, `{resource}`, `{account}`, `{project}`, `{region}` and `{api_version}` stand for what is said elsewhere.
     pub base_url: Option<String>,

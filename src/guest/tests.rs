@@ -28,9 +28,33 @@ pub(super) const PAST: Duration = Duration::from_millis(20);
 /// The same where this program's own loops are built without optimisation.
 pub(super) const PAST_UNOPTIMISED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 300 } else { 20 });
 
+/// Memory of this process before some calls. Other tests run beside them, and give theirs back; what leaks stays.
+#[cfg(feature = "wasm")]
+pub(super) struct Resident(u64);
+
+#[cfg(feature = "wasm")]
+impl Resident {
+    /// What others may have taken for good.
+    const NOISE_KIB: u64 = 16 << 10;
+    const OTHERS_END: Duration = Duration::from_secs(20);
+
+    pub fn now() -> Self {
+        Resident(resident_kib())
+    }
+
+    pub fn assert_same(&self, after: &str) {
+        let began = std::time::SystemTime::now();
+        let grown = || resident_kib().saturating_sub(self.0);
+        while grown() >= Self::NOISE_KIB {
+            assert!(began.elapsed().is_ok_and(|took| took < Self::OTHERS_END), "{} KiB more after {after}", grown());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
 /// Memory of this process that is its own, in KiB.
 #[cfg(feature = "wasm")]
-pub(super) fn resident_kib() -> u64 {
+fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("proc");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")

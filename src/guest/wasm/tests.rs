@@ -19,7 +19,7 @@ use crate::dialect::adapter::{Adapter, Asking, Came, Written};
 use crate::dialect::{Op, refusal};
 use crate::fault::{Fault, Kind};
 use crate::guest::adapter::{Function, Lease, Seen};
-use crate::guest::tests::{PAST, assert_gives_way, assert_gives_way_to_sockets, resident_kib};
+use crate::guest::tests::{PAST, Resident, assert_gives_way, assert_gives_way_to_sockets};
 use crate::state::guests::{Guests, Outcome};
 use crate::stream::Adapted;
 
@@ -236,12 +236,11 @@ async fn what_the_gateway_holds_for_a_guest_is_bounded_too() {
         let why = broke(encode(&plugin, how).await.expect_err("is stopped"));
         assert!(why.contains("resource table has no free keys"), "{why}");
     }
-    let before = resident_kib();
+    let before = Resident::now();
     for how in rounds(200) {
         encode(&plugin, how).await.expect_err("is stopped");
     }
-    let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 16 << 10, "{grown} KiB more after 200 full tables");
+    before.assert_same("200 full tables");
     let why = broke(encode(&plugin, "random").await.expect_err("is stopped"));
     assert!(why.contains("exceeds limit"), "{why}");
     let written = encode(&plugin, "sockets").await.expect("asks for them in vain");
@@ -265,12 +264,11 @@ async fn whoever_sleeps_is_over_with_its_lease() {
     let (events, ended) = streamed(&plugin, &["first\n", "sleep\n", "never\n"]).await;
     assert_eq!(ended.expect_err("sleeps").kind, Kind::GuestFailed);
     assert!(events.iter().any(Event::is_content) && began.elapsed() <= tight().cpu + PAST, "{:?}", began.elapsed());
-    let before = resident_kib();
+    let before = Resident::now();
     for _ in 0..200 {
         encode(&plugin, "sleep").await.expect_err("sleeps");
     }
-    let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 16 << 10, "{grown} KiB more after 200 sleepers");
+    before.assert_same("200 sleepers");
 }
 
 #[tokio::test]
@@ -420,11 +418,10 @@ async fn traps_leak_nothing() {
     for _ in 0..50 {
         encode(&plugin, "trap").await.expect_err("traps");
     }
-    let before = resident_kib();
+    let before = Resident::now();
     for _ in 0..rounds {
         encode(&plugin, "trap").await.expect_err("traps");
     }
-    let grown = resident_kib().saturating_sub(before);
     // Other tests run beside this one; a leak of one instance a trap would be 64 KiB times 300.
-    assert!(grown < 16 << 10, "{grown} KiB more after {rounds} traps");
+    before.assert_same(&format!("{rounds} traps"));
 }

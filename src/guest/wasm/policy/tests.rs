@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::guest::lua::tests::support::{self, Bench};
 use crate::guest::tests::{
-    PAST, PAST_UNOPTIMISED, assert_gives_way, assert_gives_way_to_sockets, resident_kib, thread_time,
+    PAST, PAST_UNOPTIMISED, Resident, assert_gives_way, assert_gives_way_to_sockets, thread_time,
 };
 use crate::guest::verdict::Body;
 use crate::guest::view;
@@ -328,15 +328,14 @@ async fn whoever_sleeps_is_over_with_its_lease() {
         bench.wait(Phase::Request).await.0.expect_err("sleeps");
     }
     assert!(began.elapsed() <= Duration::from_millis(40) + PAST, "{:?}", began.elapsed());
-    let before = resident_kib();
+    let before = Resident::now();
     let bench = try_probe(&json!({ "request": "sleep" }), tight).expect("starts");
     for _ in 0..200 {
         let mut cx = bench.cx(Phase::Request);
         cx.visit = Arc::new(Visit::nobody(0));
         bench.engine.call(cx, bench.request()).await.0.expect_err("sleeps");
     }
-    let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 16 << 10, "{grown} KiB more after 200 sleepers");
+    before.assert_same("200 sleepers");
 }
 
 #[test]
@@ -370,13 +369,12 @@ fn traps_leak_nothing() {
     for _ in 0..50 {
         bench.call(Phase::Request).expect_err("traps");
     }
-    let before = resident_kib();
+    let before = Resident::now();
     for _ in 0..rounds {
         bench.call(Phase::Request).expect_err("traps");
     }
-    let grown = resident_kib().saturating_sub(before);
     // Other tests run beside this one; a leak of one instance a trap would be 64 KiB times 300.
-    assert!(grown < 16 << 10, "{grown} KiB more after {rounds} traps");
+    before.assert_same(&format!("{rounds} traps"));
 }
 
 /// A policy may keep every handle that it is given, as engines do that collect their garbage when they like: each instance
@@ -386,11 +384,10 @@ fn handles_that_are_kept_cost_nobody_anything() {
     let bench = probe(json!({ "request": "hoard" }));
     let call = |round| assert_eq!(bench.call(Phase::Request), Ok(Verdict::Pass), "call {round}");
     (0..100).for_each(call);
-    let before = resident_kib();
+    let before = Resident::now();
     (0..10_000).for_each(call);
-    let grown = resident_kib().saturating_sub(before);
     // As above; the exchanges themselves, if a handle held them, would be ten times as much.
-    assert!(grown < 16 << 10, "{grown} KiB more after 10,000 kept handles");
+    before.assert_same("10,000 kept handles");
 }
 
 /// Rows that the contract spells another way, and why.
