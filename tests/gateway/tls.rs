@@ -186,22 +186,24 @@ async fn http2_heads_have_the_same_bounds() {
 #[tokio::test]
 async fn answers_without_a_body_are_whole_over_http2() {
     let mock = Mock::start().await;
-    let policy = "function on_request(req) return gw.respond(204, 'nothing of this') end";
-    let gateway = super::policies::with(&mock, &[("mute", policy)], "hooks: [{ lua: mute }]\n").await;
-    let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
-    for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
-        let request = Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
-        let response = client.clone().send_request(request).await.expect("an answer");
-        assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
-        assert_eq!(text(response).await, "", "{path}");
-    }
-    let ask = || Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
-    let response = begin(&client, "/v1/chat/completions", ask()).await;
-    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (204, ""));
-    let reply = gateway.call("POST", "/v1/chat/completions", &[("connection", "close")], ask()).await;
-    assert_eq!((reply.status(), reply.text().as_str()), (204, ""));
-    for line in gateway.lines(3).await {
-        assert!(line["error"].is_null(), "{line}");
+    for status in [204, 205] {
+        let policy = format!("function on_request(req) return gw.respond({status}, 'nothing of this') end");
+        let gateway = super::policies::with(&mock, &[("mute", &policy)], "hooks: [{ lua: mute }]\n").await;
+        let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
+        for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
+            let request = Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
+            let response = client.clone().send_request(request).await.expect("an answer");
+            assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
+            assert_eq!(text(response).await, "", "{path}");
+        }
+        let ask = || Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
+        let response = begin(&client, "/v1/chat/completions", ask()).await;
+        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (status, ""));
+        let reply = gateway.call("POST", "/v1/chat/completions", &[("connection", "close")], ask()).await;
+        assert_eq!((reply.status(), reply.text().as_str()), (status, ""));
+        for line in gateway.lines(3).await {
+            assert!(line["error"].is_null(), "{line}");
+        }
     }
 }
 
