@@ -213,7 +213,11 @@ pub(super) fn address_once(
 
 fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address, Fault> {
     let provider = &target.provider;
-    let mut url = join_url(&name_model(&face.base_url, &target.model), path);
+    let unnamed = || {
+        let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
+        Fault::new(Kind::ModelNotFound, text).param("model")
+    };
+    let mut url = join_url(&name_model(&face.base_url, &target.model).ok_or_else(unnamed)?, path);
     let mut query = |text: &str| {
         url.push(if url.contains('?') { '&' } else { '?' });
         url.push_str(text);
@@ -240,10 +244,7 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
             query(&format!("{}={}", utf8_percent_encode(name, VALUE), utf8_percent_encode(&secret.0, VALUE)));
         }
     }
-    let uri = url.parse().map_err(|error| {
-        let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
-        Fault::new(Kind::ModelNotFound, text).param("model").because(error)
-    })?;
+    let uri = url.parse().map_err(|error| unnamed().because(error))?;
     Ok(Address { uri, headers: headers.into() })
 }
 
