@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::head::misdirected;
@@ -43,6 +43,9 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 /// upstream for a client that has stopped reading; throughput does not depend on it.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// How soon the first bytes of a connection are looked at again that may become HTTP/2's preface.
+const PEEK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How soon an answer that was due is looked at again.
 const LATE: Duration = Duration::from_millis(100);
@@ -106,12 +109,20 @@ pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStrea
 
 /// Whether the first bytes are HTTP/2's preface. None when nothing came in time.
 async fn speaks_h2(stream: &TcpStream, within: Duration) -> Option<bool> {
-    let mut first = [0; 4];
-    match timeout(within, stream.peek(&mut first)).await {
-        Ok(Ok(0)) | Ok(Err(_)) | Err(_) => None,
-        // No method of HTTP/1.1 begins like this.
-        Ok(Ok(_)) => Some(first.starts_with(b"PRI ")),
-    }
+    // No method of HTTP/1.1 begins like this.
+    const PREFACE: &[u8] = b"PRI ";
+    let told = async {
+        let mut first = [0; PREFACE.len()];
+        loop {
+            let length = stream.peek(&mut first).await.ok().filter(|length| *length > 0)?;
+            if length == PREFACE.len() || !PREFACE.starts_with(&first[..length]) {
+                return Some(first == PREFACE);
+            }
+            // What was looked at is still there, and would be ready again at once.
+            sleep(PEEK_AGAIN).await;
+        }
+    };
+    timeout(within, told).await.ok().flatten()
 }
 
 async fn run<S>(shared: Shared, upstream: Arc<dyn Upstream>, stream: S, peer: SocketAddr, limits: Limits, h2: bool)
@@ -327,8 +338,10 @@ impl Activity {
         u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    pub fn read(&self) {
-        if !self.h2 && self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+    /// Notes what was read. Line ends alone begin no head: some clients send one behind a request's body.
+    pub fn read(&self, bytes: &[u8]) {
+        let rests = self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0;
+        if !self.h2 && rests && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
             self.head.store(self.now(), Ordering::Relaxed);
         }
     }
@@ -612,18 +625,48 @@ impl Body for Answer {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_preface_of_http2_may_come_in_pieces() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        for (first, rest, expected) in [("PR", "I * HTTP/2.0", true), ("P", "OST / HTTP/1.1", false)] {
+            let mut client = TcpStream::connect(address).await.expect("connects");
+            let (stream, _) = listener.accept().await.expect("comes");
+            client.write_all(first.as_bytes()).await.expect("taken");
+            stream.readable().await.expect("comes");
+            // It has looked once before the rest is written.
+            let (h2, written) =
+                tokio::join!(speaks_h2(&stream, Duration::from_secs(10)), client.write_all(rest.as_bytes()));
+            written.expect("taken");
+            assert_eq!(h2, Some(expected), "{first}{rest}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_end_behind_a_request_begins_no_head() {
+        let limits = Limits { head_timeout: LATE, keep_alive_timeout: LATE * 5, ..LIMITS };
+        let activity = Activity::new(false);
+        activity.read(b"\r\n");
+        tokio::time::advance(LATE * 2).await;
+        assert!(matches!(activity.judge(limits), Verdict::Fine));
+        activity.read(b"\r\nG");
+        tokio::time::advance(LATE * 2).await;
+        assert!(matches!(activity.judge(limits), Verdict::SlowHead));
+    }
+
+    const LIMITS: Limits = Limits {
+        max_connections: 1,
+        max_head_bytes: 1,
+        max_headers: 1,
+        head_timeout: Duration::from_secs(900),
+        keep_alive_timeout: Duration::from_secs(900),
+        max_streams: 1,
+    };
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_over_http2_that_its_client_takes_none_of_is_given_up() {
-        let limits = Limits {
-            max_connections: 1,
-            max_head_bytes: 1,
-            max_headers: 1,
-            head_timeout: CLIENT_STALL * 3,
-            keep_alive_timeout: CLIENT_STALL * 3,
-            max_streams: 1,
-        };
         let activity = Arc::new(Activity::new(true));
-        let is_stalled = || matches!(activity.judge(limits), Verdict::Stalled);
+        let is_stalled = || matches!(activity.judge(LIMITS), Verdict::Stalled);
         let mut answer = Answer::new(Outbound::whole("first"), UnderWay::new(activity.clone()));
         let other = Answer::new(Outbound::whole("second"), UnderWay::new(activity.clone()));
         tokio::time::advance(CLIENT_STALL / 2).await;
