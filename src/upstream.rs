@@ -209,7 +209,9 @@ impl Upstream for Pools {
             };
             match answered {
                 // No provider's word: who asks the way, not who serves, wants to know us.
-                Ok(Ok(answer)) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(unknown_to_proxy()),
+                Ok(Ok(answer)) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                    Err(unknown_to_proxy())
+                }
                 Ok(answered) => answered,
                 Err(_) => {
                     let text = format!("The provider sent no answer within {head_timeout:?}.");

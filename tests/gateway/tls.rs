@@ -194,7 +194,8 @@ async fn answers_without_a_body_are_whole_over_http2() {
         let gateway = super::policies::with(&mock, &[("mute", &policy)], "hooks: [{ lua: mute }]\n").await;
         let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
         for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
-            let request = Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
+            let request =
+                Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
             let response = client.clone().send_request(request).await.expect("an answer");
             assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
             assert_eq!(text(response).await, "", "{path}");

@@ -30,7 +30,11 @@ pub struct StreamEvent {
 pub enum Cutter {
     Bytes(Bytes),
     /// Of what is held the first `searched` bytes end no line: a long line that comes in many pieces is looked through once.
-    Lines { held: BytesMut, searched: usize, max: usize },
+    Lines {
+        held: BytesMut,
+        searched: usize,
+        max: usize,
+    },
     Events(Scanner),
 }
 
