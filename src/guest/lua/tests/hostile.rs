@@ -264,7 +264,7 @@ fn only_the_first_machine_in_a_full_ones_place_is_built_while_a_worker_waits() {
     let first = replacing();
     for _ in 0..2 {
         while script.domain.spare().is_none() {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         let next = replacing();
         assert!(next < first / 2, "{next:?} after {first:?}");
