@@ -46,7 +46,7 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
-/// How soon the first bytes of a connection are looked at again that may become HTTP/2's preface.
+/// How soon the first bytes of a connection are looked at again that may become HTTP/2's preface, for the first time.
 const PEEK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How soon an answer that was due is looked at again.
@@ -114,14 +114,15 @@ async fn speaks_h2(stream: &TcpStream, within: Duration) -> Option<bool> {
     // No method of HTTP/1.1 begins like this.
     const PREFACE: &[u8] = b"PRI ";
     let told = async {
-        let mut first = [0; PREFACE.len()];
+        let (mut first, mut pause) = ([0; PREFACE.len()], PEEK_AGAIN);
         loop {
             let length = stream.peek(&mut first).await.ok().filter(|length| *length > 0)?;
             if length == PREFACE.len() || !PREFACE.starts_with(&first[..length]) {
                 return Some(first == PREFACE);
             }
-            // What was looked at is still there, and would be ready again at once.
-            sleep(PEEK_AGAIN).await;
+            // What was looked at is still there, and would be ready again at once. Who sends no more is looked at ever less.
+            sleep(pause).await;
+            pause *= 2;
         }
     };
     timeout(within, told).await.ok().flatten()
