@@ -214,7 +214,9 @@ impl<'a> Scope<'a> {
             .iter()
             // One is sent with every request, the other belongs to a single one.
             .filter(|name| !matches!(name.as_str(), "anthropic-version" | "idempotency-key"))
-            .filter_map(|name| Some([name.as_str().as_bytes(), call.headers.get(name)?.as_bytes()]));
+            .flat_map(|name| {
+                call.headers.get_all(name).iter().map(|value| [name.as_str().as_bytes(), value.as_bytes()])
+            });
         Scope {
             shared: [partition.as_bytes(), namespace.as_bytes(), x.op.as_str().as_bytes()],
             fingerprint: policy.general.fingerprint(),

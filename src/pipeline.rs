@@ -411,9 +411,9 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The caller's own id, where it is fit for logs and headers.
 fn caller_id(headers: &HeaderMap) -> Option<String> {
-    let value = CALLER_IDS.iter().find_map(|name| headers.get(name))?;
-    let text = value.to_str().ok()?;
-    let fit =
-        !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic());
-    fit.then(|| text.to_owned())
+    let fit = |text: &&str| {
+        !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let said = |name: &HeaderName| headers.get(name)?.to_str().ok().filter(fit);
+    CALLER_IDS.iter().find_map(said).map(str::to_owned)
 }

@@ -142,7 +142,8 @@ pub fn finish(outcome: Result<Reply, Fault>, mut settle: Settle) -> Response<Out
     annotate(&mut reply.headers, &settle);
     let body = match reply.content {
         Content::Whole(bytes) => {
-            let has_none = matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let (none, reset, same) = (StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED);
+            let has_none = [none, reset, same].contains(&reply.status);
             let bytes = Some(bytes).filter(|bytes| !has_none && !bytes.is_empty());
             settle.bytes_out = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
             // Nobody asks for a body that is none.

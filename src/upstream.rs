@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout};
@@ -207,10 +207,17 @@ impl Upstream for Pools {
             } else {
                 timeout(head_timeout, Box::pin(self.send_negotiated(dial, &request))).await
             };
-            answered.unwrap_or_else(|_| {
-                let text = format!("The provider sent no answer within {head_timeout:?}.");
-                Err(Fault::new(Kind::HeadTimeout, text))
-            })
+            match answered {
+                // No provider's word: who asks the way, not who serves, wants to know us.
+                Ok(Ok(answer)) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                    Err(unknown_to_proxy())
+                }
+                Ok(answered) => answered,
+                Err(_) => {
+                    let text = format!("The provider sent no answer within {head_timeout:?}.");
+                    Err(Fault::new(Kind::HeadTimeout, text))
+                }
+            }
         })
     }
 }
@@ -224,7 +231,18 @@ fn unreachable(error: &(dyn std::error::Error + 'static), connect_timeout: Durat
         let text = format!("No connection to the provider within {connect_timeout:?}.");
         return Fault::new(Kind::ConnectTimeout, text).because(error_chain(error));
     }
-    Fault::new(Kind::UpstreamUnreachable, "No connection to the provider.").because(error_chain(error))
+    let why = error_chain(error);
+    // hyper-util's error of a tunnel has no public type; `proxies_that_want_another_credential_are_named` holds its words.
+    if why.contains("proxy authorization required") {
+        return unknown_to_proxy();
+    }
+    Fault::new(Kind::UpstreamUnreachable, "No connection to the provider.").because(why)
+}
+
+fn unknown_to_proxy() -> Fault {
+    let text = "The proxy on the way to the provider refused the gateway's credential, or was given none; the operator \
+                checks user and password in the provider's `proxy`, or in HTTPS_PROXY and HTTP_PROXY.";
+    Fault::new(Kind::UpstreamUnreachable, text).because("407 from the proxy")
 }
 
 fn unanswered(lost: Lost) -> Fault {

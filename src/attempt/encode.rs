@@ -213,7 +213,11 @@ pub(super) fn address_once(
 
 fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address, Fault> {
     let provider = &target.provider;
-    let mut url = join_url(&name_model(&face.base_url, &target.model), path);
+    let unnamed = || {
+        let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
+        Fault::new(Kind::ModelNotFound, text).param("model")
+    };
+    let mut url = join_url(&name_model(&face.base_url, &target.model).ok_or_else(unnamed)?, path);
     let mut query = |text: &str| {
         url.push(if url.contains('?') { '&' } else { '?' });
         url.push_str(text);
@@ -240,10 +244,7 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
             query(&format!("{}={}", utf8_percent_encode(name, VALUE), utf8_percent_encode(&secret.0, VALUE)));
         }
     }
-    let uri = url.parse().map_err(|error| {
-        let text = format!("No address can be made for the model `{}` of `{}`.", target.model, provider.name);
-        Fault::new(Kind::ModelNotFound, text).param("model").because(error)
-    })?;
+    let uri = url.parse().map_err(|error| unnamed().because(error))?;
     Ok(Address { uri, headers: headers.into() })
 }
 
@@ -251,10 +252,19 @@ fn made(face: &Face, target: &Target, key: usize, path: &str) -> Result<Address,
 fn forward(headers: &mut Headers, face: &Face, client: &HeaderMap) {
     for name in face.dialect.forwarded_headers() {
         let ours = matches!(&face.auth, Auth::Header(own, _) if own == *name);
-        if let Some(value) = client.get(name).filter(|_| !ours) {
-            headers.edit().insert(name.clone(), value.clone());
+        if !ours && let Some(value) = said(client, name) {
+            headers.edit().insert(name.clone(), value);
         }
     }
+}
+
+/// What a client says in a header. Betas are a list, which may stand in several lines; of anything else the first counts.
+fn said(client: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut lines = client.get_all(name).iter();
+    let first = lines.next()?;
+    let Some(second) = lines.next().filter(|_| name.as_str().ends_with("-beta")) else { return Some(first.clone()) };
+    let all: Vec<_> = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&all.join(&b',')).ok()
 }
 
 /// Makes the operator's changes: what is dropped, then what is missing, then what is set. Only the top-level fields that

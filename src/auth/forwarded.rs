@@ -1,19 +1,14 @@
 //! The caller's address where proxies stand between: `x-forwarded-for`, believed only of those that are trusted.
 //!
-//! Never decides who a caller is; the address is for the log.
+//! Never decides who a caller is; the address is for the log, for limits by `ip` and for policies.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 
-const HEADER: &str = "x-forwarded-for";
+use crate::state::limit::rule::Network;
 
-/// An address, or all that share its first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
-    address: IpAddr,
-    bits: u8,
-}
+const HEADER: &str = "x-forwarded-for";
 
 /// Proxies whose word is taken.
 #[derive(Debug, Clone, Default)]
@@ -45,33 +40,6 @@ impl Trusted {
         }
         Some(caller)
     }
-}
-
-impl Network {
-    fn read(text: &str) -> Option<Network> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().ok()?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Some(most), |bits| bits.parse().ok())?;
-        (bits <= most).then_some(Network { address, bits })
-    }
-
-    fn holds(&self, other: IpAddr) -> bool {
-        // A socket for both families shows IPv4 peers in an IPv6 spelling.
-        match (self.address.to_canonical(), other.to_canonical()) {
-            (IpAddr::V4(mine), IpAddr::V4(other)) => {
-                let bits = if self.address.is_ipv4() { self.bits } else { self.bits.saturating_sub(96) };
-                same(u128::from(mine.to_bits()) << 96, u128::from(other.to_bits()) << 96, bits)
-            }
-            (IpAddr::V6(mine), IpAddr::V6(other)) => same(mine.to_bits(), other.to_bits(), self.bits),
-            _ => false,
-        }
-    }
-}
-
-/// Whether the first bits are equal.
-fn same(one: u128, other: u128, bits: u8) -> bool {
-    bits == 0 || (one ^ other) >> (128 - u32::from(bits)) == 0
 }
 
 /// An entry of the header: an address, with a port or without. No port is port 0.
@@ -112,6 +80,7 @@ mod tests {
     fn both_families_are_matched_by_their_bits() {
         assert_eq!(caller(&["10.0.0.0/8"], "[::ffff:10.1.2.3]:5", &["2001:db8::1"]), "[2001:db8::1]:0");
         assert_eq!(caller(&["fd00::/8"], "[fd12::1]:5", &["[2001:db8::1]:80"]), "[2001:db8::1]:80");
+        assert_eq!(caller(&["::ffff:10.0.0.0/104"], "10.0.0.1:5", &["203.0.113.9"]), "203.0.113.9:0");
         assert_eq!(caller(&["0.0.0.0/0"], "198.51.100.1:5", &["203.0.113.9"]), "203.0.113.9:0");
         assert!(Trusted::read(["10.0.0.0/33"]).is_none() && Trusted::read(["proxy"]).is_none());
     }

@@ -23,8 +23,8 @@ mod views;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -65,6 +65,34 @@ struct Domain {
     slots: Vec<ArcSwap<Machine>>,
     /// How often each machine was replaced; told apart by who replaces it.
     replaced: AtomicU64,
+    /// The next machine, once one was needed, and whether it is being built.
+    spare: Mutex<Option<Machine>>,
+    builds: AtomicBool,
+}
+
+impl Domain {
+    /// A machine for who needs one now. Only the first is built while a worker waits; the next one is built elsewhere, as
+    /// `on_init` may take a hundred times as long as a call.
+    fn fresh(self: &Arc<Self>) -> Result<Machine, (usize, String)> {
+        let spare = self.spare().take();
+        let fresh = spare.map_or_else(|| Machine::build(&self.recipes, self.memory), Ok)?;
+        if !self.builds.swap(true, Relaxed) {
+            let domain = self.clone();
+            let build = move || {
+                let next = Machine::build(&domain.recipes, domain.memory);
+                *domain.spare() = next.ok();
+                domain.builds.store(false, Relaxed);
+            };
+            // Without a thread there is no spare.
+            let begun = std::thread::Builder::new().name("spare-machine".to_owned()).spawn(build);
+            self.builds.fetch_and(begun.is_ok(), Relaxed);
+        }
+        Ok(fresh)
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for Domain {
@@ -107,7 +135,8 @@ pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Script>, Vec<(usize
         let phases: Vec<Phases> = (0..recipes.len()).map(|at| machines[0].phases(at)).collect();
         let waits: Vec<bool> = recipes.iter().map(Recipe::waits).collect();
         let slots = machines.into_iter().map(ArcSwap::from_pointee).collect();
-        let domain = Arc::new(Domain { recipes, memory, slots, replaced: AtomicU64::new(0) });
+        let (spare, builds, replaced) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
+        let domain = Arc::new(Domain { recipes, memory, slots, replaced, spare, builds });
         for (at, place) in places.into_iter().enumerate() {
             scripts[place] = Some(Script { domain: domain.clone(), at, phases: phases[at], awaits: waits[at] });
         }
@@ -316,7 +345,7 @@ impl Script {
 
     fn replace(&self, slot: usize) -> bool {
         // The recipes built machines before, so that this fails only where the system has no memory left.
-        match Machine::build(&self.domain.recipes, self.domain.memory) {
+        match self.domain.fresh() {
             Ok(fresh) => {
                 self.domain.slots[slot].store(Arc::new(fresh));
                 self.domain.replaced.fetch_add(1, Relaxed);

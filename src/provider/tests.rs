@@ -24,7 +24,7 @@ fn chats(takes: impl Fn(&Quirks) -> bool) -> Vec<&'static str> {
 /// A template with every field filled.
 fn filled(template: &str) -> String {
     let base = expand(template, &|_| Some("abc".to_owned())).expect("every field has a value");
-    name_model(&base, "m")
+    name_model(&base, "m").expect("a plain name").into_owned()
 }
 
 #[test]

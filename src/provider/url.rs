@@ -1,5 +1,6 @@
 //! URLs of upstreams as text: templates, joining, versions. Never resolves or checks a host: `upstream` does.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// A base URL could not be made because the operator has not said enough.
@@ -45,9 +46,14 @@ pub fn expand(template: &str, field: &dyn Fn(&str) -> Option<String>) -> Result<
     Ok(out.replacen("://global-aiplatform.", "://aiplatform.", 1))
 }
 
-/// Puts the model into a base URL that names it in its path; most do not.
-pub fn name_model(base: &str, model: &str) -> String {
-    if base.contains("{model}") { base.replace("{model}", &encoded(model)) } else { base.to_owned() }
+/// Puts the model into a base URL that names it in its path; most do not. None where the name would lead out of its place
+/// there: `..` is a way up even to servers that read `%2E` and `%2F` before they look.
+pub fn name_model<'u>(base: &'u str, model: &str) -> Option<Cow<'u, str>> {
+    if !base.contains("{model}") {
+        return Some(base.into());
+    }
+    let leads_out = model.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
+    (!leads_out).then(|| base.replace("{model}", &encoded(model)).into())
 }
 
 /// The URL of `path` under `base`. Both may have a query; where both name a version of the API, the base's counts:
@@ -177,8 +183,12 @@ mod tests {
         );
         assert_eq!(expand("https://{resource}.openai.azure.com", &field), Err("resource".to_owned()));
         assert_eq!(expand("https://h/{model}", &field), Ok("https://h/{model}".to_owned()));
-        assert_eq!(name_model("https://h/d/{model}?v=1", "a/b c"), "https://h/d/a%2Fb%20c?v=1");
-        assert_eq!(name_model("https://h/v1", "m"), "https://h/v1");
+        let named = |base, model| name_model(base, model).map(|url| url.into_owned());
+        assert_eq!(named("https://h/d/{model}?v=1", "a/b c..d").as_deref(), Some("https://h/d/a%2Fb%20c..d?v=1"));
+        for model in ["..", ".", "../admin", "a/../../b", "a\\.."] {
+            assert_eq!(named("https://h/d/{model}/x", model), None, "{model}");
+            assert_eq!(named("https://h/v1", model).as_deref(), Some("https://h/v1"), "{model}");
+        }
     }
 
     #[test]

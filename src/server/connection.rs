@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,14 +15,16 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::head::misdirected;
@@ -43,6 +45,9 @@ const CLIENT_STALL: Duration = Duration::from_secs(300);
 /// upstream for a client that has stopped reading; throughput does not depend on it.
 #[cfg(target_os = "linux")]
 const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
+/// How soon the first bytes of a connection are looked at again that may become HTTP/2's preface, for the first time.
+const PEEK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How soon an answer that was due is looked at again.
 const LATE: Duration = Duration::from_millis(100);
@@ -106,12 +111,21 @@ pub async fn serve(shared: Shared, upstream: Arc<dyn Upstream>, stream: TcpStrea
 
 /// Whether the first bytes are HTTP/2's preface. None when nothing came in time.
 async fn speaks_h2(stream: &TcpStream, within: Duration) -> Option<bool> {
-    let mut first = [0; 4];
-    match timeout(within, stream.peek(&mut first)).await {
-        Ok(Ok(0)) | Ok(Err(_)) | Err(_) => None,
-        // No method of HTTP/1.1 begins like this.
-        Ok(Ok(_)) => Some(first.starts_with(b"PRI ")),
-    }
+    // No method of HTTP/1.1 begins like this.
+    const PREFACE: &[u8] = b"PRI ";
+    let told = async {
+        let (mut first, mut pause) = ([0; PREFACE.len()], PEEK_AGAIN);
+        loop {
+            let length = stream.peek(&mut first).await.ok().filter(|length| *length > 0)?;
+            if length == PREFACE.len() || !PREFACE.starts_with(&first[..length]) {
+                return Some(first == PREFACE);
+            }
+            // What was looked at is still there, and would be ready again at once. Who sends no more is looked at ever less.
+            sleep(pause).await;
+            pause *= 2;
+        }
+    };
+    timeout(within, told).await.ok().flatten()
 }
 
 async fn run<S>(shared: Shared, upstream: Arc<dyn Upstream>, stream: S, peer: SocketAddr, limits: Limits, h2: bool)
@@ -123,7 +137,7 @@ where
     let max_headers = limits.max_headers;
     let service = Requests { shared: shared.clone(), upstream, peer, max_headers, activity: activity.clone() };
     if h2 {
-        let conn = http2::Builder::new(TokioExecutor::new())
+        let conn = http2::Builder::new(Streams(activity.clone()))
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
             .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
@@ -209,6 +223,7 @@ where
                 if stage >= Stage::Draining && activity.rests(PARTING) {
                     return Poll::Ready(false);
                 }
+                activity.end_untaken();
                 match activity.judge(limits) {
                     Verdict::Fine if stage >= Stage::Draining => clock.as_mut().reset(Instant::now() + PARTING),
                     Verdict::Fine => clock.as_mut().reset(activity.next_check(limits)),
@@ -269,20 +284,22 @@ pub(super) struct Activity {
     waits: AtomicBool,
     /// A stream begins: what is written next does not wait for others.
     hurries: AtomicBool,
-    /// The answers of HTTP/2, whose clients may take none of them while the socket is free: their windows are closed.
-    untaken: Mutex<Vec<Arc<Untaken>>>,
+    /// The streams of HTTP/2, whose clients may take none of an answer while the socket is free: its window is closed.
+    streams: Mutex<Vec<Arc<Stream>>>,
     /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
     ending: Arc<Notify>,
     nudge: Arc<Nudge>,
 }
 
-/// What becomes of an answer of HTTP/2.
-#[derive(Debug)]
-struct Untaken {
-    /// Since when its client takes none of it.
-    since: AtomicU64,
+/// What becomes of a stream of HTTP/2.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Since when its client takes none of the answer.
+    untaken: AtomicU64,
     /// When the last of it is due.
     due: AtomicU64,
+    /// Ends it: hyper asks nothing of a stream whose window is closed.
+    task: OnceLock<AbortHandle>,
 }
 
 enum Verdict {
@@ -307,14 +324,14 @@ impl Activity {
             due: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
-            untaken: Mutex::default(),
+            streams: Mutex::default(),
             ending: Arc::default(),
             nudge: Arc::default(),
         }
     }
 
-    fn untaken(&self) -> MutexGuard<'_, Vec<Arc<Untaken>>> {
-        self.untaken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn streams(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> u64 {
@@ -327,8 +344,10 @@ impl Activity {
         u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    pub fn read(&self) {
-        if !self.h2 && self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+    /// Notes what was read. Line ends alone begin no head: some clients send one behind a request's body.
+    pub fn read(&self, bytes: &[u8]) {
+        let rests = self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0;
+        if !self.h2 && rests && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
             self.head.store(self.now(), Ordering::Relaxed);
         }
     }
@@ -360,16 +379,20 @@ impl Activity {
         self.began.checked_add(Duration::from_millis(due)).filter(|_| due > 0)
     }
 
-    /// Whether an answer is late that its client does not take; while it takes some, the answer itself knows what to say.
-    /// Over HTTP/2 all that is asked must be: it ends with the connection, and others would.
+    /// Whether the answer of HTTP/1.1 is late and its client does not take it; while it takes some, the answer itself knows
+    /// what to say.
     fn is_outlasted(&self) -> bool {
-        if !self.h2 {
-            return self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due);
-        }
-        let untaken = self.untaken();
-        // Who takes something just now hears what the answer itself has to say.
-        let is_late = |one: &Arc<Untaken>| self.is_over(&one.since, LATE) && self.is_past(&one.due);
-        !untaken.is_empty() && untaken.len() == self.requests.load(Ordering::Relaxed) && untaken.iter().all(is_late)
+        self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due)
+    }
+
+    /// Ends the streams of HTTP/2 of whose answers nothing is taken: those that are late, and those left for too long. Who
+    /// takes something just now hears what the answer itself has to say.
+    fn end_untaken(&self) {
+        let is_late = |one: &Stream| self.is_over(&one.untaken, LATE) && self.is_past(&one.due);
+        let is_left = |one: &Stream| self.is_over(&one.untaken, CLIENT_STALL);
+        let streams = self.streams();
+        let over = streams.iter().filter(|one| is_late(one) || is_left(one));
+        over.filter_map(|one| one.task.get()).for_each(AbortHandle::abort);
     }
 
     pub fn set_waits(&self, waits: bool) {
@@ -414,8 +437,7 @@ impl Activity {
 
     fn judge(&self, limits: Limits) -> Verdict {
         let over = |since: &AtomicU64, limit| self.is_over(since, limit);
-        let is_left = || self.h2 && self.untaken().iter().any(|one| over(&one.since, CLIENT_STALL));
-        if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() || is_left() {
+        if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() {
             Verdict::Stalled
         } else if over(&self.head, limits.head_timeout) {
             Verdict::SlowHead
@@ -432,6 +454,19 @@ impl Activity {
         let next = now + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10));
         // One that was due, and whose client took something of it just now, may end by itself.
         self.due_at().map_or(next, |due| next.min(due.max(now + LATE)))
+    }
+}
+
+/// Spawns the streams of HTTP/2, each known to its request: hyper asks for both in one go.
+#[derive(Clone)]
+struct Streams(Arc<Activity>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let task = tokio::spawn(stream).abort_handle();
+        if let Some(begun) = self.0.streams().last() {
+            let _ = begun.task.set(task);
+        }
     }
 }
 
@@ -508,19 +543,26 @@ fn head_alone(mut response: Response<Outbound>) -> Response<Outbound> {
     response
 }
 
-/// A request that has begun and whose answer has not ended.
-struct UnderWay(Arc<Activity>);
+/// A request that has begun and whose answer has not ended, and over HTTP/2 its stream.
+struct UnderWay(Arc<Activity>, Option<Arc<Stream>>);
 
 impl UnderWay {
     fn new(activity: Arc<Activity>) -> Self {
         activity.begin();
-        UnderWay(activity)
+        let stream = activity.h2.then(Arc::<Stream>::default);
+        if let Some(stream) = &stream {
+            activity.streams().push(stream.clone());
+        }
+        UnderWay(activity, stream)
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.end();
+        if let Some(stream) = &self.1 {
+            self.0.streams().retain(|other| !Arc::ptr_eq(other, stream));
+        }
     }
 }
 
@@ -529,8 +571,6 @@ pub struct Answer {
     body: Outbound,
     under_way: UnderWay,
     ending: Option<Ending>,
-    /// What becomes of it; over HTTP/2 only.
-    untaken: Option<Arc<Untaken>>,
     /// When the last of it is due, as far as the connection knows.
     due: Option<Instant>,
 }
@@ -544,13 +584,11 @@ impl Answer {
         if matches!(body, Outbound::Stream { .. }) {
             under_way.0.hurries.store(true, Ordering::Relaxed);
         }
-        let activity = &under_way.0;
         // It is not asked for a frame before its client takes one.
-        let untaken = activity.h2.then(|| Arc::new(Untaken { since: activity.now().into(), due: AtomicU64::new(0) }));
-        if let Some(untaken) = &untaken {
-            activity.untaken().push(untaken.clone());
+        if let UnderWay(activity, Some(stream)) = &under_way {
+            stream.untaken.store(activity.now(), Ordering::Relaxed);
         }
-        let mut answer = Answer { body, under_way, ending: None, untaken, due: None };
+        let mut answer = Answer { body, under_way, ending: None, due: None };
         answer.tell_due();
         answer
     }
@@ -560,17 +598,9 @@ impl Answer {
         let due = self.body.due();
         if self.due != due {
             self.due = due;
-            let activity = &self.under_way.0;
-            let known = self.untaken.as_ref().map_or(&activity.due, |untaken| &untaken.due);
+            let UnderWay(activity, stream) = &self.under_way;
+            let known = stream.as_ref().map_or(&activity.due, |stream| &stream.due);
             due.into_iter().for_each(|due| known.store(activity.at(due), Ordering::Relaxed));
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(untaken) = &self.untaken {
-            self.under_way.0.untaken().retain(|other| !Arc::ptr_eq(other, untaken));
         }
     }
 }
@@ -583,7 +613,7 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let Answer { body, under_way, ending, untaken, .. } = &mut *self;
+        let Answer { body, under_way, ending, .. } = &mut *self;
         let polled = Pin::new(&mut *body).poll_frame(cx);
         under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
         let polled = match polled {
@@ -591,9 +621,9 @@ impl Body for Answer {
             Poll::Pending if under_way.0.ends(ending, cx) => Pin::new(body).poll_frame(cx),
             polled => polled,
         };
-        if let Some(untaken) = untaken {
+        if let UnderWay(activity, Some(stream)) = &*under_way {
             // What has nothing to say at present is not waited for by its client's doing.
-            untaken.since.store(if polled.is_pending() { 0 } else { under_way.0.now() }, Ordering::Relaxed);
+            stream.untaken.store(if polled.is_pending() { 0 } else { activity.now() }, Ordering::Relaxed);
         }
         self.tell_due();
         polled
@@ -612,30 +642,67 @@ impl Body for Answer {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_preface_of_http2_may_come_in_pieces() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        for (first, rest, expected) in [("PR", "I * HTTP/2.0", true), ("P", "OST / HTTP/1.1", false)] {
+            let mut client = TcpStream::connect(address).await.expect("connects");
+            let (stream, _) = listener.accept().await.expect("comes");
+            client.write_all(first.as_bytes()).await.expect("taken");
+            stream.readable().await.expect("comes");
+            // It has looked once before the rest is written.
+            let (h2, written) =
+                tokio::join!(speaks_h2(&stream, Duration::from_secs(10)), client.write_all(rest.as_bytes()));
+            written.expect("taken");
+            assert_eq!(h2, Some(expected), "{first}{rest}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_end_behind_a_request_begins_no_head() {
+        let limits = Limits { head_timeout: LATE, keep_alive_timeout: LATE * 5, ..LIMITS };
+        let activity = Activity::new(false);
+        activity.read(b"\r\n");
+        tokio::time::advance(LATE * 2).await;
+        assert!(matches!(activity.judge(limits), Verdict::Fine));
+        activity.read(b"\r\nG");
+        tokio::time::advance(LATE * 2).await;
+        assert!(matches!(activity.judge(limits), Verdict::SlowHead));
+    }
+
+    const LIMITS: Limits = Limits {
+        max_connections: 1,
+        max_head_bytes: 1,
+        max_headers: 1,
+        head_timeout: Duration::from_secs(900),
+        keep_alive_timeout: Duration::from_secs(900),
+        max_streams: 1,
+    };
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_over_http2_that_its_client_takes_none_of_is_given_up() {
-        let limits = Limits {
-            max_connections: 1,
-            max_head_bytes: 1,
-            max_headers: 1,
-            head_timeout: CLIENT_STALL * 3,
-            keep_alive_timeout: CLIENT_STALL * 3,
-            max_streams: 1,
-        };
         let activity = Arc::new(Activity::new(true));
-        let is_stalled = || matches!(activity.judge(limits), Verdict::Stalled);
-        let mut answer = Answer::new(Outbound::whole("first"), UnderWay::new(activity.clone()));
-        let other = Answer::new(Outbound::whole("second"), UnderWay::new(activity.clone()));
+        let begin = |text: &'static str| {
+            let under_way = UnderWay::new(activity.clone());
+            Streams(activity.clone()).execute(std::future::pending());
+            (under_way.1.clone().expect("a stream"), Answer::new(Outbound::whole(text), under_way))
+        };
+        let is_ended = async |(stream, _): &(Arc<Stream>, Answer)| {
+            activity.end_untaken();
+            tokio::task::yield_now().await;
+            stream.task.get().is_some_and(AbortHandle::is_finished)
+        };
+        let (mut first, second) = (begin("first"), begin("second"));
         tokio::time::advance(CLIENT_STALL / 2).await;
-        let _ = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await;
-        assert!(!is_stalled());
+        let _ = poll_fn(|cx| Pin::new(&mut first.1).poll_frame(cx)).await;
+        assert!(!is_ended(&second).await);
         tokio::time::advance(CLIENT_STALL / 2).await;
-        assert!(is_stalled(), "of the second nothing is taken");
-        drop(other);
-        assert!(!is_stalled());
+        assert!(is_ended(&second).await, "nothing of it is taken");
+        assert!(!is_ended(&first).await, "others go on");
         tokio::time::advance(CLIENT_STALL / 2).await;
-        assert!(is_stalled(), "nor what comes after the first's frame");
-        drop(answer);
-        assert!(!is_stalled());
+        assert!(is_ended(&first).await, "nothing is taken of what comes after its frame");
+        drop((first, second));
+        assert!(activity.streams().is_empty() && activity.requests.load(Ordering::Relaxed) == 0);
     }
 }

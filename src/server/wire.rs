@@ -141,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let mut end = self.end();
         let polled = Pin::new(&mut end.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            end.activity.read();
+            end.activity.read(&buf.filled()[before..]);
         }
         polled
     }

@@ -288,6 +288,7 @@ async fn credentials_cookies_and_hop_headers_stay_here_and_the_dialects_own_go_o
         ("x-mock-fault", "500"),
         ("anthropic-version", "2023-06-01"),
         ("anthropic-beta", "context-1m-2025-08-07"),
+        ("anthropic-beta", "token-efficient-tools-2025-02-19"),
     ];
     for from in ALL {
         for to in ALL {
@@ -307,7 +308,8 @@ async fn credentials_cookies_and_hop_headers_stay_here_and_the_dialects_own_go_o
             assert_eq!(get("authorization"), None, "{from:?} to {to:?}");
             assert_eq!(get("x-api-key"), (to == Anthropic).then_some("sk-upstream-anthropic"), "{from:?} to {to:?}");
             assert_eq!(get("x-goog-api-key"), (to == Gemini).then_some("sk-upstream-gemini"), "{from:?} to {to:?}");
-            let beta = (from == Anthropic && to == Anthropic).then_some("context-1m-2025-08-07");
+            let betas = "context-1m-2025-08-07,token-efficient-tools-2025-02-19";
+            let beta = (from == Anthropic && to == Anthropic).then_some(betas);
             assert_eq!(get("anthropic-beta"), beta, "{from:?} to {to:?}");
             assert_eq!(get("anthropic-version").is_some(), to == Anthropic, "{from:?} to {to:?}");
             assert_eq!(get("content-type"), Some("application/json"), "{from:?} to {to:?}");

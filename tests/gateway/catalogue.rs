@@ -259,6 +259,8 @@ async fn ids_of_callers_go_in_and_out_and_odd_ones_are_replaced() {
         for odd in ["two words", long.as_str(), ""] {
             let reply = ask(&[("x-request-id", odd)]).await;
             assert_eq!(reply.head.header("x-request-id"), Some(reply.head.id()), "{odd:?}");
+            let reply = ask(&[("x-request-id", odd), ("x-client-request-id", "theirs-7")]).await;
+            assert_eq!(reply.head.header("x-request-id"), Some("theirs-7"), "{odd:?}");
         }
     }
     let lines = gateway.log();

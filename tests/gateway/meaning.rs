@@ -101,18 +101,21 @@ async fn what_means_the_same_is_answered_and_what_only_looks_so_is_not() {
 async fn the_callers_words_and_headers_count_and_the_answer_is_taken_out_by_its_own_key() {
     let mock = Mock::start().await;
     let gateway = start(&mock, "").await;
-    let ask = async |say: &str, header: (&str, &str), cache: Value| {
+    let ask = async |say: &str, extra: &[(&str, &str)], cache: Value| {
         let mut body: Value =
             serde_json::from_slice(&same(Anthropic, "anthropic/mock-fast", false, say)).expect("JSON");
         body["cache"] = cache;
-        let headers = [("authorization", "Bearer sk-a"), ("content-type", "application/json"), header];
+        let headers = [&[("authorization", "Bearer sk-a"), ("content-type", "application/json")], extra].concat();
         gateway.call("POST", "/v1/messages", &headers, body.to_string()).await
     };
-    let (plain, other) = (("x-other", "1"), "Which city is the capital of France?");
+    let (plain, other) = (&[("x-other", "1")], "Which city is the capital of France?");
     let first = ask("What is the capital of France?", plain, json!({})).await;
     let again = ask(other, plain, json!({"no-store": true})).await;
     assert_eq!((cache(&first), cache(&again)), ("miss", "semantic-hit"), "{}", first.text());
-    assert_eq!(cache(&ask(other, ("anthropic-beta", "tools-2"), json!({"no-store": true})).await), "miss");
+    let mut betas = vec![("anthropic-beta", "tools-1")];
+    assert_eq!(cache(&ask("What is the capital of France?", &betas, json!({})).await), "miss");
+    betas.push(("anthropic-beta", "tools-2"));
+    assert_eq!(cache(&ask(other, &betas, json!({"no-store": true})).await), "miss");
     assert_eq!(cache(&ask(other, plain, json!({"no-store": true, "s-maxage": 0})).await), "miss");
     let key = again.head.header("x-portcullis-cache-key").expect("a key");
     assert_eq!(first.head.header("x-portcullis-cache-key"), Some(key));

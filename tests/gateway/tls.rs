@@ -120,7 +120,8 @@ async fn an_http2_client_that_drops_one_stream_ends_its_upstream_and_no_other() 
 #[tokio::test]
 async fn an_http2_client_that_reads_nothing_has_the_exchanges_time_and_no_more() {
     let mock = Mock::start().await;
-    let yaml = "listen: { address: LISTEN, limits: { head_timeout: 500ms } }\ntimeouts: { total: 1s }\n";
+    let yaml = "listen: { address: LISTEN, limits: { head_timeout: 500ms } }\ntimeouts: { total: 1s }\n\
+                models: { long: { target: \"chat/mock-fast:chunks=80,delay=50ms\", timeouts: { total: 60s } } }\n";
     let gateway = Gateway::start(&mock, yaml).await;
     let stream = TokioIo::new(TcpStream::connect(gateway.address).await.expect("connects"));
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
@@ -128,11 +129,13 @@ async fn an_http2_client_that_reads_nothing_has_the_exchanges_time_and_no_more()
     let (client, conn) = builder.handshake(stream).await.expect("HTTP/2");
     tokio::spawn(conn);
     let model = "chat/mock-fast:chunks=400,length=80000,key=unread";
+    let other = begin(&client, "/v1/chat/completions", Chat.ask("long", true, Turn::Text, "Hello")).await;
     let unread = begin(&client, "/v1/chat/completions", Chat.ask(model, true, Turn::Text, "Hello")).await;
     let line = gateway.logged_where(model, |line| line["model"] == model).await;
     assert_eq!((&line["status"], &line["error"]["code"]), (&json!(504), &json!("total_timeout")), "{line}");
     assert!(line["duration_ms"].as_f64().is_some_and(|took| (1000.0..3000.0).contains(&took)), "{line}");
-    drop(unread);
+    assert!(Chat.read_stream(&text(other).await).done, "others on the connection go on");
+    assert!(unread.into_body().collect().await.is_err(), "and its client hears of it");
 }
 
 /// What an idle HTTP/2 client sends (settings, windows, pings) is no head that comes in slowly.
@@ -186,22 +189,25 @@ async fn http2_heads_have_the_same_bounds() {
 #[tokio::test]
 async fn answers_without_a_body_are_whole_over_http2() {
     let mock = Mock::start().await;
-    let policy = "function on_request(req) return gw.respond(204, 'nothing of this') end";
-    let gateway = super::policies::with(&mock, &[("mute", policy)], "hooks: [{ lua: mute }]\n").await;
-    let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
-    for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
-        let request = Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
-        let response = client.clone().send_request(request).await.expect("an answer");
-        assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
-        assert_eq!(text(response).await, "", "{path}");
-    }
-    let ask = || Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
-    let response = begin(&client, "/v1/chat/completions", ask()).await;
-    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (204, ""));
-    let reply = gateway.call("POST", "/v1/chat/completions", &[("connection", "close")], ask()).await;
-    assert_eq!((reply.status(), reply.text().as_str()), (204, ""));
-    for line in gateway.lines(3).await {
-        assert!(line["error"].is_null(), "{line}");
+    for status in [204, 205] {
+        let policy = format!("function on_request(req) return gw.respond({status}, 'nothing of this') end");
+        let gateway = super::policies::with(&mock, &[("mute", &policy)], "hooks: [{ lua: mute }]\n").await;
+        let client = h2(TcpStream::connect(gateway.address).await.expect("connects")).await;
+        for path in ["/readyz", "/v1/models", "/v1/chat/completions"] {
+            let request =
+                Request::head(format!("http://gateway{path}")).body(Full::<Bytes>::default()).expect("a request");
+            let response = client.clone().send_request(request).await.expect("an answer");
+            assert_eq!(response.status(), if path.ends_with("completions") { 405 } else { 200 }, "{path}");
+            assert_eq!(text(response).await, "", "{path}");
+        }
+        let ask = || Chat.ask("chat/mock-fast", false, Turn::Text, "Hello");
+        let response = begin(&client, "/v1/chat/completions", ask()).await;
+        assert_eq!((response.status().as_u16(), text(response).await.as_str()), (status, ""));
+        let reply = gateway.call("POST", "/v1/chat/completions", &[("connection", "close")], ask()).await;
+        assert_eq!((reply.status(), reply.text().as_str()), (status, ""));
+        for line in gateway.lines(3).await {
+            assert!(line["error"].is_null(), "{line}");
+        }
     }
 }
 

@@ -278,6 +278,32 @@ providers:
 }
 
 #[tokio::test]
+async fn proxies_that_want_another_credential_are_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let near = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let _ = near.read(&mut [0; 4096]).await;
+            let answer = "HTTP/1.1 407 Who?\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n";
+            let _ = near.write_all(answer.as_bytes()).await;
+        }
+    });
+    let yaml = format!(
+        "
+providers:
+  plain: {{ dialect: openai_chat, base_url: \"http://127.0.0.1:9/v1\", auth: none, proxy: \"http://{near}\" }}
+  secure: {{ dialect: openai_chat, base_url: \"https://localhost:9/v1\", auth: none, proxy: \"http://{near}\" }}
+"
+    );
+    let gateway = start(&yaml, &[]).await;
+    for model in ["plain/m", "secure/m"] {
+        let reply = ask(&gateway, model).await;
+        assert_eq!(reply.status(), 502, "{model}: {}", reply.text());
+        assert!(reply.text().contains("the provider's `proxy`"), "{model}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn parameters_headers_and_model_names_are_changed_as_the_operator_says() {
     let mock = Mock::start().await;
     let yaml = "

@@ -6,7 +6,7 @@ use super::super::Config;
 use super::super::error::{Issue, nearest};
 use super::super::limit::{Algorithm, Away, Limit, Match, OnExhausted};
 use super::super::path::KeyPath;
-use super::super::value::Texts;
+use super::super::value::{Quota, Texts};
 use super::{Known, is_header_name, is_network, unknown_model};
 
 /// What may be counted apart; `header.NAME` and `metadata.NAME` besides.
@@ -32,6 +32,7 @@ pub(super) fn limits(config: &Config, known: &Known<'_>, issues: &mut Vec<Issue>
         if budget.money.0.is_empty() {
             issues.push(Issue::error(path.clone(), "has no amount; add `money`, such as `money: $500 / month`"));
         }
+        times(&budget.money.0, path.key("money"), issues);
         if budget.webhook.as_ref().is_some_and(|url| !url.is_empty() && !is_web_address(url.expose())) {
             issues.push(Issue::error(path.key("webhook"), "is no address; write https://host/path"));
         }
@@ -199,6 +200,20 @@ fn windows(limit: &Limit, path: &KeyPath, issues: &mut Vec<Issue>) {
     }
     if limit.concurrency == Some(0) {
         issues.push(Issue::error(path.key("concurrency"), "lets nothing through; write more"));
+    }
+    let [requests, tokens, input, output] = counts;
+    let named = [("requests", requests), ("tokens", tokens), ("input_tokens", input), ("output_tokens", output)];
+    for (name, quotas) in named {
+        times(&quotas.0, path.key(name), issues);
+    }
+    times(&limit.money.0, path.key("money"), issues);
+}
+
+/// Amounts for one time would be one count, which an exchange would be charged to twice.
+fn times(quotas: &[Quota], path: KeyPath, issues: &mut Vec<Issue>) {
+    let twice = (1..quotas.len()).any(|at| quotas[..at].iter().any(|before| before.span == quotas[at].span));
+    if twice {
+        issues.push(Issue::error(path, "has two amounts for the same time; write the smaller one"));
     }
 }
 

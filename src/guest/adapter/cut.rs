@@ -29,7 +29,12 @@ pub struct StreamEvent {
 /// The pieces of one stream.
 pub enum Cutter {
     Bytes(Bytes),
-    Lines { held: BytesMut, max: usize },
+    /// Of what is held the first `searched` bytes end no line: a long line that comes in many pieces is looked through once.
+    Lines {
+        held: BytesMut,
+        searched: usize,
+        max: usize,
+    },
     Events(Scanner),
 }
 
@@ -41,7 +46,7 @@ impl Cutter {
     fn bounded(framing: Framing, max: usize) -> Self {
         match framing {
             Framing::Bytes => Cutter::Bytes(Bytes::new()),
-            Framing::Lines => Cutter::Lines { held: BytesMut::new(), max },
+            Framing::Lines => Cutter::Lines { held: BytesMut::new(), searched: 0, max },
             Framing::Events => Cutter::Events(Scanner::bounded(max)),
         }
     }
@@ -65,12 +70,14 @@ impl Cutter {
                 let bytes = std::mem::take(held);
                 Ok((!bytes.is_empty()).then_some(Piece::Bytes(bytes)))
             }
-            Cutter::Lines { held, max } => {
-                while let Some(end) = memchr::memchr(b'\n', held) {
+            Cutter::Lines { held, searched, max } => {
+                while let Some(end) = memchr::memchr(b'\n', &held[*searched..]) {
+                    let end = std::mem::take(searched) + end;
                     if let Some(piece) = line(&held.split_to(end + 1)[..end]) {
                         return Ok(Some(piece));
                     }
                 }
+                *searched = held.len();
                 if held.len() > *max {
                     let text = format!("A line of the provider's stream is longer than {max} bytes.");
                     return Err(Fault::new(Kind::BadAnswer, text));
@@ -160,6 +167,7 @@ mod tests {
         let mut cutter = Cutter::bounded(Framing::Lines, 10);
         cutter.push(Bytes::from_static(b"0123456789"));
         assert_eq!(cutter.next().expect("just fits"), None);
+        assert!(matches!(cutter, Cutter::Lines { searched: 10, .. }), "and is looked through once");
         cutter.push(Bytes::from_static(b"0"));
         assert_eq!(cutter.next().expect_err("refused").kind, Kind::BadAnswer);
     }

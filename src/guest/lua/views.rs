@@ -19,7 +19,6 @@ use super::{convert, entries, hearing};
 use crate::fault::{self, Fault};
 use crate::host::visit::Kept;
 use crate::host::{secret, targets};
-use crate::json::scan::has_each_key_once;
 
 /// Shows what a call is about. Events have numbers of their own: see [`hearing`].
 pub(super) fn show(running: &Running, subject: Subject) -> Option<LightUserData> {
@@ -318,26 +317,18 @@ pub(super) fn register(lua: &Lua) -> Result<()> {
 /// A field of the body. One that is there and cannot be read is an error: it goes upstream as it is, and a policy that
 /// looks for something in it must not take it for absent.
 fn param(lua: &Lua, request: &view::Request, name: &str) -> Result<Lv> {
-    let Some(raw) = request.param(name) else { return Ok(Lv::Nil) };
-    let reads_one_way = match raw.first() {
-        Some(b'{') => has_each_key_once(&raw),
-        Some(b'[') => has_each_key_once(&[br#"{"":"#, &*raw, b"}"].concat()),
-        _ => true,
-    };
-    let fault = if reads_one_way {
-        match build::decoded(lua, &raw) {
+    let fault = match request.param(name) {
+        Ok(None) => return Ok(Lv::Nil),
+        Ok(Some(raw)) => match build::decoded(lua, &raw) {
             Ok(value) => return Ok(value),
             Err(Undecoded::Call(error)) => return Err(error),
             Err(Undecoded::Json(error)) => {
                 Fault::new(fault::Kind::InvalidJson, format!("The field `{name}` cannot be decoded: {error}."))
             }
-        }
-    } else {
-        let text = format!("An object in the field `{name}` has a field that stands more than once.");
-        Fault::new(fault::Kind::AmbiguousRequest, text)
+        },
+        Err(fault) => fault,
     };
-    request.visit.cannot_be_read(&fault);
-    Err(Error::runtime(format!("this request cannot be read: {}", fault.message)))
+    Err(Error::runtime(request.cannot_be_read(&fault)))
 }
 
 /// The body of an answer; nil for what is not meant to be JSON.

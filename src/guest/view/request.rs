@@ -13,9 +13,10 @@ use serde_json::value::RawValue;
 use super::{Row, Text, Val, View};
 use crate::chat;
 use crate::exchange::input_tokens;
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::host::Visit;
 use crate::json::Envelope;
+use crate::json::scan::has_each_key_once;
 use crate::route::Target;
 
 /// The ask as the pipeline holds it.
@@ -91,12 +92,31 @@ const SESSION_ID: &str = "session_id";
 
 impl Request {
     /// A top-level field of the body, as JSON. For [`SESSION_ID`] the name of the conversation, however it was given.
-    pub fn param(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        let written = self.call.envelope().raw(name).map(Cow::Borrowed);
-        written.or_else(|| {
-            let named = self.visit.named_conversation().filter(|_| name == SESSION_ID)?;
-            serde_json::to_vec(named).ok().map(Cow::Owned)
-        })
+    ///
+    /// # Errors
+    /// [`fault::Kind::AmbiguousRequest`]: an object in it has a key twice, so that the guest could see another value than
+    /// the upstream.
+    pub fn param(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, Fault> {
+        let Some(raw) = self.call.envelope().raw(name) else {
+            let named = self.visit.named_conversation().filter(|_| name == SESSION_ID);
+            return Ok(named.and_then(|named| serde_json::to_vec(named).ok()).map(Cow::Owned));
+        };
+        let reads_one_way = match raw.first() {
+            Some(b'{') => has_each_key_once(raw),
+            Some(b'[') => has_each_key_once(&[br#"{"":"#, raw, b"}"].concat()),
+            _ => true,
+        };
+        if reads_one_way {
+            return Ok(Some(Cow::Borrowed(raw)));
+        }
+        let text = format!("An object in the field `{name}` has a field that stands more than once.");
+        Err(Fault::new(fault::Kind::AmbiguousRequest, text))
+    }
+
+    /// Notes that the ask cannot be read, and gives what the guest is told of it.
+    pub fn cannot_be_read(&self, fault: &Fault) -> String {
+        self.visit.cannot_be_read(fault);
+        format!("this request cannot be read: {}", fault.message)
     }
 }
 

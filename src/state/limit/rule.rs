@@ -144,13 +144,16 @@ impl Network {
         Some(Network(address, bits))
     }
 
-    fn holds(self, ip: IpAddr) -> bool {
+    pub fn holds(self, ip: IpAddr) -> bool {
+        // Sockets for both families show IPv4 peers in an IPv6 spelling.
         let number = |ip: IpAddr| match ip.to_canonical() {
             IpAddr::V4(ip) => (true, u128::from(u32::from(ip)) << 96),
             IpAddr::V6(ip) => (false, u128::from(ip)),
         };
         let ((mine, address), (theirs, other)) = (number(self.0), number(ip));
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.1)).unwrap_or(0);
+        // Of an IPv4 network in that spelling the first 96 bits are the spelling's own.
+        let bits = if mine && self.0.is_ipv6() { self.1.saturating_sub(96) } else { self.1 };
+        let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
         mine == theirs && (address ^ other) & mask == 0
     }
 }
@@ -376,6 +379,7 @@ mod tests {
             rule(vec![Condition::Ip(vec![Network::read(network).expect("a network")])], &[]).applies(&facts)
         };
         assert!(ip("10.0.0.0/8") && ip("10.1.2.3") && !ip("10.1.2.4") && ip("0.0.0.0/0") && !ip("fd00::/8"));
+        assert!(ip("::ffff:10.0.0.0/104") && ip("::ffff:10.1.2.3") && !ip("::ffff:11.0.0.0/104"));
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub fn read(bytes: &[u8], of_head: bool) -> Result<Option<(Head, usize)>, Malfor
         let config = ParserConfig::default();
         let outcome = config.parse_response_with_uninit_headers(&mut parsed, &bytes[from..], &mut room);
         let length = match outcome {
-            Ok(Status::Complete(length)) => length,
+            Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
+            Ok(Status::Complete(_)) => return Err(Malformed("the head is too long")),
             Ok(Status::Partial) if bytes.len() > MAX_HEAD_BYTES => return Err(Malformed("the head is too long")),
             Ok(Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err(Malformed("the head has too many headers")),
@@ -247,5 +248,6 @@ mod tests {
         }
         let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES));
         assert!(read(long.as_bytes(), false).is_err());
+        assert!(read(format!("{long}\r\n\r\n").as_bytes(), false).is_err());
     }
 }

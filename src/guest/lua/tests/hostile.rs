@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::support::{Bench, load, try_load};
 use crate::guest::tests::{PAST, PAST_UNOPTIMISED, thread_time};
-use crate::guest::{Verdict, stand};
+use crate::guest::{Engine, Verdict, stand};
 use crate::host::{Budget, Grants, Guest, Killed, Phase};
 
 /// The sixteen runaways: each runs until it is stopped.
@@ -271,6 +271,30 @@ fn memory_has_an_end_and_a_full_machine_is_replaced() {
     let replaced = (0..5).any(|_| bench.call_with(Phase::Request, bench.request()).1.replaced);
     assert!(replaced);
     is_well(&bench, "a leak");
+}
+
+#[test]
+fn only_the_first_machine_in_a_full_ones_place_is_built_while_a_worker_waits() {
+    let budget = Budget { memory: 4 << 20, ..stand::unhurried() };
+    let text = "local kept = {}\nfunction on_init() for i = 1, 4000000 do end end\n\
+                function on_request() for i = 1, 200 do kept[#kept + 1] = string.rep('x', 30000) .. #kept end end";
+    let bench = try_load(text, budget, json!({})).expect("loads");
+    let Engine::Lua(script) = &bench.engine else { unreachable!("it is a script") };
+    // The worker's own time of the call that has a machine replaced.
+    let replacing = || loop {
+        let began = thread_time();
+        if bench.call_with(Phase::Request, bench.request()).1.replaced {
+            break thread_time() - began;
+        }
+    };
+    let first = replacing();
+    for _ in 0..2 {
+        while script.domain.spare().is_none() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let next = replacing();
+        assert!(next < first / 2, "{next:?} after {first:?}");
+    }
 }
 
 /// Large texts come faster than the engine takes them away by itself.

@@ -252,6 +252,20 @@ fn both_languages_decide_the_same() {
 }
 
 #[test]
+fn a_field_that_can_be_read_in_two_ways_ends_the_call_and_its_caller_hears_of_it() {
+    let mut bench = probe(json!({ "request": "see param" }));
+    let ask = |bound: &str| format!(r#"{{"model":"fast","max_tokens":{bound},"messages":[]}}"#);
+    for bound in [r#"{"a":1,"a":2}"#, r#"[{"a":{"b":1,"\u0062":2}}]"#] {
+        bench.ask(ask(bound)).expect("an ask");
+        let failed = bench.call(Phase::Request).expect_err(bound);
+        assert!(failed.message.contains("this request cannot be read: "), "{bound}: {}", failed.message);
+        assert!(bench.visit.unreadable(&failed.message).is_some(), "{bound}: its caller hears of it");
+    }
+    bench.ask(ask(r#"{"a":1,"b":2}"#)).expect("an ask");
+    assert_eq!(words(bench.call(Phase::Request), "see param"), r#"{"a":1,"b":2}"#);
+}
+
+#[test]
 fn a_verdict_that_means_nothing_is_a_failure() {
     let failed = |told: Value, phase| probe(told).call(phase).expect_err("fails").message;
     assert!(failed(json!({ "request": "nonsense" }), Phase::Request).contains("400 to 599"));

@@ -267,7 +267,9 @@ impl HostRequest for Held {
     }
 
     fn param(&mut self, this: Resource<wit::Request>, name: String) -> Result<Option<String>> {
-        let raw = self.request(&this)?.param(&name);
+        let request = self.request(&this)?;
+        // The contract has no error here, and a guard that missed what is there would be worse than a call that ends.
+        let raw = request.param(&name).map_err(|fault| Error::msg(request.cannot_be_read(&fault)))?;
         Ok(raw.map(|raw| String::from_utf8_lossy(&raw).into_owned()))
     }
 
