@@ -16,6 +16,7 @@ mod list;
 mod machine;
 mod read;
 mod safepoints;
+mod spare;
 pub mod trial;
 mod turn;
 mod verdicts;
@@ -23,8 +24,8 @@ mod views;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use super::{Begun, Called, Failed, Used, Wanted, fits, used_before};
 use crate::host::{Cx, Killed, Phase, Phases};
 
 use machine::{Machine, Recipe, Step, Suspended};
+use spare::Spare;
 use turn::{Running, Spent, Waking};
 
 pub use hearing::Ear;
@@ -65,33 +67,20 @@ struct Domain {
     slots: Vec<ArcSwap<Machine>>,
     /// How often each machine was replaced; told apart by who replaces it.
     replaced: AtomicU64,
-    /// The next machine, once one was needed, and whether it is being built.
-    spare: Mutex<Option<Machine>>,
-    builds: AtomicBool,
+    spare: Spare,
 }
 
 impl Domain {
-    /// A machine for who needs one now. Only the first is built while a worker waits; the next one is built elsewhere, as
-    /// `on_init` may take a hundred times as long as a call.
+    /// A machine for who needs one now. Only the first is built while a worker waits: `on_init` may take a hundred times as
+    /// long as a call.
     fn fresh(self: &Arc<Self>) -> Result<Machine, (usize, String)> {
-        let spare = self.spare().take();
-        let fresh = spare.map_or_else(|| Machine::build(&self.recipes, self.memory), Ok)?;
-        if !self.builds.swap(true, Relaxed) {
-            let domain = self.clone();
-            let build = move || {
-                let next = Machine::build(&domain.recipes, domain.memory);
-                *domain.spare() = next.ok();
-                domain.builds.store(false, Relaxed);
-            };
-            // Without a thread there is no spare.
-            let begun = std::thread::Builder::new().name("spare-machine".to_owned()).spawn(build);
-            self.builds.fetch_and(begun.is_ok(), Relaxed);
-        }
+        let fresh = self.spare.take().map_or_else(|| self.build(), Ok)?;
+        spare::build_next(self);
         Ok(fresh)
     }
 
-    fn spare(&self) -> MutexGuard<'_, Option<Machine>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    fn build(&self) -> Result<Machine, (usize, String)> {
+        Machine::build(&self.recipes, self.memory)
     }
 }
 
@@ -135,8 +124,8 @@ pub fn load(wanted: Vec<Wanted>, slots: usize) -> Result<Vec<Script>, Vec<(usize
         let phases: Vec<Phases> = (0..recipes.len()).map(|at| machines[0].phases(at)).collect();
         let waits: Vec<bool> = recipes.iter().map(Recipe::waits).collect();
         let slots = machines.into_iter().map(ArcSwap::from_pointee).collect();
-        let (spare, builds, replaced) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
-        let domain = Arc::new(Domain { recipes, memory, slots, replaced, spare, builds });
+        let (spare, replaced) = (Spare::default(), AtomicU64::new(0));
+        let domain = Arc::new(Domain { recipes, memory, slots, replaced, spare });
         for (at, place) in places.into_iter().enumerate() {
             scripts[place] = Some(Script { domain: domain.clone(), at, phases: phases[at], awaits: waits[at] });
         }

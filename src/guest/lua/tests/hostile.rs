@@ -289,7 +289,7 @@ fn only_the_first_machine_in_a_full_ones_place_is_built_while_a_worker_waits() {
     };
     let first = replacing();
     for _ in 0..2 {
-        while script.domain.spare().is_none() {
+        while !script.domain.spare.is_ready() {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         let next = replacing();
