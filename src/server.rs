@@ -5,6 +5,8 @@
 //! another core. The scheduler itself is no reason: the bare pass-through of `benches/` on one core at saturation spends
 //! 40 to 42 µs of CPU a request on the one (medians of 4 runs on a loaded machine), 38 to 45 µs on the other.
 
+mod activity;
+mod answer;
 pub mod connection;
 mod head;
 mod nudge;

@@ -6,29 +6,26 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::{Activity, Streams, Verdict};
+use super::answer::{Answer, UnderWay};
 use super::head::misdirected;
-use super::nudge::Nudge;
 use super::wire::Wire;
 use super::{Shared, Stage};
 use crate::body::Inbound;
@@ -37,10 +34,6 @@ use crate::pipeline::{self, Cx};
 use crate::reply::Outbound;
 use crate::upstream::Upstream;
 
-/// How long a client may leave an answer unread before its connection is given up. Reading slowly is fine; this is for
-/// clients that have stopped.
-const CLIENT_STALL: Duration = Duration::from_secs(300);
-
 /// Bytes that the kernel holds for a client beyond what is on its way. Without a bound it takes megabytes from a fast
 /// upstream for a client that has stopped reading; throughput does not depend on it.
 #[cfg(target_os = "linux")]
@@ -48,9 +41,6 @@ const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
 /// How soon the first bytes of a connection are looked at again that may become HTTP/2's preface, for the first time.
 const PEEK_AGAIN: Duration = Duration::from_millis(5);
-
-/// How soon an answer that was due is looked at again.
-const LATE: Duration = Duration::from_millis(100);
 
 /// How long a connection on which nothing is asked may take to end itself when the process drains. Over HTTP/2 a request may
 /// be on its way while the client hears that none should come, and its answer to a ping tells; idle clients do not read it.
@@ -265,211 +255,6 @@ async fn reached(mut stage: watch::Receiver<Stage>, wanted: Stage) {
     let _ = stage.wait_for(|stage| *stage >= wanted).await;
 }
 
-/// What a connection is doing, in milliseconds since it began. Zero means "not".
-#[derive(Debug)]
-pub(super) struct Activity {
-    began: Instant,
-    /// HTTP/2, where bytes between requests are settings, windows and pings rather than the start of a head.
-    h2: bool,
-    requests: AtomicUsize,
-    /// Since when a head is coming in.
-    head: AtomicU64,
-    /// Since when nothing is asked.
-    idle: AtomicU64,
-    /// Since when the client does not take what we write.
-    blocked: AtomicU64,
-    /// When the last of HTTP/1.1's answer is due.
-    due: AtomicU64,
-    /// The answer of HTTP/1.1 has nothing to say at present, and wakes the connection when it has.
-    waits: AtomicBool,
-    /// A stream begins: what is written next does not wait for others.
-    hurries: AtomicBool,
-    /// The streams of HTTP/2, whose clients may take none of an answer while the socket is free: its window is closed.
-    streams: Mutex<Vec<Arc<Stream>>>,
-    /// Calls the answers of HTTP/2, which are no part of the connection's own task, when the process cuts what runs.
-    ending: Arc<Notify>,
-    nudge: Arc<Nudge>,
-}
-
-/// What becomes of a stream of HTTP/2.
-#[derive(Debug, Default)]
-struct Stream {
-    /// Since when its client takes none of the answer.
-    untaken: AtomicU64,
-    /// When the last of it is due.
-    due: AtomicU64,
-    /// Ends it: hyper asks nothing of a stream whose window is closed.
-    task: OnceLock<AbortHandle>,
-}
-
-enum Verdict {
-    Fine,
-    /// Nothing was asked for as long as a connection is kept.
-    Idle,
-    /// A head has been coming in for too long.
-    SlowHead,
-    /// The client has not read for too long.
-    Stalled,
-}
-
-impl Activity {
-    pub fn new(h2: bool) -> Self {
-        Activity {
-            began: Instant::now(),
-            h2,
-            requests: AtomicUsize::new(0),
-            head: AtomicU64::new(0),
-            idle: AtomicU64::new(1),
-            blocked: AtomicU64::new(0),
-            due: AtomicU64::new(0),
-            waits: AtomicBool::new(false),
-            hurries: AtomicBool::new(false),
-            streams: Mutex::default(),
-            ending: Arc::default(),
-            nudge: Arc::default(),
-        }
-    }
-
-    fn streams(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> u64 {
-        self.began.elapsed().as_millis() as u64 + 1
-    }
-
-    /// What it will be at a moment to come.
-    fn at(&self, moment: Instant) -> u64 {
-        let millis = moment.saturating_duration_since(self.began).as_millis();
-        u64::try_from(millis).unwrap_or(u64::MAX).saturating_add(1)
-    }
-
-    /// Notes what was read. Line ends alone begin no head: some clients send one behind a request's body.
-    pub fn read(&self, bytes: &[u8]) {
-        let rests = self.requests.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0;
-        if !self.h2 && rests && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
-            self.head.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn begin(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.head.store(0, Ordering::Relaxed);
-        self.idle.store(0, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.set_waits(false);
-        self.due.store(0, Ordering::Relaxed);
-        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.idle.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    pub fn wrote(&self, blocked: bool) {
-        if !blocked {
-            self.blocked.store(0, Ordering::Relaxed);
-        } else if self.blocked.load(Ordering::Relaxed) == 0 {
-            self.blocked.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn due_at(&self) -> Option<Instant> {
-        let due = self.due.load(Ordering::Relaxed);
-        self.began.checked_add(Duration::from_millis(due)).filter(|_| due > 0)
-    }
-
-    /// Whether the answer of HTTP/1.1 is late and its client does not take it; while it takes some, the answer itself knows
-    /// what to say.
-    fn is_outlasted(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) > 0 && self.is_past(&self.due)
-    }
-
-    /// Ends the streams of HTTP/2 of whose answers nothing is taken: those that are late, and those left for too long. Who
-    /// takes something just now hears what the answer itself has to say.
-    fn end_untaken(&self) {
-        let is_late = |one: &Stream| self.is_over(&one.untaken, LATE) && self.is_past(&one.due);
-        let is_left = |one: &Stream| self.is_over(&one.untaken, CLIENT_STALL);
-        let streams = self.streams();
-        let over = streams.iter().filter(|one| is_late(one) || is_left(one));
-        over.filter_map(|one| one.task.get()).for_each(AbortHandle::abort);
-    }
-
-    pub fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
-    }
-
-    /// Whether the next write is a stream's first; says so once.
-    pub fn take_hurry(&self) -> bool {
-        self.hurries.load(Ordering::Relaxed) && self.hurries.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether the answer under way will wake the connection when there is more of it.
-    pub fn awaits_more(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
-    }
-
-    /// Whether the process has just begun to cut what runs; else `cx` is woken when it does.
-    fn ends(&self, ending: &mut Option<Ending>, cx: &mut Context<'_>) -> bool {
-        let called = || Box::pin(self.ending.clone().notified_owned());
-        let ends = self.h2 && ending.get_or_insert_with(called).as_mut().poll(cx).is_ready();
-        if ends {
-            *ending = None;
-        }
-        ends
-    }
-
-    /// Whether it has gone on for so long.
-    fn is_over(&self, since: &AtomicU64, limit: Duration) -> bool {
-        let since = since.load(Ordering::Relaxed);
-        since > 0 && self.now().saturating_sub(since) >= limit.as_millis() as u64
-    }
-
-    /// Whether the moment has come.
-    fn is_past(&self, moment: &AtomicU64) -> bool {
-        (1..=self.now()).contains(&moment.load(Ordering::Relaxed))
-    }
-
-    /// Whether nothing has been asked for so long; a head that is not whole is no request.
-    fn rests(&self, limit: Duration) -> bool {
-        self.is_over(&self.idle, limit)
-    }
-
-    fn judge(&self, limits: Limits) -> Verdict {
-        let over = |since: &AtomicU64, limit| self.is_over(since, limit);
-        if over(&self.blocked, CLIENT_STALL) || self.is_outlasted() {
-            Verdict::Stalled
-        } else if over(&self.head, limits.head_timeout) {
-            Verdict::SlowHead
-        } else if over(&self.idle, limits.keep_alive_timeout) {
-            Verdict::Idle
-        } else {
-            Verdict::Fine
-        }
-    }
-
-    /// When to look again: often enough for the shortest limit, rarely enough not to matter, and when the answer is due.
-    fn next_check(&self, limits: Limits) -> Instant {
-        let now = Instant::now();
-        let next = now + (limits.head_timeout.min(limits.keep_alive_timeout) / 2).max(Duration::from_millis(10));
-        // One that was due, and whose client took something of it just now, may end by itself.
-        self.due_at().map_or(next, |due| next.min(due.max(now + LATE)))
-    }
-}
-
-/// Spawns the streams of HTTP/2, each known to its request: hyper asks for both in one go.
-#[derive(Clone)]
-struct Streams(Arc<Activity>);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let task = tokio::spawn(stream).abort_handle();
-        if let Some(begun) = self.0.streams().last() {
-            let _ = begun.task.set(task);
-        }
-    }
-}
-
 /// Hands each request to the pipeline, under the generation in force at that moment.
 struct Requests {
     shared: Shared,
@@ -543,101 +328,6 @@ fn head_alone(mut response: Response<Outbound>) -> Response<Outbound> {
     response
 }
 
-/// A request that has begun and whose answer has not ended, and over HTTP/2 its stream.
-struct UnderWay(Arc<Activity>, Option<Arc<Stream>>);
-
-impl UnderWay {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.begin();
-        let stream = activity.h2.then(Arc::<Stream>::default);
-        if let Some(stream) = &stream {
-            activity.streams().push(stream.clone());
-        }
-        UnderWay(activity, stream)
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.end();
-        if let Some(stream) = &self.1 {
-            self.0.streams().retain(|other| !Arc::ptr_eq(other, stream));
-        }
-    }
-}
-
-/// An answer's body, counted as under way until it is dropped.
-pub struct Answer {
-    body: Outbound,
-    under_way: UnderWay,
-    ending: Option<Ending>,
-    /// When the last of it is due, as far as the connection knows.
-    due: Option<Instant>,
-}
-
-/// Wakes who waits when the process cuts what runs; made when there is first something to wait for, and over HTTP/2 only: the
-/// one task of another connection is woken anyway.
-type Ending = Pin<Box<OwnedNotified>>;
-
-impl Answer {
-    fn new(body: Outbound, under_way: UnderWay) -> Self {
-        if matches!(body, Outbound::Stream { .. }) {
-            under_way.0.hurries.store(true, Ordering::Relaxed);
-        }
-        // It is not asked for a frame before its client takes one.
-        if let UnderWay(activity, Some(stream)) = &under_way {
-            stream.untaken.store(activity.now(), Ordering::Relaxed);
-        }
-        let mut answer = Answer { body, under_way, ending: None, due: None };
-        answer.tell_due();
-        answer
-    }
-
-    /// Tells the connection when the last of it is due, which another target that goes on may change.
-    fn tell_due(&mut self) {
-        let due = self.body.due();
-        if self.due != due {
-            self.due = due;
-            let UnderWay(activity, stream) = &self.under_way;
-            let known = stream.as_ref().map_or(&activity.due, |stream| &stream.due);
-            due.into_iter().for_each(|due| known.store(activity.at(due), Ordering::Relaxed));
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = bytes::Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Infallible>>> {
-        let Answer { body, under_way, ending, .. } = &mut *self;
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        under_way.0.set_waits(!under_way.0.h2 && polled.is_pending());
-        let polled = match polled {
-            // It knows by itself what there is to say.
-            Poll::Pending if under_way.0.ends(ending, cx) => Pin::new(body).poll_frame(cx),
-            polled => polled,
-        };
-        if let UnderWay(activity, Some(stream)) = &*under_way {
-            // What has nothing to say at present is not waited for by its client's doing.
-            stream.untaken.store(if polled.is_pending() { 0 } else { activity.now() }, Ordering::Relaxed);
-        }
-        self.tell_due();
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -657,52 +347,5 @@ mod tests {
             written.expect("taken");
             assert_eq!(h2, Some(expected), "{first}{rest}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_line_end_behind_a_request_begins_no_head() {
-        let limits = Limits { head_timeout: LATE, keep_alive_timeout: LATE * 5, ..LIMITS };
-        let activity = Activity::new(false);
-        activity.read(b"\r\n");
-        tokio::time::advance(LATE * 2).await;
-        assert!(matches!(activity.judge(limits), Verdict::Fine));
-        activity.read(b"\r\nG");
-        tokio::time::advance(LATE * 2).await;
-        assert!(matches!(activity.judge(limits), Verdict::SlowHead));
-    }
-
-    const LIMITS: Limits = Limits {
-        max_connections: 1,
-        max_head_bytes: 1,
-        max_headers: 1,
-        head_timeout: Duration::from_secs(900),
-        keep_alive_timeout: Duration::from_secs(900),
-        max_streams: 1,
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_over_http2_that_its_client_takes_none_of_is_given_up() {
-        let activity = Arc::new(Activity::new(true));
-        let begin = |text: &'static str| {
-            let under_way = UnderWay::new(activity.clone());
-            Streams(activity.clone()).execute(std::future::pending());
-            (under_way.1.clone().expect("a stream"), Answer::new(Outbound::whole(text), under_way))
-        };
-        let is_ended = async |(stream, _): &(Arc<Stream>, Answer)| {
-            activity.end_untaken();
-            tokio::task::yield_now().await;
-            stream.task.get().is_some_and(AbortHandle::is_finished)
-        };
-        let (mut first, second) = (begin("first"), begin("second"));
-        tokio::time::advance(CLIENT_STALL / 2).await;
-        let _ = poll_fn(|cx| Pin::new(&mut first.1).poll_frame(cx)).await;
-        assert!(!is_ended(&second).await);
-        tokio::time::advance(CLIENT_STALL / 2).await;
-        assert!(is_ended(&second).await, "nothing of it is taken");
-        assert!(!is_ended(&first).await, "others go on");
-        tokio::time::advance(CLIENT_STALL / 2).await;
-        assert!(is_ended(&first).await, "nothing is taken of what comes after its frame");
-        drop((first, second));
-        assert!(activity.streams().is_empty() && activity.requests.load(Ordering::Relaxed) == 0);
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Activity;
+use super::activity::Activity;
 use crate::defer::{self, MAX_BYTES_EACH, Writer};
 
 /// A client's stream.
