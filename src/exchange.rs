@@ -304,6 +304,11 @@ impl Owned {
 }
 
 impl Subject<'_> {
+    /// What its model is called.
+    pub fn names(&self) -> hook::Names<'_> {
+        hook::Names { called: self.called, placed: (self.called != self.model).then_some(self.model) }
+    }
+
     /// For a copy that nobody hears: nothing of it is to be remembered for the caller, or counted against its limits.
     pub fn silent(&self) -> Owned {
         Owned { principal: None, asking: None, ..self.owned() }
@@ -476,6 +481,14 @@ impl Seen {
 }
 
 impl Exchange {
+    /// What its model is called.
+    pub fn names(&self) -> hook::Names<'_> {
+        match &self.asked_model {
+            None => hook::Names { called: &self.model, placed: None },
+            Some(called) => hook::Names { called, placed: Some(&self.model) },
+        }
+    }
+
     /// Notes a decision, where somebody will read it.
     pub fn note(&mut self, stage: &'static str, what: impl FnOnce() -> serde_json::Value) {
         let at = self.started.elapsed();

@@ -81,6 +81,16 @@ pub struct Matcher {
     pub projects: Vec<String>,
 }
 
+/// What the model of an exchange is called. A policy that puts another one in its place takes it from nobody who is attached
+/// to the first.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// As its caller names it.
+    pub called: &'a str,
+    /// The one that a policy has put in its place.
+    pub placed: Option<&'a str>,
+}
+
 /// What the operator wants of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fail {
@@ -139,10 +149,10 @@ impl Matcher {
         !self.models.is_empty() && !route::allows(&self.models, "")
     }
 
-    fn fits(&self, principal: Option<&Arc<Principal>>, model: &str) -> bool {
+    fn fits(&self, principal: Option<&Arc<Principal>>, model: Names<'_>) -> bool {
         let of =
             |list: &[String], name: Option<&str>| list.is_empty() || name.is_some_and(|name| route::allows(list, name));
-        of(&self.models, Some(model))
+        (of(&self.models, Some(model.called)) || model.placed.is_some() && of(&self.models, model.placed))
             && of(&self.keys, principal.map(|principal| principal.key.as_str()))
             && of(&self.projects, principal.and_then(|principal| principal.project.as_deref()))
     }
@@ -184,7 +194,7 @@ impl Hook {
     }
 
     /// Whether it runs for this exchange at this phase.
-    fn wants(&self, phase: Phase, visit: &Visit, model: &str) -> bool {
+    fn wants(&self, phase: Phase, visit: &Visit, model: Names<'_>) -> bool {
         self.phases().has(phase) && self.matcher.fits(visit.principal(), model) && self.shares(visit)
     }
 

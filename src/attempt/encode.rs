@@ -260,10 +260,12 @@ fn forward(headers: &mut Headers, face: &Face, client: &HeaderMap) {
 
 /// What a client says in a header. Betas are a list, which may stand in several lines; of anything else the first counts.
 fn said(client: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
-    let mut lines = client.get_all(name).iter();
-    let first = lines.next()?;
-    let Some(second) = lines.next().filter(|_| name.as_str().ends_with("-beta")) else { return Some(first.clone()) };
-    let all: Vec<_> = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes).collect();
+    let first = client.get(name)?;
+    let more = client.get_all(name).iter().nth(1).is_some() && name.as_str().ends_with("-beta");
+    if !more {
+        return Some(first.clone());
+    }
+    let all: Vec<_> = client.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&all.join(&b',')).ok()
 }
 

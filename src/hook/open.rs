@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 
 use super::world::World as Gate;
-use super::{Hook, Hooks};
+use super::{Hook, Hooks, Names};
 use crate::exchange::Exchange;
 use crate::guest::view;
 use crate::host::visit::Facts;
@@ -70,12 +70,12 @@ impl Open {
         Open { phases: self.phases.only(Phase::Attempt), ..self.clone() }
     }
 
-    pub(super) fn wanting<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = &'a Hook> {
+    pub(super) fn wanting<'a>(&'a self, phase: Phase, model: Names<'a>) -> impl Iterator<Item = &'a Hook> {
         self.wanting_at(phase, model).map(|(_, hook)| hook)
     }
 
     /// The same with their places among the hooks.
-    pub(super) fn wanting_at<'a>(&'a self, phase: Phase, model: &'a str) -> impl Iterator<Item = (usize, &'a Hook)> {
+    pub(super) fn wanting_at<'a>(&'a self, phase: Phase, model: Names<'a>) -> impl Iterator<Item = (usize, &'a Hook)> {
         self.hooks.all().iter().enumerate().filter(move |(_, hook)| hook.wants(phase, &self.visit, model))
     }
 }
@@ -113,7 +113,7 @@ pub fn converse(x: &Exchange, headers: &HeaderMap) {
 /// Opens an exchange whose model is known by now, where that was waited for and guests are attached to it.
 pub fn open_for_model(cx: &Cx, x: &mut Exchange) {
     let hooks = &cx.generation.hooks;
-    if x.guests.is_none() && hooks.all().iter().any(|hook| hook.matcher.fits(x.principal.as_ref(), &x.model)) {
+    if x.guests.is_none() && hooks.all().iter().any(|hook| hook.matcher.fits(x.principal.as_ref(), x.names())) {
         x.guests = Open::begin(cx, x, 0, x.trace.is_some());
         identify(x);
     }
@@ -144,7 +144,7 @@ pub fn sees_answers(x: &Exchange) -> bool {
 pub fn guards_answers(x: &Exchange, models: &[&str]) -> bool {
     let Some(open) = &x.guests else { return false };
     let looks = |hook: &Hook| hook.phases().has(Phase::Answer) || hook.phases().has(Phase::Event);
-    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(open.visit.principal(), model));
+    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(open.visit.principal(), Names { called: model, placed: None }));
     open.hooks.all().iter().any(|hook| !hook.shadow && looks(hook) && fits(hook))
 }
 
@@ -166,6 +166,6 @@ pub fn hears_of_faults(x: &Exchange) -> bool {
 /// Whether a guest that is in force is called in one of these phases. One in shadow has no word in anything, so that nothing
 /// may be otherwise because of it.
 fn has_a_word(x: &Exchange, phases: &[Phase]) -> bool {
-    let speaks = |phase| open(x, phase).is_some_and(|open| open.wanting(phase, &x.model).any(|hook| !hook.shadow));
+    let speaks = |phase| open(x, phase).is_some_and(|open| open.wanting(phase, x.names()).any(|hook| !hook.shadow));
     phases.iter().any(|phase| speaks(*phase))
 }

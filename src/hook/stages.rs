@@ -91,7 +91,7 @@ async fn requested(cx: &Cx, x: &mut Exchange, call: &mut Arc<Call>) -> Result<Op
     for at in 0..count {
         let Some(open) = open(x, Phase::Request) else { return Ok(None) };
         let hook = &cx.generation.hooks.all()[at];
-        if !hook.wants(Phase::Request, &open.visit, &x.model) {
+        if !hook.wants(Phase::Request, &open.visit, x.names()) {
             continue;
         }
         let view = shown(open, x, call, &[]);
@@ -152,7 +152,7 @@ async fn routed(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &mut Plan) ->
     for at in 0..cx.generation.hooks.all().len() {
         let Some(open) = open(x, Phase::Route) else { return Ok(None) };
         let hook = &cx.generation.hooks.all()[at];
-        if !hook.wants(Phase::Route, &open.visit, &x.model) {
+        if !hook.wants(Phase::Route, &open.visit, x.names()) {
             continue;
         }
         let view = shown(open, x, call, &plan.targets);
@@ -232,7 +232,7 @@ async fn tuned(x: &Subject<'_>, target: &Arc<Target>, number: u32) -> Result<Opt
     let mut target = target.clone();
     let (mut headers, mut edits) = (Vec::new(), Vec::new());
     for (at, hook) in open.hooks.all().iter().enumerate() {
-        if !hook.wants(Phase::Attempt, &open.visit, x.model) {
+        if !hook.wants(Phase::Attempt, &open.visit, x.names()) {
             continue;
         }
         let view = view::Try { visit: open.visit.clone(), request: request.clone(), target: target.clone(), number };
@@ -285,7 +285,7 @@ pub struct FailedTry<'a> {
 
 /// Whether a guest listens to failed tries.
 pub fn looks_at_faults(x: &Subject<'_>) -> bool {
-    shown_again(x, Phase::Fault).is_some_and(|(open, _)| open.wanting(Phase::Fault, x.model).next().is_some())
+    shown_again(x, Phase::Fault).is_some_and(|(open, _)| open.wanting(Phase::Fault, x.names()).next().is_some())
 }
 
 /// `on_fault`: what a guest wants now; None leaves it to the plan.
@@ -313,7 +313,7 @@ async fn failing(
     failed: FailedTry<'_>,
 ) -> Result<Option<After>, Fault> {
     let Some((open, request)) = shown_again(x, Phase::Fault) else { return Ok(None) };
-    for (at, hook) in open.wanting_at(Phase::Fault, x.model) {
+    for (at, hook) in open.wanting_at(Phase::Fault, x.names()) {
         let view = view::Failure {
             visit: open.visit.clone(),
             request: request.clone(),
@@ -421,7 +421,7 @@ async fn judged(
     while let Some(hook) = open.hooks.all().get(next) {
         let at = next;
         next += 1;
-        if said.contains(&at) || !hook.wants(Phase::Answer, &open.visit, x.model) {
+        if said.contains(&at) || !hook.wants(Phase::Answer, &open.visit, x.names()) {
             continue;
         }
         let view = view::Answer {
@@ -472,7 +472,7 @@ pub fn events(x: &Subject<'_>) -> Option<Box<dyn Filter>> {
 pub(super) fn events_of(x: &Subject<'_>, by: Option<usize>) -> Option<Box<dyn Filter>> {
     let open = x.guests.filter(|open| open.phases.has(Phase::Event))?;
     let places: Vec<usize> = open
-        .wanting_at(Phase::Event, x.model)
+        .wanting_at(Phase::Event, x.names())
         .filter(|(at, hook)| by != Some(*at) && hook.bundle.manifest.stream != StreamMode::None)
         .map(|(at, _)| at)
         .collect();
@@ -511,7 +511,7 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
         bytes_out: x.bytes_out,
     });
     let mut fields = Map::new();
-    for hook in open.wanting(Phase::Done, &x.model) {
+    for hook in open.wanting(Phase::Done, x.names()) {
         let call = hook.call(Phase::Done, &open.visit, &open.world, view::Subject::Done(view.clone()));
         if let Ok(Verdict::Fields(more)) = at_once(call) {
             for (mut name, value) in more {
