@@ -54,7 +54,7 @@ impl Hook {
 #[derive(Debug, Clone, PartialEq, Default, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct On {
-    /// Model names as clients send them.
+    /// Model names as clients send them, or as a policy has put them in the place of those.
     pub models: Vec<String>,
     /// Names of keys.
     pub keys: Vec<String>,

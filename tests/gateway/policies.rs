@@ -284,6 +284,43 @@ keys: [{{ name: a, key: sk-a }}]
 }
 
 #[tokio::test]
+async fn who_is_attached_to_a_model_stays_when_another_takes_its_place() {
+    let mock = Mock::start().await;
+    let policies = [
+        ("move", "function on_request(req) if req.model == 'smart' then return { model = 'cheap' } end end"),
+        (
+            "guard",
+            "--[[manifest\nguard = true\nstream = \"event\"\n]]
+            function on_event(e) return string.rep(gw.config.sign, #e.text) end
+            function on_answer(a) return { headers = { ['x-' .. gw.config.name] = '1' } } end
+            function on_done() return { [gw.config.name] = true } end",
+        ),
+    ];
+    let yaml = "models: { smart: chat/dear, cheap: chat/mock-fast }
+hooks:
+  - { lua: move, on: { models: [smart] } }
+  - { lua: guard, name: first, on: { models: [smart] }, config: { name: first, sign: '*' } }
+  - { lua: guard, name: second, on: { models: [cheap] }, config: { name: second, sign: '+' } }
+  - { lua: guard, name: third, on: { models: [other] }, config: { name: third, sign: '-' } }
+";
+    let gateway = with(&mock, &policies, yaml).await;
+    for (model, stream, guards) in
+        [("smart", false, [true, true]), ("smart", true, [true, true]), ("cheap", false, [false, true])]
+    {
+        let reply = gateway.post(&Chat.path(model, stream), Chat.ask(model, stream, Turn::Text, "Hi")).await;
+        if stream {
+            let said = Chat.read_stream(&reply.text()).text;
+            assert!(!said.is_empty() && said.chars().all(|letter| letter == '+'), "{said}");
+        }
+        let seen = ["x-first", "x-second"].map(|name| reply.head.header(name).is_some());
+        assert_eq!(seen, guards, "{model} {stream}");
+        let line = gateway.logged(reply.head.id()).await;
+        let done = ["first", "second", "third"].map(|name| line["policy"][name] == json!(true));
+        assert_eq!(done, [guards[0], guards[1], false], "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_policy_names_callers_and_sees_exchanges_end() {
     let mock = Mock::start().await;
     let policy = "--[[manifest\n[metrics.seen]\ntype = \"counter\"\nhelp = \"Exchanges\"\nlabels = [\"project\"]

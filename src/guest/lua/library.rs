@@ -99,6 +99,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         turn::again();
         Ok(())
     })?;
+    let whose = lua.create_function(|_, ()| turn::with_running(|call| Ok(call.id() as f64)))?;
     // Without lines of its own: an error of what it calls is one of the script's line.
     let library = lua.load(include_str!("library.luau")).set_name("=library");
     library.set_compiler(Compiler::new().set_debug_level(0)).call((
@@ -107,6 +108,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         weigh,
         words,
         again,
+        whose,
         fill,
         make,
         Lua::poll_pending(),

@@ -33,6 +33,7 @@ pub(super) struct Running {
     shown: Mutex<Shown>,
     /// The line of the script at which it was ended, as `file:line`.
     ended_at: OnceLock<String>,
+    id: OnceLock<usize>,
 }
 
 /// A call that is shown something while this lives.
@@ -108,7 +109,12 @@ impl Spent {
 impl Running {
     /// One that gives way must run on a coroutine.
     pub fn new(cx: Cx) -> Self {
-        Running { cx, shown: Mutex::default(), ended_at: OnceLock::new() }
+        Running { cx, shown: Mutex::default(), ended_at: OnceLock::new(), id: OnceLock::new() }
+    }
+
+    /// A number that no other call has.
+    pub fn id(&self) -> usize {
+        *self.id.get_or_init(|| number(0))
     }
 
     /// Where the script was when its budget was used up, if that was in the script itself.

@@ -219,6 +219,33 @@ async fn calls_that_overlap_keep_their_own() {
 }
 
 /// Who fills a machine while it gives way has it for itself.
+/// Whoever resumed it would be woken in its owner's place, and that one never.
+#[tokio::test(start_paused = true)]
+async fn a_coroutine_that_waits_is_its_calls_own() {
+    for (way, told) in [("coroutine.resume(co)", "false"), ("pcall(go)", "false")] {
+        let bench = ample(&format!(
+            "local co, go
+            function on_request()
+                if not co or coroutine.status(co) == 'dead' then
+                    co = coroutine.create(function() gw.time.sleep(200) return 'done' end)
+                    local running = co
+                    go = coroutine.wrap(function() return select(2, coroutine.resume(running)) end)
+                    if '{way}' == 'pcall(go)' then return gw.respond(200, tostring(go())) end
+                end
+                local ok, said = {way}
+                return gw.respond(200, tostring(ok) .. ' ' .. tostring(said))
+            end"
+        ));
+        let (first, second) = tokio::join!(bench.wait(Phase::Request), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            bench.wait(Phase::Request).await
+        });
+        assert!(said(first).contains("done"), "{way}");
+        let second = said(second);
+        assert!(second.starts_with(told) && second.contains("waits for something in another call"), "{way}: {second}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_that_grows_in_turns_takes_no_memory_from_others() {
     for waits in ["", "if false then gw.time.sleep(1) end"] {
