@@ -24,6 +24,17 @@ const MAX_MESSAGE_BYTES: usize = 4 << 10;
 /// Longest word for a refusal, in bytes.
 const MAX_CODE_BYTES: usize = 64;
 
+/// Longest name of a model or a target, in bytes: it goes into a header of the answer and the log.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Whether a name is within its bound.
+fn is_name(what: &str, name: &str) -> Result<(), String> {
+    match name.len() {
+        ..=MAX_NAME_BYTES => Ok(()),
+        bytes => Err(format!("{what}: a name has at most {MAX_NAME_BYTES} bytes, not {bytes}")),
+    }
+}
+
 /// A time that a verdict names, in milliseconds.
 ///
 /// # Errors
@@ -117,6 +128,7 @@ impl Verdict {
                 if patch.model.as_deref() == Some("") {
                     return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
                 }
+                patch.model.iter().try_for_each(|model| is_name("model", model))?;
                 if patch.body.is_some() && patch.edits_text() {
                     return Err("patch: `body` is the whole answer; give that, or `text` and `texts`".to_owned());
                 }
@@ -321,6 +333,7 @@ pub struct Step {
 
 impl Step {
     fn check(&self) -> Result<(), String> {
+        is_name("target", &self.target)?;
         if let Some(weight) = self.weight.filter(|weight| !(weight.is_finite() && *weight >= 0.0)) {
             return Err(format!("weight: {weight} is none; write 0, or how much more often than those of 1"));
         }
@@ -456,6 +469,9 @@ mod tests {
         assert_eq!(plan(Step { weight: Some(0.0), ..step() }, 1.0, 1), Ok(()));
         assert!(plan(Step { weight: Some(-1.0), ..step() }, 1.0, 1).expect_err("none").contains("weight: -1"));
         assert!(plan(Step { weight: Some(f64::INFINITY), ..step() }, 1.0, 1).is_err());
+        let named = |bytes| Step { target: "x".repeat(bytes), ..step() };
+        assert_eq!(plan(named(256), 1.0, 1), Ok(()));
+        assert_eq!(plan(named(257), 1.0, 1), Err("target: a name has at most 256 bytes, not 257".to_owned()));
         assert!(plan(step(), 0.0, 1).expect_err("nobody").contains("max_attempts"));
         assert!(plan(step(), 1.0, 0).expect_err("no time").contains("deadline_ms: 0"));
         let late = Step { first_token: Some(Duration::ZERO), ..step() };

@@ -169,9 +169,6 @@ fn place(line: &str) -> Option<&str> {
     (digits > 0).then(|| &line[..at + digits])
 }
 
-/// Longest name of a model: it goes into a header of the answer and the log.
-const MAX_MODEL_BYTES: usize = 256;
-
 struct Reader {
     left: Left,
 }
@@ -188,7 +185,8 @@ impl Reader {
             (Phase::Fault, "next") => Ok(Verdict::Next),
             (Phase::Fault, "stop") => Ok(Verdict::Stop(Stop::default())),
             (Phase::Route | Phase::Fault, name) => {
-                Ok(Verdict::Plan(Wish { steps: vec![named(name.to_owned())], ..Wish::default() }))
+                self.left_for(name)?;
+                planned(vec![named(name.to_owned())])
             }
             (phase, word) => Err(unfit(phase, &format!("the text `{word}`"))),
         }
@@ -198,8 +196,7 @@ impl Reader {
         match phase {
             // A list is a plan too.
             Phase::Route | Phase::Fault if table.raw_len() > 0 => {
-                let steps = self.steps(table)?;
-                return Wish::new(steps, Mode::default(), None, None).map(Verdict::Plan).map_err(Error::runtime);
+                return planned(self.steps(table)?);
             }
             Phase::Done => return self.fields(table),
             _ => {}
@@ -392,10 +389,6 @@ impl Reader {
         };
         entries.known(what, Patch::fields(phase))?;
         let mut patch = Patch { model: entries.text("model")?, ..Patch::default() };
-        if let Some(model) = patch.model.as_ref().filter(|model| model.len() > MAX_MODEL_BYTES) {
-            let text = format!("model: a name has at most {MAX_MODEL_BYTES} bytes, not {}", model.len());
-            return Err(Error::runtime(text));
-        }
         if let Some(params) = entries.sub("params")? {
             patch.params = self.values(&params, "params")?;
         }
@@ -531,6 +524,11 @@ pub(super) fn window(table: &Table) -> Result<limit::Window> {
     let limit = entries.number("limit")?.ok_or_else(|| Error::runtime("a window needs `limit`: how much fits"))?;
     let written = limit::Written { limit, per_s: entries.number("per_s")?, per: per.as_deref(), kind: kind.as_deref() };
     limit::Window::new(written).map_err(|error| Error::runtime(error.0))
+}
+
+/// A plan that says nothing but whom to ask.
+fn planned(steps: Vec<Step>) -> Result<Verdict> {
+    Wish::new(steps, Mode::default(), None, None).map(Verdict::Plan).map_err(Error::runtime)
 }
 
 fn named(target: String) -> Step {

@@ -392,6 +392,7 @@ fn a_text_in_many_places_is_copied_no_oftener_than_the_output_allows() {
         ("return { steps = table.create(10000, s) }", Phase::Route),
         ("return table.create(10000, { target = s })", Phase::Route),
         ("return table.create(10000, s)", Phase::Fault),
+        ("return s .. s .. s .. s", Phase::Route),
     ] {
         let text = format!("function on_{}() local s = string.rep('x', 100000) {body} end", phase.name());
         let failed = try_load(&text, budget, json!({})).expect("loads").call(phase).expect_err(body);
