@@ -236,7 +236,9 @@ impl Reader {
         if phase == Phase::Answer
             && let Some(inner) = entries.sub("fault")?
         {
-            return Ok(Verdict::Fault(Entries::of(&inner)?.text("message")?.unwrap_or_default()));
+            let message = Entries::of(&inner)?.text("message")?.unwrap_or_default();
+            self.left_for(&message)?;
+            return Ok(Verdict::Fault(message));
         }
         match phase {
             Phase::Auth => self.who(entries).map(Verdict::Principal),
@@ -249,7 +251,10 @@ impl Reader {
                 entries.known("an answer of on_event", &["drop", "text", "stop"])?;
                 match (entries.text("text")?, entries.take("drop")) {
                     (_, Lv::Boolean(true)) => Ok(Verdict::Text(String::new())),
-                    (Some(text), _) => Ok(Verdict::Text(text)),
+                    (Some(text), _) => {
+                        self.left_for(&text)?;
+                        Ok(Verdict::Text(text))
+                    }
                     (None, _) => Ok(Verdict::Pass),
                 }
             }
@@ -278,7 +283,10 @@ impl Reader {
         entries.known("respond", &["status", "body", "say", "headers"])?;
         let status = entries.number("status")?.unwrap_or(200.0);
         let body = match (entries.text("say")?, entries.take("body")) {
-            (Some(say), Lv::Nil) => Body::Say(say),
+            (Some(say), Lv::Nil) => {
+                self.left_for(&say)?;
+                Body::Say(say)
+            }
             (None, Lv::Nil) => Body::Raw(String::new()),
             (None, body @ Lv::String(_)) => match self.json(&body)? {
                 Value::String(text) => Body::Raw(text),
@@ -304,6 +312,12 @@ impl Reader {
         Reject::new(code, message, status, entries.ms("retry_after_ms")?).map_err(Error::runtime)
     }
 
+    /// A name that a table has, which may be as long as any text.
+    fn name(&mut self, name: &LuaString) -> Result<String> {
+        self.left.take(name.as_bytes().len())?;
+        Ok(name.to_str()?.to_owned())
+    }
+
     fn left_for(&mut self, text: &str) -> Result<()> {
         self.left.take(text.len())
     }
@@ -322,10 +336,7 @@ impl Reader {
         entries.known("a caller", &["key", "project", "models", "metadata"])?;
         let key = entries.text("key")?.unwrap_or_default();
         let name = |value: &Lv| match value {
-            Lv::String(name) => {
-                self.left.take(name.as_bytes().len())?;
-                Ok(name.to_str()?.to_owned())
-            }
+            Lv::String(name) => self.name(name),
             other => Err(wrong("models", "names", other)),
         };
         let models = entries.sub("models")?.map(|models| list(&models, "models", name)).transpose()?;
@@ -471,7 +482,7 @@ impl Reader {
         table.for_each(|name: Lv, value: Lv| {
             let Lv::String(name) = name else { return Err(wrong(what, "names", &name)) };
             let value = Some(self.json(&value)?).filter(|value| !value.is_null());
-            values.insert(name.to_str()?.to_owned(), value);
+            values.insert(self.name(&name)?, value);
             Ok(())
         })?;
         Ok(values)
@@ -485,7 +496,7 @@ impl Reader {
             };
             let value = value.to_str()?.to_owned();
             self.left_for(&value)?;
-            texts.insert(name.to_str()?.to_owned(), value);
+            texts.insert(self.name(name)?, value);
             Ok(())
         })?;
         Ok(texts)
@@ -510,6 +521,7 @@ pub(super) fn headers(table: &Table, left: &mut Left) -> Result<BTreeMap<String,
                 _ => return Err(wrong("headers", "texts", other)),
             },
         };
+        left.take(name.as_bytes().len())?;
         headers.insert(name.to_str()?.to_ascii_lowercase(), value);
         Ok(())
     })?;
