@@ -429,7 +429,7 @@ pub struct Who {
 
 impl Who {
     /// # Errors
-    /// It has no name.
+    /// It has no name, or one that is none for a line of a log.
     pub fn new(
         key: String,
         project: Option<String>,
@@ -438,6 +438,13 @@ impl Who {
     ) -> Result<Self, String> {
         if key.is_empty() {
             return Err("a caller needs `key`: its name in logs, limits and metrics".to_owned());
+        }
+        for (what, name) in [("key", Some(&key)), ("project", project.as_ref())] {
+            let Some(name) = name else { continue };
+            is_name(what, name)?;
+            if name.chars().any(char::is_control) {
+                return Err(format!("{what}: a name is one line of text, without control characters"));
+            }
         }
         Ok(Who { key, project, models, metadata })
     }
@@ -484,6 +491,13 @@ mod tests {
         assert!(Turn::keep(Some(0)).is_err() && Turn::keep(None).is_err());
         assert!(Turn::say("tool".into(), String::new()).expect_err("no role").contains("user, assistant or system"));
         assert!(Who::new(String::new(), None, None, BTreeMap::new()).expect_err("nobody").contains("`key`"));
+        let who = |key: &str, project: Option<&str>| {
+            Who::new(key.into(), project.map(Into::into), None, BTreeMap::new()).map(drop)
+        };
+        assert_eq!(who(&"k".repeat(256), Some("p")), Ok(()));
+        assert_eq!(who(&"k".repeat(257), None), Err("key: a name has at most 256 bytes, not 257".to_owned()));
+        assert!(who("a\nb", None).expect_err("two lines").contains("key: a name is one line"));
+        assert!(who("k", Some("\u{1b}[2J")).expect_err("no text").contains("project: a name is one line"));
         assert!(span("after_ms", -1.0).is_err() && span("after_ms", f64::NAN).is_err());
         assert!(span("after_ms", 86_400_001.0).expect_err("too long").contains("after_ms"));
         assert_eq!(span("after_ms", 250.0), Ok(Duration::from_millis(250)));
