@@ -155,6 +155,17 @@ fn what_the_libraries_throw_names_the_line_too() {
     let text = "function on_request() local _, why = pcall(string.find, 'x', '[a') return gw.say(why) end";
     let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
     assert_eq!(said.body, Body::Say("malformed pattern (missing ']')".to_owned()));
+    // What a coroutine ends with is what `pcall` catches of it.
+    let text = "function on_request()
+        local function bad() gw.json.encode(function() end) end
+        local _, caught = pcall(bad)
+        local _, resumed = coroutine.resume(coroutine.create(bad))
+        local _, wrapped = pcall(coroutine.wrap(bad))
+        assert(type(resumed) == 'string' and resumed == caught and wrapped == caught, tostring(resumed))
+        return gw.say(resumed)
+      end";
+    let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
+    assert_eq!(said.body, Body::Say("test.luau:2: a function is no JSON".to_owned()));
 }
 
 #[test]
