@@ -387,6 +387,9 @@ fn host_calls_and_output_have_an_end() {
         let failed = try_load(&text, budget, json!({})).expect("loads").call(phase).expect_err(body);
         assert!(failed.message.contains("larger than `budget.output` allows"), "{phase:?} {body}: {failed:?}");
     }
+    // To read is not to put out: what is read is the machine's memory.
+    let text = "function on_request() assert(#gw.json.decode('\"' .. string.rep('x', 2000) .. '\"') == 2000) end";
+    assert_eq!(try_load(text, budget, json!({})).expect("loads").call(Phase::Request), Ok(Verdict::Pass));
 }
 
 /// The machine holds a text once in however many places it stands, the gateway would hold a copy for each.
