@@ -211,13 +211,15 @@ impl Reader {
             }
         }
         if let Some(inner) = entries.sub("respond")? {
-            if phase == Phase::Event {
-                let made = if inner.contains_key("say")? { "gw.say(…)" } else { "gw.respond(…)" };
-                let text =
-                    format!("on_event cannot answer with {made}: the answer has begun; return {}", results(phase));
-                return Err(Error::runtime(text));
+            let verdict = self.respond(&inner)?;
+            if verdict.phases().has(phase) {
+                return Ok(verdict);
             }
-            return self.respond(&inner);
+            let is_said = matches!(&verdict, Verdict::Respond(Respond { body: Body::Say(_), .. }));
+            let made = if is_said { "gw.say(…)" } else { "gw.respond(…)" };
+            let why = if phase == Phase::Event { ": the answer has begun" } else { "" };
+            let (phase, results) = (phase.name(), results(phase));
+            return Err(Error::runtime(format!("on_{phase} cannot answer with {made}{why}; return {results}")));
         }
         if let Some(inner) = entries.sub("reject")? {
             return self.reject(&inner).map(Verdict::Reject);
@@ -269,7 +271,11 @@ impl Reader {
         };
         let answer = ["respond", "reject", "stop", "same"].into_iter();
         match answer.filter(|_| fields.len() == 1).find(|word| fields.get(*word).is_some_and(Value::is_object)) {
-            Some(word) => Err(Error::runtime(format!("on_done cannot answer with `{word}`: the exchange is over"))),
+            Some(word) => {
+                let is_said = fields.get(word).is_some_and(|inner| inner.get("say").is_some());
+                let made = if is_said { "say" } else { word };
+                Err(Error::runtime(format!("on_done cannot answer with gw.{made}(…): the exchange is over")))
+            }
             None => Ok(Verdict::Fields(fields)),
         }
     }

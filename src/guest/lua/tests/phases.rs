@@ -258,6 +258,9 @@ fn small_slips_are_told_in_words_of_the_guide() {
     for (phase, body, expected) in [
         (Phase::Event, "return gw.say('x')", "on_event cannot answer with gw.say(…)"),
         (Phase::Event, "return gw.respond(200, 'x')", "on_event cannot answer with gw.respond(…)"),
+        (Phase::Auth, "return gw.say('x')", "on_auth cannot answer with gw.say(…); return nil, { key"),
+        (Phase::Attempt, "return gw.respond(200, 'x')", "on_attempt cannot answer with gw.respond(…); return nil"),
+        (Phase::Done, "return gw.say('x')", "on_done cannot answer with gw.say(…): the exchange is over"),
         (Phase::Fault, "return gw.same(0/0)", "is no number that can be reckoned with"),
         (Phase::Request, &format!("return {{ model = {long} }}"), "model: a name has at most 256 bytes"),
         (Phase::Route, &format!("return {long}"), "target: a name has at most 256 bytes, not 300"),
