@@ -570,6 +570,10 @@ fn outside(gw: &Gw<'_>) -> Result<()> {
 fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
     let mut left = Left::new(cx.lease.budget().output);
     let (mut request, mut is_json) = (http::Request::default(), false);
+    let has = |name: &str| Ok::<_, Error>(!table.raw_get::<Lv>(name)?.is_nil());
+    if has("body")? && has("json")? {
+        return Err(Error::runtime("gw.http.fetch: give `body` or `json`, not both"));
+    }
     table.for_each(|name: String, value: Lv| {
         match (name.as_str(), &value) {
             ("url", Lv::String(url)) => request.url = url.to_str()?.to_owned(),

@@ -675,6 +675,14 @@ async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
          end
          function on_route() gw.llm.ask{ model = 'other', prompt = 'x' } end",
     );
+    for (call, said) in [
+        ("gw.llm.ask{ model = 'judge', prompt = 'a', messages = {} }", "give `prompt` or `messages`, not both"),
+        ("gw.http.fetch{ url = 'https://a.example', body = '', json = {} }", "give `body` or `json`, not both"),
+    ] {
+        let both = load(&format!("function on_request() {call} end"));
+        let error = both.wait(Phase::Request).await.0.expect_err("which of them").message;
+        assert!(error.contains(said), "{error}");
+    }
     let (Ok(Verdict::Reject(reject)), _) = bench.wait(Phase::Request).await else { panic!("no refusal") };
     assert_eq!(reject.message, "test.luau:2: it failed");
     let error = bench.wait(Phase::Route).await.0.expect_err("ungranted").message;
