@@ -79,7 +79,7 @@ fn a_new_policy_of_every_kind_passes_its_test_and_is_not_written_twice() {
         assert_eq!(manifest.contains("\nguard = true\n"), matches!(kind, "guard" | "stream"), "{kind}");
     }
     let output = portcullis(&["test", folder.path()]);
-    assert!(output.status.success() && said(&output).contains("13 passed, 0 failed"), "{}", said(&output));
+    assert!(output.status.success() && said(&output).contains("14 passed, 0 failed"), "{}", said(&output));
     let wrong = portcullis(&["script", "new", "../Up", "--dir", folder.path()]);
     assert!(said(&wrong).contains("is no name for a script"), "{}", said(&wrong));
 }

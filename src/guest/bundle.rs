@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::adapter::Description;
+use super::near;
 use crate::host::hash;
 use crate::host::metrics::Declared;
 
@@ -347,10 +348,20 @@ fn manifest(text: &str, label: &str, above: usize) -> Result<Manifest, String> {
     let at = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1 + above;
     let manifest: Manifest = toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1 + above, |span| at(span.start));
-        format!("{label}:{line}: {}", error.message())
+        format!("{label}:{line}: {}", told(error.message()))
     })?;
     manifest.check().map_err(|error| format!("{label}: {error}"))?;
     Ok(manifest)
+}
+
+/// What the parser says of a manifest, with the word that was meant in the place of all that there are.
+fn told(message: &str) -> String {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let (Some(word), known) = (words.next(), words.collect::<Vec<_>>()) else { return message.to_owned() };
+    match near(word, &known).zip(message.split_once(", expected")) {
+        Some((meant, (unknown, _))) => format!("{unknown}; did you mean `{meant}`?"),
+        None => message.to_owned(),
+    }
 }
 
 fn source(path: &Path) -> Result<Source, String> {
@@ -435,7 +446,12 @@ mod tests {
     #[test]
     fn what_is_wrong_in_a_manifest_is_said_with_its_line() {
         let wrong = |text: &str| manifest(text, "m.toml", 0).expect_err(text);
-        assert!(wrong("version = \"1\"\nstrem = \"event\"\n").starts_with("m.toml:2: unknown field `strem`"));
+        assert_eq!(
+            wrong("version = \"1\"\nstram = \"event\"\n"),
+            "m.toml:2: unknown field `stram`; did you mean `stream`?"
+        );
+        assert!(wrong("stream = \"evnet\"").ends_with("unknown variant `evnet`; did you mean `event`?"));
+        assert!(wrong("quux = 1").contains("unknown field `quux`, expected one of"));
         assert!(wrong("api = 9").contains("api 9"));
         assert!(wrong("tick = \"often\"").contains("30s"));
         assert!(wrong("coalesce = { events = 4 }").contains("stream = \"event\""));

@@ -24,6 +24,17 @@ const MAX_MESSAGE_BYTES: usize = 4 << 10;
 /// Longest word for a refusal, in bytes.
 const MAX_CODE_BYTES: usize = 64;
 
+/// Longest name of a model or a target, in bytes: it goes into a header of the answer and the log.
+const MAX_NAME_BYTES: usize = 256;
+
+/// Whether a name is within its bound.
+fn is_name(what: &str, name: &str) -> Result<(), String> {
+    match name.len() {
+        ..=MAX_NAME_BYTES => Ok(()),
+        bytes => Err(format!("{what}: a name has at most {MAX_NAME_BYTES} bytes, not {bytes}")),
+    }
+}
+
 /// A time that a verdict names, in milliseconds.
 ///
 /// # Errors
@@ -117,6 +128,7 @@ impl Verdict {
                 if patch.model.as_deref() == Some("") {
                     return Err("patch: `model` is empty; leave it out to keep the model".to_owned());
                 }
+                patch.model.iter().try_for_each(|model| is_name("model", model))?;
                 if patch.body.is_some() && patch.edits_text() {
                     return Err("patch: `body` is the whole answer; give that, or `text` and `texts`".to_owned());
                 }
@@ -321,6 +333,7 @@ pub struct Step {
 
 impl Step {
     fn check(&self) -> Result<(), String> {
+        is_name("target", &self.target)?;
         if let Some(weight) = self.weight.filter(|weight| !(weight.is_finite() && *weight >= 0.0)) {
             return Err(format!("weight: {weight} is none; write 0, or how much more often than those of 1"));
         }
@@ -416,7 +429,7 @@ pub struct Who {
 
 impl Who {
     /// # Errors
-    /// It has no name.
+    /// It has no name, or one that is none for a line of a log.
     pub fn new(
         key: String,
         project: Option<String>,
@@ -425,6 +438,13 @@ impl Who {
     ) -> Result<Self, String> {
         if key.is_empty() {
             return Err("a caller needs `key`: its name in logs, limits and metrics".to_owned());
+        }
+        for (what, name) in [("key", Some(&key)), ("project", project.as_ref())] {
+            let Some(name) = name else { continue };
+            is_name(what, name)?;
+            if name.chars().any(char::is_control) {
+                return Err(format!("{what}: a name is one line of text, without control characters"));
+            }
         }
         Ok(Who { key, project, models, metadata })
     }
@@ -456,6 +476,9 @@ mod tests {
         assert_eq!(plan(Step { weight: Some(0.0), ..step() }, 1.0, 1), Ok(()));
         assert!(plan(Step { weight: Some(-1.0), ..step() }, 1.0, 1).expect_err("none").contains("weight: -1"));
         assert!(plan(Step { weight: Some(f64::INFINITY), ..step() }, 1.0, 1).is_err());
+        let named = |bytes| Step { target: "x".repeat(bytes), ..step() };
+        assert_eq!(plan(named(256), 1.0, 1), Ok(()));
+        assert_eq!(plan(named(257), 1.0, 1), Err("target: a name has at most 256 bytes, not 257".to_owned()));
         assert!(plan(step(), 0.0, 1).expect_err("nobody").contains("max_attempts"));
         assert!(plan(step(), 1.0, 0).expect_err("no time").contains("deadline_ms: 0"));
         let late = Step { first_token: Some(Duration::ZERO), ..step() };
@@ -468,6 +491,13 @@ mod tests {
         assert!(Turn::keep(Some(0)).is_err() && Turn::keep(None).is_err());
         assert!(Turn::say("tool".into(), String::new()).expect_err("no role").contains("user, assistant or system"));
         assert!(Who::new(String::new(), None, None, BTreeMap::new()).expect_err("nobody").contains("`key`"));
+        let who = |key: &str, project: Option<&str>| {
+            Who::new(key.into(), project.map(Into::into), None, BTreeMap::new()).map(drop)
+        };
+        assert_eq!(who(&"k".repeat(256), Some("p")), Ok(()));
+        assert_eq!(who(&"k".repeat(257), None), Err("key: a name has at most 256 bytes, not 257".to_owned()));
+        assert!(who("a\nb", None).expect_err("two lines").contains("key: a name is one line"));
+        assert!(who("k", Some("\u{1b}[2J")).expect_err("no text").contains("project: a name is one line"));
         assert!(span("after_ms", -1.0).is_err() && span("after_ms", f64::NAN).is_err());
         assert!(span("after_ms", 86_400_001.0).expect_err("too long").contains("after_ms"));
         assert_eq!(span("after_ms", 250.0), Ok(Duration::from_millis(250)));

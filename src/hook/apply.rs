@@ -312,6 +312,9 @@ pub(super) async fn respond(
     by: usize,
 ) -> Result<Reply, Undone> {
     let status = StatusCode::from_u16(respond.status).unwrap_or(StatusCode::OK);
+    if matches!(respond.body, Body::Say(_)) {
+        has_no_type(respond.headers.keys())?;
+    }
     let mut reply = match respond.body {
         Body::Say(text) => say(cx, x, call, text, by).await?,
         Body::Json(value) => Reply::json(status, value.to_string()),
@@ -334,6 +337,14 @@ fn written(status: StatusCode, text: String) -> Reply {
         reply.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     reply
+}
+
+/// Whether headers leave open what an answer is, which is said by who writes it.
+fn has_no_type<'a>(mut names: impl Iterator<Item = &'a String>) -> Result<(), Undone> {
+    match names.any(|name| name.eq_ignore_ascii_case(CONTENT_TYPE.as_str())) {
+        true => Err(wrong(format!("the header `{CONTENT_TYPE}` is the gateway's"))),
+        false => Ok(()),
+    }
 }
 
 fn set_header(headers: &mut HeaderMap, name: &str, value: Option<&str>) -> Result<(), Undone> {
@@ -393,6 +404,7 @@ pub(super) fn to_reply(x: &Subject<'_>, call: &Arc<Call>, reply: &mut Reply, pat
         (None, false) => None,
     };
     if !patch.headers.is_empty() {
+        has_no_type(patch.headers.keys())?;
         let mut headers = reply.headers.clone();
         for (name, value) in &patch.headers {
             match value {

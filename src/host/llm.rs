@@ -32,6 +32,9 @@ pub struct Answer {
 pub async fn ask(cx: &Cx, ask: Value) -> Result<Value, HostError> {
     let Value::Object(mut ask) = ask else { return Err(HostError::new("llm.ask takes a table")) };
     if let Some(prompt) = ask.shift_remove("prompt") {
+        if ask.contains_key("messages") {
+            return Err(HostError::new("llm.ask: give `prompt` or `messages`, not both"));
+        }
         ask.insert("messages".into(), json!([{"role": "user", "content": prompt}]));
     }
     let model = ask.get("model").and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -174,10 +174,14 @@ async fn what_cannot_be_done_is_a_failure_like_any_other() {
         if req.model == 'chat/texts' then return { texts = { [99] = 'x' } } end
         if req.model == 'chat/turns' then return { messages = { 7 } } end
         if req.model == 'chat/stream' then return { params = { stream = true } } end
+        if req.model == 'chat/said' then
+            return { respond = { say = 'x', headers = { ['content-type'] = 'text/plain' } } }
+        end
         if req.model == 'chat/header' then return gw.respond(200, 'x', { ['content-length'] = '7' }) end
       end
       function on_answer(a)
         if a.target == 'chat/answer' then return { headers = { ['x-one'] = '1', ['content-length'] = '7' } } end
+        if a.target == 'chat/type' then return { headers = { ['Content-Type'] = 'text/plain' } } end
       end";
     let places = [
         ("chat/texts", "request", "texts[99]"),
@@ -185,6 +189,8 @@ async fn what_cannot_be_done_is_a_failure_like_any_other() {
         ("chat/stream", "request", "`stream` is no parameter"),
         ("chat/header", "request", "`content-length` is the gateway's"),
         ("chat/answer", "answer", "`content-length` is the gateway's"),
+        ("chat/type", "answer", "`content-type` is the gateway's"),
+        ("chat/said", "request", "`content-type` is the gateway's"),
     ];
     for (fail, status) in [("open", 200), ("default", 200), ("closed", 500)] {
         let yaml = format!("hooks: [{{ lua: odd, fail: {fail}, budget: {{ cpu: 2s }} }}]\n");

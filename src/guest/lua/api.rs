@@ -387,8 +387,8 @@ fn target_within(lua: &Lua, view: &targets::View) -> Result<Table> {
 }
 
 fn texts(gw: &Gw<'_>) -> Result<()> {
-    gw.add("json.decode", |lua, cx, text: LuaString| {
-        Left::new(cx.lease.budget().output).take(text.as_bytes().len())?;
+    gw.add("json.decode", |lua, _, text: LuaString| {
+        // Built in the machine, whose memory is its bound.
         decoded(lua, &text.as_bytes()).map_err(Error::from)
     })?;
     gw.add("json.encode", |lua, cx, value: Lv| {
@@ -570,6 +570,10 @@ fn outside(gw: &Gw<'_>) -> Result<()> {
 fn fetch(cx: &Cx, table: &Table) -> Result<http::Request> {
     let mut left = Left::new(cx.lease.budget().output);
     let (mut request, mut is_json) = (http::Request::default(), false);
+    let has = |name: &str| Ok::<_, Error>(!table.raw_get::<Lv>(name)?.is_nil());
+    if has("body")? && has("json")? {
+        return Err(Error::runtime("gw.http.fetch: give `body` or `json`, not both"));
+    }
     table.for_each(|name: String, value: Lv| {
         match (name.as_str(), &value) {
             ("url", Lv::String(url)) => request.url = url.to_str()?.to_owned(),

@@ -99,6 +99,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         turn::again();
         Ok(())
     })?;
+    let ended = lua.create_function(|_, ()| Ok(turn::has_ended()))?;
     let whose = lua.create_function(|_, ()| turn::with_running(|call| Ok(call.id() as f64)))?;
     // Without lines of its own: an error of what it calls is one of the script's line.
     let library = lua.load(include_str!("library.luau")).set_name("=library");
@@ -109,6 +110,7 @@ pub(super) fn mend(lua: &Lua) -> Result<()> {
         words,
         again,
         whose,
+        ended,
         fill,
         make,
         Lua::poll_pending(),

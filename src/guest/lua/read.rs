@@ -169,9 +169,6 @@ fn place(line: &str) -> Option<&str> {
     (digits > 0).then(|| &line[..at + digits])
 }
 
-/// Longest name of a model: it goes into a header of the answer and the log.
-const MAX_MODEL_BYTES: usize = 256;
-
 struct Reader {
     left: Left,
 }
@@ -188,7 +185,8 @@ impl Reader {
             (Phase::Fault, "next") => Ok(Verdict::Next),
             (Phase::Fault, "stop") => Ok(Verdict::Stop(Stop::default())),
             (Phase::Route | Phase::Fault, name) => {
-                Ok(Verdict::Plan(Wish { steps: vec![named(name.to_owned())], ..Wish::default() }))
+                self.left_for(name)?;
+                planned(vec![named(name.to_owned())])
             }
             (phase, word) => Err(unfit(phase, &format!("the text `{word}`"))),
         }
@@ -198,8 +196,7 @@ impl Reader {
         match phase {
             // A list is a plan too.
             Phase::Route | Phase::Fault if table.raw_len() > 0 => {
-                let steps = self.steps(table)?;
-                return Wish::new(steps, Mode::default(), None, None).map(Verdict::Plan).map_err(Error::runtime);
+                return planned(self.steps(table)?);
             }
             Phase::Done => return self.fields(table),
             _ => {}
@@ -214,13 +211,15 @@ impl Reader {
             }
         }
         if let Some(inner) = entries.sub("respond")? {
-            if phase == Phase::Event {
-                let made = if inner.contains_key("say")? { "gw.say(…)" } else { "gw.respond(…)" };
-                let text =
-                    format!("on_event cannot answer with {made}: the answer has begun; return {}", results(phase));
-                return Err(Error::runtime(text));
+            let verdict = self.respond(&inner)?;
+            if verdict.phases().has(phase) {
+                return Ok(verdict);
             }
-            return self.respond(&inner);
+            let is_said = matches!(&verdict, Verdict::Respond(Respond { body: Body::Say(_), .. }));
+            let made = if is_said { "gw.say(…)" } else { "gw.respond(…)" };
+            let why = if phase == Phase::Event { ": the answer has begun" } else { "" };
+            let (phase, results) = (phase.name(), results(phase));
+            return Err(Error::runtime(format!("on_{phase} cannot answer with {made}{why}; return {results}")));
         }
         if let Some(inner) = entries.sub("reject")? {
             return self.reject(&inner).map(Verdict::Reject);
@@ -239,7 +238,9 @@ impl Reader {
         if phase == Phase::Answer
             && let Some(inner) = entries.sub("fault")?
         {
-            return Ok(Verdict::Fault(Entries::of(&inner)?.text("message")?.unwrap_or_default()));
+            let message = Entries::of(&inner)?.text("message")?.unwrap_or_default();
+            self.left_for(&message)?;
+            return Ok(Verdict::Fault(message));
         }
         match phase {
             Phase::Auth => self.who(entries).map(Verdict::Principal),
@@ -252,7 +253,10 @@ impl Reader {
                 entries.known("an answer of on_event", &["drop", "text", "stop"])?;
                 match (entries.text("text")?, entries.take("drop")) {
                     (_, Lv::Boolean(true)) => Ok(Verdict::Text(String::new())),
-                    (Some(text), _) => Ok(Verdict::Text(text)),
+                    (Some(text), _) => {
+                        self.left_for(&text)?;
+                        Ok(Verdict::Text(text))
+                    }
                     (None, _) => Ok(Verdict::Pass),
                 }
             }
@@ -267,7 +271,11 @@ impl Reader {
         };
         let answer = ["respond", "reject", "stop", "same"].into_iter();
         match answer.filter(|_| fields.len() == 1).find(|word| fields.get(*word).is_some_and(Value::is_object)) {
-            Some(word) => Err(Error::runtime(format!("on_done cannot answer with `{word}`: the exchange is over"))),
+            Some(word) => {
+                let is_said = fields.get(word).is_some_and(|inner| inner.get("say").is_some());
+                let made = if is_said { "say" } else { word };
+                Err(Error::runtime(format!("on_done cannot answer with gw.{made}(…): the exchange is over")))
+            }
             None => Ok(Verdict::Fields(fields)),
         }
     }
@@ -281,7 +289,10 @@ impl Reader {
         entries.known("respond", &["status", "body", "say", "headers"])?;
         let status = entries.number("status")?.unwrap_or(200.0);
         let body = match (entries.text("say")?, entries.take("body")) {
-            (Some(say), Lv::Nil) => Body::Say(say),
+            (Some(say), Lv::Nil) => {
+                self.left_for(&say)?;
+                Body::Say(say)
+            }
             (None, Lv::Nil) => Body::Raw(String::new()),
             (None, body @ Lv::String(_)) => match self.json(&body)? {
                 Value::String(text) => Body::Raw(text),
@@ -307,6 +318,12 @@ impl Reader {
         Reject::new(code, message, status, entries.ms("retry_after_ms")?).map_err(Error::runtime)
     }
 
+    /// A name that a table has, which may be as long as any text.
+    fn name(&mut self, name: &LuaString) -> Result<String> {
+        self.left.take(name.as_bytes().len())?;
+        Ok(name.to_str()?.to_owned())
+    }
+
     fn left_for(&mut self, text: &str) -> Result<()> {
         self.left.take(text.len())
     }
@@ -325,10 +342,7 @@ impl Reader {
         entries.known("a caller", &["key", "project", "models", "metadata"])?;
         let key = entries.text("key")?.unwrap_or_default();
         let name = |value: &Lv| match value {
-            Lv::String(name) => {
-                self.left.take(name.as_bytes().len())?;
-                Ok(name.to_str()?.to_owned())
-            }
+            Lv::String(name) => self.name(name),
             other => Err(wrong("models", "names", other)),
         };
         let models = entries.sub("models")?.map(|models| list(&models, "models", name)).transpose()?;
@@ -392,10 +406,6 @@ impl Reader {
         };
         entries.known(what, Patch::fields(phase))?;
         let mut patch = Patch { model: entries.text("model")?, ..Patch::default() };
-        if let Some(model) = patch.model.as_ref().filter(|model| model.len() > MAX_MODEL_BYTES) {
-            let text = format!("model: a name has at most {MAX_MODEL_BYTES} bytes, not {}", model.len());
-            return Err(Error::runtime(text));
-        }
         if let Some(params) = entries.sub("params")? {
             patch.params = self.values(&params, "params")?;
         }
@@ -478,7 +488,7 @@ impl Reader {
         table.for_each(|name: Lv, value: Lv| {
             let Lv::String(name) = name else { return Err(wrong(what, "names", &name)) };
             let value = Some(self.json(&value)?).filter(|value| !value.is_null());
-            values.insert(name.to_str()?.to_owned(), value);
+            values.insert(self.name(&name)?, value);
             Ok(())
         })?;
         Ok(values)
@@ -492,7 +502,7 @@ impl Reader {
             };
             let value = value.to_str()?.to_owned();
             self.left_for(&value)?;
-            texts.insert(name.to_str()?.to_owned(), value);
+            texts.insert(self.name(name)?, value);
             Ok(())
         })?;
         Ok(texts)
@@ -517,6 +527,7 @@ pub(super) fn headers(table: &Table, left: &mut Left) -> Result<BTreeMap<String,
                 _ => return Err(wrong("headers", "texts", other)),
             },
         };
+        left.take(name.as_bytes().len())?;
         headers.insert(name.to_str()?.to_ascii_lowercase(), value);
         Ok(())
     })?;
@@ -531,6 +542,11 @@ pub(super) fn window(table: &Table) -> Result<limit::Window> {
     let limit = entries.number("limit")?.ok_or_else(|| Error::runtime("a window needs `limit`: how much fits"))?;
     let written = limit::Written { limit, per_s: entries.number("per_s")?, per: per.as_deref(), kind: kind.as_deref() };
     limit::Window::new(written).map_err(|error| Error::runtime(error.0))
+}
+
+/// A plan that says nothing but whom to ask.
+fn planned(steps: Vec<Step>) -> Result<Verdict> {
+    Wish::new(steps, Mode::default(), None, None).map(Verdict::Plan).map_err(Error::runtime)
 }
 
 fn named(target: String) -> Step {

@@ -261,10 +261,7 @@ impl Now {
             Ok(()) if self.is_over.get() => Ok(VmState::Yield),
             Ok(()) => Ok(VmState::Continue),
             Err(killed) => {
-                if let Some(place) = place(lua) {
-                    // The first one: catching it and going on brings others.
-                    let _ = self.call.ended_at.set(place);
-                }
+                self.call.look(lua);
                 Err(Error::runtime(lease.explain(killed)))
             }
         }
@@ -326,6 +323,11 @@ pub(super) fn out_of_memory(lua: &Lua) {
             now.call.look(lua);
         }
     });
+}
+
+/// Whether the budget of the call that runs is used up.
+pub(super) fn has_ended() -> bool {
+    RUNNING.with_borrow(|running| running.as_ref().is_some_and(|now| now.call.cx.lease.killed().is_some()))
 }
 
 /// The call that runs was told to give way and cannot: it has another turn.

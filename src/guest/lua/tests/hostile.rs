@@ -373,6 +373,23 @@ fn host_calls_and_output_have_an_end() {
         let text = format!("function on_request() {body} end");
         assert!(try_load(&text, budget, json!({})).expect("loads").call(Phase::Request).is_err(), "{body}");
     }
+    for (phase, body) in [
+        (Phase::Request, "return gw.say(s)"),
+        (Phase::Route, "return gw.say(s)"),
+        (Phase::Fault, "return gw.say(s)"),
+        (Phase::Answer, "return gw.say(s)"),
+        (Phase::Answer, "return gw.fault(s)"),
+        (Phase::Event, "return { text = s }"),
+        (Phase::Request, "return { params = { [s] = 1 } }"),
+        (Phase::Auth, "return { key = 'k', metadata = { [s] = '' } }"),
+    ] {
+        let text = format!("function on_{}() local s = string.rep('x', 2000) {body} end", phase.name());
+        let failed = try_load(&text, budget, json!({})).expect("loads").call(phase).expect_err(body);
+        assert!(failed.message.contains("larger than `budget.output` allows"), "{phase:?} {body}: {failed:?}");
+    }
+    // To read is not to put out: what is read is the machine's memory.
+    let text = "function on_request() assert(#gw.json.decode('\"' .. string.rep('x', 2000) .. '\"') == 2000) end";
+    assert_eq!(try_load(text, budget, json!({})).expect("loads").call(Phase::Request), Ok(Verdict::Pass));
 }
 
 /// The machine holds a text once in however many places it stands, the gateway would hold a copy for each.
@@ -392,6 +409,7 @@ fn a_text_in_many_places_is_copied_no_oftener_than_the_output_allows() {
         ("return { steps = table.create(10000, s) }", Phase::Route),
         ("return table.create(10000, { target = s })", Phase::Route),
         ("return table.create(10000, s)", Phase::Fault),
+        ("return s .. s .. s .. s", Phase::Route),
     ] {
         let text = format!("function on_{}() local s = string.rep('x', 100000) {body} end", phase.name());
         let failed = try_load(&text, budget, json!({})).expect("loads").call(phase).expect_err(body);

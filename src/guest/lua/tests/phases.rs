@@ -155,6 +155,17 @@ fn what_the_libraries_throw_names_the_line_too() {
     let text = "function on_request() local _, why = pcall(string.find, 'x', '[a') return gw.say(why) end";
     let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
     assert_eq!(said.body, Body::Say("malformed pattern (missing ']')".to_owned()));
+    // What a coroutine ends with is what `pcall` catches of it.
+    let text = "function on_request()
+        local function bad() gw.json.encode(function() end) end
+        local _, caught = pcall(bad)
+        local _, resumed = coroutine.resume(coroutine.create(bad))
+        local _, wrapped = pcall(coroutine.wrap(bad))
+        assert(type(resumed) == 'string' and resumed == caught and wrapped == caught, tostring(resumed))
+        return gw.say(resumed)
+      end";
+    let Ok(Verdict::Respond(said)) = load(text).call(Phase::Request) else { panic!("says why") };
+    assert_eq!(said.body, Body::Say("test.luau:2: a function is no JSON".to_owned()));
 }
 
 #[test]
@@ -247,8 +258,14 @@ fn small_slips_are_told_in_words_of_the_guide() {
     for (phase, body, expected) in [
         (Phase::Event, "return gw.say('x')", "on_event cannot answer with gw.say(…)"),
         (Phase::Event, "return gw.respond(200, 'x')", "on_event cannot answer with gw.respond(…)"),
+        (Phase::Auth, "return gw.say('x')", "on_auth cannot answer with gw.say(…); return nil, { key"),
+        (Phase::Attempt, "return gw.respond(200, 'x')", "on_attempt cannot answer with gw.respond(…); return nil"),
+        (Phase::Done, "return gw.say('x')", "on_done cannot answer with gw.say(…): the exchange is over"),
         (Phase::Fault, "return gw.same(0/0)", "is no number that can be reckoned with"),
         (Phase::Request, &format!("return {{ model = {long} }}"), "model: a name has at most 256 bytes"),
+        (Phase::Route, &format!("return {long}"), "target: a name has at most 256 bytes, not 300"),
+        (Phase::Fault, &format!("return {{ {long} }}"), "target: a name has at most 256 bytes, not 300"),
+        (Phase::Route, &format!("return {{ steps = {{ {{ target = {long} }} }} }}"), "target: a name has at most 256"),
         (Phase::Request, "return { model = '\\255' }", "a text that is no UTF-8 stands where one should"),
         (Phase::Route, "return { '\\255' }", "a text that is no UTF-8 stands where one should"),
         (Phase::Route, "return { 'fast', 12 }", "steps: a number stands where names or tables should"),
@@ -658,6 +675,14 @@ async fn a_failed_wait_is_an_error_that_a_script_can_catch() {
          end
          function on_route() gw.llm.ask{ model = 'other', prompt = 'x' } end",
     );
+    for (call, said) in [
+        ("gw.llm.ask{ model = 'judge', prompt = 'a', messages = {} }", "give `prompt` or `messages`, not both"),
+        ("gw.http.fetch{ url = 'https://a.example', body = '', json = {} }", "give `body` or `json`, not both"),
+    ] {
+        let both = load(&format!("function on_request() {call} end"));
+        let error = both.wait(Phase::Request).await.0.expect_err("which of them").message;
+        assert!(error.contains(said), "{error}");
+    }
     let (Ok(Verdict::Reject(reject)), _) = bench.wait(Phase::Request).await else { panic!("no refusal") };
     assert_eq!(reject.message, "test.luau:2: it failed");
     let error = bench.wait(Phase::Route).await.0.expect_err("ungranted").message;
