@@ -3,6 +3,8 @@
 //! Goes through the same pipeline as every caller's ask, as the exchange's own caller, so that limits, budgets and the
 //! log hold. Bounded in depth: a policy that asks a model runs for that ask too.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -25,7 +27,8 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Asks a model for a turn: `{model, messages, …}` in the OpenAI chat form, `prompt` being short for one user turn.
+/// Asks a model for a turn: `{model, messages, …}` in the OpenAI chat form, `prompt` being short for one user turn, and
+/// `timeout_ms` the longest time to wait for it.
 ///
 /// # Errors
 /// The model is not granted, the depth is reached, or the ask failed.
@@ -39,7 +42,18 @@ pub async fn ask(cx: &Cx, ask: Value) -> Result<Value, HostError> {
     }
     let model = ask.get("model").and_then(Value::as_str).unwrap_or_default().to_owned();
     ask.insert("stream".into(), false.into());
-    let answer = send(cx, &model, "/v1/chat/completions", Value::Object(ask)).await?;
+    let timeout = ask.shift_remove("timeout_ms").map(|ms| {
+        let span = ms.as_f64().and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+        span.ok_or_else(|| HostError::new("llm.ask: timeout_ms is a number of milliseconds"))
+    });
+    let asked = send(cx, &model, "/v1/chat/completions", Value::Object(ask));
+    let answer = match timeout.transpose()? {
+        None => asked.await?,
+        // Dropped, the ask ends as one whose client has left.
+        Some(span) => tokio::time::timeout(span, asked)
+            .await
+            .map_err(|_| HostError(format!("`{model}` did not answer within {span:?}")))??,
+    };
     let message = &answer["choices"][0]["message"];
     let mut result = Map::new();
     let mut put = |name: &str, value: &Value| {

@@ -792,6 +792,20 @@ async fn a_policy_asks_models_as_its_caller_and_not_without_end() {
 }
 
 #[tokio::test]
+async fn a_policy_waits_for_a_model_no_longer_than_it_wants() {
+    let mock = Mock::start().await;
+    let policy = "function on_request(req)
+        local ok, late = pcall(gw.llm.ask, { model = 'slow', prompt = 'May they?', timeout_ms = 50 })
+        return gw.respond(200, tostring(ok) .. ' ' .. tostring(late))
+      end";
+    let yaml = "models: { slow: 'chat/mock-fast:head=20s' }
+hooks: [{ lua: hasty, on: { models: [chat/m] }, grants: { models: [slow] }, budget: { cpu: 1s } }]\n";
+    let gateway = with(&mock, &[("hasty", policy)], yaml).await;
+    let told = ask(&gateway, "chat/m", false).await.text();
+    assert!(told.starts_with("false ") && told.contains("`slow` did not answer within 50ms"), "{told}");
+}
+
+#[tokio::test]
 async fn a_policy_asks_from_where_its_caller_does_and_not_from_the_proxy() {
     let mock = Mock::start().await;
     let judge = "function on_request() gw.llm.ask({ model = 'chat/judge', prompt = 'May they?' }) end";
