@@ -45,7 +45,7 @@ functions! {
     "cache.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
     "cache.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
     "kv.get" LIVE, "(key: string, space: string?) -> string?", "The value of a key. The namespace is the policy's own, or one of `grants.kv`.";
-    "kv.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. A full namespace refuses new values.";
+    "kv.set" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> ()", "Keeps a value, for so many seconds where they are given. A full namespace refuses new values. A key has at most 1024 bytes, a value 1 MiB, and its time is at most 31 days.";
     "kv.add" LIVE, "(key: string, value: string, ttl_s: number?, space: string?) -> boolean", "Keeps a value unless there is one; false when there is.";
     "kv.incr" LIVE, "(key: string, by: number?, ttl_s: number?, space: string?) -> number", "Adds to a whole number, 1 when `by` is not given, and gives the sum. `ttl_s` counts from when the number began.";
     "kv.delete" LIVE, "(key: string, space: string?) -> boolean", "Whether there was something to delete.";
@@ -82,7 +82,7 @@ functions! {
     "time.now_ms" ALL, "() -> number", "Now, in Unix milliseconds.";
     "time.elapsed_ms" LIVE, "() -> number", "Milliseconds since this exchange began.";
     "time.date" ALL, "(unix_ms: number?, offset_minutes: number?) -> Date", "A moment as a calendar has it, so many minutes east of UTC; now when no moment is given.";
-    "time.sleep" AWAITING waits !, "(ms: number) -> ()", "Waits. The exchange's own deadline goes on.";
+    "time.sleep" AWAITING waits !, "(ms: number) -> ()", "Waits, 60 seconds at most. The exchange's own deadline goes on.";
     "rand.number" ALL, "() -> number", "A number from 0 up to, not including, 1.";
     "rand.int" ALL, "(first: number, last: number) -> number", "A whole number from `first` to `last`, both included.";
     "rand.id" ALL, "() -> string", "24 hexadecimal digits that hardly come twice. Not a secret.";
