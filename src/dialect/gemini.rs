@@ -158,7 +158,7 @@ impl Dialect for Gemini {
             id: response.id(),
             model: response.model(),
             finish: finish.or(response.is_blocked().then_some(Finish::ContentFilter)),
-            usage: response.usage_metadata.map(|counts| counts.usage()),
+            usage: response.usage_metadata.and_then(|counts| counts.usage()),
         })
     }
 
