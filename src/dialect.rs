@@ -264,6 +264,7 @@ pub trait Decoder: Send {
 
 /// Turns neutral events into a client's frames. Appends whole SSE frames only.
 pub trait Encoder: Send {
+    /// Writes nothing of a fault where the dialect's frame for it tells nothing of the stream before.
     fn event(&mut self, event: &Event, out: &mut Vec<u8>);
 
     /// The stream is complete: whatever the dialect ends with.
@@ -306,6 +307,20 @@ pub struct Sighting {
     pub model: Option<String>,
     /// The answer's id; only from early frames.
     pub id: Option<String>,
+    /// When the answer was begun, in Unix seconds; only with the id, in forms that say it again at the end.
+    pub created: Option<u64>,
+}
+
+/// What a client was told of a stream that breaks off, as far as it goes by in the upstream's own bytes.
+#[derive(Debug, Default)]
+pub struct Begun<'a> {
+    pub request_id: &'a str,
+    pub id: Option<&'a str>,
+    pub model: Option<&'a str>,
+    /// In Unix seconds.
+    pub created: Option<u64>,
+    /// How many frames it was sent.
+    pub frames: u64,
 }
 
 /// What a whole answer says of itself, read without decoding it.
@@ -460,8 +475,9 @@ pub trait Dialect: Send + Sync {
     /// The error body for a client, HTTP status apart.
     fn encode_error(&self, fault: &Fault, request_id: &str) -> Vec<u8>;
 
-    /// The error as the last frames of a stream that has already begun.
-    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>);
+    /// The error as the last frames of a stream that has already begun. An [`Encoder`] that writes faults itself knows more
+    /// of the stream.
+    fn encode_stream_error(&self, fault: &Fault, begun: &Begun<'_>, out: &mut Vec<u8>);
 
     /// Token counting: the ask in this dialect's own counting form. None when the dialect cannot count.
     fn encode_count(&self, _ask: &Ask, _to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {

@@ -429,6 +429,8 @@ pub struct Seen {
     pub finish: Option<Finish>,
     /// The upstream's id of the answer.
     pub id: Option<String>,
+    /// When the upstream began it, in Unix seconds, where that must be said again at the end.
+    pub created: Option<u64>,
     /// The model as the upstream names it.
     pub model: Option<String>,
     /// When the first content went by.

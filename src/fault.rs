@@ -154,15 +154,15 @@ faults! {
     UpstreamRejected "upstream_rejected" 400 Upstream Never "invalid_request_error" "invalid_request_error" "INVALID_ARGUMENT" "";
     UpstreamForbidden "upstream_forbidden" 403 Upstream Next "permission_error" "permission_error" "PERMISSION_DENIED" "";
     UpstreamNotFound "upstream_not_found" 404 Upstream Next "invalid_request_error" "not_found_error" "NOT_FOUND" "";
-    UpstreamCredential "upstream_credential_refused" 502 Upstream Next "server_error" "api_error" "UNAVAILABLE" "The provider refused the gateway's own credential; the operator must check the provider's `api_key`.";
+    UpstreamCredential "upstream_credential_refused" 502 Upstream Next "server_error" "api_error" "UNAVAILABLE" "The credential is the gateway's own; the operator must check the provider's `api_key`.";
     UpstreamError "upstream_error" 502 Upstream Same "server_error" "api_error" "INTERNAL" "";
     UpstreamUnreachable "upstream_unreachable" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "Check that the provider is up and that `base_url` is right.";
     ConnectTimeout "connect_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "Check the provider's address, or raise `timeouts.connect`.";
     HeadTimeout "head_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no answer in time; raise `timeouts.head` if it is slow by nature.";
     FirstTokenTimeout "first_token_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider sent no first token in time; raise `timeouts.first_token` if it is slow by nature.";
     IdleTimeout "idle_timeout" 504 Upstream Same "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The provider went silent; raise `timeouts.idle` if it is slow by nature.";
-    AttemptTimeout "attempt_timeout" 504 Upstream Next "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The attempt took longer than the `timeouts.total` of its target or provider.";
-    TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The exchange took longer than `timeouts.total`.";
+    AttemptTimeout "attempt_timeout" 504 Upstream Next "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The limit is the `timeouts.total` of its target or provider.";
+    TotalTimeout "total_timeout" 504 Gateway Never "server_error" "timeout_error" "DEADLINE_EXCEEDED" "The limit is `timeouts.total`, or the caller's `x-portcullis-timeout-ms` where that is shorter.";
     BadAnswer "bad_upstream_answer" 502 Upstream Same "server_error" "api_error" "INTERNAL" "The provider's answer was not in its dialect; check `dialect` and `base_url`.";
     StreamBroken "stream_broken" 502 Upstream Same "server_error" "api_error" "UNAVAILABLE" "The provider's stream ended before it was complete; try again.";
     GuestFailed "guest_failed" 502 Guest Next "server_error" "api_error" "INTERNAL" "A plugin or script of this gateway failed; the operator finds the reason in the log.";

@@ -205,9 +205,38 @@ pub struct Builder {
     path: Option<PathBuf>,
     env: Environment,
     amend: Option<Amend>,
-    serving: Option<SocketAddr>,
+    serving: Option<Serving>,
     plugins: plugins::Shelf,
     scripts: adapters::Scripts,
+}
+
+/// What a process runs with until it ends.
+struct Serving {
+    address: SocketAddr,
+    config: Config,
+}
+
+/// The settings that a process is built around and that differ here. `config/README.md` lists them.
+fn waiting<'a>(running: &'a Config, written: &'a Config) -> impl Iterator<Item = &'static str> + 'a {
+    fn differs<T: PartialEq>(running: &Config, written: &Config, of: impl Fn(&Config) -> &T) -> bool {
+        of(running) != of(written)
+    }
+    let shares = |config: &Config| config.cache.exact.as_ref().and_then(|exact| exact.shared.clone());
+    let differ = [
+        ("listen.address", differs(running, written, |config| &config.listen.address)),
+        ("listen.workers", differs(running, written, |config| &config.listen.workers)),
+        ("admin.address", differs(running, written, |config| &config.admin.address)),
+        ("admin.token", differs(running, written, |config| &config.admin.token)),
+        ("log.stdout", differs(running, written, |config| &config.log.stdout)),
+        ("log.file", differs(running, written, |config| &config.log.file)),
+        ("log.level", differs(running, written, |config| &config.log.level)),
+        ("records", differs(running, written, |config| &config.records)),
+        ("store", differs(running, written, |config| &config.store)),
+        ("redis", differs(running, written, |config| &config.redis)),
+        ("cache.exact.shared", shares(running) != shares(written)),
+        ("drain", differs(running, written, |config| &config.drain)),
+    ];
+    differ.into_iter().filter_map(|(name, differs)| differs.then_some(name))
 }
 
 /// Changes what was written before anything is built of it.
@@ -220,10 +249,11 @@ impl Builder {
     }
 
     /// The same for a process that serves clients at this address until it ends: what is built from now on must be safe
-    /// there, wherever it says to listen.
+    /// there, wherever it says to listen. What of it counts from the next start only is warned of where it differs from
+    /// this configuration.
     #[must_use]
-    pub fn serving(self, address: SocketAddr) -> Self {
-        Builder { serving: Some(address), ..self }
+    pub fn serving(self, address: SocketAddr, config: Config) -> Self {
+        Builder { serving: Some(Serving { address, config }), ..self }
     }
 
     /// The same with another hand in what is written, for what is no service: the file itself stays as it is.
@@ -269,7 +299,7 @@ impl Builder {
             hooks,
             adapters,
             parts,
-            serving: self.serving,
+            serving: self.serving.as_ref().map(|serving| serving.address),
         };
         let loaded = match &self.path {
             Some(path) => config::load(path, &*self.env, &known),
@@ -317,6 +347,10 @@ impl Builder {
         let tls = certificates(&config).map_err(in_lines)?;
         let hooks = Arc::new(hooks::build(&config, &self.plugins, &routes, &mut warnings)?);
         warnings.extend(self.plugins.warnings());
+        if let Some(serving) = &self.serving {
+            let waits = |name| format!("{name}: what changed here takes effect at the next start");
+            warnings.extend(waiting(&serving.config, &config).map(waits));
+        }
         let mut scripts: Vec<_> =
             hooks.all().iter().map(|hook| (format!("hooks.{}", hook.guest.name), hook.bundle.clone())).collect();
         let bundles = self.scripts.bundles(&config).into_iter();

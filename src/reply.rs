@@ -18,7 +18,7 @@ use crate::admit::{self, headers as limits};
 use crate::cache::Visit;
 use crate::cost;
 use crate::cost::decimal::millis;
-use crate::dialect::Dialect;
+use crate::dialect::{Begun, Dialect};
 use crate::exchange::{Exchange, Outcome, Used};
 use crate::fault::{Fault, Kind};
 use crate::pipeline::unix_ms;
@@ -419,7 +419,8 @@ pub struct Waiting {
 impl Waiting {
     fn error(&self, fault: &Fault) -> Bytes {
         let mut bytes = Vec::new();
-        self.dialect.encode_stream_error(fault, &self.request_id, &mut bytes);
+        let begun = Begun { request_id: &self.request_id, ..Begun::default() };
+        self.dialect.encode_stream_error(fault, &begun, &mut bytes);
         bytes.into()
     }
 

@@ -141,8 +141,16 @@ fn land(exchange: &mut Exchange, state: &State, ended: Instant) {
     };
     let given_up = Used::given_up(exchange.op, exchange.input_estimate);
     let now = state.at(ended);
+    let left = match &exchange.outcome {
+        Outcome::Failed(fault) if end == End::Cancelled => Some(Box::new(fault.clone())),
+        _ => None,
+    };
     for attempt in &mut exchange.attempts {
         if end == End::Cancelled {
+            if attempt.flight.is_some() && attempt.took.is_zero() {
+                attempt.took = ended.saturating_duration_since(exchange.started).saturating_sub(attempt.at);
+                attempt.fault.clone_from(&left);
+            }
             attempt.leave(now, given_up);
         } else {
             attempt.sent = None;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::body::Inbound;
 use crate::chat::{Event, Opened};
-use crate::dialect::{Decoder, Encoder};
+use crate::dialect::{Begun, Decoder, Encoder};
 use crate::exchange::Seen;
 use crate::fault::{Fault, Kind};
 use crate::sse::{Frame, Scanner};
@@ -545,9 +545,29 @@ impl Relay {
         let cut = self.setting.onward.as_mut().and_then(|onward| onward.fault.take());
         let fault = cut.unwrap_or(fault);
         let mut bytes = Vec::new();
-        self.setting.dialect.encode_stream_error(&fault, &self.setting.request_id, &mut bytes);
+        if let Mode::Translate { encoder, .. } | Mode::Adapt { encoder, .. } = &mut self.mode {
+            encoder.event(&Event::Fault(fault.clone()), &mut bytes);
+        }
+        if bytes.is_empty() {
+            self.setting.dialect.encode_stream_error(&fault, &self.begun(), &mut bytes);
+        }
         self.push(bytes.into());
         self.end_with(fault);
+    }
+
+    /// What the client knows of the stream.
+    fn begun(&self) -> Begun<'_> {
+        let early = match &self.mode {
+            Mode::Raw(raw) => raw.early(),
+            _ => 0,
+        };
+        Begun {
+            request_id: &self.setting.request_id,
+            id: self.seen.id.as_deref(),
+            model: self.setting.called.as_deref().or(self.seen.model.as_deref()),
+            created: self.seen.created,
+            frames: early + self.seen.frames,
+        }
     }
 
     fn end_with(&mut self, fault: Fault) {

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::Replay;
 use super::adapted;
-use super::answer::{Good, Reading, retry_after, should_retry};
+use super::answer::{self, Good, Reading, retry_after, should_retry};
 use super::encode::{self, Dropped, Meaning, Prepared};
 use crate::admit;
 use crate::body::{Inbound, Patience, Sent};
@@ -332,6 +333,9 @@ pub(super) async fn refused(response: Response<Inbound>, dialect: &'static dyn D
     // A body that cannot be read leaves the status, which says enough.
     let patience = Patience { first: Instant::now() + timeouts.idle, idle: timeouts.idle };
     let bytes = body.read(MAX_ERROR_BYTES, Some(patience)).await.unwrap_or_default();
+    // What cannot be read is no message for anybody.
+    let compressed = answer::plain(&head.headers).err();
+    let bytes = if compressed.is_some() { Bytes::new() } else { bytes };
     let mut refusal = dialect.decode_error(head.status.as_u16(), &bytes);
     refusal.request_id = ["x-request-id", "request-id"]
         .iter()
@@ -339,6 +343,9 @@ pub(super) async fn refused(response: Response<Inbound>, dialect: &'static dyn D
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     refusal.should_retry = should_retry(&head.headers);
+    if let Some(compressed) = compressed {
+        refusal.message = compressed.message;
+    }
     let wait = wait.or(refusal.retry_after);
     refusal::fault(refusal, wait)
 }

@@ -454,6 +454,16 @@ async fn a_stored_response_that_came_compressed_is_not_given_as_json() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_that_came_compressed_is_told_as_that_and_not_as_rubbish() {
+    let squeezed = Act::Say(429, vec![("content-encoding", "gzip")], "\u{1f}\u{8b}?".into());
+    let bed = Bed::new(&[("a", vec![squeezed])]);
+    let (outcome, _) = bed.ask(&bed.plan(&["a"], Retry::default())).await;
+    let fault = outcome.map(|_| ()).expect_err("refused");
+    assert_eq!(fault.kind, Kind::RateLimited);
+    assert!(fault.text().starts_with("The provider compressed its answer (\"gzip\")"), "{}", fault.text());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_client_that_leaves_had_begun_gives_its_place_back() {
     let bed = Bed::new(&[("a", vec![late(MS(1000), good("late"))])]);
     let plan = bed.plan(&["a"], Retry::default());

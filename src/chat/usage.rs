@@ -30,7 +30,17 @@ pub struct Usage {
     pub stated_total: Option<u64>,
 }
 
+/// The most tokens that one answer is believed to have used, each of its totals. The longest contexts hold a tenth of it;
+/// a provider that states more has lost count, and one such number would use up a budget for good.
+pub const MAX_TOKENS: u64 = 100_000_000;
+
 impl Usage {
+    /// The same where it can be true; None leaves it to an estimate.
+    pub fn believed(self) -> Option<Usage> {
+        let totals = [self.input, self.output, self.stated_total.unwrap_or(0)];
+        totals.iter().all(|count| *count <= MAX_TOKENS).then_some(self)
+    }
+
     pub fn total(&self) -> u64 {
         self.stated_total.unwrap_or(self.input.saturating_add(self.output))
     }
@@ -112,6 +122,40 @@ mod tests {
         assert_eq!(total.parted(true), None);
         for whole in [Usage::default(), Usage { input: 5000, ..total }, Usage { stated_total: Some(0), ..total }] {
             assert_eq!((whole.parted(true), whole.parted(false)), (Some(whole), Some(whole)));
+        }
+    }
+
+    #[test]
+    fn more_tokens_than_any_answer_uses_are_not_believed() {
+        let most = Usage { input: MAX_TOKENS, output: MAX_TOKENS, ..Usage::default() };
+        assert_eq!(most.believed(), Some(most));
+        let (more, one) = (MAX_TOKENS + 1, Usage { input: 1, output: 1, ..Usage::default() });
+        for absurd in
+            [Usage { input: more, ..one }, Usage { output: more, ..one }, Usage { stated_total: Some(more), ..one }]
+        {
+            assert_eq!(absurd.believed(), None);
+        }
+        for (dialect, absurd) in [
+            ("openai_chat", r#"{"choices": [], "usage": {"prompt_tokens": -5, "completion_tokens": 1e30}}"#),
+            (
+                "openai_chat",
+                r#"{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 4611686018427387904,
+                "total_tokens": 18446744073709551615, "reasoning_tokens": 18446744073709551615}}"#,
+            ),
+            (
+                "openai_responses",
+                r#"{"output": [], "usage": {"input_tokens": 5, "output_tokens": 4611686018427387904}}"#,
+            ),
+            ("anthropic", r#"{"content": [], "usage": {"input_tokens": 5, "output_tokens": 4611686018427387904}}"#),
+            (
+                "gemini",
+                r#"{"candidates": [], "usageMetadata": {"promptTokenCount": 18446744073709551615,
+                "candidatesTokenCount": 18446744073709551615, "thoughtsTokenCount": 5}}"#,
+            ),
+        ] {
+            let dialect = crate::dialect::find(dialect).expect("built in");
+            let told = dialect.summary(crate::dialect::Op::Generate, absurd.as_bytes()).expect("an object");
+            assert_eq!(told.usage, None, "{}", dialect.name());
         }
     }
 

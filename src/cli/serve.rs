@@ -79,7 +79,7 @@ fn start(config: &Config, builder: Builder, smoke: Smoke, generation: Generation
     };
     let listen = address(&config.listen.address)?;
     let listener = server::bind(listen)?;
-    let builder = builder.serving(listener.local_addr()?);
+    let builder = builder.serving(listener.local_addr()?, config.clone());
     let admin_listener = match config.admin.is_off() {
         true => None,
         false => Some(server::bind(address(&config.admin.address)?)?),

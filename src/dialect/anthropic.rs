@@ -167,8 +167,8 @@ impl Dialect for Anthropic {
         error::encode(fault, request_id)
     }
 
-    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>) {
-        error::encode_event(fault, request_id, out);
+    fn encode_stream_error(&self, fault: &Fault, begun: &Begun<'_>, out: &mut Vec<u8>) {
+        error::encode_event(fault, begun.request_id, out);
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {

@@ -31,7 +31,7 @@ use serde_json::value::RawValue;
 
 use self::field::Object;
 use self::stream::{ResponseDecoder, ResponseEncoder, ResponseSniffer};
-use super::{Asked, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Sniffer, Summary, foreign, names};
+use super::{Asked, Begun, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Sniffer, Summary, foreign, names};
 use crate::chat::{Answer, Ask, Finish};
 use crate::embed::{EmbedAnswer, EmbedAsk};
 use crate::fault::{Fault, Kind, Refusal};
@@ -158,7 +158,7 @@ impl Dialect for Gemini {
             id: response.id(),
             model: response.model(),
             finish: finish.or(response.is_blocked().then_some(Finish::ContentFilter)),
-            usage: response.usage_metadata.map(|counts| counts.usage()),
+            usage: response.usage_metadata.and_then(|counts| counts.usage()),
         })
     }
 
@@ -174,7 +174,7 @@ impl Dialect for Gemini {
         error::encode(fault)
     }
 
-    fn encode_stream_error(&self, fault: &Fault, _request_id: &str, out: &mut Vec<u8>) {
+    fn encode_stream_error(&self, fault: &Fault, _: &Begun<'_>, out: &mut Vec<u8>) {
         error::encode_frame(fault, out);
     }
 

@@ -148,7 +148,7 @@ impl Dialect for OpenAiChat {
     }
 
     /// The SDKs raise on a frame with a top-level `error` and read no further, so no `[DONE]` follows.
-    fn encode_stream_error(&self, fault: &Fault, _request_id: &str, out: &mut Vec<u8>) {
+    fn encode_stream_error(&self, fault: &Fault, _: &Begun<'_>, out: &mut Vec<u8>) {
         crate::sse::write(out, "", &serde_json::json!({ "error": openai_error::object(fault) }));
     }
 

@@ -138,8 +138,8 @@ impl Dialect for OpenAiResponses {
         openai_error::encode(fault)
     }
 
-    fn encode_stream_error(&self, fault: &Fault, request_id: &str, out: &mut Vec<u8>) {
-        failure::write_stream_error(fault, request_id, out);
+    fn encode_stream_error(&self, fault: &Fault, begun: &Begun<'_>, out: &mut Vec<u8>) {
+        failure::write_stream_error(fault, begun, out);
     }
 
     fn encode_count(&self, ask: &Ask, to: &mut Encoding<'_>) -> Option<Result<Vec<u8>, Fault>> {

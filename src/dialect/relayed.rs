@@ -16,6 +16,8 @@ pub struct Stretch {
     pub bytes: Bytes,
     /// How many of them came with or after the first content.
     pub frames: u32,
+    /// How many came before it.
+    pub early: u16,
     /// The first content is among them.
     pub content: bool,
     /// The stream may end after them.
@@ -137,7 +139,10 @@ impl Relayed {
         self.content |= content;
         self.complete = self.sniffer.complete();
         stretch.content |= content;
-        stretch.frames += u32::from(self.content);
+        match self.content {
+            true => stretch.frames += 1,
+            false => stretch.early = stretch.early.saturating_add(1),
+        }
         stretch.complete = self.complete;
     }
 }
@@ -171,6 +176,7 @@ impl Sighting {
         self.finish = later.finish.or(self.finish);
         self.id = self.id.take().or(later.id);
         self.model = self.model.take().or(later.model);
+        self.created = self.created.or(later.created);
     }
 }
 

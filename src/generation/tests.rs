@@ -265,3 +265,16 @@ fn a_bare_name_goes_to_its_maker() {
     assert_eq!(target(&generation, "o1-mini").as_deref(), Ok("openai/o1-mini"));
     assert!(target(&generation, "no-such-model").is_err());
 }
+
+#[test]
+fn settings_that_wait_for_the_next_start_are_named_where_they_differ() {
+    let running = Config::default();
+    let mut written = running.clone();
+    assert_eq!(waiting(&running, &written).count(), 0);
+    written.listen.address = "127.0.0.1:1".to_owned();
+    written.admin.address = "off".to_owned();
+    written.log.trace = !written.log.trace;
+    written.log.file = Some("access.log".into());
+    written.listen.limits.max_streams += 1;
+    assert_eq!(waiting(&running, &written).collect::<Vec<_>>(), ["listen.address", "admin.address", "log.file"]);
+}

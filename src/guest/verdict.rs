@@ -253,13 +253,28 @@ impl Turn {
     /// The turns of a whole conversation.
     ///
     /// # Errors
-    /// There are none.
+    /// There are none, or none that asks anything: providers would take the system prompt for the user's words.
     pub fn all(turns: Vec<Turn>) -> Result<Vec<Turn>, String> {
-        match turns.is_empty() {
-            true => {
+        let asks = |turn: &Turn| !turn.is_system() && turn.text().is_none_or(|text| !text.trim().is_empty());
+        match (turns.is_empty(), turns.iter().any(asks)) {
+            (true, _) => {
                 Err("messages: a conversation without turns asks nothing; leave `messages` out to keep them".to_owned())
             }
-            false => Ok(turns),
+            (_, false) => Err("messages: no turn of the user or the assistant says anything".to_owned()),
+            _ => Ok(turns),
+        }
+    }
+
+    /// Whether the policy gives an instruction here.
+    pub fn is_system(&self) -> bool {
+        matches!(self, Turn::Say { role, .. } if role == "system")
+    }
+
+    /// What the policy says here; None where a turn stays as it is.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Turn::Keep(_) => None,
+            Turn::Say { text, .. } => Some(text),
         }
     }
 
@@ -531,5 +546,14 @@ mod tests {
             [Some("text"), Some("text"), None]
         );
         assert_eq!(Patch { model: Some(String::new()), ..Patch::default() }.misplaced(Phase::Answer), Some("model"));
+    }
+
+    #[test]
+    fn a_conversation_in_which_nobody_asks_anything_is_none() {
+        let say = |role: &str, text: &str| Turn::say(role.into(), text.into()).expect("a role");
+        assert!(Turn::all(vec![say("system", "Be brief."), Turn::Keep(1)]).is_ok());
+        for turns in [vec![], vec![say("user", " ")], vec![say("system", "Be brief."), say("user", "")]] {
+            assert!(Turn::all(turns).is_err());
+        }
     }
 }

@@ -136,7 +136,14 @@ fn edit(ask: &mut chat::Ask, patch: &Patch) -> Result<(), Undone> {
         view::texts(ask, |spot, text| replacing.at(spot, text));
         replacing.end("the conversation").map_err(wrong)?;
     }
+    if let Some(system) = &patch.system {
+        ask.system = if system.is_empty() { Vec::new() } else { vec![Block::text(system.as_str())] };
+    }
     if let Some(turns) = &patch.messages {
+        // Those before all others are the system prompt in every dialect; only some have such turns further on.
+        let first = turns.iter().take_while(|turn| turn.is_system()).count();
+        let (system, turns) = turns.split_at(first);
+        ask.system.extend(system.iter().filter_map(Turn::text).map(Block::text));
         let old = std::mem::take(&mut ask.messages);
         for turn in turns {
             ask.messages.push(match turn {
@@ -154,9 +161,6 @@ fn edit(ask: &mut chat::Ask, patch: &Patch) -> Result<(), Undone> {
                 }
             });
         }
-    }
-    if let Some(system) = &patch.system {
-        ask.system = if system.is_empty() { Vec::new() } else { vec![Block::text(system.as_str())] };
     }
     Ok(())
 }
@@ -447,4 +451,26 @@ fn edited(x: &Subject<'_>, call: &Arc<Call>, body: &[u8], patch: &Patch) -> Resu
     let ask = call.ask(dialect, x.op)?;
     let asked = x.asked(ask);
     Ok(dialect.encode_answer(&answer, &asked).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In which turns an instruction may stand is each dialect's affair; a system prompt all of them have.
+    #[test]
+    fn system_turns_before_all_others_are_added_to_the_system_prompt() {
+        let say = |role: &str, text: &str| Turn::say(role.into(), text.into()).expect("a role");
+        let hi = Message::new(Role::User, vec![Block::text("Hi")]);
+        for (system, words) in [(None, ["Old.", "Be brief."]), (Some("New.".to_owned()), ["New.", "Be brief."])] {
+            let mut ask =
+                chat::Ask { system: vec![Block::text("Old.")], messages: vec![hi.clone()], ..Default::default() };
+            let turns = vec![say("system", "Be brief."), Turn::Keep(1), say("system", "Now."), say("user", "Well?")];
+            let patch = Patch { system, messages: Some(turns), ..Patch::default() };
+            assert!(edit(&mut ask, &patch).is_ok());
+            assert_eq!(ask.system, words.map(Block::text));
+            let roles: Vec<_> = ask.messages.iter().map(|turn| turn.role).collect();
+            assert_eq!(roles, [Role::User, Role::System, Role::User]);
+        }
+    }
 }

@@ -119,7 +119,10 @@ struct Written {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "`sort` is \"price\", \"throughput\" or \"latency\", or {\"by\": one of them, \"partition\": \"model\" or \"none\"}"
+)]
 enum SortWritten {
     Word(SortWord),
     Object {
@@ -154,7 +157,7 @@ enum Collection {
 
 /// US dollars per million tokens, as numbers or as text; the words of OpenRouter and our own.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "prices like {\"prompt\": 1, \"completion\": 2.5}")]
 struct PriceWritten {
     #[serde(alias = "input")]
     prompt: Option<Value>,
@@ -163,7 +166,10 @@ struct PriceWritten {
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a bound is a number, or numbers like {\"p50\": 1, \"p90\": 2}, of p50, p75, p90 and p99"
+)]
 enum Preference {
     P50(f64),
     Each { p50: Option<f64>, p75: Option<f64>, p90: Option<f64>, p99: Option<f64> },
@@ -323,4 +329,24 @@ fn nanos(value: &Value) -> Option<u64> {
         _ => None,
     }?;
     (0.0..1e9).contains(&dollars).then(|| (dollars * 1e9).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_that_is_not_understood_is_told_with_what_may_be_written() {
+        for (json, allowed) in [
+            (r#"{"sort": "nonsense"}"#, r#""price", "throughput" or "latency""#),
+            (r#"{"sort": {"by": "nonsense"}}"#, r#""price", "throughput" or "latency""#),
+            (r#"{"max_price": "x"}"#, r#"{"prompt": 1, "completion": 2.5}"#),
+            (r#"{"preferred_max_latency": "x"}"#, "a bound is a number"),
+            (r#"{"data_collection": "x"}"#, "`allow` or `deny`"),
+        ] {
+            let refused = Policy::default().provider(json.as_bytes(), "provider", &Locks::default());
+            let message = refused.expect_err("no such word").message;
+            assert!(message.contains(allowed), "{message}");
+        }
+    }
 }

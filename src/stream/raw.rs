@@ -24,11 +24,13 @@ pub struct Raw {
     /// The client did not ask for the usage event that we asked the upstream for.
     hide_usage: bool,
     complete: bool,
+    /// How many frames went on before the first content.
+    early: u64,
 }
 
 impl Raw {
     pub fn new(sniffer: Box<dyn Sniffer>, hide_usage: bool) -> Self {
-        Raw { relayed: Some(Relayed::new(sniffer)), hide_usage, complete: false }
+        Raw { relayed: Some(Relayed::new(sniffer)), hide_usage, complete: false, early: 0 }
     }
 
     pub(super) fn begin(&mut self, body: &mut Inbound, setting: &Setting) {
@@ -39,6 +41,10 @@ impl Raw {
             _ if setting.add_cost.is_some() => self.relayed = Some(relayed.with_usage_apart()),
             _ => self.relayed = Some(relayed),
         }
+    }
+
+    pub(super) fn early(&self) -> u64 {
+        self.early
     }
 
     /// Whether the stream may end after what was handed on.
@@ -111,7 +117,7 @@ impl Relay {
 
     /// Hands a stretch on, and notes what it shows.
     fn hand_on(&mut self, stretch: Stretch) -> Result<(), Fault> {
-        let Stretch { bytes, frames, content, complete, told } = stretch;
+        let Stretch { bytes, frames, early, content, complete, told } = stretch;
         self.keep(&bytes);
         if content {
             self.committed = true;
@@ -120,6 +126,7 @@ impl Relay {
         self.seen.frames += u64::from(frames);
         if let super::Mode::Raw(raw) = &mut self.mode {
             raw.complete = complete;
+            raw.early += u64::from(early);
         }
         match told {
             Some(told) => self.tell(bytes, Arc::unwrap_or_clone(told)),
@@ -134,6 +141,7 @@ impl Relay {
     fn tell(&mut self, bytes: Bytes, told: Sighting) -> Result<(), Fault> {
         self.seen.finish = told.finish.or(self.seen.finish);
         self.seen.id = self.seen.id.take().or(told.id);
+        self.seen.created = self.seen.created.or(told.created);
         let mut bytes = if told.model.is_some() { self.calling(bytes) } else { bytes };
         self.seen.model = self.seen.model.take().or(told.model);
         if let Some(usage) = told.usage {

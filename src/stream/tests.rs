@@ -114,3 +114,53 @@ async fn a_connection_that_breaks_after_the_end_was_told_is_no_failure() {
         assert!(!text.contains(last), "{from}: {text}");
     }
 }
+
+/// A stream that begins in one response must not end in another.
+#[tokio::test]
+async fn a_broken_responses_stream_ends_as_the_response_that_it_began() {
+    let responses = dialect::find("openai_responses").expect("built in");
+    let asked = || Asked { op: Op::Generate, ask: Arc::default(), model: "m".into(), id: "x".into(), now: 7 };
+    let raw = Mode::Raw(Raw::new(responses.sniffer(Op::Generate), false));
+    let translated = |from: &str| {
+        let decoder = dialect::find(from).expect("built in").decoder();
+        Mode::Translate { decoder, encoder: responses.encoder(&asked()), events: Vec::new(), watch: None }
+    };
+    for (said, mode) in
+        [(RESPONSES, raw), (RESPONSES, translated("openai_responses")), (CHAT, translated("openai_chat"))]
+    {
+        let said = said.split_inclusive("\n\n").take_while(|frame| !frame.contains("stop")).collect::<String>();
+        let (sender, body) = body::channel();
+        sender.send(Ok(Bytes::from(said))).expect("it listens");
+        sender.send(Err("connection reset".into())).expect("it listens");
+        let mut relay = Relay::new(body, mode, setting(responses, Duration::from_secs(60)));
+        relay.commit().await.expect("there is content");
+        let mut scanner = Scanner::new();
+        while let Some(bytes) = std::future::poll_fn(|cx| relay.poll_bytes(cx)).await {
+            scanner.push(bytes);
+        }
+        let mut events: Vec<serde_json::Value> = Vec::new();
+        while scanner.scan().expect("frames") {
+            events.push(serde_json::from_slice(&Frame(scanner.last()).data()).expect("JSON"));
+        }
+        let numbers: Vec<_> = events.iter().map(|event| event["sequence_number"].as_u64()).collect();
+        assert_eq!(numbers, (0..events.len() as u64).map(Some).collect::<Vec<_>>());
+        let (first, last) = (&events[0], &events[events.len() - 1]);
+        assert_eq!(last["type"], "response.failed");
+        for field in ["id", "model", "created_at"] {
+            assert_eq!(last["response"][field], first["response"][field], "{field}");
+        }
+    }
+}
+
+const RESPONSES: &str = concat!(
+    r#"data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","created_at":5,"model":"m-1","status":"in_progress","output":[]}}"#,
+    "\n\n",
+    r#"data: {"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_1","created_at":5,"model":"m-1","status":"in_progress","output":[]}}"#,
+    "\n\n",
+    r#"data: {"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"type":"message","id":"msg_1","role":"assistant","status":"in_progress","content":[]}}"#,
+    "\n\n",
+    r#"data: {"type":"response.content_part.added","sequence_number":3,"item_id":"msg_1","output_index":0,"content_index":0,"part":{"type":"output_text","text":"","annotations":[]}}"#,
+    "\n\n",
+    r#"data: {"type":"response.output_text.delta","sequence_number":4,"item_id":"msg_1","output_index":0,"content_index":0,"delta":"Hi"}"#,
+    "\n\n",
+);

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::super::{
-    Asked, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Refusal, Sighting, Sniffer, Summary,
+    Asked, Begun, Decoder, Dialect, Encoder, Encoding, Op, Quirks, RawAsk, Refusal, Sighting, Sniffer, Summary,
 };
 use crate::chat::{Answer, Ask, Event};
 use crate::fault::{Fault, Kind};
@@ -75,7 +75,7 @@ impl Dialect for Taught {
         fault.text().into_bytes()
     }
 
-    fn encode_stream_error(&self, _: &Fault, _: &str, _: &mut Vec<u8>) {}
+    fn encode_stream_error(&self, _: &Fault, _: &Begun<'_>, _: &mut Vec<u8>) {}
 }
 
 impl Decoder for Taught {

@@ -165,7 +165,7 @@ impl Reader {
         }));
         if usage.is_object() {
             self.counts.read(usage);
-            out.push(Event::Usage(self.counts.neutral()));
+            out.extend(self.counts.neutral().believed().map(Event::Usage));
         }
         // Calls that a server tool deferred stand in the head of the message.
         for block in message["content"].as_array().into_iter().flatten() {
@@ -319,7 +319,7 @@ impl Reader {
         }
         if value["usage"].is_object() {
             self.counts.read(&value["usage"]);
-            out.push(Event::Usage(self.counts.neutral()));
+            out.extend(self.counts.neutral().believed().map(Event::Usage));
         }
         // Held back until the end: a later report may correct it, and the neutral form has one finish only.
         if let Some(word) = str_of(&value["delta"], "stop_reason") {

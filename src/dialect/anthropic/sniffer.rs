@@ -73,7 +73,7 @@ impl Nose {
     fn count(&mut self, usage: &Value, seen: &mut Sighting) {
         if usage.is_object() {
             self.counts.read(usage);
-            seen.usage = Some(self.counts.neutral());
+            seen.usage = self.counts.neutral().believed();
         }
     }
 }

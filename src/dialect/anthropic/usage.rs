@@ -67,7 +67,7 @@ pub fn decode(usage: &Value) -> Option<Usage> {
     usage.as_object()?;
     let mut counts = Counts::default();
     counts.read(usage);
-    Some(counts.neutral())
+    counts.neutral().believed()
 }
 
 /// The counts as Anthropic's object. Nothing known is all zeros: its SDKs require the object.

@@ -35,17 +35,20 @@ struct Detail<'a> {
 }
 
 impl Counts<'_> {
-    pub fn usage(&self) -> Usage {
-        Usage {
-            input: self.prompt_token_count.unwrap_or(0) + self.tool_use_prompt_token_count.unwrap_or(0),
+    /// None where it cannot be true.
+    pub fn usage(&self) -> Option<Usage> {
+        let both = |a: Option<u64>, b: Option<u64>| a.unwrap_or(0).saturating_add(b.unwrap_or(0));
+        let usage = Usage {
+            input: both(self.prompt_token_count, self.tool_use_prompt_token_count),
             cache_read: self.cached_content_token_count,
-            output: self.candidates_token_count.unwrap_or(0) + self.thoughts_token_count.unwrap_or(0),
+            output: both(self.candidates_token_count, self.thoughts_token_count),
             reasoning: self.thoughts_token_count,
             input_audio: audio(self.prompt_tokens_details.as_deref()),
             output_audio: audio(self.candidates_tokens_details.as_deref()),
             stated_total: self.total_token_count,
             ..Usage::default()
-        }
+        };
+        usage.believed()
     }
 }
 
@@ -56,7 +59,7 @@ fn audio(details: Option<&[Detail<'_>]>) -> Option<u64> {
 
 /// The counts out of a tree.
 pub fn read(metadata: &Value) -> Option<Usage> {
-    Counts::deserialize(metadata).ok().map(|counts| counts.usage())
+    Counts::deserialize(metadata).ok().and_then(|counts| counts.usage())
 }
 
 /// Fields beside those that [`Usage`] holds, for an answer that goes back to a Gemini client.
@@ -120,7 +123,7 @@ mod tests {
         assert_eq!((usage.cache_read, usage.reasoning, usage.input_audio), (Some(60), Some(30), Some(10)));
         let text = metadata.to_string();
         let counts: Counts<'_> = serde_json::from_str(&text).expect("counts");
-        assert_eq!(counts.usage(), usage);
+        assert_eq!(counts.usage(), Some(usage));
         let back = write(&usage, Some(&Value::Object(rest(&metadata))));
         assert_eq!(Value::Object(back), metadata);
     }

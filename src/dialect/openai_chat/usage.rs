@@ -116,11 +116,11 @@ impl Stated {
         // xAI counts reasoning beside the completion, which shows in the total.
         if let (Some(input), Some(said), Some(reasoning), Some(total)) = (input, output, reasoning, stated_total)
             && reasoning > 0
-            && total == input + said + reasoning
+            && total == input.saturating_add(said).saturating_add(reasoning)
         {
-            output = Some(said + reasoning);
+            output = Some(said.saturating_add(reasoning));
         }
-        Some(Usage {
+        let usage = Usage {
             input: input.unwrap_or(0),
             output: output.unwrap_or(0),
             cache_read: self.prompt_cached.or(self.input_cached).or(self.cache_hit).or(self.cached),
@@ -132,7 +132,8 @@ impl Stated {
             accepted_prediction: self.accepted,
             rejected_prediction: self.rejected,
             stated_total,
-        })
+        };
+        usage.believed()
     }
 }
 

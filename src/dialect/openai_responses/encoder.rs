@@ -558,12 +558,24 @@ impl ResponsesEncoder {
         self.close_message(out);
     }
 
+    /// Puts the message that is under way into the output, as far as it came.
+    fn keep_text(&mut self) {
+        let Some(Message { at, .. }) = self.message else { return };
+        self.blocks.retain(|(_, open)| matches!(open, Open::Text { .. } | Open::Refusal(_)));
+        // Its events would say that it is whole.
+        let number = self.number;
+        self.close_all(&mut Vec::new());
+        self.number = number;
+        self.output[at]["status"] = "incomplete".into();
+    }
+
     /// An error after the stream began. The event `error` is what the SDKs raise on; `response.failed` is what agents
     /// (Codex) wait for. Both carry it, in this order, so that either kind of client sees it at once.
     fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) {
         self.ensure_begun(out);
         failure::write_error(fault, self.next_number(), out);
-        // Items that did not end are no part of the outcome.
+        self.keep_text();
+        // Other items that did not end are no part of the outcome: half a call is nothing to act upon.
         self.output.retain(|item| !item.is_null());
         let error = failure::response_error(fault);
         self.response("response.failed", "failed", Some(&error), out);

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::dialect::openai_error;
+use crate::dialect::{Begun, openai_error};
 use crate::fault::{Fault, Kind};
 use crate::sse;
 
@@ -39,21 +39,20 @@ pub(super) fn response_error(fault: &Fault) -> Value {
     json!({"type": fault.class().openai, "code": code, "message": fault.text()})
 }
 
-/// The last frames of a stream whose encoder is out of reach (a relay of bytes): numbers and id are not those of the
-/// stream, which no client checks once it has seen the error.
-pub(super) fn write_stream_error(fault: &Fault, request_id: &str, out: &mut Vec<u8>) {
-    write_error(fault, 0, out);
+/// The last frames of a stream that has no encoder (a relay of bytes). What it had put out is not known here.
+pub(super) fn write_stream_error(fault: &Fault, begun: &Begun<'_>, out: &mut Vec<u8>) {
+    write_error(fault, begun.frames, out);
     let failed = json!({
         "type": "response.failed",
-        "sequence_number": 1,
+        "sequence_number": begun.frames + 1,
         "response": {
-            "id": super::response::prefixed(request_id),
+            "id": begun.id.map_or_else(|| super::response::prefixed(begun.request_id), str::to_owned),
             "object": "response",
-            "created_at": 0,
+            "created_at": begun.created.unwrap_or(0),
             "status": "failed",
             "error": response_error(fault),
             "incomplete_details": null,
-            "model": "",
+            "model": begun.model.unwrap_or_default(),
             "output": [],
             "parallel_tool_calls": true,
             "tool_choice": "auto",

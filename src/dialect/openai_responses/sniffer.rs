@@ -64,6 +64,7 @@ struct Head<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     model: Option<Cow<'a, str>>,
+    created_at: Option<Value>,
     #[serde(borrow)]
     status: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -128,7 +129,8 @@ impl ResponsesSniffer {
             return Sighting::default();
         };
         self.named = true;
-        Sighting { id: owned(head.id), model: owned(head.model), ..Sighting::default() }
+        let created = head.created_at.as_ref().and_then(answer::seconds);
+        Sighting { id: owned(head.id), model: owned(head.model), created, ..Sighting::default() }
     }
 
     fn delta(&mut self, data: &[u8]) -> Sighting {

@@ -47,7 +47,7 @@ impl Counts {
             stated_total: self.total_tokens,
             ..Usage::default()
         };
-        usage.parted(true)
+        usage.parted(true)?.believed()
     }
 }
 

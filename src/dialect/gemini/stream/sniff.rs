@@ -173,7 +173,7 @@ impl Sniffer for ResponseSniffer {
             sighting.model = response.model();
             sighting.id = response.id();
         }
-        sighting.usage = response.usage_metadata.map(|counts| counts.usage());
+        sighting.usage = response.usage_metadata.and_then(|counts| counts.usage());
         sighting
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::json as value;
 
 use super::*;
-use crate::dialect::refusal;
+use crate::dialect::{Begun, refusal};
 use crate::embed::{EmbedAnswer, EmbedAsk, EmbedInput};
 use crate::fault::{Fault, Kind};
 use crate::json::Envelope;
@@ -112,7 +112,7 @@ fn errors_of_the_gateway_have_googles_form() {
         ]}})
     );
     let mut out = Vec::new();
-    Gemini.encode_stream_error(&Fault::new(Kind::StreamBroken, "Cut."), "req", &mut out);
+    Gemini.encode_stream_error(&Fault::new(Kind::StreamBroken, "Cut."), &Begun::default(), &mut out);
     let frame = String::from_utf8(out).expect("UTF-8");
     assert!(frame.starts_with("data: {\"error\":{\"code\":502,") && frame.ends_with("}\r\n\r\n"), "{frame}");
 }

@@ -186,7 +186,7 @@ fn a_stream_that_ends_in_an_error_is_a_fault_before_and_after_its_first_content(
 #[test]
 fn a_client_is_told_in_the_form_its_sdk_raises_on() {
     let mut out = Vec::new();
-    OpenAiChat.encode_stream_error(&Fault::new(Kind::IdleTimeout, "Silence."), "req", &mut out);
+    OpenAiChat.encode_stream_error(&Fault::new(Kind::IdleTimeout, "Silence."), &Begun::default(), &mut out);
     let text = String::from_utf8(out).expect("UTF-8");
     let data = text.strip_prefix("data: ").and_then(|text| text.strip_suffix("\n\n")).expect("one frame");
     let error = &value(data.as_bytes())["error"];

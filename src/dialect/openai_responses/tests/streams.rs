@@ -347,9 +347,26 @@ fn an_error_mid_stream_is_what_sdks_raise_and_agents_wait_for() {
     assert_eq!(failed["response"]["error"]["code"], "insufficient_quota");
     assert_eq!(failed["response"]["id"], written[0]["response"]["id"]);
     assert_eq!(failed["sequence_number"], written.len() - 1);
+    let output = &failed["response"]["output"];
+    assert_eq!((&output[0]["content"][0]["text"], &output[0]["status"]), (&json!("x"), &json!("incomplete")));
+    assert!(
+        !written
+            .iter()
+            .any(|event| event["type"] == "response.output_item.done" && event["item"]["status"] == "incomplete")
+    );
+
+    // A call whose arguments may be half there is nothing to act upon.
+    let call = ToolCall { name: "f".into(), ..ToolCall::default() };
+    let events = [
+        start("anthropic"),
+        Event::Open { choice: 0, index: 0, block: Opened::ToolCall(call) },
+        Event::Fault(fault.clone()),
+    ];
+    let written = data_of(&encode_stream(&events, &plain_asked()));
+    assert_eq!(written[written.len() - 1]["response"]["output"], json!([]));
 
     let mut out = Vec::new();
-    OpenAiResponses.encode_stream_error(&fault, "req-1", &mut out);
+    OpenAiResponses.encode_stream_error(&fault, &Begun { request_id: "req-1", ..Begun::default() }, &mut out);
     let alone = data_of(&out);
     assert_eq!((&alone[0]["type"], &alone[1]["type"]), (&json!("error"), &json!("response.failed")));
     assert!(alone[0]["sequence_number"].is_number());
