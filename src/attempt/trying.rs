@@ -160,7 +160,7 @@ impl<'a> Trying<'a> {
             }
             // Another credential is due because one was refused; whoever is asked again may have had a rest.
             if let Some(at) = next.filter(|_| role != Role::Key) {
-                self.roster.rested(at);
+                self.roster.rested(at, self.cx.state.now());
             }
             last = Some(fault);
         }
@@ -353,7 +353,7 @@ impl<'a> Trying<'a> {
             stated,
             waited: self.waited,
             left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),
-            keys: self.roster.keys_left(at),
+            keys: self.roster.keys_ready(at, self.cx.state.at(now)),
             untried: self.roster.untried().is_some(),
             chain: !self.chain(fault.kind).is_empty(),
             elsewhere: elsewhere.map(|(_, wait)| wait),

@@ -144,7 +144,9 @@ pub fn sees_answers(x: &Exchange) -> bool {
 pub fn guards_answers(x: &Exchange, models: &[&str]) -> bool {
     let Some(open) = &x.guests else { return false };
     let looks = |hook: &Hook| hook.phases().has(Phase::Answer) || hook.phases().has(Phase::Event);
-    let fits = |hook: &Hook| models.iter().any(|model| hook.matcher.fits(open.visit.principal(), Names { called: model, placed: None }));
+    let fits = |hook: &Hook| {
+        models.iter().any(|model| hook.matcher.fits(open.visit.principal(), Names { called: model, placed: None }))
+    };
     open.hooks.all().iter().any(|hook| !hook.shadow && looks(hook) && fits(hook))
 }
 
