@@ -246,7 +246,7 @@ fn key(
 }
 
 /// The refusal that ends sooner: that is what a caller wants to know.
-pub(super) fn sooner(one: Refused, other: Refused) -> Refused {
+fn sooner(one: Refused, other: Refused) -> Refused {
     match (one.retry_after, other.retry_after) {
         (Some(a), Some(b)) if b < a => other,
         (None, Some(_)) => other,

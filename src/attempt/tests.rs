@@ -391,6 +391,13 @@ async fn a_place_is_waited_for_only_where_no_other_target_is_left() {
     let (one, two) = tokio::join!(whole(), whole());
     assert_eq!((said(&one).as_str(), said(&two).as_str()), ("first", "from a"));
     assert_eq!(bed.script.at(), [MS(0), MS(300)]);
+    // Who does not get one is told of which target, and why.
+    bed.script.acts.lock().expect("whole").insert("a", vec![late(MS(9_000), good("slow")); 2].into());
+    let (_, none) = tokio::join!(whole(), whole());
+    let fault = none.map(|_| ()).expect_err("the queue's patience has an end");
+    let object = fault.availability.clone().expect("is there");
+    assert_eq!((fault.code(), &object["targets"][0]["target"]), ("no_target_available", &json!("a/m")));
+    assert_eq!((&object["excluded_by"], &object["retry_after"]), (&json!(["full"]), &json!(1.0)));
     let both = bed.plan(&["a", "b"], Retry::default());
     let plan = Plan { targets: vec![plan.targets[0].clone(), both.targets[1].clone()], ..both };
     bed.script.acts.lock().expect("whole").insert("a", [late(MS(300), good("first"))].into());
