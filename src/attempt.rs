@@ -27,10 +27,10 @@ use crate::body::{Inbound, Outgoing};
 use crate::cache::record;
 use crate::dialect::Dialect;
 use crate::exchange::{Attempt, Exchange, Role, Subject};
-use crate::fault::{Fault, Kind};
+use crate::fault::Fault;
 use crate::pipeline::{Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Address, Plan, Target};
+use crate::route::{Address, Plan, Target, availability};
 use crate::stream::Deadline;
 use crate::trace;
 use crate::upstream::Outbound;
@@ -45,7 +45,7 @@ use trying::Trying;
 /// Tries the plan's targets until one answers.
 ///
 /// # Errors
-/// The last target's fault, when none answered; [`Kind::TotalTimeout`] when time ran out; [`Kind::NoTarget`] when no
+/// The last target's fault, when none answered; `TotalTimeout` when time ran out; `NoTarget` when no
 /// target takes requests now.
 pub async fn run(cx: &Cx, x: &mut Exchange, call: &Arc<Call>, plan: &Plan) -> Result<Reply, Fault> {
     x.note("plan", || trace::plan(plan));
@@ -126,7 +126,8 @@ pub async fn relay(cx: &Cx, x: &mut Exchange, target: &Arc<Target>, call: &Relay
         Roster::new([target]).begin(0, &cx.state).map_err(|refused| {
             let text =
                 format!("The provider `{}`, which has the response, takes no requests now.", target.provider.name);
-            Fault::new(Kind::NoTarget, text).retry_after(refused.retry_after)
+            let plan = Plan { verdicts: vec![availability::refused(target, refused)], ..Plan::default() };
+            Fault { message: text, ..availability::fault(&[x.model.as_str()], &plan) }
         })?;
     let mut attempt = Attempt::begin(target.clone(), Role::First, began - x.started);
     (attempt.key, attempt.flight, attempt.key_flight) = (alias, Some(flight), key_flight);

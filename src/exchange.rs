@@ -198,7 +198,8 @@ impl Attempt {
     }
 
     /// Tells the health of the target, and of the credential where there are several, how it ended. What one credential
-    /// of a pool is refused for says nothing of the target, and the other way round.
+    /// of a pool is refused for says nothing of the target, and the other way round; but where a limit leaves it no other
+    /// credential, the target rests as one without a pool does.
     pub fn end(&mut self, now: Millis, end: End) {
         let pooled = self.key_flight.is_some();
         let of_key = matches!(&end, End::Failed { kind, .. } if kind.is_of_credential());
@@ -207,10 +208,18 @@ impl Attempt {
             End::Failed { .. } => (end, End::Cancelled),
             End::Good { .. } | End::Cancelled => (end, end),
         };
-        for (flight, end) in [(self.flight.take(), target), (self.key_flight.take(), key)] {
-            if let Some(flight) = flight {
-                flight.end(now, end);
+        if let Some(flight) = self.key_flight.take() {
+            flight.end(now, key);
+        }
+        let target = match key {
+            End::Failed { kind: kind @ Kind::RateLimited, .. } if pooled => {
+                let rest = self.target.provider.keys_rest(now);
+                rest.map_or(target, |rest| End::Failed { kind, retry_after: Some(rest) })
             }
+            _ => target,
+        };
+        if let Some(flight) = self.flight.take() {
+            flight.end(now, target);
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Tally {
     pub waited: Duration,
     /// What is left of the exchange's time.
     pub left: Duration,
-    /// The target's pool has a credential that was not refused yet.
+    /// The target's pool has a credential that was not refused yet and does not rest.
     pub keys: bool,
     /// A target is left that was not tried yet.
     pub untried: bool,

@@ -9,9 +9,9 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::fault::{Fault, Kind, Retry as Class};
-use crate::route::{Provider, Target};
+use crate::route::{Key, Provider, Target};
 use crate::state::State;
-use crate::state::health::{Flight, Refused, RefusedBy};
+use crate::state::health::{Flight, Millis, Refused, RefusedBy};
 
 /// The targets of one exchange.
 pub(super) struct Roster {
@@ -113,7 +113,7 @@ impl Roster {
         let alone = self.is_alone();
         let (entry, now) = (&mut self.entries[at], Instant::now());
         let taken = entry.target.record(&state.health).begin_as(state.at(now), alone);
-        entry.taken(taken, now, state)
+        entry.taken(taken, now, alone, state)
     }
 
     /// The same, but waits in the target's queue where every place is taken, by this priority.
@@ -131,7 +131,7 @@ impl Roster {
         let entry = &mut self.entries[at];
         entry.full = false;
         let taken = entry.target.record(&state.health).enter(state.now(), alone, priority, patience).await;
-        entry.taken(taken, Instant::now(), state)
+        entry.taken(taken, Instant::now(), alone, state)
     }
 
     /// Notes that a try failed: what that means for the target and for the credential it was made with.
@@ -144,29 +144,36 @@ impl Roster {
             entry.dead.push((key, fault.kind == Kind::RateLimited));
         }
         // What the target said no to, it will say no to again.
-        entry.out |= fault.retry() != Class::Same && !(fault.kind.is_of_credential() && entry.keys_left());
+        entry.out |= fault.retry() != Class::Same && !(fault.kind.is_of_credential() && entry.keys().next().is_some());
     }
 
-    /// Whether the target's pool has a credential that was not refused yet.
-    pub fn keys_left(&self, at: usize) -> bool {
-        self.entries[at].keys_left()
+    /// Whether the target's pool has a credential that was not refused yet and takes requests now.
+    pub fn keys_ready(&self, at: usize, now: Millis) -> bool {
+        self.entries[at].keys().any(|key| key.is_ready(now))
     }
 
-    /// Forgets which credentials of a target that is asked once more were limited, where no other is left: they may have
+    /// Forgets which credentials of a target that is asked once more were limited, where no other is ready: they may have
     /// had their rest, which their own records know.
-    pub fn rested(&mut self, at: usize) {
+    pub fn rested(&mut self, at: usize, now: Millis) {
+        let ready = self.keys_ready(at, now);
         let entry = &mut self.entries[at];
-        if !entry.keys_left() {
+        if !ready {
             entry.dead.retain(|(_, limited)| !*limited);
         }
     }
 }
 
 impl Entry {
-    fn taken(&mut self, taken: Result<Flight, Refused>, since: Instant, state: &State) -> Result<Places, Refused> {
+    fn taken(
+        &mut self,
+        taken: Result<Flight, Refused>,
+        since: Instant,
+        alone: bool,
+        state: &State,
+    ) -> Result<Places, Refused> {
         let provider = &self.target.provider;
         let taken = taken.and_then(|flight| {
-            let (key, key_flight) = key(provider, &self.dead, state)?;
+            let (key, key_flight) = key(provider, &self.dead, alone, state)?;
             let alias = provider.keys.get(key).map(|key| key.alias.clone());
             Ok(Places { key, alias, flight, key_flight, since })
         });
@@ -181,9 +188,10 @@ impl Entry {
         taken
     }
 
-    fn keys_left(&self) -> bool {
+    /// The credentials that were not refused in this exchange.
+    fn keys(&self) -> impl Iterator<Item = &Key> {
         let keys = self.target.provider.keys.iter().enumerate();
-        keys.filter(|(_, key)| key.weight > 0).any(|(at, _)| !is_dead(&self.dead, at))
+        keys.filter(|(at, key)| key.weight > 0 && !is_dead(&self.dead, *at)).map(|(_, key)| key)
     }
 }
 
@@ -193,13 +201,20 @@ fn is_dead(dead: &[(u16, bool)], key: usize) -> bool {
 
 /// Picks a credential of the pool and takes a place at it: by weight among those of the lowest order, those of last
 /// resort only when all others are out.
-/// Nothing to pick where the provider has one.
-fn key(provider: &Provider, dead: &[(u16, bool)], state: &State) -> Result<(usize, Option<Flight>), Refused> {
+/// Nothing to pick where the provider has one. Where all rest, the one that is back first is asked all the same, once an
+/// exchange: its limit may be another model's, and with a single credential the request would have gone out too.
+fn key(
+    provider: &Provider,
+    dead: &[(u16, bool)],
+    alone: bool,
+    state: &State,
+) -> Result<(usize, Option<Flight>), Refused> {
     if provider.keys.is_empty() {
         return Ok((0, None));
     }
     let mut passed: SmallVec<[usize; 8]> = SmallVec::new();
     let mut refused: Option<Refused> = None;
+    let mut resting: Option<(Duration, usize)> = None;
     loop {
         let left = || {
             let keys = provider.keys.iter().enumerate().filter(|(_, key)| key.weight > 0);
@@ -209,20 +224,29 @@ fn key(provider: &Provider, dead: &[(u16, bool)], state: &State) -> Result<(usiz
         let first = left().filter(|(_, key)| Some((key.last_resort, key.order)) == tier);
         let Some(at) = drawn(first.map(|(at, key)| (at, key.weight))) else { break };
         let key = &provider.keys[at];
-        let record = key.record.get_or_init(|| state.health.key(&provider.name, &key.alias, &provider.health));
+        let record = key.record(provider, &state.health);
         match record.begin(state.now()) {
             Ok(flight) => return Ok((at, Some(flight))),
             Err(why) => {
                 passed.push(at);
+                let spared = !record.is_dead() || alone && provider.health.spares_lone;
+                if let (RefusedBy::Open, Some(wait), true) = (why.why, why.retry_after, spared) {
+                    resting = Some(resting.map_or((wait, at), |known| known.min((wait, at))));
+                }
                 refused = Some(refused.map_or(why, |known| sooner(known, why)));
             }
         }
+    }
+    if let Some((_, at)) = resting.filter(|_| dead.is_empty())
+        && let Ok(flight) = provider.keys[at].record(provider, &state.health).begin_as(state.now(), true)
+    {
+        return Ok((at, Some(flight)));
     }
     Err(refused.unwrap_or(Refused { why: RefusedBy::Open, retry_after: None }))
 }
 
 /// The refusal that ends sooner: that is what a caller wants to know.
-pub(super) fn sooner(one: Refused, other: Refused) -> Refused {
+fn sooner(one: Refused, other: Refused) -> Refused {
     match (one.retry_after, other.retry_after) {
         (Some(a), Some(b)) if b < a => other,
         (None, Some(_)) => other,

@@ -391,6 +391,13 @@ async fn a_place_is_waited_for_only_where_no_other_target_is_left() {
     let (one, two) = tokio::join!(whole(), whole());
     assert_eq!((said(&one).as_str(), said(&two).as_str()), ("first", "from a"));
     assert_eq!(bed.script.at(), [MS(0), MS(300)]);
+    // Who does not get one is told of which target, and why.
+    bed.script.acts.lock().expect("whole").insert("a", vec![late(MS(9_000), good("slow")); 2].into());
+    let (_, none) = tokio::join!(whole(), whole());
+    let fault = none.map(|_| ()).expect_err("the queue's patience has an end");
+    let object = fault.availability.clone().expect("is there");
+    assert_eq!((fault.code(), &object["targets"][0]["target"]), ("no_target_available", &json!("a/m")));
+    assert_eq!((&object["excluded_by"], &object["retry_after"]), (&json!(["full"]), &json!(1.0)));
     let both = bed.plan(&["a", "b"], Retry::default());
     let plan = Plan { targets: vec![plan.targets[0].clone(), both.targets[1].clone()], ..both };
     bed.script.acts.lock().expect("whole").insert("a", [late(MS(300), good("first"))].into());
@@ -410,6 +417,34 @@ async fn keys_are_drawn_by_weight_and_those_of_last_resort_only_when_all_others_
     assert_eq!((count("nine") + count("one"), count("spare")), (1000, 0));
     // Six standard deviations of a fair draw.
     assert!((840..=957).contains(&count("nine")), "{}", count("nine"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_keys_all_rest_is_no_harder_to_reach_than_a_single_key() {
+    let keys = [("one", 1, false), ("two", 1, false)];
+    let pool = |bed: &Bed, model| pooled(&bed.cx.generation.target("a", model).expect("a provider"), &keys);
+    let of = |bed: &Bed, targets: Vec<Arc<Target>>| Plan { targets, ..bed.plan(&["a"], Retry::default()) };
+    let both = vec![limited("retry-after", "3"); 2];
+    // The next in the list may be another model of the same provider.
+    let bed = Bed::new(&[("a", both.clone())]);
+    let (outcome, x) = bed.ask(&of(&bed, vec![pool(&bed, "m"), pool(&bed, "well")])).await;
+    assert_eq!((said(&outcome).as_str(), roles(&x)), ("from a", vec![Role::First, Role::Key, Role::Next]));
+    // The model that is limited rests itself, and lets through who has no other; the others are as they were.
+    let limited_is_open = pool(&bed, "m").record(&bed.cx.state.health).standing(bed.cx.state.now());
+    assert!(matches!(limited_is_open, crate::state::health::Standing::Open { until: Some(_) }), "{limited_is_open:?}");
+    for model in ["m", "well"] {
+        assert_eq!(said(&bed.ask(&of(&bed, vec![pool(&bed, model)])).await.0), "from a", "{model}");
+    }
+    // While they rest, one of them is asked and not each.
+    bed.script.acts.lock().expect("whole").insert("a", both.into());
+    let (outcome, x) = bed.ask(&of(&bed, vec![pool(&bed, "m")])).await;
+    assert_eq!((said(&outcome).as_str(), x.attempts.len()), ("rate_limited", 1));
+    // A key that was refused is left alone as long as there is another target.
+    let bed = Bed::new(&[("a", vec![status(401); 2])]);
+    let elsewhere = |bed: &Bed| of(bed, vec![pool(bed, "m"), bed.target("b")]);
+    assert_eq!(bed.ask(&elsewhere(&bed)).await.1.attempts.len(), 3);
+    assert_eq!(bed.ask(&elsewhere(&bed)).await.1.attempts.len(), 1);
+    assert_eq!(said(&bed.ask(&of(&bed, vec![pool(&bed, "m")])).await.0), "from a");
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::answer::Good;
 use super::decide::{self, Decision, Tally};
 use super::once::{Known, Once, Successors, refused_by_answer};
-use super::roster::{Places, Roster, sooner};
+use super::roster::{Places, Roster};
 use crate::admit;
 use crate::chat::Usage;
 use crate::exchange::{Attempt, Role, Subject, Tried};
@@ -20,7 +20,7 @@ use crate::fault::{Fault, Kind};
 use crate::hook::{self, After};
 use crate::pipeline::{self, Call, Cx};
 use crate::reply::Reply;
-use crate::route::{Plan, Retry, Target};
+use crate::route::{Plan, Retry, Target, Verdict, availability};
 use crate::state::health::{Refused, Standing};
 
 /// One exchange being tried.
@@ -39,8 +39,8 @@ pub(super) struct Trying<'a> {
     chained: bool,
     /// Guests have been told that no target takes the exchange.
     told: bool,
-    /// The soonest end of what kept targets from taking the exchange.
-    refused: Option<Refused>,
+    /// What kept targets from taking the exchange.
+    refused: Vec<Verdict>,
 }
 
 /// A try that failed. Boxed, because it is the rarer and larger half of a result.
@@ -94,7 +94,7 @@ impl<'a> Trying<'a> {
         let targets = if plan.rules.fallbacks { plan.targets.len() } else { 1 };
         let roster = Roster::new(plan.targets.iter().take(targets));
         let (retry, waited) = (plan.rules.retry, Duration::ZERO);
-        Trying { cx, x, call, plan, tried, roster, retry, waited, chained: false, told: false, refused: None }
+        Trying { cx, x, call, plan, tried, roster, retry, waited, chained: false, told: false, refused: Vec::new() }
     }
 
     /// Tries until an answer is good or nothing is left to try.
@@ -160,7 +160,7 @@ impl<'a> Trying<'a> {
             }
             // Another credential is due because one was refused; whoever is asked again may have had a rest.
             if let Some(at) = next.filter(|_| role != Role::Key) {
-                self.roster.rested(at);
+                self.roster.rested(at, self.cx.state.now());
             }
             last = Some(fault);
         }
@@ -170,10 +170,11 @@ impl<'a> Trying<'a> {
     async fn begin(&mut self, at: usize, role: Role, waited: Duration) -> Option<Started> {
         let mut at = at;
         let mut taken = self.roster.begin(at, &self.cx.state);
-        if taken.is_err()
+        if let Err(refused) = taken
             && self.roster.untried().is_none()
             && let Some(full) = self.roster.full()
         {
+            self.note_refused(at, refused);
             let patience = self.patience(self.roster.target(full));
             let left = (self.x.started + patience).saturating_duration_since(Instant::now());
             at = full;
@@ -184,7 +185,6 @@ impl<'a> Trying<'a> {
             Ok(places) => Some(self.start(at, role, waited, places).await),
             Err(refused) => {
                 self.note_refused(at, refused);
-                self.refused = Some(self.refused.map_or(refused, |known| sooner(known, refused)));
                 None
             }
         }
@@ -353,7 +353,7 @@ impl<'a> Trying<'a> {
             stated,
             waited: self.waited,
             left: (self.x.started + self.patience(&failed.once.target)).saturating_duration_since(now),
-            keys: self.roster.keys_left(at),
+            keys: self.roster.keys_ready(at, self.cx.state.at(now)),
             untried: self.roster.untried().is_some(),
             chain: !self.chain(fault.kind).is_empty(),
             elsewhere: elsewhere.map(|(_, wait)| wait),
@@ -409,16 +409,20 @@ impl<'a> Trying<'a> {
         if self.plan.targets.is_empty() {
             return pipeline::nobody(&self.x, self.plan);
         }
-        let text = format!("No target of the model `{}` takes requests now.", self.x.model);
-        Fault::new(Kind::NoTarget, text).retry_after(self.refused.and_then(|refused| refused.retry_after))
+        let verdicts = self.plan.verdicts.iter().chain(&self.refused).cloned().collect();
+        pipeline::nobody(&self.x, &Plan { verdicts, ..Plan::default() })
     }
 
     pub(super) fn note_refused(&mut self, at: usize, refused: Refused) {
         let Trying { roster, tried, .. } = self;
+        let verdict = availability::refused(roster.target(at), refused);
+        // Of one that was waited for in vain, the last word counts.
+        self.refused.retain(|known| known.target != verdict.target);
+        self.refused.push(verdict);
         tried.note("skip", || {
             json!({
                 "target": roster.target(at).name(),
-                "why": format!("{:?}", refused.why).to_lowercase(),
+                "why": refused.why.as_str(),
                 "retry_after_ms": refused.retry_after.map(|wait| wait.as_millis() as u64),
             })
         });

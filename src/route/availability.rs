@@ -6,13 +6,21 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Plan, Verdict};
+use super::{Plan, Target, Verdict};
 use crate::fault::{Fault, Kind};
+use crate::state::health::Refused;
 
-/// The fault of a plan without targets.
+/// What is said of a target that was planned for and then took nothing.
+pub fn refused(target: &Target, refused: Refused) -> Verdict {
+    let Refused { why, retry_after } = refused;
+    let (by, why) = (why.as_str(), why.described().to_owned());
+    Verdict { target: target.name(), removed_by: Some(by), why, retry_after }
+}
+
+/// The fault of a plan without targets, or without one that takes anything.
 pub fn fault(models: &[&str], plan: &Plan) -> Fault {
     let removed = || plan.verdicts.iter().filter(|verdict| verdict.removed_by.is_some());
-    let of_health = |verdict: &&Verdict| matches!(verdict.removed_by, Some("open" | "drained"));
+    let of_health = |verdict: &&Verdict| matches!(verdict.removed_by, Some("open" | "drained" | "full"));
     let mut filters: Vec<&str> = removed().filter_map(|verdict| verdict.removed_by).collect();
     filters.sort_unstable();
     filters.dedup();

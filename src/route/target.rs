@@ -15,7 +15,7 @@ use crate::chat::Usage;
 use crate::cost::ModelCard;
 use crate::dialect::adapter::Adapter;
 use crate::dialect::{Dialect, Op, Quirks};
-use crate::state::health::{Health, Record, Settings};
+use crate::state::health::{Health, Millis, Record, Settings, Standing};
 use crate::upstream::{Dial, Headers};
 
 /// One upstream account and wire form, ready to be sent to.
@@ -93,6 +93,32 @@ impl Provider {
         }
         let at = self.faces.iter().position(|other| std::ptr::eq(other, face)).unwrap_or(0);
         self.keys.get(key).and_then(|key| key.auth.get(at)).unwrap_or(&face.auth)
+    }
+
+    /// How long until the first key of the pool is back, where all of them rest.
+    pub fn keys_rest(&self, now: Millis) -> Option<Duration> {
+        if self.keys.iter().any(|key| key.is_ready(now)) {
+            return None;
+        }
+        let records = self.keys.iter().filter(|key| key.weight > 0).filter_map(|key| key.record.get());
+        let ends = records.filter_map(|record| match record.standing(now) {
+            Standing::Open { until } => until,
+            _ => None,
+        });
+        ends.min().map(|until| Duration::from_millis(until.saturating_sub(now)))
+    }
+}
+
+impl Key {
+    /// How it is doing; looked up once.
+    pub fn record(&self, provider: &Provider, health: &Health) -> &Arc<Record> {
+        self.record.get_or_init(|| health.key(&provider.name, &self.alias, &provider.health))
+    }
+
+    /// Whether it takes requests now, as far as it was ever looked up.
+    pub fn is_ready(&self, now: Millis) -> bool {
+        let standing = self.record.get().map(|record| record.standing(now));
+        self.weight > 0 && matches!(standing, None | Some(Standing::Closed | Standing::HalfOpen))
     }
 }
 

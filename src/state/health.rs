@@ -142,8 +142,9 @@ impl Settings {
         Settings { max_inflight: None, ..self.clone() }
     }
 
+    /// Whoever picks keys knows when one that rests is asked all the same.
     fn of_key(&self) -> Settings {
-        Settings { breaker: self.breaker, ..Settings::default() }
+        Settings { breaker: self.breaker, spares_lone: true, ..Settings::default() }
     }
 
     /// Nothing but the operator keeps requests from it.
@@ -313,6 +314,11 @@ impl Record {
             Standing::Open { until } => until.is_some() && self.settings.load().spares_lone,
             Standing::Drained => false,
         }
+    }
+
+    /// Whether a key that rests does so because its provider refuses it, and not for asking too often.
+    pub fn is_dead(&self) -> bool {
+        self.circuit.is_dead()
     }
 
     /// As [`Record::begin_as`], but where every place is taken, waits for one in the provider's queue: most urgent first

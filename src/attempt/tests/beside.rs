@@ -180,7 +180,7 @@ async fn a_mirror_gets_its_share_and_no_more_at_a_time_than_its_bound() {
 #[tokio::test(start_paused = true)]
 async fn what_a_key_is_refused_for_in_a_copy_keeps_no_request_from_the_target() {
     let bed = Bed::new(&[("b", vec![limited("retry-after", "600")])]);
-    let target = pooled(&bed.target("b"), &[("one", 1, false), ("two", 0, false)]);
+    let target = pooled(&bed.target("b"), &[("one", 1, false), ("two", 1, true)]);
     let rules = Rules { mirror: Some(Mirror { target, share: 1.0 }), ..Rules::default() };
     let plan = Plan { rules: Arc::new(rules), ..bed.plan(&["a"], Retry::default()) };
     assert!(bed.ask(&plan).await.0.is_ok());

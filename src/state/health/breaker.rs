@@ -2,7 +2,7 @@
 //!
 //! One atomic word holds the mode and its end. Never looks at a clock; what counts as a failure is [`blame`]'s.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::window::Counts;
@@ -116,6 +116,8 @@ pub(super) struct Circuit {
     openings: AtomicU32,
     /// Good probes so far, while half open.
     well: AtomicU32,
+    /// The last rest was for what waiting alone does not mend.
+    dead: AtomicBool,
     counts: Counts,
 }
 
@@ -178,6 +180,11 @@ impl Circuit {
         word & MODE == HALF_OPEN && !has_probes(word, breaker)
     }
 
+    /// Whether it rests, or last rested, because somebody has to act ([`Blame::Dead`]).
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
     /// A probe ended without saying anything.
     pub fn unprobe(&self) {
         let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
@@ -230,6 +237,7 @@ impl Circuit {
         };
         if first {
             self.openings.fetch_add(1, Ordering::Relaxed);
+            self.dead.store(blame == Blame::Dead, Ordering::Relaxed);
         }
         self.open(mode, now, asked.unwrap_or(own));
     }

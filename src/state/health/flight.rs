@@ -34,11 +34,7 @@ pub struct Refused {
 impl Refused {
     /// The fault of an attempt that was not begun.
     pub fn fault(self, target: &str) -> Fault {
-        let what = match self.why {
-            RefusedBy::Open => "failed too often or asked for a pause, and gets no requests for a while",
-            RefusedBy::Drained => "gets no requests, because the operator wants it so",
-            RefusedBy::Full => "has as many requests under way as it may",
-        };
+        let what = self.why.described();
         Fault::new(Kind::TargetUnavailable, format!("The target `{target}` {what}.")).retry_after(self.retry_after)
     }
 }
@@ -49,6 +45,26 @@ pub enum RefusedBy {
     Drained,
     /// `max_inflight`, or the adaptive bound.
     Full,
+}
+
+impl RefusedBy {
+    /// The word in traces and in the availability object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RefusedBy::Open => "open",
+            RefusedBy::Drained => "drained",
+            RefusedBy::Full => "full",
+        }
+    }
+
+    /// What is the matter with a target, after its name.
+    pub fn described(self) -> &'static str {
+        match self {
+            RefusedBy::Open => "failed too often or asked for a pause, and gets no requests for a while",
+            RefusedBy::Drained => "gets no requests, because the operator wants it so",
+            RefusedBy::Full => "has as many requests under way as it may",
+        }
+    }
 }
 
 /// One attempt under way. Dropping it without [`Flight::end`] counts as [`End::Cancelled`].
