@@ -165,6 +165,25 @@ fn a_secret_with_yaml_in_it_harms_nothing() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_not_written_whatever_its_key_wants() {
+    let text = "
+        auth: { open: \"${T:-}\" }
+        listen: { address: '${T:-}', limits: { max_headers: '${EMPTY}' } }
+        admin: { address: '${T:-}' }
+        timeouts: { head: '${T:-}' }
+        log: { level: '${T:-}', stdout: '${T:-}' }
+        cache: { exact: { ttl: '${T:-}', partition: '${T:-}' } }
+    ";
+    let env = |name: &str| (name == "EMPTY").then(String::new);
+    let read = |text: &str| parse("t.yaml", text, Path::new(""), &env, &known()).map(|loaded| print(&loaded.config));
+    let silent = "{auth: {}, listen: {limits: {}}, timeouts: {}, log: {}, cache: {exact: {}}}";
+    assert_eq!(read(text).unwrap_or_else(|errors| panic!("{errors}")), read(silent).expect("is good"));
+    // A secret does not: a key that is empty is no key at all.
+    let errors = read("keys: [{ name: a, key: '${EMPTY}' }]").expect_err("is bad").to_string();
+    assert!(errors.contains("is empty"), "{errors}");
+}
+
+#[test]
 fn variables_fill_numbers_and_booleans_where_the_type_wants_them() {
     let env = |name: &str| match name {
         "N" => Some("7".to_owned()),
