@@ -129,7 +129,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
     let good = "
         admin: { token: '${SECRET_A}' }
         auth: { pepper: '${SECRET_B}' }
-        providers: { openai: { api_key: '${SECRET_C}', proxy: 'http://me:${SECRET_F}@proxy:3128', headers: { X-Api-Token: '${SECRET_G}' } } }
+        providers: { openai: { api_key: '${SECRET_C}', base_url: 'https://h/v1?key=${SECRET_H}', proxy: 'http://me:${SECRET_F}@proxy:3128', headers: { X-Api-Token: '${SECRET_G}' } } }
         keys:
           - { name: a, key: '${SECRET_D}' }
           - { name: b, env: SECRET_E }
