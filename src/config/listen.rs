@@ -73,7 +73,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes of an upstream answer that is not streamed; larger ones count as a fault of the upstream.
     pub max_answer_bytes: ByteSize,
-    /// Client connections at the same time; further ones wait in the queue of the operating system.
+    /// Client connections at the same time, rounded up to as many for each worker; further ones wait in the queue of the operating system.
     pub max_connections: usize,
     /// How long an idle client connection is kept open.
     pub keep_alive_timeout: Duration,
