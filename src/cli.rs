@@ -95,9 +95,9 @@ fn config_path(named: Option<PathBuf>) -> Option<PathBuf> {
     named.or_else(|| Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists()))
 }
 
-/// Reads the process's environment for the configuration. Empty counts as unset.
+/// Reads the process's environment for the configuration, which tells a variable that is empty from one that is not set.
 fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+    std::env::var(name).ok()
 }
 
 /// The policies' own tests, where the configuration wants them run.

@@ -35,7 +35,7 @@ pub(super) fn run(args: Args) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Hash => {
-            let Some(pepper) = env("PORTCULLIS_PEPPER") else {
+            let Some(pepper) = env("PORTCULLIS_PEPPER").filter(|pepper| !pepper.is_empty()) else {
                 return fail(1, "set PORTCULLIS_PEPPER to the value of `auth.pepper`: hashes are keyed with it");
             };
             let mut key = String::new();

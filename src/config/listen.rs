@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::value::{ByteSize, Duration, Secret};
 
@@ -13,6 +13,7 @@ use super::value::{ByteSize, Duration, Secret};
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// IP address and port: `127.0.0.1:4100`, `0.0.0.0:4100`, `[::]:4100`. Port 0 takes a free one. An address that other machines can reach needs `keys`, or `auth.open`.
+    #[serde(deserialize_with = "listen_address")]
     pub address: String,
     /// Certificate and key for HTTPS; without it the listener speaks plain HTTP.
     pub tls: Option<Tls>,
@@ -72,7 +73,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Bytes of an upstream answer that is not streamed; larger ones count as a fault of the upstream.
     pub max_answer_bytes: ByteSize,
-    /// Client connections at the same time; further ones wait in the queue of the operating system.
+    /// Client connections at the same time, rounded up to as many for each worker; further ones wait in the queue of the operating system.
     pub max_connections: usize,
     /// How long an idle client connection is kept open.
     pub keep_alive_timeout: Duration,
@@ -97,11 +98,21 @@ impl Default for Limits {
     }
 }
 
+/// An address out of a variable that is empty is the default one, like one that is not written.
+fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(|| Listen::default().address))
+}
+
+fn admin_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(|| Admin::default().address))
+}
+
 /// The listener for operators: metrics, health, reload.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// IP address and port, or `off`. An address that other machines can reach needs a token.
+    #[serde(deserialize_with = "admin_address")]
     pub address: String,
     /// Bearer token that every admin request must carry; when not set, none is asked for, and web pages of other sites are refused.
     pub token: Option<Secret>,

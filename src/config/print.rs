@@ -38,18 +38,28 @@ pub fn print(config: &Config) -> String {
 }
 
 /// Hides what may be a secret in fields that are not secrets by type: headers that carry credentials by their name, and
-/// the user of a proxy's URL.
+/// the user of a proxy's URL, and what such names stand for in the query of a base URL.
 pub(super) fn mask_provider(provider: &mut Value) {
     const TELLING: &[&str] = &["auth", "key", "token", "secret", "cookie", "password", "credential"];
-    for (name, value) in provider["headers"].as_object_mut().into_iter().flatten() {
+    let tells = |name: &str| {
         let name = name.to_ascii_lowercase();
-        if TELLING.iter().any(|word| name.contains(word)) {
+        TELLING.iter().any(|word| name.contains(word))
+    };
+    for (name, value) in provider["headers"].as_object_mut().into_iter().flatten() {
+        if tells(name) {
             *value = secret::masked(value.as_str().unwrap_or(MASK)).into();
         }
     }
     let proxy = provider["proxy"].as_str().filter(|proxy| proxy.contains('@')).map(without_user);
     if let Some(proxy) = proxy {
         provider["proxy"] = proxy.replacen("://", "://***@", 1).into();
+    }
+    if let Some((base, query)) = provider["base_url"].as_str().and_then(|url| url.split_once('?')) {
+        let parts = query.split('&').map(|part| match part.split_once('=') {
+            Some((name, value)) if tells(name) => format!("{name}={}", secret::masked(value)),
+            _ => part.to_owned(),
+        });
+        provider["base_url"] = format!("{base}?{}", parts.collect::<Vec<_>>().join("&")).into();
     }
 }
 

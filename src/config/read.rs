@@ -30,6 +30,10 @@ pub(super) fn read<T: DeserializeOwned>(tree: &mut Node, wrong: &mut dyn FnMut(&
             Err(error) => error,
         };
         let mut path = KeyPath::from_inside(error.path);
+        // What cannot be read because its variable is empty counts as not written.
+        if matches!(error.what, What::Other(_)) && tree.unset(path.segs()) {
+            continue;
+        }
         let (gone, place) = match &error.what {
             What::UnknownKey { meant, .. } => (Gone::Unknown(meant.clone()), tree.key_place(path.segs())),
             What::Missing(_) | What::Other(_) => (Gone::Wrong, tree.place(path.segs())),

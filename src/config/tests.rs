@@ -129,7 +129,7 @@ fn no_secret_is_in_print_debug_errors_or_warnings() {
     let good = "
         admin: { token: '${SECRET_A}' }
         auth: { pepper: '${SECRET_B}' }
-        providers: { openai: { api_key: '${SECRET_C}', proxy: 'http://me:${SECRET_F}@proxy:3128', headers: { X-Api-Token: '${SECRET_G}' } } }
+        providers: { openai: { api_key: '${SECRET_C}', base_url: 'https://h/v1?key=${SECRET_H}', proxy: 'http://me:${SECRET_F}@proxy:3128', headers: { X-Api-Token: '${SECRET_G}' } } }
         keys:
           - { name: a, key: '${SECRET_D}' }
           - { name: b, env: SECRET_E }
@@ -162,6 +162,25 @@ fn a_secret_with_yaml_in_it_harms_nothing() {
         parse("t.yaml", text, Path::new(""), &env, &known()).unwrap_or_else(|errors| panic!("{errors}")).config;
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some(odd));
     assert_eq!(config.auth.pepper.as_ref().map(Secret::expose), Some(odd));
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_written_whatever_its_key_wants() {
+    let text = "
+        auth: { open: \"${T:-}\" }
+        listen: { address: '${T:-}', limits: { max_headers: '${EMPTY}' } }
+        admin: { address: '${T:-}' }
+        timeouts: { head: '${T:-}' }
+        log: { level: '${T:-}', stdout: '${T:-}' }
+        cache: { exact: { ttl: '${T:-}', partition: '${T:-}' } }
+    ";
+    let env = |name: &str| (name == "EMPTY").then(String::new);
+    let read = |text: &str| parse("t.yaml", text, Path::new(""), &env, &known()).map(|loaded| print(&loaded.config));
+    let silent = "{auth: {}, listen: {limits: {}}, timeouts: {}, log: {}, cache: {exact: {}}}";
+    assert_eq!(read(text).unwrap_or_else(|errors| panic!("{errors}")), read(silent).expect("is good"));
+    // A secret does not: a key that is empty is no key at all.
+    let errors = read("keys: [{ name: a, key: '${EMPTY}' }]").expect_err("is bad").to_string();
+    assert!(errors.contains("is empty"), "{errors}");
 }
 
 #[test]

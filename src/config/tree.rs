@@ -93,6 +93,26 @@ impl Node {
         matches!(self.value, Value::Gone(_))
     }
 
+    /// Makes what is at the path as if nothing were written there, if it is a variable that is empty. Whether it was.
+    pub fn unset(&mut self, path: &[Seg]) -> bool {
+        let Some((first, rest)) = path.split_first() else {
+            let Value::Scalar(scalar) = &mut self.value else { return false };
+            let is_empty_variable = scalar.whole && scalar.text.is_empty();
+            if is_empty_variable {
+                (scalar.plain, scalar.written, scalar.whole) = (true, None, false);
+            }
+            return is_empty_variable;
+        };
+        match (&mut self.value, first) {
+            (Value::Map(entries), Seg::Key(key)) => {
+                let entry = entries.iter_mut().find(|entry| entry.key == *key && !entry.value.is_gone());
+                entry.is_some_and(|entry| entry.value.unset(rest))
+            }
+            (Value::List(items), Seg::Index(index)) => items.get_mut(*index).is_some_and(|item| item.unset(rest)),
+            _ => false,
+        }
+    }
+
     /// Marks what is at the path as gone.
     pub fn remove(&mut self, path: &[Seg], why: Gone) {
         let Some((first, rest)) = path.split_first() else {
