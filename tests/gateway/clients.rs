@@ -39,6 +39,9 @@ async fn leave(gateway: &Gateway, mock: &Mock, from: Dialect, model: &str, strea
 async fn gone(gateway: &Gateway, model: &str) -> Value {
     let line = gateway.logged_where(model, |line| line["model"] == model).await;
     assert_eq!((&line["status"], &line["error"]["code"]), (&json!(499), &json!("client_gone")), "{line}");
+    let attempt = &line["attempts"][0];
+    let told = attempt["status"] == 200 || attempt["error"] == "client_gone";
+    assert!(told && attempt["took_ms"].as_f64() > Some(0.0), "{line}");
     line
 }
 
