@@ -221,10 +221,8 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
 async fn ask_on(cx: &Cx, x: &mut Exchange, mut call: Arc<Call>) -> Result<Next, Fault> {
     // Nobody else holds it yet.
     wishes::read(cx, x, Arc::make_mut(&mut call))?;
-    if x.wishes.is_some() {
-        // Some are written behind the model's name.
-        hook::open_for_model(cx, x);
-    }
+    // What stood behind the model's name is gone from it by now, whether or not it was granted.
+    hook::open_for_model(cx, x);
     hook::converse(x, &call.headers);
     // An answer from the cache is counted too, so admission comes first; without limits there is nothing to plan for it.
     let mut admitted = match cx.generation.rules.is_empty() {

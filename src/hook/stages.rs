@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::request::Parts;
 use serde_json::{Map, Value};
 
@@ -527,7 +526,7 @@ fn told(open: &Open, settled: &Settled<'_>) -> Map<String, Value> {
 }
 
 /// Response headers that a guest may not set: they are the connection's or the gateway's own word.
-pub fn may_answer_with(name: &str, _: &HeaderMap) -> bool {
+pub fn may_answer_with(name: &str) -> bool {
     !["connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"].contains(&name)
         && !name.starts_with("x-portcullis-")
 }

@@ -258,6 +258,7 @@ async fn a_policy_of_one_model_sees_every_end_of_its_requests() {
         let yaml = format!(
             "hooks: [{{ lua: seen{on} }}]
 keys: [{{ name: a, key: sk-a }}]
+routing: {{ request_policy: {{ sort: ignore }} }}
 "
         );
         let gateway = with(&mock, &[("seen", policy)], &yaml).await;
