@@ -222,6 +222,17 @@ pub(in crate::guest) fn near<'a>(key: &str, names: &[&'a str]) -> Option<&'a str
     near.filter(|(likeness, _)| *likeness > LIKE).map(|(_, name)| name)
 }
 
+/// Rounds of its worker that a guest leaves to others at a time: in the first they hear what their sockets have brought, in the
+/// second goes out what they left to be written ([`crate::defer`]). Else a request would wait for two turns at each step.
+const ROUNDS_OF_OTHERS: u8 = 2;
+
+/// Lets others have their turn. Whoever only woke itself would be polled again many times before its worker looks at a socket.
+pub async fn give_way() {
+    for _ in 0..ROUNDS_OF_OTHERS {
+        tokio::task::yield_now().await;
+    }
+}
+
 thread_local! {
     static SEAT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
 }

@@ -34,7 +34,7 @@ use mlua::Value as Lv;
 
 use super::verdict::Verdict;
 use super::view::Subject;
-use super::{Begun, Called, Failed, Used, Wanted, fits, used_before};
+use super::{Begun, Called, Failed, Used, Wanted, fits, give_way, used_before};
 use crate::host::{Cx, Killed, Phase, Phases};
 
 use machine::{Machine, Recipe, Step, Suspended};
@@ -195,7 +195,7 @@ impl Script {
         let began_with = machine.memory();
         let outcome = loop {
             self.leave(slot, &machine, began_with);
-            tokio::task::yield_now().await;
+            give_way().await;
             match running.turn(&mut spent, || machine.go_on(&running, call)) {
                 Ok(Step::Way(again)) => call = again,
                 Ok(Step::Over(verdict)) => break Ok(verdict),
@@ -219,7 +219,7 @@ impl Script {
                     let polled = running.turn(&mut spent, || match waking.poll(&running, future.as_mut(), task) {
                         // Read while the lease still holds: what it returned may be large.
                         Poll::Ready(value) => Poll::Ready(value.and_then(|value| machine.read(&running.cx, value))),
-                        Poll::Pending => Poll::Pending,
+                        Poll::Pending => running.ended().map_or(Poll::Pending, |ended| Poll::Ready(Err(ended))),
                     });
                     if polled.is_pending() {
                         self.leave(slot, &machine, began_with);

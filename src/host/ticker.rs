@@ -20,6 +20,9 @@ const ALERT_MS: u64 = 10_000;
 /// passes a worker in several steps, and each may have to wait for one of these.
 pub const TURN: Duration = Duration::from_micros(250);
 
+/// What sleeping for a turn takes longer than it should: Linux gathers timers within 50 µs of each other.
+const LATE: Duration = Duration::from_micros(50);
+
 /// Time without a burst after which the ticker stops: an idle process is not woken at all.
 const IDLE_MS: u64 = 1000;
 
@@ -124,11 +127,11 @@ fn tick() {
 #[expect(clippy::disallowed_methods, reason = "a thread of its own that does nothing else")]
 fn pause() {
     if !HURRIED.load(SeqCst) {
-        std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TURN } else { CALM_TICK });
+        std::thread::park_timeout(if tick_now() < ALERT_UNTIL.load(Relaxed) { TURN - LATE } else { CALM_TICK });
     }
     let short = HURRIED.swap(false, SeqCst);
     if short {
-        std::thread::sleep(TURN);
+        std::thread::sleep(TURN - LATE);
     }
     SHORT.store(short, Relaxed);
 }

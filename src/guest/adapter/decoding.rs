@@ -10,6 +10,7 @@ use super::cut::{Cutter, Piece};
 use crate::chat::Event;
 use crate::dialect::adapter::{Assembler, Desk, Pending, Step, StreamDecoder, refused};
 use crate::fault::{Fault, Kind, Refusal};
+use crate::guest::give_way;
 use crate::host::ticker;
 
 /// Things that a guest may say of one piece. A read of bytes holds some hundred events at most.
@@ -87,7 +88,7 @@ impl<R: Reader> Decoding<R> {
         while let Some(piece) = self.cutter.next()? {
             // A guest that needs less than a turn for each piece never gives way by itself.
             if !std::mem::take(&mut is_first) && began.get_or_insert_with(Instant::now).elapsed() >= ticker::TURN {
-                tokio::task::yield_now().await;
+                give_way().await;
                 began = Some(Instant::now());
             }
             self.told.said = 0;

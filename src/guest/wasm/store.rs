@@ -11,8 +11,8 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::turn;
 use super::words::LastWords;
-use crate::guest::Subject;
 use crate::guest::pool::MAX_CALLS;
+use crate::guest::{Subject, give_way};
 use crate::host::{Cx, ticker};
 
 /// Elements of all tables that an instance may grow to; Python's components need about 40,000.
@@ -80,7 +80,7 @@ impl Held {
                     match cx.gives_way {
                         // So that a guest which needs its whole lease does not keep others from their turn. The engine's own
                         // way to yield wakes the task at once, and it would be polled again before any socket is looked at.
-                        true => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+                        true => UpdateDeadline::YieldCustom(1, Box::pin(give_way())),
                         // Others wait until it ends: it must end in time.
                         false => UpdateDeadline::Continue(1),
                     }

@@ -16,7 +16,7 @@ use super::super::turn::{self, Running, Spent};
 use super::super::{api, convert, coverage, read};
 use crate::guest::adapter::{Description, Function, cx};
 use crate::guest::pool::Rests;
-use crate::guest::{Failed, Used};
+use crate::guest::{Failed, Used, give_way};
 use crate::host::{Cx, Killed, Visit};
 
 /// Machines of all adapters together, those at rest and those in streams: each takes less than a MiB by itself.
@@ -184,7 +184,7 @@ async fn run<T>(
             if let Some(taken) = taken {
                 return Ok(taken);
             }
-            tokio::task::yield_now().await;
+            give_way().await;
             taken = running.turn(&mut spent, || read(turn::resume(&running, &coroutine, ())?))?;
         }
     };

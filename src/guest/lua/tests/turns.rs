@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::support::{Bench, load, try_load};
-use crate::guest::tests::{assert_gives_way, assert_gives_way_to_sockets};
+use crate::guest::tests::{PAST, assert_gives_way, assert_gives_way_to_sockets, thread_time};
 use crate::guest::verdict::Body;
 use crate::guest::{Called, Verdict};
 use crate::host::{Budget, Killed, Phase};
@@ -107,6 +107,34 @@ async fn where_a_call_cannot_give_way_it_ends_all_the_same() {
         let ((outcome, _), turns) = beside(bench.wait(Phase::Request), async || {}).await;
         assert_eq!(outcome.expect_err(what).killed, Some(Killed::Deadline), "{what}");
         assert!(turns < 5, "{what} gave way {turns} times");
+        assert!(matches!(bench.wait(Phase::Route).await.0, Ok(Verdict::Plan(_))), "after {what}");
+    }
+}
+
+/// Out of thousands of `pcall`s it would take far longer than a budget to throw.
+#[tokio::test]
+async fn a_call_that_has_ended_is_left_where_it_is() {
+    for (what, body) in [
+        ("nested calls", "f()"),
+        ("those of a coroutine", "coroutine.wrap(f)()"),
+        ("a loop under them", "local function g(n) if n == 0 then while true do end end pcall(g, n - 1) end g(6000)"),
+        ("those of one that waits", "if false then gw.time.sleep(1) end f()"),
+        (
+            "those around a callback",
+            "local function g(n) if n > 0 then pcall(g, n - 1) else string.gsub('x', 'x', f) end end g(3000)",
+        ),
+    ] {
+        let bench = short(&format!(
+            "local function f() pcall(f) pcall(f) end function on_request() {body} end function on_route() return 'a/b' end"
+        ));
+        for round in 0..3 {
+            let began = thread_time();
+            let failed = bench.wait(Phase::Request).await.0.expect_err(what);
+            let took = thread_time() - began;
+            assert_eq!(failed.killed, Some(Killed::Deadline), "{what}: {}", failed.message);
+            assert!(failed.message.starts_with("test.luau:1: on_request ran longer"), "{what}: {}", failed.message);
+            assert!(took < bench.guest.budget.cpu + PAST, "{what} went on for {took:?} in round {round}");
+        }
         assert!(matches!(bench.wait(Phase::Route).await.0, Ok(Verdict::Plan(_))), "after {what}");
     }
 }
