@@ -8,6 +8,7 @@
 mod activity;
 mod answer;
 pub mod connection;
+mod crew;
 mod head;
 mod nudge;
 pub mod tls;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -31,6 +33,8 @@ use crate::generation::Generation;
 use crate::guest;
 use crate::state::State;
 use crate::upstream::{Pools, Proxies, Upstream};
+
+use crew::{Crew, Given, Open};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -92,23 +96,30 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// A thread or its runtime cannot be made.
 pub fn start(shared: &Shared, listener: &TcpListener, workers: usize) -> io::Result<Vec<JoinHandle<()>>> {
-    (0..workers.max(1))
-        .map(|number| {
-            let shared = shared.clone();
-            let listener = listener.try_clone()?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                guest::sit(number);
-                runtime.block_on(accept(shared, listener));
-                // Cuts what still runs, which settles it; a name lookup that hangs is not waited for.
-                runtime.shutdown_background();
-            })
+    let (crew, takes) = Crew::of(workers);
+    let each = takes.into_iter().enumerate();
+    each.map(|(number, takes)| {
+        let (shared, crew) = (shared.clone(), crew.clone());
+        let listener = listener.try_clone()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            guest::sit(number);
+            runtime.block_on(accept(shared, listener, &crew, number, takes));
+            // Cuts what still runs, which settles it; a name lookup that hangs is not waited for.
+            runtime.shutdown_background();
         })
-        .collect()
+    })
+    .collect()
 }
 
 /// Accepts until the process drains, then waits for this worker's connections until the process ends.
-async fn accept(shared: Shared, listener: TcpListener) {
+async fn accept(
+    shared: Shared,
+    listener: TcpListener,
+    crew: &Crew,
+    number: usize,
+    mut takes: UnboundedReceiver<Given>,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -120,21 +131,31 @@ async fn accept(shared: Shared, listener: TcpListener) {
     defer::write_for_all();
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
     let mut stage = shared.stage.clone();
-    let mine = Arc::new(AtomicUsize::new(0));
+    let serve = |(stream, peer, open): (_, _, Open)| {
+        let (shared, upstream) = (shared.clone(), upstream.clone());
+        tokio::spawn(async move {
+            connection::serve(shared, upstream, stream, peer).await;
+            drop(open);
+        });
+    };
+    let take = |given: Given| match given.stream() {
+        Ok(taken) => serve(taken),
+        Err(error) => tracing::warn!("a connection was lost between two workers: {error}"),
+    };
     loop {
-        let accepted = tokio::select! {
-            accepted = next(&shared, &listener) => accepted,
+        let placed = tokio::select! {
+            accepted = next(&shared, &listener) => {
+                accepted.and_then(|accepted| crew.place(number, accepted, &shared.connections))
+            }
+            Some(given) = takes.recv() => {
+                take(given);
+                continue;
+            }
             _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let open = Open::new([shared.connections.clone(), mine.clone()]);
-                let (shared, upstream) = (shared.clone(), upstream.clone());
-                tokio::spawn(async move {
-                    connection::serve(shared, upstream, stream, peer).await;
-                    drop(open);
-                });
-            }
+        match placed {
+            Ok(Some(mine)) => serve(mine),
+            Ok(None) => {}
             Err(error) => {
                 // Out of descriptors, mostly: accepting again at once would spin.
                 tracing::warn!("accept failed: {error}");
@@ -142,9 +163,14 @@ async fn accept(shared: Shared, listener: TcpListener) {
             }
         }
     }
+    // What others have accepted until now is served; what comes later they serve themselves.
+    takes.close();
+    while let Some(given) = takes.recv().await {
+        take(given);
+    }
     drop(listener);
     let mut end = None;
-    while mine.load(Ordering::Relaxed) > 0 && end.is_none_or(|end| Instant::now() < end) {
+    while crew.open(number) > 0 && end.is_none_or(|end| Instant::now() < end) {
         sleep(Duration::from_millis(10)).await;
         if end.is_none() && *stage.borrow() == Stage::Ending {
             end = Some(Instant::now() + LAST_WORDS);
@@ -162,22 +188,6 @@ async fn next(shared: &Shared, listener: &tokio::net::TcpListener) -> io::Result
         }
     }
     listener.accept().await
-}
-
-/// Counts a connection as long as it lives.
-struct Open([Arc<AtomicUsize>; 2]);
-
-impl Open {
-    fn new(counts: [Arc<AtomicUsize>; 2]) -> Self {
-        counts.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
-        Open(counts)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|count| _ = count.fetch_sub(1, Ordering::Relaxed));
-    }
 }
 
 /// Waits until every connection has ended, at most `limit`. False when some are left.
