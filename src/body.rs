@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::exchange::Used;
 use crate::fault::Fault;
-use crate::json::{Pieces, Plain};
+use crate::json::Pieces;
 use crate::upstream;
 
 /// A body that somebody sends us: a client's request or an upstream's answer.
@@ -79,24 +79,6 @@ pub enum ReadError {
     Silent,
 }
 
-/// Bodies from this length on are looked through while they come: there they no longer lie in a core's own cache when they are
-/// all there.
-const LARGE_BYTES: u64 = 1 << 20;
-
-/// A body that has come to its end.
-#[derive(Debug, Default)]
-pub struct Whole {
-    pub bytes: Bytes,
-    /// What is known of it as JSON.
-    pub plain: Plain,
-}
-
-impl From<Bytes> for Whole {
-    fn from(bytes: Bytes) -> Self {
-        Whole { bytes, plain: Plain::default() }
-    }
-}
-
 /// How long a reader waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -149,28 +131,6 @@ impl Inbound {
 
     /// Reads to the end, or until `limit` bytes are exceeded, or, with patience, until that has an end.
     pub async fn read(&mut self, limit: usize, patience: Option<Patience>) -> Result<Bytes, ReadError> {
-        self.gather(limit, patience, |_| {}).await
-    }
-
-    /// Reads a body of JSON to the end, or until `limit` bytes are exceeded.
-    pub async fn read_json(&mut self, limit: usize) -> Result<Whole, ReadError> {
-        let (mut plain, is_large) = (Plain::default(), self.stated_len().is_some_and(|len| len >= LARGE_BYTES));
-        let look = |piece: &[u8]| {
-            if is_large {
-                plain.note(piece);
-            }
-        };
-        let bytes = self.gather(limit, None, look).await?;
-        Ok(Whole { bytes, plain })
-    }
-
-    /// As [`Inbound::read`], showing each piece as it comes.
-    async fn gather(
-        &mut self,
-        limit: usize,
-        patience: Option<Patience>,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<Bytes, ReadError> {
         if self.stated_len().is_some_and(|len| len > limit as u64) {
             return Err(ReadError::TooLarge);
         }
@@ -189,7 +149,6 @@ impl Inbound {
             if have + piece.len() > limit {
                 return Err(ReadError::TooLarge);
             }
-            each(&piece);
             match &mut whole {
                 Some(whole) => whole.extend_from_slice(&piece),
                 // Most bodies come in one piece and are never copied.

@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use crate::fault::{Fault, Kind};
-pub use scan::Plain;
 pub use scan::THOUGHTS;
 use scan::{Files, Noticed};
 
@@ -101,16 +100,8 @@ impl Envelope {
     /// [`Kind::InvalidJson`] when the body is not one JSON object, [`Kind::AmbiguousRequest`] when a key stands twice,
     /// or a guarded one in another casing.
     pub fn read(body: Bytes) -> Result<Envelope, Fault> {
-        Self::read_in(body, &Plain::default())
-    }
-
-    /// The same of a body of which this is known.
-    ///
-    /// # Errors
-    /// As [`Envelope::read`].
-    pub fn read_in(body: Bytes, plain: &Plain) -> Result<Envelope, Fault> {
         let mut fields = Vec::with_capacity(12);
-        let read = scan::object_in(&body, plain, |scan, key| {
+        let read = scan::object(&body, |scan, key| {
             let value = scan.skip()?;
             fields.push(Field { whole: key.start - 1..value.end, key: Key::Plain(key), value });
             Ok(())

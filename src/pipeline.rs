@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::admit;
 use crate::api::{self, Endpoint, Matched, Serve};
 use crate::auth::Principal;
-use crate::body::{Inbound, ReadError, Whole};
+use crate::body::{Inbound, ReadError};
 use crate::boxed::boxed;
 use crate::cache;
 use crate::chat::Ask;
@@ -197,19 +197,19 @@ async fn stages(cx: &Cx, x: &mut Exchange, head: Parts, mut body: Inbound, match
     let ask = match matched.endpoint.serve {
         Serve::Ask { .. } | Serve::Verb => read(x, &mut body, generation.limits).await?,
         Serve::Posted(answer) => {
-            let bytes = read(x, &mut body, generation.limits).await?.bytes;
+            let bytes = read(x, &mut body, generation.limits).await?;
             x.bytes_in = bytes.len() as u64;
             return answer(cx, x, &bytes, matched).map(Next::Reply);
         }
         Serve::Keyed(answer) => return answer(cx, x, matched).map(Next::Reply),
         Serve::Stored => {
-            let bytes = read(x, &mut body, generation.limits).await?.bytes;
+            let bytes = read(x, &mut body, generation.limits).await?;
             Box::pin(admit::admit_plain(cx, x, &head.headers)).await?;
             return Box::pin(api::responses::stored(cx, x, head, bytes, matched)).await.map(Next::Reply);
         }
         Serve::Open(_) => return Err(Fault::new(Kind::Internal, "An open endpoint reached the pipeline.")),
     };
-    x.bytes_in = ask.bytes.len() as u64;
+    x.bytes_in = ask.len() as u64;
     let read = api::ask::read(x, ask, head, matched);
     hook::open_for_model(cx, x);
     let mut call = Arc::new(read?);
@@ -316,7 +316,7 @@ pub async fn inner(
     settle.principal = Some(asker.principal);
     hook::identify(&settle);
     settle.bytes_in = body.len() as u64;
-    let outcome = match api::ask::read(&mut settle, body.into(), head, &matched) {
+    let outcome = match api::ask::read(&mut settle, body, head, &matched) {
         Ok(call) => ask_on(&cx, &mut settle, Arc::new(call)).await,
         Err(fault) => Err(fault),
     };
@@ -332,9 +332,9 @@ pub async fn inner(
 }
 
 /// Reads a body within its bounds.
-async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<Whole, Fault> {
-    match timeout_at(x.started + limits.body_timeout, body.read_json(limits.max_body_bytes)).await {
-        Ok(Ok(whole)) => Ok(whole),
+async fn read(x: &Exchange, body: &mut Inbound, limits: Limits) -> Result<bytes::Bytes, Fault> {
+    match timeout_at(x.started + limits.body_timeout, body.read(limits.max_body_bytes, None)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(ReadError::TooLarge)) => {
             let text = format!("The body is longer than {} bytes.", limits.max_body_bytes);
             Err(Fault::new(Kind::BodyTooLarge, text))

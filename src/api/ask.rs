@@ -2,6 +2,7 @@
 //!
 //! Reads the top level only; what lies deeper is the dialect's, and read only when it must be.
 
+use bytes::Bytes;
 use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
@@ -9,7 +10,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Matched, Serve};
-use crate::body::Whole;
 use crate::exchange::{Exchange, input_tokens};
 use crate::fault::{Fault, Kind};
 use crate::json::{Envelope, without_mark};
@@ -36,13 +36,9 @@ struct UsageOptions {
 ///
 /// # Errors
 /// [`Kind::UnsupportedEncoding`], [`Kind::InvalidJson`], [`Kind::AmbiguousRequest`], [`Kind::InvalidRequest`] when the model is missing.
-pub fn read(x: &mut Exchange, body: Whole, head: Parts, matched: &Matched) -> Result<Call, Fault> {
+pub fn read(x: &mut Exchange, body: Bytes, head: Parts, matched: &Matched) -> Result<Call, Fault> {
     plain(&head.headers)?;
-    let Whole { bytes, plain } = body;
-    let (len, text) = (bytes.len(), without_mark(bytes));
-    // Of one with a mark every place would be another.
-    let envelope = if text.len() == len { Envelope::read_in(text, &plain) } else { Envelope::read(text) };
-    let mut call = Call::new(envelope?, head.headers);
+    let mut call = Call::new(Envelope::read(without_mark(body))?, head.headers);
     let envelope = &call.envelope;
     x.input_estimate = input_tokens(envelope.body().len(), envelope.files());
     x.usage_cost = envelope.get::<UsageOptions>("usage").is_some_and(|usage| usage.include)

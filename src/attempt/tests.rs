@@ -240,7 +240,7 @@ providers:
         let (head, ()) = request.into_parts();
         let Ok(matched) = crate::api::find(&head) else { panic!("no path") };
         let mut x = pipeline::begin(&self.cx, &head, &matched, None);
-        let call = crate::api::ask::read(&mut x, Bytes::from(body.to_string()).into(), head, &matched).expect("an ask");
+        let call = crate::api::ask::read(&mut x, Bytes::from(body.to_string()), head, &matched).expect("an ask");
         (x, Arc::new(call))
     }
 }

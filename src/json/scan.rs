@@ -3,7 +3,6 @@
 //! Accepts exactly what RFC 8259 calls JSON, so that no two parsers behind it can read a body in two ways, and at the
 //! speed of a byte search, because prompts are long. Never builds a value.
 
-mod plain;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -11,7 +10,6 @@ mod twice;
 
 use std::ops::Range;
 
-pub use plain::Plain;
 pub use search::is_plain;
 use search::{LEVEL, NEAR, far, near};
 pub use twice::has_each_key_once;
@@ -92,19 +90,7 @@ pub fn object<'a>(
     text: &'a [u8],
     each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
 ) -> Result<Noticed, Malformed> {
-    object_in(text, &plain::NOTHING, each)
-}
-
-/// The same of a text of which this is known.
-///
-/// # Errors
-/// As [`object`].
-pub fn object_in<'a>(
-    text: &'a [u8],
-    plain: &'a Plain,
-    each: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
-) -> Result<Noticed, Malformed> {
-    let mut scan = Scan { text, plain, at: 0, foreign: false, of: Of::Other, noticed: Noticed::default() };
+    let mut scan = Scan { text, at: 0, foreign: false, of: Of::Other, noticed: Noticed::default() };
     scan.space();
     if scan.peek() != Some(b'{') {
         return Err(Malformed);
@@ -119,7 +105,6 @@ pub fn object_in<'a>(
 /// A place in a JSON text.
 pub struct Scan<'a> {
     text: &'a [u8],
-    plain: &'a Plain,
     at: usize,
     /// A string had bytes that are not ASCII.
     foreign: bool,
@@ -384,7 +369,7 @@ impl<'a> Scan<'a> {
 
     /// The closing quote of a string.
     fn end(&mut self, from: usize) -> Result<usize, Malformed> {
-        let (end, foreign) = far(*LEVEL, self.text, self.plain.end(from)).ok_or(Malformed)?;
+        let (end, foreign) = far(*LEVEL, self.text, from).ok_or(Malformed)?;
         self.foreign |= foreign;
         Ok(end)
     }

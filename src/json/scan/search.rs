@@ -104,31 +104,6 @@ fn far_with<S: Simd>(simd: S, text: &[u8], from: usize) -> Option<(usize, bool)>
     search.block(simd, &last, text, start).flatten()
 }
 
-/// The first and the last byte of a text that may mean something inside of a string: marks, and what is not ASCII.
-pub(super) fn edges(level: Level, text: &[u8]) -> Option<(usize, usize)> {
-    dispatch!(level, simd => edges_with(simd, text))
-}
-
-#[inline(always)]
-fn edges_with<S: Simd>(simd: S, text: &[u8]) -> Option<(usize, usize)> {
-    let (blocks, rest) = text.as_chunks::<BLOCK>();
-    let mut last = [b' '; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    let found = |block: &[u8; BLOCK]| {
-        let bytes = u8x64::from_slice(simd, block);
-        marks(simd, bytes) | bytes.simd_ge(u8x64::splat(simd, 0x80)).to_bitmask()
-    };
-    let is_marked = |block: &[u8; BLOCK]| found(block) != 0;
-    let in_block = |at: usize| (at * BLOCK, found(blocks.get(at).unwrap_or(&last)));
-    let (start, bits) = in_block(blocks.iter().position(is_marked).unwrap_or(blocks.len()));
-    if bits == 0 {
-        return None;
-    }
-    let first = start + bits.trailing_zeros() as usize;
-    let (start, bits) = in_block(if is_marked(&last) { blocks.len() } else { blocks.iter().rposition(is_marked)? });
-    Some((first, start + bits.ilog2() as usize))
-}
-
 /// What blocks before this one say.
 struct Search<S: Simd> {
     /// All bytes so far, or-ed.
