@@ -19,7 +19,7 @@ pub struct Listen {
     pub tls: Option<Tls>,
     /// What one connection and one request may cost.
     pub limits: Limits,
-    /// Threads that serve requests; when not set, one for each core the process may use.
+    /// Threads that serve requests, a connection each by the one that has fewest; when not set, one for each core the process may use.
     pub workers: Option<usize>,
     /// Addresses or networks (`10.0.0.0/8`) of proxies whose `x-forwarded-for` is believed: the log then shows the caller's address, not theirs.
     pub trusted_proxies: Vec<String>,

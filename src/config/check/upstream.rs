@@ -42,6 +42,10 @@ pub(super) fn providers(config: &Config, known: &Known<'_>, issues: &mut Vec<Iss
         if let Some(Err(message)) = provider.base_url.as_deref().map(base_url) {
             issues.push(Issue::error(path.key("base_url"), message));
         }
+        if let Some(endpoint) = endpoint(provider) {
+            let message = format!("ends with `{endpoint}`, which is added to it; write what stands before that");
+            issues.push(Issue::warning(path.key("base_url"), message));
+        }
         if let Some(proxy) = provider.proxy.as_deref().filter(|proxy| !is_proxy(proxy)) {
             let message = format!("`{}` is not a proxy; write http://host:port, or off", without_user(proxy));
             issues.push(Issue::error(path.key("proxy"), message));
@@ -252,6 +256,19 @@ fn headers(provider: &Provider, path: &KeyPath, issues: &mut Vec<Issue>) {
 
 fn is_hop_header(name: &str) -> bool {
     HOP_HEADERS.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
+/// Ends of addresses as providers' own pages show them for `curl`.
+const ENDPOINTS: &[&str] =
+    &["/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/rerank", "/models"];
+
+/// What a base URL ends with and should not.
+fn endpoint(provider: &Provider) -> Option<&'static str> {
+    // Adapters say themselves what they add.
+    let adapted = provider.dialect.as_deref().is_some_and(|dialect| dialect.contains(':'));
+    let url = provider.base_url.as_deref().filter(|_| !adapted)?;
+    let path = url.split('?').next()?.trim_end_matches('/');
+    ENDPOINTS.iter().find(|endpoint| path.ends_with(**endpoint)).copied()
 }
 
 /// Whether a base URL can be used: `http://`, `https://`, or `unix:///path.sock[:/prefix]`.
