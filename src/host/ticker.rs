@@ -10,6 +10,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
+use thread_priority::{
+    RealtimeThreadSchedulePolicy::Fifo, ThreadPriority, ThreadSchedulePolicy::Realtime, set_thread_priority_and_policy,
+    thread_native_id,
+};
+
 /// One tick while none has run for long: the first that does has so long a turn, and may outlive its budget by as much.
 const CALM_TICK: Duration = Duration::from_millis(8);
 
@@ -103,7 +108,16 @@ pub fn hurry() {
     }
 }
 
+/// Has this thread run before all others, where the process may. Else the kernel lets whoever has a core keep it for up to
+/// three milliseconds, and that may be the guest that is to be stopped.
+fn come_first() {
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, Realtime(Fifo)) {
+        tracing::debug!("ticks may come late where every core is busy: {error:?}");
+    }
+}
+
 fn tick() {
+    come_first();
     let mut busy = elapsed();
     loop {
         pause();
