@@ -25,7 +25,8 @@ const ALERT_MS: u64 = 10_000;
 /// passes a worker in several steps, and each may have to wait for one of these.
 pub const TURN: Duration = Duration::from_micros(250);
 
-/// What sleeping for a turn takes longer than it should: Linux gathers timers within 50 µs of each other.
+/// What sleeping for a turn may take longer than it should: Linux gathers timers within 50 µs of each other, but for threads with
+/// real-time priority.
 const LATE: Duration = Duration::from_micros(50);
 
 /// Time without a burst after which the ticker stops: an idle process is not woken at all.
