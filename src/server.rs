@@ -34,7 +34,7 @@ use crate::guest;
 use crate::state::State;
 use crate::upstream::{Pools, Proxies, Upstream};
 
-use crew::{Crew, Given, Open};
+use crew::{Crew, Given};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -131,30 +131,32 @@ async fn accept(
     defer::write_for_all();
     let upstream: Arc<dyn Upstream> = Arc::new(Pools::new(shared.proxies.clone()));
     let mut stage = shared.stage.clone();
-    let serve = |(stream, peer, open): (_, _, Open)| {
-        let (shared, upstream) = (shared.clone(), upstream.clone());
-        tokio::spawn(async move {
-            connection::serve(shared, upstream, stream, peer).await;
-            drop(open);
-        });
-    };
-    let take = |given: Given| match given.stream() {
-        Ok(taken) => serve(taken),
-        Err(error) => tracing::warn!("a connection was lost between two workers: {error}"),
-    };
+    let mut drains = false;
     loop {
-        let placed = tokio::select! {
-            accepted = next(&shared, &listener) => {
-                accepted.and_then(|accepted| crew.place(number, accepted, &shared.connections))
-            }
-            Some(given) = takes.recv() => {
-                take(given);
+        let mine = tokio::select! {
+            accepted = next(&shared, &listener), if !drains => match accepted {
+                Ok(accepted) => crew.place(number, accepted, &shared.connections),
+                Err(error) => Err(error),
+            },
+            given = takes.recv() => match given {
+                Some(given) => given.stream().map(Some),
+                None => break,
+            },
+            _ = stage.wait_for(|stage| *stage >= Stage::Draining), if !drains => {
+                // What others have accepted until now is served; what comes later they serve themselves.
+                takes.close();
+                drains = true;
                 continue;
             }
-            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
         };
-        match placed {
-            Ok(Some(mine)) => serve(mine),
+        match mine {
+            Ok(Some((stream, peer, open))) => {
+                let (shared, upstream) = (shared.clone(), upstream.clone());
+                tokio::spawn(async move {
+                    connection::serve(shared, upstream, stream, peer).await;
+                    drop(open);
+                });
+            }
             Ok(None) => {}
             Err(error) => {
                 // Out of descriptors, mostly: accepting again at once would spin.
@@ -162,11 +164,6 @@ async fn accept(
                 sleep(Duration::from_millis(50)).await;
             }
         }
-    }
-    // What others have accepted until now is served; what comes later they serve themselves.
-    takes.close();
-    while let Some(given) = takes.recv().await {
-        take(given);
     }
     drop(listener);
     let mut end = None;
@@ -188,6 +185,22 @@ async fn next(shared: &Shared, listener: &tokio::net::TcpListener) -> io::Result
         }
     }
     listener.accept().await
+}
+
+/// Counts a connection as long as it lives: its worker's, and the process's.
+struct Open([Arc<AtomicUsize>; 2]);
+
+impl Open {
+    fn new(counts: [Arc<AtomicUsize>; 2]) -> Self {
+        counts.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
+        Open(counts)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|count| _ = count.fetch_sub(1, Ordering::Relaxed));
+    }
 }
 
 /// Waits until every connection has ended, at most `limit`. False when some are left.

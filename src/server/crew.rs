@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::Open;
+
 /// The workers of a process.
 pub struct Crew(Vec<Member>);
 
@@ -25,22 +27,6 @@ pub struct Given {
     stream: std::net::TcpStream,
     pub peer: SocketAddr,
     pub open: Open,
-}
-
-/// Counts a connection as long as it lives: its worker's, and the process's.
-pub struct Open([Arc<AtomicUsize>; 2]);
-
-impl Open {
-    fn new(counts: [Arc<AtomicUsize>; 2]) -> Self {
-        counts.iter().for_each(|count| _ = count.fetch_add(1, Relaxed));
-        Open(counts)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|count| _ = count.fetch_sub(1, Relaxed));
-    }
 }
 
 impl Given {
