@@ -25,8 +25,8 @@ struct Member {
 /// A connection that another worker has accepted.
 pub struct Given {
     stream: std::net::TcpStream,
-    pub peer: SocketAddr,
-    pub open: Open,
+    peer: SocketAddr,
+    open: Open,
 }
 
 impl Given {
